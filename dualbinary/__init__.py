@@ -1,0 +1,22 @@
+"""The dual-binary weight format: op contract, packing, naive reference, checkpoint schema. NumPy only.
+
+`calib`, `exporter` and `runtime_ext` all import this package and never one another.
+"""
+
+from dualbinary.errors import DualBinaryError, InputError
+from dualbinary.layout import check_tensors, dequantize, pack_planes, unpack_planes
+from dualbinary.reference import dual_binary_matmul
+from dualbinary.schema import OP, digest, padded_k
+
+__all__ = [
+    "OP",
+    "DualBinaryError",
+    "InputError",
+    "check_tensors",
+    "dequantize",
+    "digest",
+    "dual_binary_matmul",
+    "pack_planes",
+    "padded_k",
+    "unpack_planes",
+]

@@ -1,0 +1,56 @@
+"""What all commands share: exit codes, one-line errors, quiet handling of Ctrl-C and broken pipes.
+
+Exit codes: 0 done, 1 failed, 2 wrong input (argparse uses 2 as well), 130 interrupted.
+"""
+
+import argparse
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+
+from dualbinary.errors import DualBinaryError, InputError
+
+__all__ = ["add_common_options", "run"]
+
+
+def add_common_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that every command understands: --json and --debug."""
+    group = parser.add_argument_group("output")
+    group.add_argument("--json", action="store_true", help="print one JSON object on standard output, nothing else there")
+    group.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+
+def run(
+    parser: argparse.ArgumentParser,
+    command: Callable[[argparse.Namespace], None],
+    argv: Sequence[str] | None = None,
+) -> int:
+    """Parse `argv`, call `command` with the result and return the exit code.
+
+    Errors of ours and of the operating system become one line on standard error; `--debug` adds the traceback.
+    """
+    args = parser.parse_args(argv)
+    try:
+        command(args)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader went away (`... | head`). Python would complain again at exit, so its stdout is pointed elsewhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (DualBinaryError, OSError, MemoryError) as error:
+        if args.debug:
+            traceback.print_exc()
+        print(f"error: {_one_line(error)}", file=sys.stderr)
+        return 2 if isinstance(error, InputError) else 1
+    return 0
+
+
+def _one_line(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    text = " ".join(str(error).split())
+    return text or type(error).__name__

@@ -1,0 +1,72 @@
+"""Pack and unpack the stored layouts. Deliberately plain: this file is the definition that fast code is tested against.
+
+Layout 1 ("plain"): planes is uint8 [P, N, Kp/8]; bit i of byte j of a row is input k = 8j+i. K is padded with zero bits
+to Kp, a multiple of the group size.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from dualbinary.errors import InputError
+from dualbinary.schema import OP, padded_k
+
+__all__ = ["check_tensors", "dequantize", "pack_planes", "unpack_planes"]
+
+
+def pack_planes(bits: npt.ArrayLike, group_size: int) -> npt.NDArray[np.uint8]:
+    """Pack bits [P, N, K] of zeros and ones (any integer or bool type) into layout 1: uint8 [P, N, Kp/8].
+
+    Raises InputError if the array is not three-dimensional or holds anything but 0 and 1.
+    """
+    bits = np.asarray(bits)
+    if bits.ndim != 3:
+        raise InputError(f"bits must have shape [P, N, K], got {list(bits.shape)}")
+    if bits.size and not np.isin(bits, (0, 1)).all():
+        raise InputError("bits must hold only 0 and 1")
+    k = bits.shape[2]
+    padding = padded_k(k, group_size) - k
+    padded = np.pad(bits.astype(np.uint8), ((0, 0), (0, 0), (0, padding)))
+    return np.packbits(padded, axis=2, bitorder="little")
+
+
+def unpack_planes(planes: npt.NDArray[np.uint8], k: int) -> npt.NDArray[np.uint8]:
+    """Unpack layout 1 planes [P, N, Kp/8] into bits [P, N, K], dropping the padding."""
+    return np.unpackbits(planes, axis=2, count=k, bitorder="little")
+
+
+def dequantize(
+    planes: npt.NDArray[np.uint8], scales: npt.NDArray[np.floating], k: int, group_size: int
+) -> npt.NDArray[np.float64]:
+    """The weight [N, K] that layout 1 planes [P, N, Kp/8] and scales [C, N, Kp/G] stand for, in float64.
+
+    w[n,k] = sum_p scales[p, n, k // G] * planes[p, n, k] (+ scales[P, n, k // G] where C = P+1).
+    """
+    check_tensors(planes, scales, planes.shape[1] if planes.ndim == 3 else 0, k, group_size)
+    bits = unpack_planes(planes, k)  # [P, N, K]
+    per_weight = np.repeat(scales.astype(np.float64), group_size, axis=2)[:, :, :k]  # [C, N, K]
+    count = len(bits)
+    weight = (per_weight[:count] * bits).sum(axis=0)
+    return weight + per_weight[count] if len(scales) == count + 1 else weight
+
+
+def check_tensors(planes: np.ndarray, scales: np.ndarray, n: int, k: int, group_size: int, name: str = "weight") -> None:
+    """Raise InputError, naming `name`, unless both tensors fit the contract for an [n, k] weight in layout 1."""
+    limits = OP.limits
+    multiple = limits["group_multiple"]
+    if group_size < multiple or group_size % multiple:
+        raise InputError(f"{name}: group_size must be a positive multiple of {multiple}, got {group_size}")
+    if group_size > padded_k(k, multiple):
+        raise InputError(f"{name}: group_size {group_size} is larger than the row of {k} inputs (at most {padded_k(k, multiple)})")
+    if planes.dtype != np.uint8 or planes.ndim != 3:
+        raise InputError(f"{name}.planes: expected uint8 [P, N, Kp/8], got {planes.dtype} {list(planes.shape)}")
+    count, kp = planes.shape[0], padded_k(k, group_size)
+    if not limits["min_planes"] <= count <= limits["max_planes"]:
+        raise InputError(f"{name}.planes: {count} planes, expected {limits['min_planes']} to {limits['max_planes']}")
+    if planes.shape != (count, n, kp // 8):
+        raise InputError(f"{name}.planes: expected shape {[count, n, kp // 8]}, got {list(planes.shape)}")
+    if scales.dtype not in (np.float16, np.float32):
+        raise InputError(f"{name}.scales: expected float16 or float32, got {scales.dtype}")
+    if scales.ndim != 3 or scales.shape[0] not in (count, count + 1) or scales.shape[1:] != (n, kp // group_size):
+        raise InputError(
+            f"{name}.scales: expected shape [{count} or {count + 1}, {n}, {kp // group_size}], got {list(scales.shape)}"
+        )
