@@ -1,0 +1,64 @@
+# The project's verbs; CI runs the same words. `make` alone lists them.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Two is what a small machine has; more workers would each load torch again for little gain.
+TEST_WORKERS ?= 2
+CPP_SOURCES := $(shell find CMakeLists.txt runtime_ext -name CMakeLists.txt -o -name '*.cmake' -o -name '*.cc' \
+	-o -name '*.h' -o -name '*.inc' -o -name '*.cu' -o -name '*.cuh' 2>/dev/null)
+
+# Models come from Python packages, so no tool needs to ask a model hub.
+export HF_HUB_OFFLINE := 1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-all check bench docs clean
+
+help: ## list the verbs
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
+
+setup: $(VENV)/.built ## create .venv and build the library into it (once; minutes)
+
+# Everything pinned and no build isolation: the versions that were tested are the ones that run.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet -c constraints.txt scikit-build-core cmake ninja
+	$(BIN)/pip install --quiet -c constraints.txt --no-build-isolation --editable '.[dev]'
+	touch $@
+
+# Only the library: seconds, because the build tree under build/ is kept.
+$(VENV)/.built: $(VENV)/.installed $(CPP_SOURCES) dualbinary/op.toml dualbinary/codegen.py
+	$(BIN)/pip install --quiet -c constraints.txt --no-build-isolation --no-deps --editable .
+	touch $@
+
+demo: setup ## a real model: export, check, generate, and a table of sizes and speeds
+	$(BIN)/python -m examples.demo
+
+test: setup ## the default tests
+	$(BIN)/python -m pytest -n $(TEST_WORKERS) -m "not slow"
+
+test-all: setup ## all tests, then the runtime's once more for each instruction set of this CPU
+	$(BIN)/python -m pytest -n $(TEST_WORKERS)
+	set -e; for isa in $$($(BIN)/python -m runtime_ext info --isas); do \
+		echo "== DUALBINARY_ISA=$$isa"; \
+		DUALBINARY_ISA=$$isa $(BIN)/python -m pytest -q -n $(TEST_WORKERS) tests/runtime; \
+	done
+
+check: setup ## lint, format, types, generated files, file budget
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	git ls-files '*.cc' '*.h' '*.cu' '*.cuh' | xargs --no-run-if-empty $(BIN)/clang-format --dry-run --Werror
+	$(BIN)/python -m dualbinary.codegen --docs docs/op_reference.md --check
+	$(BIN)/python tools/check_files.py
+	$(BIN)/pyright
+
+bench: setup ## speed of the kernels and of the demo's model
+	$(BIN)/python -m benchmarks
+
+docs: setup ## regenerate docs/op_reference.md
+	$(BIN)/python -m dualbinary.codegen --docs docs/op_reference.md
+
+clean: ## remove what can be made again, .venv and models too
+	rm -rf $(VENV) build dist models out .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,76 @@
+"""The file budget: what a linter does not know about tracked files.
+
+    python tools/check_files.py     exit 1 and one line for each finding
+
+Checks that source files and functions stay short, that no file is large without a reason, that nothing names a path of
+one person's machine, and that links between the Markdown pages lead somewhere.
+"""
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+SOURCE_SUFFIXES = {".py", ".cc", ".h", ".inc", ".cu", ".cuh", ".cmake"}
+# The rule is "about 400 lines a file, 60 a function"; a tenth more is where "about" ends.
+MAX_FILE_LINES = 440
+MAX_FUNCTION_LINES = 66
+# Larger files make every clone slower; give the reason here.
+MAX_BYTES = 1 << 20
+LARGE_FILES: dict[str, str] = {}
+
+# A path into somebody's home, temporary or work directory means nothing on another machine.
+MACHINE_PATH = re.compile(r"(?<![\w.~$}/-])/(home|root|Users|tmp|work|mnt|scratch)/[\w.]")
+MARKDOWN_LINK = re.compile(r"\[[^\]]*\]\((?!https?://|#)([^)#\s]+)(?:#[^)]*)?\)")
+
+
+def main() -> int:
+    """Print the findings and return the exit code."""
+    findings = [finding for path in _tracked() for finding in _check(path)]
+    print("\n".join(findings) or "file budget: nothing to report", file=sys.stderr if findings else sys.stdout)
+    return 1 if findings else 0
+
+
+def _tracked() -> list[Path]:
+    listing = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    paths = (ROOT / name for name in listing.split("\0") if name)
+    return [path for path in paths if path.is_file()]
+
+
+def _check(path: Path) -> Iterator[str]:
+    name = path.relative_to(ROOT).as_posix()
+    size = path.stat().st_size
+    if size > MAX_BYTES and name not in LARGE_FILES:
+        yield f"{name}: {size:,} bytes, at most {MAX_BYTES:,}; make it at test time, or give a reason in LARGE_FILES"
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        return
+    lines = text.splitlines()
+    if path.suffix in SOURCE_SUFFIXES and len(lines) > MAX_FILE_LINES:
+        yield f"{name}: {len(lines)} lines, at most {MAX_FILE_LINES}; split it by what changes together"
+    for number, line in enumerate(lines, 1):
+        if MACHINE_PATH.search(line):
+            yield f"{name}:{number}: names a path of one machine"
+    if path.suffix == ".py":
+        yield from _check_functions(name, text)
+    if path.suffix == ".md":
+        for target in MARKDOWN_LINK.findall(text):
+            if not (path.parent / target).exists():
+                yield f"{name}: link to {target}, which is not there"
+
+
+def _check_functions(name: str, text: str) -> Iterator[str]:
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            count = (node.end_lineno or node.lineno) - node.lineno + 1
+            if count > MAX_FUNCTION_LINES:
+                yield f"{name}:{node.lineno}: {node.name} has {count} lines, at most {MAX_FUNCTION_LINES}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
