@@ -1,0 +1,1 @@
+"""Programs that show the project at work; each runs with `python -m examples.NAME` from the repository's root."""
