@@ -1,8 +1,8 @@
 """Derive files from the contract: the C++ header (at build time) and docs/op_reference.md (committed).
 
-    python -m dualbinary.codegen --header PATH      write the header; CMake calls this, so it can't be stale in a build
-    python -m dualbinary.codegen --docs PATH        write the operator's reference page
-    python -m dualbinary.codegen --docs PATH --check    exit 1 if PATH is not what would be written
+python -m dualbinary.codegen --header PATH      write the header; CMake calls this, so it can't be stale in a build
+python -m dualbinary.codegen --docs PATH        write the operator's reference page
+python -m dualbinary.codegen --docs PATH --check    exit 1 if PATH is not what would be written
 """
 
 import argparse
@@ -74,7 +74,10 @@ def reference_page() -> str:
         "",
         "| name | types | shape | meaning |",
         "| --- | --- | --- | --- |",
-        *(f"| {v.name} | {', '.join(v.types)} | [{', '.join(v.shape)}] | {v.text} |" for v in (*OP.inputs, *OP.outputs)),
+        *(
+            f"| {v.name} | {', '.join(v.types)} | [{', '.join(v.shape)}] | {v.text} |"
+            for v in (*OP.inputs, *OP.outputs)
+        ),
         "",
         "## Attributes",
         "",
@@ -87,7 +90,9 @@ def reference_page() -> str:
         lines.append(f"| {a.name} | {a.type} | {default} | {allowed} | {a.text} |")
     lines += ["", "## Stored layouts", ""]
     for layout in OP.layouts:
-        lines.append(f"- **{layout.number}, {layout.name}.** {layout.text} Tensors in external data start at multiples of")
+        lines.append(
+            f"- **{layout.number}, {layout.name}.** {layout.text} Tensors in external data start at multiples of"
+        )
         lines.append(f"  {layout.alignment} bytes. A number never changes its meaning.")
     return "\n".join(lines) + "\n"
 

@@ -17,7 +17,9 @@ __all__ = ["add_common_options", "run"]
 def add_common_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that every command understands: --json and --debug."""
     group = parser.add_argument_group("output")
-    group.add_argument("--json", action="store_true", help="print one JSON object on standard output, nothing else there")
+    group.add_argument(
+        "--json", action="store_true", help="print one JSON object on standard output, nothing else there"
+    )
     group.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
 

@@ -49,14 +49,18 @@ def dequantize(
     return weight + per_weight[count] if len(scales) == count + 1 else weight
 
 
-def check_tensors(planes: np.ndarray, scales: np.ndarray, n: int, k: int, group_size: int, name: str = "weight") -> None:
+def check_tensors(
+    planes: np.ndarray, scales: np.ndarray, n: int, k: int, group_size: int, name: str = "weight"
+) -> None:
     """Raise InputError, naming `name`, unless both tensors fit the contract for an [n, k] weight in layout 1."""
     limits = OP.limits
     multiple = limits["group_multiple"]
     if group_size < multiple or group_size % multiple:
         raise InputError(f"{name}: group_size must be a positive multiple of {multiple}, got {group_size}")
     if group_size > padded_k(k, multiple):
-        raise InputError(f"{name}: group_size {group_size} is larger than the row of {k} inputs (at most {padded_k(k, multiple)})")
+        raise InputError(
+            f"{name}: group_size {group_size} is larger than the row of {k} inputs (at most {padded_k(k, multiple)})"
+        )
     if planes.dtype != np.uint8 or planes.ndim != 3:
         raise InputError(f"{name}.planes: expected uint8 [P, N, Kp/8], got {planes.dtype} {list(planes.shape)}")
     count, kp = planes.shape[0], padded_k(k, group_size)
