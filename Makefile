@@ -60,5 +60,5 @@ docs: setup ## regenerate docs/op_reference.md
 	$(BIN)/python -m dualbinary.codegen --docs docs/op_reference.md
 
 clean: ## remove what can be made again, .venv and models too
-	rm -rf $(VENV) build dist models out .pytest_cache .ruff_cache .hypothesis
-	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -rf $(VENV) build dist models out .pytest_cache .hypothesis
+	find . -type d "(" -name __pycache__ -o -name .ruff_cache ")" -prune -exec rm -rf {} +

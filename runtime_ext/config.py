@@ -1,0 +1,77 @@
+"""What a model says about itself in the JSON files beside it. Read once, checked here, frozen.
+
+genai_config.json (onnxruntime-genai's file) gives the context length, the end-of-text ids and whether a key/value cache
+may be one buffer that is read and written; generation_config.json (Hugging Face) overrules the ids, as it does there.
+Without either file the model still runs: the cache then grows, and generation stops at its token limit.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dualbinary import InputError
+
+__all__ = ["DecoderConfig", "read_json"]
+
+# Where nothing states the context length: the shortest that the supported families were trained with.
+DEFAULT_CONTEXT_LENGTH = 2048
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """The facts that running a decoder needs beyond the ONNX file itself.
+
+    `context_length` is in tokens, prompt and answer together; `share_buffer` says that `past_key_values.*` and
+    `present.*` of a layer may be bound to the same memory of the full length.
+    """
+
+    context_length: int = DEFAULT_CONTEXT_LENGTH
+    eos_token_ids: tuple[int, ...] = ()
+    share_buffer: bool = False
+
+    def __post_init__(self) -> None:
+        if self.context_length < 1:
+            raise InputError(f"genai_config.json: context_length must be at least 1, got {self.context_length}")
+
+    @classmethod
+    def read(cls, directory: Path) -> "DecoderConfig":
+        """Read the configuration beside a model. Raises InputError for a file that is there but makes no sense."""
+        genai = read_json(directory / "genai_config.json")
+        model, search = _section(genai, "model"), _section(genai, "search")
+        eos = read_json(directory / "generation_config.json").get("eos_token_id", model.get("eos_token_id"))
+        try:
+            return cls(
+                context_length=int(model.get("context_length", DEFAULT_CONTEXT_LENGTH)),
+                eos_token_ids=_token_ids(eos),
+                share_buffer=bool(search.get("past_present_share_buffer", False)),
+            )
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{directory}: genai_config.json or generation_config.json: {error}") from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file, {} where there is no such file. Raises InputError if it holds anything else."""
+    if not path.exists():
+        return {}
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise InputError(f"{path}: not valid JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: expected a JSON object, got {type(value).__name__}")
+    return value
+
+
+def _section(config: dict[str, Any], name: str) -> dict[str, Any]:
+    section = config.get(name, {})
+    if not isinstance(section, dict):
+        raise InputError(f"genai_config.json: {name} must be an object, got {type(section).__name__}")
+    return section
+
+
+def _token_ids(value: Any) -> tuple[int, ...]:
+    """One id, a list of ids, or nothing: configurations have all three."""
+    if value is None:
+        return ()
+    return tuple(int(item) for item in value) if isinstance(value, list) else (int(value),)

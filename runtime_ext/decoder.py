@@ -1,0 +1,181 @@
+"""A decoder in ONNX Runtime: tokens in, logits out, and the key/value cache in between.
+
+The model's inputs and outputs are those of onnxruntime-genai, for L layers:
+
+    input_ids               int64 [1, s]                the s new tokens
+    attention_mask          int64 [1, t]                ones; t counts the tokens in the cache and the new ones
+    position_ids            int64 [1, s]                only where the model declares it
+    past_key_values.i.key   float [1, H, length, D]     and .value, for i in 0..L-1
+    logits                  float [1, s, vocabulary]
+    present.i.key           float [1, H, length, D]     and .value
+
+Where the configuration allows a shared buffer (GroupQueryAttention), `length` is the capacity of the cache, and past
+and present of a layer are one buffer: a step writes its s rows and copies nothing. Elsewhere the cache grows: past has
+the tokens so far, present has s more, and each step's present is the next one's past.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+import runtime_ext
+from dualbinary import DualBinaryError, InputError
+from runtime_ext.config import DecoderConfig
+
+__all__ = ["Decoder", "session_options"]
+
+# A prompt is read in pieces of this many tokens: logits are float32 [s, vocabulary], so with a vocabulary of 150,000 a
+# piece takes 154 MB, where a prompt of 8,192 tokens at once would take 5 GB.
+PROMPT_CHUNK = 256
+
+CACHE_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+PAST, PRESENT = "past_key_values.", "present."
+
+
+@dataclass(frozen=True)
+class _CacheTensor:
+    """One key or value tensor of one layer: its two names, H, D and its element type."""
+
+    past: str
+    present: str
+    heads: int
+    head_size: int
+    dtype: type[np.floating]
+
+    def empty(self, length: int) -> ort.OrtValue:
+        return ort.OrtValue.ortvalue_from_numpy(np.zeros((1, self.heads, length, self.head_size), self.dtype))
+
+
+def session_options(threads: int = 0, library: bool = True) -> ort.SessionOptions:
+    """Options for a decoder: all graph optimisations, `threads` (0: one for each core), the operator's library.
+
+    Spinning stays as ONNX Runtime has it, on: a token is some hundred short parallel sections in a row, and sleeping
+    between them costs about 10 microseconds each. The threads go to sleep by themselves soon after a step.
+    """
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.intra_op_num_threads = threads
+    # The graph is one chain; a second pool would only hold memory.
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    options.inter_op_num_threads = 1
+    # What matters arrives as an exception; the log would only interrupt the text.
+    options.log_severity_level = 4
+    if library:
+        runtime_ext.register(options)
+    return options
+
+
+class Decoder:
+    """A loaded model and its cache. `start` makes room, `step` feeds tokens; one sequence at a time."""
+
+    def __init__(self, session: ort.InferenceSession, config: DecoderConfig) -> None:
+        """Wrap a session. Raises InputError where its inputs and outputs are not a decoder's."""
+        self.session = session
+        self.config = config
+        self._cache = _cache_tensors(session)
+        inputs = {value.name for value in session.get_inputs()}
+        self._has_positions = "position_ids" in inputs
+        known = {"input_ids", "attention_mask", "position_ids"} | {tensor.past for tensor in self._cache}
+        if unknown := sorted(inputs - known):
+            raise InputError(f"the model asks for the input {unknown[0]}, which no decoder of this project has")
+        self.start(0)
+
+    @classmethod
+    def load(cls, path: Path, threads: int = 0, library: bool = True) -> "Decoder":
+        """Load an exported model. `library=False` leaves the operator to the function inside the model.
+
+        Raises InputError for a file that is missing or is no such model; the reason ONNX Runtime gives is kept.
+        """
+        if not path.is_file():
+            raise InputError(f"{path}: no such file; `python -m exporter MODEL_DIR {path.name}` makes one")
+        options = session_options(threads, library)
+        try:
+            session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # ONNX Runtime's own exceptions share no narrower base
+            raise InputError(f"{path}: ONNX Runtime cannot load it: {_first_line(error)}") from error
+        try:
+            return cls(session, DecoderConfig.read(path.parent))
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
+
+    @property
+    def cache_bytes_per_token(self) -> int:
+        """Memory that one token takes in the cache, all layers together."""
+        return sum(tensor.heads * tensor.head_size * np.dtype(tensor.dtype).itemsize for tensor in self._cache)
+
+    def start(self, capacity: int) -> None:
+        """Begin a new sequence that will have at most `capacity` tokens, prompt included.
+
+        Raises InputError where that is more than the model's context.
+        """
+        if capacity > self.config.context_length:
+            raise InputError(f"{capacity} tokens do not fit the context of {self.config.context_length}")
+        self.length = 0
+        self.capacity = capacity
+        self._mask = np.ones((1, capacity), np.int64)
+        # The old cache goes first, so that both never take memory at once.
+        self._past: list[ort.OrtValue] = []
+        self._past = [tensor.empty(capacity if self.config.share_buffer else 0) for tensor in self._cache]
+
+    def step(self, tokens: Sequence[int]) -> npt.NDArray[np.float32]:
+        """Append `tokens` (at least one) and return the logits [vocabulary] that follow the last of them."""
+        if self.length + len(tokens) > self.capacity:
+            raise InputError(f"{self.length + len(tokens)} tokens, but the sequence was started for {self.capacity}")
+        logits = np.empty(0, np.float32)
+        for first in range(0, len(tokens), PROMPT_CHUNK):
+            logits = self._run(np.asarray([tokens[first : first + PROMPT_CHUNK]], np.int64))
+        return logits
+
+    def _run(self, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        total = self.length + ids.shape[1]
+        binding = self.session.io_binding()
+        binding.bind_cpu_input("input_ids", ids)
+        binding.bind_cpu_input("attention_mask", self._mask[:, :total])
+        if self._has_positions:
+            binding.bind_cpu_input("position_ids", np.arange(self.length, total, dtype=np.int64)[None])
+        binding.bind_output("logits")
+        for tensor, past in zip(self._cache, self._past, strict=True):
+            binding.bind_ortvalue_input(tensor.past, past)
+            if self.config.share_buffer:
+                binding.bind_ortvalue_output(tensor.present, past)
+            else:
+                binding.bind_output(tensor.present)
+        try:
+            self.session.run_with_iobinding(binding)
+        except Exception as error:  # as above
+            raise DualBinaryError(f"ONNX Runtime failed while running the model: {_first_line(error)}") from error
+        outputs = binding.get_outputs()  # in the order they were bound
+        if not self.config.share_buffer:
+            self._past = list(outputs[1:])
+        self.length = total
+        return outputs[0].numpy()[0, -1].astype(np.float32)
+
+
+def _cache_tensors(session: ort.InferenceSession) -> list[_CacheTensor]:
+    inputs = {value.name: value for value in session.get_inputs()}
+    outputs = {value.name for value in session.get_outputs()}
+    for name in sorted({"input_ids", "attention_mask"} - set(inputs)):
+        raise InputError(f"not a decoder: it has no input {name}")
+    if "logits" not in outputs:
+        raise InputError("not a decoder: it has no output logits")
+    tensors = []
+    for name, value in inputs.items():
+        if not name.startswith(PAST):
+            continue
+        present = PRESENT + name.removeprefix(PAST)
+        if present not in outputs:
+            raise InputError(f"it has the input {name} but no output {present}")
+        if value.type not in CACHE_TYPES:
+            raise InputError(f"{name}: expected a cache of {' or '.join(CACHE_TYPES)}, got {value.type}")
+        if len(value.shape) != 4 or not all(isinstance(value.shape[axis], int) for axis in (1, 3)):
+            raise InputError(f"{name}: expected shape [batch, heads, length, head_size], got {value.shape}")
+        tensors.append(_CacheTensor(name, present, value.shape[1], value.shape[3], CACHE_TYPES[value.type]))
+    return tensors
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

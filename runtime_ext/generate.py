@@ -1,0 +1,111 @@
+"""`python -m runtime_ext generate`: continue a text.
+
+    python -m runtime_ext generate OUT.onnx --prompt TEXT [--chat] [sampling options] [--json]
+
+Text goes to standard output as it comes, the closing line with counts and speeds to standard error.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from dualbinary import InputError
+from runtime_ext.decoder import Decoder
+from runtime_ext.sampling import Sampler
+from runtime_ext.text import TextCodec
+
+__all__ = ["Generation", "generate"]
+
+
+@dataclass
+class Generation:
+    """What came out of one call: token ids, why it ended, and how long it took in seconds.
+
+    `finish_reason` is "stop" at an end-of-text token (which is not among `tokens`) and "length" at the limit.
+    """
+
+    tokens: list[int]
+    finish_reason: str = "length"
+    prompt_seconds: float = 0.0
+    decode_seconds: float = 0.0
+
+
+def generate(
+    decoder: Decoder, prompt: Sequence[int], max_new_tokens: int, sampler: Sampler, result: Generation
+) -> Iterator[int]:
+    """Yield the tokens that follow `prompt` as they are chosen, and fill in `result`.
+
+    Ends at an end-of-text token, after `max_new_tokens`, or where the context is full. Raises InputError where the
+    prompt is empty or leaves no room in the context.
+    """
+    context = decoder.config.context_length
+    if not prompt:
+        raise InputError("the prompt is empty: it has no token to continue from")
+    if len(prompt) >= context:
+        raise InputError(
+            f"the prompt has {len(prompt)} tokens, the model's context only {context} for it and the answer"
+        )
+    limit = min(max_new_tokens, context - len(prompt))
+    decoder.start(len(prompt) + limit)
+    began = time.perf_counter()
+    logits = decoder.step(prompt)
+    result.prompt_seconds = time.perf_counter() - began
+    for _ in range(limit):
+        token = sampler(logits)
+        if token in decoder.config.eos_token_ids:
+            result.finish_reason = "stop"
+            return
+        result.tokens.append(token)
+        yield token
+        if len(result.tokens) < limit:
+            began = time.perf_counter()
+            logits = decoder.step([token])
+            result.decode_seconds += time.perf_counter() - began
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's own options."""
+    parser.add_argument("--prompt", required=True, metavar="TEXT", help="text to continue, or the question with --chat")
+    parser.add_argument("--chat", action="store_true", help="put the prompt into the model's chat template")
+    parser.add_argument("--max-new-tokens", type=int, default=128, metavar="N", help="tokens at most (default 128)")
+    group = parser.add_argument_group("sampling")
+    group.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0 (default): the likeliest token")
+    group.add_argument("--top-k", type=int, default=0, metavar="K", help="draw among the K likeliest; 0 (default): all")
+    group.add_argument("--top-p", type=float, default=1.0, metavar="P", help="draw among the likeliest that sum to P")
+    group.add_argument("--seed", type=int, metavar="S", help="make the draws repeatable")
+
+
+def command(args: argparse.Namespace) -> None:
+    """Run the command."""
+    if args.max_new_tokens < 1:
+        raise InputError(f"--max-new-tokens must be at least 1, got {args.max_new_tokens}")
+    sampler = Sampler(args.temperature, args.top_k, args.top_p, args.seed)
+    decoder = Decoder.load(args.model, args.threads, args.library)
+    codec = TextCodec(args.model.parent)
+    prompt = codec.encode_chat(args.prompt) if args.chat else codec.encode(args.prompt)
+    result = Generation([])
+    pieces = codec.stream(generate(decoder, prompt, args.max_new_tokens, sampler, result))
+    for piece in pieces:
+        if not args.json:
+            print(piece, end="", flush=True)
+    if args.json:
+        print(json.dumps(_report(args.model, len(prompt), codec.decode(result.tokens), result)))
+    else:
+        print()
+        print(_summary(len(prompt), result), file=sys.stderr)
+
+
+def _report(model: Path, prompt_tokens: int, text: str, result: Generation) -> dict[str, object]:
+    return {"model": str(model), "prompt_tokens": prompt_tokens, "text": text, **asdict(result)}
+
+
+def _summary(prompt_tokens: int, result: Generation) -> str:
+    line = f"[{prompt_tokens} prompt tokens in {result.prompt_seconds:.2f} s; {len(result.tokens)} new"
+    steps = len(result.tokens) - (result.finish_reason == "length")  # the first token comes out of the prompt's step
+    if steps > 0 and result.decode_seconds:
+        line += f", {steps / result.decode_seconds:.1f} tokens/s"
+    return f"{line}; {result.finish_reason}]"

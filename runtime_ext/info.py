@@ -1,0 +1,68 @@
+"""`python -m runtime_ext info`: describe the library, and a model.
+
+python -m runtime_ext info [OUT.onnx] [--json]
+python -m runtime_ext info --isas       the instruction sets that DUALBINARY_ISA may name on this CPU
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import runtime_ext
+from runtime_ext.config import read_json
+from runtime_ext.decoder import Decoder
+
+__all__ = ["describe_model"]
+
+
+def describe_model(path: Path, threads: int = 0, library: bool = True) -> dict[str, Any]:
+    """What a model is: files with their sizes in bytes, inputs and outputs, context, cache, and the export's totals.
+
+    Raises InputError as Decoder.load does: a model that is described here also loads.
+    """
+    decoder = Decoder.load(path, threads, library)
+    files = [path, *sorted(file for file in path.parent.glob(f"{path.name}*") if file != path)]
+    totals = read_json(path.parent / "export_report.json").get("totals")
+    return {
+        "files": {file.name: file.stat().st_size for file in files},
+        "context_length": decoder.config.context_length,
+        "eos_token_ids": list(decoder.config.eos_token_ids),
+        "share_buffer": decoder.config.share_buffer,
+        "cache_bytes_per_token": decoder.cache_bytes_per_token,
+        "inputs": {value.name: f"{value.type} {value.shape}" for value in decoder.session.get_inputs()},
+        "outputs": {value.name: f"{value.type} {value.shape}" for value in decoder.session.get_outputs()},
+        **({"export": totals} if totals else {}),
+    }
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's own options."""
+    parser.add_argument("--isas", action="store_true", help="print only the names that DUALBINARY_ISA may have here")
+
+
+def command(args: argparse.Namespace) -> None:
+    """Run the command."""
+    library = runtime_ext.describe()
+    if args.isas:
+        print(json.dumps(library["isas"]) if args.json else " ".join(library["isas"]))
+        return
+    facts: dict[str, Any] = {"library": library}
+    if args.model is not None:
+        facts["model"] = describe_model(args.model, args.threads, args.library)
+    if args.json:
+        print(json.dumps(facts))
+        return
+    for title, section in facts.items():
+        print(title)
+        _print(section, indent="  ")
+
+
+def _print(section: dict[str, Any], indent: str) -> None:
+    width = max(map(len, section), default=0)
+    for key, value in section.items():
+        if isinstance(value, dict):
+            print(f"{indent}{key}")
+            _print(value, indent + "  ")
+        else:
+            print(f"{indent}{key:{width}}  {value}")

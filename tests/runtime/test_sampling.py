@@ -1,0 +1,65 @@
+"""The sampler: what it may draw, and how often."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from dualbinary import InputError
+from runtime_ext.sampling import Sampler
+
+PROBABILITIES = np.array([0.1, 0.4, 0.3, 0.2])
+LOGITS = np.log(PROBABILITIES).astype(np.float32) + 5
+LOGIT_ARRAYS = arrays(np.float32, st.integers(1, 40), elements=st.floats(-50, 50, width=32))
+
+
+@given(LOGIT_ARRAYS)
+def test_greedy_takes_the_largest_logit(logits):
+    assert logits[Sampler()(logits)] == logits.max()
+
+
+@given(LOGIT_ARRAYS, st.integers(1, 50), st.floats(0.1, 3))
+def test_top_k_draws_among_the_k_largest(logits, k, temperature):
+    token = Sampler(temperature=temperature, top_k=k, seed=0)(logits)
+    assert (logits > logits[token]).sum() < k
+
+
+@pytest.mark.parametrize(("top_p", "allowed"), [(0.3, {1}), (0.5, {1, 2}), (0.75, {1, 2, 3}), (1.0, {0, 1, 2, 3})])
+def test_top_p_draws_from_the_smallest_set_that_reaches_p(top_p, allowed):
+    sampler = Sampler(temperature=1, top_p=top_p, seed=0)
+    assert {sampler(LOGITS) for _ in range(300)} == allowed
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1, 2])
+def test_draws_follow_the_tempered_probabilities(temperature):
+    draws = 20_000
+    sampler = Sampler(temperature=temperature, seed=1)
+    counts = np.bincount([sampler(LOGITS) for _ in range(draws)], minlength=4)
+    expected = PROBABILITIES ** (1 / temperature)
+    expected /= expected.sum()
+    # Five standard deviations of a binomial count; the seed is fixed, so this never flickers.
+    assert np.all(np.abs(counts - draws * expected) < 5 * np.sqrt(draws * expected * (1 - expected)))
+
+
+def test_equal_seeds_draw_equal_tokens_and_others_differ():
+    first, again, other = (Sampler(temperature=1, seed=seed) for seed in (3, 3, 4))
+    draws = [[sampler(LOGITS) for _ in range(50)] for sampler in (first, again, other)]
+    assert draws[0] == draws[1] != draws[2]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"temperature": -1}, "temperature must be"),
+        ({"temperature": float("nan")}, "temperature must be"),
+        ({"temperature": 1, "top_k": -1}, "top-k must be"),
+        ({"temperature": 1, "top_p": 0}, "top-p must be"),
+        ({"temperature": 1, "top_p": 1.5}, "top-p must be"),
+        ({"top_k": 5}, "need a temperature"),
+        ({"top_p": 0.9}, "need a temperature"),
+    ],
+)
+def test_options_without_a_meaning_are_refused(options, message):
+    with pytest.raises(InputError, match=message):
+        Sampler(**options)
