@@ -15,8 +15,8 @@ CONTEXT_LENGTH = 64
 BYTES = 256
 END, USER, ASSISTANT = "<end>", "<user>", "<assistant>"
 SPECIAL_TOKENS = (END, USER, ASSISTANT)
-# mobius lowers attention to GroupQueryAttention, whose cache can be shared, for one provider of each type, and leaves it
-# to ONNX's Attention, whose cache grows, for "default". ONNX Runtime's CPU provider runs all of these.
+# mobius lowers attention to GroupQueryAttention, whose cache can be shared, for one provider of each type, and leaves
+# it to Attention, whose cache grows, for "default". The CPU provider of ONNX Runtime runs them all.
 GROUP_QUERY_PROVIDER = {"f32": "cpu", "f16": "cuda"}
 CHAT_TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{{ eos_token }}{% endfor %}<assistant>"
 
