@@ -45,7 +45,8 @@ def command(args: argparse.Namespace) -> None:
     """Run the command."""
     library = runtime_ext.describe()
     if args.isas:
-        print(json.dumps(library["isas"]) if args.json else " ".join(library["isas"]))
+        isas = list(dict.fromkeys(kernel["isa"] for kernel in library["kernels"] if kernel["available"]))
+        print(json.dumps(isas) if args.json else " ".join(isas))
         return
     facts: dict[str, Any] = {"library": library}
     if args.model is not None:

@@ -1,0 +1,45 @@
+"""Load an exported model in plain ONNX Runtime, register the operator's library, continue a text.
+
+python -m examples.quickstart OUT.onnx "The capital of France is"
+
+This is the whole contract with a host program; `python -m runtime_ext generate` adds shared cache buffers, sampling,
+streaming and chat templates.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+from tokenizers import Tokenizer
+
+import runtime_ext
+
+NEW_TOKENS = 32
+
+
+def main(model: str, prompt: str) -> None:
+    """Print `prompt` with its likeliest continuation."""
+    options = ort.SessionOptions()
+    runtime_ext.register(options)  # without this line the function inside the model runs instead: slower
+    session = ort.InferenceSession(model, options)
+    tokenizer = Tokenizer.from_file(str(Path(model).with_name("tokenizer.json")))
+
+    ids = tokenizer.encode(prompt).ids
+    feeds = {"input_ids": np.array([ids])}
+    for value in session.get_inputs():
+        if value.name.startswith("past_key_values."):
+            dtype = np.float16 if value.type == "tensor(float16)" else np.float32
+            feeds[value.name] = np.zeros((1, value.shape[1], 0, value.shape[3]), dtype)
+    names = [value.name for value in session.get_outputs()]
+    for _ in range(NEW_TOKENS):
+        feeds["attention_mask"] = np.ones((1, len(ids)), np.int64)
+        outputs = dict(zip(names, session.run(names, feeds), strict=True))
+        ids.append(int(outputs.pop("logits")[0, -1].argmax()))
+        feeds = {name.replace("present.", "past_key_values."): value for name, value in outputs.items()}
+        feeds["input_ids"] = np.array([ids[-1:]])
+    print(tokenizer.decode(ids))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
