@@ -1,0 +1,36 @@
+# One row for each ISA beyond the baseline: its name in kernels.inc (DUALBINARY_HAS_<name>), source file and flags.
+# Only these files get the flags. What they may include, and why: src/kernels/kernel.h.
+
+function(dualbinary_add_isa_kernels target)
+  if(NOT CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
+    return()
+  endif()
+  if(MSVC)
+    dualbinary_isa(${target} AVX2 src/kernels/x86_avx2.cc /arch:AVX2)
+    dualbinary_isa(${target} AVX512 src/kernels/x86_avx512.cc /arch:AVX512)
+  else()
+    # GCC's own AVX-512 header trips these warnings of GCC's (its bug 105593), wherever the intrinsics are used.
+    set(quiet $<$<CXX_COMPILER_ID:GNU>:-Wno-uninitialized> $<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized>)
+    dualbinary_isa(${target} AVX2 src/kernels/x86_avx2.cc -mavx2 -mfma -mf16c)
+    dualbinary_isa(
+      ${target}
+      AVX512
+      src/kernels/x86_avx512.cc
+      -mavx2
+      -mfma
+      -mf16c
+      -mavx512f
+      -mavx512bw
+      -mavx512dq
+      -mavx512vl
+      -mavx512vnni
+      -mavx512vbmi
+      ${quiet})
+  endif()
+endfunction()
+
+function(dualbinary_isa target name source)
+  target_sources(${target} PRIVATE "${source}")
+  set_source_files_properties("${source}" PROPERTIES COMPILE_OPTIONS "${ARGN}")
+  target_compile_definitions(${target} PRIVATE "DUALBINARY_HAS_${name}=1")
+endfunction()

@@ -1,0 +1,112 @@
+#include "capi/dualbinary.h"
+
+#include <exception>
+#include <memory>
+#include <new>
+#include <stdexcept>
+#include <string>
+
+#include "contract.h"
+#include "core/describe.h"
+#include "core/dispatch.h"
+#include "core/weight.h"
+
+struct dualbinary_weight {
+  dualbinary::Weight weight;
+};
+
+namespace {
+
+using dualbinary::Element;
+
+thread_local std::string last_message;
+thread_local std::string last_json;
+
+// Runs `body`; an exception becomes a message, as none may cross a C frame.
+template <class Body>
+const char* guarded(const Body& body) {
+  try {
+    body();
+    return nullptr;
+  } catch (const std::bad_alloc&) {
+    return "out of memory";
+  } catch (const std::exception& error) {
+    last_message = error.what();
+    return last_message.c_str();
+  }
+}
+
+void require(bool condition, const std::string& message) {
+  if (!condition) throw std::invalid_argument(message);
+}
+
+Element element(const char* name, std::int32_t type) {
+  require(type == DUALBINARY_FLOAT32 || type == DUALBINARY_FLOAT16,
+          std::string(name) + ": expected type 0 (float32) or 1 (float16), got " + std::to_string(type));
+  return static_cast<Element>(type);
+}
+
+void require_bytes(const char* name, const void* data, std::size_t bytes, std::int64_t expected) {
+  require(data != nullptr, std::string(name) + " is NULL");
+  require(bytes == static_cast<std::size_t>(expected),
+          std::string(name) + ": expected " + std::to_string(expected) + " bytes, got " + std::to_string(bytes));
+}
+
+std::unique_ptr<dualbinary_weight> create(const dualbinary_spec& s, const void* planes, std::size_t planes_bytes,
+                                          const void* scales, std::size_t scales_bytes, const char* kernel_name) {
+  const dualbinary::Shape shape = dualbinary::checked_shape({.K = s.K,
+                                                             .N = s.N,
+                                                             .group_size = s.group_size,
+                                                             .planes = s.planes,
+                                                             .scale_rows = s.scale_rows,
+                                                             .layout = s.layout,
+                                                             .accuracy_level = s.accuracy_level,
+                                                             .scale_type = element("scale_type", s.scale_type)});
+  require_bytes("planes", planes, planes_bytes, dualbinary::planes_bytes(shape));
+  require_bytes("scales", scales, scales_bytes, dualbinary::scales_bytes(shape));
+  const auto level = static_cast<int>(s.accuracy_level);
+  const dualbinary::Kernel& kernel =
+      kernel_name == nullptr ? dualbinary::choose_kernel(level) : dualbinary::kernel_named(kernel_name, level);
+  const dualbinary::Stored stored{static_cast<const std::uint8_t*>(planes), scales};
+  return std::make_unique<dualbinary_weight>(dualbinary_weight{dualbinary::Weight(shape, stored, kernel)});
+}
+
+}  // namespace
+
+const char* dualbinary_version(void) { return dualbinary::version(); }
+
+const char* dualbinary_digest(void) { return dualbinary::contract::kDigest; }
+
+const char* dualbinary_describe(const char** json) {
+  return guarded([&] {
+    require(json != nullptr, "json is NULL");
+    last_json = dualbinary::describe();
+    *json = last_json.c_str();
+  });
+}
+
+const char* dualbinary_weight_create(const dualbinary_spec* spec, const void* planes, size_t planes_bytes,
+                                     const void* scales, size_t scales_bytes, const char* kernel,
+                                     dualbinary_weight** weight) {
+  return guarded([&] {
+    require(spec != nullptr, "spec is NULL");
+    require(weight != nullptr, "weight is NULL");
+    *weight = create(*spec, planes, planes_bytes, scales, scales_bytes, kernel).release();
+  });
+}
+
+void dualbinary_weight_destroy(dualbinary_weight* weight) { delete weight; }
+
+const char* dualbinary_weight_kernel(const dualbinary_weight* weight) { return weight->weight.kernel().name; }
+
+size_t dualbinary_weight_bytes(const dualbinary_weight* weight) { return weight->weight.bytes(); }
+
+const char* dualbinary_multiply(const dualbinary_weight* weight, const void* x, int32_t type, int64_t rows, void* y,
+                                dualbinary_parallel_for parallel_for, void* pool) {
+  return guarded([&] {
+    require(weight != nullptr, "weight is NULL");
+    require(rows >= 0, "rows: expected 0 or more, got " + std::to_string(rows));
+    require(rows == 0 || (x != nullptr && y != nullptr), "x or y is NULL");
+    weight->weight.multiply({x, element("type", type)}, rows, y, {parallel_for, pool});
+  });
+}

@@ -1,0 +1,86 @@
+/* Plain C interface to the kernels of DualBinaryMatMul, for other runtimes, tests and benchmarks.
+ *
+ *   Y[m,n] = sum over groups g of ( sum over planes p of scales[p,n,g] * sum over k in g of planes[p,n,k] * X[m,k] )
+ *            + sum over g of scales[P,n,g] * sum over k in g of X[m,k]            only where scales has P+1 rows
+ *
+ * Every function that can fail returns NULL when it is done, or else a message for people, which stays valid until the
+ * same thread calls this library again. Nothing is written through output pointers on failure. */
+#ifndef DUALBINARY_H_
+#define DUALBINARY_H_
+
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(_WIN32)
+#if defined(DUALBINARY_BUILDING)
+#define DUALBINARY_API __declspec(dllexport)
+#else
+#define DUALBINARY_API
+#endif
+#else
+#define DUALBINARY_API __attribute__((visibility("default")))
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef enum { DUALBINARY_FLOAT32 = 0, DUALBINARY_FLOAT16 = 1 } dualbinary_type;
+
+/* The weight [N, K]. `planes` is uint8 [P, N, Kp/8], `scales` is [C, N, Kp/G] with Kp = K rounded up to G = group_size.
+ */
+typedef struct {
+  int64_t K;
+  int64_t N;
+  int64_t group_size;     /* G: a multiple of 32, at most K rounded up to one */
+  int64_t planes;         /* P: 1 to 8 */
+  int64_t scale_rows;     /* C: P, or P+1 where the last row is the offset */
+  int64_t layout;         /* of the planes: 1 */
+  int64_t accuracy_level; /* 0: activations keep 15 bits; 4: int8 */
+  int32_t scale_type;     /* a dualbinary_type */
+} dualbinary_spec;
+
+/* A weight prepared for one kernel. */
+typedef struct dualbinary_weight dualbinary_weight;
+
+/* One step of a parallel loop. */
+typedef void (*dualbinary_task)(void* data, size_t index);
+
+/* A parallel loop of the caller: calls task(data, i) for every i in [0, count), on any threads in any order, and
+ * returns when all calls have returned. `pool` is what the caller gave to dualbinary_multiply. */
+typedef void (*dualbinary_parallel_for)(void* pool, dualbinary_task task, void* data, size_t count);
+
+/* Version of the library, and sixteen hex digits that identify the contract it was built with. Static strings. */
+DUALBINARY_API const char* dualbinary_version(void);
+DUALBINARY_API const char* dualbinary_digest(void);
+
+/* One JSON object about build, CPU, inventory of kernels and choice; see core/describe.h for its fields. `*json` stays
+ * valid until the same thread calls this library again. Fails where DUALBINARY_ISA asks for what is not there. */
+DUALBINARY_API const char* dualbinary_describe(const char** json);
+
+/* Checks and packs a weight. `kernel` is a name from the inventory, or NULL for the best. The sizes are those of the
+ * two buffers, which must stay readable and unchanged until the weight is destroyed, and be aligned for their elements.
+ */
+DUALBINARY_API const char* dualbinary_weight_create(const dualbinary_spec* spec, const void* planes,
+                                                    size_t planes_bytes, const void* scales, size_t scales_bytes,
+                                                    const char* kernel, dualbinary_weight** weight);
+
+/* NULL is allowed. */
+DUALBINARY_API void dualbinary_weight_destroy(dualbinary_weight* weight);
+
+/* Name of the kernel that the weight was prepared for; a static string. */
+DUALBINARY_API const char* dualbinary_weight_kernel(const dualbinary_weight* weight);
+
+/* Bytes that the kernel reads of the weight for one product: its packed form, or the stored one. */
+DUALBINARY_API size_t dualbinary_weight_bytes(const dualbinary_weight* weight);
+
+/* y [rows, N] = x [rows, K] times the weight; both are of `type`, a dualbinary_type, and aligned for it. `parallel_for`
+ * may be NULL: then the calling thread does everything. Several threads may use one weight at once. */
+DUALBINARY_API const char* dualbinary_multiply(const dualbinary_weight* weight, const void* x, int32_t type,
+                                               int64_t rows, void* y, dualbinary_parallel_for parallel_for, void* pool);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* DUALBINARY_H_ */

@@ -1,0 +1,133 @@
+#include "core/cpu_features.h"
+
+#include <algorithm>
+#include <array>
+#include <cstdint>
+
+#if defined(__x86_64__) || defined(_M_X64)
+#define DUALBINARY_X86 1
+#if defined(_MSC_VER)
+#include <intrin.h>
+#else
+#include <cpuid.h>
+#endif
+#endif
+
+namespace dualbinary {
+namespace {
+
+#if DUALBINARY_X86
+
+using Registers = std::array<std::uint32_t, 4>;  // eax, ebx, ecx, edx
+enum Register { kEax, kEbx, kEcx, kEdx };
+
+Registers cpuid(std::uint32_t leaf) {
+  Registers r{};
+#if defined(_MSC_VER)
+  std::array<int, 4> raw{};
+  __cpuidex(raw.data(), static_cast<int>(leaf), 0);
+  std::transform(raw.begin(), raw.end(), r.begin(), [](int v) { return static_cast<std::uint32_t>(v); });
+#else
+  // Fails, and leaves zeros, where the CPU doesn't know the leaf.
+  __get_cpuid_count(leaf, 0, &r[kEax], &r[kEbx], &r[kEcx], &r[kEdx]);
+#endif
+  return r;
+}
+
+// Register sets that the operating system saves on a context switch (XCR0); 0 where it saves none beyond SSE.
+std::uint32_t saved_state(const Registers& leaf1) {
+  constexpr std::uint32_t kOsXsave = 1U << 27;
+  if ((leaf1[kEcx] & kOsXsave) == 0) return 0;
+#if defined(_MSC_VER)
+  return static_cast<std::uint32_t>(_xgetbv(0));
+#else
+  std::uint32_t low = 0;
+  std::uint32_t high = 0;
+  __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+  return low;
+#endif
+}
+
+struct Feature {
+  const char* name;
+  std::uint32_t leaf;
+  Register where;
+  int bit;
+  std::uint32_t state;  // XCR0 bits it needs
+};
+
+constexpr std::uint32_t kYmm = 0x06;  // SSE and AVX state
+constexpr std::uint32_t kZmm = 0xe6;  // and mask registers and both halves of the 512-bit state
+
+constexpr std::array<Feature, 9> kAll = {{
+    {"avx2", 7, kEbx, 5, kYmm},
+    {"fma", 1, kEcx, 12, kYmm},
+    {"f16c", 1, kEcx, 29, kYmm},
+    {"avx512f", 7, kEbx, 16, kZmm},
+    {"avx512bw", 7, kEbx, 30, kZmm},
+    {"avx512dq", 7, kEbx, 17, kZmm},
+    {"avx512vl", 7, kEbx, 31, kZmm},
+    {"avx512vnni", 7, kEcx, 11, kZmm},
+    {"avx512vbmi", 7, kEcx, 1, kZmm},
+}};
+constexpr std::size_t kAvx2Count = 3;  // the first three are what the AVX2 kernels use; the AVX-512 kernels use all
+
+std::vector<std::string> detect() {
+  const Registers leaf1 = cpuid(1);
+  const Registers leaf7 = cpuid(7);
+  const std::uint32_t state = saved_state(leaf1);
+  std::vector<std::string> found;
+  for (const Feature& f : kAll) {
+    const Registers& r = f.leaf == 1 ? leaf1 : leaf7;
+    if ((r[f.where] >> f.bit & 1U) != 0 && (state & f.state) == f.state) found.emplace_back(f.name);
+  }
+  return found;
+}
+
+bool has_first(std::size_t count) {
+  const auto& found = cpu_features();
+  return std::all_of(kAll.begin(), kAll.begin() + static_cast<std::ptrdiff_t>(count),
+                     [&](const Feature& f) { return std::find(found.begin(), found.end(), f.name) != found.end(); });
+}
+
+#else
+
+constexpr std::size_t kAvx2Count = 0;
+constexpr std::array<int, 0> kAll{};
+std::vector<std::string> detect() { return {}; }
+bool has_first(std::size_t) { return false; }
+
+#endif
+
+}  // namespace
+
+const std::vector<std::string>& cpu_features() {
+  static const std::vector<std::string> features = detect();
+  return features;
+}
+
+bool cpu_has(Isa isa) {
+  switch (isa) {
+    case Isa::kScalar:
+      return true;
+    case Isa::kAvx2:
+      return has_first(kAvx2Count);
+    case Isa::kAvx512:
+      return has_first(kAll.size());
+  }
+  return false;
+}
+
+const char* isa_name(Isa isa) {
+  switch (isa) {
+    case Isa::kScalar:
+      return "scalar";
+    case Isa::kAvx2:
+      return "avx2";
+    case Isa::kAvx512:
+      return "avx512";
+  }
+  return "unknown";
+}
+
+}  // namespace dualbinary

@@ -1,0 +1,20 @@
+// What this CPU and operating system can run, asked once.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "kernels/kernel.h"
+
+namespace dualbinary {
+
+// True if every instruction of `isa` works here: the CPU has it and the operating system saves its registers.
+bool cpu_has(Isa isa);
+
+// "scalar", "avx2", "avx512": the names that DUALBINARY_ISA and describe() use.
+const char* isa_name(Isa isa);
+
+// Names of the detected x86 features that kernels depend on, for bug reports; empty on other CPUs.
+const std::vector<std::string>& cpu_features();
+
+}  // namespace dualbinary

@@ -1,0 +1,20 @@
+// What this build is and what it does on this machine.
+#pragma once
+
+#include <string>
+
+namespace dualbinary {
+
+// The project's version, as CMake knows it.
+const char* version();
+
+// One JSON object:
+//   version, digest   of the library and of the contract it was built with
+//   cpu_features      detected features that kernels depend on
+//   forced_isa        value of DUALBINARY_ISA, or null
+//   kernels           the inventory, fastest first: name, isa, accuracy_level, available
+//   chosen            accuracy_level -> name of the kernel that a new weight gets
+// Throws std::invalid_argument where DUALBINARY_ISA asks for what is not there.
+std::string describe();
+
+}  // namespace dualbinary

@@ -1,0 +1,28 @@
+// Chooses a kernel of the inventory. Errors are std::invalid_argument, and say what there is.
+#pragma once
+
+#include <span>
+#include <string_view>
+
+#include "kernels/kernel.h"
+
+namespace dualbinary {
+
+// Environment variable that forces one ISA: scalar, avx2 or avx512. Read whenever a kernel is chosen.
+inline constexpr char kIsaVariable[] = "DUALBINARY_ISA";
+
+// All kernels in this build, fastest first.
+std::span<const Kernel* const> inventory();
+
+// True if this machine can run the kernel.
+bool runs_here(const Kernel& kernel);
+
+// The fastest kernel that runs here, keeps the promise of `accuracy_level` and has the ISA that DUALBINARY_ISA names,
+// if it is set. Throws where that ISA is unknown, not in this build, or not supported by this machine.
+const Kernel& choose_kernel(int accuracy_level);
+
+// The kernel of that name. Throws where there is none, it does not run here, or its results are too coarse for
+// `accuracy_level`.
+const Kernel& kernel_named(std::string_view name, int accuracy_level);
+
+}  // namespace dualbinary

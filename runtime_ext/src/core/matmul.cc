@@ -1,0 +1,142 @@
+// Weight::multiply: tiles over M, tables once for each tile, threads over N, and the exact kernel for what tables
+// cannot represent.
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <exception>
+#include <mutex>
+#include <vector>
+
+#include "core/memory.h"
+#include "core/weight.h"
+#include "kernels/exact.h"
+
+namespace dualbinary {
+namespace {
+
+// Tables of one tile, at most: half of a 1 MiB L2 cache, the smallest among servers of today, so that weights stream
+// beside them.
+constexpr std::int64_t kTableBudget = 512 * 1024;
+
+// Work for one task, at least. Handing out a parallel loop costs 2 to 3 us with spinning workers and up to 14 us
+// without. Table kernels take about 10 us for 2^20 plane bits times rows, the exact kernel for 2^13, building tables
+// for 2^13 inputs.
+constexpr std::int64_t kTableWork = 1 << 20;
+constexpr std::int64_t kExactWork = 1 << 13;
+constexpr std::int64_t kBuildWork = 1 << 13;
+
+// Tasks of one loop, at most. The host does not say how many threads it has; this balances 16 and costs 4 us at worst.
+constexpr std::int64_t kMaxTasks = 64;
+
+std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
+
+// Splits [0, items) into at most `tasks` runs of equal length and calls body(begin, end) for each, in parallel where
+// there is more than one. An exception in a body reaches the caller after the loop: it must not cross the host's
+// frames.
+template <class Body>
+void for_runs(std::int64_t items, std::int64_t tasks, const ParallelFor& parallel, const Body& body) {
+  tasks = std::clamp<std::int64_t>(tasks, 1, std::min(items, kMaxTasks));
+  if (tasks == 1 || parallel.run == nullptr) return body(std::int64_t{0}, items);
+  struct Loop {
+    const Body& body;
+    std::int64_t items;
+    std::int64_t tasks;
+    std::mutex mutex;
+    std::exception_ptr failure;
+  } loop{body, items, tasks, {}, {}};
+  const auto task = [](void* data, std::size_t index) {
+    auto& l = *static_cast<Loop*>(data);
+    const auto i = static_cast<std::int64_t>(index);
+    try {
+      l.body(l.items * i / l.tasks, l.items * (i + 1) / l.tasks);
+    } catch (...) {
+      const std::lock_guard lock(l.mutex);
+      l.failure = std::current_exception();
+    }
+  };
+  parallel.run(parallel.pool, task, &loop, static_cast<std::size_t>(tasks));
+  if (loop.failure) std::rethrow_exception(loop.failure);
+}
+
+// One tile of rows of X and the same rows of Y.
+struct Tile {
+  const Weight& weight;
+  Activations x;  // starts at the tile's first row
+  std::int64_t rows;
+  std::uint8_t* y;
+  const ParallelFor& parallel;
+
+  std::size_t element_bytes() const { return x.type == Element::kFloat16 ? 2 : 4; }
+  void* y_row(std::int64_t m) const { return y + static_cast<std::size_t>(m * weight.shape().N) * element_bytes(); }
+  std::int64_t plane_bits() const { return weight.shape().planes * weight.shape().N * weight.shape().K * rows; }
+};
+
+// Outputs [n_begin, n_end) of row m by the exact kernel; all of them, or only those that came out infinite or NaN.
+void exact_row(const Tile& tile, std::int64_t m, std::int64_t n_begin, std::int64_t n_end, bool only_special) {
+  const Shape& shape = tile.weight.shape();
+  std::vector<double> row(static_cast<std::size_t>(shape.groups * shape.group_size));
+  exact_load_row(shape, tile.x, m, row.data());
+  for (std::int64_t n = n_begin; n < n_end; ++n) {
+    if (only_special && all_finite(tile.y_row(m), tile.x.type, n, n + 1)) continue;
+    exact_multiply(shape, tile.weight.stored(), row.data(), tile.y_row(m), tile.x.type, n, n + 1);
+  }
+}
+
+void multiply_exact(const Tile& tile) {
+  for_runs(tile.weight.shape().N, tile.plane_bits() / kExactWork, tile.parallel,
+           [&](std::int64_t begin, std::int64_t end) {
+             for (std::int64_t m = 0; m < tile.rows; ++m) exact_row(tile, m, begin, end, false);
+           });
+}
+
+void multiply_tables(const Tile& tile, const Tables& tables) {
+  const Shape& shape = tile.weight.shape();
+  const Kernel& kernel = tile.weight.kernel();
+  std::array<bool, kMaxTileRows> regular{};
+  for_runs(tile.rows, tile.rows * shape.K / kBuildWork, tile.parallel, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t m = begin; m < end; ++m) {
+      regular[static_cast<std::size_t>(m)] = kernel.build_tables(shape, tile.x, m, tables);
+    }
+  });
+  const std::int64_t blocks = ceil_div(shape.N, kernel.block_rows);
+  for_runs(blocks, tile.plane_bits() / kTableWork, tile.parallel, [&](std::int64_t begin, std::int64_t end) {
+    kernel.multiply({&shape, tile.weight.packed(), tables, tile.y, tile.x.type, begin, end});
+    const std::int64_t n_begin = begin * kernel.block_rows;
+    const std::int64_t n_end = std::min(shape.N, end * kernel.block_rows);
+    for (std::int64_t m = 0; m < tile.rows; ++m) {
+      if (!regular[static_cast<std::size_t>(m)]) {
+        exact_row(tile, m, n_begin, n_end, false);
+      } else if (!all_finite(tile.y_row(m), tile.x.type, n_begin, n_end)) {
+        // Float sums overflowed on the way, or rightly so; the exact kernel tells which.
+        exact_row(tile, m, n_begin, n_end, true);
+      }
+    }
+  });
+}
+
+}  // namespace
+
+void Weight::multiply(const Activations& x, std::int64_t rows, void* y, const ParallelFor& parallel) const {
+  const std::int64_t segment_bytes = shape_.segment_size * kernel_.entry_bytes * 4;  // 16 entries for 4 inputs
+  const std::int64_t row_bytes = shape_.segments * (segment_bytes + static_cast<std::int64_t>(sizeof(Segment)));
+  const std::int64_t tile_rows = std::min(rows, std::clamp<std::int64_t>(kTableBudget / row_bytes, 1, kMaxTileRows));
+  const Scratch scratch(static_cast<std::size_t>(std::max<std::int64_t>(tile_rows, 1) * row_bytes));
+  const std::size_t element = x.type == Element::kFloat16 ? 2 : 4;
+  for (std::int64_t m = 0; m < rows; m += tile_rows) {
+    const std::int64_t count = std::min(tile_rows, rows - m);
+    const Tile tile{
+        *this,
+        {static_cast<const std::uint8_t*>(x.data) + static_cast<std::size_t>(m * shape_.K) * element, x.type},
+        count,
+        static_cast<std::uint8_t*>(y) + static_cast<std::size_t>(m * shape_.N) * element,
+        parallel};
+    if (kernel_.entry_bytes == 0) {
+      multiply_exact(tile);
+      continue;
+    }
+    auto* segments = reinterpret_cast<Segment*>(scratch.data() + shape_.segments * segment_bytes * count);
+    multiply_tables(tile, {scratch.data(), segments, count});
+  }
+}
+
+}  // namespace dualbinary

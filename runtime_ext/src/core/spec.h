@@ -1,0 +1,40 @@
+// A weight as the caller describes it, before and after checking.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "kernels/kernel.h"
+
+namespace dualbinary {
+
+// Nothing in it can be trusted.
+struct Spec {
+  std::int64_t K;
+  std::int64_t N;
+  std::int64_t group_size;
+  std::int64_t planes;      // P
+  std::int64_t scale_rows;  // C
+  std::int64_t layout;
+  std::int64_t accuracy_level;
+  Element scale_type;
+};
+
+// Checks K, N, group_size, layout and accuracy_level alone; throws std::invalid_argument that names the attribute.
+void check_attributes(const Spec& spec);
+
+// Checks everything against the contract and derives the rest; throws std::invalid_argument.
+Shape checked_shape(const Spec& spec);
+
+// [P, N, Kp/8] and [C, N, Kp/G]; their products fit std::int64_t for every checked shape.
+std::vector<std::int64_t> planes_dims(const Shape& shape);
+std::vector<std::int64_t> scales_dims(const Shape& shape);
+
+std::int64_t planes_bytes(const Shape& shape);
+std::int64_t scales_bytes(const Shape& shape);
+
+// "[2, 64, 16]"; a negative dimension is unknown and printed as "?".
+std::string to_string(const std::vector<std::int64_t>& dims);
+
+}  // namespace dualbinary

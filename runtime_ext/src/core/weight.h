@@ -1,0 +1,46 @@
+// A weight that is ready for products: checked, and packed once for the kernel that was chosen.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "core/memory.h"
+#include "core/spec.h"
+#include "kernels/kernel.h"
+
+namespace dualbinary {
+
+// A parallel loop of the host: runs task(data, i) for every i in [0, count), in any order, and returns when all are
+// done. Without `run` the loop runs on the calling thread.
+struct ParallelFor {
+  void (*run)(void* pool, void (*task)(void* data, std::size_t index), void* data, std::size_t count) = nullptr;
+  void* pool = nullptr;
+};
+
+class Weight {
+ public:
+  // `planes` and `scales` must have planes_bytes() and scales_bytes() bytes, natural alignment, and stay readable as
+  // long as the weight: packing reads them once, and the exact kernel reads them for activations that tables cannot
+  // hold.
+  Weight(const Shape& shape, const Stored& stored, const Kernel& kernel);
+
+  // Y [rows, N] of x.type = X [rows, K] times this weight. `y` must not overlap anything else. Safe to call from
+  // several threads at once. Results do not depend on the number of threads. Throws std::bad_alloc.
+  void multiply(const Activations& x, std::int64_t rows, void* y, const ParallelFor& parallel) const;
+
+  const Shape& shape() const { return shape_; }
+  const Stored& stored() const { return stored_; }
+  const Kernel& kernel() const { return kernel_; }
+  const std::uint8_t* packed() const { return packed_.get(); }
+
+  // Bytes that one product reads of the weight.
+  std::size_t bytes() const;
+
+ private:
+  Shape shape_;
+  Stored stored_;
+  const Kernel& kernel_;
+  Buffer packed_;
+};
+
+}  // namespace dualbinary

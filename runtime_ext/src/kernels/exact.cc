@@ -1,0 +1,137 @@
+#include "kernels/exact.h"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <limits>
+
+#include "kernels/inventory.h"
+
+namespace dualbinary {
+
+constinit const Kernel exact_f64_scalar = {.name = "exact_f64_scalar",
+                                           .isa = Isa::kScalar,
+                                           .accuracy_level = 0,
+                                           .block_rows = 1,
+                                           .entry_bytes = 0,
+                                           .block_bytes = nullptr,
+                                           .pack_block = nullptr,
+                                           .build_tables = nullptr,
+                                           .multiply = nullptr};
+
+namespace {
+
+// IEEE binary16: 1 sign bit, 5 exponent bits with bias 15, 10 mantissa bits.
+constexpr int kHalfMantissaBits = 10;
+constexpr int kHalfMinExponent = -14;
+constexpr unsigned kHalfExponentMask = 0x7c00;
+constexpr unsigned kHalfMantissaMask = 0x03ff;
+constexpr unsigned kHalfSign = 0x8000;
+constexpr unsigned kHalfQuietNan = 0x7e00;
+constexpr double kHalfOverflow =
+    65520;  // halfway between the largest half and the next step: this and above round to inf
+
+double half_to_double(std::uint16_t half) {
+  const int exponent = static_cast<int>((half & kHalfExponentMask) >> kHalfMantissaBits);
+  const int mantissa = static_cast<int>(half & kHalfMantissaMask);
+  double value = 0;
+  if (exponent == 31) {
+    value = mantissa != 0 ? std::numeric_limits<double>::quiet_NaN() : std::numeric_limits<double>::infinity();
+  } else if (exponent == 0) {
+    value = std::ldexp(mantissa, kHalfMinExponent - kHalfMantissaBits);
+  } else {
+    value = std::ldexp(mantissa + (1 << kHalfMantissaBits), exponent - 1 + kHalfMinExponent - kHalfMantissaBits);
+  }
+  return (half & kHalfSign) != 0 ? -value : value;
+}
+
+// Rounds once, to nearest even: going through float would round twice.
+std::uint16_t double_to_half(double value) {
+  const unsigned sign = std::signbit(value) ? kHalfSign : 0;
+  const double magnitude = std::fabs(value);
+  unsigned bits = 0;
+  if (std::isnan(value)) {
+    bits = kHalfQuietNan;
+  } else if (magnitude >= kHalfOverflow) {
+    bits = kHalfExponentMask;
+  } else if (magnitude > 0) {
+    const int exponent = std::max(std::ilogb(magnitude), kHalfMinExponent);
+    // For a normal number this holds the hidden bit too, which the sum below carries into the exponent field.
+    const auto mantissa = static_cast<unsigned>(std::nearbyint(std::ldexp(magnitude, kHalfMantissaBits - exponent)));
+    bits = (static_cast<unsigned>(exponent - kHalfMinExponent) << kHalfMantissaBits) + mantissa;
+  }
+  return static_cast<std::uint16_t>(sign | bits);
+}
+
+double load(const void* data, Element type, std::int64_t index) {
+  if (type == Element::kFloat32) return static_cast<const float*>(data)[index];
+  return half_to_double(static_cast<const std::uint16_t*>(data)[index]);
+}
+
+void store(void* data, Element type, std::int64_t index, double value) {
+  if (type == Element::kFloat32) {
+    static_cast<float*>(data)[index] = static_cast<float>(value);
+  } else {
+    static_cast<std::uint16_t*>(data)[index] = double_to_half(value);
+  }
+}
+
+// Sum of the inputs that the bits of one plane's group select.
+double selected_sum(const std::uint8_t* bits, const double* x, std::int64_t count) {
+  double sum = 0;
+  for (std::int64_t k = 0; k < count; k += 8) {
+    for (unsigned byte = bits[k / 8]; byte != 0; byte &= byte - 1) sum += x[k + std::countr_zero(byte)];
+  }
+  return sum;
+}
+
+double exact_output(const Shape& shape, const Stored& stored, const double* x, std::int64_t n) {
+  const std::int64_t row_bytes = shape.groups * shape.group_size / 8;
+  double y = 0;
+  for (std::int64_t g = 0; g < shape.groups; ++g) {
+    const double* group = x + g * shape.group_size;
+    for (std::int64_t c = 0; c < shape.scale_rows; ++c) {
+      const double scale = load(stored.scales, shape.scale_type, (c * shape.N + n) * shape.groups + g);
+      double sum = 0;
+      if (c < shape.planes) {
+        const std::uint8_t* bits = stored.planes + (c * shape.N + n) * row_bytes + g * shape.group_size / 8;
+        sum = selected_sum(bits, group, shape.group_size);
+      } else {
+        for (std::int64_t k = 0; k < shape.group_size; ++k) sum += group[k];
+      }
+      y += scale * sum;
+    }
+  }
+  return y;
+}
+
+}  // namespace
+
+void exact_multiply(const Shape& shape, const Stored& stored, const double* x_row, void* y_row, Element y_type,
+                    std::int64_t n_begin, std::int64_t n_end) {
+  for (std::int64_t n = n_begin; n < n_end; ++n) store(y_row, y_type, n, exact_output(shape, stored, x_row, n));
+}
+
+void exact_load_row(const Shape& shape, const Activations& x, std::int64_t row, double* out) {
+  const std::int64_t padded = shape.groups * shape.group_size;
+  for (std::int64_t k = 0; k < shape.K; ++k) out[k] = load(x.data, x.type, row * shape.K + k);
+  std::fill(out + shape.K, out + padded, 0.0);
+}
+
+bool all_finite(const void* data, Element type, std::int64_t begin, std::int64_t end) {
+  // On the bits, without a branch, so that the compiler can vectorise it: every output of every product passes here.
+  unsigned special = 0;
+  if (type == Element::kFloat16) {
+    const auto* bits = static_cast<const std::uint16_t*>(data);
+    for (std::int64_t i = begin; i < end; ++i) special |= (bits[i] & kHalfExponentMask) == kHalfExponentMask ? 1 : 0;
+  } else {
+    constexpr std::uint32_t kFloatExponentMask = 0x7f800000;
+    const auto* values = static_cast<const float*>(data);
+    for (std::int64_t i = begin; i < end; ++i) {
+      special |= (std::bit_cast<std::uint32_t>(values[i]) & kFloatExponentMask) == kFloatExponentMask ? 1 : 0;
+    }
+  }
+  return special == 0;
+}
+
+}  // namespace dualbinary

@@ -1,0 +1,12 @@
+// Declares every kernel of the inventory.
+#pragma once
+
+#include "kernels/kernel.h"
+
+namespace dualbinary {
+
+#define DUALBINARY_KERNEL(symbol) extern const Kernel symbol;
+#include "kernels/kernels.inc"
+#undef DUALBINARY_KERNEL
+
+}  // namespace dualbinary

@@ -1,0 +1,110 @@
+// What a kernel computes, and the plain data that core and kernels exchange.
+//
+//   Y[m,n] = sum over groups g of ( sum over planes p of scales[p,n,g] * sum over k in g of planes[p,n,k] * X[m,k] )
+//            + sum over g of scales[P,n,g] * sum over k in g of X[m,k]            only where scales has P+1 rows
+//
+// M rows of activations, N outputs, K inputs, G group_size, P planes, C rows of scales.
+//
+// How the fast kernels ("table" kernels) do it: four neighbouring inputs, a nibble, have 16 subset sums. For every row
+// of X these sums are rounded to integers and stored as a table of 16 entries; four bits of a plane then select one
+// entry by a byte shuffle, and integers are added. A segment is a run of at most kMaxSegment inputs of one group that
+// shares one rounding step. An entry is stored with a bias, so that it is unsigned:
+//
+//   entry = round((sum of selected x - half of the nibble's sum) / step) + bias
+//   sum over a segment of plane * x  ~=  step * (sum of entries + start),   start = round(half sum / step) - bias *
+//   nibbles
+//
+// Centring halves the range, so that one byte (bias 127) carries int8 accuracy (level 4), and two bytes (bias 16256,
+// split as 128 * high + low) carry 15 bits (level 0). Each nibble has one rounding error, whatever it selects.
+//
+// This header is included by files that are compiled for one ISA, so it holds no function: an inline function compiled
+// there could be kept by the linker for everyone and then fail on an older CPU.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace dualbinary {
+
+enum class Element : std::int32_t { kFloat32 = 0, kFloat16 = 1 };
+
+enum class Isa : std::int32_t { kScalar = 0, kAvx2 = 1, kAvx512 = 2 };
+
+// Inputs in a segment, at most. One step for 128 inputs keeps level 4 within 8e-3 for any group_size (Gaussian input:
+// 6.5e-3 at 128), and sums of entries stay small: 32 nibbles * 255 = 8160 fits the 16-bit lanes of AVX2, and
+// 32 * 32512 < 2^21 the 32-bit ones, so no kernel can overflow.
+inline constexpr std::int64_t kMaxSegment = 128;
+
+// Rows of X that one call of Kernel::multiply takes, at most: the block of results, 64 rows * 32 outputs * 4 bytes,
+// stays in a quarter of a 32 KiB L1 cache.
+inline constexpr std::int64_t kMaxTileRows = 64;
+
+// The weight's fixed numbers, checked. Everything derived is filled in by core, see kernel_shape() there.
+struct Shape {
+  std::int64_t K;
+  std::int64_t N;
+  std::int64_t group_size;
+  std::int64_t planes;
+  std::int64_t scale_rows;  // C: planes, or planes + 1 with an offset
+  Element scale_type;
+  std::int64_t groups;        // Kp / G
+  std::int64_t segment_size;  // the largest multiple of 32 that divides G and is at most kMaxSegment
+  std::int64_t segments;      // Kp / segment_size
+};
+
+// Layout 1 of the contract: planes [P, N, Kp/8], scales [C, N, Kp/G].
+struct Stored {
+  const std::uint8_t* planes;
+  const void* scales;
+};
+
+// What a table kernel keeps of one segment of one row of X, beside the entries.
+struct Segment {
+  float step;
+  std::int32_t start;
+  float sum;  // of the inputs, for the offset
+};
+
+// Activation tables of `rows` rows. Entries: [segment][row][byte of the entry][nibble][16]; segments: [segment][row].
+struct Tables {
+  std::uint8_t* entries;
+  Segment* segments;
+  std::int64_t rows;
+};
+
+// Rows of activations as the caller holds them: [rows, K] of `type`.
+struct Activations {
+  const void* data;
+  Element type;
+};
+
+// Blocks [block_begin, block_end) of outputs for all rows of the tables. `y` is [rows, N] of `y_type`; only the outputs
+// of these blocks are written.
+struct Product {
+  const Shape* shape;
+  const std::uint8_t* packed;
+  Tables tables;
+  void* y;
+  Element y_type;
+  std::int64_t block_begin;
+  std::int64_t block_end;
+};
+
+// A row of the inventory. The exact kernel has no table functions: it reads the stored weight, see exact.h.
+struct Kernel {
+  const char* name;
+  Isa isa;
+  int accuracy_level;  // the lowest level whose promise the kernel keeps; it may serve higher ones
+  int block_rows;      // outputs in a packed block
+  int entry_bytes;     // bytes of a table entry; 0 for the exact kernel
+  // Bytes of one packed block.
+  std::size_t (*block_bytes)(const Shape&);
+  // Rearranges block number `block` of the stored weight; outputs past N become zero.
+  void (*pack_block)(const Shape&, const Stored&, std::int64_t block, std::uint8_t* packed);
+  // Fills the tables of row `row` of both X and tables. Returns false where this row needs the exact kernel: it holds
+  // NaN or infinity, its sums overflow, or a step would be too small for a normal float. Its tables are then void.
+  bool (*build_tables)(const Shape&, const Activations&, std::int64_t row, const Tables&);
+  void (*multiply)(const Product&);
+};
+
+}  // namespace dualbinary

@@ -1,0 +1,311 @@
+// The table method (its maths: kernel.h), generic over the ISA. Everything is in an unnamed namespace and nothing of
+// the standard library is instantiated: each ISA file gets a private copy, compiled with its own flags.
+//
+// A policy `Isa` says how outputs are grouped and provides the two inner pieces:
+//
+//   kBlockRows        outputs in a packed block
+//   kPlanesPerPass    planes that one pass over the tables can accumulate
+//   pack_line         32 inputs of kBlockRows outputs, one 32-bit word per output -> kLineBytes in its own order
+//   accumulate<EntryBytes, Lines, Planes, Offset>
+//                     adds one segment of `Planes` planes (and the offset) to the results of all rows of the tile
+//   F32x16            sixteen floats with the few operations that building a table takes, see simd/
+//
+// Packed block: for each group its scales [C][kBlockRows], rounded up to kAlignment bytes, then for each segment of the
+// group its lines [P][segment_size / 32][kLineBytes]. One forward stream.
+#pragma once
+
+#include <cfloat>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#include "kernels/kernel.h"
+
+namespace dualbinary {
+namespace {
+
+constexpr std::size_t kAlignment = 64;  // a cache line, and the widest vector
+constexpr int kLineInputs = 32;         // the contract's group_multiple
+constexpr int kNibble = 4;
+constexpr int kTableEntries = 16;
+constexpr int kMaxLines = static_cast<int>(kMaxSegment) / kLineInputs;
+
+// How far ahead of the kernel the packed stream is fetched into L2. One core's out-of-order window covers about 20
+// cache lines of this code, DRAM latency times bandwidth is about 50 and more; without it time is compute plus memory.
+// Distances from 6 to 16 KiB measured alike; 2 KiB loses 20 %.
+constexpr std::size_t kPrefetchBytes = 8192;
+
+// Largest |entry - bias|: an entry spans [0, 2 * bias].
+template <int kEntryBytes>
+constexpr int kBias = kEntryBytes == 1 ? 127 : 127 * 128;
+
+// +-1/2 for input i of a nibble and subset s: plus where s selects i. The sum over i of sign * x is the centred entry.
+alignas(64) constexpr float kHalfSign[kNibble][kTableEntries] = {
+    {-.5F, .5F, -.5F, .5F, -.5F, .5F, -.5F, .5F, -.5F, .5F, -.5F, .5F, -.5F, .5F, -.5F, .5F},
+    {-.5F, -.5F, .5F, .5F, -.5F, -.5F, .5F, .5F, -.5F, -.5F, .5F, .5F, -.5F, -.5F, .5F, .5F},
+    {-.5F, -.5F, -.5F, -.5F, .5F, .5F, .5F, .5F, -.5F, -.5F, -.5F, -.5F, .5F, .5F, .5F, .5F},
+    {-.5F, -.5F, -.5F, -.5F, -.5F, -.5F, -.5F, -.5F, .5F, .5F, .5F, .5F, .5F, .5F, .5F, .5F},
+};
+
+template <class Policy>
+struct PackedLayout {
+  static constexpr std::size_t kLineBytes = Policy::kBlockRows * kLineInputs / 8;
+
+  static std::size_t element_bytes(const Shape& shape) { return shape.scale_type == Element::kFloat16 ? 2 : 4; }
+  static std::size_t scale_row_bytes(const Shape& shape) { return Policy::kBlockRows * element_bytes(shape); }
+  static std::size_t scale_bytes(const Shape& shape) {
+    const std::size_t bytes = static_cast<std::size_t>(shape.scale_rows) * scale_row_bytes(shape);
+    return (bytes + kAlignment - 1) / kAlignment * kAlignment;
+  }
+  static std::size_t segment_bytes(const Shape& shape) {
+    return static_cast<std::size_t>(shape.planes * shape.segment_size / kLineInputs) * kLineBytes;
+  }
+  static std::size_t block_bytes(const Shape& shape) {
+    const auto groups = static_cast<std::size_t>(shape.groups);
+    const auto segments = static_cast<std::size_t>(shape.segments);
+    return groups * scale_bytes(shape) + segments * segment_bytes(shape);
+  }
+};
+
+template <class Policy>
+void pack_scales(const Shape& shape, const Stored& stored, std::int64_t n0, std::int64_t rows, std::int64_t group,
+                 std::uint8_t* out) {
+  const std::size_t element = PackedLayout<Policy>::element_bytes(shape);
+  const auto* scales = static_cast<const std::uint8_t*>(stored.scales);
+  std::memset(out, 0, PackedLayout<Policy>::scale_bytes(shape));
+  for (std::int64_t c = 0; c < shape.scale_rows; ++c) {
+    std::uint8_t* row = out + static_cast<std::size_t>(c) * PackedLayout<Policy>::scale_row_bytes(shape);
+    for (std::int64_t r = 0; r < rows; ++r) {
+      const auto index = static_cast<std::size_t>((c * shape.N + n0 + r) * shape.groups + group);
+      std::memcpy(row + static_cast<std::size_t>(r) * element, scales + index * element, element);
+    }
+  }
+}
+
+template <class Policy>
+void pack_block(const Shape& shape, const Stored& stored, std::int64_t block, std::uint8_t* packed) {
+  const std::int64_t n0 = block * Policy::kBlockRows;
+  const std::int64_t rows = shape.N - n0 < Policy::kBlockRows ? shape.N - n0 : Policy::kBlockRows;
+  const std::int64_t row_bytes = shape.groups * shape.group_size / 8;
+  const std::int64_t lines = shape.segment_size / kLineInputs;
+  const std::int64_t group_segments = shape.group_size / shape.segment_size;
+  std::uint32_t words[Policy::kBlockRows] = {};  // rows past N stay zero
+  for (std::int64_t s = 0; s < shape.segments; ++s) {
+    if (s % group_segments == 0) {
+      pack_scales<Policy>(shape, stored, n0, rows, s / group_segments, packed);
+      packed += PackedLayout<Policy>::scale_bytes(shape);
+    }
+    for (std::int64_t p = 0; p < shape.planes; ++p) {
+      const std::uint8_t* plane = stored.planes + (p * shape.N + n0) * row_bytes + s * shape.segment_size / 8;
+      for (std::int64_t line = 0; line < lines; ++line) {
+        for (std::int64_t r = 0; r < rows; ++r) std::memcpy(words + r, plane + r * row_bytes + line * 4, 4);
+        Policy::pack_line(words, packed);
+        packed += PackedLayout<Policy>::kLineBytes;
+      }
+    }
+  }
+}
+
+// Sixteen activations from `x`, of which `count` exist; the rest is zero.
+template <class F32x16, class T>
+F32x16 load_activations(const T* x, std::int64_t count) {
+  if (count >= kTableEntries) return F32x16::load(x);
+  T padded[kTableEntries] = {};
+  if (count > 0) std::memcpy(padded, x, static_cast<std::size_t>(count) * sizeof(T));
+  return F32x16::load(padded);
+}
+
+// Entries of one nibble: bias + sum over i of (+-1/2) * x[i] * inverse_step.
+template <class F32x16, int kEntryBytes>
+void build_nibble(const float* x, float inverse_step, std::uint8_t* low_or_only, std::uint8_t* high) {
+  F32x16 entry = F32x16::set(static_cast<float>(kBias<kEntryBytes>));
+  for (int i = 0; i < kNibble; ++i) {
+    entry = F32x16::multiply_add(F32x16::load(kHalfSign[i]), F32x16::set(x[i] * inverse_step), entry);
+  }
+  if constexpr (kEntryBytes == 1) {
+    entry.round_to_bytes(low_or_only);
+  } else {
+    entry.round_to_high_low(high, low_or_only);
+  }
+}
+
+// Tables of one segment. `count` of its inputs exist. Returns false where they cannot represent x.
+template <class F32x16, int kEntryBytes, class T>
+bool build_segment(const T* x, std::int64_t count, std::int64_t size, std::uint8_t* entries, Segment& segment) {
+  alignas(64) float values[kMaxSegment];
+  F32x16 sum = F32x16::set(0);
+  F32x16 magnitude = F32x16::set(0);
+  F32x16 largest = F32x16::set(0);
+  for (std::int64_t k = 0; k < size; k += kTableEntries) {
+    const F32x16 v = load_activations<F32x16>(x + k, count - k);
+    v.store(values + k);
+    const F32x16 nibbles = v.absolute().sum_quads();
+    sum = F32x16::add(sum, v);
+    magnitude = F32x16::add(magnitude, nibbles);
+    largest = F32x16::max(largest, nibbles);
+  }
+  const float half_range = 0.5F * largest.reduce_max();
+  const float step = half_range / static_cast<float>(kBias<kEntryBytes>);
+  // The first comparison is false for NaN and infinity. A denormal step has too few bits, and its inverse overflows.
+  if (!(magnitude.reduce_add() <= FLT_MAX) || (half_range > 0 && step < FLT_MIN)) {
+    segment = {0, 0, 0};
+    return false;
+  }
+  const float inverse = half_range > 0 ? 1 / step : 0;
+  const auto nibbles = static_cast<std::int32_t>(size / kNibble);
+  std::uint8_t* low = kEntryBytes == 1 ? entries : entries + size / kNibble * kTableEntries;
+  for (std::int32_t q = 0; q < nibbles; ++q) {
+    build_nibble<F32x16, kEntryBytes>(values + q * kNibble, inverse, low + q * kTableEntries,
+                                      entries + q * kTableEntries);
+  }
+  segment.step = step;
+  segment.sum = sum.reduce_add();
+  segment.start = F32x16::round_scalar(0.5F * segment.sum * inverse) - kBias<kEntryBytes> * nibbles;
+  return true;
+}
+
+template <class Policy, int kEntryBytes, class T>
+bool build_row(const Shape& shape, const T* x, std::int64_t row, const Tables& tables) {
+  const std::int64_t bytes = shape.segment_size * kEntryBytes * kTableEntries / kNibble;
+  bool regular = true;
+  for (std::int64_t s = 0; s < shape.segments; ++s) {
+    const std::int64_t k = s * shape.segment_size;
+    const std::int64_t at = s * tables.rows + row;
+    regular &= build_segment<typename Policy::F32x16, kEntryBytes>(x + k, shape.K - k, shape.segment_size,
+                                                                   tables.entries + at * bytes, tables.segments[at]);
+  }
+  return regular;
+}
+
+template <class Policy, int kEntryBytes>
+bool build_tables(const Shape& shape, const Activations& x, std::int64_t row, const Tables& tables) {
+  if (x.type == Element::kFloat16) {
+    const auto* data = static_cast<const std::uint16_t*>(x.data) + row * shape.K;
+    return build_row<Policy, kEntryBytes>(shape, data, row, tables);
+  }
+  return build_row<Policy, kEntryBytes>(shape, static_cast<const float*>(x.data) + row * shape.K, row, tables);
+}
+
+// What accumulate() needs of one segment. Strides are in bytes.
+struct SegmentView {
+  const std::uint8_t* lines;   // of the pass's first plane; the next plane follows at once
+  const std::uint8_t* scales;  // of the pass's first plane, then of the next, then of the offset
+  Element scale_type;
+  const std::uint8_t* entries;  // of row 0
+  const Segment* segments;      // of row 0
+  std::int64_t rows;
+  float* y;  // [rows][kBlockRows]
+};
+
+// All planes of one segment, kPlanesPerPass at a time; the last pass takes the offset along.
+template <class Policy, int kEntryBytes, int kLines>
+void accumulate_segment(const Shape& shape, SegmentView view) {
+  constexpr int kPass = Policy::kPlanesPerPass;
+  constexpr std::size_t kPlaneBytes = kLines * PackedLayout<Policy>::kLineBytes;
+  const std::size_t scale_bytes = PackedLayout<Policy>::scale_row_bytes(shape);
+  std::int64_t left = shape.planes;
+  const bool offset = shape.scale_rows > shape.planes;
+  while (left > 0) {
+    if (left > kPass || (left == kPass && !offset)) {
+      Policy::template accumulate<kEntryBytes, kLines, kPass, false>(view);
+    } else if (left == kPass) {
+      Policy::template accumulate<kEntryBytes, kLines, kPass, true>(view);
+    } else if (offset) {
+      Policy::template accumulate<kEntryBytes, kLines, 1, true>(view);
+    } else {
+      Policy::template accumulate<kEntryBytes, kLines, 1, false>(view);
+    }
+    left -= kPass;
+    view.lines += kPass * kPlaneBytes;
+    view.scales += kPass * scale_bytes;
+  }
+}
+
+// Results of a block, of which `count` outputs exist, to sixteen-wide pieces of Y.
+template <class F32x16, int kBlockRows, class T>
+void store_row(const float* y, std::int64_t count, T* out) {
+  for (std::int64_t n = 0; n < count; n += kTableEntries) {
+    const F32x16 v = F32x16::load(y + n);
+    if (n + kTableEntries <= count) {
+      v.store(out + n);
+    } else {
+      T padded[kTableEntries];
+      v.store(padded);
+      std::memcpy(out + n, padded, static_cast<std::size_t>(count - n) * sizeof(T));
+    }
+  }
+}
+
+template <class Policy, class T>
+void store_block(const Product& a, std::int64_t block, const float* y) {
+  const std::int64_t n0 = block * Policy::kBlockRows;
+  const std::int64_t count = a.shape->N - n0 < Policy::kBlockRows ? a.shape->N - n0 : Policy::kBlockRows;
+  for (std::int64_t m = 0; m < a.tables.rows; ++m) {
+    store_row<typename Policy::F32x16, Policy::kBlockRows>(y + m * Policy::kBlockRows, count,
+                                                           static_cast<T*>(a.y) + m * a.shape->N + n0);
+  }
+}
+
+template <class Policy, int kEntryBytes, int kLines>
+void multiply_blocks(const Product& a) {
+  const Shape& shape = *a.shape;
+  const std::int64_t rows = a.tables.rows;
+  const std::int64_t group_segments = shape.group_size / shape.segment_size;
+  const std::size_t scale_bytes = PackedLayout<Policy>::scale_bytes(shape);
+  const std::size_t segment_bytes = PackedLayout<Policy>::segment_bytes(shape);
+  const std::int64_t table_bytes = kLines * kLineInputs * kEntryBytes * kTableEntries / kNibble * rows;
+  alignas(64) float y[kMaxTileRows * Policy::kBlockRows];
+  const std::uint8_t* at =
+      a.packed + static_cast<std::size_t>(a.block_begin) * PackedLayout<Policy>::block_bytes(shape);
+  for (std::int64_t block = a.block_begin; block < a.block_end; ++block) {
+    std::memset(y, 0, static_cast<std::size_t>(rows) * Policy::kBlockRows * sizeof(float));
+    const std::uint8_t* scales = at;
+    for (std::int64_t s = 0; s < shape.segments; ++s) {
+      if (s % group_segments == 0) {
+        scales = at;
+        at += scale_bytes;
+      }
+      for (std::size_t i = 0; i < segment_bytes; i += kAlignment) Policy::prefetch(at + kPrefetchBytes + i);
+      accumulate_segment<Policy, kEntryBytes, kLines>(
+          shape,
+          {at, scales, shape.scale_type, a.tables.entries + s * table_bytes, a.tables.segments + s * rows, rows, y});
+      at += segment_bytes;
+    }
+    if (a.y_type == Element::kFloat16) {
+      store_block<Policy, std::uint16_t>(a, block, y);
+    } else {
+      store_block<Policy, float>(a, block, y);
+    }
+  }
+}
+
+template <class Policy, int kEntryBytes>
+void multiply(const Product& a) {
+  static_assert(kMaxLines == 4, "one case for each number of lines in a segment");
+  switch (a.shape->segment_size / kLineInputs) {
+    case 1:
+      return multiply_blocks<Policy, kEntryBytes, 1>(a);
+    case 2:
+      return multiply_blocks<Policy, kEntryBytes, 2>(a);
+    case 3:
+      return multiply_blocks<Policy, kEntryBytes, 3>(a);
+    default:
+      return multiply_blocks<Policy, kEntryBytes, 4>(a);
+  }
+}
+
+template <class Policy, int kEntryBytes>
+constexpr Kernel table_kernel(const char* name, Isa isa) {
+  return {.name = name,
+          .isa = isa,
+          .accuracy_level = kEntryBytes == 1 ? 4 : 0,
+          .block_rows = Policy::kBlockRows,
+          .entry_bytes = kEntryBytes,
+          .block_bytes = PackedLayout<Policy>::block_bytes,
+          .pack_block = pack_block<Policy>,
+          .build_tables = build_tables<Policy, kEntryBytes>,
+          .multiply = multiply<Policy, kEntryBytes>};
+}
+
+}  // namespace
+}  // namespace dualbinary

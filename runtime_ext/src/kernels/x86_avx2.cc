@@ -1,0 +1,98 @@
+// Table kernels for AVX2.
+//
+// Block: 32 outputs. Line: four vectors of 32 bytes, one for each 8 inputs; byte 2i of a vector is output i, byte 2i+1
+// output 16+i (the order in which ByteSums returns its sums); the low nibble is the inputs 0..3 of the eight, the high
+// nibble 4..7, as stored.
+#include "simd/x86_avx2.h"
+
+#include "kernels/inventory.h"
+#include "kernels/table-inl.h"
+
+namespace dualbinary {
+namespace {
+
+struct Avx2 {
+  using F32x16 = dualbinary::F32x16;
+  static constexpr int kBlockRows = 32;
+  static constexpr int kPlanesPerPass = 1;
+  static constexpr std::size_t kVector = 32;
+  // Rows whose sums are kept in registers at a time, so that one decoded index serves them all: 4 rows of one-byte
+  // entries, or 2 of two-byte ones, take 8 of the 16 registers.
+  template <int kEntryBytes>
+  static constexpr int kRowTile = 4 / kEntryBytes;
+
+  static void prefetch(const std::uint8_t* p) { _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T1); }
+
+  static void pack_line(const std::uint32_t* words, std::uint8_t* out) {
+    for (int eight = 0; eight < kLineInputs / 8; ++eight) {
+      for (int i = 0; i < 16; ++i) {
+        out[eight * 32 + 2 * i] = static_cast<std::uint8_t>(words[i] >> (8 * eight));
+        out[eight * 32 + 2 * i + 1] = static_cast<std::uint8_t>(words[16 + i] >> (8 * eight));
+      }
+    }
+  }
+
+  // y += step * scale * (sums + start) (+ offset * sum), for the 32 outputs of one row.
+  template <int kEntryBytes, bool kOffset>
+  static void finish_row(const SegmentView& a, std::int64_t m, const ByteSums* sums) {
+    const bool half = a.scale_type == Element::kFloat16;
+    const Segment& segment = a.segments[m];
+    const __m256i start = _mm256_set1_epi32(segment.start);
+    const __m256 step = _mm256_set1_ps(segment.step);
+    float* y = a.y + m * kBlockRows;
+#pragma GCC unroll 4
+    for (int i = 0; i < kBlockRows / 8; ++i) {
+      const auto words = [i](const ByteSums& s) { return i < 2 ? s.low_sums() : s.high_sums(); };
+      __m256i sum = widen(words(sums[0]), i % 2);
+      if constexpr (kEntryBytes == 2) sum = _mm256_add_epi32(_mm256_slli_epi32(sum, 7), widen(words(sums[1]), i % 2));
+      const __m256 total = _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_add_epi32(sum, start)), step);
+      __m256 result = _mm256_fmadd_ps(total, load_scales(a.scales, half, i), _mm256_loadu_ps(y + 8 * i));
+      if constexpr (kOffset) {
+        const std::uint8_t* offset = a.scales + kBlockRows * (half ? sizeof(std::uint16_t) : sizeof(float));
+        result = _mm256_fmadd_ps(load_scales(offset, half, i), _mm256_set1_ps(segment.sum), result);
+      }
+      _mm256_storeu_ps(y + 8 * i, result);
+    }
+  }
+
+  template <int kEntryBytes, int kLines, bool kOffset, int kRows>
+  static void accumulate_rows(const SegmentView& a, std::int64_t m0) {
+    constexpr int kEights = 4 * kLines;
+    constexpr std::size_t kHalfBytes = kEights * 2 * kTableEntries;  // one byte of all entries of a segment
+    constexpr std::size_t kRowBytes = kEntryBytes * kHalfBytes;
+    const std::uint8_t* entries = a.entries + static_cast<std::size_t>(m0) * kRowBytes;
+    ByteSums sums[kRows][kEntryBytes];
+#pragma GCC unroll 4
+    for (std::size_t eight = 0; eight < kEights; ++eight) {
+      const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(a.lines + eight * kVector));
+      const __m256i low = low_index(bits);
+      const __m256i high = high_index(bits);
+#pragma GCC unroll 4
+      for (std::size_t m = 0; m < kRows; ++m) {
+#pragma GCC unroll 2
+        for (std::size_t byte = 0; byte < kEntryBytes; ++byte) {
+          const std::uint8_t* table = entries + m * kRowBytes + byte * kHalfBytes + eight * 2 * kTableEntries;
+          sums[m][byte].add(_mm256_shuffle_epi8(load_table(table), low),
+                            _mm256_shuffle_epi8(load_table(table + kTableEntries), high));
+        }
+      }
+    }
+    for (int m = 0; m < kRows; ++m) finish_row<kEntryBytes, kOffset>(a, m0 + m, sums[m]);
+  }
+
+  template <int kEntryBytes, int kLines, int kPlanes, bool kOffset>
+  static void accumulate(const SegmentView& a) {
+    static_assert(kPlanes == 1);
+    constexpr int kTile = kRowTile<kEntryBytes>;
+    std::int64_t m = 0;
+    for (; m + kTile <= a.rows; m += kTile) accumulate_rows<kEntryBytes, kLines, kOffset, kTile>(a, m);
+    for (; m < a.rows; ++m) accumulate_rows<kEntryBytes, kLines, kOffset, 1>(a, m);
+  }
+};
+
+}  // namespace
+
+constinit const Kernel table8_n32_avx2 = table_kernel<Avx2, 1>("table8_n32_avx2", Isa::kAvx2);
+constinit const Kernel table15_n32_avx2 = table_kernel<Avx2, 2>("table15_n32_avx2", Isa::kAvx2);
+
+}  // namespace dualbinary

@@ -1,0 +1,220 @@
+#include "ort/cpu_op.h"
+
+#include <functional>
+#include <memory>
+#include <numeric>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "contract.h"
+#include "core/dispatch.h"
+#include "core/weight.h"
+#include "ort/node.h"
+#include "ort/status.h"
+
+namespace dualbinary {
+namespace {
+
+// OrtCustomOp's callbacks get the struct back, so what belongs to one entry stands behind it.
+struct CpuOp : OrtCustomOp {
+  const OrtApi* api;
+  ONNXTensorElementDataType x_type;
+  ONNXTensorElementDataType scale_type;
+};
+
+const CpuOp& self(const OrtCustomOp* op) { return *static_cast<const CpuOp*>(op); }
+
+class KernelAttributes : public AttributeReader {
+ public:
+  KernelAttributes(const OrtApi& api, const OrtKernelInfo* info) : api_(api), info_(info) {}
+  std::optional<std::int64_t> read(const char* name) const override {
+    std::int64_t value = 0;
+    OrtStatus* status = api_.KernelInfoGetAttribute_int64(info_, name, &value);
+    if (status == nullptr) return value;
+    api_.ReleaseStatus(status);
+    return std::nullopt;
+  }
+
+ private:
+  const OrtApi& api_;
+  const OrtKernelInfo* info_;
+};
+
+class InferenceAttributes : public AttributeReader {
+ public:
+  InferenceAttributes(const OrtApi& api, const OrtShapeInferContext* context) : api_(api), context_(context) {}
+  std::optional<std::int64_t> read(const char* name) const override {
+    const OrtOpAttr* attribute = nullptr;
+    std::int64_t value = 0;
+    std::size_t size = 0;
+    OrtStatus* status = api_.ShapeInferContext_GetAttribute(context_, name, &attribute);
+    if (status == nullptr) status = api_.ReadOpAttr(attribute, ORT_OP_ATTR_INT, &value, sizeof(value), &size);
+    if (status == nullptr) return value;
+    api_.ReleaseStatus(status);
+    return std::nullopt;
+  }
+
+ private:
+  const OrtApi& api_;
+  const OrtShapeInferContext* context_;
+};
+
+// A kernel instance: one node of one session.
+struct CpuKernel {
+  const OrtApi& api;
+  std::string where;  // starts every message: op and node
+  Weight weight;
+};
+
+std::string node_prefix(const OrtApi& api, const OrtKernelInfo* info) {
+  std::size_t size = 0;
+  std::string name;
+  check(api, api.KernelInfo_GetNodeName(info, nullptr, &size));
+  name.resize(size);
+  check(api, api.KernelInfo_GetNodeName(info, name.data(), &size));
+  while (!name.empty() && name.back() == '\0') name.pop_back();
+  return std::string(contract::kOpName) + " node '" + name + "': ";
+}
+
+const OrtValue* constant_input(const OrtApi& api, const OrtKernelInfo* info, int index, const char* name) {
+  int is_constant = 0;
+  const OrtValue* value = nullptr;
+  check(api, api.KernelInfoGetConstantInput_tensor(info, static_cast<std::size_t>(index), &is_constant, &value));
+  if (is_constant == 0 || value == nullptr) {
+    throw std::invalid_argument(std::string(name) + ": must be a constant initializer of the model");
+  }
+  return value;
+}
+
+const void* tensor_data(const OrtApi& api, const OrtValue* value) {
+  void* data = nullptr;
+  // The C API has no read-only access; constants are not written to.
+  check(api, api.GetTensorMutableData(const_cast<OrtValue*>(value), &data));
+  return data;
+}
+
+std::unique_ptr<CpuKernel> create(const CpuOp& op, const OrtApi& api, const OrtKernelInfo* info, std::string where) {
+  const Spec spec = read_attributes(KernelAttributes(api, info));
+  const OrtValue* planes = constant_input(api, info, contract::kInputPlanes, "planes");
+  const OrtValue* scales = constant_input(api, info, contract::kInputScales, "scales");
+  const TensorInfo x{op.x_type, {spec.K}};  // its dimensions are checked by each run
+  const Shape shape = check_inputs(spec, x, read_info(api, planes), read_info(api, scales)).value();
+  const Stored stored{static_cast<const std::uint8_t*>(tensor_data(api, planes)), tensor_data(api, scales)};
+  const Kernel& kernel = choose_kernel(static_cast<int>(spec.accuracy_level));
+  return std::make_unique<CpuKernel>(CpuKernel{api, std::move(where), Weight(shape, stored, kernel)});
+}
+
+OrtStatus* ORT_API_CALL create_kernel(const OrtCustomOp* op, const OrtApi* runtime_api, const OrtKernelInfo* info,
+                                      void** kernel) noexcept {
+  std::string where;
+  OrtStatus* status = guarded(*runtime_api, "", [&] { where = node_prefix(*runtime_api, info); });
+  if (status != nullptr) return status;
+  return guarded(*runtime_api, where, [&] { *kernel = create(self(op), *self(op).api, info, where).release(); });
+}
+
+void ORT_API_CALL destroy_kernel(void* kernel) noexcept { delete static_cast<CpuKernel*>(kernel); }
+
+// ONNX Runtime's intra-op pool as a ParallelFor.
+struct HostPool {
+  const OrtApi& api;
+  const OrtKernelContext* context;
+
+  static void run(void* pool, void (*task)(void*, std::size_t), void* data, std::size_t count) {
+    const auto& host = *static_cast<HostPool*>(pool);
+    // 0 batches: every index is a task of its own.
+    check(host.api, host.api.KernelContext_ParallelFor(host.context, task, count, 0, data));
+  }
+};
+
+void compute_output(const CpuKernel& kernel, OrtKernelContext* context) {
+  const OrtApi& api = kernel.api;
+  const OrtValue* x = nullptr;
+  check(api, api.KernelContext_GetInput(context, contract::kInputX, &x));
+  TensorInfo info = read_info(api, x);
+  check_activations(kernel.weight.shape().K, info.dims);
+  info.dims.back() = kernel.weight.shape().N;
+  OrtValue* y = nullptr;
+  check(api, api.KernelContext_GetOutput(context, 0, info.dims.data(), info.dims.size(), &y));
+  const std::int64_t rows =
+      std::accumulate(info.dims.begin(), info.dims.end() - 1, std::int64_t{1}, std::multiplies<>());
+  void* out = nullptr;
+  check(api, api.GetTensorMutableData(y, &out));
+  HostPool pool{api, context};
+  kernel.weight.multiply({tensor_data(api, x), element_of("X", info.type)}, rows, out, {HostPool::run, &pool});
+}
+
+OrtStatus* ORT_API_CALL compute(void* kernel, OrtKernelContext* context) noexcept {
+  const auto& k = *static_cast<const CpuKernel*>(kernel);
+  return guarded(k.api, k.where, [&] { compute_output(k, context); });
+}
+
+TensorInfo inferred_info(const OrtApi& api, const OrtShapeInferContext* context, int index,
+                         OrtTensorTypeAndShapeInfo** info) {
+  check(api, api.ShapeInferContext_GetInputTypeShape(context, static_cast<std::size_t>(index), info));
+  return read_info(api, *info);
+}
+
+// Y has the type and dimensions of X, symbols included, but for the last, which is N. This function serves every entry.
+void infer_output(const OrtApi& api, OrtShapeInferContext* context) {
+  const Spec spec = read_attributes(InferenceAttributes(api, context));
+  OrtTensorTypeAndShapeInfo* info = nullptr;  // owned by the context
+  const TensorInfo planes = inferred_info(api, context, contract::kInputPlanes, &info);
+  const TensorInfo scales = inferred_info(api, context, contract::kInputScales, &info);
+  TensorInfo x = inferred_info(api, context, contract::kInputX, &info);
+  check_inputs(spec, x, planes, scales);
+  std::vector<const char*> symbols(x.dims.size());
+  check(api, api.GetSymbolicDimensions(info, symbols.data(), symbols.size()));
+  x.dims.back() = spec.N;
+  symbols.back() = "";
+  OrtTensorTypeAndShapeInfo* y = nullptr;
+  check(api, api.CreateTensorTypeAndShapeInfo(&y));
+  const Owned<OrtTensorTypeAndShapeInfo> owner(y, api.ReleaseTensorTypeAndShapeInfo);
+  check(api, api.SetTensorElementType(y, x.type));
+  check(api, api.SetDimensions(y, x.dims.data(), x.dims.size()));
+  check(api, api.SetSymbolicDimensions(y, symbols.data(), symbols.size()));
+  check(api, api.ShapeInferContext_SetOutputTypeShape(context, 0, y));
+}
+
+OrtStatus* ORT_API_CALL infer(const OrtCustomOp* op, OrtShapeInferContext* context) noexcept {
+  const OrtApi& api = *self(op).api;
+  return guarded(api, std::string(contract::kOpName) + ": ", [&] { infer_output(api, context); });
+}
+
+const OrtCustomOp* new_op(const OrtApi& api, ONNXTensorElementDataType x_type, ONNXTensorElementDataType scale_type) {
+  auto& op = *new CpuOp{};
+  op.api = &api;
+  op.x_type = x_type;
+  op.scale_type = scale_type;
+  op.version = kOrtApiVersion;
+  op.GetName = [](const OrtCustomOp*) noexcept { return contract::kOpName; };
+  op.GetExecutionProviderType = [](const OrtCustomOp*) noexcept { return "CPUExecutionProvider"; };
+  op.GetInputTypeCount = [](const OrtCustomOp*) noexcept { return std::size_t{contract::kInputCount}; };
+  op.GetInputType = [](const OrtCustomOp* o, std::size_t index) noexcept {
+    if (index == contract::kInputX) return self(o).x_type;
+    return index == contract::kInputPlanes ? ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8 : self(o).scale_type;
+  };
+  op.GetOutputTypeCount = [](const OrtCustomOp*) noexcept { return std::size_t{1}; };
+  op.GetOutputType = [](const OrtCustomOp* o, std::size_t) noexcept { return self(o).x_type; };
+  op.GetInputCharacteristic = [](const OrtCustomOp*, std::size_t) noexcept { return INPUT_OUTPUT_REQUIRED; };
+  op.GetOutputCharacteristic = [](const OrtCustomOp*, std::size_t) noexcept { return INPUT_OUTPUT_REQUIRED; };
+  op.GetInputMemoryType = [](const OrtCustomOp*, std::size_t) noexcept { return OrtMemTypeDefault; };
+  op.GetStartVersion = [](const OrtCustomOp*) noexcept { return contract::kOpVersion; };
+  op.GetEndVersion = [](const OrtCustomOp*) noexcept { return contract::kOpVersion; };
+  op.InferOutputShapeFn = infer;
+  op.CreateKernelV2 = create_kernel;
+  op.KernelComputeV2 = compute;
+  op.KernelDestroy = destroy_kernel;
+  return &op;
+}
+
+}  // namespace
+
+std::vector<const OrtCustomOp*> new_cpu_ops(const OrtApi& api) {
+  constexpr auto kFloat32 = ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
+  constexpr auto kFloat16 = ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16;
+  return {new_op(api, kFloat32, kFloat16), new_op(api, kFloat32, kFloat32), new_op(api, kFloat16, kFloat16),
+          new_op(api, kFloat16, kFloat32)};
+}
+
+}  // namespace dualbinary

@@ -1,0 +1,96 @@
+#include "ort/node.h"
+
+#include <stdexcept>
+#include <string>
+
+#include "contract.h"
+#include "ort/status.h"
+
+namespace dualbinary {
+namespace {
+
+constexpr std::size_t kWeightRank = 3;  // planes [P, N, Kp/8], scales [C, N, Kp/G]
+
+// Expected and got differ where both are known.
+void check_dims(const char* name, const std::vector<std::int64_t>& expected, const std::vector<std::int64_t>& got) {
+  bool same = expected.size() == got.size();
+  for (std::size_t i = 0; same && i < got.size(); ++i) same = got[i] < 0 || got[i] == expected[i];
+  if (!same) {
+    throw std::invalid_argument(std::string(name) + ": expected shape " + to_string(expected) + ", got " +
+                                to_string(got));
+  }
+}
+
+void check_rank(const char* name, const char* shape, const std::vector<std::int64_t>& dims) {
+  if (dims.size() == kWeightRank) return;
+  throw std::invalid_argument(std::string(name) + ": expected shape " + shape + ", got " + to_string(dims));
+}
+
+std::int64_t required(const AttributeReader& reader, const char* name) {
+  const auto value = reader.read(name);
+  if (!value) throw std::invalid_argument(std::string("attribute ") + name + " is missing; expected an integer");
+  return *value;
+}
+
+}  // namespace
+
+TensorInfo read_info(const OrtApi& api, const OrtTensorTypeAndShapeInfo* info) {
+  TensorInfo result{ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED, {}};
+  std::size_t rank = 0;
+  check(api, api.GetTensorElementType(info, &result.type));
+  check(api, api.GetDimensionsCount(info, &rank));
+  result.dims.resize(rank);
+  check(api, api.GetDimensions(info, result.dims.data(), rank));
+  return result;
+}
+
+TensorInfo read_info(const OrtApi& api, const OrtValue* value) {
+  OrtTensorTypeAndShapeInfo* info = nullptr;
+  check(api, api.GetTensorTypeAndShape(value, &info));
+  const Owned<OrtTensorTypeAndShapeInfo> owner(info, api.ReleaseTensorTypeAndShapeInfo);
+  return read_info(api, info);
+}
+
+Element element_of(const char* name, ONNXTensorElementDataType type) {
+  if (type == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT) return Element::kFloat32;
+  if (type == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16) return Element::kFloat16;
+  throw std::invalid_argument(std::string(name) + ": expected float32 or float16, got ONNX element type " +
+                              std::to_string(type));
+}
+
+Spec read_attributes(const AttributeReader& reader) {
+  using namespace contract;
+  Spec spec{};
+  spec.K = required(reader, kAttrK);
+  spec.N = required(reader, kAttrN);
+  spec.group_size = required(reader, kAttrGroupSize);
+  spec.layout = reader.read(kAttrLayout).value_or(kAttrLayoutDefault);
+  spec.accuracy_level = reader.read(kAttrAccuracyLevel).value_or(kAttrAccuracyLevelDefault);
+  check_attributes(spec);
+  return spec;
+}
+
+std::optional<Shape> check_inputs(Spec spec, const TensorInfo& x, const TensorInfo& planes, const TensorInfo& scales) {
+  element_of("X", x.type);
+  check_activations(spec.K, x.dims);
+  if (planes.type != ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8) {
+    throw std::invalid_argument("planes: expected uint8, got ONNX element type " + std::to_string(planes.type));
+  }
+  spec.scale_type = element_of("scales", scales.type);
+  check_rank("planes", "[P, N, Kp/8]", planes.dims);
+  check_rank("scales", "[C, N, Kp/G]", scales.dims);
+  if (planes.dims[0] < 0 || scales.dims[0] < 0) return std::nullopt;
+  spec.planes = planes.dims[0];
+  spec.scale_rows = scales.dims[0];
+  const Shape shape = checked_shape(spec);
+  check_dims("planes", planes_dims(shape), planes.dims);
+  check_dims("scales", scales_dims(shape), scales.dims);
+  return shape;
+}
+
+void check_activations(std::int64_t K, const std::vector<std::int64_t>& dims) {
+  if (!dims.empty() && (dims.back() < 0 || dims.back() == K)) return;
+  throw std::invalid_argument("X: expected shape [.., " + std::to_string(K) + "], got " + to_string(dims));
+}
+
+}  // namespace dualbinary

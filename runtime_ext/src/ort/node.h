@@ -1,0 +1,42 @@
+// Reads and checks a DualBinaryMatMul node. Everything that comes from the model is hostile until checked.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "core/spec.h"
+#include "onnxruntime_c_api.h"
+
+namespace dualbinary {
+
+// Type and dimensions of a tensor; -1 stands for a dimension that is not known.
+struct TensorInfo {
+  ONNXTensorElementDataType type;
+  std::vector<std::int64_t> dims;
+};
+
+TensorInfo read_info(const OrtApi& api, const OrtTensorTypeAndShapeInfo* info);
+TensorInfo read_info(const OrtApi& api, const OrtValue* value);
+
+// float32 or float16; throws std::invalid_argument, naming `name`, for anything else.
+Element element_of(const char* name, ONNXTensorElementDataType type);
+
+// An integer attribute of the node, or nothing where the node does not have it.
+class AttributeReader {
+ public:
+  virtual ~AttributeReader() = default;
+  virtual std::optional<std::int64_t> read(const char* name) const = 0;
+};
+
+// K, N, group_size, layout and accuracy_level, defaults filled in and checked; the rest is zero.
+Spec read_attributes(const AttributeReader& reader);
+
+// Checks what is known of the three inputs against the attributes. Unknown dimensions pass. Returns the full shape, if
+// the inputs tell it.
+std::optional<Shape> check_inputs(Spec spec, const TensorInfo& x, const TensorInfo& planes, const TensorInfo& scales);
+
+// The last dimension of X must be K; unknown passes.
+void check_activations(std::int64_t K, const std::vector<std::int64_t>& dims);
+
+}  // namespace dualbinary

@@ -1,0 +1,57 @@
+// Between C++ exceptions and OrtStatus. No exception may cross a frame of ONNX Runtime.
+#pragma once
+
+#include <exception>
+#include <memory>
+#include <new>
+#include <stdexcept>
+#include <string>
+
+#include "onnxruntime_c_api.h"
+
+namespace dualbinary {
+
+// The version of ONNX Runtime's C API that this library speaks: 1.17, the first with all that the op needs. Older
+// runtimes refuse a struct that claims more than they know.
+inline constexpr std::uint32_t kOrtApiVersion = 17;
+
+// A failed call to ONNX Runtime, whose status passes through unchanged.
+class OrtFailure : public std::runtime_error {
+ public:
+  OrtFailure(OrtErrorCode code, const char* message) : std::runtime_error(message), code_(code) {}
+  OrtErrorCode code() const { return code_; }
+
+ private:
+  OrtErrorCode code_;
+};
+
+// Throws where a call failed.
+inline void check(const OrtApi& api, OrtStatus* status) {
+  if (status == nullptr) return;
+  const OrtFailure failure(api.GetErrorCode(status), api.GetErrorMessage(status));
+  api.ReleaseStatus(status);
+  throw failure;
+}
+
+// Runs `body`; an exception becomes a status whose message starts with `where`.
+template <class Body>
+OrtStatus* guarded(const OrtApi& api, const std::string& where, const Body& body) {
+  try {
+    body();
+    return nullptr;
+  } catch (const OrtFailure& error) {
+    return api.CreateStatus(error.code(), (where + error.what()).c_str());
+  } catch (const std::invalid_argument& error) {
+    return api.CreateStatus(ORT_INVALID_ARGUMENT, (where + error.what()).c_str());
+  } catch (const std::bad_alloc&) {
+    return api.CreateStatus(ORT_FAIL, (where + "out of memory").c_str());
+  } catch (const std::exception& error) {
+    return api.CreateStatus(ORT_FAIL, (where + error.what()).c_str());
+  }
+}
+
+// Owns what the API gives out and has a Release function for.
+template <class T>
+using Owned = std::unique_ptr<T, void(ORT_API_CALL*)(T*)>;
+
+}  // namespace dualbinary

@@ -1,0 +1,114 @@
+// AVX2 with FMA and F16C: the primitives of the table method.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+
+namespace dualbinary {
+namespace {
+
+struct F32x16 {
+  __m256 a;  // lanes 0..7
+  __m256 b;  // lanes 8..15
+
+  static __m256 half_to_float(const std::uint16_t* p) {
+    return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  }
+  static F32x16 set(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
+  static F32x16 load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
+  static F32x16 load(const std::uint16_t* p) { return {half_to_float(p), half_to_float(p + 8)}; }
+  static F32x16 add(F32x16 x, F32x16 y) { return {_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b)}; }
+  static F32x16 max(F32x16 x, F32x16 y) { return {_mm256_max_ps(x.a, y.a), _mm256_max_ps(x.b, y.b)}; }
+  static F32x16 multiply_add(F32x16 x, F32x16 y, F32x16 z) {
+    return {_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)};
+  }
+  static std::int32_t round_scalar(float x) { return _mm_cvtss_si32(_mm_set_ss(x)); }
+
+  void store(float* p) const {
+    _mm256_storeu_ps(p, a);
+    _mm256_storeu_ps(p + 8, b);
+  }
+  void store(std::uint16_t* p) const {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p + 8), _mm256_cvtps_ph(b, _MM_FROUND_TO_NEAREST_INT));
+  }
+  F32x16 absolute() const {
+    const __m256 sign = _mm256_set1_ps(-0.F);
+    return {_mm256_andnot_ps(sign, a), _mm256_andnot_ps(sign, b)};
+  }
+  // Every lane becomes the sum of its aligned quad: lanes 4i..4i+3.
+  F32x16 sum_quads() const { return {sum_quads_of(a), sum_quads_of(b)}; }
+  float reduce_add() const {
+    const __m256 quads = sum_quads_of(_mm256_add_ps(a, b));
+    return _mm_cvtss_f32(_mm_add_ss(_mm256_castps256_ps128(quads), _mm256_extractf128_ps(quads, 1)));
+  }
+  float reduce_max() const {
+    const __m256 all = _mm256_max_ps(a, b);
+    const __m128 four = _mm_max_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps(all, 1));
+    const __m128 two = _mm_max_ps(four, _mm_permute_ps(four, 0x4E));
+    return _mm_cvtss_f32(_mm_max_ss(two, _mm_permute_ps(two, 0xB1)));
+  }
+  // Values in [0, 255], to nearest even.
+  void round_to_bytes(std::uint8_t* p) const {
+    const __m256i words = rounded_words();
+    store_bytes(p, words);
+  }
+  // Values in [0, 32767] as 128 * high + low.
+  void round_to_high_low(std::uint8_t* high, std::uint8_t* low) const {
+    const __m256i words = rounded_words();
+    store_bytes(high, _mm256_srli_epi16(words, 7));
+    store_bytes(low, _mm256_and_si256(words, _mm256_set1_epi16(127)));
+  }
+
+ private:
+  static __m256 sum_quads_of(__m256 x) {
+    const __m256 pairs = _mm256_add_ps(x, _mm256_permute_ps(x, 0xB1));
+    return _mm256_add_ps(pairs, _mm256_permute_ps(pairs, 0x4E));
+  }
+  // The sixteen lanes, rounded, as 16-bit words in order; the pack works within halves, so quarters 1 and 2 swap back.
+  __m256i rounded_words() const {
+    const __m256i packed = _mm256_packs_epi32(_mm256_cvtps_epi32(a), _mm256_cvtps_epi32(b));
+    return _mm256_permute4x64_epi64(packed, 0xD8);
+  }
+  static void store_bytes(std::uint8_t* p, __m256i words) {
+    const __m128i bytes = _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), bytes);
+  }
+};
+
+// A table of 16 bytes in both halves, as vpshufb looks within halves.
+inline __m256i load_table(const std::uint8_t* p) {
+  return _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+}
+inline __m256i low_index(__m256i line) { return _mm256_and_si256(line, _mm256_set1_epi8(15)); }
+inline __m256i high_index(__m256i line) { return low_index(_mm256_srli_epi16(line, 4)); }
+
+// Sums of unsigned bytes in 16-bit lanes without widening them first. `both` adds the raw 16-bit words, low + 256 *
+// high modulo 2^16; `high` adds the high bytes alone; the low bytes' sum is what remains. Exact while sums stay below
+// 2^16.
+struct ByteSums {
+  __m256i both = _mm256_setzero_si256();
+  __m256i high = _mm256_setzero_si256();
+
+  void add(__m256i x, __m256i y) {
+    both = _mm256_add_epi16(both, _mm256_add_epi16(x, y));
+    high = _mm256_add_epi16(high, _mm256_add_epi16(_mm256_srli_epi16(x, 8), _mm256_srli_epi16(y, 8)));
+  }
+  __m256i low_sums() const { return _mm256_sub_epi16(both, _mm256_slli_epi16(high, 8)); }
+  __m256i high_sums() const { return high; }
+};
+
+// Eight of the sixteen unsigned words, as 32-bit integers.
+inline __m256i widen(__m256i words, int which) {
+  return _mm256_cvtepu16_epi32(which == 0 ? _mm256_castsi256_si128(words) : _mm256_extracti128_si256(words, 1));
+}
+
+// Eight scales of either type, number 8 * which and on.
+inline __m256 load_scales(const std::uint8_t* p, bool half, int which) {
+  return half ? F32x16::half_to_float(reinterpret_cast<const std::uint16_t*>(p) + 8 * which)
+              : _mm256_loadu_ps(reinterpret_cast<const float*>(p) + 8 * which);
+}
+
+}  // namespace
+}  // namespace dualbinary

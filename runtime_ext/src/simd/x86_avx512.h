@@ -1,0 +1,65 @@
+// AVX-512 (F, BW, DQ, VL, VNNI, VBMI): the primitives of the table method.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+
+namespace dualbinary {
+namespace {
+
+struct F32x16 {
+  __m512 v;
+
+  static F32x16 set(float x) { return {_mm512_set1_ps(x)}; }
+  static F32x16 load(const float* p) { return {_mm512_loadu_ps(p)}; }
+  static F32x16 load(const std::uint16_t* p) {
+    return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
+  }
+  static F32x16 add(F32x16 a, F32x16 b) { return {_mm512_add_ps(a.v, b.v)}; }
+  static F32x16 max(F32x16 a, F32x16 b) { return {_mm512_max_ps(a.v, b.v)}; }
+  static F32x16 multiply_add(F32x16 a, F32x16 b, F32x16 c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+  static std::int32_t round_scalar(float x) { return _mm_cvtss_si32(_mm_set_ss(x)); }
+
+  void store(float* p) const { _mm512_storeu_ps(p, v); }
+  void store(std::uint16_t* p) const {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
+  }
+  F32x16 absolute() const { return {_mm512_abs_ps(v)}; }
+  // Every lane becomes the sum of its aligned quad: lanes 4i..4i+3.
+  F32x16 sum_quads() const {
+    const __m512 pairs = _mm512_add_ps(v, _mm512_permute_ps(v, 0xB1));
+    return {_mm512_add_ps(pairs, _mm512_permute_ps(pairs, 0x4E))};
+  }
+  float reduce_add() const { return _mm512_reduce_add_ps(v); }
+  float reduce_max() const { return _mm512_reduce_max_ps(v); }
+  // Values in [0, 255], to nearest even.
+  void round_to_bytes(std::uint8_t* p) const {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v)));
+  }
+  // Values in [0, 32767] as 128 * high + low.
+  void round_to_high_low(std::uint8_t* high, std::uint8_t* low) const {
+    const __m512i rounded = _mm512_cvtps_epi32(v);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(high), _mm512_cvtepi32_epi8(_mm512_srli_epi32(rounded, 7)));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(low),
+                     _mm512_cvtepi32_epi8(_mm512_and_si512(rounded, _mm512_set1_epi32(127))));
+  }
+};
+
+// vpermb takes a 6-bit index, so one register holds four tables of 16 bytes; byte j of every 32-bit lane looks into
+// table j. These turn the low or the high nibbles of a line into such indices. vpternlog 0xEA is (a & b) | c: mask the
+// nibble and add the table's base in one operation, which also drops what the shift carried over from the neighbouring
+// byte.
+inline __m512i table_index(__m512i nibbles) {
+  return _mm512_ternarylogic_epi32(nibbles, _mm512_set1_epi8(15), _mm512_set1_epi32(0x30201000), 0xEA);
+}
+inline __m512i low_index(__m512i line) { return table_index(line); }
+inline __m512i high_index(__m512i line) { return table_index(_mm512_srli_epi16(line, 4)); }
+
+// Sixteen scales of either type.
+inline __m512 load_scales(const std::uint8_t* p, bool half) {
+  return half ? _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))) : _mm512_loadu_ps(p);
+}
+
+}  // namespace
+}  // namespace dualbinary
