@@ -4,21 +4,14 @@ For each group of G inputs of one output, with bits b[p,k] in {0,1} and scales a
 
     minimise   sum over k of ( w[k] - sum over p of a[p] * b[p,k] - a[P] )^2
 
-by turns, from several starts, keeping the best of each group:
+by turns, from a few starts, keeping the best of each group:
 
     bits, given scales      every weight takes the nearest of the 2^P levels  sum_p a[p] * b[p] + a[P]
     scales, given bits      the normal equations of a least-squares problem in C unknowns
 
-The weights of a group are sorted once. Nearest level then means 2^P - 1 cuts of a sorted row, and the sums that the normal
-equations need are differences of prefix sums: a round costs a few operations per weight and cut, all of them vectorised
-over thousands of groups.
-
-A start is a uniform grid lo + s*q, q = 0 .. 2^P-1: plane p has scale s * 2^p, the offset is lo. Without an offset lo must be
--s*z with an integer z, the zero point; plane p then has scale -s * 2^p where bit p of z is set, since
-
-    s * (q - z) = sum over p of (-1)^z[p] * s * 2^p * (q[p] xor z[p]).
-
-So to choose the zero point is to choose the sign of every plane, and both integers next to the ideal one are tried.
+The weights of a group are sorted once. Nearest level then means 2^P - 1 cuts of a sorted row, and the sums that the
+normal equations need are differences of prefix sums: a round costs a few operations per weight and cut, all of them
+vectorised over thousands of groups.
 """
 
 from collections.abc import Callable, Iterator
@@ -34,16 +27,24 @@ from dualbinary.schema import OP, padded_k
 
 __all__ = ["Fitted", "fit"]
 
-_Floats: TypeAlias = npt.NDArray[np.float64]
+_Single: TypeAlias = npt.NDArray[np.float32]
+_Double: TypeAlias = npt.NDArray[np.float64]
 
-WEIGHTS_PER_BLOCK = (
-    1 << 18
-)  # a block of sorted weights, its prefix sums and scratch stay within a few MiB, near the L2 cache
-SPANS = (0.85, 0.7, 0.55, 0.4)  # widths of the starting grids as shares of a group's range: light tails to heavy ones
-ROUNDS = 4  # per start
+BLOCK_ELEMENTS = 1 << 18  # sorted weights or levels at a time: with prefix sums and scratch about 10 MiB a thread
+ROUNDS = 6  # of a start; on Gaussian groups two more gain less than half a percent
 RIDGE = (
-    1e-7  # share of G added to the diagonal, towards the scales of the round before: decides for planes no bit selects
+    1e-7  # share of G added to the diagonal, towards the scales of the round before: decides for planes unused so far
 )
+
+# Each scale of a start is this many times the one before. 2 makes a uniform grid, right for weights that lie on one.
+# Below the golden ratio the sums overlap and crowd in the middle, where most weights are. See docs/log.md.
+UNIFORM, CROWDED = 2.0, 1.5
+
+# Half the width, in standard deviations, of the uniform 2^P-level grid with the least error on Gaussian weights
+# (Max 1960), for P = 1 to 8: where few planes can't afford to reach the ends of a group's range.
+GAUSSIAN_HALF_WIDTH = (0.80, 1.49, 2.05, 2.51, 2.92, 3.28, 3.61, 3.92)
+
+LATTICE_TOLERANCE = 1 / 16  # of a step: weights that lie on a grid up to their own rounding, to 8 bits or better
 
 
 @dataclass(frozen=True)
@@ -85,8 +86,9 @@ def fit(
 ) -> Fitted:
     """Fit `planes` binary planes and per-group scales to a weight [N, K] of any floating type.
 
-    Memory beyond the result is a few MiB per thread, whatever the size of the weight. The result doesn't depend on
-    `threads`. `progress`, if given, is called with the number of rows finished since its last call.
+    Memory beyond the result is about 10 MiB per thread, whatever the size of the weight, as long as a row is short
+    against that. The result doesn't depend on `threads`. `progress`, if given, is called with the number of rows
+    finished since its last call.
 
     Raises InputError, naming `name`, where the arguments are outside the contract, the weight isn't finite, or a scale
     doesn't fit `scale_dtype`.
@@ -95,196 +97,255 @@ def fit(
     _check_arguments(weight, planes, group_size, dtype, name)
     n, k = weight.shape
     kp = padded_k(k, group_size)
-    packed = np.zeros((planes, n, kp // 8), np.uint8)
-    scales = np.zeros((planes + offset, n, kp // group_size), dtype)
+    packed = np.empty((planes, n, kp // 8), np.uint8)
+    scales: npt.NDArray[np.floating] = np.empty((planes + offset, n, kp // group_size), dtype)
     method = _Method(planes, offset)
 
     def fit_rows(rows: slice) -> tuple[int, float, float]:
-        block = _block_of(weight, rows, name)
+        block = _finite_block(weight, rows, name)
         codes = np.zeros((len(block), kp), np.uint8)
-        error = norm = 0.0
-        for inputs, groups, width in _group_ranges(k, group_size):
-            flat = block[:, inputs].reshape(-1, width)  # [rows * groups, width]
-            exact, exponent = method.scales_of(flat)
-            rounded = _rounded(np.ldexp(exact, exponent), dtype, rows.start, name)
-            group_codes, group_error = method.codes_of(flat, rounded)
-            codes[:, inputs] = group_codes.reshape(len(block), -1)
-            scales[:, rows, groups] = rounded.reshape(len(scales), len(block), -1)
-            error += group_error
-            norm += float(np.einsum("ij,ij->", flat, flat, dtype=np.float64))
+        error = 0.0
+        for inputs, groups in _group_ranges(k, group_size):
+            count = groups.stop - groups.start
+            flat = block[:, inputs].reshape(len(block) * count, -1)  # [R, G]
+            exact = method.scales_of(flat).reshape(-1, len(block), count)
+            scales[:, rows, groups] = _rounded(exact, dtype, rows, name)
+            block_codes, block_error = method.codes_of(flat, scales[:, rows, groups].reshape(len(scales), -1))
+            codes[:, inputs] = block_codes.reshape(len(block), -1)
+            error += block_error
         for plane in range(planes):
             packed[plane, rows] = np.packbits(codes & np.uint8(1 << plane), axis=1, bitorder="little")
-        return len(block), error, norm
+        return len(block), error, float(np.einsum("nk,nk->", block, block, dtype=np.float64))
 
-    step = max(1, WEIGHTS_PER_BLOCK // max(k, 1))
-    blocks = [slice(start, min(start + step, n)) for start in range(0, n, step)]
-    errors, norms = [], []
+    step = max(1, BLOCK_ELEMENTS // (kp // group_size * max(group_size, 1 << planes)))
+    error = norm = 0.0
     with ThreadPoolExecutor(threads) as pool:
-        for done, error, norm in pool.map(fit_rows, blocks):
-            errors.append(error)
-            norms.append(norm)
+        for done, block_error, block_norm in pool.map(
+            fit_rows, (slice(start, min(start + step, n)) for start in range(0, n, step))
+        ):
+            error += block_error
+            norm += block_norm
             if progress:
                 progress(done)
-    return Fitted(packed, scales, k, group_size, sum(errors), sum(norms))
+    return Fitted(packed, scales, k, group_size, error, norm)
 
 
 class _Method:
-    """The fit of groups of one width, for one number of planes, with or without offset. R groups at a time, R last."""
+    """The fit of single groups, for one number of planes, with or without offset: R groups at a time, R last."""
 
     def __init__(self, planes: int, offset: bool) -> None:
         self.planes, self.offset = planes, offset
-        self.count = planes + offset  # C
         codes = np.arange(1 << planes)
-        self.bits = (codes[:, None] >> np.arange(self.count)) & 1  # [L, C]
-        if offset:
-            self.bits[:, planes] = 1
-        self.bits = self.bits.astype(np.float64)
-        self.pairs = (self.bits[:, :, None] * self.bits[:, None, :]).reshape(len(codes), -1)  # [L, C*C]
+        self.plane_bits = ((codes[:, None] >> np.arange(planes)) & 1).astype(np.float64)  # [L, P]
+        self.bits = np.concatenate([self.plane_bits, np.ones((len(codes), int(offset)))], axis=1)  # [L, C]
 
-    def scales_of(self, weights: npt.NDArray[np.float32]) -> tuple[_Floats, npt.NDArray[np.int32]]:
-        """Scales [C, R] for groups [R, G], each to be multiplied by 2^exponent [R].
-
-        Every group is first brought to the range -1 .. 1 by a power of two, which is exact.
-        """
+    def scales_of(self, weights: _Single) -> _Double:
+        """The best scales found for groups [R, G], as [C, R]."""
         exponent = np.frexp(np.abs(weights).max(axis=1))[1]
+        # A power of two brings each group to -1 .. 1 and back without rounding, so that no sum overflows or underflows.
         ordered = np.ascontiguousarray(np.sort(np.ldexp(weights, -exponent[:, None]), axis=1).T)  # [G, R]
-        problem = _Problem(ordered)
-        best, least = np.zeros((self.count, len(weights))), np.full(len(weights), np.inf)
+        problem = _Problem(ordered, self.bits)
+        best, least = np.zeros((self.bits.shape[1], len(weights))), np.full(len(weights), np.inf)
         for start in self._starts(ordered):
             scales = start
             for remaining in range(ROUNDS, -1, -1):
-                error, sums, counts = problem.assign(self.bits @ scales)
+                error, gram, right = problem.normal_equations(scales)
                 better = error < least
                 least = np.where(better, error, least)
                 best = np.where(better, scales, best)
                 if remaining:
-                    scales = self._solve(counts, sums, scales, len(ordered))
-        return best, exponent
+                    scales = _solve(gram, right, scales, RIDGE * len(ordered))
+        return np.ldexp(best, exponent)
 
-    def codes_of(self, weights: npt.NDArray[np.float32], scales: npt.NDArray[np.floating]) -> tuple[np.ndarray, float]:
+    def codes_of(self, weights: _Single, scales: npt.NDArray[np.floating]) -> tuple[npt.NDArray[np.uint8], float]:
         """Codes uint8 [R, G] of the nearest levels, bit p for plane p, and the sum of squared errors that is left."""
-        levels = self.bits @ scales.astype(np.float64)  # [L, R]
-        order = np.argsort(levels, axis=0)
-        levels = np.take_along_axis(levels, order, 0)
+        order, levels = _ascending(self.bits @ scales.astype(np.float64))  # [L, R]
         columns = np.ascontiguousarray(weights.T)  # [G, R]
         rank = np.zeros(columns.shape, np.uint8)
-        for cut in ((levels[1:] + levels[:-1]) / 2).astype(np.float32):
+        for cut in _cuts(levels):
             rank += columns > cut
         index = rank * np.intp(len(weights)) + np.arange(len(weights))
         residual = columns - np.take(levels, index)
         codes = np.take(order.astype(np.uint8), index)
-        return np.ascontiguousarray(codes.T), float(np.einsum("ij,ij->", residual, residual))
+        return np.ascontiguousarray(codes.T), float(np.einsum("gr,gr->", residual, residual))
 
-    def _solve(self, counts: _Floats, sums: _Floats, previous: _Floats, width: int) -> _Floats:
-        """The scales [C, R] of least squares, from the number and the sum of the weights at each level, [L, R]."""
-        ridge = RIDGE * width
-        gram = (self.pairs.T @ counts).T.reshape(-1, self.count, self.count) + ridge * np.eye(self.count)
-        right = self.bits.T @ sums + ridge * previous
-        return np.linalg.solve(gram, right.T[:, :, None])[:, :, 0].T
-
-    def _starts(self, ordered: npt.NDArray[np.float32]) -> Iterator[_Floats]:
+    def _starts(self, ordered: _Single) -> Iterator[_Double]:
         """Scales [C, R] to start from, for sorted groups [G, R]."""
         low, high = ordered[0].astype(np.float64), ordered[-1].astype(np.float64)
-        steps = (1 << self.planes) - 1
-        width = np.where(high > low, high - low, np.maximum(np.abs(high), np.finfo(np.float32).tiny))
-        yield from self._grids(low, _lattice_step(ordered, width, steps))
-        for span in SPANS:
-            yield from self._grids(low + (1 - span) / 2 * width, span * width / steps)
+        few = self._few_values(ordered)
+        for uniform in self._grids(low, _lattice_width(ordered, high - low, (1 << self.planes) - 1), UNIFORM):
+            uniform[:, few] = self._one_plane_a_value(ordered[:, few])
+            yield uniform
+        yield from self._grids(low, high - low, CROWDED)
+        mean = ordered.mean(axis=0, dtype=np.float64)
+        half = GAUSSIAN_HALF_WIDTH[self.planes - 1] * ordered.std(axis=0, dtype=np.float64)
+        yield from self._grids(mean - half, 2 * half, CROWDED)
 
-    def _grids(self, low: _Floats, step: _Floats) -> Iterator[_Floats]:
-        powers = 2.0 ** np.arange(self.planes)[:, None]
+    def _grids(self, low: _Double, width: _Double, ratio: float) -> Iterator[_Double]:
+        """Scales [C, R] whose levels reach from low to low + width, each scale `ratio` times the one before.
+
+        To negate the scales of some planes is to move all levels down by their sum. So without an offset the signs do
+        its work: the two sets of planes are tried whose sums are nearest to -low.
+        """
+        if not self.offset:
+            low, width = np.minimum(low, 0), np.maximum(low + width, 0) - np.minimum(low, 0)
+        share = ratio ** np.arange(self.planes)
+        scales = (share / share.sum())[:, None] * width
         if self.offset:
-            yield np.concatenate([step * powers, low[None]])
+            yield np.concatenate([scales, low[None]])
             return
-        zero_point = np.clip(-low / step, 0, (1 << self.planes) - 1)
-        for rounded in (np.floor(zero_point), np.ceil(zero_point)):
-            negative = (rounded.astype(np.int64) >> np.arange(self.planes)[:, None]) & 1
-            yield np.where(negative, -step, step) * powers
+        distance = np.abs(self.plane_bits @ scales + low)
+        for code in np.argsort(distance, axis=0)[:2]:
+            yield np.where(self.plane_bits[code].T > 0, -scales, scales)
+
+    def _few_values(self, ordered: _Single) -> npt.NDArray[np.intp]:
+        """Groups with so few different values that each can have a plane of its own, but for the offset or zero."""
+        values = 1 + np.count_nonzero(np.diff(ordered, axis=0), axis=0)
+        if not self.offset:
+            values -= (ordered == 0).any(axis=0)
+        return np.flatnonzero(values <= self.planes + self.offset)
+
+    def _one_plane_a_value(self, ordered: _Single) -> _Double:
+        """Exact scales [C, R] for groups that _few_values chose."""
+        base = ordered[0].astype(np.float64) if self.offset else np.zeros(ordered.shape[1])
+        scales = np.zeros((self.bits.shape[1], ordered.shape[1]))
+        if self.offset:
+            scales[-1] = base
+        for column, group in enumerate(ordered.T):
+            values = np.unique(group) - base[column]
+            values = values[values != 0]
+            scales[: len(values), column] = values
+        return scales
 
 
 class _Problem:
     """Sorted groups [G, R] with what every round needs of them: prefix sums [G+1, R] and the sum of squares [R]."""
 
-    def __init__(self, ordered: npt.NDArray[np.float32]) -> None:
-        self.ordered = ordered
+    def __init__(self, ordered: _Single, bits: _Double) -> None:
+        self.ordered, self.bits = ordered, bits
+        self.pairs = (bits[:, :, None] * bits[:, None, :]).reshape(len(bits), -1)  # [L, C*C]
         self.prefix = np.zeros((len(ordered) + 1, ordered.shape[1]))
-        for i, row in enumerate(ordered):
+        for i, row in enumerate(ordered):  # np.cumsum along the first axis is ten times slower
             np.add(self.prefix[i], row, out=self.prefix[i + 1])
         self.squares = np.einsum("gr,gr->r", ordered, ordered, dtype=np.float64)
         self.count_dtype = np.min_scalar_type(len(ordered))
 
-    def assign(self, levels: _Floats) -> tuple[_Floats, _Floats, _Floats]:
-        """Give every weight the nearest of levels [L, R]; return the error [R] and the sums and counts [L, R] by level."""
-        order = np.argsort(levels, axis=0)
-        ascending = np.take_along_axis(levels, order, 0)
-        cuts = ((ascending[1:] + ascending[:-1]) / 2).astype(np.float32)
+    def normal_equations(self, scales: _Double) -> tuple[_Double, _Double, _Double]:
+        """Give every weight the level nearest to it under scales [C, R].
+
+        Returns the squared error [R] and, for these bits, the matrix [C, C, R] and right side [C, R] of least squares.
+        """
+        order, levels = _ascending(self.bits @ scales)
         groups = levels.shape[1]
         ends = np.zeros((len(levels) + 1, groups), np.intp)
         ends[-1] = len(self.ordered)
-        for end, cut in zip(ends[1:-1], cuts, strict=True):
+        for end, cut in zip(ends[1:-1], _cuts(levels), strict=True):
             end[:] = np.add.reduce((self.ordered < cut).view(np.uint8), axis=0, dtype=self.count_dtype)
-        sums, counts = np.empty_like(levels), np.empty_like(levels)
+        counts, sums = np.empty_like(levels), np.empty_like(levels)
         np.put_along_axis(counts, order, np.diff(ends, axis=0).astype(np.float64), 0)
         np.put_along_axis(sums, order, np.diff(np.take(self.prefix, ends * groups + np.arange(groups)), axis=0), 0)
-        error = self.squares + ((counts * levels - 2 * sums) * levels).sum(axis=0)
-        return error, sums, counts
+        gram = (self.pairs.T @ counts).reshape(len(scales), len(scales), groups)
+        right = self.bits.T @ sums
+        error = self.squares + np.einsum("cr,cr->r", scales, np.einsum("cdr,dr->cr", gram, scales) - 2 * right)
+        return error, gram, right
 
 
-def _lattice_step(ordered: npt.NDArray[np.float32], width: _Floats, steps: int) -> _Floats:
-    """The step of the grid on which a group [G] lies, if it lies on one of at most `steps` steps; else about width/steps.
+def _ascending(levels: _Double) -> tuple[npt.NDArray[np.intp], _Double]:
+    """The codes [L, R] in the order of their levels, and the levels in that order."""
+    order = np.argsort(levels, axis=0)
+    return order, np.take_along_axis(levels, order, 0)
 
-    On such a grid no two different weights are nearer than width/steps; nearer ones differ by rounding noise.
+
+def _cuts(levels: _Double) -> _Single:
+    """What separates the weights of one level from those of the next, [L-1, R], for ascending levels."""
+    return ((levels[1:] + levels[:-1]) / 2).astype(np.float32)
+
+
+def _solve(gram: _Double, right: _Double, previous: _Double, ridge: float) -> _Double:
+    """Return x [C, R] with (gram + ridge) x = right + ridge * previous: elimination, all groups at once.
+
+    The matrices [C, C, R] are positive definite, so no pivot is looked for.
+    """
+    count = len(right)
+    rows = np.concatenate([gram, (right + ridge * previous)[:, None]], axis=1)  # [C, C+1, R]
+    for i in range(count):
+        rows[i, i] += ridge
+    for i in range(count):
+        rows[i, i:] /= rows[i, i].copy()
+        rows[i + 1 :, i:] -= rows[i + 1 :, i, None] * rows[i, i:]
+    x = rows[:, count]
+    for i in reversed(range(count - 1)):
+        x[i] -= np.einsum("cr,cr->r", rows[i, i + 1 : count], x[i + 1 :])
+    return x
+
+
+def _lattice_width(ordered: _Single, width: _Double, steps: int) -> _Double:
+    """`width` [R], but for groups that lie on a uniform grid of fewer steps, the width of `steps` of its steps.
+
+    On a grid of at most `steps` steps no two different weights are nearer than width / steps; nearer ones differ by
+    rounding noise.
     """
     gaps = np.diff(ordered, axis=0)
     least = (width / (steps + 1)).astype(np.float32)
-    smallest = np.where(gaps > least, gaps, np.inf).min(axis=0, initial=np.inf)
-    return np.where(np.isfinite(smallest), smallest, width / steps)
+    step = np.where(gaps > least, gaps, np.inf).min(axis=0, initial=np.inf)
+    step = np.where(np.isfinite(step), step, 1)
+    position = (ordered - ordered[0]) / step
+    off_grid = np.abs(position - np.rint(position)).max(axis=0)
+    return np.where(off_grid < LATTICE_TOLERANCE, np.maximum(step * steps, width), width)
 
 
-def _group_ranges(k: int, group_size: int) -> Iterator[tuple[slice, slice, int]]:
-    """The full groups of a row, then the ragged one: inputs, groups, and inputs per group."""
+def _group_ranges(k: int, group_size: int) -> Iterator[tuple[slice, slice]]:
+    """The full groups of a row, then the ragged one: which inputs and which groups."""
     full = k // group_size
     if full:
-        yield slice(0, full * group_size), slice(0, full), group_size
+        yield slice(0, full * group_size), slice(0, full)
     if k % group_size:
-        yield slice(full * group_size, k), slice(full, full + 1), k % group_size
+        yield slice(full * group_size, k), slice(full, full + 1)
 
 
-def _block_of(weight: np.ndarray, rows: slice, name: str) -> npt.NDArray[np.float32]:
+def _finite_block(weight: npt.NDArray[np.floating], rows: slice, name: str) -> _Single:
     with np.errstate(over="ignore"):
         block = weight[rows].astype(np.float32)
     finite = np.isfinite(block)
     if not finite.all():
         row, column = np.argwhere(~finite)[0]
         value = weight[rows.start + row, column]
-        raise InputError(f"{name}[{rows.start + row}, {column}] is {value}; a weight must be finite in float32")
+        raise InputError(
+            f"{name}[{rows.start + row}, {column}] is {value}; expected a finite float32; repair the model"
+        )
     return block
 
 
-def _rounded(scales: _Floats, dtype: np.dtype, first_row: int, name: str) -> npt.NDArray[np.floating]:
+def _rounded(scales: _Double, dtype: np.dtype, rows: slice, name: str) -> npt.NDArray[np.floating]:
+    """Scales [C, rows, groups] in `dtype`."""
     with np.errstate(over="ignore"):
         rounded = scales.astype(dtype)
     finite = np.isfinite(rounded)
     if not finite.all():
-        value = scales[~finite][0]
-        way_out = "use float32 scales" if dtype == np.float16 else "scale the weight down"
+        at = tuple(np.argwhere(~finite)[0])
+        way_out = "use float32 scales" if dtype == np.float16 else "scale the model's weights down"
         raise InputError(
-            f"{name}: a scale of {value:.6g} is needed near row {first_row}, but {dtype} ends at {np.finfo(dtype).max}; {way_out}"
+            f"{name}: row {rows.start + at[1]} needs a scale of {scales[at]:.6g}, "
+            f"expected at most {np.finfo(dtype).max:.6g} for {dtype}; {way_out}"
         )
     return rounded
 
 
-def _check_arguments(weight: np.ndarray, planes: int, group_size: int, dtype: np.dtype, name: str) -> None:
+def _check_arguments(
+    weight: npt.NDArray[np.floating], planes: int, group_size: int, dtype: np.dtype, name: str
+) -> None:
     limits = OP.limits
-    if weight.ndim != 2 or 0 in weight.shape or not np.issubdtype(weight.dtype, np.floating):
-        raise InputError(f"{name}: expected a non-empty floating-point [N, K], got {weight.dtype} {list(weight.shape)}")
+    floating = weight.dtype.kind == "f" or weight.dtype.name == "bfloat16"  # NumPy knows bfloat16 by an extension only
+    if weight.ndim != 2 or 0 in weight.shape or not floating:
+        raise InputError(f"{name}: expected floating-point [N, K], not empty, got {weight.dtype} {list(weight.shape)}")
     if not limits["min_planes"] <= planes <= limits["max_planes"]:
-        raise InputError(f"{name}: planes must be {limits['min_planes']} to {limits['max_planes']}, got {planes}")
+        raise InputError(f"planes: expected {limits['min_planes']} to {limits['max_planes']}, got {planes}")
     multiple = limits["group_multiple"]
-    if group_size < multiple or group_size % multiple or group_size > padded_k(weight.shape[1], multiple):
+    most = padded_k(weight.shape[1], multiple)
+    if group_size < multiple or group_size % multiple or group_size > most:
         raise InputError(
-            f"{name}: group_size must be a multiple of {multiple} from {multiple} to {padded_k(weight.shape[1], multiple)} "
-            f"for {weight.shape[1]} inputs, got {group_size}"
+            f"{name}: group_size: expected a multiple of {multiple} up to {most} for {weight.shape[1]} inputs, "
+            f"got {group_size}"
         )
     if dtype not in (np.float16, np.float32):
-        raise InputError(f"{name}: scale_dtype must be float16 or float32, got {dtype}")
+        raise InputError(f"scale_dtype: expected float16 or float32, got {dtype}")
