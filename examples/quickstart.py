@@ -34,7 +34,7 @@ def main(model: str, prompt: str) -> None:
     names = [value.name for value in session.get_outputs()]
     for _ in range(NEW_TOKENS):
         feeds["attention_mask"] = np.ones((1, len(ids)), np.int64)
-        outputs = dict(zip(names, session.run(names, feeds), strict=True))
+        outputs = dict(zip(names, map(np.asarray, session.run(names, feeds)), strict=True))
         ids.append(int(outputs.pop("logits")[0, -1].argmax()))
         feeds = {name.replace("present.", "past_key_values."): value for name, value in outputs.items()}
         feeds["input_ids"] = np.array([ids[-1:]])

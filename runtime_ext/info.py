@@ -65,5 +65,9 @@ def _print(section: dict[str, Any], indent: str) -> None:
         if isinstance(value, dict):
             print(f"{indent}{key}")
             _print(value, indent + "  ")
+        elif isinstance(value, list):
+            words = [", ".join(map(str, item.values())) if isinstance(item, dict) else str(item) for item in value]
+            separator = f"\n{indent}{'':{width}}  " if any(isinstance(item, dict) for item in value) else " "
+            print(f"{indent}{key:{width}}  {separator.join(words)}")
         else:
             print(f"{indent}{key:{width}}  {value}")

@@ -31,7 +31,7 @@ def logits_without_cache(path, tokens):
         if value.name.startswith("past_key_values"):
             dtype = np.float16 if "float16" in value.type else np.float32
             feeds[value.name] = np.zeros((1, value.shape[1], 0, value.shape[3]), dtype)
-    return session.run(["logits"], feeds)[0][0, -1].astype(np.float32)
+    return np.asarray(session.run(["logits"], feeds)[0])[0, -1].astype(np.float32)
 
 
 def assert_close(actual, expected, dtype):

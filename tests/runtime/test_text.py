@@ -40,7 +40,7 @@ def test_special_tokens_are_not_text(directory):
 
 @pytest.mark.parametrize("place", ["file", "string", "named"])
 def test_chat_template_is_found_in_all_its_places(directory, place):
-    settings = {"eos_token": {"content": tiny.END}}
+    settings: dict[str, object] = {"eos_token": {"content": tiny.END}}
     if place == "file":
         (directory / "chat_template.jinja").write_text(tiny.CHAT_TEMPLATE, encoding="utf-8")
     elif place == "string":

@@ -1,0 +1,46 @@
+"""A full-precision ONNX export to compare with: the same graph builder, plain float32 weights.
+
+python -m examples.reference MODEL_DIR OUT_DIR      write OUT_DIR/model.onnx and the files a runtime needs beside it
+"""
+
+import argparse
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from dualbinary import console
+
+__all__ = ["export_reference"]
+
+
+def export_reference(model_directory: Path, output_directory: Path) -> Path:
+    """Export in float32 with ONNX Runtime's own operators only, unless that was done before; returns the ONNX file."""
+    path = output_directory / "model.onnx"
+    if path.exists():
+        return path
+    # Here, because a reference that is already there needs none of it.
+    import mobius
+    from mobius.integrations.ort_genai import export_package
+
+    output_directory.parent.mkdir(parents=True, exist_ok=True)
+    package = mobius.build(str(model_directory), dtype="f32", execution_provider="cpu")
+    with tempfile.TemporaryDirectory(dir=output_directory.parent) as scratch:
+        whole = Path(scratch) / "reference"
+        export_package(package, str(whole), local_config_dir=str(model_directory), progress_bar=False)
+        shutil.rmtree(output_directory, ignore_errors=True)
+        whole.rename(output_directory)
+    return path
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line; see the module's docstring."""
+    parser = argparse.ArgumentParser(prog="python -m examples.reference", description="Export a model in float32.")
+    parser.add_argument("model_directory", type=Path, metavar="MODEL_DIR")
+    parser.add_argument("output_directory", type=Path, metavar="OUT_DIR")
+    console.add_common_options(parser)
+    return console.run(parser, lambda args: print(export_reference(args.model_directory, args.output_directory)), argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
