@@ -1,7 +1,8 @@
-"""Derive files from the contract: the C++ header (at build time) and docs/op_reference.md (committed).
+"""Derive files from the contract: the C++ header at build time; docs/op_reference.md and golden vectors, committed.
 
 python -m dualbinary.codegen --header PATH      write the header; CMake calls this, so it can't be stale in a build
 python -m dualbinary.codegen --docs PATH        write the operator's reference page
+python -m dualbinary.codegen --golden PATH      write the golden vectors
 python -m dualbinary.codegen --docs PATH --check    exit 1 if PATH is not what would be written
 """
 
@@ -9,6 +10,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from dualbinary import golden
 from dualbinary.schema import OP, digest
 
 __all__ = ["header", "main", "reference_page"]
@@ -102,10 +104,11 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m dualbinary.codegen", description="Derive files from the contract.")
     parser.add_argument("--header", type=Path, metavar="PATH", help="write the C++ header")
     parser.add_argument("--docs", type=Path, metavar="PATH", help="write the operator's reference page")
+    parser.add_argument("--golden", type=Path, metavar="PATH", help="write the golden vectors")
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if a file is not up to date")
     args = parser.parse_args(argv)
     stale = []
-    for path, text in ((args.header, header), (args.docs, reference_page)):
+    for path, text in ((args.header, header), (args.docs, reference_page), (args.golden, golden.text)):
         if path is None:
             continue
         wanted = text()

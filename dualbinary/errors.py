@@ -8,7 +8,10 @@ __all__ = ["DualBinaryError", "InputError"]
 
 
 class DualBinaryError(Exception):
-    """The work could not be done (exit code 1). The message names the thing, what was expected, what came, the way out."""
+    """The work could not be done (exit code 1).
+
+    The message names the thing, what was expected, what came, and the way out.
+    """
 
 
 class InputError(DualBinaryError, ValueError):

@@ -17,7 +17,7 @@ vectorised over thousands of groups.
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -93,12 +93,13 @@ def fit(
     Raises InputError, naming `name`, where the arguments are outside the contract, the weight isn't finite, or a scale
     doesn't fit `scale_dtype`.
     """
-    weight, dtype = np.asarray(weight), np.dtype(scale_dtype)
+    weight = np.asarray(weight)
+    dtype = cast("np.dtype[np.floating]", np.dtype(scale_dtype))  # checked next
     _check_arguments(weight, planes, group_size, dtype, name)
     n, k = weight.shape
     kp = padded_k(k, group_size)
     packed = np.empty((planes, n, kp // 8), np.uint8)
-    scales: npt.NDArray[np.floating] = np.empty((planes + offset, n, kp // group_size), dtype)
+    scales = np.empty((planes + offset, n, kp // group_size), dtype)
     method = _Method(planes, offset)
 
     def fit_rows(rows: slice) -> tuple[int, float, float]:
@@ -316,7 +317,7 @@ def _finite_block(weight: npt.NDArray[np.floating], rows: slice, name: str) -> _
     return block
 
 
-def _rounded(scales: _Double, dtype: np.dtype, rows: slice, name: str) -> npt.NDArray[np.floating]:
+def _rounded(scales: _Double, dtype: np.dtype[np.floating], rows: slice, name: str) -> npt.NDArray[np.floating]:
     """Scales [C, rows, groups] in `dtype`."""
     with np.errstate(over="ignore"):
         rounded = scales.astype(dtype)

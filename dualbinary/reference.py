@@ -27,8 +27,8 @@ def dual_binary_matmul(
 ) -> npt.NDArray[np.float64]:
     """Return Y [.., N] in float64 for X [.., K], layout 1 planes [P, N, Kp/8] and scales [C, N, Kp/G].
 
-    The result is not rounded to the type of X, so that a caller can measure against it. Raises InputError where a tensor
-    does not fit the contract.
+    The result is not rounded to the type of X, so that a caller can measure against it. Raises InputError where a
+    tensor does not fit the contract.
     """
     check_tensors(planes, scales, N, K, group_size)
     bits = unpack_planes(planes, K).astype(bool)  # [P, N, K]

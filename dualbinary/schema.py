@@ -25,7 +25,7 @@ class Value:
 
 @dataclass(frozen=True)
 class Attribute:
-    """An integer attribute. `default` is None where the attribute is required; `values` is empty where any value goes."""
+    """An integer attribute. `default` is None where it is required; `values` is empty where any value goes."""
 
     name: str
     type: str

@@ -1,0 +1,85 @@
+"""The command `dualbinary`: one name in front of the commands of all packages.
+
+    dualbinary export ...       python -m exporter ...
+    dualbinary quantize ...     python -m calib ...
+    dualbinary generate ...     python -m runtime_ext generate ...     and so on for bench and info
+
+The packages are run by name, not imported: this one depends on none of them.
+"""
+
+import argparse
+import runpy
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+
+from dualbinary.schema import OP, digest
+
+__all__ = ["main"]
+
+
+@dataclass(frozen=True)
+class _Verb:
+    module: str
+    arguments: tuple[str, ...]
+    extra: str  # of the distribution, with what the module imports; empty where the base has it all
+    text: str
+
+
+VERBS = {
+    "export": _Verb("exporter", (), "export", "turn a Hugging Face model directory into an ONNX file"),
+    "quantize": _Verb("calib", (), "calib", "train a model to two bits a weight"),
+    "generate": _Verb("runtime_ext", ("generate",), "", "continue a prompt with an exported model"),
+    "bench": _Verb("runtime_ext", ("bench",), "", "measure an exported model"),
+    "info": _Verb("runtime_ext", ("info",), "", "describe the runtime library and this machine"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the verb that comes first with all that follows; return its exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    listing = "\n".join(f"  {name:<10} {verb.text}" for name, verb in VERBS.items())
+    parser = argparse.ArgumentParser(
+        prog="dualbinary",
+        usage="dualbinary [-h] [--version] VERB ...",
+        description="Language models at about two bits a weight in ONNX Runtime.",
+        epilog=f"verbs:\n{listing}\n\n`dualbinary VERB --help` tells more.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=_version())
+    parser.add_argument("verb", choices=VERBS, help=argparse.SUPPRESS)
+    verb = VERBS[parser.parse_args(arguments[:1]).verb]
+    return _run(verb, [*verb.arguments, *arguments[1:]])
+
+
+def _run(verb: _Verb, arguments: list[str]) -> int:
+    saved = sys.argv
+    sys.argv = [verb.module, *arguments]
+    try:
+        runpy.run_module(verb.module, run_name="__main__", alter_sys=True)
+    except SystemExit as leaving:
+        if isinstance(leaving.code, str):
+            print(leaving.code, file=sys.stderr)
+            return 1
+        return leaving.code or 0
+    except ModuleNotFoundError as error:
+        if not verb.extra:
+            raise
+        print(f"error: {error}; pip install 'dualbinary[{verb.extra}]' has what is needed", file=sys.stderr)
+        return 1
+    finally:
+        sys.argv = saved
+    return 0
+
+
+def _version() -> str:
+    try:
+        release = version("dualbinary")
+    except PackageNotFoundError:
+        release = "(not installed)"
+    return f"dualbinary {release}, {OP.domain}::{OP.name} version {OP.version}, contract {digest()}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
