@@ -44,6 +44,10 @@ UNIFORM, CROWDED = 2.0, 1.5
 # (Max 1960), for P = 1 to 8: where few planes can't afford to reach the ends of a group's range.
 GAUSSIAN_HALF_WIDTH = (0.80, 1.49, 2.05, 2.51, 2.92, 3.28, 3.61, 3.92)
 
+# Share of the sum of squares below which errors are float64 rounding and don't count as better: an exact start, whose
+# scales have few digits, must not give way to another exact answer that float16 can't hold.
+NOISE = 1e-13
+
 LATTICE_TOLERANCE = 1 / 16  # of a step: weights that lie on a grid up to their own rounding, to 8 bits or better
 
 
@@ -146,12 +150,13 @@ class _Method:
         # A power of two brings each group to -1 .. 1 and back without rounding, so that no sum overflows or underflows.
         ordered = np.ascontiguousarray(np.sort(np.ldexp(weights, -exponent[:, None]), axis=1).T)  # [G, R]
         problem = _Problem(ordered, self.bits)
+        noise = NOISE * problem.squares
         best, least = np.zeros((self.bits.shape[1], len(weights))), np.full(len(weights), np.inf)
         for start in self._starts(ordered):
             scales = start
             for remaining in range(ROUNDS, -1, -1):
                 error, gram, right = problem.normal_equations(scales)
-                better = error < least
+                better = error < least - noise
                 least = np.where(better, error, least)
                 best = np.where(better, scales, best)
                 if remaining:

@@ -36,11 +36,12 @@ def dual_binary_matmul(
     y = np.zeros((len(rows), N))
     ones = np.ones((1, N, K), bool)
     selectors = np.concatenate([bits, ones]) if len(scales) > len(bits) else bits  # [C, N, K]
-    for selector, scale in zip(selectors, scales.astype(np.float64), strict=True):
-        for group in range(padded_k(K, group_size) // group_size):
-            inputs = slice(group * group_size, min((group + 1) * group_size, K))
-            for m, row in enumerate(rows):
-                # where(), not a product: 0 * inf would be NaN although the input is not selected.
-                partial = np.where(selector[:, inputs], row[inputs], 0.0).sum(axis=1)  # [N]
-                y[m] += scale[:, group] * partial
+    with np.errstate(invalid="ignore", over="ignore"):  # NaN and infinity are answers here
+        for selector, scale in zip(selectors, scales.astype(np.float64), strict=True):
+            for group in range(padded_k(K, group_size) // group_size):
+                inputs = slice(group * group_size, min((group + 1) * group_size, K))
+                for m, row in enumerate(rows):
+                    # where(), not a product: 0 * inf would be NaN although the input is not selected.
+                    partial = np.where(selector[:, inputs], row[inputs], 0.0).sum(axis=1)  # [N]
+                    y[m] += scale[:, group] * partial
     return y.reshape(*x.shape[:-1], N)

@@ -1,0 +1,79 @@
+import numpy as np
+import pytest
+from hypothesis import given
+
+from dualbinary import InputError, check_tensors, dequantize, pack_planes, padded_k, unpack_planes
+from tests.contract.strategies import cases
+
+
+@given(cases())
+def test_pack_any_bits_puts_input_k_at_bit_k_mod_8_of_byte_k_div_8(case):
+    P, N, K = case.bits.shape
+    kp = padded_k(K, case.group_size)
+    assert case.planes.shape == (P, N, kp // 8)
+    for k in range(kp):
+        stored = case.planes[:, :, k // 8] >> (k % 8) & 1
+        expected = case.bits[:, :, k] if k < K else np.zeros((P, N))
+        assert (stored == expected).all()
+
+
+@given(cases())
+def test_unpack_packed_bits_gives_them_back(case):
+    assert (unpack_planes(case.planes, case.K) == case.bits).all()
+
+
+@given(cases())
+def test_dequantize_any_case_is_the_formula_weight_by_weight(case):
+    weight = dequantize(case.planes, case.scales, case.K, case.group_size)
+    P = len(case.bits)
+    for n in range(case.N):
+        for k in range(case.K):
+            scales = case.scales[:, n, k // case.group_size].astype(np.float64)
+            expected = sum(scales[p] for p in range(P) if case.bits[p, n, k]) + (scales[P] if len(scales) > P else 0.0)
+            # A sum of at most nine terms, in another order than NumPy's: 9 roundings of the largest partial sum.
+            assert abs(weight[n, k] - expected) <= 9 * np.finfo(np.float64).eps * np.abs(scales).sum()
+
+
+@pytest.mark.parametrize(
+    ("bits", "message"),
+    [
+        (np.zeros((2, 3)), r"shape \[P, N, K\]"),
+        (np.full((1, 1, 4), 2), "only 0 and 1"),
+        (np.full((1, 1, 4), -1), "only 0"),
+    ],
+)
+def test_pack_wrong_bits_is_refused(bits, message):
+    with pytest.raises(InputError, match=message):
+        pack_planes(bits, 32)
+
+
+PLANES, SCALES = np.zeros((2, 3, 16), np.uint8), np.zeros((2, 3, 2), np.float16)
+
+
+@pytest.mark.parametrize(
+    ("planes", "scales", "group_size", "message"),
+    [
+        (PLANES, SCALES, 0, "group_size"),
+        (PLANES, SCALES, -64, "group_size"),
+        (PLANES, SCALES, 48, "group_size"),
+        (PLANES, SCALES, 160, "group_size 160 is larger"),
+        (PLANES.astype(np.int8), SCALES, 64, "expected uint8"),
+        (PLANES[0], SCALES, 64, "expected uint8"),
+        (PLANES[:, :, :8], SCALES, 64, r"planes: expected shape \[2, 3, 16\]"),
+        (PLANES[:, :2], SCALES, 64, r"planes: expected shape \[2, 3, 16\]"),
+        (PLANES[:0], SCALES[:0], 64, "0 planes"),
+        (np.zeros((9, 3, 16), np.uint8), SCALES, 64, "9 planes"),
+        (PLANES, SCALES.astype(np.float64), 64, "expected float16 or float32"),
+        (PLANES, SCALES[:1], 64, r"scales: expected shape \[2 or 3, 3, 2\]"),
+        (PLANES, np.zeros((4, 3, 2), np.float16), 64, "scales: expected shape"),
+        (PLANES, SCALES[:, :, :1], 64, "scales: expected shape"),
+    ],
+)
+def test_check_tensors_outside_the_contract_is_refused_by_name(planes, scales, group_size, message):
+    with pytest.raises(InputError, match=f"(?s)layer.*{message}"):
+        check_tensors(planes, scales, 3, 128, group_size, "layer")
+
+
+def test_check_tensors_inside_the_contract_passes():
+    check_tensors(PLANES, SCALES, 3, 128, 64)
+    check_tensors(PLANES, np.zeros((3, 3, 1), np.float32), 3, 97, 128)
