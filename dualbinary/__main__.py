@@ -20,7 +20,7 @@ __all__ = ["main"]
 
 
 @dataclass(frozen=True)
-class _Verb:
+class Verb:
     module: str
     arguments: tuple[str, ...]
     extra: str  # of the distribution, with what the module imports; empty where the base has it all
@@ -28,11 +28,11 @@ class _Verb:
 
 
 VERBS = {
-    "export": _Verb("exporter", (), "export", "turn a Hugging Face model directory into an ONNX file"),
-    "quantize": _Verb("calib", (), "calib", "train a model to two bits a weight"),
-    "generate": _Verb("runtime_ext", ("generate",), "", "continue a prompt with an exported model"),
-    "bench": _Verb("runtime_ext", ("bench",), "", "measure an exported model"),
-    "info": _Verb("runtime_ext", ("info",), "", "describe the runtime library and this machine"),
+    "export": Verb("exporter", (), "export", "turn a Hugging Face model directory into an ONNX file"),
+    "quantize": Verb("calib", (), "calib", "train a model to two bits a weight"),
+    "generate": Verb("runtime_ext", ("generate",), "", "continue a prompt with an exported model"),
+    "bench": Verb("runtime_ext", ("bench",), "", "measure an exported model"),
+    "info": Verb("runtime_ext", ("info",), "", "describe the runtime library and this machine"),
 }
 
 
@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return _run(verb, [*verb.arguments, *arguments[1:]])
 
 
-def _run(verb: _Verb, arguments: list[str]) -> int:
+def _run(verb: Verb, arguments: list[str]) -> int:
     saved = sys.argv
     sys.argv = [verb.module, *arguments]
     try:

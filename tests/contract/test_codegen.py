@@ -1,0 +1,58 @@
+import re
+from pathlib import Path
+
+import pytest
+
+from dualbinary import OP, codegen, digest, golden
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(
+    ("option", "file"),
+    [("--docs", "docs/op_reference.md"), ("--golden", f"dualbinary/golden/{golden.FILE_NAME}")],
+)
+def test_committed_file_is_what_codegen_writes(option, file):
+    assert codegen.main([option, str(ROOT / file), "--check"]) == 0
+
+
+@pytest.mark.parametrize("option", ["--header", "--docs", "--golden"])
+def test_check_reports_a_stale_file_and_writes_nothing(tmp_path, capsys, option):
+    path = tmp_path / "sub" / "file"
+    assert codegen.main([option, str(path), "--check"]) == 1
+    assert not path.parent.exists()
+    assert codegen.main([option, str(path)]) == 0
+    assert codegen.main([option, str(path), "--check"]) == 0
+    path.write_text(path.read_text() + "x")
+    assert codegen.main([option, str(path), "--check"]) == 1
+    assert path.name in capsys.readouterr().err
+
+
+def test_file_that_is_up_to_date_keeps_its_time_stamp(tmp_path):
+    path = tmp_path / "contract.h"
+    codegen.main(["--header", str(path)])
+    before = path.stat().st_mtime_ns
+    codegen.main(["--header", str(path)])
+    assert path.stat().st_mtime_ns == before
+
+
+def test_header_holds_every_name_and_limit_of_the_contract():
+    text = codegen.header()
+    constants = dict(re.findall(r"inline constexpr \S+ (k\w+?)(?:\[\])? = (.*);", text))
+    assert constants["kDomain"] == f'"{OP.domain}"'
+    assert constants["kDigest"] == f'"{digest()}"'
+    assert constants["kMaxPlanes"] == str(OP.limits["max_planes"])
+    assert constants["kInputScales"] == "2"
+    for attribute in OP.attributes:
+        assert f'"{attribute.name}"' in constants.values()
+    # Only constants: a file compiled for one instruction set may include it without leaking code to another.
+    assert all(re.match(r"$|//|#|namespace|}|inline constexpr ", line) for line in text.splitlines())
+
+
+def test_operator_lookups_find_what_the_contract_names_and_nothing_else():
+    assert OP.attribute("layout").values == (1,)
+    assert OP.layout(1).bit_order == "little"
+    with pytest.raises(KeyError):
+        OP.attribute("bits")
+    with pytest.raises(KeyError):
+        OP.layout(2)

@@ -1,0 +1,85 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dualbinary import pack_planes
+from dualbinary.statistics import WeightStatistics, paper_flops, weight_statistics
+from tests.contract.strategies import cases
+
+
+def of_codes(*counts):
+    return WeightStatistics(sum(counts), 0, counts)
+
+
+@given(cases())
+def test_statistics_any_weight_count_its_bits_without_padding(case):
+    statistics = weight_statistics(case.planes, case.scales, case.K, case.group_size)
+    assert statistics.weights == case.N * case.K
+    assert statistics.density == pytest.approx(case.bits.mean(axis=(1, 2)))
+    codes = sum(plane << p for p, plane in enumerate(case.bits))
+    assert statistics.code_counts == tuple((codes == code).sum() for code in range(1 << len(case.bits)))
+    assert statistics.stored_bits == 8 * (case.planes.nbytes + case.scales.nbytes)
+
+
+@given(st.lists(st.integers(0, 1000), min_size=4, max_size=4).filter(any))
+def test_huffman_bits_lie_within_a_bit_of_the_entropy(counts):
+    statistics = of_codes(*counts)
+    assert 0 <= statistics.entropy <= 2
+    if np.count_nonzero(counts) > 1:
+        assert statistics.entropy - 1e-12 <= statistics.huffman_bits < statistics.entropy + 1
+
+
+@pytest.mark.parametrize(
+    ("counts", "entropy", "huffman"),
+    [((1, 1, 1, 1), 2, 2), ((8, 4, 2, 2), 1.75, 1.75), ((5, 0, 0, 0), 0, 0), ((1, 1), 1, 1)],
+)
+def test_entropy_and_huffman_of_known_shares(counts, entropy, huffman):
+    assert of_codes(*counts).entropy == pytest.approx(entropy)
+    assert of_codes(*counts).huffman_bits == pytest.approx(huffman)
+
+
+def test_gaussian_levels_of_the_paper_have_its_entropy_and_density():
+    # Shares of the levels -s, 0, s, 2s of a Gaussian at the best s; codes are plane 1 + 2 * plane 2.
+    shares = {(0, 1): 300, (0, 0): 400, (1, 1): 242, (1, 0): 58}
+    counts = [0] * 4
+    for (first, second), count in shares.items():
+        counts[first + 2 * second] = count
+    statistics = of_codes(*counts)
+    assert statistics.density == pytest.approx((0.300, 0.542))
+    assert statistics.entropy == pytest.approx(1.783, abs=1e-3)
+    assert statistics.huffman_bits == pytest.approx(1.900, abs=1e-3)
+
+
+def test_bits_per_weight_count_scales_and_padding():
+    planes = pack_planes(np.zeros((2, 3, 64)), 64)
+    statistics = weight_statistics(planes, np.zeros((2, 3, 1), np.float16), 64, 64)
+    assert statistics.bits_per_weight == 2 + 2 * 16 / 64
+    ragged = weight_statistics(planes, np.zeros((3, 3, 1), np.float16), 40, 64)
+    assert ragged.bits_per_weight == pytest.approx((2 * 64 + 3 * 16) / 40)
+
+
+def test_sum_of_statistics_is_that_of_both_weights_together():
+    one = WeightStatistics(4, 10, (1, 1, 1, 1), 1.0, 4.0)
+    two = WeightStatistics(12, 22, (12, 0, 0, 0), 2.0, 8.0)
+    both = one + two
+    assert both.bits_per_weight == 2
+    assert both.density == pytest.approx((2 / 16, 2 / 16))
+    assert both.relative_error == 0.25
+    assert (one + WeightStatistics(1, 1, (1, 0, 0, 0))).relative_error is None
+    with pytest.raises(ValueError, match="shorter"):
+        one + of_codes(1, 1)
+
+
+def test_relative_error_of_zeros_is_zero():
+    assert WeightStatistics(1, 1, (1, 0), 0.0, 0.0).relative_error == 0
+
+
+def test_paper_flops_of_llama_7b_are_the_papers():
+    linear, lm_head, width = 6_476_005_376, 131_072_000, 32 * 4096
+    # The density that the paper's 29.8 G leave for its planes.
+    half = round(linear * 0.403)
+    planes = WeightStatistics(linear, 0, (linear - half, 0, 0, half))
+    flops = paper_flops([planes], lm_head, width)
+    assert flops.full == pytest.approx(423.4e9, rel=1e-4)
+    assert flops.quantised == pytest.approx(29.8e9, rel=1e-3)
