@@ -53,8 +53,8 @@ check: setup ## lint, format, types, generated files, file budget
 	$(BIN)/python tools/check_files.py
 	$(BIN)/pyright
 
-bench: setup ## speed of the kernels and of the demo's model
-	$(BIN)/python -m benchmarks
+bench: setup ## speed of the kernels beside what the memory can deliver
+	$(BIN)/python -m benchmarks.kernel_bench
 
 docs: setup ## regenerate docs/op_reference.md
 	$(BIN)/python -m dualbinary.codegen --docs docs/op_reference.md

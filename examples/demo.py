@@ -9,6 +9,7 @@ machine, now; nothing is compared with numbers from elsewhere.
 import argparse
 import json
 import math
+import os
 import shlex
 import subprocess
 import sys
@@ -21,7 +22,9 @@ from examples import smollm2
 
 __all__ = ["main"]
 
-OUTPUT = smollm2.DEFAULT_DIRECTORY.parent.parent / "out" / "demo"
+# Relative, so that the printed commands can be copied; `make demo` runs in the repository's root.
+MODEL = Path(os.path.relpath(smollm2.DEFAULT_DIRECTORY))
+OUTPUT = Path(os.path.relpath(smollm2.DEFAULT_DIRECTORY.parent.parent / "out" / "demo"))
 PROMPT = "The capital of France is"
 COLUMNS = ("model", "file MB", "bits/weight", "load s", "prompt tok/s", "decode tok/s", "peak MB", "decode vs fp32")
 
@@ -37,10 +40,10 @@ class Row:
 
 def command(args: argparse.Namespace) -> None:
     """Run the steps and print the table."""
-    _run("examples.smollm2")
+    _run("examples.smollm2", MODEL)
     reference, exported = OUTPUT / "fp32" / "model.onnx", OUTPUT / "dualbinary" / "model.onnx"
-    _run("examples.reference", smollm2.DEFAULT_DIRECTORY, reference.parent)
-    _run("exporter", smollm2.DEFAULT_DIRECTORY, exported, "--check", "--force")
+    _run("examples.reference", MODEL, reference.parent)
+    _run("exporter", MODEL, exported, "--check", "--force")
     _run("runtime_ext", "generate", exported, "--prompt", PROMPT, "--max-new-tokens", "16")
     rows = [
         Row("fp32", reference),
@@ -51,7 +54,7 @@ def command(args: argparse.Namespace) -> None:
     results = [
         json.loads(_run("runtime_ext", "bench", row.model, *row.options, *options, capture=True)) for row in rows
     ]
-    weights = _count_weights(smollm2.DEFAULT_DIRECTORY / "model.safetensors")
+    weights = _count_weights(MODEL / "model.safetensors")
     if args.json:
         report = zip(rows, results, strict=True)
         print(json.dumps({row.title: {"file_bytes": _size(row.model), **result} for row, result in report}))
