@@ -119,8 +119,11 @@ void multiply_tables(const Tile& tile, const Tables& tables) {
 void Weight::multiply(const Activations& x, std::int64_t rows, void* y, const ParallelFor& parallel) const {
   const std::int64_t segment_bytes = shape_.segment_size * kernel_.entry_bytes * 4;  // 16 entries for 4 inputs
   const std::int64_t row_bytes = shape_.segments * (segment_bytes + static_cast<std::int64_t>(sizeof(Segment)));
-  const std::int64_t tile_rows = std::min(rows, std::clamp<std::int64_t>(kTableBudget / row_bytes, 1, kMaxTileRows));
-  const Scratch scratch(static_cast<std::size_t>(std::max<std::int64_t>(tile_rows, 1) * row_bytes));
+  const std::int64_t most_rows = std::clamp<std::int64_t>(kTableBudget / row_bytes, 1, kMaxTileRows);
+  // Tiles of equal size: a short last one would read all weights for little work.
+  const std::int64_t tile_rows =
+      std::max<std::int64_t>(1, ceil_div(rows, std::max<std::int64_t>(1, ceil_div(rows, most_rows))));
+  const Scratch scratch(static_cast<std::size_t>(tile_rows * row_bytes));
   const std::size_t element = x.type == Element::kFloat16 ? 2 : 4;
   for (std::int64_t m = 0; m < rows; m += tile_rows) {
     const std::int64_t count = std::min(tile_rows, rows - m);

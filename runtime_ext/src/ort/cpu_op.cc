@@ -25,18 +25,38 @@ struct CpuOp : OrtCustomOp {
 
 const CpuOp& self(const OrtCustomOp* op) { return *static_cast<const CpuOp*>(op); }
 
+[[noreturn]] void refuse_type(const char* name) {
+  throw std::invalid_argument(std::string("attribute ") + name + ": expected an integer, got another type");
+}
+
 class KernelAttributes : public AttributeReader {
  public:
   KernelAttributes(const OrtApi& api, const OrtKernelInfo* info) : api_(api), info_(info) {}
   std::optional<std::int64_t> read(const char* name) const override {
     std::int64_t value = 0;
-    OrtStatus* status = api_.KernelInfoGetAttribute_int64(info_, name, &value);
-    if (status == nullptr) return value;
-    api_.ReleaseStatus(status);
+    if (succeeds(api_.KernelInfoGetAttribute_int64(info_, name, &value))) return value;
+    if (has_other_type(name)) refuse_type(name);
     return std::nullopt;
   }
 
  private:
+  // The API answers alike for an absent attribute and for one of another type; only asking for the others tells. A
+  // default must not take the place of a value that the model does give.
+  bool has_other_type(const char* name) const {
+    float number = 0;
+    std::size_t size = 0;
+    return succeeds(api_.KernelInfoGetAttribute_float(info_, name, &number)) ||
+           succeeds(api_.KernelInfoGetAttribute_string(info_, name, nullptr, &size)) ||
+           succeeds(api_.KernelInfoGetAttributeArray_int64(info_, name, nullptr, &size)) ||
+           succeeds(api_.KernelInfoGetAttributeArray_float(info_, name, nullptr, &size));
+  }
+
+  bool succeeds(OrtStatus* status) const {
+    if (status == nullptr) return true;
+    api_.ReleaseStatus(status);
+    return false;
+  }
+
   const OrtApi& api_;
   const OrtKernelInfo* info_;
 };
@@ -46,13 +66,16 @@ class InferenceAttributes : public AttributeReader {
   InferenceAttributes(const OrtApi& api, const OrtShapeInferContext* context) : api_(api), context_(context) {}
   std::optional<std::int64_t> read(const char* name) const override {
     const OrtOpAttr* attribute = nullptr;
+    if (OrtStatus* absent = api_.ShapeInferContext_GetAttribute(context_, name, &attribute)) {
+      api_.ReleaseStatus(absent);
+      return std::nullopt;
+    }
     std::int64_t value = 0;
     std::size_t size = 0;
-    OrtStatus* status = api_.ShapeInferContext_GetAttribute(context_, name, &attribute);
-    if (status == nullptr) status = api_.ReadOpAttr(attribute, ORT_OP_ATTR_INT, &value, sizeof(value), &size);
+    OrtStatus* status = api_.ReadOpAttr(attribute, ORT_OP_ATTR_INT, &value, sizeof(value), &size);
     if (status == nullptr) return value;
     api_.ReleaseStatus(status);
-    return std::nullopt;
+    refuse_type(name);
   }
 
  private:

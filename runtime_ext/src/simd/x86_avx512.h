@@ -56,10 +56,5 @@ inline __m512i table_index(__m512i nibbles) {
 inline __m512i low_index(__m512i line) { return table_index(line); }
 inline __m512i high_index(__m512i line) { return table_index(_mm512_srli_epi16(line, 4)); }
 
-// Sixteen scales of either type.
-inline __m512 load_scales(const std::uint8_t* p, bool half) {
-  return half ? _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))) : _mm512_loadu_ps(p);
-}
-
 }  // namespace
 }  // namespace dualbinary

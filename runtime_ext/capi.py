@@ -1,0 +1,145 @@
+"""The library's plain C interface from Python: one prepared weight, products without ONNX Runtime.
+
+For tests, benchmarks and experiments; `src/capi/dualbinary.h` documents the functions underneath.
+"""
+
+import ctypes
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dualbinary.errors import InputError
+from dualbinary.schema import OP
+from runtime_ext.library import library_path, load
+
+__all__ = ["Weight"]
+
+_TYPES = {np.dtype(np.float32): 0, np.dtype(np.float16): 1}
+_TASK = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_size_t)
+_PARALLEL_FOR = ctypes.CFUNCTYPE(None, ctypes.c_void_p, _TASK, ctypes.c_void_p, ctypes.c_size_t)
+
+ParallelFor = Callable[[Callable[[int], None], int], None]
+"""A parallel loop: call it with (task, count); it calls task(i) for every i below count and returns when all are done."""
+
+
+class _Spec(ctypes.Structure):
+    _fields_ = [
+        *(
+            (name, ctypes.c_int64)
+            for name in ("K", "N", "group_size", "planes", "scale_rows", "layout", "accuracy_level")
+        ),
+        ("scale_type", ctypes.c_int32),
+    ]
+
+
+class Weight:
+    """Planes [P, N, Kp/8] and scales [C, N, Kp/G], packed for one kernel. Use as a context manager, or `close()` it.
+
+    `kernel` is a name from describe()["kernels"], or None for the best at this accuracy_level. The arrays are kept and must
+    not be changed. Raises InputError where the library refuses something.
+    """
+
+    def __init__(
+        self,
+        planes: npt.NDArray[np.uint8],
+        scales: npt.NDArray[np.floating],
+        *,
+        K: int,
+        group_size: int,
+        accuracy_level: int = 0,
+        layout: int = OP.layouts[0].number,
+        kernel: str | None = None,
+    ) -> None:
+        self.N, self.K = planes.shape[1], K
+        self._planes, self._scales = np.ascontiguousarray(planes), np.ascontiguousarray(scales)
+        self._library = _typed_library()
+        self._handle = ctypes.c_void_p()
+        spec = _Spec(
+            K, self.N, group_size, len(planes), len(scales), layout, accuracy_level, _TYPES.get(scales.dtype, -1)
+        )
+        _check(
+            self._library.dualbinary_weight_create(
+                ctypes.byref(spec),
+                self._planes.ctypes.data,
+                self._planes.nbytes,
+                self._scales.ctypes.data,
+                self._scales.nbytes,
+                None if kernel is None else kernel.encode(),
+                ctypes.byref(self._handle),
+            )
+        )
+
+    @property
+    def kernel(self) -> str:
+        """Name of the kernel in use."""
+        return self._library.dualbinary_weight_kernel(self._handle).decode()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the weight that one product reads."""
+        return self._library.dualbinary_weight_bytes(self._handle)
+
+    def multiply(
+        self,
+        x: npt.NDArray[np.floating],
+        out: npt.NDArray[np.floating] | None = None,
+        parallel: ParallelFor | None = None,
+    ) -> npt.NDArray[np.floating]:
+        """Return Y [M, N] for X [M, K], both float32 or both float16; into `out` where it is given."""
+        x = np.ascontiguousarray(x)
+        y = np.empty((len(x), self.N), x.dtype) if out is None else out
+        if x.ndim != 2 or x.shape[1] != self.K or y.shape != (len(x), self.N) or y.dtype != x.dtype:
+            raise InputError(f"x: expected [M, {self.K}] and out [M, {self.N}], got {list(x.shape)}, {list(y.shape)}")
+        if not y.flags.c_contiguous:
+            raise InputError("out must be contiguous")
+        callback = _PARALLEL_FOR() if parallel is None else _as_callback(parallel)
+        _check(
+            self._library.dualbinary_multiply(
+                self._handle, x.ctypes.data, _TYPES.get(x.dtype, -1), len(x), y.ctypes.data, callback, None
+            )
+        )
+        return y
+
+    def close(self) -> None:
+        """Free the packed weight. Harmless to call twice."""
+        self._library.dualbinary_weight_destroy(self._handle)
+        self._handle = ctypes.c_void_p()
+
+    def __enter__(self) -> "Weight":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _as_callback(parallel: ParallelFor) -> Any:
+    def run(_pool: int, task: Any, data: int, count: int) -> None:
+        parallel(lambda index: task(data, index), count)
+
+    return _PARALLEL_FOR(run)
+
+
+def _typed_library() -> ctypes.CDLL:
+    library = load(library_path())
+    pointer, size = ctypes.c_void_p, ctypes.c_size_t
+    signatures: dict[str, tuple[Any, list[Any]]] = {
+        "weight_create": (ctypes.c_char_p, [pointer, pointer, size, pointer, size, ctypes.c_char_p, pointer]),
+        "weight_destroy": (None, [pointer]),
+        "weight_kernel": (ctypes.c_char_p, [pointer]),
+        "weight_bytes": (size, [pointer]),
+        "multiply": (
+            ctypes.c_char_p,
+            [pointer, pointer, ctypes.c_int32, ctypes.c_int64, pointer, _PARALLEL_FOR, pointer],
+        ),
+    }
+    for name, (result, arguments) in signatures.items():
+        function = getattr(library, f"dualbinary_{name}")
+        function.restype, function.argtypes = result, arguments
+    return library
+
+
+def _check(message: bytes | None) -> None:
+    if message is not None:
+        raise InputError(message.decode())
