@@ -62,6 +62,8 @@ def session_options(threads: int = 0, library: bool = True) -> ort.SessionOption
     # The graph is one chain; a second pool would only hold memory.
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.inter_op_num_threads = 1
+    # A memory plan is kept for every new set of input shapes, and each step has a new length of the mask.
+    options.enable_mem_pattern = False
     # What matters arrives as an exception; the log would only interrupt the text.
     options.log_severity_level = 4
     if library:
