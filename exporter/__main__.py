@@ -1,0 +1,203 @@
+"""`python -m exporter MODEL_DIR OUT.onnx`: a Hugging Face model directory to ONNX with dual-binary weights."""
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from dualbinary import OP, DualBinaryError, InputError
+from dualbinary.console import add_common_options, run
+from exporter.options import FALLBACKS, PLAIN_PLANES, ExportOptions
+
+__all__ = ["main"]
+
+_EPILOG = """\
+examples:
+  python -m exporter Llama-3.2-1B llama/llama.onnx                      4 planes with offset, fitted without data
+  python -m exporter Llama-3.2-1B-fdb llama/llama.onnx --check          a checkpoint of two trained planes, as stored
+  python -m exporter Llama-3.2-1B llama/llama.onnx --calibrate fast     train two planes first, then export
+
+The model's directory also gets the data file, genai_config.json, config.json, generation_config.json, the tokenizer's
+files, export_report.json and, where it is installed, the custom-op library.
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    result = argparse.ArgumentParser(
+        prog="python -m exporter",
+        description="Export a Hugging Face language model to ONNX with dual-binary weights.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    result.add_argument(
+        "model_dir", type=Path, metavar="MODEL_DIR", help="plain model directory, or a dualbinary checkpoint"
+    )
+    result.add_argument("out", type=Path, metavar="OUT.onnx", help="file to write; the others appear beside it")
+    limits, multiple = OP.limits, OP.limits["group_multiple"]
+    fitted = result.add_argument_group("planes of a plain directory (a checkpoint brings its own)")
+    fitted.add_argument(
+        "--planes",
+        type=int,
+        metavar="P",
+        help=f"binary planes, {limits['min_planes']} to {limits['max_planes']} (default {PLAIN_PLANES})",
+    )
+    fitted.add_argument(
+        "--group-size", type=int, metavar="G", help=f"weights per scale, a multiple of {multiple} (default 64)"
+    )
+    fitted.add_argument(
+        "--offset",
+        action=argparse.BooleanOptionalAction,
+        help=f"an offset per group (default: with {PLAIN_PLANES} planes)",
+    )
+    fitted.add_argument("--calibrate", choices=("fast", "best"), help="train two planes first (python -m calib)")
+    fitted.add_argument(
+        "--text", type=Path, action="append", metavar="FILE", help="text for --calibrate; may be repeated"
+    )
+    graph = result.add_argument_group("graph")
+    graph.add_argument(
+        "--accuracy-level", type=int, default=0, choices=OP.attribute("accuracy_level").values,
+        help="0: activations at 15 bits or better; 4: activations at int8, faster (default 0)",
+    )  # fmt: skip
+    graph.add_argument(
+        "--dtype", default="fp32", choices=("fp32", "fp16"), help="type of activations and KV cache (default fp32)"
+    )
+    graph.add_argument(
+        "--embedding-bits",
+        type=int,
+        default=8,
+        choices=(4, 8, 16, 32),
+        help="bits of token embedding and head (default 8)",
+    )
+    graph.add_argument(
+        "--fallback",
+        default="ort4",
+        choices=FALLBACKS,
+        help="how the model runs where the library is absent (default ort4)",
+    )
+    graph.add_argument(
+        "--target", default="cpu", choices=("cpu", "cuda"), help="provider in genai_config.json (default cpu)"
+    )
+    work = result.add_argument_group("work")
+    work.add_argument("--check", action="store_true", help="compare the result with PyTorch; fail where they disagree")
+    work.add_argument("--force", action="store_true", help="replace existing files")
+    work.add_argument("--quiet", action="store_true", help="no progress bar")
+    add_common_options(result)
+    return result
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    signal.signal(signal.SIGTERM, _interrupt)  # so that a terminated export cleans up as an interrupted one does
+    return run(parser(), _command, argv)
+
+
+def _command(args: argparse.Namespace) -> None:
+    options = ExportOptions(
+        planes=args.planes,
+        group_size=args.group_size,
+        offset=args.offset,
+        accuracy_level=args.accuracy_level,
+        dtype=args.dtype,
+        embedding_bits=args.embedding_bits,
+        fallback=args.fallback,
+        target=args.target,
+    )
+    if args.text and not args.calibrate:
+        raise InputError("--text is for --calibrate fast|best, which is not given")
+    if not args.calibrate:
+        _export(args, args.model_dir, options)
+        return
+    if (args.planes, args.group_size, args.offset) != (None, None, None):
+        raise InputError(
+            "--calibrate decides planes, group size and offset; leave --planes, --group-size and --offset out"
+        )
+    with tempfile.TemporaryDirectory(prefix="dualbinary-calibrate-") as scratch:
+        checkpoint = Path(scratch) / "checkpoint"
+        _calibrate(args, checkpoint)
+        _export(args, checkpoint, options)
+
+
+def _calibrate(args: argparse.Namespace, checkpoint: Path) -> None:
+    command = [sys.executable, "-m", "calib", str(args.model_dir), str(checkpoint), "--preset", args.calibrate]
+    for text in args.text or []:
+        command += ["--text", str(text)]
+    code = subprocess.run(command, check=False, stdout=sys.stderr).returncode
+    if code or not (checkpoint / "config.json").is_file():
+        raise DualBinaryError(
+            f"python -m calib ended with exit code {code} and left no checkpoint; nothing was exported"
+        )
+
+
+def _export(args: argparse.Namespace, model_dir: Path, options: ExportOptions) -> None:
+    from exporter.pipeline import export
+
+    begin = time.perf_counter()
+    library = _library()
+    show = not args.quiet and sys.stderr.isatty()
+    result = export(model_dir, args.out, options, library=library, force=args.force, progress=show)
+    summary: dict[str, Any] = {
+        "out": str(args.out),
+        "seconds": round(time.perf_counter() - begin, 1),
+        **result.report["totals"],
+    }
+    summary["warnings"] = list(result.warnings)
+    for line in result.warnings:
+        print(f"note: {line}", file=sys.stderr)
+    if library is None:
+        print("note: the custom-op library is not installed; the model runs by its fallback function", file=sys.stderr)
+    if not args.json:
+        print(_sentence(args.out, summary))
+    if args.check:
+        from exporter.verify import check
+
+        outcome = check(result, args.out, library)
+        summary["check"] = outcome.to_dict()
+        if not args.json:
+            print(_check_sentence(summary["check"]))
+    if args.json:
+        print(json.dumps(summary))
+    if args.check and not summary["check"]["passed"]:
+        raise DualBinaryError(
+            f"{args.out}: ONNX Runtime and PyTorch disagree (relative error {summary['check']['relative_error']:.2e}, "
+            f"allowed {summary['check']['tolerance']:.0e}); the files are kept for inspection, do not ship them"
+        )
+
+
+def _sentence(out: Path, summary: dict[str, Any]) -> str:
+    return (
+        f"{out}: {summary['file_bytes'] / 1e6:.1f} MB, {summary['bits_per_weight']:.3f} bits per quantised weight with "
+        f"scales, {summary['bits_per_parameter']:.3f} over all parameters, in {summary['seconds']:.1f} s"
+    )
+
+
+def _check_sentence(outcome: dict[str, Any]) -> str:
+    return (
+        f"check {'passed' if outcome['passed'] else 'FAILED'} ({outcome['kernel']}, {outcome['tokens']} tokens): "
+        f"relative error {outcome['relative_error']:.2e} (allowed {outcome['tolerance']:.0e}), KL {outcome['kl']:.2e}, "
+        f"same top token {outcome['top1']:.1%}"
+    )
+
+
+def _library() -> Path | None:
+    """The custom-op library of an installed runtime_ext, or None; asked in a child process, as packages stay apart."""
+    command = [sys.executable, "-m", "runtime_ext", "info", "--json"]
+    answer = subprocess.run(command, check=False, capture_output=True, text=True)
+    if answer.returncode:
+        return None
+    return Path(json.loads(answer.stdout)["library"]["library"])
+
+
+def _interrupt(signum: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())

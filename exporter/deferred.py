@@ -1,0 +1,185 @@
+"""Tensors that have not been read yet.
+
+The graph builder describes how a checkpoint's tensors become a model's parameters as ordinary PyTorch code over a state
+dict (rename, transpose, split a fused projection, permute rows, add one to a norm). Running that code on real weights
+would hold the whole model in memory. Here it runs on `DeferredTensor`s, which know their shape and remember which
+operation made them; `evaluate` replays the recorded operations for one parameter at a time.
+
+The same record answers a second question: evaluated on row numbers instead of weights it tells which rows of which
+stored tensor a parameter consists of (`row_origin`). That is how planes of a checkpoint follow a weight through a
+split.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch.utils._pytree import tree_flatten, tree_map
+
+from dualbinary import InputError
+
+__all__ = ["DeferredTensor", "RowOrigin", "deferred", "evaluate", "is_stored", "row_origin", "stored_names"]
+
+Reader = Callable[[str], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """A leaf: the tensor called `name` in the checkpoint."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class _Result:
+    """Output `index` of `operation(*args, **kwargs)`; arguments may be deferred tensors."""
+
+    operation: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    index: int
+
+
+class DeferredTensor(torch.Tensor):
+    """A tensor with shape and dtype but without data; every operation on it is recorded, not run."""
+
+    source: _Stored | _Result
+    shadow: torch.Tensor
+
+    @staticmethod
+    def __new__(cls: type["DeferredTensor"], shadow: torch.Tensor, source: _Stored | _Result) -> "DeferredTensor":
+        """Wrap `shadow`, a tensor on the meta device that carries shape, strides and dtype."""
+        tensor = torch.Tensor._make_wrapper_subclass(
+            cls, shadow.shape, strides=shadow.stride(), storage_offset=shadow.storage_offset(), dtype=shadow.dtype
+        )
+        tensor.shadow = shadow
+        tensor.source = source
+        return tensor
+
+    def __repr__(self, *, tensor_contents: Any = None) -> str:
+        return f"DeferredTensor({list(self.shape)}, {self.dtype})"
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run `func` on shadows for its shape and record it."""
+        kwargs = kwargs or {}
+        if func._schema.is_mutable:
+            raise InputError(f"this model's weights are rearranged in place ({func}), which cannot be streamed")
+
+        def shadow(value: Any) -> Any:
+            if isinstance(value, DeferredTensor):
+                return value.shadow
+            return value.to("meta") if isinstance(value, torch.Tensor) else value
+
+        outcome = func(*tree_map(shadow, args), **tree_map(shadow, kwargs))
+        flat, _ = tree_flatten(outcome)
+        if not all(isinstance(item, torch.Tensor) for item in flat):
+            raise InputError(f"this model's weights are rearranged by their values ({func}), which cannot be streamed")
+        if isinstance(outcome, torch.Tensor):
+            return DeferredTensor(outcome, _Result(func, args, kwargs, -1))
+        return [DeferredTensor(item, _Result(func, args, kwargs, index)) for index, item in enumerate(outcome)]
+
+
+def deferred(name: str, shape: tuple[int, ...], dtype: torch.dtype) -> DeferredTensor:
+    """A deferred tensor that stands for the stored tensor `name`."""
+    return DeferredTensor(torch.empty(shape, dtype=dtype, device="meta"), _Stored(name))
+
+
+def evaluate(tensor: torch.Tensor, read: Reader) -> torch.Tensor:
+    """Replay what was recorded for `tensor`; `read(name)` supplies the stored tensors."""
+    if not isinstance(tensor, DeferredTensor):
+        return tensor
+    source = tensor.source
+    if isinstance(source, _Stored):
+        return read(source.name)
+
+    def real(value: Any) -> Any:
+        return evaluate(value, read) if isinstance(value, DeferredTensor) else value
+
+    outcome = source.operation(*tree_map(real, source.args), **tree_map(real, source.kwargs))
+    return outcome if source.index < 0 else outcome[source.index]
+
+
+def is_stored(tensor: torch.Tensor) -> str | None:
+    """The stored tensor's name if `tensor` is one as it is, without any operation; None otherwise."""
+    if isinstance(tensor, DeferredTensor) and isinstance(tensor.source, _Stored):
+        return tensor.source.name
+    return None
+
+
+def stored_names(tensor: torch.Tensor) -> set[str]:
+    """The stored tensors that `tensor` is made of."""
+    return set(_stored_shapes(tensor))
+
+
+@dataclass(frozen=True)
+class RowOrigin:
+    """Rows of a two-dimensional parameter [N, K] in terms of one stored tensor.
+
+    Row n of the parameter is row `rows[n]` of the stored tensor `name`, or its column where `transposed`.
+    """
+
+    name: str
+    rows: torch.Tensor  # int64 [n]
+    transposed: bool
+
+
+def row_origin(tensor: torch.Tensor, parameter: str) -> list[RowOrigin]:
+    """Tell which stored rows the parameter [N, K] consists of, as runs in order.
+
+    Raises InputError where it does not consist of whole stored rows (or whole columns of a transposed tensor).
+    """
+    names: list[str] = []
+
+    def identity(name: str, shape: torch.Size) -> torch.Tensor:
+        if name not in names:
+            names.append(name)
+        return torch.tensor(names.index(name), dtype=torch.int32).expand(shape)
+
+    def coordinate(axis: int) -> Callable[[str, torch.Size], torch.Tensor]:
+        def number(name: str, shape: torch.Size) -> torch.Tensor:
+            line = torch.arange(shape[axis], dtype=torch.int32)
+            return (line[:, None] if axis == 0 else line[None, :]).expand(shape)
+
+        return number
+
+    stored = _stored_shapes(tensor)
+    tables = []
+    for value in (identity, coordinate(0), coordinate(1)):
+        tables.append(evaluate(tensor, lambda name, value=value: value(name, stored[name])))
+    which, first, second = tables
+    k = torch.arange(tensor.shape[1], dtype=torch.int32)
+    origins: list[RowOrigin] = []
+    whole = all(len(stored[name]) == 2 for name in names) and all(t.dtype == torch.int32 for t in tables)
+    for rows_table, inputs_table, transposed in ((first, second, False), (second, first, True)):
+        if not whole or not torch.equal(inputs_table, k.expand_as(inputs_table)):
+            continue
+        rows, owner = rows_table[:, 0].long(), which[:, 0]
+        if not torch.equal(rows_table, rows_table[:, :1].expand_as(rows_table)):
+            continue
+        boundaries = [0, *(torch.nonzero(owner.diff()).flatten() + 1).tolist(), len(owner)]
+        for begin, end in pairwise(boundaries):
+            origins.append(RowOrigin(names[int(owner[begin])], rows[begin:end], transposed))
+        return origins
+    raise InputError(
+        f"{parameter}: the graph mixes the rows of {', '.join(sorted(stored))} in a way that planes cannot follow; "
+        "list the module in modules_to_not_convert"
+    )
+
+
+def _stored_shapes(tensor: torch.Tensor) -> dict[str, torch.Size]:
+    shapes: dict[str, torch.Size] = {}
+
+    def visit(value: Any) -> None:
+        if not isinstance(value, DeferredTensor):
+            return
+        if isinstance(value.source, _Stored):
+            shapes[value.source.name] = value.shape
+        else:
+            for argument in tree_flatten((value.source.args, value.source.kwargs))[0]:
+                visit(argument)
+
+    visit(tensor)
+    return shapes

@@ -1,0 +1,69 @@
+"""What an export is asked to do: one frozen, validated value that every later step reads."""
+
+from dataclasses import dataclass
+
+from dualbinary import OP, InputError
+
+__all__ = ["FALLBACKS", "PLAIN_PLANES", "ExportOptions"]
+
+FALLBACKS = ("ort4", "ort2", "standard", "none")
+
+# Planes for a directory without trained planes. Two planes fitted without data ruin a model; four with an offset hold
+# any four-bit affine grid, which is the least that is good text without training (docs/log.md).
+PLAIN_PLANES = 4
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """Options of `exporter.export`.
+
+    planes, group_size, offset: the fit of a plain directory; a checkpoint of ours carries its own and refuses these.
+        None means the default: 4 planes, groups of 64, with offset (no offset where planes are given and are not 4).
+    accuracy_level: what kernels may do to activations: 0 keeps 15 bits or better, 4 allows int8.
+    dtype: element type of activations, KV cache and everything that is not quantised: "fp32" or "fp16".
+    embedding_bits: 4, 8, 16 or 32 for the token embedding and the head.
+    fallback: body of the model-local function that runs the op where the library is absent.
+    target: "cpu" or "cuda": what genai_config.json selects.
+    """
+
+    planes: int | None = None
+    group_size: int | None = None
+    offset: bool | None = None
+    accuracy_level: int = 0
+    dtype: str = "fp32"
+    embedding_bits: int = 8
+    fallback: str = "ort4"
+    target: str = "cpu"
+
+    def __post_init__(self) -> None:
+        """Raise InputError for a value that no export could use."""
+        limits = OP.limits
+        if self.planes is not None and not limits["min_planes"] <= self.planes <= limits["max_planes"]:
+            raise InputError(f"--planes must be {limits['min_planes']} to {limits['max_planes']}, got {self.planes}")
+        multiple = limits["group_multiple"]
+        if self.group_size is not None and (self.group_size < multiple or self.group_size % multiple):
+            raise InputError(f"--group-size must be a positive multiple of {multiple}, got {self.group_size}")
+        for name, value, allowed in (
+            ("--accuracy-level", self.accuracy_level, OP.attribute("accuracy_level").values),
+            ("--dtype", self.dtype, ("fp32", "fp16")),
+            ("--embedding-bits", self.embedding_bits, (4, 8, 16, 32)),
+            ("--fallback", self.fallback, FALLBACKS),
+            ("--target", self.target, ("cpu", "cuda")),
+        ):
+            if value not in allowed:
+                raise InputError(f"{name} must be one of {', '.join(map(str, allowed))}, got {value}")
+
+    @property
+    def fit_planes(self) -> int:
+        """Planes of a data-free fit."""
+        return PLAIN_PLANES if self.planes is None else self.planes
+
+    @property
+    def fit_group_size(self) -> int:
+        """Group size of a data-free fit."""
+        return 64 if self.group_size is None else self.group_size
+
+    @property
+    def fit_offset(self) -> bool:
+        """Whether a data-free fit has an offset row."""
+        return (self.planes in (None, PLAIN_PLANES)) if self.offset is None else self.offset

@@ -1,0 +1,101 @@
+"""An export's files appear together or not at all.
+
+Everything is written into a directory beside the output; at the end its files move into place, each in one step. Files
+that they replace are kept until all have moved and come back if one does not.
+"""
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from dualbinary import InputError
+
+__all__ = ["check_output", "staged"]
+
+_PREFIX = ".dualbinary-export-"
+
+
+def check_output(out: Path, model_dir: Path, names: list[str], *, force: bool) -> None:
+    """Raise InputError, before any work, where `names` cannot be written beside `out` or would replace something."""
+    directory = out.parent
+    if out.suffix != ".onnx":
+        raise InputError(f"{out}: the output's name must end in .onnx")
+    if directory.resolve() == model_dir.resolve():
+        raise InputError(
+            f"{out}: lies in the model directory, whose config.json it would replace; choose another directory"
+        )
+    ancestor = directory
+    while not ancestor.exists():
+        ancestor = ancestor.parent
+    if not ancestor.is_dir() or not os.access(ancestor, os.W_OK | os.X_OK):
+        raise InputError(f"{ancestor}: not a directory that can be written")
+    existing = [name for name in names if (directory / name).exists()]
+    if existing and not force:
+        raise InputError(
+            f"{directory}: already holds {', '.join(existing)}; choose another directory, or --force to replace"
+        )
+
+
+def check_space(directory: Path, needed: int) -> None:
+    """Raise InputError where the file system of `directory` has less than `needed` bytes."""
+    free = shutil.disk_usage(directory).free
+    if free < needed:
+        raise InputError(f"{directory}: {needed / 1e6:.0f} MB needed, {free / 1e6:.0f} MB free")
+
+
+@contextmanager
+def staged(directory: Path) -> Iterator[Path]:
+    """Yield an empty directory whose files move into `directory` when the block ends without an exception."""
+    made = _missing_parents(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned(directory)
+    stage = directory / f"{_PREFIX}{os.getpid()}"
+    stage.mkdir()
+    try:
+        yield stage
+        _move_all(stage, directory)
+        made = []
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+        for path in made:
+            with contextlib.suppress(OSError):
+                path.rmdir()
+
+
+def _move_all(stage: Path, directory: Path) -> None:
+    new = sorted(path.name for path in stage.iterdir())
+    old = stage / "replaced"
+    old.mkdir()
+    moved: list[str] = []
+    try:
+        for name in new:
+            if (directory / name).exists():
+                os.replace(directory / name, old / name)
+            moved.append(name)
+            os.replace(stage / name, directory / name)
+    except BaseException:
+        for name in moved:
+            with contextlib.suppress(OSError):
+                os.unlink(directory / name)
+            if (old / name).exists():
+                os.replace(old / name, directory / name)
+        raise
+
+
+def _missing_parents(directory: Path) -> list[Path]:
+    missing = []
+    while not directory.exists():
+        missing.append(directory)
+        directory = directory.parent
+    return missing
+
+
+def _remove_abandoned(directory: Path) -> None:
+    """Remove what an export that was killed left behind."""
+    for path in directory.glob(f"{_PREFIX}*"):
+        owner = path.name.removeprefix(_PREFIX)
+        if owner.isdigit() and not Path(f"/proc/{owner}").exists() and Path("/proc").exists():
+            shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,202 @@
+"""The model-local function that runs DualBinaryMatMul where no library can be registered.
+
+With the library registered ONNX Runtime never looks at it. Bodies, by what they ask of the runtime:
+
+- ort4, ort2: each plane becomes the 4- or 2-bit weight of a MatMulNBits: a table of 256 entries turns a byte of bits
+  into codes b + 2^(bits-1), so that the operator's default zero point gives back b and the scales are used as they
+  are. The runtime folds tables and reshapes when it loads the model and keeps `bits` bits a weight and plane.
+  ort4 runs on every ONNX Runtime with MatMulNBits, ort2 where two bits are known.
+- standard: ONNX operators alone, for runtimes without MatMulNBits. ONNX Runtime folds it to a float weight.
+
+A group_size that MatMulNBits does not know (not a power of two) is served in blocks of 32 with repeated scales.
+"""
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from onnx import helper, numpy_helper, parser
+
+from dualbinary import OP
+
+__all__ = ["fallback_function"]
+
+_BLOCK = OP.limits["group_multiple"]
+
+
+def fallback_function(kind: str, planes: int, has_offset: bool, group_sizes: set[int], opset: int) -> ir.Function:
+    """The function for nodes of `planes` planes, with or without offset row, of any of `group_sizes`.
+
+    `kind` is "ort4", "ort2" or "standard"; `opset` is the model's, at least 18.
+    """
+    if kind == "standard":
+        body, tables = _standard_body(planes, has_offset), {}
+    else:
+        bits = int(kind.removeprefix("ort"))
+        power_of_two = all(size & (size - 1) == 0 for size in group_sizes)
+        body = _nbits_body(bits, planes, power_of_two) + (_OFFSET if has_offset else "")
+        body += f"Y = {'Add(sum, offset_sum)' if has_offset else 'Identity(sum)'}\n"
+        tables = {"table": _code_table(bits)}
+    attributes = ", ".join(a.name for a in OP.attributes if a.default is None)
+    defaults = ", ".join(f"{a.name}: int = {a.default}" for a in OP.attributes if a.default is not None)
+    text = (
+        f'<domain: "{OP.domain}", opset_import: ["" : {opset}, "com.microsoft" : 1]>\n'
+        f"{OP.name} <{attributes}, {defaults}> (X, planes, scales) => (Y) {{\n{body}}}"
+    )
+    function = parser.parse_function(text)
+    constants = [
+        helper.make_node("Constant", [], [name], value=numpy_helper.from_array(value)) for name, value in tables.items()
+    ]
+    nodes = [*constants, *function.node]
+    del function.node[:]
+    function.node.extend(nodes)
+    onnx.checker.check_function(function, _checker_context(opset))
+    return ir.from_proto(function)
+
+
+def _code_table(bits: int) -> np.ndarray:
+    """uint8 [256, bits]: the codes of the eight bits of a byte, packed low bits first."""
+    byte = np.arange(256, dtype=np.uint8)[:, None]
+    codes = (byte >> np.arange(8, dtype=np.uint8) & 1) + (1 << (bits - 1))  # [256, 8]
+    per_byte = 8 // bits
+    shifted = codes.reshape(256, bits, per_byte) << (bits * np.arange(per_byte))
+    return shifted.sum(axis=2).astype(np.uint8)
+
+
+def _nbits_body(bits: int, planes: int, power_of_two: bool) -> str:
+    block = "block_size: int = @group_size" if power_of_two else f"block_size = {_BLOCK}"
+    lines = [
+        "minus_one = Constant <value_ints: ints = [-1]> ()",
+        "n = Constant <value_int: int = @N> ()",
+        "n1 = Reshape (n, minus_one)",
+    ]
+    if power_of_two:
+        lines += ["group = Constant <value_int: int = @group_size> ()", "block = Reshape (group, minus_one)"]
+    else:
+        lines.append(f"block = Constant <value_ints: ints = [{_BLOCK}]> ()")
+    lines += [
+        "k = Constant <value_int: int = @K> ()",
+        "k1 = Reshape (k, minus_one)",
+        "one = Constant <value_ints: ints = [1]> ()",
+        "eight = Constant <value_ints: ints = [8]> ()",
+        f"bits = Constant <value_ints: ints = [{bits}]> ()",
+        "k_up = Add (k1, block)",
+        "k_up1 = Sub (k_up, one)",
+        "blocks = Div (k_up1, block)",
+        "block_bits = Mul (block, bits)",
+        "blob = Div (block_bits, eight)",
+        "all_shape = Concat <axis = 0> (n1, minus_one, blob)",
+        "zero = Constant <value_ints: ints = [0]> ()",
+    ]
+    for p in range(planes):
+        lines += [
+            f"p{p} = Constant <value_int = {p}> ()",
+            f"plane{p} = Gather <axis = 0> (planes, p{p})",
+            f"index{p} = Cast <to = 6> (plane{p})",
+            f"packed{p} = Gather <axis = 0> (table, index{p})",
+            f"codes_all{p} = Reshape (packed{p}, all_shape)",
+            f"codes{p} = Slice (codes_all{p}, zero, blocks, one)",
+            f"scale_group{p} = Gather <axis = 0> (scales, p{p})",
+            f"scale_typed{p} = CastLike (scale_group{p}, X)",
+            *_block_scales(p, power_of_two),
+            f"y{p} = com.microsoft.MatMulNBits <K: int = @K, N: int = @N, bits = {bits}, {block}, "
+            f"accuracy_level: int = @accuracy_level> (X, codes{p}, scale{p})",
+        ]
+        lines.append(f"sum{p} = {'Identity (y0)' if p == 0 else f'Add (sum{p - 1}, y{p})'}")
+    lines.append(f"sum = Identity (sum{planes - 1})")
+    return "\n".join(lines) + "\n"
+
+
+def _block_scales(p: int, power_of_two: bool) -> list[str]:
+    """Scales [N, blocks] of plane p from scales [N, groups]: the same, or each repeated for the blocks of its group."""
+    if power_of_two:
+        return [f"scale{p} = Identity (scale_typed{p})"]
+    return [
+        f"group{p} = Constant <value_int: int = @group_size> ()",
+        f"repeat{p} = Div (group{p}, block)",
+        f"column{p} = Unsqueeze (scale_typed{p}, minus_one)",
+        f"shape{p} = Shape (scale_typed{p})",
+        f"wide_shape{p} = Concat <axis = 0> (shape{p}, repeat{p})",
+        f"wide{p} = Expand (column{p}, wide_shape{p})",
+        f"rows_shape{p} = Concat <axis = 0> (n1, minus_one)",
+        f"rows{p} = Reshape (wide{p}, rows_shape{p})",
+        f"scale{p} = Slice (rows{p}, zero, blocks, one)",
+    ]
+
+
+# Sum of X over each group, times the offset row: X is padded with zeros to whole groups.
+_OFFSET = """
+o_minus_one = Constant <value_ints: ints = [-1]> ()
+o_one = Constant <value_ints: ints = [1]> ()
+o_zero = Constant <value_ints: ints = [0]> ()
+o_k = Constant <value_int: int = @K> ()
+o_group = Constant <value_int: int = @group_size> ()
+o_k1 = Reshape (o_k, o_minus_one)
+o_group1 = Reshape (o_group, o_minus_one)
+o_rest = Mod (o_k1, o_group1)
+o_lack = Sub (o_group1, o_rest)
+o_pad = Mod (o_lack, o_group1)
+o_pads = Concat <axis = 0> (o_zero, o_pad)
+o_padded = Pad (X, o_pads, , o_minus_one)
+o_shape = Shape <end = -1> (X)
+o_grouped_shape = Concat <axis = 0> (o_shape, o_minus_one, o_group1)
+o_grouped = Reshape (o_padded, o_grouped_shape)
+o_sums = ReduceSum <keepdims = 0> (o_grouped, o_minus_one)
+o_last = Constant <value_int = -1> ()
+o_row = Gather <axis = 0> (scales, o_last)
+o_typed = CastLike (o_row, X)
+o_transposed = Transpose <perm = [1, 0]> (o_typed)
+offset_sum = MatMul (o_sums, o_transposed)
+"""
+
+
+def _standard_body(planes: int, has_offset: bool) -> str:
+    lines = [
+        "minus_one = Constant <value_ints: ints = [-1]> ()",
+        "zero = Constant <value_ints: ints = [0]> ()",
+        "one = Constant <value_ints: ints = [1]> ()",
+        f"p = Constant <value_ints: ints = [{planes}]> ()",
+        "n = Constant <value_int: int = @N> ()",
+        "k = Constant <value_int: int = @K> ()",
+        "group = Constant <value_int: int = @group_size> ()",
+        "n1 = Reshape (n, minus_one)",
+        "k1 = Reshape (k, minus_one)",
+        "group1 = Reshape (group, minus_one)",
+        "positions_wide = Constant <value_ints: ints = [0, 1, 2, 3, 4, 5, 6, 7]> ()",
+        "positions = Cast <to = 2> (positions_wide)",
+        "unit = Cast <to = 2> (one)",
+        "bytes = Unsqueeze (planes, minus_one)",
+        'shifted = BitShift <direction = "RIGHT"> (bytes, positions)',
+        "bits = BitwiseAnd (shifted, unit)",
+        "grouped_shape = Concat <axis = 0> (p, n1, minus_one, group1)",
+        "grouped = Reshape (bits, grouped_shape)",
+        "typed = CastLike (grouped, X)",
+        "scales_typed = CastLike (scales, X)",
+        "plane_scales = Slice (scales_typed, zero, p, zero)",
+        "columns = Unsqueeze (plane_scales, minus_one)",
+        "terms = Mul (typed, columns)",
+        "plane_sum = ReduceSum <keepdims = 0> (terms, zero)",
+    ]
+    if has_offset:
+        lines += [
+            f"last = Constant <value_int = {planes}> ()",
+            "offset = Gather <axis = 0> (scales_typed, last)",
+            "offset_column = Unsqueeze (offset, minus_one)",
+            "weight_groups = Add (plane_sum, offset_column)",
+        ]
+    else:
+        lines.append("weight_groups = Identity (plane_sum)")
+    lines += [
+        "rows_shape = Concat <axis = 0> (n1, minus_one)",
+        "rows = Reshape (weight_groups, rows_shape)",
+        "weight = Slice (rows, zero, k1, one)",
+        "transposed = Transpose <perm = [1, 0]> (weight)",
+        "Y = MatMul (X, transposed)",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _checker_context(opset: int) -> onnx.checker.C.CheckerContext:
+    context = onnx.checker.C.CheckerContext()
+    context.ir_version = onnx.IR_VERSION
+    context.opset_imports = {"": opset, "com.microsoft": 1, OP.domain: OP.version}
+    return context

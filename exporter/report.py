@@ -1,0 +1,94 @@
+"""export_report.json: what was quantised, how far it is from the original, and what the file costs."""
+
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from dualbinary import OP
+from dualbinary.statistics import PAPER_RULE, WeightStatistics, paper_flops
+from exporter.options import ExportOptions
+from exporter.passes.linear import PlaneNode
+from exporter.passes.vocabulary import Table
+from exporter.weights import Weights
+
+__all__ = ["REPORT_VERSION", "export_report"]
+
+REPORT_VERSION = 1
+
+
+def export_report(
+    model: ir.Model,
+    weights: Weights,
+    nodes: list[PlaneNode],
+    tables: list[Table],
+    layers: dict[str, WeightStatistics],
+    options: ExportOptions,
+    data_path: Path,
+) -> dict[str, Any]:
+    """The report as JSON values. Bits count planes and scales; sizes are bytes."""
+    rows = []
+    for node in nodes:
+        for linear in node.linears:
+            row = {"module": linear.module, "N": linear.N, "K": linear.K, "group_size": node.format.group_size}
+            rows.append(
+                {**row, "node": str(node.planes.name).removesuffix(".planes"), **layers[linear.module].to_dict()}
+            )
+    quantised = sum(row["weights"] for row in rows)
+    flops = paper_flops(layers.values(), _head_weights(weights, tables), _attention_width(model))
+    table_rows = [
+        {
+            "parameter": table.parameter,
+            "bits": table.bits,
+            "block_size": table.block_size,
+            "weights": int(weights[table.parameter].numel()),
+            "bytes": sum(_bytes(v) for v in (*table.codes, table.scales) if v is not None),
+        }
+        for table in tables
+    ]
+    plane_bytes = sum(_bytes(node.planes) + _bytes(node.scales) for node in nodes)
+    parameters = sum(t.numel() for t in weights.unique())
+    data_bytes = data_path.stat().st_size
+    return {
+        "report_version": REPORT_VERSION,
+        "op": f"{OP.domain}::{OP.name}-{OP.version}",
+        "model_type": weights.source.model_type,
+        "options": {name: getattr(options, name) for name in options.__dataclass_fields__},
+        "method": weights.source.quantization.method if weights.source.quantization else "fit",
+        "totals": {
+            "quantised_weights": quantised,
+            "parameters": parameters,
+            "bits_per_weight": 8 * plane_bytes / quantised if quantised else 0.0,
+            "bits_per_parameter": 8 * data_bytes / parameters,
+            "file_bytes": data_bytes,
+            "plane_bytes": plane_bytes,
+            "table_bytes": sum(row["bytes"] for row in table_rows),
+            "source_bytes": sum(tensor.numel() * tensor.dtype.itemsize for tensor in weights.unique()),
+            "nodes": sum(1 for _ in model.graph),
+            "paper_flops": {"rule": PAPER_RULE, "full": flops.full, "quantised": flops.quantised},
+        },
+        "layers": rows,
+        "tables": table_rows,
+    }
+
+
+def _head_weights(weights: Weights, tables: list[Table]) -> int:
+    """Weights of the head, which the rule counts at full precision; a tied head is the only table."""
+    return int(weights[tables[-1].parameter].numel()) if tables else 0
+
+
+def _attention_width(model: ir.Model) -> int:
+    """Sum over the layers of heads * head size."""
+    width = 0
+    for value in model.graph.inputs:
+        if str(value.name).endswith(".key") and value.shape is not None:
+            node = next((usage.node for usage in value.uses()), None)
+            heads = node.attributes.get("num_heads") or node.attributes.get("q_num_heads") if node is not None else None
+            if heads is not None:
+                width += heads.as_int() * int(value.shape[3])  # type: ignore[arg-type]
+    return width
+
+
+def _bytes(value: ir.Value) -> int:
+    assert value.const_value is not None
+    return value.const_value.nbytes

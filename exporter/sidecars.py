@@ -1,0 +1,146 @@
+"""The files beside out.onnx: what onnxruntime-genai, transformers and our own runner need to know about the model."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from exporter.source import ModelSource
+
+__all__ = ["TOKENIZER_FILES", "genai_config", "generation_config", "write_sidecars"]
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+    "chat_template.jinja",
+)
+# Decoders that onnxruntime-genai knows by name; every other one runs as its generic "decoder".
+_GENAI_TYPES = frozenset(
+    {
+        "gemma",
+        "gemma2",
+        "gemma3_text",
+        "granite",
+        "llama",
+        "mistral",
+        "olmo",
+        "phi",
+        "phi3",
+        "qwen2",
+        "qwen3",
+        "smollm3",
+    }
+)
+# onnxruntime-genai allocates the KV cache for max_length at once: a phone should not pay for a context it rarely fills.
+_MAX_LENGTH = 4096
+
+
+def genai_config(
+    model: ir.Model, source: ModelSource, generation: dict[str, Any], model_file: str, target: str, library: Path | None
+) -> dict[str, Any]:
+    """genai_config.json for the finished graph; `library` lies beside it, None where only the fallback can run."""
+    config = source.config
+    inputs = [str(value.name) for value in model.graph.inputs]
+    past = next(value for value in model.graph.inputs if str(value.name).startswith("past_key_values."))
+    assert past.shape is not None
+    layers = sum(name.endswith(".key") for name in inputs)
+    head_size, kv_heads = int(past.shape[3]), int(past.shape[1])  # type: ignore[arg-type]
+    heads = _first(config, "num_attention_heads", "n_head", "n_heads") or kv_heads
+    context = _first(config, "max_position_embeddings", "n_positions", "seq_length") or _MAX_LENGTH
+    share = all(node.op_type != "Attention" for node in model.graph)
+    names = {name: name for name in ("input_ids", "attention_mask", "position_ids") if name in inputs}
+    options: dict[str, Any] = {"log_id": "onnxruntime-genai", "provider_options": []}
+    if library is not None:
+        options["custom_ops_library"] = library.name
+    if target == "cuda":
+        options["provider_options"] = [{"cuda": {}}]
+    decoder = {
+        "session_options": options,
+        "filename": model_file,
+        "head_size": head_size,
+        "hidden_size": _first(config, "hidden_size", "n_embd") or heads * head_size,
+        "inputs": {
+            **names,
+            "past_key_names": "past_key_values.%d.key",
+            "past_value_names": "past_key_values.%d.value",
+        },
+        "outputs": {
+            "logits": "logits",
+            "present_key_names": "present.%d.key",
+            "present_value_names": "present.%d.value",
+        },
+        "num_attention_heads": heads,
+        "num_hidden_layers": layers,
+        "num_key_value_heads": kv_heads,
+    }
+    tokens = {key: generation.get(key, config.get(key)) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    if tokens["pad_token_id"] is None:
+        end = tokens["eos_token_id"]
+        tokens["pad_token_id"] = end[0] if isinstance(end, list) else end
+    return {
+        "model": {
+            **{key: value for key, value in tokens.items() if value is not None},
+            "context_length": context,
+            "decoder": decoder,
+            "type": source.model_type if source.model_type in _GENAI_TYPES else "decoder",
+            "vocab_size": config["vocab_size"],
+        },
+        "search": {
+            "do_sample": False,
+            "max_length": min(context, _MAX_LENGTH),
+            "min_length": 0,
+            "num_beams": 1,
+            "past_present_share_buffer": share,
+            "temperature": 1.0,
+            "top_k": 50,
+            "top_p": 1.0,
+        },
+    }
+
+
+def write_sidecars(directory: Path, source: ModelSource, genai: dict[str, Any], generation: dict[str, Any]) -> None:
+    """Write genai_config.json, config.json, generation_config.json and the tokenizer's files into `directory`."""
+    _write_json(directory / "genai_config.json", genai)
+    _write_json(directory / "config.json", source.config)
+    _write_json(directory / "generation_config.json", generation)
+    for name in TOKENIZER_FILES:
+        path = source.directory / name
+        if path.is_file():
+            shutil.copyfile(path, directory / name)
+    _readable_tokenizer_class(directory / "tokenizer_config.json")
+
+
+def generation_config(source: ModelSource) -> dict[str, Any]:
+    """generation_config.json of the model, or its token ids from config.json."""
+    path = source.directory / "generation_config.json"
+    if path.is_file():
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(content, dict):
+            return content
+    keys = ("bos_token_id", "eos_token_id", "pad_token_id")
+    return {key: source.config[key] for key in keys if source.config.get(key) is not None}
+
+
+def _readable_tokenizer_class(path: Path) -> None:
+    """Transformers 5 names its own class for a bare tokenizer.json; other runtimes know the one that it replaced."""
+    if not path.is_file():
+        return
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if content.get("tokenizer_class") == "TokenizersBackend":
+        content["tokenizer_class"] = "PreTrainedTokenizerFast"
+        _write_json(path, content)
+
+
+def _first(config: dict[str, Any], *keys: str) -> int | None:
+    return next((int(config[key]) for key in keys if isinstance(config.get(key), int)), None)
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,81 @@
+"""A Hugging Face model directory, plain or a checkpoint of ours, opened with suspicion.
+
+Only config.json and safetensors files are read; pickle never is. Everything that the headers can tell is checked here,
+before any work.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+
+from dualbinary import InputError
+from dualbinary.checkpoint import INDEX_FILE, SINGLE_FILE, StoredTensor, read_quantization_config, stored_tensors
+from exporter.deferred import DeferredTensor, deferred
+
+__all__ = ["ModelSource"]
+
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "U8": torch.uint8,
+    "I8": torch.int8,
+    "I32": torch.int32,
+    "I64": torch.int64,
+    "BOOL": torch.bool,
+}
+
+
+class ModelSource:
+    """A model directory: its configuration and its tensors, read one at a time."""
+
+    def __init__(self, directory: Path) -> None:
+        """Open `directory` and read all headers. Raises InputError for anything that cannot be exported."""
+        self.directory = directory
+        if not directory.is_dir():
+            raise InputError(f"{directory}: not a directory; expected a Hugging Face model directory with config.json")
+        self.quantization = read_quantization_config(directory)
+        self.config: dict[str, Any] = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+        model_type = self.config.get("model_type")
+        if not isinstance(model_type, str):
+            raise InputError(
+                f"{directory / 'config.json'}: no model_type; not the configuration of a Hugging Face model"
+            )
+        self.model_type = model_type
+        self._refuse_pickles()
+        self.tensors: dict[str, StoredTensor] = stored_tensors(directory)
+        if not self.tensors:
+            raise InputError(f"{directory}: its safetensors files hold no tensors")
+        for name, tensor in self.tensors.items():
+            if tensor.dtype not in _DTYPES:
+                raise InputError(f"{tensor.file}: {name} has type {tensor.dtype}; expected one of {', '.join(_DTYPES)}")
+
+    def read(self, name: str) -> torch.Tensor:
+        """The stored tensor `name` as a private copy, so that nothing of the file stays mapped."""
+        with safe_open(self.tensors[name].file, framework="pt") as file:
+            return file.get_tensor(name).clone()
+
+    def deferred(self, name: str) -> DeferredTensor:
+        """The stored tensor `name`, not yet read."""
+        return deferred(name, self.tensors[name].shape, _DTYPES[self.tensors[name].dtype])
+
+    @property
+    def sliding_window(self) -> int:
+        """The sliding window that config.json states, 0 for none."""
+        window = self.config.get("sliding_window")
+        return window if isinstance(window, int) and window > 0 else 0
+
+    def _refuse_pickles(self) -> None:
+        if (self.directory / SINGLE_FILE).is_file() or (self.directory / INDEX_FILE).is_file():
+            return
+        found = [path.name for pattern in _PICKLES for path in sorted(self.directory.glob(pattern))]
+        if found:
+            raise InputError(
+                f"{self.directory}: weights only as {found[0]}, no safetensors. Such files can run code and are never "
+                "read; where you trust them, load the model with transformers and save_pretrained() it"
+            )

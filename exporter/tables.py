@@ -1,0 +1,65 @@
+"""Block quantisation of vocabulary tables: symmetric, rounded to nearest, one float16 scale for each block of a row.
+
+    w = s * c,  c in -8 .. 7 (4 bits), or -136 .. 119 (8 bits: c = 16 * high + low with both halves in -8 .. 7)
+
+Codes are stored with 8 added to each half, the zero point that GatherBlockQuantized and MatMulNBits assume.
+"""
+
+import numpy as np
+import torch
+
+from dualbinary import InputError
+from exporter.passes.vocabulary import Table
+from exporter.weights import Weights
+
+__all__ = ["dequantized_table", "quantized_table"]
+
+_LARGEST = {4: 7, 8: 119}  # the largest code that both signs have
+_ROWS = 4096  # converted at a time, to bound memory
+
+
+def quantized_table(table: Table, weights: Weights) -> list[np.ndarray]:
+    """The arrays of `table` in the order codes, scales. Raises InputError where a scale does not fit float16."""
+    dtype = torch.float32 if table.bits == 32 else torch.float16
+    if table.scales is None:
+        return [weights.read(table.parameter, dtype).numpy()]
+    stored = weights.read(table.parameter, weights[table.parameter].dtype)
+    parts = [_blocks(stored[row : row + _ROWS].float().numpy(), table) for row in range(0, len(stored), _ROWS)]
+    return [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
+
+
+def dequantized_table(table: Table, arrays: list[np.ndarray]) -> np.ndarray:
+    """The float32 table [V, H] that the stored arrays stand for."""
+    if table.scales is None:
+        return arrays[0].astype(np.float32)
+    *halves, scales = arrays
+    code = np.zeros((), np.float32)
+    for half in halves:
+        nibbles = np.stack([half & 15, half >> 4], axis=-1).reshape(*half.shape[:-1], -1)
+        code = code * 16 + (nibbles.astype(np.float32) - 8)
+    return (code * scales.astype(np.float32)).reshape(len(code), -1)
+
+
+def _blocks(rows: np.ndarray, table: Table) -> list[np.ndarray]:
+    blocks = rows.reshape(len(rows), -1, table.block_size)  # [rows, H/block, block]
+    largest = np.abs(blocks).max(axis=2, keepdims=True)
+    if not np.isfinite(largest).all():
+        raise InputError(f"{table.parameter}: holds a value that is not finite")
+    exact = largest / _LARGEST[table.bits]
+    if exact.max(initial=0) > np.finfo(np.float16).max:
+        raise InputError(f"{table.parameter}: values up to {largest.max():.3g} need --embedding-bits 32")
+    scales = exact.astype(np.float16)
+    # A scale rounded down to nothing would divide by zero; its block is that of zeros.
+    inverse = np.divide(1, scales, where=scales > 0, out=np.zeros_like(scales, np.float32), dtype=np.float32)
+    limit = _LARGEST[table.bits]
+    codes = np.clip(np.rint(blocks * inverse), -limit - 1, limit).astype(np.int16)
+    if table.bits == 4:
+        return [_packed(codes), scales]
+    low = (codes + 8) % 16 - 8
+    high = (codes - low) // 16
+    return [_packed(high), _packed(low), scales]
+
+
+def _packed(codes: np.ndarray) -> np.ndarray:
+    nibbles = (codes + 8).astype(np.uint8)
+    return nibbles[..., 0::2] | nibbles[..., 1::2] << 4

@@ -1,0 +1,131 @@
+"""Which stored tensors each parameter of the graph is made of, settled from headers before any weight is read."""
+
+import re
+from collections.abc import Mapping
+
+import onnx_ir as ir
+import torch
+
+from dualbinary import InputError
+from dualbinary.checkpoint import check_modules, planes_name, scales_name
+from exporter.deferred import DeferredTensor, RowOrigin, deferred, evaluate, is_stored, row_origin, stored_names
+from exporter.graph import BuiltGraph
+from exporter.source import ModelSource
+
+__all__ = ["Weights"]
+
+# Buffers that models of some libraries' versions save although they can be computed.
+_BUFFERS = re.compile(r"(\.inv_freq|\.masked_bias|\.attn\.bias|\.attention\.bias|position_ids)$")
+
+
+class Weights:
+    """The parameters of a graph as deferred tensors over a model directory."""
+
+    def __init__(self, source: ModelSource, graph: BuiltGraph) -> None:
+        """Bind `graph` to `source`.
+
+        Raises InputError where a parameter has no tensor or one of another shape, or where a stored tensor would be
+        left out: a model that ignores some of its weights is another model.
+        """
+        self.source = source
+        self.linears = _linear_modules(source) if source.quantization is not None else {}
+        stored = {name: source.deferred(name) for name in source.tensors}
+        if source.quantization is not None:
+            check_modules(source.quantization, source.tensors, {m: (n, k) for m, (n, k, _) in self.linears.items()})
+            stored = self._with_weights_for_planes(stored)
+        mapped = graph.map_weights(dict(stored))
+        self._parameters: dict[str, torch.Tensor] = {}
+        for name, value in graph.parameters().items():
+            self._parameters[name] = self._checked(name, value, mapped)
+        self._refuse_leftovers(stored, mapped)
+
+    def __getitem__(self, parameter: str) -> torch.Tensor:
+        """The deferred tensor of `parameter`."""
+        return self._parameters[parameter]
+
+    def read(self, parameter: str, dtype: torch.dtype) -> torch.Tensor:
+        """The parameter's values in `dtype`."""
+        return evaluate(self._parameters[parameter], self.source.read).to(dtype).contiguous()
+
+    def same(self, first: str, second: str) -> bool:
+        """Whether two parameters are one stored tensor (tied embeddings)."""
+        a, b = self._parameters[first], self._parameters[second]
+        return a is b or (is_stored(a) is not None and is_stored(a) == is_stored(b))
+
+    def unique(self) -> list[torch.Tensor]:
+        """Every parameter's deferred tensor, tied ones once."""
+        found: dict[str, torch.Tensor] = {}
+        for name, tensor in self._parameters.items():
+            found.setdefault(is_stored(tensor) or name, tensor)
+        return list(found.values())
+
+    def origin(self, parameter: str) -> list[RowOrigin]:
+        """The stored rows that `parameter` consists of."""
+        return row_origin(self._parameters[parameter], parameter)
+
+    def has_planes(self, parameter: str) -> bool:
+        """Whether the checkpoint stores planes for all of `parameter`."""
+        names = stored_names(self._parameters[parameter])
+        quantised = [name for name in names if name not in self.source.tensors]
+        if quantised and len(quantised) != len(names):
+            raise InputError(f"{parameter}: joins the quantised {quantised[0]} with a full-precision tensor")
+        return bool(quantised)
+
+    def _with_weights_for_planes(self, stored: Mapping[str, DeferredTensor]) -> dict[str, DeferredTensor]:
+        """Let a stand-in for `<module>.weight` take the way that the weight would have taken through the graph."""
+        result = dict(stored)
+        for module, (n, k, transposed) in self.linears.items():
+            if planes_name(module) in result:
+                del result[planes_name(module)], result[scales_name(module)]
+                result[f"{module}.weight"] = deferred(
+                    f"{module}.weight", (k, n) if transposed else (n, k), torch.float32
+                )
+        return result
+
+    def _checked(self, name: str, value: ir.Value, mapped: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        tensor = mapped.get(name)
+        if tensor is None:
+            raise InputError(
+                f"{self.source.directory}: no tensor for {name}; the safetensors files are incomplete, "
+                f"or a {self.source.model_type} of this configuration is not supported"
+            )
+        expected = list(value.shape.numpy()) if value.shape is not None else []
+        if list(tensor.shape) != expected:
+            stored = ", ".join(sorted(stored_names(tensor))) or name
+            raise InputError(f"{stored}: config.json asks for shape {expected}, the file has {list(tensor.shape)}")
+        return tensor
+
+    def _refuse_leftovers(self, stored: Mapping[str, DeferredTensor], mapped: Mapping[str, torch.Tensor]) -> None:
+        used = {name for tensor in self._parameters.values() for name in stored_names(tensor)}
+        # A tied head may be stored beside the embedding that stands for it.
+        tied = (
+            {n for n in stored if n.endswith("lm_head.weight")}
+            if self.source.config.get("tie_word_embeddings")
+            else set()
+        )
+        unused = sorted(n for n in stored if n not in used and n not in tied and not _BUFFERS.search(n))
+        if unused:
+            raise InputError(
+                f"{self.source.directory}: {unused[0]} has no place in the graph of a {self.source.model_type} "
+                f"({len(unused)} such tensors); this variant of the architecture is not supported"
+            )
+
+
+def _linear_modules(source: ModelSource) -> dict[str, tuple[int, int, bool]]:
+    """Linear modules of the transformers model, its head left out: name to (N, K, weight stored as [K, N])."""
+    import transformers
+    from transformers.pytorch_utils import Conv1D
+
+    config = transformers.AutoConfig.from_pretrained(source.directory, trust_remote_code=False)
+    vars(config).pop("quantization_config", None)
+    with torch.device("meta"):
+        model = transformers.AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    head = model.get_output_embeddings()
+    found: dict[str, tuple[int, int, bool]] = {}
+    for name, module in model.named_modules():
+        if module is head or not isinstance(module, torch.nn.Linear | Conv1D):
+            continue
+        rows, columns = module.weight.shape
+        transposed = isinstance(module, Conv1D)
+        found[name] = (columns, rows, True) if transposed else (rows, columns, False)
+    return found
