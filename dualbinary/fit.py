@@ -140,18 +140,16 @@ class _Method:
 
     def __init__(self, planes: int, offset: bool) -> None:
         self.planes, self.offset = planes, offset
-        codes = np.arange(1 << planes)
-        self.plane_bits = ((codes[:, None] >> np.arange(planes)) & 1).astype(np.float64)  # [L, P]
-        self.bits = np.concatenate([self.plane_bits, np.ones((len(codes), int(offset)))], axis=1)  # [L, C]
+        self.count = planes + offset  # C
 
     def scales_of(self, weights: _Single) -> _Double:
         """The best scales found for groups [R, G], as [C, R]."""
         exponent = np.frexp(np.abs(weights).max(axis=1))[1]
         # A power of two brings each group to -1 .. 1 and back without rounding, so that no sum overflows or underflows.
         ordered = np.ascontiguousarray(np.sort(np.ldexp(weights, -exponent[:, None]), axis=1).T)  # [G, R]
-        problem = _Problem(ordered, self.bits)
+        problem = _Problem(ordered, self.planes)
         noise = NOISE * problem.squares
-        best, least = np.zeros((self.bits.shape[1], len(weights))), np.full(len(weights), np.inf)
+        best, least = np.zeros((self.count, len(weights))), np.full(len(weights), np.inf)
         for start in self._starts(ordered):
             scales = start
             for remaining in range(ROUNDS, -1, -1):
@@ -165,7 +163,7 @@ class _Method:
 
     def codes_of(self, weights: _Single, scales: npt.NDArray[np.floating]) -> tuple[npt.NDArray[np.uint8], float]:
         """Codes uint8 [R, G] of the nearest levels, bit p for plane p, and the sum of squared errors that is left."""
-        order, levels = _ascending(self.bits @ scales.astype(np.float64))  # [L, R]
+        order, levels = _ascending(_levels(scales.astype(np.float64), self.planes))  # [L, R]
         columns = np.ascontiguousarray(weights.T)  # [G, R]
         rank = np.zeros(columns.shape, np.uint8)
         for cut in _cuts(levels):
@@ -200,9 +198,10 @@ class _Method:
         if self.offset:
             yield np.concatenate([scales, low[None]])
             return
-        distance = np.abs(self.plane_bits @ scales + low)
+        distance = np.abs(_levels(scales, self.planes) + low)
         for code in np.argsort(distance, axis=0)[:2]:
-            yield np.where(self.plane_bits[code].T > 0, -scales, scales)
+            negative = code >> np.arange(self.planes)[:, None] & 1
+            yield np.where(negative, -scales, scales)
 
     def _few_values(self, ordered: _Single) -> npt.NDArray[np.intp]:
         """Groups with so few different values that each can have a plane of its own, but for the offset or zero."""
@@ -214,7 +213,7 @@ class _Method:
     def _one_plane_a_value(self, ordered: _Single) -> _Double:
         """Exact scales [C, R] for groups that _few_values chose."""
         base = ordered[0].astype(np.float64) if self.offset else np.zeros(ordered.shape[1])
-        scales = np.zeros((self.bits.shape[1], ordered.shape[1]))
+        scales = np.zeros((self.count, ordered.shape[1]))
         if self.offset:
             scales[-1] = base
         for column, group in enumerate(ordered.T):
@@ -227,9 +226,8 @@ class _Method:
 class _Problem:
     """Sorted groups [G, R] with what every round needs of them: prefix sums [G+1, R] and the sum of squares [R]."""
 
-    def __init__(self, ordered: _Single, bits: _Double) -> None:
-        self.ordered, self.bits = ordered, bits
-        self.pairs = (bits[:, :, None] * bits[:, None, :]).reshape(len(bits), -1)  # [L, C*C]
+    def __init__(self, ordered: _Single, planes: int) -> None:
+        self.ordered, self.planes = ordered, planes
         self.prefix = np.zeros((len(ordered) + 1, ordered.shape[1]))
         for i, row in enumerate(ordered):  # np.cumsum along the first axis is ten times slower
             np.add(self.prefix[i], row, out=self.prefix[i + 1])
@@ -241,7 +239,7 @@ class _Problem:
 
         Returns the squared error [R] and, for these bits, the matrix [C, C, R] and right side [C, R] of least squares.
         """
-        order, levels = _ascending(self.bits @ scales)
+        order, levels = _ascending(_levels(scales, self.planes))
         groups = levels.shape[1]
         ends = np.zeros((len(levels) + 1, groups), np.intp)
         ends[-1] = len(self.ordered)
@@ -250,10 +248,32 @@ class _Problem:
         counts, sums = np.empty_like(levels), np.empty_like(levels)
         np.put_along_axis(counts, order, np.diff(ends, axis=0).astype(np.float64), 0)
         np.put_along_axis(sums, order, np.diff(np.take(self.prefix, ends * groups + np.arange(groups)), axis=0), 0)
-        gram = (self.pairs.T @ counts).reshape(len(scales), len(scales), groups)
-        right = self.bits.T @ sums
+        # Unknown c is in force in all codes that contain masks[c]: the bit of its plane, or no bit for the offset.
+        masks = np.array([1 << c if c < self.planes else 0 for c in range(len(scales))])
+        gram = _superset_sums(counts)[masks[:, None] | masks]
+        right = _superset_sums(sums)[masks]
         error = self.squares + np.einsum("cr,cr->r", scales, np.einsum("cdr,dr->cr", gram, scales) - 2 * right)
         return error, gram, right
+
+
+def _levels(scales: _Double, planes: int) -> _Double:
+    """The level of each code [L, R] under scales [C, R].
+
+    Not a matrix product, here and in _superset_sums: BLAS would start threads for it that cost more than they bring.
+    """
+    levels = np.zeros((1 << planes, scales.shape[1]))
+    levels[0] = scales[planes] if len(scales) > planes else 0
+    for plane in range(planes):
+        np.add(levels[: 1 << plane], scales[plane], out=levels[1 << plane : 2 << plane])
+    return levels
+
+
+def _superset_sums(values: _Double) -> _Double:
+    """Replace values [L, R] of each code by the sum over all codes that have its bits, and perhaps more."""
+    for plane in range(len(values).bit_length() - 1):
+        halves = values.reshape(-1, 2, 1 << plane, values.shape[1])
+        halves[:, 0] += halves[:, 1]
+    return values
 
 
 def _ascending(levels: _Double) -> tuple[npt.NDArray[np.intp], _Double]:
