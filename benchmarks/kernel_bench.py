@@ -4,8 +4,8 @@
     python benchmarks/kernel_bench.py --json > result.json
 
 Each configuration gets as many packed copies of a weight as fill --megabytes, which must be well above the last-level
-cache, and products take them in turn: a model's decode step reads every weight once. In every round all configurations and
-one plain read of the same amount of memory are timed in turn, so that a busy neighbour hits all alike.
+cache, and products take them in turn: a model's decode step reads every weight once. In every round all configurations
+and one plain read of the same amount of memory are timed in turn, so that a busy neighbour hits all alike.
 
   us         time of one product, best and median of the rounds
   GB/s       packed bytes read for a second, best round; `of_read` relates it to the best plain read
@@ -79,7 +79,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--shapes", nargs="+", default=["4096x4096"], metavar="NxK", help="outputs x inputs")
     parser.add_argument("--rows", nargs="+", type=int, default=[1, 128], metavar="M", help="rows of activations")
     parser.add_argument("--levels", nargs="+", type=int, default=[0, 4], choices=[0, 4], help="accuracy_level")
-    parser.add_argument("--kernels", nargs="+", metavar="NAME", help="names from the inventory (default: best per level)")
+    parser.add_argument("--kernels", nargs="+", metavar="NAME", help="names from the inventory (default: the best)")
     parser.add_argument("--group-size", type=int, default=128, metavar="G")
     parser.add_argument("--planes", type=int, default=2, metavar="P")
     parser.add_argument("--offset", action="store_true", help="scales with an offset row")

@@ -21,7 +21,7 @@ _TASK = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_size_t)
 _PARALLEL_FOR = ctypes.CFUNCTYPE(None, ctypes.c_void_p, _TASK, ctypes.c_void_p, ctypes.c_size_t)
 
 ParallelFor = Callable[[Callable[[int], None], int], None]
-"""A parallel loop: call it with (task, count); it calls task(i) for every i below count and returns when all are done."""
+"""A parallel loop: called with (task, count), it calls task(i) for every i below count; it returns after the last."""
 
 
 class _Spec(ctypes.Structure):
@@ -37,8 +37,8 @@ class _Spec(ctypes.Structure):
 class Weight:
     """Planes [P, N, Kp/8] and scales [C, N, Kp/G], packed for one kernel. Use as a context manager, or `close()` it.
 
-    `kernel` is a name from describe()["kernels"], or None for the best at this accuracy_level. The arrays are kept and must
-    not be changed. Raises InputError where the library refuses something.
+    `kernel` is a name from describe()["kernels"], or None for the best at this accuracy_level. The arrays are kept and
+    must not be changed. Raises InputError where the library refuses something.
     """
 
     def __init__(

@@ -48,8 +48,8 @@ def library_path() -> Path:
             return (folder / name).resolve()
     raise InputError(
         f"{name} is not in {folders[0]} nor beside an installed runtime_ext: "
-        f"install the package (`pip install .` builds it), or build with `cmake --preset release && cmake --build --preset "
-        f"release` and set {LIBRARY_VARIABLE} to the file"
+        "install the package (`pip install .` builds it), or run `cmake --preset release`, then "
+        f"`cmake --build --preset release`, and set {LIBRARY_VARIABLE}=build/{name}"
     )
 
 
@@ -63,8 +63,8 @@ def register(session_options: _SessionOptions) -> None:
     built = library.dualbinary_digest().decode()
     if built != digest():
         raise InputError(
-            f"{path} was built from contract {built}, this package has {digest()}: rebuild the library (`pip install .`) "
-            "or install both from one version"
+            f"{path} was built from contract {built}, this package has {digest()}: rebuild the library "
+            "(`pip install .`) or install both from one version"
         )
     session_options.register_custom_ops_library(str(path))
 
@@ -72,9 +72,9 @@ def register(session_options: _SessionOptions) -> None:
 def describe() -> dict[str, Any]:
     """What the library is and does here: version, digest, cpu_features, forced_isa, kernels, chosen; and its path.
 
-    `kernels` lists the inventory (name, isa, accuracy_level, available); `chosen` maps an accuracy_level, as a string, to
-    the kernel that new weights get. Raises InputError if the library is missing, or if DUALBINARY_ISA names an ISA that
-    this machine or build lacks.
+    `kernels` lists the inventory (name, isa, accuracy_level, available); `chosen` maps an accuracy_level, as a string,
+    to the kernel that new weights get. Raises InputError if the library is missing, or if DUALBINARY_ISA names an ISA
+    that this machine or build lacks.
     """
     path = library_path()
     text = ctypes.c_char_p()

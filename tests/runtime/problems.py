@@ -1,0 +1,163 @@
+"""Random products for the tests of kernels and op, and what a correct result may differ by.
+
+The bound follows the kernels' arithmetic (runtime_ext/src/kernels/kernel.h). In a segment of S inputs the rounding step
+is d = (largest sum of |x| of a nibble) / 2 / B with B = 127 (level 4) or 16256 (level 0). Each of the S/4 looked-up
+entries is off by at most d/2, and so is the integer start value; a plane's error is |scale| times that. On top come
+float32 sums: each addition errs by 2^-24 of the sum of magnitudes. The result is rounded once more to its own type.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from hypothesis import strategies as st
+from onnx import helper, numpy_helper
+
+from dualbinary.layout import pack_planes
+from dualbinary.reference import dual_binary_matmul
+from dualbinary.schema import OP, padded_k
+
+EPS = 2.0**-24
+"""Rounding error of float32, relative."""
+ENTRY_RANGE = {0: 127 * 128, 4: 127}
+"""B: the largest table entry, for each accuracy_level."""
+MAX_SEGMENT = 128
+"""Inputs that share a rounding step, at most. The kernels take the largest multiple of 32 up to this that divides G."""
+RESULT_ERROR = {np.dtype(np.float32): (EPS, 2.0**-150), np.dtype(np.float16): (2.0**-11, 2.0**-25)}
+"""Rounding to the result's type: relative, and absolute below the normal numbers."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """X [.., K] and a weight of the contract."""
+
+    x: np.ndarray
+    planes: np.ndarray
+    scales: np.ndarray
+    K: int
+    N: int
+    group_size: int
+
+    def reference(self) -> np.ndarray:
+        """Y [.., N] in float64."""
+        return dual_binary_matmul(self.x, self.planes, self.scales, K=self.K, N=self.N, group_size=self.group_size)
+
+    def float_error(self) -> np.ndarray:
+        """Bound of what float32 sums lose, [M, N]."""
+        additions = 2 * (self.planes.shape[0] + 1) * self._segments().shape[1] + 32
+        magnitude = np.einsum(
+            "mg,cng->mn", self._per_group(np.abs(self._padded())), np.abs(self.scales, dtype=np.float64)
+        )
+        return additions * EPS * magnitude
+
+    def step_error(self, level: int) -> np.ndarray:
+        """One rounding step in every plane and segment, [M, N]."""
+        segments = self._segments()
+        nibbles = (
+            np.abs(segments).reshape(*segments.shape[:2], segments.shape[2] // 4, 4).sum(axis=3).max(axis=2)
+        )  # [M, segments]
+        steps = nibbles / 2 / ENTRY_RANGE[level]
+        groups = self.scales.shape[2]
+        per_group = steps.reshape(len(steps), groups, steps.shape[1] // groups).sum(axis=2)
+        return np.einsum("mg,cng->mn", per_group, np.abs(self.scales[: len(self.planes)], dtype=np.float64))
+
+    def error_bound(self, level: int) -> np.ndarray:
+        """What a kernel that serves `level` may differ by from the reference before its result is rounded, [M, N]."""
+        entries = self._segments().shape[2] / 4 + 1  # and the start value
+        float32_entries = 0.01  # an entry is computed in float32 before it is rounded: 16256 * 2^-24 * a few
+        return entries * (0.5 + float32_entries) * self.step_error(level) + self.float_error()
+
+    def _padded(self) -> np.ndarray:
+        rows = np.asarray(self.x, np.float64).reshape(-1, self.K)
+        return np.pad(rows, ((0, 0), (0, padded_k(self.K, self.group_size) - self.K)))
+
+    def _per_group(self, rows: np.ndarray) -> np.ndarray:
+        return rows.reshape(len(rows), self.scales.shape[2], self.group_size).sum(axis=2)
+
+    def _segments(self) -> np.ndarray:
+        size = max(s for s in range(32, MAX_SEGMENT + 1, 32) if self.group_size % s == 0)
+        rows = self._padded()
+        return rows.reshape(len(rows), rows.shape[1] // size, size)
+
+
+def make_problem(
+    *,
+    M: int | tuple[int, ...] = 1,
+    K: int = 256,
+    N: int = 48,
+    group_size: int = 64,
+    planes: int = 2,
+    offset: bool = False,
+    x_type: type = np.float32,
+    scale_type: type = np.float16,
+    seed: int = 0,
+) -> Problem:
+    """A problem with Gaussian activations; M may be the leading dimensions."""
+    rng = np.random.default_rng(seed)
+    bits = rng.integers(0, 2, (planes, N, K))
+    scales = rng.standard_normal((planes + offset, N, padded_k(K, group_size) // group_size)) * 0.1
+    lead = (M,) if isinstance(M, int) else M
+    x = rng.standard_normal((*lead, K)).astype(x_type)
+    return Problem(x, pack_planes(bits, group_size), scales.astype(scale_type), K, N, group_size)
+
+
+@st.composite
+def problems(draw, rows: tuple[int, ...] = (0, 1, 2, 5, 17)) -> Problem:
+    """Any problem of a modest size: all P, with and without offset, odd K and N, G from 32 to a row, all types."""
+    K = draw(st.integers(1, 600), label="K")
+    groups_of_32 = padded_k(K, 32) // 32
+    return make_problem(
+        M=draw(st.sampled_from(rows), label="M"),
+        K=K,
+        N=draw(st.integers(1, 70), label="N"),
+        group_size=32 * draw(st.integers(1, groups_of_32), label="G/32"),
+        planes=draw(st.integers(OP.limits["min_planes"], OP.limits["max_planes"]), label="P"),
+        offset=draw(st.booleans(), label="offset"),
+        x_type=draw(st.sampled_from([np.float32, np.float16]), label="X"),
+        scale_type=draw(st.sampled_from([np.float16, np.float32]), label="scales"),
+        seed=draw(st.integers(0, 2**32 - 1), label="seed"),
+    )
+
+
+def assert_close(y: np.ndarray, problem: Problem, error: np.ndarray | float) -> None:
+    """Assert that y is the reference to within `error` and the rounding to its type; infinity and NaN must be equal."""
+    expected = problem.reference()
+    with np.errstate(over="ignore"):
+        rounded = expected.astype(y.dtype)
+    finite = np.isfinite(rounded)
+    np.testing.assert_array_equal(y[~finite], rounded[~finite])
+    relative, absolute = RESULT_ERROR[y.dtype]
+    error = np.broadcast_to(
+        np.asarray(error).reshape(-1, problem.N) if np.ndim(error) else error, (y.size // problem.N, problem.N)
+    )
+    bound = error.reshape(expected.shape)[finite] + relative * (1 + 1e-3) * np.abs(expected[finite]) + absolute
+    difference = np.abs(y.astype(np.float64)[finite] - expected[finite])
+    assert (difference <= bound).all(), f"{(difference / bound).max():.3g} times the bound"
+
+
+def op_model(
+    problem: Problem, *, x_dims: list | None = None, constants: tuple[str, ...] = ("planes", "scales"), **attributes
+):
+    """A model of one node, `proj`, for the problem. `attributes` replace or add to the right ones; None removes one."""
+    settings = {"K": problem.K, "N": problem.N, "group_size": problem.group_size, **attributes}
+    node = helper.make_node(
+        OP.name,
+        ["X", "planes", "scales"],
+        ["Y"],
+        name="proj",
+        domain=OP.domain,
+        **{name: value for name, value in settings.items() if value is not None},
+    )
+    x_type = helper.np_dtype_to_tensor_dtype(problem.x.dtype)
+    lead = [f"d{i}" for i in range(problem.x.ndim - 1)]
+    inputs = [helper.make_tensor_value_info("X", x_type, [*lead, problem.K] if x_dims is None else x_dims)]
+    initializers = []
+    for name, array in (("planes", problem.planes), ("scales", problem.scales)):
+        if name in constants:
+            initializers.append(numpy_helper.from_array(array, name))
+        else:
+            kind = helper.np_dtype_to_tensor_dtype(array.dtype)
+            inputs.append(helper.make_tensor_value_info(name, kind, list(array.shape)))
+    outputs = [helper.make_value_info("Y", helper.make_tensor_type_proto(x_type, None))]
+    graph = helper.make_graph([node], "one_node", inputs, outputs, initializers)
+    opsets = [helper.make_opsetid("", 21), helper.make_opsetid(OP.domain, OP.version)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=10)

@@ -1,0 +1,197 @@
+"""Every kernel of the inventory against the float64 reference and against its neighbours, through the C API."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import runtime_ext
+from runtime_ext.capi import Weight
+from tests.runtime.problems import Problem, assert_close, make_problem, problems
+
+KERNELS = runtime_ext.describe()["kernels"]
+EXACT = "exact_f64_scalar"
+LEVELS = {kernel["name"]: kernel["accuracy_level"] for kernel in KERNELS}
+TABLE_KERNELS = [name for name in LEVELS if name != EXACT]
+GUARD = 512
+"""Elements around an output that no kernel may touch: more than any block of outputs."""
+
+
+def each(names):
+    """Run a test for each of the kernels; those that this CPU cannot run are skipped by name."""
+    here = {kernel["name"] for kernel in KERNELS if kernel["available"]}
+    return pytest.mark.parametrize(
+        "kernel",
+        [
+            pytest.param(name, marks=() if name in here else pytest.mark.skip(reason=f"this CPU cannot run {name}"))
+            for name in names
+        ],
+    )
+
+
+def product(kernel: str, problem: Problem, parallel=None) -> np.ndarray:
+    with prepared(kernel, problem) as weight:
+        rows = weight.multiply(problem.x.reshape(-1, problem.K), parallel=parallel)
+    return rows.reshape(*problem.x.shape[:-1], problem.N)
+
+
+def prepared(kernel: str, problem: Problem) -> Weight:
+    return Weight(
+        problem.planes,
+        problem.scales,
+        K=problem.K,
+        group_size=problem.group_size,
+        accuracy_level=LEVELS[kernel],
+        kernel=kernel,
+    )
+
+
+def error_bound(kernel: str, problem: Problem) -> np.ndarray | float:
+    # The exact kernel sums in float64, as the reference does, but in another order.
+    return 1e-9 * problem.float_error() if kernel == EXACT else problem.error_bound(LEVELS[kernel])
+
+
+@each(LEVELS)
+@given(problem=problems())
+@settings(max_examples=150)
+def test_product_of_any_shape_is_within_the_derived_bound(kernel, problem):
+    assert_close(product(kernel, problem), problem, error_bound(kernel, problem))
+
+
+@each(TABLE_KERNELS)
+@pytest.mark.parametrize("group_size", [32, 64, 128, 1024])
+@pytest.mark.parametrize("rows", [1, 9])
+def test_relative_error_on_gaussian_input_is_as_promised(kernel, group_size, rows):
+    problem = make_problem(M=rows, K=1024, N=256, group_size=group_size)
+    expected = problem.reference()
+    error = np.linalg.norm(product(kernel, problem) - expected) / np.linalg.norm(expected)
+    assert error <= {0: 1e-4, 4: 8e-3}[LEVELS[kernel]]
+
+
+@each(TABLE_KERNELS)
+@given(problem=problems(rows=(1, 5)))
+@settings(max_examples=20)
+def test_kernels_of_one_level_differ_by_float_rounding_only(kernel, problem):
+    # Same entries, other order of sums; a start value at a rounding boundary may fall to either side.
+    level = LEVELS[kernel]
+    other = next(name for name in TABLE_KERNELS if LEVELS[name] == level and any_available(name))
+    ours, theirs = product(kernel, problem).astype(np.float64), product(other, problem).astype(np.float64)
+    rounding = 2 * np.abs(theirs) * (2.0**-11 if problem.x.dtype == np.float16 else 2.0**-24) + 2.0**-24
+    assert (np.abs(ours - theirs) <= 2 * problem.float_error() + problem.step_error(level) + rounding).all()
+
+
+def any_available(name: str) -> bool:
+    return any(kernel["name"] == name and kernel["available"] for kernel in KERNELS)
+
+
+SPECIAL = [np.nan, np.inf, -np.inf, 3.4e38, -3.4e38, 1e30, 1e-30, 1e-38, 1e-45, 0.0, -0.0]
+
+
+@each(LEVELS)
+@given(
+    problem=problems(rows=(1, 3)),
+    places=st.lists(st.tuples(st.integers(0, 2**16), st.sampled_from(SPECIAL)), min_size=1, max_size=4),
+)
+def test_extreme_activations_follow_ieee_rules(kernel, problem, places):
+    with np.errstate(over="ignore"):
+        for place, value in places:
+            problem.x.flat[place % problem.x.size] = value
+    with np.errstate(invalid="ignore"):
+        bound = np.nan_to_num(error_bound(kernel, problem), nan=0.0, posinf=0.0)
+        assert_close(product(kernel, problem), problem, bound)
+
+
+@each(LEVELS)
+@pytest.mark.parametrize("magnitude", [1e-44, 1e-38, 1e-36, 1e-20, 1e20, 1e36, 1e38])
+def test_rows_of_extreme_magnitude_keep_their_accuracy(kernel, magnitude):
+    problem = make_problem(M=2, scale_type=np.float32)
+    with np.errstate(over="ignore"):
+        problem.x[1] *= magnitude
+        problem.x[1, ::2] = np.clip(problem.x[1, ::2], -3e38, 3e38)
+    assert_close(product(kernel, problem), problem, error_bound(kernel, problem))
+
+
+@each(LEVELS)
+def test_sums_that_overflow_float32_on_the_way_are_right_in_the_end(kernel):
+    problem = make_problem(K=64, N=40, group_size=32, scale_type=np.float32)
+    problem.x[:] = 1e37
+    problem.scales[:, :, 0] = 100
+    problem.scales[:, :, 1] = -100
+    problem.planes[:, :, 4:] = problem.planes[:, :, :4]  # the second group cancels the first
+    np.testing.assert_array_equal(product(kernel, problem), np.zeros((1, 40), np.float32))
+
+
+@each(LEVELS)
+def test_unselected_nan_and_infinity_do_not_reach_the_sum(kernel):
+    problem = make_problem(M=2, K=64, N=40, group_size=32)
+    problem.planes[:, :, 1] = 0  # inputs 8 to 15
+    problem.x[0, 8:16] = [np.nan, np.inf, -np.inf, 1e38, np.nan, np.inf, -np.inf, 1e38]
+    y = product(kernel, problem)
+    problem.x[0, 8:16] = 0
+    assert_close(y, problem, error_bound(kernel, problem))
+
+
+@each(LEVELS)
+def test_bits_beyond_k_are_ignored(kernel):
+    problem = make_problem(K=37, N=33, group_size=64)
+    clean = product(kernel, problem)
+    problem.planes[:, :, 5:] = 0xFF  # inputs 40 to 63 do not exist
+    np.testing.assert_array_equal(product(kernel, problem), clean)
+
+
+@each(LEVELS)
+@given(problem=problems(rows=(1, 2, 17)))
+@settings(max_examples=15)
+def test_nothing_is_written_outside_the_output(kernel, problem):
+    rows = len(problem.x)
+    sentinel = problem.x.dtype.type(-12345)
+    buffer = np.full(GUARD + rows * problem.N + GUARD, sentinel, problem.x.dtype)
+    with prepared(kernel, problem) as weight:
+        weight.multiply(problem.x, out=buffer[GUARD:-GUARD].reshape(rows, problem.N))
+    assert (buffer[:GUARD] == sentinel).all()
+    assert (buffer[-GUARD:] == sentinel).all()
+    assert not (buffer[GUARD:-GUARD] == sentinel).any()
+
+
+@each(LEVELS)
+def test_a_row_does_not_depend_on_the_rows_beside_it(kernel):
+    problem = make_problem(M=137, K=544, N=65, group_size=32, planes=3, offset=True)  # more than one tile of rows
+    problem.x[3, 5] = np.inf
+    together = product(kernel, problem)
+    with prepared(kernel, problem) as weight:
+        alone = np.concatenate([weight.multiply(row[None]) for row in problem.x])
+    np.testing.assert_array_equal(together, alone)
+
+
+@each(LEVELS)
+def test_threads_do_not_change_the_result(kernel):
+    problem = make_problem(M=6, K=1024, N=1024)
+    counts = []
+
+    def parallel(task, count):
+        counts.append(count)
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(task, range(count)))
+
+    np.testing.assert_array_equal(product(kernel, problem, parallel), product(kernel, problem))
+    assert max(counts) > 1
+
+
+def test_a_small_product_stays_on_the_calling_thread():
+    def parallel(task, count):
+        pytest.fail(f"{count} tasks for a product that takes less time than handing out one")
+
+    product(next(filter(any_available, TABLE_KERNELS), EXACT), make_problem(K=64, N=32, group_size=32), parallel)
+
+
+@each(LEVELS)
+def test_one_weight_serves_many_threads_at_once(kernel):
+    problem = make_problem(M=3, K=512, N=96)
+    inputs = [problem.x * (i + 1) for i in range(24)]
+    with prepared(kernel, problem) as weight, ThreadPoolExecutor(8) as pool:
+        expected = [weight.multiply(x) for x in inputs]
+        results = list(pool.map(weight.multiply, inputs))
+    for result, alone in zip(results, expected, strict=True):
+        np.testing.assert_array_equal(result, alone)

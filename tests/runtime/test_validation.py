@@ -1,0 +1,162 @@
+"""Damaged nodes and calls: each gives one error that names the node, what is wrong, what was expected and what came."""
+
+import ctypes
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+
+import runtime_ext
+from dualbinary import InputError
+from runtime_ext.capi import Weight
+from runtime_ext.library import library_path
+from tests.runtime.problems import Problem, make_problem, op_model
+
+GOOD = make_problem(K=64, N=8, group_size=32)  # planes [2, 8, 8], scales [2, 8, 2]
+
+
+def load(problem: Problem = GOOD, **options) -> ort.InferenceSession:
+    settings = ort.SessionOptions()
+    settings.log_severity_level = 4
+    runtime_ext.register(settings)
+    return ort.InferenceSession(op_model(problem, **options).SerializeToString(), settings)
+
+
+def with_tensors(planes: tuple[int, ...] = (2, 8, 8), scales: tuple[int, ...] = (2, 8, 2)) -> Problem:
+    return Problem(GOOD.x, np.zeros(planes, np.uint8), np.zeros(scales, np.float16), 64, 8, 32)
+
+
+def test_the_undamaged_node_loads():
+    load()
+
+
+@pytest.mark.parametrize(
+    ("attributes", "parts"),
+    [
+        ({"K": None}, ["attribute K is missing"]),
+        ({"N": None}, ["attribute N is missing"]),
+        ({"group_size": None}, ["attribute group_size is missing"]),
+        ({"K": "64"}, ["attribute K", "expected an integer"]),
+        ({"layout": "plain"}, ["attribute layout", "expected an integer"]),
+        ({"accuracy_level": 4.0}, ["attribute accuracy_level", "expected an integer"]),
+        ({"group_size": [32, 64]}, ["attribute group_size", "expected an integer"]),
+        ({"K": 0}, ["K: expected 1 to 2147483647, got 0"]),
+        ({"K": -64}, ["K: expected 1 to 2147483647, got -64"]),
+        ({"K": 2**31}, ["K: expected 1 to 2147483647, got 2147483648"]),
+        ({"K": 2**63 - 1}, ["K: expected 1 to 2147483647, got 9223372036854775807"]),
+        ({"N": 0}, ["N: expected 1 to 2147483647, got 0"]),
+        ({"N": 2**40}, ["N: expected 1 to 2147483647, got 1099511627776"]),
+        ({"N": 9}, ["planes: expected shape [2, 9, 8], got [2, 8, 8]"]),
+        ({"K": 65}, ["planes: expected shape [2, 8, 12], got [2, 8, 8]"]),
+        ({"group_size": 0}, ["group_size: expected a positive multiple of 32, got 0"]),
+        ({"group_size": -32}, ["group_size: expected a positive multiple of 32, got -32"]),
+        ({"group_size": 48}, ["group_size: expected a positive multiple of 32, got 48"]),
+        ({"group_size": 96}, ["group_size: expected at most 64 for K = 64, got 96"]),
+        ({"group_size": 2**62}, ["group_size: expected at most 64", str(2**62)]),
+        ({"group_size": 64}, ["scales: expected shape [2, 8, 1], got [2, 8, 2]"]),
+        ({"layout": 2}, ["layout: expected 1", "got 2"]),
+        ({"layout": -1}, ["layout: expected 1", "got -1"]),
+        ({"accuracy_level": 3}, ["accuracy_level: expected 0 or 4, got 3"]),
+    ],
+)
+def test_a_wrong_attribute_is_refused(attributes, parts):
+    assert_refused(parts, **attributes)
+
+
+@pytest.mark.parametrize(
+    ("problem", "parts"),
+    [
+        (with_tensors(planes=(2, 8, 7)), ["planes: expected shape [2, 8, 8], got [2, 8, 7]"]),
+        (with_tensors(planes=(2, 7, 8)), ["planes: expected shape [2, 8, 8], got [2, 7, 8]"]),
+        (with_tensors(planes=(16, 8)), ["planes: expected shape [P, N, Kp/8], got [16, 8]"]),
+        (with_tensors(planes=(2, 8, 8, 1)), ["planes: expected shape [P, N, Kp/8], got [2, 8, 8, 1]"]),
+        (with_tensors(planes=(0, 8, 8)), ["number of planes: expected 1 to 8, got 0"]),
+        (with_tensors(planes=(9, 8, 8), scales=(9, 8, 2)), ["number of planes: expected 1 to 8, got 9"]),
+        (with_tensors(scales=(1, 8, 2)), ["rows of scales: expected 2 to 3, got 1"]),
+        (with_tensors(scales=(4, 8, 2)), ["rows of scales: expected 2 to 3, got 4"]),
+        (with_tensors(scales=(2, 8, 3)), ["scales: expected shape [2, 8, 2], got [2, 8, 3]"]),
+        (with_tensors(scales=(3, 9, 2)), ["scales: expected shape [3, 8, 2], got [3, 9, 2]"]),
+        (with_tensors(scales=(32,)), ["scales: expected shape [C, N, Kp/G], got [32]"]),
+    ],
+)
+def test_a_tensor_of_the_wrong_shape_is_refused(problem, parts):
+    assert_refused(parts, problem)
+
+
+def assert_refused(parts: list[str], problem: Problem = GOOD, **attributes) -> None:
+    with pytest.raises(Exception) as caught:  # onnxruntime has a class for each code, none of them public
+        load(problem, **attributes)
+    for part in ["DualBinaryMatMul node 'proj'", *parts]:
+        assert part in str(caught.value)
+
+
+@pytest.mark.parametrize("computed", ["planes", "scales"])
+def test_weights_that_are_not_constant_are_refused(computed):
+    constants = tuple({"planes", "scales"} - {computed})
+    with pytest.raises(Exception, match=f"node 'proj': {computed}: must be a constant initializer"):
+        load(constants=constants)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("planes", np.int8), ("scales", np.float64)])
+def test_a_tensor_of_the_wrong_type_is_refused(name, kind):
+    tensors = {"planes": GOOD.planes, "scales": GOOD.scales, name: getattr(GOOD, name).astype(kind)}
+    problem = Problem(GOOD.x, tensors["planes"], tensors["scales"], 64, 8, 32)
+    with pytest.raises(Exception, match=rf"{name}.*proj"):
+        load(problem)
+
+
+@pytest.mark.parametrize("shape", [(2, 63), (65,), (2, 0)])
+def test_activations_of_the_wrong_width_are_refused(shape):
+    session = load(x_dims=[f"d{i}" for i in range(len(shape))])
+    with pytest.raises(Exception, match=r"node 'proj': X: expected shape \[.., 64\], got \[") as caught:
+        session.run(None, {"X": np.zeros(shape, np.float32)})
+    assert str(list(shape)) in str(caught.value)
+
+
+def test_activations_without_dimensions_are_refused():
+    session = load(x_dims=[])
+    with pytest.raises(Exception, match=r"node 'proj': X: expected shape \[.., 64\], got \[\]"):
+        session.run(None, {"X": np.array(1, np.float32)})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"kernel": "table9"}, "kernel 'table9' is unknown; available: "),
+        ({"group_size": 33}, "group_size: expected a positive multiple of 32, got 33"),
+        ({"layout": 7}, "layout: expected 1"),
+        ({"accuracy_level": 1}, "accuracy_level: expected 0 or 4, got 1"),
+        ({"K": 32}, "planes: expected 64 bytes, got 128"),
+        ({"scales": GOOD.scales[:, :, :1]}, "scales: expected 64 bytes, got 32"),
+        ({"scales": GOOD.scales.astype(np.float64)}, "scale_type: expected type 0 (float32) or 1 (float16)"),
+        ({"planes": np.repeat(GOOD.planes, 5, axis=0)}, "number of planes: expected 1 to 8, got 10"),
+    ],
+)
+def test_the_c_api_refuses_a_wrong_weight(changes, message):
+    settings = {"planes": GOOD.planes, "scales": GOOD.scales, "K": 64, "group_size": 32, **changes}
+    with pytest.raises(InputError) as caught:
+        Weight(**settings)
+    assert message in str(caught.value)
+
+
+def test_a_kernel_too_coarse_for_the_level_is_refused():
+    coarse = [k["name"] for k in runtime_ext.describe()["kernels"] if k["available"] and k["accuracy_level"] == 4]
+    for name in coarse:
+        with pytest.raises(InputError, match=f"kernel {name} serves accuracy_level 4 and up, asked for 0"):
+            Weight(GOOD.planes, GOOD.scales, K=64, group_size=32, accuracy_level=0, kernel=name)
+
+
+def test_the_c_api_refuses_null_pointers_and_negative_rows():
+    library = ctypes.CDLL(str(library_path()))
+    for name in ("weight_create", "multiply", "describe"):
+        getattr(library, f"dualbinary_{name}").restype = ctypes.c_char_p
+    zero = ctypes.c_size_t(0)
+    assert library.dualbinary_weight_create(None, None, zero, None, zero, None, None) == b"spec is NULL"
+    assert library.dualbinary_describe(None) == b"json is NULL"
+    rows = ctypes.c_int64(1)
+    assert library.dualbinary_multiply(None, None, 0, rows, None, None, None) == b"weight is NULL"
+    with Weight(GOOD.planes, GOOD.scales, K=64, group_size=32) as weight:
+        handle = weight._handle
+        assert library.dualbinary_multiply(handle, None, 0, rows, None, None, None) == b"x or y is NULL"
+        negative = ctypes.c_int64(-1)
+        assert b"rows: expected 0 or more" in library.dualbinary_multiply(handle, None, 0, negative, None, None, None)
