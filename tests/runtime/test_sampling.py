@@ -19,10 +19,16 @@ def test_greedy_takes_the_largest_logit(logits):
     assert logits[Sampler()(logits)] == logits.max()
 
 
-@given(LOGIT_ARRAYS, st.integers(1, 50), st.floats(0.1, 3))
-def test_top_k_draws_among_the_k_largest(logits, k, temperature):
-    token = Sampler(temperature=temperature, top_k=k, seed=0)(logits)
+@given(LOGIT_ARRAYS, st.integers(1, 50), st.floats(0.1, 3), st.integers(0, 100))
+def test_top_k_draws_among_the_k_largest_whatever_the_logits(logits, k, temperature, seed):
+    token = Sampler(temperature=temperature, top_k=k, seed=seed)(logits)
     assert (logits > logits[token]).sum() < k
+
+
+@pytest.mark.parametrize(("top_k", "allowed"), [(1, {1}), (2, {1, 2}), (3, {1, 2, 3}), (9, {0, 1, 2, 3})])
+def test_top_k_draws_all_of_the_k_largest_and_no_other(top_k, allowed):
+    sampler = Sampler(temperature=1, top_k=top_k, seed=0)
+    assert {sampler(LOGITS) for _ in range(300)} == allowed
 
 
 @pytest.mark.parametrize(("top_p", "allowed"), [(0.3, {1}), (0.5, {1, 2}), (0.75, {1, 2, 3}), (1.0, {0, 1, 2, 3})])
