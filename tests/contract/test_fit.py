@@ -20,7 +20,7 @@ def gaussian(rows, columns, seed=0):
 # with an offset; the others are what this fit reached when it was written, plus 2 %.
 @pytest.mark.parametrize(
     ("planes", "offset", "bar"),
-    [(1, False, 0.528), (1, True, 0.351), (2, False, 0.1140), (2, True, 0.1033), (3, True, 0.0247), (4, True, 0.0057)],
+    [(1, False, 0.528), (1, True, 0.351), (2, False, 0.1140), (2, True, 0.1033), (3, True, 0.0247), (4, True, 0.0058)],
 )
 def test_fit_gaussian_weight_reaches_the_known_error(planes, offset, bar):
     fitted = fit(gaussian(64, 4096), planes=planes, group_size=64, offset=offset)
