@@ -39,7 +39,7 @@ def dual_binary_matmul(
     with np.errstate(invalid="ignore", over="ignore"):  # NaN and infinity are answers here
         for selector, scale in zip(selectors, scales.astype(np.float64), strict=True):
             for group in range(padded_k(K, group_size) // group_size):
-                inputs = slice(group * group_size, min((group + 1) * group_size, K))
+                inputs = slice(group * group_size, (group + 1) * group_size)  # of the last group, what there is
                 for m, row in enumerate(rows):
                     # where(), not a product: 0 * inf would be NaN although the input is not selected.
                     partial = np.where(selector[:, inputs], row[inputs], 0.0).sum(axis=1)  # [N]

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -202,8 +203,9 @@ def test_modules_that_differ_from_config_are_refused_by_name(tmp_path, arrays, m
 
 
 def test_modules_with_rows_shorter_than_a_group_are_refused():
+    file = Path("model.safetensors")
     planes, scales = module_shapes(CONFIG, 4, 32)
-    stored = {"m.planes": StoredTensor(None, "U8", planes), "m.scales": StoredTensor(None, "F16", scales)}
+    stored = {"m.planes": StoredTensor(file, "U8", planes), "m.scales": StoredTensor(file, "F16", scales)}
     with pytest.raises(InputError, match="m: group_size 64 is larger than its row of 32 inputs"):
         check_modules(CONFIG, stored, {"m": (4, 32)})
 

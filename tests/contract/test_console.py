@@ -65,6 +65,7 @@ raise SystemExit(console.run(argparse.ArgumentParser(), command, []))
 
 def test_run_into_a_closed_pipe_ends_quietly():
     with subprocess.Popen([sys.executable, "-c", ENDLESS], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stderr is not None
         process.stdout.readline()
         process.stdout.close()
         assert process.stderr.read() == b""

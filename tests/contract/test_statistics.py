@@ -17,7 +17,7 @@ def test_statistics_any_weight_count_its_bits_without_padding(case):
     statistics = weight_statistics(case.planes, case.scales, case.K, case.group_size)
     assert statistics.weights == case.N * case.K
     assert statistics.density == pytest.approx(case.bits.mean(axis=(1, 2)))
-    codes = sum(plane << p for p, plane in enumerate(case.bits))
+    codes = np.sum([plane << p for p, plane in enumerate(case.bits)], axis=0)
     assert statistics.code_counts == tuple((codes == code).sum() for code in range(1 << len(case.bits)))
     assert statistics.stored_bits == 8 * (case.planes.nbytes + case.scales.nbytes)
 
@@ -68,7 +68,7 @@ def test_sum_of_statistics_is_that_of_both_weights_together():
     assert both.relative_error == 0.25
     assert (one + WeightStatistics(1, 1, (1, 0, 0, 0))).relative_error is None
     with pytest.raises(ValueError, match="shorter"):
-        one + of_codes(1, 1)
+        _ = one + of_codes(1, 1)
 
 
 def test_relative_error_of_zeros_is_zero():
