@@ -1,6 +1,8 @@
 """`python -m runtime_ext generate | bench | info` on a tiny model."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -89,6 +91,17 @@ def test_no_library_never_touches_the_library(run, tiny_model, monkeypatch):
     monkeypatch.setattr(runtime_ext, "register", refuse)
     assert run("generate", tiny_model, "--prompt", PROMPT)[0] == 1
     assert run("generate", tiny_model, "--prompt", PROMPT, "--no-library")[0] == 0
+
+
+def test_a_device_needs_neither_torch_nor_onnx(tiny_model):
+    absent = ("onnx", "onnx_ir", "safetensors", "torch", "transformers")
+    program = (
+        f"import sys; sys.modules.update(dict.fromkeys({absent})); "
+        "from runtime_ext.__main__ import main; sys.exit(main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", program, "generate", str(tiny_model), "--prompt", PROMPT, "--chat"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_bench_reports_every_number(run, tiny_model):
