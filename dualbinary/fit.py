@@ -31,7 +31,7 @@ _Single: TypeAlias = npt.NDArray[np.float32]
 _Double: TypeAlias = npt.NDArray[np.float64]
 
 BLOCK_ELEMENTS = 1 << 18  # sorted weights or levels at a time: with prefix sums and scratch about 10 MiB a thread
-ROUNDS = 4  # of a start; on Gaussian groups two more gain about one percent for 40 % more time
+ROUNDS = 6  # of a start; with 4 the error of Gaussian groups is 1 % larger, see docs/log.md
 RIDGE = (
     1e-7  # share of G added to the diagonal, towards the scales of the round before: decides for planes unused so far
 )
