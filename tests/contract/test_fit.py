@@ -16,8 +16,8 @@ def gaussian(rows, columns, seed=0):
     return np.random.default_rng(seed).standard_normal((rows, columns)).astype(np.float32)
 
 
-# Alternating least squares is known to reach 0.1140 at G = 64 with the better sign per group, and 0.1033 with an offset.
-# The bars are what this fit reached when it was written, plus 1 to 2 %: a lost start or round shows.
+# Alternating least squares is known to reach 0.1140 at G = 64 with the better sign of each group, and 0.1033 with an
+# offset. The bars are what this fit reached when it was written, plus 1 to 2 %: a lost start or round shows.
 @pytest.mark.parametrize(
     ("planes", "offset", "bar"),
     [(1, False, 0.528), (1, True, 0.351), (2, False, 0.1130), (2, True, 0.1020), (3, True, 0.0247), (4, True, 0.0058)],
