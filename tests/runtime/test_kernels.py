@@ -116,9 +116,9 @@ def test_rows_of_extreme_magnitude_keep_their_accuracy(kernel, magnitude):
 @each(LEVELS)
 def test_sums_that_overflow_float32_on_the_way_are_right_in_the_end(kernel):
     problem = make_problem(K=64, N=40, group_size=32, scale_type=np.float32)
-    problem.x[:] = 1e37
-    problem.scales[:, :, 0] = 100
-    problem.scales[:, :, 1] = -100
+    problem.x[:] = 1e35  # tables can hold it, but not its product with the scale
+    problem.scales[:, :, 0] = 1e6
+    problem.scales[:, :, 1] = -1e6
     problem.planes[:, :, 4:] = problem.planes[:, :, :4]  # the second group cancels the first
     np.testing.assert_array_equal(product(kernel, problem), np.zeros((1, 40), np.float32))
 
@@ -131,6 +131,33 @@ def test_unselected_nan_and_infinity_do_not_reach_the_sum(kernel):
     y = product(kernel, problem)
     problem.x[0, 8:16] = 0
     assert_close(y, problem, error_bound(kernel, problem))
+
+
+def one_selected_input(scales: np.ndarray, x_type: type) -> Problem:
+    """Y = scales: one output for each, whose only selected input is 1."""
+    planes = np.zeros((1, len(scales), 4), np.uint8)
+    planes[:, :, 0] = 1
+    x = np.zeros((1, 32), x_type)
+    x[0, 0] = 1
+    return Problem(x, planes, scales[None, :, None], 32, len(scales), 32)
+
+
+def test_every_float16_scale_is_read_right():
+    scales = np.arange(2**16, dtype=np.uint16).view(np.float16)
+    y = product(EXACT, one_selected_input(scales, np.float32))
+    np.testing.assert_array_equal(y[0], scales.astype(np.float32))
+
+
+def test_results_round_once_to_the_nearest_float16():
+    halves = np.arange(2**15, dtype=np.uint16).view(np.float16).astype(np.float64)
+    halves = halves[np.isfinite(halves)]
+    between = (halves[1:] + halves[:-1]) / 2  # ties; then their neighbours
+    largest = [65504, np.nextafter(np.float32(65520), np.float32(0)), 65520, 65536, np.inf]
+    values = np.concatenate([halves, between, between * (1 - 1e-6), between * (1 + 1e-6), largest]).astype(np.float32)
+    values = np.concatenate([values, -values])
+    with np.errstate(over="ignore"):
+        expected = values.astype(np.float16)
+    np.testing.assert_array_equal(product(EXACT, one_selected_input(values, np.float16))[0], expected)
 
 
 @each(LEVELS)

@@ -1,6 +1,7 @@
 """Finding, checking and describing the library, and forcing an ISA."""
 
 import ctypes
+import importlib.util
 import os
 import subprocess
 import sys
@@ -53,7 +54,9 @@ def test_a_file_that_is_no_library_is_refused(monkeypatch, tmp_path):
 
 
 def test_a_foreign_library_is_refused(monkeypatch):
-    monkeypatch.setenv("DUALBINARY_LIBRARY", ort.capi._pybind_state.__file__)
+    foreign = importlib.util.find_spec("_ctypes")
+    assert foreign is not None and foreign.origin is not None
+    monkeypatch.setenv("DUALBINARY_LIBRARY", foreign.origin)
     with pytest.raises(InputError, match="is not a usable dualbinary library"):
         runtime_ext.describe()
 

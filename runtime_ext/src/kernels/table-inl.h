@@ -134,7 +134,7 @@ template <class F32x16, int kEntryBytes, class T>
 bool build_segment(const T* x, std::int64_t count, std::int64_t size, std::uint8_t* entries, Segment& segment) {
   alignas(64) float values[kMaxSegment];
   F32x16 sum = F32x16::set(0);
-  F32x16 magnitude = F32x16::set(0);
+  F32x16 magnitude = F32x16::set(0);  // four times the sum of |x|: each nibble's sum stands in its four lanes
   F32x16 largest = F32x16::set(0);
   for (std::int64_t k = 0; k < size; k += kTableEntries) {
     const F32x16 v = load_activations<F32x16>(x + k, count - k);
