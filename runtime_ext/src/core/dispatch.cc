@@ -11,7 +11,7 @@
 namespace dualbinary {
 namespace {
 
-#define DUALBINARY_KERNEL(symbol) &symbol,
+#define DUALBINARY_KERNEL(symbol) &(symbol),
 constexpr std::array kInventory = {
 #include "kernels/kernels.inc"
 };

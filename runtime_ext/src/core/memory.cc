@@ -116,7 +116,8 @@ void release_file_pages([[maybe_unused]] const void* memory, [[maybe_unused]] st
     return (word & kSwapped) == 0 && ((word & kPresent) == 0 || (word & kFileOrShared) != 0);
   });
   if (got != static_cast<ssize_t>(wanted) || !reloadable) return;
-  madvise(reinterpret_cast<void*>(first * page), (last - first) * page, MADV_DONTNEED);
+  auto* begin = const_cast<std::uint8_t*>(static_cast<const std::uint8_t*>(memory)) + (first * page - address);
+  madvise(begin, (last - first) * page, MADV_DONTNEED);
 #endif
 }
 
