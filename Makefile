@@ -5,6 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Two is what a small machine has; more workers would each load torch again for little gain.
 TEST_WORKERS ?= 2
+# Tests of one file share what is dear to make, so one worker runs them all.
+PARALLEL := -n $(TEST_WORKERS) --dist loadfile
 CPP_SOURCES := $(shell find CMakeLists.txt runtime_ext -name CMakeLists.txt -o -name '*.cmake' -o -name '*.cc' \
 	-o -name '*.h' -o -name '*.inc' -o -name '*.cu' -o -name '*.cuh' 2>/dev/null)
 
@@ -36,13 +38,13 @@ demo: setup ## a real model: export, check, generate, and a table of sizes and s
 	$(BIN)/python -m examples.demo
 
 test: setup ## the default tests
-	$(BIN)/python -m pytest -n $(TEST_WORKERS) -m "not slow"
+	$(BIN)/python -m pytest $(PARALLEL) -m "not slow"
 
 test-all: setup ## all tests, then the runtime's once more for each instruction set of this CPU
-	$(BIN)/python -m pytest -n $(TEST_WORKERS)
+	$(BIN)/python -m pytest $(PARALLEL)
 	set -e; for isa in $$($(BIN)/python -m runtime_ext info --isas); do \
 		echo "== DUALBINARY_ISA=$$isa"; \
-		DUALBINARY_ISA=$$isa $(BIN)/python -m pytest -q -n $(TEST_WORKERS) tests/runtime; \
+		DUALBINARY_ISA=$$isa $(BIN)/python -m pytest -q $(PARALLEL) tests/runtime; \
 	done
 
 check: setup ## lint, format, types, generated files, file budget
