@@ -2,7 +2,6 @@
 // cannot represent.
 #include <algorithm>
 #include <array>
-#include <atomic>
 #include <exception>
 #include <mutex>
 #include <vector>
@@ -121,8 +120,8 @@ void Weight::multiply(const Activations& x, std::int64_t rows, void* y, const Pa
   const std::int64_t row_bytes = shape_.segments * (segment_bytes + static_cast<std::int64_t>(sizeof(Segment)));
   const std::int64_t most_rows = std::clamp<std::int64_t>(kTableBudget / row_bytes, 1, kMaxTileRows);
   // Tiles of equal size: a short last one would read all weights for little work.
-  const std::int64_t tile_rows =
-      std::max<std::int64_t>(1, ceil_div(rows, std::max<std::int64_t>(1, ceil_div(rows, most_rows))));
+  const std::int64_t tiles = std::max<std::int64_t>(1, ceil_div(rows, most_rows));
+  const std::int64_t tile_rows = std::max<std::int64_t>(1, ceil_div(rows, tiles));
   const Scratch scratch(static_cast<std::size_t>(tile_rows * row_bytes));
   const std::size_t element = x.type == Element::kFloat16 ? 2 : 4;
   for (std::int64_t m = 0; m < rows; m += tile_rows) {

@@ -39,7 +39,7 @@ inline constexpr std::int64_t kMaxSegment = 128;
 // stays in a quarter of a 32 KiB L1 cache.
 inline constexpr std::int64_t kMaxTileRows = 64;
 
-// The weight's fixed numbers, checked. Everything derived is filled in by core, see kernel_shape() there.
+// The weight's fixed numbers, checked. checked_shape() of core derives what is not given.
 struct Shape {
   std::int64_t K;
   std::int64_t N;

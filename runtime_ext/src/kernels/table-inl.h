@@ -1,7 +1,7 @@
 // The table method (its maths: kernel.h), generic over the ISA. Everything is in an unnamed namespace and nothing of
 // the standard library is instantiated: each ISA file gets a private copy, compiled with its own flags.
 //
-// A policy `Isa` says how outputs are grouped and provides the two inner pieces:
+// A `Policy` says how outputs are grouped and provides the two inner pieces:
 //
 //   kBlockRows        outputs in a packed block
 //   kPlanesPerPass    planes that one pass over the tables can accumulate
@@ -32,7 +32,8 @@ constexpr int kMaxLines = static_cast<int>(kMaxSegment) / kLineInputs;
 
 // How far ahead of the kernel the packed stream is fetched into L2. One core's out-of-order window covers about 20
 // cache lines of this code, DRAM latency times bandwidth is about 50 and more; without it time is compute plus memory.
-// Distances from 6 to 16 KiB measured alike; 2 KiB loses 20 %.
+// On Zen 4 distances from 6 to 16 KiB were alike and 2 KiB lost 20 %; on a 2-core Xeon with AVX-512 4 to 16 KiB were
+// alike (benchmarks/kernel_bench.py --rows 1, 2026-11-23).
 constexpr std::size_t kPrefetchBytes = 8192;
 
 // Largest |entry - bias|: an entry spans [0, 2 * bias].
