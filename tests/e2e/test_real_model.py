@@ -1,5 +1,8 @@
 """SmolLM2-135M-Instruct from its Hugging Face directory to text, with the commands that a person uses."""
 
+# onnxruntime_genai fills its module at run time, where a type checker cannot see it.
+# pyright: reportAttributeAccessIssue=false
+
 import json
 import os
 import subprocess
