@@ -1,6 +1,6 @@
 """Load an exported model in plain ONNX Runtime, register the operator's library, continue a text.
 
-python -m examples.quickstart OUT.onnx "The capital of France is"
+    python -m examples.quickstart OUT.onnx "The capital of France is"
 
 This is the whole contract with a host program; `python -m runtime_ext generate` adds shared cache buffers, sampling,
 streaming and chat templates.

@@ -1,5 +1,7 @@
 """ONNX Runtime's custom-op library for DualBinaryMatMul, and the commands that run exported models.
 
+In a program of one's own:
+
     options = onnxruntime.SessionOptions()
     runtime_ext.register(options)
     session = onnxruntime.InferenceSession("out.onnx", options)
