@@ -89,17 +89,22 @@ def deferred(name: str, shape: tuple[int, ...], dtype: torch.dtype) -> DeferredT
 
 def evaluate(tensor: torch.Tensor, read: Reader) -> torch.Tensor:
     """Replay what was recorded for `tensor`; `read(name)` supplies the stored tensors."""
-    if not isinstance(tensor, DeferredTensor):
-        return tensor
-    source = tensor.source
-    if isinstance(source, _Stored):
-        return read(source.name)
+    done: dict[int, torch.Tensor] = {}  # by identity: parts of a split share the operations before it
 
     def real(value: Any) -> Any:
-        return evaluate(value, read) if isinstance(value, DeferredTensor) else value
+        if not isinstance(value, DeferredTensor):
+            return value
+        if id(value) not in done:
+            done[id(value)] = replay(value.source)
+        return done[id(value)]
 
-    outcome = source.operation(*tree_map(real, source.args), **tree_map(real, source.kwargs))
-    return outcome if source.index < 0 else outcome[source.index]
+    def replay(source: _Stored | _Result) -> torch.Tensor:
+        if isinstance(source, _Stored):
+            return read(source.name)
+        outcome = source.operation(*tree_map(real, source.args), **tree_map(real, source.kwargs))
+        return outcome if source.index < 0 else outcome[source.index]
+
+    return real(tensor)
 
 
 def is_stored(tensor: torch.Tensor) -> str | None:
@@ -136,12 +141,14 @@ def row_origin(tensor: torch.Tensor, parameter: str) -> list[RowOrigin]:
     def identity(name: str, shape: torch.Size) -> torch.Tensor:
         if name not in names:
             names.append(name)
-        return torch.tensor(names.index(name), dtype=torch.int32).expand(shape)
+        return torch.full(shape, names.index(name), dtype=torch.int32)
 
     def coordinate(axis: int) -> Callable[[str, torch.Size], torch.Tensor]:
         def number(name: str, shape: torch.Size) -> torch.Tensor:
             line = torch.arange(shape[axis], dtype=torch.int32)
-            return (line[:, None] if axis == 0 else line[None, :]).expand(shape)
+            return (
+                (line[:, None] if axis == 0 else line[None, :]).expand(shape).contiguous()
+            )  # for views to work as recorded
 
         return number
 
@@ -171,15 +178,15 @@ def row_origin(tensor: torch.Tensor, parameter: str) -> list[RowOrigin]:
 
 def _stored_shapes(tensor: torch.Tensor) -> dict[str, torch.Size]:
     shapes: dict[str, torch.Size] = {}
-
-    def visit(value: Any) -> None:
-        if not isinstance(value, DeferredTensor):
-            return
+    seen: set[int] = set()
+    waiting: list[Any] = [tensor]
+    while waiting:
+        value = waiting.pop()
+        if not isinstance(value, DeferredTensor) or id(value) in seen:
+            continue
+        seen.add(id(value))
         if isinstance(value.source, _Stored):
             shapes[value.source.name] = value.shape
         else:
-            for argument in tree_flatten((value.source.args, value.source.kwargs))[0]:
-                visit(argument)
-
-    visit(tensor)
+            waiting += tree_flatten((value.source.args, value.source.kwargs))[0]
     return shapes

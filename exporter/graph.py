@@ -5,9 +5,14 @@ weights whatever the model's size. The portable form is asked for (standard Atte
 our own passes turn it into what the runtime is fast at.
 """
 
+import json
 import logging
 import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
@@ -71,15 +76,16 @@ def build_graph(source: ModelSource, dtype: str) -> BuiltGraph:
             return module
 
     try:
-        package = mobius.build(
-            str(source.directory),
-            _TASK,
-            module_class=Adjusted(),  # type: ignore[arg-type]
-            dtype={"fp32": "f32", "fp16": "f16"}[dtype],
-            load_weights=False,
-            trust_remote_code=False,
-            execution_provider="default",
-        )
+        with _plain_configuration(source) as directory:
+            package = mobius.build(
+                directory,
+                _TASK,
+                module_class=Adjusted(),  # type: ignore[arg-type]
+                dtype={"fp32": "f32", "fp16": "f16"}[dtype],
+                load_weights=False,
+                trust_remote_code=False,
+                execution_provider="default",
+            )
     except InputError:
         raise
     except Exception as error:
@@ -90,6 +96,15 @@ def build_graph(source: ModelSource, dtype: str) -> BuiltGraph:
     module = made[0]
     window = getattr(getattr(module, "model", None), "_gqa_local_window_size", lambda: 0)()
     return BuiltGraph(package["model"], module, max(window, 0))
+
+
+@contextmanager
+def _plain_configuration(source: ModelSource) -> Iterator[str]:
+    """A directory with only config.json, less the block for which the builder has quantised layers of its own."""
+    config = {key: value for key, value in source.config.items() if key != "quantization_config"}
+    with tempfile.TemporaryDirectory(prefix="dualbinary-config-") as directory:
+        (Path(directory) / "config.json").write_text(json.dumps(config), encoding="utf-8")
+        yield directory
 
 
 def _check_type(mobius: Any, model_type: str) -> None:

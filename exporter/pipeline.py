@@ -114,6 +114,7 @@ def _run_passes(
 ) -> tuple[list[PlaneNode], list[Table], dict[str, tuple[str, ...]]]:
     model, dtype = graph.model, _DTYPES[options.dtype]
     GroupQueryAttentionPass(graph.window, weights.source.sliding_window)(model)
+    RemoveUnusedNodesPass()(model)  # what the rotations and masks left behind would count as users
     linears = find_linears(model)
     head, embedding = find_head(model, linears), find_embedding(model)
     formats = {

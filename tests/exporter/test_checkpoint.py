@@ -1,0 +1,113 @@
+"""Checkpoints of ours are exported as they are stored, whatever the graph does to the modules."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from dualbinary import InputError, dequantize, pack_planes
+from dualbinary.checkpoint import QuantizationConfig, planes_name, scales_name, write_checkpoint
+from exporter.options import ExportOptions
+from exporter.pipeline import export
+from exporter.verify import check
+
+SKIPPED = "model.layers.1.mlp.down_proj"
+
+
+def quantize(model_dir, checkpoint, *, planes=2, has_offset=True, group_size=32, skip=()):
+    """Write a checkpoint of random planes for every Linear of `model_dir` and return them by module."""
+    config = json.loads((model_dir / "config.json").read_text())
+    stored = load_file(model_dir / "model.safetensors")
+    rng = np.random.default_rng(0)
+    tensors, modules = {}, {}
+    for name, tensor in stored.items():
+        module = name.removesuffix(".weight")
+        is_linear = tensor.dim() == 2 and not any(part in name for part in ("embed", "lm_head", "wte", "wpe", "word_"))
+        if not is_linear or module in skip:
+            tensors[name] = tensor.numpy()
+            continue
+        k, n = tensor.shape if "gpt2" in str(model_dir) else reversed(tensor.shape)
+        bits = rng.integers(0, 2, (planes, n, k))
+        packed = pack_planes(bits, group_size)
+        scales = rng.normal(0, 0.1, (planes + has_offset, n, packed.shape[2] * 8 // group_size)).astype(np.float16)
+        tensors[planes_name(module)], tensors[scales_name(module)] = packed, scales
+        modules[module] = dequantize(packed, scales, k, group_size)
+    quantization = QuantizationConfig(
+        method="fdb",
+        planes=planes,
+        group_size=group_size,
+        has_offset=has_offset,
+        modules_to_not_convert=tuple(skip),
+    )
+    write_checkpoint(checkpoint, config, quantization, tensors.items())
+    return modules
+
+
+# Separate projections; fused and split by the graph; transposed and fused; interleaved by head and fused.
+@pytest.mark.parametrize("name", ["llama", "phi3", "gpt2", "bloom"])
+def test_planes_follow_their_rows(pristine_model, tmp_path, library, name):
+    modules = quantize(pristine_model(name), tmp_path / "checkpoint")
+    out = tmp_path / "out" / "model.onnx"
+
+    result = export(tmp_path / "checkpoint", out, ExportOptions())
+
+    assert sum(len(node.linears) for node in result.nodes) >= len(modules)
+    assert check(result, out, library).passed
+
+
+def test_modules_to_not_convert_stay_in_full_precision(pristine_model, tmp_path, library):
+    quantize(pristine_model("llama"), tmp_path / "checkpoint", skip=(SKIPPED,))
+    out = tmp_path / "out" / "model.onnx"
+
+    result = export(tmp_path / "checkpoint", out, ExportOptions())
+
+    assert SKIPPED not in [linear.module for node in result.nodes for linear in node.linears]
+    assert check(result, out, library).passed
+
+
+def test_stored_format_decides_and_options_may_not_contradict(pristine_model, tmp_path):
+    quantize(pristine_model("llama"), tmp_path / "checkpoint", planes=3, has_offset=False, group_size=64)
+
+    with pytest.raises(InputError, match=r"planes=3, group_size=64.*leave out --planes"):
+        export(tmp_path / "checkpoint", tmp_path / "out" / "model.onnx", ExportOptions(planes=2))
+    result = export(tmp_path / "checkpoint", tmp_path / "out" / "model.onnx", ExportOptions())
+    assert {(n.format.planes, n.format.scale_rows, n.format.group_size) for n in result.nodes} == {(3, 3, 64)}
+
+
+def test_another_method_is_refused(tiny_model, tmp_path):
+    model_dir = tiny_model("llama")
+    config = json.loads((model_dir / "config.json").read_text())
+    (model_dir / "config.json").write_text(json.dumps({**config, "quantization_config": {"quant_method": "gptq"}}))
+
+    with pytest.raises(InputError, match="gptq"):
+        export(model_dir, tmp_path / "out" / "model.onnx", ExportOptions())
+
+
+def test_checkpoint_shapes_are_held_against_the_model(pristine_model, tmp_path):
+    modules = quantize(pristine_model("llama"), tmp_path / "checkpoint")
+    path = tmp_path / "checkpoint" / "model.safetensors"
+    tensors = load_file(path)
+    name = planes_name(next(iter(modules)))
+    tensors[name] = tensors[name][:, :-1].contiguous()
+    from safetensors.torch import save_file
+
+    save_file(tensors, path)
+
+    with pytest.raises(InputError, match=f"{name}: expected U8"):
+        export(tmp_path / "checkpoint", tmp_path / "out" / "model.onnx", ExportOptions())
+
+
+def test_bfloat16_and_shards_give_the_same_file(tmp_path):
+    from tests.exporter.tiny_models import make_model
+
+    data = []
+    for shards in (1, 4):
+        model_dir = make_model("llama", tmp_path / f"model{shards}", shards=shards, dtype=torch.bfloat16)
+        assert (shards > 1) == (model_dir / "model.safetensors.index.json").exists()
+        out = tmp_path / f"out{shards}" / "model.onnx"
+        export(model_dir, out, ExportOptions())
+        data.append((out.parent / "model.onnx.data").read_bytes())
+
+    assert data[0] == data[1]

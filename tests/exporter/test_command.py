@@ -1,0 +1,104 @@
+"""`python -m exporter`: options, messages, JSON."""
+
+import json
+
+import pytest
+
+from exporter.__main__ import main
+
+
+def test_json_is_one_object_on_standard_output(pristine_model, tmp_path, capfd):
+    out = tmp_path / "out" / "model.onnx"
+
+    code = main([str(pristine_model("llama")), str(out), "--json", "--check", "--planes", "4"])
+
+    assert code == 0
+    summary = json.loads(capfd.readouterr().out)
+    assert summary["out"] == str(out)
+    assert summary["check"]["passed"] is True
+    assert summary["check"]["kernel"] == "library"
+    assert summary["file_bytes"] == out.with_suffix(".onnx.data").stat().st_size
+
+
+def test_default_is_four_planes_with_offset_and_says_the_way_to_two_bits(pristine_model, tmp_path, capfd):
+    assert main([str(pristine_model("llama")), str(tmp_path / "model.onnx")]) == 0
+
+    assert "--calibrate fast|best" in capfd.readouterr().err
+    options = json.loads((tmp_path / "export_report.json").read_text())
+    assert options["layers"][0]["bits_per_weight"] == 4 + 5 * 16 / 64
+
+
+def test_two_planes_without_training_warn(pristine_model, tmp_path, capfd):
+    assert main([str(pristine_model("llama")), str(tmp_path / "model.onnx"), "--planes", "2"]) == 0
+
+    assert "need training" in capfd.readouterr().err
+
+
+def test_disagreement_fails_the_command(pristine_model, tmp_path, capfd, monkeypatch):
+    import exporter.verify as verify
+
+    monkeypatch.setitem(verify._TOLERANCE, ("fp32", 0), 0.0)
+    out = tmp_path / "out" / "model.onnx"
+
+    assert main([str(pristine_model("llama")), str(out), "--check"]) == 1
+    assert "disagree" in capfd.readouterr().err
+    assert out.exists()
+
+
+def test_architecture_without_a_test_is_pointed_out(pristine_model, tmp_path, capfd, monkeypatch):
+    import exporter.pipeline as pipeline
+
+    monkeypatch.setattr(pipeline, "VERIFIED", frozenset())
+
+    assert main([str(pristine_model("llama")), str(tmp_path / "model.onnx")]) == 0
+    assert "no test compares it with transformers; use --check" in capfd.readouterr().err
+
+
+def test_calibration_that_is_not_there_says_so_and_exports_nothing(pristine_model, tmp_path, capfd):
+    out = tmp_path / "out" / "model.onnx"
+
+    assert main([str(pristine_model("llama")), str(out), "--calibrate", "fast"]) == 1
+
+    assert "calib" in capfd.readouterr().err
+    assert not out.parent.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--planes", "0"], "--planes must be 1 to 8"),
+        (["--planes", "9"], "--planes must be 1 to 8"),
+        (["--group-size", "0"], "--group-size must be a positive multiple of 32"),
+        (["--group-size", "48"], "--group-size must be a positive multiple of 32"),
+        (["--text", "a.txt"], "--text is for --calibrate"),
+        (["--calibrate", "fast", "--planes", "2"], "--calibrate decides planes"),
+    ],
+)
+def test_wrong_options_are_refused(pristine_model, tmp_path, capfd, arguments, message):
+    assert main([str(pristine_model("llama")), str(tmp_path / "model.onnx"), *arguments]) == 2
+    assert message in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--accuracy-level", "--dtype", "--embedding-bits", "--fallback", "--target"])
+def test_unknown_choices_are_refused(tmp_path, option, capfd):
+    with pytest.raises(SystemExit, match="2"):
+        main([str(tmp_path), str(tmp_path / "model.onnx"), option, "7"])
+    assert option in capfd.readouterr().err
+
+
+def test_help_names_every_option(capfd):
+    with pytest.raises(SystemExit, match="0"):
+        main(["--help"])
+
+    text = capfd.readouterr().out
+    for option in (
+        "--planes",
+        "--group-size",
+        "--no-offset",
+        "--calibrate",
+        "--check",
+        "--json",
+        "--force",
+        "--fallback",
+    ):
+        assert option in text

@@ -1,0 +1,145 @@
+"""What the exported graph consists of."""
+
+import json
+from collections import Counter
+
+import onnx
+import onnx_ir as ir
+import onnxruntime as ort
+import pytest
+
+from dualbinary import OP
+from tests.exporter.tiny_models import VOCABULARY
+
+
+def operators(out) -> Counter[str]:
+    return Counter(node.op_type for node in ir.load(out).graph)
+
+
+def test_every_decoder_linear_becomes_a_plane_node(pristine_model, exported):
+    result, out = exported(pristine_model("llama"))
+
+    count = operators(out)
+    assert count["MatMul"] == count["Gemm"] == 0
+    assert count[OP.name] == 2 * 4  # each layer: qkv, o, gate and up, down
+    assert [len(node.linears) for node in result.nodes] == [3, 1, 2, 1] * 2
+
+
+def test_projections_of_query_key_value_go_packed_into_attention(pristine_model, exported):
+    for name in ("llama", "llama_tied"):  # without and with biases
+        _, out = exported(pristine_model(name))
+        for node in ir.load(out).graph:
+            if node.op_type == "GroupQueryAttention":
+                assert node.inputs[1] is None
+                assert node.inputs[2] is None
+
+
+def test_inputs_and_outputs_have_the_names_that_runtimes_expect(pristine_model, exported):
+    _, out = exported(pristine_model("llama"))
+
+    graph = ir.load(out).graph
+    assert [value.name for value in graph.inputs] == [
+        "input_ids",
+        "attention_mask",
+        *(f"past_key_values.{layer}.{kind}" for layer in range(2) for kind in ("key", "value")),
+    ]
+    assert [value.name for value in graph.outputs] == [
+        "logits",
+        *(f"present.{layer}.{kind}" for layer in range(2) for kind in ("key", "value")),
+    ]
+
+
+def test_positions_stay_an_input_where_the_model_looks_them_up(pristine_model, exported):
+    _, out = exported(pristine_model("gpt2"))
+
+    assert "position_ids" in [value.name for value in ir.load(out).graph.inputs]
+
+
+@pytest.mark.parametrize(("bits", "tensors"), [(4, 1), (8, 2), (16, 1), (32, 1)])
+def test_tied_tables_are_stored_once(pristine_model, exported, bits, tensors):
+    result, out = exported(pristine_model("llama_tied"), embedding_bits=bits)
+
+    assert len(result.tables) == 1
+    assert len(result.tables[0].codes) == tensors
+    shapes = [value.shape or () for value in ir.load(out).graph.initializers.values()]
+    stored = [shape for shape in shapes if len(shape) > 1 and shape[0] == VOCABULARY]
+    assert len(stored) == tensors + (bits < 16)  # and the scales
+
+
+def test_untied_tables_are_two(pristine_model, exported):
+    result, _ = exported(pristine_model("llama"))
+
+    assert [table.parameter for table in result.tables] == ["model.embed_tokens.weight", "lm_head.weight"]
+
+
+def test_window_of_config_reaches_attention(pristine_model, exported):
+    windows = {}
+    for name in ("mistral_window", "gemma2", "llama"):
+        _, out = exported(pristine_model(name))
+        nodes = [node for node in ir.load(out).graph if node.op_type == "GroupQueryAttention"]
+        windows[name] = [
+            node.attributes["local_window_size"].as_int() if "local_window_size" in node.attributes else 0
+            for node in nodes
+        ]
+
+    assert windows == {"mistral_window": [8, 8], "gemma2": [8, 0], "llama": [0, 0]}
+
+
+def test_routers_of_experts_stay_in_full_precision(pristine_model, exported):
+    result, out = exported(pristine_model("mixtral"))
+
+    assert operators(out)["MatMul"] == 2
+    modules = [linear.module for node in result.nodes for linear in node.linears]
+    assert not any(module.endswith(".gate") for module in modules)
+    assert sum(".experts." in module for module in modules) == 2 * 4 * 3
+
+
+def test_function_is_there_unless_refused(pristine_model, exported):
+    _, out = exported(pristine_model("llama"))
+    assert [(f.domain, f.name) for f in ir.load(out).functions.values()][-1] == (OP.domain, OP.name)
+
+    _, out = exported(pristine_model("llama"), fallback="none")
+    assert not any(f.name == OP.name for f in ir.load(out).functions.values())
+    with pytest.raises(Exception, match=OP.name):
+        ort.InferenceSession(str(out), providers=["CPUExecutionProvider"])
+
+
+def test_model_passes_the_checker(pristine_model, exported):
+    _, out = exported(pristine_model("llama"))
+
+    onnx.checker.check_model(str(out))
+
+
+def test_data_lies_at_offsets_that_can_be_mapped(pristine_model, exported):
+    _, out = exported(pristine_model("llama"))
+
+    graph = ir.load(out).graph
+    external = [v.const_value for v in graph.initializers.values() if isinstance(v.const_value, ir.ExternalTensor)]
+    assert {str(tensor.location) for tensor in external} == {"model.onnx.data"}
+    assert len(external) > 10
+    assert all(tensor.offset is not None and tensor.offset % 4096 == 0 for tensor in external)
+
+
+def test_report_adds_up(pristine_model, exported):
+    result, out = exported(pristine_model("llama"), planes=2, group_size=64)
+
+    report = json.loads((out.parent / "export_report.json").read_text())
+    totals = report["totals"]
+    assert totals["quantised_weights"] == sum(row["N"] * row["K"] for row in report["layers"])
+    assert totals["file_bytes"] == (out.parent / "model.onnx.data").stat().st_size
+    # Two planes and two float16 scales for 64 weights; rows of 160 weights are padded to 192.
+    square = next(row for row in report["layers"] if row["module"].endswith("layers.0.self_attn.o_proj"))
+    assert square["bits_per_weight"] == 2 + 2 * 16 / 64
+    assert all(0 < row["relative_squared_error"] < 0.2 for row in report["layers"])
+    assert report == json.loads(json.dumps(result.report))
+
+
+def test_genai_config_describes_the_graph(pristine_model, exported):
+    _, out = exported(pristine_model("gemma2"), target="cuda")
+
+    config = json.loads((out.parent / "genai_config.json").read_text())
+    decoder = config["model"]["decoder"]
+    assert config["model"]["type"] == "gemma2"
+    assert (decoder["num_hidden_layers"], decoder["num_key_value_heads"], decoder["head_size"]) == (2, 2, 32)
+    assert decoder["session_options"]["provider_options"] == [{"cuda": {}}]
+    assert config["search"]["past_present_share_buffer"] is True

@@ -1,0 +1,167 @@
+"""An export's files appear together or not at all, and older files survive."""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from dualbinary import InputError
+from exporter import output, pipeline
+from exporter.__main__ import main
+from exporter.options import ExportOptions
+from exporter.pipeline import export
+
+FILES = {"model.onnx", "model.onnx.data", "genai_config.json", "config.json", "generation_config.json"}
+FILES |= {"export_report.json"}
+
+
+@pytest.fixture
+def model_dir(pristine_model):
+    return pristine_model("llama")
+
+
+def contents(directory):
+    return {path.name: path.read_bytes() for path in directory.iterdir()}
+
+
+def test_all_files_appear(model_dir, tmp_path):
+    export(model_dir, tmp_path / "model.onnx", ExportOptions())
+
+    assert set(contents(tmp_path)) == FILES
+
+
+def test_library_lies_beside_the_model_where_genai_looks_for_it(model_dir, tmp_path, library):
+    export(model_dir, tmp_path / "model.onnx", ExportOptions(), library=library)
+
+    config = json.loads((tmp_path / "genai_config.json").read_text())
+    name = config["model"]["decoder"]["session_options"]["custom_ops_library"]
+    assert (tmp_path / name).read_bytes() == library.read_bytes()
+
+
+def test_existing_files_are_not_replaced_unless_forced(model_dir, tmp_path):
+    (tmp_path / "config.json").write_text("mine")
+
+    with pytest.raises(InputError, match=r"already holds config\.json"):
+        export(model_dir, tmp_path / "model.onnx", ExportOptions())
+    assert contents(tmp_path) == {"config.json": b"mine"}
+
+    export(model_dir, tmp_path / "model.onnx", ExportOptions(), force=True)
+    assert set(contents(tmp_path)) == FILES
+
+
+@pytest.mark.parametrize("moment", ["data", "graph", "move"])
+def test_failure_leaves_the_older_export_as_it_was(model_dir, tmp_path, monkeypatch, moment):
+    export(model_dir, tmp_path / "model.onnx", ExportOptions())
+    before = contents(tmp_path)
+
+    def fail(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    if moment == "data":
+        monkeypatch.setattr(pipeline, "_write_data", fail)
+    elif moment == "graph":
+        monkeypatch.setattr(pipeline.ir, "save", fail)
+    else:
+        real, calls = os.replace, []
+
+        def replace(source, target):
+            calls.append(source)
+            if len(calls) == 6:
+                fail()
+            real(source, target)
+
+        monkeypatch.setattr(output.os, "replace", replace)
+
+    with pytest.raises(OSError, match="No space"):
+        export(model_dir, tmp_path / "model.onnx", ExportOptions(planes=2), force=True)
+    assert contents(tmp_path) == before
+
+
+def test_model_directory_is_not_an_output_directory(tiny_model):
+    model_dir = tiny_model("llama")
+    before = contents(model_dir)
+
+    with pytest.raises(InputError, match="lies in the model directory"):
+        export(model_dir, model_dir / "model.onnx", ExportOptions(), force=True)
+    assert contents(model_dir) == before
+
+
+@pytest.mark.parametrize("name", ["model", "model.ort", "model.onnx.data"])
+def test_output_must_be_named_onnx(model_dir, tmp_path, name):
+    with pytest.raises(InputError, match=r"must end in \.onnx"):
+        export(model_dir, tmp_path / name, ExportOptions())
+
+
+def test_directory_that_cannot_be_written_is_one_error(model_dir, tmp_path, capfd):
+    (tmp_path / "file").write_text("not a directory")
+
+    assert main([str(model_dir), str(tmp_path / "file" / "model.onnx")]) == 2
+    assert "not a directory that can be written" in capfd.readouterr().err
+
+
+def test_too_little_space_is_noticed_before_work(model_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr(output.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000})())
+
+    with pytest.raises(InputError, match="MB needed, 0 MB free"):
+        export(model_dir, tmp_path / "out" / "model.onnx", ExportOptions())
+    assert not (tmp_path / "out").exists()
+
+
+def test_disk_that_fills_up_is_one_error(model_dir, tmp_path):
+    """A file-size limit stands in for the disk: writing fails in the middle of the data file."""
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+
+    command = [sys.executable, "-m", "exporter", str(model_dir), str(tmp_path / "out" / "model.onnx"), "--quiet"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, preexec_fn=limit)
+
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("error: ")
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_export_leaves_nothing(tmp_path, pristine_model, number):
+    model_dir = pristine_model("qwen3_moe")
+    code = (
+        "import sys, time, exporter.contents as contents\n"
+        "from exporter.__main__ import main\n"
+        "real = contents.fit\n"
+        "def slow(*args, **kwargs):\n"
+        "    print('working', flush=True)\n"
+        "    time.sleep(0.3)\n"
+        "    return real(*args, **kwargs)\n"
+        "contents.fit = slow\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+    out = tmp_path / "out" / "model.onnx"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(model_dir), str(out)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "working\n"
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+    assert not out.parent.exists()
+
+
+def test_what_a_killed_export_left_is_removed_by_the_next(model_dir, tmp_path):
+    abandoned = tmp_path / ".dualbinary-export-999999999"
+    abandoned.mkdir()
+    (abandoned / "model.onnx.data").write_bytes(b"half")
+
+    export(model_dir, tmp_path / "model.onnx", ExportOptions())
+
+    assert not abandoned.exists()

@@ -1,0 +1,107 @@
+"""Tiny random models, one for each architecture that the tests hold against transformers."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+VOCABULARY = 256
+
+_COMMON = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 160,  # not a multiple of 64: a ragged last group
+    "max_position_embeddings": 128,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+_WINDOW = 8  # shorter than the checked prompt, so that it shows
+
+
+def _changed(**values: Any) -> dict[str, Any]:
+    return {**_COMMON, **values}
+
+
+CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("llama", _COMMON),
+    "llama_tied": ("llama", _changed(tie_word_embeddings=True, attention_bias=True)),
+    "mistral": ("mistral", _changed(sliding_window=None)),
+    "mistral_window": ("mistral", _changed(sliding_window=_WINDOW)),
+    "qwen2": ("qwen2", _COMMON),
+    "qwen3": ("qwen3", _changed(head_dim=32)),
+    "phi3": ("phi3", _COMMON),
+    "gemma": ("gemma", _changed(head_dim=32)),
+    "gemma2": ("gemma2", _changed(head_dim=32, sliding_window=_WINDOW, query_pre_attn_scalar=32)),
+    "gemma3_text": (
+        "gemma3_text",
+        _changed(
+            head_dim=32,
+            sliding_window=_WINDOW,
+            query_pre_attn_scalar=32,
+            layer_types=["sliding_attention", "full_attention"],
+        ),
+    ),
+    "opt": (
+        "opt",
+        {
+            "vocab_size": VOCABULARY,
+            "hidden_size": 128,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "ffn_dim": 160,
+            "max_position_embeddings": 128,
+            "word_embed_proj_dim": 128,
+        },
+    ),
+    "gpt2": (
+        "gpt2",
+        {"vocab_size": VOCABULARY, "n_embd": 128, "n_layer": 2, "n_head": 4, "n_positions": 128, "bos_token_id": 1}
+        | {"eos_token_id": 2},
+    ),
+    "bloom": ("bloom", {"vocab_size": VOCABULARY, "hidden_size": 128, "n_layer": 2, "n_head": 4}),
+    "gpt_neox": ("gpt_neox", {k: v for k, v in _COMMON.items() if k != "num_key_value_heads"}),
+    "phi": ("phi", _COMMON),
+    "granite": ("granite", _COMMON),
+    "olmo2": ("olmo2", _COMMON),
+    "stablelm": ("stablelm", _COMMON),
+    "starcoder2": ("starcoder2", _COMMON),
+    "smollm3": ("smollm3", _COMMON),
+    "mixtral": ("mixtral", _changed(num_local_experts=4, num_experts_per_tok=2)),
+    "qwen3_moe": (
+        "qwen3_moe",
+        _changed(head_dim=32, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=64),
+    ),
+}
+
+
+def make_model(name: str, directory: Path, *, shards: int = 1, dtype: torch.dtype = torch.float32) -> Path:
+    """Write the tiny model `name` with weights drawn from seed 0, and return `directory`."""
+    model_type, values = CONFIGS[name]
+    torch.manual_seed(0)
+    config = transformers.AutoConfig.for_model(model_type, **values)
+    model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").float()
+    with torch.no_grad():
+        for parameter_name, parameter in model.named_parameters():
+            if parameter.dim() >= 2:
+                parameter.normal_(0, 0.08)
+            elif parameter_name.endswith("bias"):
+                parameter.normal_(0, 0.05)
+            else:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+        model.tie_weights()
+    size = sum(p.nbytes for p in model.parameters())
+    model.to(dtype).save_pretrained(directory, max_shard_size=size // shards + 1)
+    return directory
+
+
+def edit_config(directory: Path, **values: Any) -> None:
+    """Change values of config.json; a value of None removes the key."""
+    path = directory / "config.json"
+    config = {**json.loads(path.read_text()), **values}
+    path.write_text(json.dumps({k: v for k, v in config.items() if v is not None}))
