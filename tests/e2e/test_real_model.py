@@ -29,6 +29,8 @@ STEPS = 32
 MAX_EXPORT_RSS = 1.5e9
 # Of the bfloat16 weights: four planes with offset at 5.25 bits, 8-bit vocabulary table with block scales.
 MAX_SIZE_RATIO = 0.40
+# The same with two planes and no offset: 2.5 bits with scales.
+MAX_SIZE_RATIO_TWO_PLANES = 0.26
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,12 @@ def answer(path: Path, library: bool) -> list[int]:
 def test_export_is_small_and_takes_little_memory(exported):
     assert exported.path.with_name("out.onnx.data").stat().st_size <= MAX_SIZE_RATIO * source_bytes()
     assert exported.peak_rss_bytes < MAX_EXPORT_RSS
+
+
+@pytest.mark.slow
+def test_two_planes_take_a_quarter_of_the_bfloat16_weights(tmp_path):
+    path = run_exporter(tmp_path / "out.onnx", "--planes", "2", "--no-offset").path
+    assert path.with_name("out.onnx.data").stat().st_size <= MAX_SIZE_RATIO_TWO_PLANES * source_bytes()
 
 
 def test_the_answer_is_paris(exported, greedy):
