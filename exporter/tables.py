@@ -5,12 +5,13 @@
 Codes are stored with 8 added to each half, the zero point that GatherBlockQuantized and MatMulNBits assume.
 """
 
+from typing import Protocol
+
 import numpy as np
 import torch
 
 from dualbinary import InputError
 from exporter.passes.vocabulary import Table
-from exporter.weights import Weights
 
 __all__ = ["dequantized_table", "quantized_table"]
 
@@ -18,7 +19,15 @@ _LARGEST = {4: 7, 8: 119}  # the largest code that both signs have
 _ROWS = 4096  # converted at a time, to bound memory
 
 
-def quantized_table(table: Table, weights: Weights) -> list[np.ndarray]:
+class _Parameters(Protocol):
+    """What is asked of `exporter.weights.Weights`."""
+
+    def __getitem__(self, parameter: str) -> torch.Tensor: ...
+
+    def read(self, parameter: str, dtype: torch.dtype) -> torch.Tensor: ...
+
+
+def quantized_table(table: Table, weights: _Parameters) -> list[np.ndarray]:
     """The arrays of `table` in the order codes, scales. Raises InputError where a scale does not fit float16."""
     dtype = torch.float32 if table.bits == 32 else torch.float16
     if table.scales is None:
