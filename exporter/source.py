@@ -5,6 +5,7 @@ before any work.
 """
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,14 @@ class ModelSource:
         """The stored tensor `name` as a private copy, so that nothing of the file stays mapped."""
         with safe_open(self.tensors[name].file, framework="pt") as file:
             return file.get_tensor(name).clone()
+
+    def read_rows(self, name: str, step: int) -> Iterator[torch.Tensor]:
+        """The rows of the stored tensor `name`, `step` at a time; only these are in memory."""
+        rows = self.tensors[name].shape[0]
+        for begin in range(0, rows, step):
+            # A handle maps what it has read until it is closed; one for each step keeps the mapping small.
+            with safe_open(self.tensors[name].file, framework="pt") as file:
+                yield file.get_slice(name)[begin : min(begin + step, rows)].clone()
 
     def deferred(self, name: str) -> DeferredTensor:
         """The stored tensor `name`, not yet read."""

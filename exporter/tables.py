@@ -5,12 +5,14 @@
 Codes are stored with 8 added to each half, the zero point that GatherBlockQuantized and MatMulNBits assume.
 """
 
+from collections.abc import Iterator
 from typing import Protocol
 
 import numpy as np
 import torch
 
 from dualbinary import InputError
+from exporter.passes.values import static_shape
 from exporter.passes.vocabulary import Table
 
 __all__ = ["dequantized_table", "quantized_table"]
@@ -22,19 +24,24 @@ _ROWS = 4096  # converted at a time, to bound memory
 class _Parameters(Protocol):
     """What is asked of `exporter.weights.Weights`."""
 
-    def __getitem__(self, parameter: str) -> torch.Tensor: ...
-
-    def read(self, parameter: str, dtype: torch.dtype) -> torch.Tensor: ...
+    def read_rows(self, parameter: str, step: int, dtype: torch.dtype) -> Iterator[torch.Tensor]: ...
 
 
 def quantized_table(table: Table, weights: _Parameters) -> list[np.ndarray]:
-    """The arrays of `table` in the order codes, scales. Raises InputError where a scale does not fit float16."""
-    dtype = torch.float32 if table.bits == 32 else torch.float16
-    if table.scales is None:
-        return [weights.read(table.parameter, dtype).numpy()]
-    stored = weights.read(table.parameter, weights[table.parameter].dtype)
-    parts = [_blocks(stored[row : row + _ROWS].float().numpy(), table) for row in range(0, len(stored), _ROWS)]
-    return [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
+    """The arrays of `table` in the order codes, scales. Raises InputError where a scale does not fit float16.
+
+    A table of a large vocabulary is the largest tensor of its model: beside the result only `_ROWS` rows are held.
+    """
+    values = (*table.codes, table.scales) if table.scales is not None else table.codes
+    arrays = [np.empty(static_shape(value) or (), value.dtype.numpy()) for value in values if value.dtype is not None]
+    dtype = torch.float16 if table.bits == 16 else torch.float32
+    begin = 0
+    for rows in weights.read_rows(table.parameter, _ROWS, dtype):
+        parts = [rows.numpy()] if table.scales is None else _blocks(rows.numpy(), table)
+        for array, part in zip(arrays, parts, strict=True):
+            array[begin : begin + len(rows)] = part
+        begin += len(rows)
+    return arrays
 
 
 def dequantized_table(table: Table, arrays: list[np.ndarray]) -> np.ndarray:

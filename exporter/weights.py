@@ -1,7 +1,7 @@
 """Which stored tensors each parameter of the graph is made of, settled from headers before any weight is read."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import onnx_ir as ir
 import torch
@@ -46,6 +46,14 @@ class Weights:
     def read(self, parameter: str, dtype: torch.dtype) -> torch.Tensor:
         """The parameter's values in `dtype`."""
         return evaluate(self._parameters[parameter], self.source.read).to(dtype).contiguous()
+
+    def read_rows(self, parameter: str, step: int, dtype: torch.dtype) -> Iterator[torch.Tensor]:
+        """The parameter's rows in `dtype`, `step` at a time."""
+        tensor = self._parameters[parameter]
+        stored = is_stored(tensor)
+        parts = self.source.read_rows(stored, step) if stored else evaluate(tensor, self.source.read).split(step)
+        for rows in parts:
+            yield rows.to(dtype)
 
     def same(self, first: str, second: str) -> bool:
         """Whether two parameters are one stored tensor (tied embeddings)."""

@@ -24,17 +24,20 @@ class _Weights:
     def __init__(self, tensor):
         self._tensor = tensor
 
-    def __getitem__(self, parameter):
-        return self._tensor
+    def read_rows(self, parameter, step, dtype):
+        assert step > 0
+        for rows in self._tensor.split(2):  # two at a time, so that a table is made of several parts
+            yield rows.to(dtype)
 
-    def read(self, parameter, dtype):
-        return self._tensor.to(dtype)
 
+def _table(bits, rows, width, block_size):
+    def value(name, shape, dtype):
+        return ir.Value(name=name, shape=ir.Shape(shape), type=ir.TensorType(dtype))
 
-def _table(bits, block_size):
-    value = ir.Value(name="t")
-    codes = {4: 1, 8: 2}[bits]
-    return Table("t", bits, block_size, (value,) * codes, value)
+    blocks = width // block_size
+    codes = value("codes", [rows, blocks, block_size // 2], ir.DataType.UINT8)
+    scales = value("scales", [rows, blocks, 1], ir.DataType.FLOAT16)
+    return Table("t", bits, block_size, (codes,) * {4: 1, 8: 2}[bits], scales)
 
 
 @given(
@@ -47,7 +50,7 @@ def _table(bits, block_size):
 def test_table_is_within_half_a_step(bits, block_size, blocks, exponent, seed):
     rng = np.random.default_rng(seed)
     original = (rng.normal(size=(ROWS, blocks * block_size)) * 10.0**exponent).astype(np.float32)
-    table = _table(bits, block_size)
+    table = _table(bits, ROWS, blocks * block_size, block_size)
 
     arrays = quantized_table(table, _Weights(torch.from_numpy(original)))
     restored = dequantized_table(table, arrays)
@@ -61,7 +64,7 @@ def test_table_is_within_half_a_step(bits, block_size, blocks, exponent, seed):
 
 
 def test_table_of_zeros_stays_zero():
-    table = _table(8, 16)
+    table = _table(8, ROWS, 32, 16)
 
     arrays = quantized_table(table, _Weights(torch.zeros(ROWS, 32)))
 

@@ -1,0 +1,61 @@
+"""Memory does not grow with the model."""
+
+import json
+import os
+import subprocess
+import sys
+
+import torch
+from safetensors.torch import save_file
+
+WIDTH, INNER, VOCABULARY = 512, 2048, 32000
+# A few layers in flight, in float32 and as planes, and the allocator's slack. The fourteen layers more are 117 MB in
+# bfloat16, and would show.
+ALLOWED_GROWTH = 60e6
+
+
+def _write_model(directory, layers):
+    directory.mkdir()
+    config = {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "hidden_size": WIDTH,
+        "intermediate_size": INNER,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 8,
+        "vocab_size": VOCABULARY,
+        "max_position_embeddings": 128,
+        "rms_norm_eps": 1e-5,
+        "tie_word_embeddings": True,
+    }
+    (directory / "config.json").write_text(json.dumps(config))
+    generator = torch.Generator().manual_seed(0)
+    tensors = {"model.embed_tokens.weight": torch.randn(VOCABULARY, WIDTH, generator=generator).bfloat16()}
+    tensors["model.norm.weight"] = torch.ones(WIDTH).bfloat16()
+    shapes = {f"self_attn.{name}_proj": (WIDTH, WIDTH) for name in "qkvo"}
+    shapes |= {"mlp.gate_proj": (INNER, WIDTH), "mlp.up_proj": (INNER, WIDTH), "mlp.down_proj": (WIDTH, INNER)}
+    for layer in range(layers):
+        for name, shape in shapes.items():
+            weight = torch.randn(shape, generator=generator).bfloat16()
+            tensors[f"model.layers.{layer}.{name}.weight"] = weight
+        for norm in ("input_layernorm", "post_attention_layernorm"):
+            tensors[f"model.layers.{layer}.{norm}.weight"] = torch.ones(WIDTH).bfloat16()
+    save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
+    return directory
+
+
+def _peak_bytes(model_dir, out):
+    command = [sys.executable, "-m", "exporter", str(model_dir), str(out), "--planes", "1", "--no-offset", "--quiet"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0
+    return usage.ru_maxrss * 1024
+
+
+def test_peak_memory_is_that_of_a_few_layers(tmp_path):
+    small = _peak_bytes(_write_model(tmp_path / "small", 2), tmp_path / "out2" / "model.onnx")
+    large = _peak_bytes(_write_model(tmp_path / "large", 16), tmp_path / "out16" / "model.onnx")
+
+    assert large < small + ALLOWED_GROWTH
