@@ -80,7 +80,9 @@ def _command(args: argparse.Namespace) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.perplexity", description="Perplexity of an exported model on a text.")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.perplexity", description="Perplexity of an exported model on a text."
+    )
     parser.add_argument("model", type=Path, metavar="OUT.onnx")
     parser.add_argument("--text", type=Path, required=True, metavar="FILE", help="plain text, UTF-8")
     parser.add_argument("--windows", type=int, default=40, help="how many (default 40)")

@@ -11,6 +11,7 @@ from typing import Any
 __all__ = ["VERIFIED", "adjust"]
 
 _ADJUSTMENTS = {
+    "cohere": "cohere",
     "gemma": "gemma",
     "gemma2": "gemma",
     "gemma3_text": "gemma",
@@ -20,6 +21,7 @@ _ADJUSTMENTS = {
 VERIFIED = frozenset(
     {
         "bloom",
+        "cohere",
         "gemma",
         "gemma2",
         "gemma3_text",

@@ -72,6 +72,7 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "stablelm": ("stablelm", _COMMON),
     "starcoder2": ("starcoder2", _COMMON),
     "smollm3": ("smollm3", _COMMON),
+    "cohere": ("cohere", _COMMON),
     "mixtral": ("mixtral", _changed(num_local_experts=4, num_experts_per_tok=2)),
     "qwen3_moe": (
         "qwen3_moe",
