@@ -1,9 +1,11 @@
 """Random products for the tests of kernels and op, and what a correct result may differ by.
 
 The bound follows the kernels' arithmetic (runtime_ext/src/kernels/kernel.h). In a segment of S inputs the rounding step
-is d = (largest sum of |x| of a nibble) / 2 / B with B = 127 (level 4) or 16256 (level 0). Each of the S/4 looked-up
-entries is off by at most d/2, and so is the integer start value; a plane's error is |scale| times that. On top come
-float32 sums: each addition errs by 2^-24 of the sum of magnitudes. The result is rounded once more to its own type.
+is d = (largest sum of |x| of a nibble) / 2 / B with B = 127 (level 4) or 2^20 - 1 (level 0). Each of the S/4 looked-up
+entries is off by at most d/2 from its value in float32, and so is the integer start value. That value, at most B, errs
+by 2^-24 of it in each of five operations: the inverse of d, a product with it, and three sums. A plane's error is
+|scale| times all that. On top come float32 sums of the outputs: each addition errs by 2^-24 of the sum of magnitudes.
+The result is rounded once more to its own type.
 """
 
 from dataclasses import dataclass
@@ -18,8 +20,10 @@ from dualbinary.schema import OP, padded_k
 
 EPS = 2.0**-24
 """Rounding error of float32, relative."""
-ENTRY_RANGE = {0: 127 * 128, 4: 127}
-"""B: the largest table entry, for each accuracy_level."""
+ENTRY_RANGE = {0: 2**20 - 1, 4: 127}
+"""B: the largest magnitude of a centred table entry, for each accuracy_level."""
+ENTRY_OPERATIONS = 5
+"""float32 operations that round on the way to an entry."""
 MAX_SEGMENT = 128
 """Inputs that share a rounding step, at most. The kernels take the largest multiple of 32 up to this that divides G."""
 RESULT_ERROR = {np.dtype(np.float32): (EPS, 2.0**-150), np.dtype(np.float16): (2.0**-11, 2.0**-25)}
@@ -63,7 +67,7 @@ class Problem:
     def error_bound(self, level: int) -> np.ndarray:
         """What a kernel that serves `level` may differ by from the reference before its result is rounded, [M, N]."""
         entries = self._segments().shape[2] / 4 + 1  # and the start value
-        float32_entries = 0.01  # an entry is computed in float32 before it is rounded: 16256 * 2^-24 * a few
+        float32_entries = ENTRY_OPERATIONS * EPS * ENTRY_RANGE[level]
         return entries * (0.5 + float32_entries) * self.step_error(level) + self.float_error()
 
     def _padded(self) -> np.ndarray:

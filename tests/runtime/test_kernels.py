@@ -67,7 +67,7 @@ def test_relative_error_on_gaussian_input_is_as_promised(kernel, group_size, row
     problem = make_problem(M=rows, K=1024, N=256, group_size=group_size)
     expected = problem.reference()
     error = np.linalg.norm(product(kernel, problem) - expected) / np.linalg.norm(expected)
-    assert error <= {0: 1e-4, 4: 8e-3}[LEVELS[kernel]]
+    assert error <= {0: 1e-6, 4: 8e-3}[LEVELS[kernel]]
 
 
 @each(TABLE_KERNELS)

@@ -116,7 +116,7 @@ void multiply_tables(const Tile& tile, const Tables& tables) {
 }  // namespace
 
 void Weight::multiply(const Activations& x, std::int64_t rows, void* y, const ParallelFor& parallel) const {
-  const std::int64_t segment_bytes = shape_.segment_size * kernel_.entry_bytes * 4;  // 16 entries for 4 inputs
+  const std::int64_t segment_bytes = shape_.segment_size * kernel_.digits * 4;  // 16 entries for 4 inputs
   const std::int64_t row_bytes = shape_.segments * (segment_bytes + static_cast<std::int64_t>(sizeof(Segment)));
   const std::int64_t most_rows = std::clamp<std::int64_t>(kTableBudget / row_bytes, 1, kMaxTileRows);
   // Tiles of equal size: a short last one would read all weights for little work.
@@ -132,7 +132,7 @@ void Weight::multiply(const Activations& x, std::int64_t rows, void* y, const Pa
         count,
         static_cast<std::uint8_t*>(y) + static_cast<std::size_t>(m * shape_.N) * element,
         parallel};
-    if (kernel_.entry_bytes == 0) {
+    if (kernel_.digits == 0) {
       multiply_exact(tile);
       continue;
     }

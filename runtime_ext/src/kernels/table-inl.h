@@ -6,7 +6,7 @@
 //   kBlockRows        outputs in a packed block
 //   kPlanesPerPass    planes that one pass over the tables can accumulate
 //   pack_line         32 inputs of kBlockRows outputs, one 32-bit word per output -> kLineBytes in its own order
-//   accumulate<EntryBytes, Lines, Planes, Offset>
+//   accumulate<Digits, Lines, Planes, Offset>
 //                     adds one segment of `Planes` planes (and the offset) to the results of all rows of the tile
 //   F32x16            sixteen floats with the few operations that building a table takes, see simd/
 //
@@ -36,9 +36,12 @@ constexpr int kMaxLines = static_cast<int>(kMaxSegment) / kLineInputs;
 // alike (benchmarks/kernel_bench.py --rows 1, 2026-11-23).
 constexpr std::size_t kPrefetchBytes = 8192;
 
+template <int kDigits>
+constexpr int kDigitBits = kDigits == 1 ? 8 : 7;
+
 // Largest |entry - bias|: an entry spans [0, 2 * bias].
-template <int kEntryBytes>
-constexpr int kBias = kEntryBytes == 1 ? 127 : 127 * 128;
+template <int kDigits>
+constexpr int kBias = (1 << (kDigits * kDigitBits<kDigits> - 1)) - 1;
 
 // +-1/2 for input i of a nibble and subset s: plus where s selects i. The sum over i of sign * x is the centred entry.
 alignas(64) constexpr float kHalfSign[kNibble][kTableEntries] = {
@@ -116,22 +119,18 @@ F32x16 load_activations(const T* x, std::int64_t count) {
   return F32x16::load(padded);
 }
 
-// Entries of one nibble: bias + sum over i of (+-1/2) * x[i] * inverse_step.
-template <class F32x16, int kEntryBytes>
-void build_nibble(const float* x, float inverse_step, std::uint8_t* low_or_only, std::uint8_t* high) {
-  F32x16 entry = F32x16::set(static_cast<float>(kBias<kEntryBytes>));
+// Entries of one nibble, bias + round(sum over i of (+-1/2) * x[i] * inverse_step): digit d at out + d * stride.
+template <class F32x16, int kDigits>
+void build_nibble(const float* x, float inverse_step, std::uint8_t* out, std::size_t stride) {
+  F32x16 entry = F32x16::set(0);
   for (int i = 0; i < kNibble; ++i) {
     entry = F32x16::multiply_add(F32x16::load(kHalfSign[i]), F32x16::set(x[i] * inverse_step), entry);
   }
-  if constexpr (kEntryBytes == 1) {
-    entry.round_to_bytes(low_or_only);
-  } else {
-    entry.round_to_high_low(high, low_or_only);
-  }
+  entry.template store_digits<kDigits, kDigitBits<kDigits>>(kBias<kDigits>, out, stride);
 }
 
 // Tables of one segment. `count` of its inputs exist. Returns false where they cannot represent x.
-template <class F32x16, int kEntryBytes, class T>
+template <class F32x16, int kDigits, class T>
 bool build_segment(const T* x, std::int64_t count, std::int64_t size, std::uint8_t* entries, Segment& segment) {
   alignas(64) float values[kMaxSegment];
   F32x16 sum = F32x16::set(0);
@@ -146,7 +145,7 @@ bool build_segment(const T* x, std::int64_t count, std::int64_t size, std::uint8
     largest = F32x16::max(largest, nibbles);
   }
   const float half_range = 0.5F * largest.reduce_max();
-  const float step = half_range / static_cast<float>(kBias<kEntryBytes>);
+  const float step = half_range / static_cast<float>(kBias<kDigits>);
   // The first comparison is false for NaN and infinity. A denormal step has too few bits, and its inverse overflows.
   if (!(magnitude.reduce_add() <= FLT_MAX) || (half_range > 0 && step < FLT_MIN)) {
     segment = {0, 0, 0};
@@ -154,37 +153,36 @@ bool build_segment(const T* x, std::int64_t count, std::int64_t size, std::uint8
   }
   const float inverse = half_range > 0 ? 1 / step : 0;
   const auto nibbles = static_cast<std::int32_t>(size / kNibble);
-  std::uint8_t* low = kEntryBytes == 1 ? entries : entries + size / kNibble * kTableEntries;
+  const auto digit_bytes = static_cast<std::size_t>(nibbles) * kTableEntries;
   for (std::int32_t q = 0; q < nibbles; ++q) {
-    build_nibble<F32x16, kEntryBytes>(values + q * kNibble, inverse, low + q * kTableEntries,
-                                      entries + q * kTableEntries);
+    build_nibble<F32x16, kDigits>(values + q * kNibble, inverse, entries + q * kTableEntries, digit_bytes);
   }
   segment.step = step;
   segment.sum = sum.reduce_add();
-  segment.start = F32x16::round_scalar(0.5F * segment.sum * inverse) - kBias<kEntryBytes> * nibbles;
+  segment.start = F32x16::round_scalar(0.5F * segment.sum * inverse) - kBias<kDigits> * nibbles;
   return true;
 }
 
-template <class Policy, int kEntryBytes, class T>
+template <class Policy, int kDigits, class T>
 bool build_row(const Shape& shape, const T* x, std::int64_t row, const Tables& tables) {
-  const std::int64_t bytes = shape.segment_size * kEntryBytes * kTableEntries / kNibble;
+  const std::int64_t bytes = shape.segment_size * kDigits * kTableEntries / kNibble;
   bool regular = true;
   for (std::int64_t s = 0; s < shape.segments; ++s) {
     const std::int64_t k = s * shape.segment_size;
     const std::int64_t at = s * tables.rows + row;
-    regular &= build_segment<typename Policy::F32x16, kEntryBytes>(x + k, shape.K - k, shape.segment_size,
-                                                                   tables.entries + at * bytes, tables.segments[at]);
+    regular &= build_segment<typename Policy::F32x16, kDigits>(x + k, shape.K - k, shape.segment_size,
+                                                               tables.entries + at * bytes, tables.segments[at]);
   }
   return regular;
 }
 
-template <class Policy, int kEntryBytes>
+template <class Policy, int kDigits>
 bool build_tables(const Shape& shape, const Activations& x, std::int64_t row, const Tables& tables) {
   if (x.type == Element::kFloat16) {
     const auto* data = static_cast<const std::uint16_t*>(x.data) + row * shape.K;
-    return build_row<Policy, kEntryBytes>(shape, data, row, tables);
+    return build_row<Policy, kDigits>(shape, data, row, tables);
   }
-  return build_row<Policy, kEntryBytes>(shape, static_cast<const float*>(x.data) + row * shape.K, row, tables);
+  return build_row<Policy, kDigits>(shape, static_cast<const float*>(x.data) + row * shape.K, row, tables);
 }
 
 // What accumulate() needs of one segment. Strides are in bytes.
@@ -199,7 +197,7 @@ struct SegmentView {
 };
 
 // All planes of one segment, kPlanesPerPass at a time; the last pass takes the offset along.
-template <class Policy, int kEntryBytes, int kLines>
+template <class Policy, int kDigits, int kLines>
 void accumulate_segment(const Shape& shape, SegmentView view) {
   constexpr int kPass = Policy::kPlanesPerPass;
   constexpr std::size_t kPlaneBytes = kLines * PackedLayout<Policy>::kLineBytes;
@@ -208,13 +206,13 @@ void accumulate_segment(const Shape& shape, SegmentView view) {
   const bool offset = shape.scale_rows > shape.planes;
   while (left > 0) {
     if (left > kPass || (left == kPass && !offset)) {
-      Policy::template accumulate<kEntryBytes, kLines, kPass, false>(view);
+      Policy::template accumulate<kDigits, kLines, kPass, false>(view);
     } else if (left == kPass) {
-      Policy::template accumulate<kEntryBytes, kLines, kPass, true>(view);
+      Policy::template accumulate<kDigits, kLines, kPass, true>(view);
     } else if (offset) {
-      Policy::template accumulate<kEntryBytes, kLines, 1, true>(view);
+      Policy::template accumulate<kDigits, kLines, 1, true>(view);
     } else {
-      Policy::template accumulate<kEntryBytes, kLines, 1, false>(view);
+      Policy::template accumulate<kDigits, kLines, 1, false>(view);
     }
     left -= kPass;
     view.lines += kPass * kPlaneBytes;
@@ -247,14 +245,14 @@ void store_block(const Product& a, std::int64_t block, const float* y) {
   }
 }
 
-template <class Policy, int kEntryBytes, int kLines>
+template <class Policy, int kDigits, int kLines>
 void multiply_blocks(const Product& a) {
   const Shape& shape = *a.shape;
   const std::int64_t rows = a.tables.rows;
   const std::int64_t group_segments = shape.group_size / shape.segment_size;
   const std::size_t scale_bytes = PackedLayout<Policy>::scale_bytes(shape);
   const std::size_t segment_bytes = PackedLayout<Policy>::segment_bytes(shape);
-  const std::int64_t table_bytes = kLines * kLineInputs * kEntryBytes * kTableEntries / kNibble * rows;
+  const std::int64_t table_bytes = kLines * kLineInputs * kDigits * kTableEntries / kNibble * rows;
   alignas(64) float y[kMaxTileRows * Policy::kBlockRows];
   const std::uint8_t* at =
       a.packed + static_cast<std::size_t>(a.block_begin) * PackedLayout<Policy>::block_bytes(shape);
@@ -267,7 +265,7 @@ void multiply_blocks(const Product& a) {
         at += scale_bytes;
       }
       for (std::size_t i = 0; i < segment_bytes; i += kAlignment) Policy::prefetch(at + kPrefetchBytes + i);
-      accumulate_segment<Policy, kEntryBytes, kLines>(
+      accumulate_segment<Policy, kDigits, kLines>(
           shape,
           {at, scales, shape.scale_type, a.tables.entries + s * table_bytes, a.tables.segments + s * rows, rows, y});
       at += segment_bytes;
@@ -280,32 +278,32 @@ void multiply_blocks(const Product& a) {
   }
 }
 
-template <class Policy, int kEntryBytes>
+template <class Policy, int kDigits>
 void multiply(const Product& a) {
   static_assert(kMaxLines == 4, "one case for each number of lines in a segment");
   switch (a.shape->segment_size / kLineInputs) {
     case 1:
-      return multiply_blocks<Policy, kEntryBytes, 1>(a);
+      return multiply_blocks<Policy, kDigits, 1>(a);
     case 2:
-      return multiply_blocks<Policy, kEntryBytes, 2>(a);
+      return multiply_blocks<Policy, kDigits, 2>(a);
     case 3:
-      return multiply_blocks<Policy, kEntryBytes, 3>(a);
+      return multiply_blocks<Policy, kDigits, 3>(a);
     default:
-      return multiply_blocks<Policy, kEntryBytes, 4>(a);
+      return multiply_blocks<Policy, kDigits, 4>(a);
   }
 }
 
-template <class Policy, int kEntryBytes>
+template <class Policy, int kDigits>
 constexpr Kernel table_kernel(const char* name, Isa isa) {
   return {.name = name,
           .isa = isa,
-          .accuracy_level = kEntryBytes == 1 ? 4 : 0,
+          .accuracy_level = kDigits == 1 ? 4 : 0,
           .block_rows = Policy::kBlockRows,
-          .entry_bytes = kEntryBytes,
+          .digits = kDigits,
           .block_bytes = PackedLayout<Policy>::block_bytes,
           .pack_block = pack_block<Policy>,
-          .build_tables = build_tables<Policy, kEntryBytes>,
-          .multiply = multiply<Policy, kEntryBytes>};
+          .build_tables = build_tables<Policy, kDigits>,
+          .multiply = multiply<Policy, kDigits>};
 }
 
 }  // namespace

@@ -16,10 +16,10 @@ struct Avx2 {
   static constexpr int kBlockRows = 32;
   static constexpr int kPlanesPerPass = 1;
   static constexpr std::size_t kVector = 32;
-  // Rows whose sums are kept in registers at a time, so that one decoded index serves them all: 4 rows of one-byte
-  // entries, or 2 of two-byte ones, take 8 of the 16 registers.
-  template <int kEntryBytes>
-  static constexpr int kRowTile = 4 / kEntryBytes;
+  // Rows whose sums are kept in registers at a time, so that one decoded index serves them all: 4 rows of
+  // one digit take 8 of the 16 registers. One row of three takes 6; two rows ran slower.
+  template <int kDigits>
+  static constexpr int kRowTile = kDigits == 1 ? 4 : 1;
 
   static void prefetch(const std::uint8_t* p) { _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T1); }
 
@@ -33,7 +33,7 @@ struct Avx2 {
   }
 
   // y += step * scale * (sums + start) (+ offset * sum), for the 32 outputs of one row.
-  template <int kEntryBytes, bool kOffset>
+  template <int kDigits, bool kOffset>
   static void finish_row(const SegmentView& a, std::int64_t m, const ByteSums* sums) {
     const bool half = a.scale_type == Element::kFloat16;
     const Segment& segment = a.segments[m];
@@ -43,8 +43,11 @@ struct Avx2 {
 #pragma GCC unroll 4
     for (int i = 0; i < kBlockRows / 8; ++i) {
       const auto words = [i](const ByteSums& s) { return i < 2 ? s.low_sums() : s.high_sums(); };
-      __m256i sum = widen(words(sums[0]), i % 2);
-      if constexpr (kEntryBytes == 2) sum = _mm256_add_epi32(_mm256_slli_epi32(sum, 7), widen(words(sums[1]), i % 2));
+      __m256i sum = widen(words(sums[kDigits - 1]), i % 2);
+#pragma GCC unroll 2
+      for (int d = kDigits - 2; d >= 0; --d) {
+        sum = _mm256_add_epi32(_mm256_slli_epi32(sum, kDigitBits<kDigits>), widen(words(sums[d]), i % 2));
+      }
       const __m256 total = _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_add_epi32(sum, start)), step);
       __m256 result = _mm256_fmadd_ps(total, load_scales(a.scales, half, i), _mm256_loadu_ps(y + 8 * i));
       if constexpr (kOffset) {
@@ -55,13 +58,13 @@ struct Avx2 {
     }
   }
 
-  template <int kEntryBytes, int kLines, bool kOffset, int kRows>
+  template <int kDigits, int kLines, bool kOffset, int kRows>
   static void accumulate_rows(const SegmentView& a, std::int64_t m0) {
     constexpr int kEights = 4 * kLines;
-    constexpr std::size_t kHalfBytes = kEights * 2 * kTableEntries;  // one byte of all entries of a segment
-    constexpr std::size_t kRowBytes = kEntryBytes * kHalfBytes;
+    constexpr std::size_t kDigitBytes = kEights * 2 * kTableEntries;  // one digit of all entries of a segment
+    constexpr std::size_t kRowBytes = kDigits * kDigitBytes;
     const std::uint8_t* entries = a.entries + static_cast<std::size_t>(m0) * kRowBytes;
-    ByteSums sums[kRows][kEntryBytes];
+    ByteSums sums[kRows][kDigits];
 #pragma GCC unroll 4
     for (std::size_t eight = 0; eight < kEights; ++eight) {
       const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(a.lines + eight * kVector));
@@ -69,30 +72,30 @@ struct Avx2 {
       const __m256i high = high_index(bits);
 #pragma GCC unroll 4
       for (std::size_t m = 0; m < kRows; ++m) {
-#pragma GCC unroll 2
-        for (std::size_t byte = 0; byte < kEntryBytes; ++byte) {
-          const std::uint8_t* table = entries + m * kRowBytes + byte * kHalfBytes + eight * 2 * kTableEntries;
-          sums[m][byte].add(_mm256_shuffle_epi8(load_table(table), low),
-                            _mm256_shuffle_epi8(load_table(table + kTableEntries), high));
+#pragma GCC unroll 3
+        for (std::size_t d = 0; d < kDigits; ++d) {
+          const std::uint8_t* table = entries + m * kRowBytes + d * kDigitBytes + eight * 2 * kTableEntries;
+          sums[m][d].template add<kDigitBits<kDigits>>(_mm256_shuffle_epi8(load_table(table), low),
+                                                       _mm256_shuffle_epi8(load_table(table + kTableEntries), high));
         }
       }
     }
-    for (int m = 0; m < kRows; ++m) finish_row<kEntryBytes, kOffset>(a, m0 + m, sums[m]);
+    for (int m = 0; m < kRows; ++m) finish_row<kDigits, kOffset>(a, m0 + m, sums[m]);
   }
 
-  template <int kEntryBytes, int kLines, int kPlanes, bool kOffset>
+  template <int kDigits, int kLines, int kPlanes, bool kOffset>
   static void accumulate(const SegmentView& a) {
     static_assert(kPlanes == 1);
-    constexpr int kTile = kRowTile<kEntryBytes>;
+    constexpr int kTile = kRowTile<kDigits>;
     std::int64_t m = 0;
-    for (; m + kTile <= a.rows; m += kTile) accumulate_rows<kEntryBytes, kLines, kOffset, kTile>(a, m);
-    for (; m < a.rows; ++m) accumulate_rows<kEntryBytes, kLines, kOffset, 1>(a, m);
+    for (; m + kTile <= a.rows; m += kTile) accumulate_rows<kDigits, kLines, kOffset, kTile>(a, m);
+    for (; m < a.rows; ++m) accumulate_rows<kDigits, kLines, kOffset, 1>(a, m);
   }
 };
 
 }  // namespace
 
 constinit const Kernel table8_n32_avx2 = table_kernel<Avx2, 1>("table8_n32_avx2", Isa::kAvx2);
-constinit const Kernel table15_n32_avx2 = table_kernel<Avx2, 2>("table15_n32_avx2", Isa::kAvx2);
+constinit const Kernel table21_n32_avx2 = table_kernel<Avx2, 3>("table21_n32_avx2", Isa::kAvx2);
 
 }  // namespace dualbinary

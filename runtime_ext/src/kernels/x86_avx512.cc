@@ -38,33 +38,27 @@ struct Avx512 {
     std::memcpy(out, line, sizeof(line));
   }
 
-  // acc += entries that `index` selects. Two-byte entries are counted down, because vpdpbusd multiplies unsigned
-  // entries by signed bytes and 128 is no signed byte, while -128 is.
-  template <int kEntryBytes>
-  static __m512i look_up(__m512i acc, __m512i index, __m512i high_or_only, __m512i low) {
-    if constexpr (kEntryBytes == 1) {
-      return _mm512_dpbusd_epi32(acc, _mm512_permutexvar_epi8(index, high_or_only), _mm512_set1_epi8(1));
-    } else {
-      acc = _mm512_dpbusd_epi32(acc, _mm512_permutexvar_epi8(index, high_or_only), _mm512_set1_epi8(-128));
-      return _mm512_dpbusd_epi32(acc, _mm512_permutexvar_epi8(index, low), _mm512_set1_epi8(-1));
+  // Sum of the entries from those of their digits.
+  template <int kDigits>
+  static __m512 total(const __m512i* digits) {
+    __m512i sum = digits[kDigits - 1];
+#pragma GCC unroll 2
+    for (int d = kDigits - 2; d >= 0; --d) {
+      sum = _mm512_add_epi32(_mm512_slli_epi32(sum, kDigitBits<kDigits>), digits[d]);
     }
+    return _mm512_cvtepi32_ps(sum);
   }
 
-  template <int kEntryBytes>
-  static __m512 total(__m512i acc, __m512i start) {
-    return _mm512_cvtepi32_ps(kEntryBytes == 1 ? _mm512_add_epi32(start, acc) : _mm512_sub_epi32(start, acc));
-  }
-
-  template <int kEntryBytes, int kLines, int kPlanes, bool kOffset>
+  template <int kDigits, int kLines, int kPlanes, bool kOffset>
   static void accumulate(const SegmentView& a) {
     constexpr int kAtOnce = kVectorsAtOnce<kLines>;
     for (int v = 0; v < kBlockVectors; v += kAtOnce) {
-      accumulate_vectors<kEntryBytes, kLines, kPlanes, kAtOnce, kOffset>(a, v);
+      accumulate_vectors<kDigits, kLines, kPlanes, kAtOnce, kOffset>(a, v);
     }
   }
 
   // Outputs of vectors v0 .. v0 + kVectors - 1.
-  template <int kEntryBytes, int kLines, int kPlanes, int kVectors, bool kOffset>
+  template <int kDigits, int kLines, int kPlanes, int kVectors, bool kOffset>
   static void accumulate_vectors(const SegmentView& a, int v0) {
     constexpr int kHalfLines = 2 * kLines;
     __m512i index[kVectors][kPlanes][kHalfLines];
@@ -87,38 +81,46 @@ struct Avx512 {
     const std::uint8_t* entries = a.entries;
     float* y = a.y + v0 * kVectorRows;
     for (std::int64_t m = 0; m < a.rows; ++m) {
-      __m512i acc[kVectors][kPlanes];
+      const __m512i start = _mm512_set1_epi32(a.segments[m].start);
+      __m512i acc[kVectors][kPlanes][kDigits];
 #pragma GCC unroll 2
       for (int v = 0; v < kVectors; ++v) {
 #pragma GCC unroll 2
-        for (int p = 0; p < kPlanes; ++p) acc[v][p] = _mm512_setzero_si512();
+        for (int p = 0; p < kPlanes; ++p) {
+          acc[v][p][0] = start;
+#pragma GCC unroll 2
+          for (int d = 1; d < kDigits; ++d) acc[v][p][d] = _mm512_setzero_si512();
+        }
       }
 #pragma GCC unroll 8
       for (int t = 0; t < kHalfLines; ++t) {
-        const __m512i high = _mm512_loadu_si512(entries + static_cast<std::size_t>(t) * kVector);
-        const __m512i low =
-            kEntryBytes == 1 ? high : _mm512_loadu_si512(entries + static_cast<std::size_t>(kHalfLines + t) * kVector);
+#pragma GCC unroll 3
+        for (int d = 0; d < kDigits; ++d) {
+          const __m512i table = _mm512_loadu_si512(entries + static_cast<std::size_t>(d * kHalfLines + t) * kVector);
 #pragma GCC unroll 2
-        for (int v = 0; v < kVectors; ++v) {
+          for (int v = 0; v < kVectors; ++v) {
 #pragma GCC unroll 2
-          for (int p = 0; p < kPlanes; ++p) acc[v][p] = look_up<kEntryBytes>(acc[v][p], index[v][p][t], high, low);
+            for (int p = 0; p < kPlanes; ++p) {
+              const __m512i entry = _mm512_permutexvar_epi8(index[v][p][t], table);
+              acc[v][p][d] = _mm512_dpbusd_epi32(acc[v][p][d], entry, _mm512_set1_epi8(1));
+            }
+          }
         }
       }
-      entries += kEntryBytes * kHalfLines * static_cast<int>(kVector);
+      entries += kDigits * kHalfLines * static_cast<int>(kVector);
 #pragma GCC unroll 2
       for (int v = 0; v < kVectors; ++v) {
-        finish_vector<kEntryBytes, kPlanes, kOffset>(a.segments[m], acc[v], scale[v], y + v * kVectorRows);
+        finish_vector<kDigits, kPlanes, kOffset>(a.segments[m], acc[v], scale[v], y + v * kVectorRows);
       }
       y += kBlockRows;
     }
   }
 
   // y += step * (sum over planes of scale * (sum of entries + start)) (+ offset * sum of x), for 16 outputs of one row.
-  template <int kEntryBytes, int kPlanes, bool kOffset>
-  static void finish_vector(const Segment& segment, const __m512i* acc, const __m512* scale, float* y) {
-    const __m512i start = _mm512_set1_epi32(segment.start);
-    __m512 weighted = _mm512_mul_ps(total<kEntryBytes>(acc[0], start), scale[0]);
-    if constexpr (kPlanes == 2) weighted = _mm512_fmadd_ps(total<kEntryBytes>(acc[1], start), scale[1], weighted);
+  template <int kDigits, int kPlanes, bool kOffset>
+  static void finish_vector(const Segment& segment, const __m512i (*acc)[kDigits], const __m512* scale, float* y) {
+    __m512 weighted = _mm512_mul_ps(total<kDigits>(acc[0]), scale[0]);
+    if constexpr (kPlanes == 2) weighted = _mm512_fmadd_ps(total<kDigits>(acc[1]), scale[1], weighted);
     __m512 result = _mm512_fmadd_ps(weighted, _mm512_set1_ps(segment.step), _mm512_loadu_ps(y));
     if constexpr (kOffset) result = _mm512_fmadd_ps(scale[kPlanes], _mm512_set1_ps(segment.sum), result);
     _mm512_storeu_ps(y, result);
@@ -137,6 +139,6 @@ struct Avx512 {
 }  // namespace
 
 constinit const Kernel table8_n32_avx512 = table_kernel<Avx512, 1>("table8_n32_avx512", Isa::kAvx512);
-constinit const Kernel table15_n32_avx512 = table_kernel<Avx512, 2>("table15_n32_avx512", Isa::kAvx512);
+constinit const Kernel table21_n32_avx512 = table_kernel<Avx512, 3>("table21_n32_avx512", Isa::kAvx512);
 
 }  // namespace dualbinary

@@ -33,16 +33,18 @@ struct F32x16 {
   }
   float reduce_add() const { return _mm512_reduce_add_ps(v); }
   float reduce_max() const { return _mm512_reduce_max_ps(v); }
-  // Values in [0, 255], to nearest even.
-  void round_to_bytes(std::uint8_t* p) const {
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v)));
-  }
-  // Values in [0, 32767] as 128 * high + low.
-  void round_to_high_low(std::uint8_t* high, std::uint8_t* low) const {
-    const __m512i rounded = _mm512_cvtps_epi32(v);
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(high), _mm512_cvtepi32_epi8(_mm512_srli_epi32(rounded, 7)));
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(low),
-                     _mm512_cvtepi32_epi8(_mm512_and_si512(rounded, _mm512_set1_epi32(127))));
+  // Rounds to nearest even, adds `bias` and stores the sums, which must not be negative, as digits of kBits bits: digit
+  // d, lowest first, at p + d * stride.
+  template <int kDigits, int kBits>
+  void store_digits(std::int32_t bias, std::uint8_t* p, std::size_t stride) const {
+    const __m512i sums = _mm512_add_epi32(_mm512_cvtps_epi32(v), _mm512_set1_epi32(bias));
+    const __m512i mask = _mm512_set1_epi32((1 << kBits) - 1);
+#pragma GCC unroll 3
+    for (int d = 0; d < kDigits; ++d) {
+      const __m512i digit = _mm512_and_si512(_mm512_srli_epi32(sums, static_cast<unsigned>(kBits * d)), mask);
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(digit));
+      p += stride;
+    }
   }
 };
 
