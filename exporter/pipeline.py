@@ -25,12 +25,13 @@ from exporter.passes.linear import DualBinaryLinearPass, Linear, PlaneFormat, Pl
 from exporter.passes.pack_qkv import PackQkvPass
 from exporter.passes.vocabulary import Table, VocabularyPass, find_embedding, find_head
 from exporter.report import export_report
-from exporter.sidecars import TOKENIZER_FILES, genai_config, generation_config, write_sidecars
+from exporter.sidecars import genai_config, read_companions, write_sidecars
 from exporter.source import ModelSource
 from exporter.weights import Weights
 
 __all__ = ["Export", "export"]
 
+_SCALE_DTYPES = {"F16": ir.DataType.FLOAT16, "F32": ir.DataType.FLOAT}
 _DTYPES = {"fp32": ir.DataType.FLOAT, "fp16": ir.DataType.FLOAT16}
 _ROUTERS = (".gate", ".router", ".gate_proj.router")  # of mixtures of experts: tiny, and wrong choices are expensive
 _GRAPH_BYTES = 16 << 20  # room for the graph itself and the small files when free space is checked
@@ -66,8 +67,10 @@ def export(
     source = ModelSource(model_dir)
     _refuse_contradictions(source, options)
     data_name = f"{out.name}.data"
+    companions = read_companions(source)
     names = [out.name, data_name, "genai_config.json", "config.json", "generation_config.json", "export_report.json"]
-    check_output(out, model_dir, [*names, *(n for n in TOKENIZER_FILES if (model_dir / n).is_file())], force=force)
+    names += companions.names
+    check_output(out, model_dir, [*names, *([library.name] if library is not None else [])], force=force)
     graph = build_graph(source, options.dtype)
     weights = Weights(source, graph)
     nodes, tables, merged = _run_passes(graph, weights, options)
@@ -81,9 +84,8 @@ def export(
             os.fsync(file.fileno())
         _finish(graph.model)
         ir.save(graph.model, stage / out.name)
-        generation = generation_config(source)
-        genai = genai_config(graph.model, source, generation, out.name, options.target, library)
-        write_sidecars(stage, source, genai, generation)
+        genai = genai_config(graph.model, source, companions.generation, out.name, options.target, library)
+        write_sidecars(stage, source, genai, companions)
         if library is not None:
             (stage / library.name).write_bytes(library.read_bytes())
         report = export_report(graph.model, weights, nodes, tables, layers, options, stage / data_name)
@@ -151,7 +153,8 @@ def _plane_format(linear: Linear, weights: Weights, options: ExportOptions) -> P
     if stored is not None:
         if not weights.has_planes(linear.parameter):
             return None
-        return PlaneFormat(stored.planes, stored.scale_rows, stored.group_size, ir.DataType.FLOAT16)
+        dtype = _SCALE_DTYPES[weights.stored_scale_dtype(linear.parameter)]
+        return PlaneFormat(stored.planes, stored.scale_rows, stored.group_size, dtype)
     if linear.module.endswith(_ROUTERS):
         return None
     # A row shorter than a group is one group.

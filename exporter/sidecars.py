@@ -2,18 +2,21 @@
 
 import json
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
 
+from dualbinary import InputError
 from exporter.source import ModelSource
 
-__all__ = ["TOKENIZER_FILES", "genai_config", "generation_config", "write_sidecars"]
+__all__ = ["Companions", "genai_config", "read_companions", "write_sidecars"]
 
-TOKENIZER_FILES = (
+_GENERATION_CONFIG = "generation_config.json"
+_TOKENIZER_CONFIG = "tokenizer_config.json"
+_TOKENIZER_FILES = (
     "tokenizer.json",
-    "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
     "vocab.json",
@@ -90,7 +93,7 @@ def genai_config(
             "context_length": context,
             "decoder": decoder,
             "type": source.model_type if source.model_type in _GENAI_TYPES else "decoder",
-            "vocab_size": config["vocab_size"],
+            "vocab_size": _vocabulary(model),
         },
         "search": {
             "do_sample": False,
@@ -105,41 +108,71 @@ def genai_config(
     }
 
 
-def write_sidecars(directory: Path, source: ModelSource, genai: dict[str, Any], generation: dict[str, Any]) -> None:
+@dataclass(frozen=True)
+class Companions:
+    """What a model directory brings besides configuration and weights; read, and so checked, before any work.
+
+    generation: generation_config.json, or the token ids of config.json.
+    tokenizer_config: tokenizer_config.json, or None.
+    files: the tokenizer's other files.
+    """
+
+    generation: dict[str, Any]
+    tokenizer_config: dict[str, Any] | None
+    files: tuple[Path, ...]
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the files that `write_sidecars` will write for it."""
+        return [path.name for path in self.files] + ([_TOKENIZER_CONFIG] if self.tokenizer_config is not None else [])
+
+
+def read_companions(source: ModelSource) -> Companions:
+    """Read the companions of `source`. Raises InputError for JSON that is none."""
+    keys = ("bos_token_id", "eos_token_id", "pad_token_id")
+    generation = {key: source.config[key] for key in keys if source.config.get(key) is not None}
+    if (source.directory / _GENERATION_CONFIG).is_file():
+        generation = _read_json(source.directory / _GENERATION_CONFIG)
+    tokenizer_config = None
+    if (source.directory / _TOKENIZER_CONFIG).is_file():
+        tokenizer_config = _read_json(source.directory / _TOKENIZER_CONFIG)
+        # Transformers 5 names its own class for a bare tokenizer.json; other runtimes know the one that it replaced.
+        if tokenizer_config.get("tokenizer_class") == "TokenizersBackend":
+            tokenizer_config["tokenizer_class"] = "PreTrainedTokenizerFast"
+    files = tuple(source.directory / name for name in _TOKENIZER_FILES if (source.directory / name).is_file())
+    return Companions(generation, tokenizer_config, files)
+
+
+def write_sidecars(directory: Path, source: ModelSource, genai: dict[str, Any], companions: Companions) -> None:
     """Write genai_config.json, config.json, generation_config.json and the tokenizer's files into `directory`."""
     _write_json(directory / "genai_config.json", genai)
     _write_json(directory / "config.json", source.config)
-    _write_json(directory / "generation_config.json", generation)
-    for name in TOKENIZER_FILES:
-        path = source.directory / name
-        if path.is_file():
-            shutil.copyfile(path, directory / name)
-    _readable_tokenizer_class(directory / "tokenizer_config.json")
+    _write_json(directory / _GENERATION_CONFIG, companions.generation)
+    if companions.tokenizer_config is not None:
+        _write_json(directory / _TOKENIZER_CONFIG, companions.tokenizer_config)
+    for path in companions.files:
+        shutil.copyfile(path, directory / path.name)
 
 
-def generation_config(source: ModelSource) -> dict[str, Any]:
-    """generation_config.json of the model, or its token ids from config.json."""
-    path = source.directory / "generation_config.json"
-    if path.is_file():
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(content, dict):
-            return content
-    keys = ("bos_token_id", "eos_token_id", "pad_token_id")
-    return {key: source.config[key] for key in keys if source.config.get(key) is not None}
-
-
-def _readable_tokenizer_class(path: Path) -> None:
-    """Transformers 5 names its own class for a bare tokenizer.json; other runtimes know the one that it replaced."""
-    if not path.is_file():
-        return
-    content = json.loads(path.read_text(encoding="utf-8"))
-    if content.get("tokenizer_class") == "TokenizersBackend":
-        content["tokenizer_class"] = "PreTrainedTokenizerFast"
-        _write_json(path, content)
+def _vocabulary(model: ir.Model) -> int:
+    """Length of the logits."""
+    logits = next(value for value in model.graph.outputs if value.name == "logits")
+    assert logits.shape is not None
+    return int(logits.shape[-1])  # type: ignore[arg-type]
 
 
 def _first(config: dict[str, Any], *keys: str) -> int | None:
     return next((int(config[key]) for key in keys if isinstance(config.get(key), int)), None)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not valid JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: expected a JSON object, got {type(content).__name__}")
+    return content
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

@@ -79,6 +79,11 @@ class Weights:
             raise InputError(f"{parameter}: joins the quantised {quantised[0]} with a full-precision tensor")
         return bool(quantised)
 
+    def stored_scale_dtype(self, parameter: str) -> str:
+        """The type of the checkpoint's scales for `parameter`, as safetensors names it: F32 where any is, else F16."""
+        modules = (name.removesuffix(".weight") for name in stored_names(self._parameters[parameter]))
+        return max((self.source.tensors[scales_name(module)].dtype for module in modules), key=("F16", "F32").index)
+
     def _with_weights_for_planes(self, stored: Mapping[str, DeferredTensor]) -> dict[str, DeferredTensor]:
         """Let a stand-in for `<module>.weight` take the way that the weight would have taken through the graph."""
         result = dict(stored)

@@ -16,7 +16,16 @@ from exporter.verify import check
 SKIPPED = "model.layers.1.mlp.down_proj"
 
 
-def quantize(model_dir, checkpoint, *, planes=2, has_offset=True, group_size=32, skip=()):
+def quantize(
+    model_dir,
+    checkpoint,
+    *,
+    planes=2,
+    has_offset=True,
+    group_size=32,
+    skip=(),
+    scale_dtype: type[np.floating] = np.float16,
+):
     """Write a checkpoint of random planes for every Linear of `model_dir` and return them by module."""
     config = json.loads((model_dir / "config.json").read_text())
     stored = load_file(model_dir / "model.safetensors")
@@ -31,7 +40,7 @@ def quantize(model_dir, checkpoint, *, planes=2, has_offset=True, group_size=32,
         k, n = tensor.shape if "gpt2" in str(model_dir) else reversed(tensor.shape)
         bits = rng.integers(0, 2, (planes, n, k))
         packed = pack_planes(bits, group_size)
-        scales = rng.normal(0, 0.1, (planes + has_offset, n, packed.shape[2] * 8 // group_size)).astype(np.float16)
+        scales = rng.normal(0, 0.1, (planes + has_offset, n, packed.shape[2] * 8 // group_size)).astype(scale_dtype)
         tensors[planes_name(module)], tensors[scales_name(module)] = packed, scales
         modules[module] = dequantize(packed, scales, k, group_size)
     quantization = QuantizationConfig(
@@ -74,6 +83,16 @@ def test_stored_format_decides_and_options_may_not_contradict(pristine_model, tm
         export(tmp_path / "checkpoint", tmp_path / "out" / "model.onnx", ExportOptions(planes=2))
     result = export(tmp_path / "checkpoint", tmp_path / "out" / "model.onnx", ExportOptions())
     assert {(n.format.planes, n.format.scale_rows, n.format.group_size) for n in result.nodes} == {(3, 3, 64)}
+
+
+def test_float32_scales_stay_float32(pristine_model, tmp_path, library):
+    quantize(pristine_model("llama"), tmp_path / "checkpoint", scale_dtype=np.float32)
+    out = tmp_path / "out" / "model.onnx"
+
+    result = export(tmp_path / "checkpoint", out, ExportOptions())
+
+    assert {str(node.scales.dtype) for node in result.nodes} == {"FLOAT"}
+    assert check(result, out, library).passed
 
 
 def test_another_method_is_refused(tiny_model, tmp_path):

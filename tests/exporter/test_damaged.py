@@ -114,7 +114,17 @@ def fewer_layers(model_dir):
     edit_config(model_dir, num_hidden_layers=1)
 
 
+def broken_generation_config(model_dir):
+    (model_dir / "generation_config.json").write_text("[1, 2]")
+
+
+def broken_tokenizer_config(model_dir):
+    (model_dir / "tokenizer_config.json").write_text('{"tokenizer_class"')
+
+
 DAMAGES = {
+    broken_generation_config: r"generation_config\.json: expected a JSON object, got list",
+    broken_tokenizer_config: r"tokenizer_config\.json: not valid JSON",
     truncate: "not a whole safetensors file",
     cut_header: "not a whole safetensors file",
     remove_tensor: r"no tensor for model\.layers\.1\.mlp\.up_proj\.weight",

@@ -9,9 +9,10 @@ import torch
 from safetensors.torch import save_file
 
 WIDTH, INNER, VOCABULARY = 512, 2048, 32000
-# A few layers in flight, in float32 and as planes, and the allocator's slack. The fourteen layers more are 117 MB in
-# bfloat16, and would show.
-ALLOWED_GROWTH = 60e6
+FEW, MANY = 8, 40
+# The allocator keeps what a few layers in flight needed, which takes some layers to settle and varies by some 50 MB. The
+# weights of the layers between FEW and MANY are 268 MB in bfloat16.
+ALLOWED_GROWTH = 120e6
 
 
 def _write_model(directory, layers):
@@ -46,7 +47,7 @@ def _write_model(directory, layers):
 
 
 def _peak_bytes(model_dir, out):
-    command = [sys.executable, "-m", "exporter", str(model_dir), str(out), "--planes", "1", "--no-offset", "--quiet"]
+    command = [sys.executable, "-m", "exporter", str(model_dir), str(out), "--planes", "1", "--offset", "--quiet"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
@@ -55,7 +56,7 @@ def _peak_bytes(model_dir, out):
 
 
 def test_peak_memory_is_that_of_a_few_layers(tmp_path):
-    small = _peak_bytes(_write_model(tmp_path / "small", 2), tmp_path / "out2" / "model.onnx")
-    large = _peak_bytes(_write_model(tmp_path / "large", 16), tmp_path / "out16" / "model.onnx")
+    few = _peak_bytes(_write_model(tmp_path / "few", FEW), tmp_path / "few_out" / "model.onnx")
+    many = _peak_bytes(_write_model(tmp_path / "many", MANY), tmp_path / "many_out" / "model.onnx")
 
-    assert large < small + ALLOWED_GROWTH
+    assert many < few + ALLOWED_GROWTH
