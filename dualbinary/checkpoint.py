@@ -324,7 +324,7 @@ def _shards(tensors: Iterable[tuple[str, np.ndarray]], shard_bytes: int) -> Iter
 def _weight_map(model_dir: Path) -> dict[str, str] | None:
     """Tensor name to file name from the index; None where there is no index."""
     path = model_dir / INDEX_FILE
-    if not path.exists():
+    if (model_dir / SINGLE_FILE).is_file() or not path.exists():  # as transformers reads a directory that has both
         return None
     weight_map = _read_json(path).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:

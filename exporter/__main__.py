@@ -14,6 +14,7 @@ from typing import Any
 from dualbinary import OP, DualBinaryError, InputError
 from dualbinary.console import add_common_options, run
 from exporter.options import FALLBACKS, PLAIN_PLANES, ExportOptions
+from exporter.output import check_output
 
 __all__ = ["main"]
 
@@ -85,7 +86,11 @@ def parser() -> argparse.ArgumentParser:
         "--target", default="cpu", choices=("cpu", "cuda"), help="provider in genai_config.json (default cpu)"
     )
     work = result.add_argument_group("work")
-    work.add_argument("--check", action="store_true", help="compare the result with PyTorch; fail where they disagree")
+    work.add_argument(
+        "--check",
+        action=argparse.BooleanOptionalAction,
+        help="compare the result with PyTorch; fail where they disagree (default: for model types without a test)",
+    )
     work.add_argument("--force", action="store_true", help="replace existing files")
     work.add_argument("--quiet", action="store_true", help="no progress bar")
     add_common_options(result)
@@ -119,6 +124,7 @@ def _command(args: argparse.Namespace) -> None:
         raise InputError(
             "--calibrate decides planes, group size and offset; leave --planes, --group-size and --offset out"
         )
+    check_output(args.out, args.model_dir, [args.out.name], force=args.force)
     with tempfile.TemporaryDirectory(prefix="dualbinary-calibrate-") as scratch:
         checkpoint = Path(scratch) / "checkpoint"
         _calibrate(args, checkpoint)
@@ -140,7 +146,7 @@ def _export(args: argparse.Namespace, model_dir: Path, options: ExportOptions) -
     from exporter.pipeline import export
 
     begin = time.perf_counter()
-    library = _library()
+    library, reason = _library()
     show = not args.quiet and sys.stderr.isatty()
     result = export(model_dir, args.out, options, library=library, force=args.force, progress=show)
     summary: dict[str, Any] = {
@@ -152,10 +158,10 @@ def _export(args: argparse.Namespace, model_dir: Path, options: ExportOptions) -
     for line in result.warnings:
         print(f"note: {line}", file=sys.stderr)
     if library is None:
-        print("note: the custom-op library is not installed; the model runs by its fallback function", file=sys.stderr)
+        print(f"note: no library beside the model, which runs by its fallback function: {reason}", file=sys.stderr)
     if not args.json:
         print(_sentence(args.out, summary))
-    if args.check:
+    if args.check or (args.check is None and not result.verified):
         from exporter.verify import check
 
         outcome = check(result, args.out, library)
@@ -164,7 +170,7 @@ def _export(args: argparse.Namespace, model_dir: Path, options: ExportOptions) -
             print(_check_sentence(summary["check"]))
     if args.json:
         print(json.dumps(summary))
-    if args.check and not summary["check"]["passed"]:
+    if "check" in summary and not summary["check"]["passed"]:
         raise DualBinaryError(
             f"{args.out}: ONNX Runtime and PyTorch disagree (relative error {summary['check']['relative_error']:.2e}, "
             f"allowed {summary['check']['tolerance']:.0e}); the files are kept for inspection, do not ship them"
@@ -186,13 +192,14 @@ def _check_sentence(outcome: dict[str, Any]) -> str:
     )
 
 
-def _library() -> Path | None:
-    """The custom-op library of an installed runtime_ext, or None; asked in a child process, as packages stay apart."""
+def _library() -> tuple[Path | None, str]:
+    """The custom-op library of an installed runtime_ext, or None and why; a child process, as packages stay apart."""
     command = [sys.executable, "-m", "runtime_ext", "info", "--json"]
     answer = subprocess.run(command, check=False, capture_output=True, text=True)
     if answer.returncode:
-        return None
-    return Path(json.loads(answer.stdout)["library"]["library"])
+        lines = answer.stderr.strip().splitlines()
+        return None, lines[-1].removeprefix("error: ") if lines else f"{' '.join(command[1:])} said nothing"
+    return Path(json.loads(answer.stdout)["library"]["library"]), ""
 
 
 def _interrupt(signum: int, frame: object) -> None:

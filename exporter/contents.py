@@ -17,12 +17,10 @@ from dualbinary.fit import fit
 from dualbinary.statistics import WeightStatistics, weight_statistics
 from exporter.passes.linear import Linear, PlaneFormat, PlaneNode
 from exporter.passes.vocabulary import Table
-from exporter.tables import quantized_table
+from exporter.tables import finite, quantized_table
 from exporter.weights import Weights
 
 __all__ = ["Piece", "computed", "parameter_piece", "plane_piece", "table_piece"]
-
-_AHEAD = 2  # pieces in memory besides the one being written
 
 
 @dataclass(frozen=True)
@@ -40,13 +38,13 @@ class Piece:
 
 
 def computed(pieces: Iterable[Piece], threads: int) -> Iterator[tuple[Piece, list[np.ndarray]]]:
-    """Compute `pieces` on `threads` threads and yield them in order, a few ahead of the consumer."""
+    """Compute `pieces` on `threads` threads and yield them in order; as many again wait for the consumer at most."""
     pending: list[tuple[Piece, Future[list[np.ndarray]]]] = []
     with ThreadPoolExecutor(threads) as pool:
         try:
             for piece in pieces:
                 pending.append((piece, pool.submit(piece.compute)))
-                if len(pending) > _AHEAD:
+                if len(pending) > threads:
                     first, future = pending.pop(0)
                     yield first, future.result()
             while pending:
@@ -82,7 +80,7 @@ def parameter_piece(value: ir.Value, weights: Weights, merged: Mapping[str, tupl
     dtype = torch.float16 if value.dtype == ir.DataType.FLOAT16 else torch.float32
 
     def compute() -> list[np.ndarray]:
-        return [torch.cat([weights.read(part, dtype) for part in parts]).numpy()]
+        return [finite(torch.cat([weights.read(part, dtype) for part in parts]).numpy(), name)]
 
     return Piece(name, (value,), sum(weights[part].numel() for part in parts), compute)
 

@@ -146,34 +146,38 @@ def row_origin(tensor: torch.Tensor, parameter: str) -> list[RowOrigin]:
     def coordinate(axis: int) -> Callable[[str, torch.Size], torch.Tensor]:
         def number(name: str, shape: torch.Size) -> torch.Tensor:
             line = torch.arange(shape[axis], dtype=torch.int32)
-            return (
-                (line[:, None] if axis == 0 else line[None, :]).expand(shape).contiguous()
-            )  # for views to work as recorded
+            column = line[:, None] if axis == 0 else line[None, :]
+            return column.expand(shape).contiguous()  # for views to work as recorded
 
         return number
 
     stored = _stored_shapes(tensor)
+    whole = all(len(shape) == 2 for shape in stored.values())
     tables = []
-    for value in (identity, coordinate(0), coordinate(1)):
+    for value in (identity, coordinate(0), coordinate(1)) if whole else ():
         tables.append(evaluate(tensor, lambda name, value=value: value(name, stored[name])))
-    which, first, second = tables
-    k = torch.arange(tensor.shape[1], dtype=torch.int32)
-    origins: list[RowOrigin] = []
-    whole = all(len(stored[name]) == 2 for name in names) and all(t.dtype == torch.int32 for t in tables)
-    for rows_table, inputs_table, transposed in ((first, second, False), (second, first, True)):
-        if not whole or not torch.equal(inputs_table, k.expand_as(inputs_table)):
-            continue
-        rows, owner = rows_table[:, 0].long(), which[:, 0]
-        if not torch.equal(rows_table, rows_table[:, :1].expand_as(rows_table)):
-            continue
-        boundaries = [0, *(torch.nonzero(owner.diff()).flatten() + 1).tolist(), len(owner)]
-        for begin, end in pairwise(boundaries):
-            origins.append(RowOrigin(names[int(owner[begin])], rows[begin:end], transposed))
+    origins = _runs(tables, names) if whole else None
+    if origins is not None:
         return origins
     raise InputError(
         f"{parameter}: the graph mixes the rows of {', '.join(sorted(stored))} in a way that planes cannot follow; "
         "list the module in modules_to_not_convert"
     )
+
+
+def _runs(tables: list[torch.Tensor], names: list[str]) -> list[RowOrigin] | None:
+    """Origins from tables of stored tensor, row and column of each element; None where rows are mixed."""
+    which, first, second = tables
+    if any(table.dtype != torch.int32 for table in tables):
+        return None
+    inputs = torch.arange(which.shape[1], dtype=torch.int32).expand_as(which)
+    for rows_table, inputs_table, transposed in ((first, second, False), (second, first, True)):
+        constant = torch.equal(rows_table, rows_table[:, :1].expand_as(rows_table))
+        if constant and torch.equal(inputs_table, inputs):
+            rows, owner = rows_table[:, 0].long(), which[:, 0]
+            boundaries = [0, *(torch.nonzero(owner.diff()).flatten() + 1).tolist(), len(owner)]
+            return [RowOrigin(names[int(owner[a])], rows[a:b], transposed) for a, b in pairwise(boundaries)]
+    return None
 
 
 def _stored_shapes(tensor: torch.Tensor) -> dict[str, torch.Size]:

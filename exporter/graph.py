@@ -19,7 +19,7 @@ import onnx_ir as ir
 import torch
 
 from dualbinary import InputError
-from exporter.architectures import adjust
+from exporter.architectures import adjust, refuse_ignored_values
 from exporter.source import ModelSource
 
 __all__ = ["BuiltGraph", "build_graph"]
@@ -60,6 +60,7 @@ def build_graph(source: ModelSource, dtype: str) -> BuiltGraph:
 
     model_type = str(source.model_type)
     _check_type(mobius, model_type)
+    refuse_ignored_values(model_type, source.config)
     made: list[Any] = []
     registered = mobius.registry.get(model_type)
 

@@ -7,7 +7,7 @@ that they replace are kept until all have moved and come back if one does not.
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -32,6 +32,11 @@ def check_output(out: Path, model_dir: Path, names: list[str], *, force: bool) -
         ancestor = ancestor.parent
     if not ancestor.is_dir() or not os.access(ancestor, os.W_OK | os.X_OK):
         raise InputError(f"{ancestor}: not a directory that can be written")
+    for name in names:
+        if (directory / name).exists() and not (directory / name).is_file():
+            raise InputError(
+                f"{directory / name}: not a file, and in the way of one; move it or choose another directory"
+            )
     existing = [name for name in names if (directory / name).exists()]
     if existing and not force:
         raise InputError(
@@ -47,8 +52,11 @@ def check_space(directory: Path, needed: int) -> None:
 
 
 @contextmanager
-def staged(directory: Path) -> Iterator[Path]:
-    """Yield an empty directory whose files move into `directory` when the block ends without an exception."""
+def staged(directory: Path, stale: Iterable[str] = ()) -> Iterator[Path]:
+    """Yield an empty directory whose files move into `directory` when the block ends without an exception.
+
+    Files named in `stale` belong to an earlier output and go, whether or not a new file takes their place.
+    """
     made = _missing_parents(directory)
     directory.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(directory)
@@ -56,7 +64,7 @@ def staged(directory: Path) -> Iterator[Path]:
     stage.mkdir()
     try:
         yield stage
-        _move_all(stage, directory)
+        _move_all(stage, directory, stale)
         made = []
     finally:
         shutil.rmtree(stage, ignore_errors=True)
@@ -65,17 +73,18 @@ def staged(directory: Path) -> Iterator[Path]:
                 path.rmdir()
 
 
-def _move_all(stage: Path, directory: Path) -> None:
-    new = sorted(path.name for path in stage.iterdir())
+def _move_all(stage: Path, directory: Path, stale: Iterable[str]) -> None:
+    new = {path.name for path in stage.iterdir()}
     old = stage / "replaced"
     old.mkdir()
     moved: list[str] = []
     try:
-        for name in new:
-            if (directory / name).exists():
+        for name in sorted(new.union(stale)):
+            if (directory / name).is_file():
                 os.replace(directory / name, old / name)
             moved.append(name)
-            os.replace(stage / name, directory / name)
+            if name in new:
+                os.replace(stage / name, directory / name)
     except BaseException:
         for name in moved:
             with contextlib.suppress(OSError):

@@ -25,8 +25,9 @@ from exporter.passes.linear import DualBinaryLinearPass, Linear, PlaneFormat, Pl
 from exporter.passes.pack_qkv import PackQkvPass
 from exporter.passes.vocabulary import Table, VocabularyPass, find_embedding, find_head
 from exporter.report import export_report
-from exporter.sidecars import genai_config, read_companions, write_sidecars
+from exporter.sidecars import POSSIBLE_COMPANIONS, genai_config, read_companions, write_sidecars
 from exporter.source import ModelSource
+from exporter.tables import finite
 from exporter.weights import Weights
 
 __all__ = ["Export", "export"]
@@ -34,6 +35,7 @@ __all__ = ["Export", "export"]
 _SCALE_DTYPES = {"F16": ir.DataType.FLOAT16, "F32": ir.DataType.FLOAT}
 _DTYPES = {"fp32": ir.DataType.FLOAT, "fp16": ir.DataType.FLOAT16}
 _ROUTERS = (".gate", ".router", ".gate_proj.router")  # of mixtures of experts: tiny, and wrong choices are expensive
+_MAX_THREADS = 4  # each holds a layer in float32; more cores would buy time with memory
 _GRAPH_BYTES = 16 << 20  # room for the graph itself and the small files when free space is checked
 
 
@@ -48,6 +50,11 @@ class Export:
     options: ExportOptions
     report: dict[str, Any]
     warnings: tuple[str, ...]
+
+    @property
+    def verified(self) -> bool:
+        """Whether tests hold this model type against transformers."""
+        return self.weights.source.model_type in VERIFIED
 
 
 def export(
@@ -76,7 +83,7 @@ def export(
     nodes, tables, merged = _run_passes(graph, weights, options)
     layers: dict[str, WeightStatistics] = {}
     pieces = _pieces(graph, nodes, tables, merged, weights, layers)
-    with staged(out.parent) as stage:
+    with staged(out.parent, stale=POSSIBLE_COMPANIONS) as stage:
         check_space(stage, sum(padded_size(v) for v in graph.model.graph.initializers.values()) + _GRAPH_BYTES)
         with open(stage / data_name, "wb") as file:
             _write_data(DataFile(file, stage / data_name), graph.model, pieces, progress)
@@ -197,13 +204,13 @@ def _pieces(
 def _write_data(data: DataFile, model: ir.Model, pieces: list[Piece], progress: bool) -> None:
     for value in list(model.graph.initializers.values()):  # tables of the graph itself, such as those of the rotation
         if value.const_value is not None and value.const_value.nbytes >= OP.layouts[0].alignment:
-            data.add(value, value.const_value.numpy())
+            data.add(value, finite(value.const_value.numpy(), str(value.name)))
     total = sum(piece.work for piece in pieces)
     bar = tqdm(
         total=total, unit="w", unit_scale=True, desc="weights", disable=not progress, file=sys.stderr, mininterval=0.5
     )
     with bar:
-        for piece, arrays in computed(pieces, threads=os.cpu_count() or 1):
+        for piece, arrays in computed(pieces, threads=min(os.cpu_count() or 1, _MAX_THREADS)):
             for value, array in zip(piece.values, arrays, strict=True):
                 data.add(value, array)
             bar.update(piece.work)
@@ -227,5 +234,5 @@ def _warnings(source: ModelSource, options: ExportOptions) -> list[str]:
                 f"{text}; for two bits a weight use --calibrate fast|best [--text FILE], which trains two planes"
             )
     if source.model_type not in VERIFIED:
-        lines.append(f"model_type {source.model_type} builds, but no test compares it with transformers; use --check")
+        lines.append(f"model_type {source.model_type} builds, but no test compares it with transformers; see --check")
     return lines

@@ -1,5 +1,6 @@
 """export_report.json: what was quantised, how far it is from the original, and what the file costs."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ def export_report(
         "report_version": REPORT_VERSION,
         "op": f"{OP.domain}::{OP.name}-{OP.version}",
         "model_type": weights.source.model_type,
-        "options": {name: getattr(options, name) for name in options.__dataclass_fields__},
+        "options": {**asdict(options), **_format(nodes)},
         "method": weights.source.quantization.method if weights.source.quantization else "fit",
         "totals": {
             "quantised_weights": quantised,
@@ -63,13 +64,21 @@ def export_report(
             "file_bytes": data_bytes,
             "plane_bytes": plane_bytes,
             "table_bytes": sum(row["bytes"] for row in table_rows),
-            "source_bytes": sum(tensor.numel() * tensor.dtype.itemsize for tensor in weights.unique()),
+            "source_bytes": weights.source.stored_bytes,
             "nodes": sum(1 for _ in model.graph),
             "paper_flops": {"rule": PAPER_RULE, "full": flops.full, "quantised": flops.quantised},
         },
         "layers": rows,
         "tables": table_rows,
     }
+
+
+def _format(nodes: list[PlaneNode]) -> dict[str, Any]:
+    """Planes, group size and offset as they are in the file, whether asked for, fitted by default or stored."""
+    if not nodes:
+        return {}
+    layout = max((node.format for node in nodes), key=lambda layout: layout.group_size)  # short rows have short groups
+    return {"planes": layout.planes, "group_size": layout.group_size, "offset": layout.scale_rows > layout.planes}
 
 
 def _head_weights(weights: Weights, tables: list[Table]) -> int:

@@ -11,7 +11,7 @@ import onnx_ir as ir
 from dualbinary import InputError
 from exporter.source import ModelSource
 
-__all__ = ["Companions", "genai_config", "read_companions", "write_sidecars"]
+__all__ = ["POSSIBLE_COMPANIONS", "Companions", "genai_config", "read_companions", "write_sidecars"]
 
 _GENERATION_CONFIG = "generation_config.json"
 _TOKENIZER_CONFIG = "tokenizer_config.json"
@@ -24,6 +24,15 @@ _TOKENIZER_FILES = (
     "tokenizer.model",
     "chat_template.jinja",
 )
+# Everything that an export may lay beside a model for its tokenizer and library, on any system.
+POSSIBLE_COMPANIONS = (
+    *_TOKENIZER_FILES,
+    _TOKENIZER_CONFIG,
+    "libdualbinary.so",
+    "libdualbinary.dylib",
+    "libdualbinary.dll",
+)
+
 # Decoders that onnxruntime-genai knows by name; every other one runs as its generic "decoder".
 _GENAI_TYPES = frozenset(
     {

@@ -5,6 +5,7 @@ before any work.
 """
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from exporter.deferred import DeferredTensor, deferred
 
 __all__ = ["ModelSource"]
 
+_MAX_CONTEXT = 1 << 21  # twice the longest of published models; the rotation's tables grow with it
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _DTYPES = {
     "F64": torch.float64,
@@ -41,7 +43,9 @@ class ModelSource:
         if not directory.is_dir():
             raise InputError(f"{directory}: not a directory; expected a Hugging Face model directory with config.json")
         self.quantization = read_quantization_config(directory)
-        self.config: dict[str, Any] = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+        self.config: dict[str, Any] = json.loads(
+            (directory / "config.json").read_text(encoding="utf-8"), parse_constant=_refuse_constant
+        )
         model_type = self.config.get("model_type")
         if not isinstance(model_type, str):
             raise InputError(
@@ -55,6 +59,12 @@ class ModelSource:
         for name, tensor in self.tensors.items():
             if tensor.dtype not in _DTYPES:
                 raise InputError(f"{tensor.file}: {name} has type {tensor.dtype}; expected one of {', '.join(_DTYPES)}")
+        self._check_sizes()
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of all stored tensors."""
+        return sum(math.prod(t.shape) * _DTYPES[t.dtype].itemsize for t in self.tensors.values())
 
     def read(self, name: str) -> torch.Tensor:
         """The stored tensor `name` as a private copy, so that nothing of the file stays mapped."""
@@ -79,6 +89,15 @@ class ModelSource:
         window = self.config.get("sliding_window")
         return window if isinstance(window, int) and window > 0 else 0
 
+    def _check_sizes(self) -> None:
+        """Refuse sizes that would make the graph, not the weights, fill memory."""
+        bounds = {"max_position_embeddings": _MAX_CONTEXT, "n_positions": _MAX_CONTEXT, "sliding_window": _MAX_CONTEXT}
+        bounds |= dict.fromkeys(("num_hidden_layers", "n_layer", "n_layers"), len(self.tensors))
+        for key, largest in bounds.items():
+            value = self.config.get(key)
+            if value is not None and not (isinstance(value, int) and 1 <= value <= largest):
+                raise InputError(f"{self.directory / 'config.json'}: {key} must be 1 to {largest}, got {value!r}")
+
     def _refuse_pickles(self) -> None:
         if (self.directory / SINGLE_FILE).is_file() or (self.directory / INDEX_FILE).is_file():
             return
@@ -88,3 +107,7 @@ class ModelSource:
                 f"{self.directory}: weights only as {found[0]}, no safetensors. Such files can run code and are never "
                 "read; where you trust them, load the model with transformers and save_pretrained() it"
             )
+
+
+def _refuse_constant(text: str) -> float:
+    raise InputError(f"config.json: holds {text}, which is no number that a model can have")

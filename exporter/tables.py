@@ -15,7 +15,7 @@ from dualbinary import InputError
 from exporter.passes.values import static_shape
 from exporter.passes.vocabulary import Table
 
-__all__ = ["dequantized_table", "quantized_table"]
+__all__ = ["dequantized_table", "finite", "quantized_table"]
 
 _LARGEST = {4: 7, 8: 119}  # the largest code that both signs have
 _ROWS = 4096  # converted at a time, to bound memory
@@ -37,7 +37,7 @@ def quantized_table(table: Table, weights: _Parameters) -> list[np.ndarray]:
     dtype = torch.float16 if table.bits == 16 else torch.float32
     begin = 0
     for rows in weights.read_rows(table.parameter, _ROWS, dtype):
-        parts = [rows.numpy()] if table.scales is None else _blocks(rows.numpy(), table)
+        parts = [finite(rows.numpy(), table.parameter)] if table.scales is None else _blocks(rows.numpy(), table)
         for array, part in zip(arrays, parts, strict=True):
             array[begin : begin + len(rows)] = part
         begin += len(rows)
@@ -56,11 +56,16 @@ def dequantized_table(table: Table, arrays: list[np.ndarray]) -> np.ndarray:
     return (code * scales.astype(np.float32)).reshape(len(code), -1)
 
 
+def finite(values: np.ndarray, parameter: str) -> np.ndarray:
+    """`values`; InputError, naming `parameter`, if one of them is not finite in the type it is stored in."""
+    if not np.isfinite(values).all():
+        raise InputError(f"{parameter}: holds a value that is not finite as {values.dtype}")
+    return values
+
+
 def _blocks(rows: np.ndarray, table: Table) -> list[np.ndarray]:
-    blocks = rows.reshape(len(rows), -1, table.block_size)  # [rows, H/block, block]
+    blocks = finite(rows, table.parameter).reshape(len(rows), -1, table.block_size)  # [rows, H/block, block]
     largest = np.abs(blocks).max(axis=2, keepdims=True)
-    if not np.isfinite(largest).all():
-        raise InputError(f"{table.parameter}: holds a value that is not finite")
     exact = largest / _LARGEST[table.bits]
     if exact.max(initial=0) > np.finfo(np.float16).max:
         raise InputError(f"{table.parameter}: values up to {largest.max():.3g} need --embedding-bits 32")

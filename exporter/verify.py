@@ -19,7 +19,7 @@ import onnxruntime as ort
 import torch
 from safetensors.torch import save_file
 
-from dualbinary import dequantize
+from dualbinary import DualBinaryError, dequantize
 from dualbinary.checkpoint import INDEX_FILE
 from exporter.deferred import RowOrigin
 from exporter.passes.vocabulary import Table
@@ -98,7 +98,10 @@ def _token_ids(source: ModelSource) -> np.ndarray:
     if (source.directory / "tokenizer.json").is_file():
         from tokenizers import Tokenizer
 
-        ids = Tokenizer.from_file(str(source.directory / "tokenizer.json")).encode(_PROMPT).ids
+        try:
+            ids = Tokenizer.from_file(str(source.directory / "tokenizer.json")).encode(_PROMPT).ids
+        except Exception as error:  # the library raises bare exceptions
+            raise DualBinaryError(f"{source.directory / 'tokenizer.json'}: cannot be read ({error})") from error
         ids = (ids * count)[:count]
     else:
         rng = np.random.default_rng(0)
@@ -161,7 +164,8 @@ def _write_dequantized(result: Export, out: Path, directory: Path) -> None:
     (directory / "config.json").write_text(json.dumps(config), encoding="utf-8")
     replaced = _replaced_rows(result, out)
     quantised = (".planes", ".scales") if source.quantization is not None else ()
-    names = [name for name in source.tensors if not name.endswith(quantised)] if quantised else list(source.tensors)
+    copies = result.weights.copies  # of a tied embedding: what is left of them would untie it
+    names = [name for name in source.tensors if not (quantised and name.endswith(quantised)) and name not in copies]
     names += [name for name in replaced if name not in source.tensors]
     weight_map: dict[str, str] = {}
     shard: dict[str, torch.Tensor] = {}

@@ -14,6 +14,9 @@ from exporter.source import ModelSource
 
 __all__ = ["Weights"]
 
+_HEAD = "lm_head.weight"
+_ROWS = 4096  # compared at a time
+
 # Buffers that models of some libraries' versions save although they can be computed.
 _BUFFERS = re.compile(r"(\.inv_freq|\.masked_bias|\.attn\.bias|\.attention\.bias|position_ids)$")
 
@@ -102,6 +105,8 @@ class Weights:
                 f"{self.source.directory}: no tensor for {name}; the safetensors files are incomplete, "
                 f"or a {self.source.model_type} of this configuration is not supported"
             )
+        if not tensor.dtype.is_floating_point:
+            raise InputError(f"{name}: expected a floating-point tensor, the file has {tensor.dtype}")
         expected = list(value.shape.numpy()) if value.shape is not None else []
         if list(tensor.shape) != expected:
             stored = ", ".join(sorted(stored_names(tensor))) or name
@@ -110,18 +115,30 @@ class Weights:
 
     def _refuse_leftovers(self, stored: Mapping[str, DeferredTensor], mapped: Mapping[str, torch.Tensor]) -> None:
         used = {name for tensor in self._parameters.values() for name in stored_names(tensor)}
-        # A tied head may be stored beside the embedding that stands for it.
-        tied = (
-            {n for n in stored if n.endswith("lm_head.weight")}
-            if self.source.config.get("tie_word_embeddings")
-            else set()
-        )
-        unused = sorted(n for n in stored if n not in used and n not in tied and not _BUFFERS.search(n))
+        self.copies = self._copies_of_tied(stored, used)
+        unused = sorted(n for n in stored if n not in used and n not in self.copies and not _BUFFERS.search(n))
         if unused:
             raise InputError(
                 f"{self.source.directory}: {unused[0]} has no place in the graph of a {self.source.model_type} "
                 f"({len(unused)} such tensors); this variant of the architecture is not supported"
             )
+
+    def _copies_of_tied(self, stored: Mapping[str, DeferredTensor], used: set[str]) -> set[str]:
+        """Heads that config.json ties to the embedding and the file stores a second time, which must be equal."""
+        heads = [name for name in stored if name.endswith(_HEAD) and name not in used]
+        if not heads or not self.source.config.get("tie_word_embeddings"):
+            return set()
+        for embedding in used:
+            if embedding in self.source.tensors and stored[embedding].shape == stored[heads[0]].shape:
+                pairs = zip(
+                    self.source.read_rows(heads[0], _ROWS), self.source.read_rows(embedding, _ROWS), strict=True
+                )
+                if all(torch.equal(a, b) for a, b in pairs):
+                    return set(heads)
+        raise InputError(
+            f"{heads[0]}: config.json ties it to the embedding, but the file holds another tensor; "
+            "set tie_word_embeddings to false if the head is meant to differ"
+        )
 
 
 def _linear_modules(source: ModelSource) -> dict[str, tuple[int, int, bool]]:

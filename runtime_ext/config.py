@@ -46,7 +46,7 @@ class DecoderConfig:
                 eos_token_ids=_token_ids(eos),
                 share_buffer=bool(search.get("past_present_share_buffer", False)),
             )
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise InputError(f"{directory}: genai_config.json or generation_config.json: {error}") from error
 
 

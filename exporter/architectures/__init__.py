@@ -8,7 +8,9 @@ logits the tests hold against transformers; any other type exports with a line t
 import importlib
 from typing import Any
 
-__all__ = ["VERIFIED", "adjust"]
+from dualbinary import InputError
+
+__all__ = ["VERIFIED", "adjust", "refuse_ignored_values"]
 
 _ADJUSTMENTS = {
     "cohere": "cohere",
@@ -43,6 +45,34 @@ VERIFIED = frozenset(
         "starcoder2",
     }
 )
+
+
+# Values of config.json that the builder ignores: with any other value it builds another model without a word.
+_ONLY: dict[str, dict[str, Any]] = {
+    "bloom": {"apply_residual_connection_post_layernorm": False},
+    "gpt2": {"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False, "reorder_and_upcast_attn": False},
+    "gpt_neox": {"use_parallel_residual": True},
+    "mixtral": {"sliding_window": None},
+    "opt": {"do_layer_norm_before": True, "_remove_final_layer_norm": False},
+    "qwen2": {"use_sliding_window": False},
+    "qwen3": {"use_sliding_window": False},
+    "qwen3_moe": {"use_sliding_window": False},
+}
+_ROPE_TYPES = ("rope_parameters", "rope_scaling")  # where transformers 5 and 4 write how positions are scaled
+_REFUSED_ROPE = "dynamic"  # its tables depend on the length of the sequence, which a graph's tables cannot
+
+
+def refuse_ignored_values(model_type: str, config: dict[str, Any]) -> None:
+    """Raise InputError where `config` has a value that the graph would not honour."""
+    for key, value in _ONLY.get(model_type, {}).items():
+        if config.get(key, value) != value:
+            raise InputError(f"config.json: {key}={config[key]!r} is not supported for {model_type}; only {value!r} is")
+    for key in _ROPE_TYPES:
+        rope = config.get(key)
+        if isinstance(rope, dict) and _REFUSED_ROPE in (rope.get("rope_type"), rope.get("type")):
+            raise InputError(
+                f"config.json: {key} of type {_REFUSED_ROPE!r} changes with the length and cannot be exported"
+            )
 
 
 def adjust(module: Any, model_type: str, config: dict[str, Any]) -> None:

@@ -8,7 +8,8 @@ With the library registered ONNX Runtime never looks at it. Bodies, by what they
   ort4 runs on every ONNX Runtime with MatMulNBits, ort2 where two bits are known.
 - standard: ONNX operators alone, for runtimes without MatMulNBits. ONNX Runtime folds it to a float weight.
 
-A group_size that MatMulNBits does not know (not a power of two) is served in blocks of 32 with repeated scales.
+A group_size that MatMulNBits does not know (no power of two, or above 256) is served in blocks of 32 with repeated
+scales.
 """
 
 import numpy as np
@@ -21,6 +22,7 @@ from dualbinary import OP
 __all__ = ["fallback_function"]
 
 _BLOCK = OP.limits["group_multiple"]
+_LARGEST_BLOCK = 256  # of MatMulNBits
 
 
 def fallback_function(kind: str, planes: int, has_offset: bool, group_sizes: set[int], opset: int) -> ir.Function:
@@ -32,7 +34,7 @@ def fallback_function(kind: str, planes: int, has_offset: bool, group_sizes: set
         body, tables = _standard_body(planes, has_offset), {}
     else:
         bits = int(kind.removeprefix("ort"))
-        power_of_two = all(size & (size - 1) == 0 for size in group_sizes)
+        power_of_two = all(size & (size - 1) == 0 and size <= _LARGEST_BLOCK for size in group_sizes)
         body = _nbits_body(bits, planes, power_of_two) + (_OFFSET if has_offset else "")
         body += f"Y = {'Add(sum, offset_sum)' if has_offset else 'Identity(sum)'}\n"
         tables = {"table": _code_table(bits)}

@@ -6,7 +6,7 @@ For every Attention node whose past keys and values are graph inputs and whose m
 2. Otherwise (no rotation, or one that the node does not offer): query and key are taken as they are.
 3. The mask is causal: dropped; the node masks by sequence length.
 4. The mask is a sliding window: dropped, local_window_size says it.
-5. The mask carries ALiBi: dropped, slopes * key position becomes attention_bias. Unlike the builder's bias it is
+5. The mask carries ALiBi: dropped, slopes * (key - query) becomes attention_bias. Unlike the builder's bias it is
    computed from attention_mask, not from the length of the past, which is the buffer's capacity once past and present
    share it.
 
@@ -22,6 +22,7 @@ from exporter.passes.values import NodeBuilder
 __all__ = ["GroupQueryAttentionPass"]
 
 _DOMAIN = "com.microsoft"
+_HEAD_MULTIPLE = 8  # ONNX Runtime's kernel refuses head sizes that are no multiple of this
 _ROTARY_HEAD_MULTIPLE = 16  # ONNX Runtime's rotation inside the node wants head sizes of this multiple
 _ROTARY_TABLE_MULTIPLE = 8  # and tables whose rows are of this one
 
@@ -64,6 +65,8 @@ class GroupQueryAttentionPass(ir.passes.InPlacePass):
             return False
         assert past_key is not None and past_key.shape is not None and past_value is not None
         head_size = past_key.shape[3]
+        if not isinstance(head_size, int) or head_size % _HEAD_MULTIPLE:
+            return False
         if past_value.shape is None or past_value.shape[3] != head_size:
             return False
         lengths = self._sequence_lengths(model)
@@ -109,21 +112,23 @@ class GroupQueryAttentionPass(ir.passes.InPlacePass):
         return self._lengths
 
     def _alibi(self, model: ir.Model, slopes: np.ndarray, dtype: ir.DataType) -> ir.Value:
-        """Slopes * key position, [1, heads, queries, keys], in the type of the activations."""
+        """Slopes * (key - query), [1, heads, queries, keys], in the type of the activations."""
         key = slopes.tobytes()
         if key not in self._biases:
             build = NodeBuilder(model, model.graph[0], f"alibi_{len(self._biases)}")
             ids = next(v for v in model.graph.inputs if v.name == "input_ids")
             zero, one = build.constant("zero", np.array(0, np.int64)), build.constant("one", np.array(1, np.int64))
-            heads = build.constant("heads", np.array([1, len(slopes)], np.int64))
+            last = build.constant("last", np.array([-1], np.int64))
             table = build.constant("slopes", slopes.reshape(1, -1, 1, 1))
-            keys = build("Shape", _attention_mask(model), start=1, end=2)
-            shape = build("Concat", heads, build("Shape", ids, start=1, end=2), keys, axis=0)
-            length = build("Squeeze", keys)
-            # Counted from the end, so that the nearest key adds 0 and the far ones are large and negative.
-            behind = build("Sub", build("Range", zero, length, one), length)
-            bias = build("Mul", table, build.cast(behind, ir.DataType.FLOAT))
-            self._biases[key] = build("Expand", build.cast(bias, dtype), shape)
+            total = build("Squeeze", build("Shape", _attention_mask(model), start=1, end=2))
+            new = build("Squeeze", build("Shape", ids, start=1, end=2))
+            keys = build("Range", zero, total, one)
+            queries = build("Unsqueeze", build("Range", build("Sub", total, new), total, one), last)
+            # Relative to each query's own key, so that near keys have small biases, which float16 keeps apart. Keys to
+            # come would have positive ones, but no query sees them.
+            distance = build("Min", build("Sub", keys, queries), zero)
+            bias = build("Mul", table, build.cast(distance, ir.DataType.FLOAT))
+            self._biases[key] = build.cast(bias, dtype)
         return self._biases[key]
 
 

@@ -106,7 +106,7 @@ class VocabularyPass(ir.passes.InPlacePass):
         if self._bits >= 16 or block == 0:
             dtype = ir.DataType.FLOAT if self._bits == 32 else ir.DataType.FLOAT16
             value = parameter(model, f"{name}.table", [rows, width], dtype)
-            table = Table(name, self._bits, 0, (value,), None)
+            table = Table(name, 32 if dtype == ir.DataType.FLOAT else 16, 0, (value,), None)
         else:
             halves = ("codes",) if self._bits == _HALF_BITS else ("high", "low")
             shape = [rows, width // block, block * _HALF_BITS // 8]

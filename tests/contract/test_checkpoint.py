@@ -240,12 +240,21 @@ def test_tensor_file_that_is_missing_is_refused(checkpoint):
         ({"a": "pytorch_model.bin"}, "isn't the name of a safetensors file"),
         ({"a": 3}, "isn't the name of a safetensors file"),
         ({"a": "other.safetensors"}, "other.safetensors: missing"),
-        ({"a": "model.safetensors"}, "a should be in model.safetensors"),
+        ({"a": "shard.safetensors"}, "a should be in shard.safetensors"),
         ({}, "weight_map must be"),
         (None, "weight_map must be"),
     ],
 )
 def test_index_that_is_wrong_is_refused(checkpoint, weight_map, message):
+    (checkpoint / "model.safetensors").rename(checkpoint / "shard.safetensors")
     (checkpoint / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
     with pytest.raises(InputError, match=message):
         stored_tensors(checkpoint)
+
+
+def test_index_beside_a_whole_file_is_left_aside(checkpoint):
+    """A leftover index must not hide the file that transformers would load."""
+    before = stored_tensors(checkpoint)
+    (checkpoint / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "old.safetensors"}}))
+
+    assert stored_tensors(checkpoint) == before

@@ -4,9 +4,7 @@
 # pyright: reportAttributeAccessIssue=false
 
 import json
-import os
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +25,7 @@ from runtime_ext.generate import Generation, generate
 from runtime_ext.library import library_path
 from runtime_ext.sampling import Sampler
 from runtime_ext.text import TextCodec
+from tests.peak_memory import run_measured
 
 pytestmark = pytest.mark.real_model
 
@@ -58,15 +57,9 @@ class Export:
 
 
 def run_exporter(out: Path, *options: str) -> Export:
-    """Export in a process of its own and keep what the system says about that process."""
-    command = [sys.executable, "-m", "exporter", str(smollm2.prepare()), str(out), "--json", *options]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    output = process.stdout.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    assert process.returncode == 0
-    return Export(out, json.loads(output), usage.ru_maxrss * 1024)
+    """Export in a process of its own, and keep what it says and its peak memory."""
+    output, peak = run_measured(out.parent, "exporter", smollm2.prepare(), out, "--json", *options)
+    return Export(out, json.loads(output), peak)
 
 
 def source_bytes() -> int:
@@ -93,6 +86,15 @@ def answer(path: Path, library: bool) -> list[int]:
 def test_export_is_small_and_takes_little_memory(exported):
     assert exported.path.with_name("out.onnx.data").stat().st_size <= MAX_SIZE_RATIO * source_bytes()
     assert exported.peak_rss_bytes < MAX_EXPORT_RSS
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["fp32", "fp16"])
+def test_check_passes(tmp_path, dtype):
+    """run_exporter fails where the command does, which it does where ONNX Runtime and PyTorch disagree."""
+    summary = run_exporter(tmp_path / "out.onnx", "--check", "--dtype", dtype).summary
+    assert summary["check"]["passed"]
+    assert summary["check"]["kernel"] == "library"
 
 
 @pytest.mark.slow

@@ -50,8 +50,20 @@ def test_architecture_without_a_test_is_pointed_out(pristine_model, tmp_path, ca
 
     monkeypatch.setattr(pipeline, "VERIFIED", frozenset())
 
+    assert main([str(pristine_model("llama")), str(tmp_path / "a" / "model.onnx")]) == 0
+    said = capfd.readouterr()
+    assert "no test compares it with transformers" in said.err
+    assert "check passed" in said.out
+
+    assert main([str(pristine_model("llama")), str(tmp_path / "b" / "model.onnx"), "--no-check"]) == 0
+    assert "check passed" not in capfd.readouterr().out
+
+
+def test_library_that_cannot_be_used_is_said_with_the_reason(pristine_model, tmp_path, capfd, monkeypatch):
+    monkeypatch.setenv("DUALBINARY_LIBRARY", "/nowhere/libdualbinary.so")
+
     assert main([str(pristine_model("llama")), str(tmp_path / "model.onnx")]) == 0
-    assert "no test compares it with transformers; use --check" in capfd.readouterr().err
+    assert "/nowhere/libdualbinary.so: no such file" in capfd.readouterr().err
 
 
 def test_calibration_that_is_not_there_says_so_and_exports_nothing(pristine_model, tmp_path, capfd):

@@ -73,11 +73,13 @@ def broken_config(model_dir):
 
 
 def escaping_index(model_dir):
+    (model_dir / WEIGHTS).unlink()
     weight_map = {"model.norm.weight": "../elsewhere/model.safetensors"}
     (model_dir / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
 
 
 def missing_shard(model_dir):
+    (model_dir / WEIGHTS).unlink()
     weight_map = {"model.norm.weight": "model-00001-of-00002.safetensors"}
     (model_dir / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
 
@@ -122,7 +124,39 @@ def broken_tokenizer_config(model_dir):
     (model_dir / "tokenizer_config.json").write_text('{"tokenizer_class"')
 
 
+def infinite_norm(model_dir):
+    rewrite(model_dir, lambda tensors: tensors["model.norm.weight"].fill_(float("nan")))
+
+
+def integer_weight(model_dir):
+    name = "model.layers.0.mlp.up_proj.weight"
+    rewrite(model_dir, lambda tensors: tensors.update({name: tensors[name].to(torch.int8)}))
+
+
+def other_head(model_dir):
+    edit_config(model_dir, tie_word_embeddings=True)
+
+
+def dynamic_rope(model_dir):
+    edit_config(model_dir, rope_parameters={"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0})
+
+
+def nan_epsilon(model_dir):
+    path = model_dir / "config.json"
+    path.write_text(path.read_text().replace('"rms_norm_eps": 1e-06', '"rms_norm_eps": NaN'))
+
+
+def endless_context(model_dir):
+    edit_config(model_dir, max_position_embeddings=1 << 30)
+
+
 DAMAGES = {
+    infinite_norm: r"model\.norm\.weight: holds a value that is not finite",
+    integer_weight: r"up_proj\.weight: expected a floating-point tensor",
+    other_head: r"lm_head\.weight: config\.json ties it to the embedding, but the file holds another",
+    dynamic_rope: "'dynamic' changes with the length",
+    nan_epsilon: "holds NaN",
+    endless_context: "max_position_embeddings must be 1 to",
     broken_generation_config: r"generation_config\.json: expected a JSON object, got list",
     broken_tokenizer_config: r"tokenizer_config\.json: not valid JSON",
     truncate: "not a whole safetensors file",
@@ -144,7 +178,7 @@ DAMAGES = {
     no_type: "no model_type",
     wrong_width: r"config\.json asks for shape \[192, 128\]",
     impossible_heads: "does not build with these values",
-    negative_layers: "has no place|does not build|no tensor",
+    negative_layers: "num_hidden_layers must be 1 to",
     more_layers: r"no tensor for model\.layers\.2",
     fewer_layers: r"model\.layers\.1\..* has no place",
 }

@@ -1,17 +1,16 @@
 """Memory does not grow with the model."""
 
 import json
-import os
-import subprocess
-import sys
 
 import torch
 from safetensors.torch import save_file
 
+from tests.peak_memory import run_measured
+
 WIDTH, INNER, VOCABULARY = 512, 2048, 32000
 FEW, MANY = 8, 40
-# The allocator keeps what a few layers in flight needed, which takes some layers to settle and varies by some 50 MB. The
-# weights of the layers between FEW and MANY are 268 MB in bfloat16.
+# The allocator keeps what a few layers in flight needed, which takes some layers to settle and varies by some 50 MB.
+# The weights of the layers between FEW and MANY are 268 MB in bfloat16.
 ALLOWED_GROWTH = 120e6
 
 
@@ -46,17 +45,11 @@ def _write_model(directory, layers):
     return directory
 
 
-def _peak_bytes(model_dir, out):
-    command = [sys.executable, "-m", "exporter", str(model_dir), str(out), "--planes", "1", "--offset", "--quiet"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    assert process.returncode == 0
-    return usage.ru_maxrss * 1024
-
-
 def test_peak_memory_is_that_of_a_few_layers(tmp_path):
-    few = _peak_bytes(_write_model(tmp_path / "few", FEW), tmp_path / "few_out" / "model.onnx")
-    many = _peak_bytes(_write_model(tmp_path / "many", MANY), tmp_path / "many_out" / "model.onnx")
+    peaks = []
+    for layers in (FEW, MANY):
+        model_dir = _write_model(tmp_path / f"model{layers}", layers)
+        out = tmp_path / f"out{layers}" / "model.onnx"
+        peaks.append(run_measured(tmp_path, "exporter", model_dir, out, "--planes", 1, "--offset", "--quiet")[1])
 
-    assert many < few + ALLOWED_GROWTH
+    assert peaks[1] < peaks[0] + ALLOWED_GROWTH

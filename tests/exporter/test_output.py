@@ -53,6 +53,22 @@ def test_existing_files_are_not_replaced_unless_forced(model_dir, tmp_path):
     assert set(contents(tmp_path)) == FILES
 
 
+def test_files_of_another_model_do_not_stay_beside_a_new_one(model_dir, tmp_path):
+    for name in ("chat_template.jinja", "tokenizer.json", "notes.txt"):
+        (tmp_path / name).write_text("of another model")
+
+    export(model_dir, tmp_path / "model.onnx", ExportOptions(), force=True)
+
+    assert set(contents(tmp_path)) == FILES | {"notes.txt"}
+
+
+def test_directory_in_the_way_is_not_removed(model_dir, tmp_path):
+    (tmp_path / "config.json").mkdir()
+
+    with pytest.raises(InputError, match="not a file, and in the way"):
+        export(model_dir, tmp_path / "model.onnx", ExportOptions(), force=True)
+
+
 @pytest.mark.parametrize("moment", ["data", "graph", "move"])
 def test_failure_leaves_the_older_export_as_it_was(model_dir, tmp_path, monkeypatch, moment):
     export(model_dir, tmp_path / "model.onnx", ExportOptions())

@@ -1,10 +1,15 @@
 """Exported models compute what transformers computes with the same weights."""
 
+import numpy as np
 import onnx_ir as ir
+import onnxruntime as ort
 import pytest
+from safetensors.torch import load_file, save_file
 
+from dualbinary import InputError
+from exporter.architectures import VERIFIED
 from exporter.verify import check
-from tests.exporter.tiny_models import CONFIGS
+from tests.exporter.tiny_models import CONFIGS, edit_config
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "fp16"])
@@ -48,6 +53,59 @@ def test_options_change_the_weights_but_not_the_agreement(pristine_model, export
     result, out = exported(pristine_model("llama_tied"), **options)
 
     assert check(result, out, library).passed
+
+
+# Values that the builder ignores; the exported model would be another one.
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("gpt_neox", {"use_parallel_residual": False}),
+        ("mixtral", {"sliding_window": 8}),
+        ("qwen2", {"use_sliding_window": True}),
+        ("gpt2", {"scale_attn_weights": False}),
+        ("bloom", {"apply_residual_connection_post_layernorm": True}),
+    ],
+)
+def test_values_that_the_graph_would_not_honour_are_refused(tiny_model, exported, name, values):
+    model_dir = tiny_model(name)
+    edit_config(model_dir, **values)
+
+    with pytest.raises(InputError, match=f"{next(iter(values))}=.* is not supported for {name}"):
+        exported(model_dir)
+
+
+def test_every_verified_type_has_a_tiny_model():
+    assert {model_type for model_type, _ in CONFIGS.values()} == VERIFIED
+
+
+def test_tied_head_that_is_stored_twice_is_stored_once_and_agrees(tiny_model, exported, library):
+    model_dir = tiny_model("llama_tied")
+    tensors = load_file(model_dir / "model.safetensors")
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
+    save_file(tensors, model_dir / "model.safetensors", metadata={"format": "pt"})
+
+    result, out = exported(model_dir)
+
+    assert len(result.tables) == 1
+    assert check(result, out, library).passed
+
+
+def test_linear_biases_of_attention_stay_exact_over_long_prompts(pristine_model, exported):
+    """ALiBi in float16: what follows a prefix must not change its logits, however long it is."""
+    _, out = exported(pristine_model("bloom"), dtype="fp16")
+    session = ort.InferenceSession(str(out), providers=["CPUExecutionProvider"])
+    ids = np.random.default_rng(0).integers(4, 250, (1, 2048))
+
+    logits = []
+    for length in (64, 2048):
+        feeds = {"input_ids": ids[:, :length], "attention_mask": np.ones((1, length), np.int64)}
+        for value in session.get_inputs():
+            if value.name.startswith("past_key_values."):
+                feeds[value.name] = np.zeros((1, value.shape[1], 0, value.shape[3]), np.float16)
+        logits.append(np.asarray(session.run(["logits"], feeds)[0])[0, :64].astype(np.float32))
+
+    # The same sums in another order: a few units of float16's rounding.
+    assert np.abs(logits[0] - logits[1]).max() < 8 * 2.0**-11 * np.abs(logits[0]).max()
 
 
 def test_check_notices_a_wrong_graph(pristine_model, exported, library):
