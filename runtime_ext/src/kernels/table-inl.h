@@ -30,12 +30,6 @@ constexpr int kNibble = 4;
 constexpr int kTableEntries = 16;
 constexpr int kMaxLines = static_cast<int>(kMaxSegment) / kLineInputs;
 
-// How far ahead of the kernel the packed stream is fetched into L2. One core's out-of-order window covers about 20
-// cache lines of this code, DRAM latency times bandwidth is about 50 and more; without it time is compute plus memory.
-// On Zen 4 distances from 6 to 16 KiB were alike and 2 KiB lost 20 %; on a 2-core Xeon with AVX-512 4 to 16 KiB were
-// alike (benchmarks/kernel_bench.py --rows 1, 2026-11-23).
-constexpr std::size_t kPrefetchBytes = 8192;
-
 template <int kDigits>
 constexpr int kDigitBits = kDigits == 1 ? 8 : 7;
 
@@ -119,12 +113,13 @@ F32x16 load_activations(const T* x, std::int64_t count) {
   return F32x16::load(padded);
 }
 
-// Entries of one nibble, bias + round(sum over i of (+-1/2) * x[i] * inverse_step): digit d at out + d * stride.
+// Entries of one nibble, bias + round(sum over i of (+-1/2) * x[i]): digit d at out + d * stride. `x` is in units
+// of the step.
 template <class F32x16, int kDigits>
-void build_nibble(const float* x, float inverse_step, std::uint8_t* out, std::size_t stride) {
+void build_nibble(const float* x, std::uint8_t* out, std::size_t stride) {
   F32x16 entry = F32x16::set(0);
   for (int i = 0; i < kNibble; ++i) {
-    entry = F32x16::multiply_add(F32x16::load(kHalfSign[i]), F32x16::set(x[i] * inverse_step), entry);
+    entry = F32x16::multiply_add(F32x16::load(kHalfSign[i]), F32x16::set(x[i]), entry);
   }
   entry.template store_digits<kDigits, kDigitBits<kDigits>>(kBias<kDigits>, out, stride);
 }
@@ -154,8 +149,11 @@ bool build_segment(const T* x, std::int64_t count, std::int64_t size, std::uint8
   const float inverse = half_range > 0 ? 1 / step : 0;
   const auto nibbles = static_cast<std::int32_t>(size / kNibble);
   const auto digit_bytes = static_cast<std::size_t>(nibbles) * kTableEntries;
+  for (std::int64_t k = 0; k < size; k += kTableEntries) {
+    F32x16::multiply(F32x16::load(values + k), F32x16::set(inverse)).store(values + k);
+  }
   for (std::int32_t q = 0; q < nibbles; ++q) {
-    build_nibble<F32x16, kDigits>(values + q * kNibble, inverse, entries + q * kTableEntries, digit_bytes);
+    build_nibble<F32x16, kDigits>(values + q * kNibble, entries + q * kTableEntries, digit_bytes);
   }
   segment.step = step;
   segment.sum = sum.reduce_add();
@@ -264,7 +262,6 @@ void multiply_blocks(const Product& a) {
         scales = at;
         at += scale_bytes;
       }
-      for (std::size_t i = 0; i < segment_bytes; i += kAlignment) Policy::prefetch(at + kPrefetchBytes + i);
       accumulate_segment<Policy, kDigits, kLines>(
           shape,
           {at, scales, shape.scale_type, a.tables.entries + s * table_bytes, a.tables.segments + s * rows, rows, y});

@@ -7,6 +7,7 @@
 
 #include "kernels/inventory.h"
 #include "kernels/table-inl.h"
+#include "simd/x86_prefetch.h"
 
 namespace dualbinary {
 namespace {
@@ -20,8 +21,6 @@ struct Avx2 {
   // one digit take 8 of the 16 registers. One row of three takes 6; two rows ran slower.
   template <int kDigits>
   static constexpr int kRowTile = kDigits == 1 ? 4 : 1;
-
-  static void prefetch(const std::uint8_t* p) { _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T1); }
 
   static void pack_line(const std::uint32_t* words, std::uint8_t* out) {
     for (int eight = 0; eight < kLineInputs / 8; ++eight) {
@@ -67,6 +66,7 @@ struct Avx2 {
     ByteSums sums[kRows][kDigits];
 #pragma GCC unroll 4
     for (std::size_t eight = 0; eight < kEights; ++eight) {
+      if (eight % 2 == 0) fetch_ahead(a.lines + eight * kVector);  // two vectors are one cache line
       const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(a.lines + eight * kVector));
       const __m256i low = low_index(bits);
       const __m256i high = high_index(bits);
@@ -86,6 +86,7 @@ struct Avx2 {
   template <int kDigits, int kLines, int kPlanes, bool kOffset>
   static void accumulate(const SegmentView& a) {
     static_assert(kPlanes == 1);
+    fetch_ahead(a.scales);
     constexpr int kTile = kRowTile<kDigits>;
     std::int64_t m = 0;
     for (; m + kTile <= a.rows; m += kTile) accumulate_rows<kDigits, kLines, kOffset, kTile>(a, m);

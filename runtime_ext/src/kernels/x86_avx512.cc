@@ -8,6 +8,7 @@
 
 #include "kernels/inventory.h"
 #include "kernels/table-inl.h"
+#include "simd/x86_prefetch.h"
 
 namespace dualbinary {
 namespace {
@@ -23,8 +24,6 @@ struct Avx512 {
   static constexpr int kPlanesPerPass = 2;
   template <int kLines>
   static constexpr int kVectorsAtOnce = kLines <= 2 ? 2 : 1;
-
-  static void prefetch(const std::uint8_t* p) { _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T1); }
 
   // Moves nibble j (j < 4) of each half-word to the low half of byte j.
   static std::uint32_t spread(std::uint32_t nibbles) {
@@ -70,7 +69,9 @@ struct Avx512 {
 #pragma GCC unroll 4
         for (int line = 0; line < kLines; ++line) {
           const int vector = (p * kLines + line) * kBlockVectors + v0 + v;
-          const __m512i bits = _mm512_loadu_si512(a.lines + static_cast<std::size_t>(vector) * kVector);
+          const std::uint8_t* at = a.lines + static_cast<std::size_t>(vector) * kVector;
+          fetch_ahead(at);
+          const __m512i bits = _mm512_loadu_si512(at);
           index[v][p][2 * line] = low_index(bits);
           index[v][p][2 * line + 1] = high_index(bits);
         }
@@ -128,11 +129,12 @@ struct Avx512 {
 
   // Scales of row c of the pass, for the 16 outputs of vector v.
   static __m512 load_scales(const SegmentView& a, int c, int v) {
-    const int first = c * kBlockRows + v * kVectorRows;
-    if (a.scale_type == Element::kFloat16) {
-      return F32x16::load(reinterpret_cast<const std::uint16_t*>(a.scales) + first).v;
-    }
-    return F32x16::load(reinterpret_cast<const float*>(a.scales) + first).v;
+    const bool half = a.scale_type == Element::kFloat16;
+    const std::uint8_t* at =
+        a.scales + (c * kBlockRows + v * kVectorRows) * (half ? sizeof(std::uint16_t) : sizeof(float));
+    fetch_ahead(at);
+    return half ? F32x16::load(reinterpret_cast<const std::uint16_t*>(at)).v
+                : F32x16::load(reinterpret_cast<const float*>(at)).v;
   }
 };
 
