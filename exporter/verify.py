@@ -38,10 +38,10 @@ _DECODE_TOKENS = 8
 _ROWS = 512  # dequantised at a time
 _SHARD_BYTES = 1 << 30
 
-# Largest relative error of the logits that the arithmetic explains. float32 at level 0: 15-bit tables lose 5e-5 a layer
-# (the kernels' bound is 1e-4), which adds up over layers like the square root of their number. float16 activations
-# carry 5e-4 a step; level 4 rounds activations to 8 bits, 6e-3 a layer.
-_TOLERANCE = {("fp32", 0): 1e-3, ("fp16", 0): 3e-2, ("fp32", 4): 1.5e-1, ("fp16", 4): 1.5e-1}
+# Largest relative error of the logits that the arithmetic explains, with room for models that amplify it. Level 0 may
+# lose 1e-4 in a product (the contract's 15 bits), which adds up over layers like the square root of their number; our
+# kernels lose far less. float16 activations carry 5e-4 a step; level 4 rounds activations to 8 bits, 6e-3 a product.
+_TOLERANCE = {("fp32", 0): 1e-3, ("fp16", 0): 1e-2, ("fp32", 4): 1.5e-1, ("fp16", 4): 1.5e-1}
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,8 @@ For every Attention node whose past keys and values are graph inputs and whose m
 A node with any other mask stays as it is, and the model keeps growing caches.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 import onnx_ir as ir
 
@@ -132,11 +134,15 @@ class GroupQueryAttentionPass(ir.passes.InPlacePass):
         return self._biases[key]
 
 
+@dataclass(frozen=True)
 class _Rotation:
     """A rotation that GroupQueryAttention can do itself."""
 
-    def __init__(self, query: ir.Value, key: ir.Value, cos: ir.Value, sin: ir.Value, interleaved: int) -> None:
-        self.query, self.key, self.cos, self.sin, self.interleaved = query, key, cos, sin, interleaved
+    query: ir.Value
+    key: ir.Value
+    cos: ir.Value
+    sin: ir.Value
+    interleaved: int
 
 
 def _rotation(query: ir.Value, key: ir.Value, head_size: object) -> _Rotation | None:

@@ -16,6 +16,7 @@ import pytest
 import torch
 import transformers
 
+from benchmarks.peak_memory import run_measured
 from benchmarks.perplexity import perplexity
 from dualbinary.fit import fit
 from examples import smollm2
@@ -25,7 +26,6 @@ from runtime_ext.generate import Generation, generate
 from runtime_ext.library import library_path
 from runtime_ext.sampling import Sampler
 from runtime_ext.text import TextCodec
-from tests.peak_memory import run_measured
 
 pytestmark = pytest.mark.real_model
 

@@ -1,12 +1,14 @@
 """Peak memory of a command of the project.
 
 What wait4 reports for a child begins with the memory of the parent that was forked, which in a test process is large. A
-process's own VmHWM begins anew with exec.
+process's own VmHWM begins anew with exec. Linux only.
 """
 
 import subprocess
 import sys
 from pathlib import Path
+
+__all__ = ["run_measured"]
 
 _WRAPPER = """
 import atexit, runpy, sys
