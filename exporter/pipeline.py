@@ -22,6 +22,7 @@ from exporter.output import check_output, check_space, staged
 from exporter.passes.fallback import fallback_function
 from exporter.passes.group_query_attention import GroupQueryAttentionPass
 from exporter.passes.linear import DualBinaryLinearPass, Linear, PlaneFormat, PlaneNode, find_linears
+from exporter.passes.lower_opset import LowerOpsetPass
 from exporter.passes.pack_qkv import PackQkvPass
 from exporter.passes.vocabulary import Table, VocabularyPass, find_embedding, find_head
 from exporter.report import export_report
@@ -143,6 +144,7 @@ def _run_passes(
     RemoveUnusedNodesPass()(model)
     for value in [v for v in model.graph.inputs if v.name == "position_ids" and not v.uses()]:
         model.graph.inputs.remove(value)
+    LowerOpsetPass()(model)
     if options.fallback != "none" and linear_pass.nodes:
         layout = linear_pass.nodes[0].format
         sizes = {node.format.group_size for node in linear_pass.nodes}

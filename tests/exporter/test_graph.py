@@ -110,6 +110,13 @@ def test_model_passes_the_checker(pristine_model, exported):
     onnx.checker.check_model(str(out))
 
 
+def test_model_asks_for_no_newer_runtime_than_it_needs(pristine_model, exported):
+    _, out = exported(pristine_model("llama"))
+
+    model = ir.load(out)
+    assert (model.graph.opset_imports[""], model.ir_version) == (23, 10)
+
+
 def test_data_lies_at_offsets_that_can_be_mapped(pristine_model, exported):
     _, out = exported(pristine_model("llama"))
 
