@@ -50,13 +50,45 @@ struct Avx512 {
 
   template <int kDigits, int kLines, int kPlanes, bool kOffset>
   static void accumulate(const SegmentView& a) {
+    if (a.rows == 1) return accumulate_row<kDigits, kLines, kPlanes, kOffset>(a);
     constexpr int kAtOnce = kVectorsAtOnce<kLines>;
     for (int v = 0; v < kBlockVectors; v += kAtOnce) {
       accumulate_vectors<kDigits, kLines, kPlanes, kAtOnce, kOffset>(a, v);
     }
   }
 
-  // Outputs of vectors v0 .. v0 + kVectors - 1.
+  // One row needs each index once, so that both vectors can share a table.
+  template <int kDigits, int kLines, int kPlanes, bool kOffset>
+  static void accumulate_row(const SegmentView& a) {
+    __m512i acc[kBlockVectors][kPlanes][kDigits];
+#pragma GCC unroll 2
+    for (int v = 0; v < kBlockVectors; ++v) begin<kDigits, kPlanes>(a.segments->start, acc[v]);
+#pragma GCC unroll 4
+    for (int line = 0; line < kLines; ++line) {
+#pragma GCC unroll 2
+      for (int p = 0; p < kPlanes; ++p) {
+#pragma GCC unroll 2
+        for (int v = 0; v < kBlockVectors; ++v) {
+          const __m512i bits = load_line(a, p * kLines + line, v);
+#pragma GCC unroll 3
+          for (int d = 0; d < kDigits; ++d) {
+            const std::uint8_t* tables = a.entries + static_cast<std::size_t>(2 * (d * kLines + line)) * kVector;
+            acc[v][p][d] = look_up(acc[v][p][d], low_index(bits), _mm512_loadu_si512(tables));
+            acc[v][p][d] = look_up(acc[v][p][d], high_index(bits), _mm512_loadu_si512(tables + kVector));
+          }
+        }
+      }
+    }
+#pragma GCC unroll 2
+    for (int v = 0; v < kBlockVectors; ++v) {
+      __m512 scale[kPlanes + 1];
+#pragma GCC unroll 3
+      for (int c = 0; c < kPlanes + (kOffset ? 1 : 0); ++c) scale[c] = load_scales(a, c, v);
+      finish_vector<kDigits, kPlanes, kOffset>(*a.segments, acc[v], scale, a.y + v * kVectorRows);
+    }
+  }
+
+  // Many rows, outputs of vectors v0 .. v0 + kVectors - 1.
   template <int kDigits, int kLines, int kPlanes, int kVectors, bool kOffset>
   static void accumulate_vectors(const SegmentView& a, int v0) {
     constexpr int kHalfLines = 2 * kLines;
@@ -68,31 +100,20 @@ struct Avx512 {
       for (int p = 0; p < kPlanes; ++p) {
 #pragma GCC unroll 4
         for (int line = 0; line < kLines; ++line) {
-          const int vector = (p * kLines + line) * kBlockVectors + v0 + v;
-          const std::uint8_t* at = a.lines + static_cast<std::size_t>(vector) * kVector;
-          fetch_ahead(at);
-          const __m512i bits = _mm512_loadu_si512(at);
+          const __m512i bits = load_line(a, p * kLines + line, v0 + v);
           index[v][p][2 * line] = low_index(bits);
           index[v][p][2 * line + 1] = high_index(bits);
         }
-        scale[v][p] = load_scales(a, p, v0 + v);
       }
-      if constexpr (kOffset) scale[v][kPlanes] = load_scales(a, kPlanes, v0 + v);
+#pragma GCC unroll 3
+      for (int c = 0; c < kPlanes + (kOffset ? 1 : 0); ++c) scale[v][c] = load_scales(a, c, v0 + v);
     }
     const std::uint8_t* entries = a.entries;
     float* y = a.y + v0 * kVectorRows;
     for (std::int64_t m = 0; m < a.rows; ++m) {
-      const __m512i start = _mm512_set1_epi32(a.segments[m].start);
       __m512i acc[kVectors][kPlanes][kDigits];
 #pragma GCC unroll 2
-      for (int v = 0; v < kVectors; ++v) {
-#pragma GCC unroll 2
-        for (int p = 0; p < kPlanes; ++p) {
-          acc[v][p][0] = start;
-#pragma GCC unroll 2
-          for (int d = 1; d < kDigits; ++d) acc[v][p][d] = _mm512_setzero_si512();
-        }
-      }
+      for (int v = 0; v < kVectors; ++v) begin<kDigits, kPlanes>(a.segments[m].start, acc[v]);
 #pragma GCC unroll 8
       for (int t = 0; t < kHalfLines; ++t) {
 #pragma GCC unroll 3
@@ -101,10 +122,7 @@ struct Avx512 {
 #pragma GCC unroll 2
           for (int v = 0; v < kVectors; ++v) {
 #pragma GCC unroll 2
-            for (int p = 0; p < kPlanes; ++p) {
-              const __m512i entry = _mm512_permutexvar_epi8(index[v][p][t], table);
-              acc[v][p][d] = _mm512_dpbusd_epi32(acc[v][p][d], entry, _mm512_set1_epi8(1));
-            }
+            for (int p = 0; p < kPlanes; ++p) acc[v][p][d] = look_up(acc[v][p][d], index[v][p][t], table);
           }
         }
       }
@@ -117,6 +135,22 @@ struct Avx512 {
     }
   }
 
+  // Sums of a vector at the start of a segment: the lowest digits' takes the start value along.
+  template <int kDigits, int kPlanes>
+  static void begin(std::int32_t start, __m512i (*acc)[kDigits]) {
+#pragma GCC unroll 2
+    for (int p = 0; p < kPlanes; ++p) {
+      acc[p][0] = _mm512_set1_epi32(start);
+#pragma GCC unroll 2
+      for (int d = 1; d < kDigits; ++d) acc[p][d] = _mm512_setzero_si512();
+    }
+  }
+
+  // acc + the digits that `index` selects from four tables.
+  static __m512i look_up(__m512i acc, __m512i index, __m512i table) {
+    return _mm512_dpbusd_epi32(acc, _mm512_permutexvar_epi8(index, table), _mm512_set1_epi8(1));
+  }
+
   // y += step * (sum over planes of scale * (sum of entries + start)) (+ offset * sum of x), for 16 outputs of one row.
   template <int kDigits, int kPlanes, bool kOffset>
   static void finish_vector(const Segment& segment, const __m512i (*acc)[kDigits], const __m512* scale, float* y) {
@@ -127,11 +161,18 @@ struct Avx512 {
     _mm512_storeu_ps(y, result);
   }
 
+  // The bits of line `line` of the pass, for the 16 outputs of vector v.
+  static __m512i load_line(const SegmentView& a, int line, int v) {
+    const std::uint8_t* at = a.lines + static_cast<std::size_t>(line * kBlockVectors + v) * kVector;
+    fetch_ahead(at);
+    return _mm512_loadu_si512(at);
+  }
+
   // Scales of row c of the pass, for the 16 outputs of vector v.
   static __m512 load_scales(const SegmentView& a, int c, int v) {
     const bool half = a.scale_type == Element::kFloat16;
-    const std::uint8_t* at =
-        a.scales + (c * kBlockRows + v * kVectorRows) * (half ? sizeof(std::uint16_t) : sizeof(float));
+    const int first = c * kBlockRows + v * kVectorRows;
+    const std::uint8_t* at = a.scales + static_cast<std::size_t>(first) * (half ? sizeof(std::uint16_t) : sizeof(float));
     fetch_ahead(at);
     return half ? F32x16::load(reinterpret_cast<const std::uint16_t*>(at)).v
                 : F32x16::load(reinterpret_cast<const float*>(at)).v;
