@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dualbinary.errors import InputError
+from dualbinary.files import read_json_object
 from dualbinary.layout import check_tensors
 from dualbinary.schema import OP, padded_k
 
@@ -160,7 +161,7 @@ def read_quantization_config(model_dir: Path) -> QuantizationConfig | None:
 
     Raises InputError where config.json can't be read, the block is wrong, or another method quantised the model.
     """
-    config = _read_json(Path(model_dir) / CONFIG_FILE)
+    config = read_json_object(Path(model_dir) / CONFIG_FILE)
     block = config.get("quantization_config")
     if block is None:
         return None
@@ -326,7 +327,7 @@ def _weight_map(model_dir: Path) -> dict[str, str] | None:
     path = model_dir / INDEX_FILE
     if (model_dir / SINGLE_FILE).is_file() or not path.exists():  # as transformers reads a directory that has both
         return None
-    weight_map = _read_json(path).get("weight_map")
+    weight_map = read_json_object(path).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise InputError(f"{path}: weight_map must be an object of tensor and file names, got {_shown(weight_map)}")
     for file in weight_map.values():
@@ -355,18 +356,6 @@ def _shown(value: object) -> str:
     """A value from a file, short enough for a message."""
     text = json.dumps(value, default=repr)
     return text if len(text) <= 80 else f"{text[:77]}..."
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: missing; expected a Hugging Face model directory") from None
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not valid JSON ({error})") from None
-    if not isinstance(value, dict):
-        raise InputError(f"{path}: expected a JSON object, got {_shown(value)}")
-    return value
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:

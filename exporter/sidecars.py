@@ -8,7 +8,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from dualbinary import InputError
+from dualbinary.files import read_json_object
 from exporter.source import ModelSource
 
 __all__ = ["POSSIBLE_COMPANIONS", "Companions", "genai_config", "read_companions", "write_sidecars"]
@@ -141,10 +141,10 @@ def read_companions(source: ModelSource) -> Companions:
     keys = ("bos_token_id", "eos_token_id", "pad_token_id")
     generation = {key: source.config[key] for key in keys if source.config.get(key) is not None}
     if (source.directory / _GENERATION_CONFIG).is_file():
-        generation = _read_json(source.directory / _GENERATION_CONFIG)
+        generation = read_json_object(source.directory / _GENERATION_CONFIG)
     tokenizer_config = None
     if (source.directory / _TOKENIZER_CONFIG).is_file():
-        tokenizer_config = _read_json(source.directory / _TOKENIZER_CONFIG)
+        tokenizer_config = read_json_object(source.directory / _TOKENIZER_CONFIG)
         # Transformers 5 names its own class for a bare tokenizer.json; other runtimes know the one that it replaced.
         if tokenizer_config.get("tokenizer_class") == "TokenizersBackend":
             tokenizer_config["tokenizer_class"] = "PreTrainedTokenizerFast"
@@ -172,16 +172,6 @@ def _vocabulary(model: ir.Model) -> int:
 
 def _first(config: dict[str, Any], *keys: str) -> int | None:
     return next((int(config[key]) for key in keys if isinstance(config.get(key), int)), None)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not valid JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: expected a JSON object, got {type(content).__name__}")
-    return content
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

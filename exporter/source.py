@@ -4,17 +4,23 @@ Only config.json and safetensors files are read; pickle never is. Everything tha
 before any work.
 """
 
-import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import safe_open
 
 from dualbinary import InputError
-from dualbinary.checkpoint import INDEX_FILE, SINGLE_FILE, StoredTensor, read_quantization_config, stored_tensors
+from dualbinary.checkpoint import (
+    CONFIG_FILE,
+    INDEX_FILE,
+    SINGLE_FILE,
+    StoredTensor,
+    read_quantization_config,
+    stored_tensors,
+)
+from dualbinary.files import read_json_object
 from exporter.deferred import DeferredTensor, deferred
 
 __all__ = ["ModelSource"]
@@ -43,9 +49,7 @@ class ModelSource:
         if not directory.is_dir():
             raise InputError(f"{directory}: not a directory; expected a Hugging Face model directory with config.json")
         self.quantization = read_quantization_config(directory)
-        self.config: dict[str, Any] = json.loads(
-            (directory / "config.json").read_text(encoding="utf-8"), parse_constant=_refuse_constant
-        )
+        self.config = read_json_object(directory / CONFIG_FILE)
         model_type = self.config.get("model_type")
         if not isinstance(model_type, str):
             raise InputError(
@@ -91,6 +95,9 @@ class ModelSource:
 
     def _check_sizes(self) -> None:
         """Refuse sizes that would make the graph, not the weights, fill memory."""
+        for key, value in self.config.items():
+            if isinstance(value, float) and math.isnan(value):
+                raise InputError(f"{self.directory / CONFIG_FILE}: {key} is not a number")
         bounds = {"max_position_embeddings": _MAX_CONTEXT, "n_positions": _MAX_CONTEXT, "sliding_window": _MAX_CONTEXT}
         bounds |= dict.fromkeys(("num_hidden_layers", "n_layer", "n_layers"), len(self.tensors))
         for key, largest in bounds.items():
@@ -107,7 +114,3 @@ class ModelSource:
                 f"{self.directory}: weights only as {found[0]}, no safetensors. Such files can run code and are never "
                 "read; where you trust them, load the model with transformers and save_pretrained() it"
             )
-
-
-def _refuse_constant(text: str) -> float:
-    raise InputError(f"config.json: holds {text}, which is no number that a model can have")

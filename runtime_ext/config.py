@@ -5,12 +5,12 @@ may be one buffer that is read and written; generation_config.json (Hugging Face
 Without either file the model still runs: the cache then grows, and generation stops at its token limit.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dualbinary import InputError
+from dualbinary.files import read_json_object
 
 __all__ = ["DecoderConfig", "read_json"]
 
@@ -52,15 +52,7 @@ class DecoderConfig:
 
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file, {} where there is no such file. Raises InputError if it holds anything else."""
-    if not path.exists():
-        return {}
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise InputError(f"{path}: not valid JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise InputError(f"{path}: expected a JSON object, got {type(value).__name__}")
-    return value
+    return read_json_object(path) if path.exists() else {}
 
 
 def _section(config: dict[str, Any], name: str) -> dict[str, Any]:
