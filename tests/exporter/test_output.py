@@ -6,6 +6,7 @@ import resource
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -117,6 +118,16 @@ def test_directory_that_cannot_be_written_is_one_error(model_dir, tmp_path, capf
 
     assert main([str(model_dir), str(tmp_path / "file" / "model.onnx")]) == 2
     assert "not a directory that can be written" in capfd.readouterr().err
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="no /proc, which even root cannot write to")
+def test_read_only_directory_is_one_error(model_dir, capfd):
+    capfd.readouterr()
+
+    assert main([str(model_dir), "/proc/dualbinary/model.onnx", "--quiet"]) in (1, 2)
+    lines = capfd.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("error: /proc")
 
 
 def test_too_little_space_is_noticed_before_work(model_dir, tmp_path, monkeypatch):
