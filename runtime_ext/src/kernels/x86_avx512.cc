@@ -172,7 +172,8 @@ struct Avx512 {
   static __m512 load_scales(const SegmentView& a, int c, int v) {
     const bool half = a.scale_type == Element::kFloat16;
     const int first = c * kBlockRows + v * kVectorRows;
-    const std::uint8_t* at = a.scales + static_cast<std::size_t>(first) * (half ? sizeof(std::uint16_t) : sizeof(float));
+    const std::uint8_t* at =
+        a.scales + static_cast<std::size_t>(first) * (half ? sizeof(std::uint16_t) : sizeof(float));
     fetch_ahead(at);
     return half ? F32x16::load(reinterpret_cast<const std::uint16_t*>(at)).v
                 : F32x16::load(reinterpret_cast<const float*>(at)).v;
