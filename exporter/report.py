@@ -11,6 +11,7 @@ from dualbinary.statistics import PAPER_RULE, WeightStatistics, paper_flops
 from exporter.options import ExportOptions
 from exporter.passes.linear import PlaneNode
 from exporter.passes.vocabulary import Table
+from exporter.rewrite import Rewritten
 from exporter.weights import Weights
 
 __all__ = ["REPORT_VERSION", "export_report"]
@@ -21,13 +22,13 @@ REPORT_VERSION = 1
 def export_report(
     model: ir.Model,
     weights: Weights,
-    nodes: list[PlaneNode],
-    tables: list[Table],
+    rewritten: Rewritten,
     layers: dict[str, WeightStatistics],
     options: ExportOptions,
     data_path: Path,
 ) -> dict[str, Any]:
     """The report as JSON values. Bits count planes and scales; sizes are bytes."""
+    nodes, tables = rewritten.nodes, rewritten.tables
     rows = []
     for node in nodes:
         for linear in node.linears:
@@ -73,7 +74,7 @@ def export_report(
     }
 
 
-def _format(nodes: list[PlaneNode]) -> dict[str, Any]:
+def _format(nodes: tuple[PlaneNode, ...]) -> dict[str, Any]:
     """Planes, group size and offset as they are in the file, whether asked for, fitted by default or stored."""
     if not nodes:
         return {}
@@ -81,7 +82,7 @@ def _format(nodes: list[PlaneNode]) -> dict[str, Any]:
     return {"planes": layout.planes, "group_size": layout.group_size, "offset": layout.scale_rows > layout.planes}
 
 
-def _head_weights(weights: Weights, tables: list[Table]) -> int:
+def _head_weights(weights: Weights, tables: tuple[Table, ...]) -> int:
     """Weights of the head, which the rule counts at full precision; a tied head is the only table."""
     return int(weights[tables[-1].parameter].numel()) if tables else 0
 

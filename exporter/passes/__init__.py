@@ -1,1 +1,1 @@
-"""Graph passes: one file, one edit, its cases numbered in the docstring. `exporter.pipeline` runs them in order."""
+"""Graph passes: one file, one edit, its cases numbered in the docstring. `exporter.rewrite` runs them in order."""

@@ -1,0 +1,97 @@
+"""All graph passes in order: from the builder's portable graph to the one that is stored."""
+
+from dataclasses import dataclass
+
+import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+from dualbinary import OP, padded_k
+from exporter.graph import BuiltGraph
+from exporter.options import ExportOptions
+from exporter.passes.fallback import fallback_function
+from exporter.passes.group_query_attention import GroupQueryAttentionPass
+from exporter.passes.linear import DualBinaryLinearPass, Linear, PlaneFormat, PlaneNode, find_linears
+from exporter.passes.lower_opset import LowerOpsetPass
+from exporter.passes.pack_qkv import PackQkvPass
+from exporter.passes.vocabulary import Table, VocabularyPass, find_embedding, find_head
+from exporter.weights import Weights
+
+__all__ = ["Rewritten", "rewrite"]
+
+_SCALE_DTYPES = {"F16": ir.DataType.FLOAT16, "F32": ir.DataType.FLOAT}
+_DTYPES = {"fp32": ir.DataType.FLOAT, "fp16": ir.DataType.FLOAT16}
+_ROUTERS = (".gate", ".router")  # of mixtures of experts: tiny, and wrong choices are expensive
+
+
+@dataclass(frozen=True)
+class Rewritten:
+    """What the passes made that waits for data.
+
+    nodes: the DualBinaryMatMul nodes.
+    tables: token embedding and head.
+    joined_biases: name of a bias that a pass made to the names of the parameters it joins.
+    """
+
+    nodes: tuple[PlaneNode, ...]
+    tables: tuple[Table, ...]
+    joined_biases: dict[str, tuple[str, ...]]
+
+
+def rewrite(graph: BuiltGraph, weights: Weights, options: ExportOptions) -> Rewritten:
+    """Run all passes over `graph`."""
+    model, dtype = graph.model, _DTYPES[options.dtype]
+    GroupQueryAttentionPass(graph.window, weights.source.sliding_window)(model)
+    RemoveUnusedNodesPass()(model)  # what the rotations and masks left behind would count as users
+    linears = find_linears(model)
+    head, embedding = find_head(model, linears), find_embedding(model)
+    formats = {
+        linear.parameter: layout
+        for linear in linears
+        if linear is not head and (layout := _plane_format(linear, weights, options)) is not None
+    }
+    linear_pass = DualBinaryLinearPass([x for x in linears if x.parameter in formats], formats, options.accuracy_level)
+    linear_pass(model)
+    pack_pass = PackQkvPass()
+    pack_pass(model)
+    tied = head is not None and embedding is not None and _tied(head, embedding, weights)
+    vocabulary = VocabularyPass(
+        embedding, head, tied=tied, bits=options.embedding_bits, dtype=dtype, accuracy_level=options.accuracy_level
+    )
+    vocabulary(model)
+    RemoveUnusedNodesPass()(model)
+    for value in [v for v in model.graph.inputs if v.name == "position_ids" and not v.uses()]:
+        model.graph.inputs.remove(value)
+    LowerOpsetPass()(model)
+    if options.fallback != "none" and linear_pass.nodes:
+        _add_fallback(model, linear_pass.nodes, options.fallback)
+    return Rewritten(tuple(linear_pass.nodes), tuple(vocabulary.tables), pack_pass.merged)
+
+
+def _add_fallback(model: ir.Model, nodes: list[PlaneNode], kind: str) -> None:
+    layout = nodes[0].format  # planes and offset are one choice for the whole model
+    group_sizes = {node.format.group_size for node in nodes}
+    opset = model.graph.opset_imports[""]
+    function = fallback_function(kind, layout.planes, layout.scale_rows > layout.planes, group_sizes, opset)
+    model.functions[function.identifier()] = function
+    model.graph.opset_imports.setdefault("com.microsoft", 1)
+
+
+def _plane_format(linear: Linear, weights: Weights, options: ExportOptions) -> PlaneFormat | None:
+    """The format of a layer's planes; None for a layer that stays in full precision."""
+    stored = weights.source.quantization
+    if stored is not None:
+        if not weights.has_planes(linear.parameter):
+            return None
+        dtype = _SCALE_DTYPES[weights.stored_scale_dtype(linear.parameter)]
+        return PlaneFormat(stored.planes, stored.scale_rows, stored.group_size, dtype)
+    if linear.module.endswith(_ROUTERS):
+        return None
+    # A row shorter than a group is one group.
+    group_size = min(options.fit_group_size, padded_k(linear.K, OP.limits["group_multiple"]))
+    rows = options.fit_planes + options.fit_offset
+    return PlaneFormat(options.fit_planes, rows, group_size, ir.DataType.FLOAT16)
+
+
+def _tied(head: Linear, embedding: ir.Node, weights: Weights) -> bool:
+    table = embedding.inputs[0]
+    return head.weight is table or (table is not None and weights.same(head.parameter, str(table.name)))
