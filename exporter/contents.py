@@ -73,10 +73,10 @@ def table_piece(table: Table, weights: Weights) -> Piece:
     return Piece(table.parameter, values, work, lambda: quantized_table(table, weights))
 
 
-def parameter_piece(value: ir.Value, weights: Weights, merged: Mapping[str, tuple[str, ...]]) -> Piece:
+def parameter_piece(value: ir.Value, weights: Weights, joined: Mapping[str, tuple[str, ...]]) -> Piece:
     """A parameter that stays in full precision, or the joined biases of merged layers."""
     name = str(value.name)
-    parts = merged.get(name, (name,))
+    parts = joined.get(name, (name,))
     dtype = torch.float16 if value.dtype == ir.DataType.FLOAT16 else torch.float32
 
     def compute() -> list[np.ndarray]:
