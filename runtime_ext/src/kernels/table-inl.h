@@ -7,7 +7,8 @@
 //   kPlanesPerPass    planes that one pass over the tables can accumulate
 //   pack_line         32 inputs of kBlockRows outputs, one 32-bit word per output -> kLineBytes in its own order
 //   accumulate<Digits, Lines, Planes, Offset>
-//                     adds one segment of `Planes` planes (and the offset) to the results of all rows of the tile
+//                     adds one segment of `Planes` planes (and the offset) to the results of all rows of the tile,
+//                     and prefetches the packed stream ahead of what it reads
 //   F32x16            sixteen floats with the few operations that building a table takes, see simd/
 //
 // Packed block: for each group its scales [C][kBlockRows], rounded up to kAlignment bytes, then for each segment of the
