@@ -22,7 +22,6 @@ _EPILOG = """\
 examples:
   python -m exporter Llama-3.2-1B llama/llama.onnx                      4 planes with offset, fitted without data
   python -m exporter Llama-3.2-1B-fdb llama/llama.onnx --check          a checkpoint of two trained planes, as stored
-  python -m exporter Llama-3.2-1B llama/llama.onnx --calibrate fast     train two planes first, then export
 
 The model's directory also gets the data file, genai_config.json, config.json, generation_config.json, the tokenizer's
 files, export_report.json and, where it is installed, the custom-op library.
@@ -57,7 +56,11 @@ def parser() -> argparse.ArgumentParser:
         action=argparse.BooleanOptionalAction,
         help=f"an offset per group (default: with {PLAIN_PLANES} planes)",
     )
-    fitted.add_argument("--calibrate", choices=("fast", "best"), help="train two planes first (python -m calib)")
+    fitted.add_argument(
+        "--calibrate",
+        choices=("fast", "best"),
+        help="train two planes first with python -m calib, which this release does not have yet",
+    )
     fitted.add_argument(
         "--text", type=Path, action="append", metavar="FILE", help="text for --calibrate; may be repeated"
     )

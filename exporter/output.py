@@ -16,6 +16,7 @@ from dualbinary import InputError
 __all__ = ["check_output", "staged"]
 
 _PREFIX = ".dualbinary-export-"
+_REPLACED = "replaced"
 
 
 def check_output(out: Path, model_dir: Path, names: list[str], *, force: bool) -> None:
@@ -75,7 +76,7 @@ def staged(directory: Path, stale: Iterable[str] = ()) -> Iterator[Path]:
 
 def _move_all(stage: Path, directory: Path, stale: Iterable[str]) -> None:
     new = {path.name for path in stage.iterdir()}
-    old = stage / "replaced"
+    old = stage / _REPLACED
     old.mkdir()
     moved: list[str] = []
     try:
@@ -103,8 +104,12 @@ def _missing_parents(directory: Path) -> list[Path]:
 
 
 def _remove_abandoned(directory: Path) -> None:
-    """Remove what an export that was killed left behind."""
+    """Remove what an export that was killed left behind; older files that it had moved aside come back first."""
     for path in directory.glob(f"{_PREFIX}*"):
         owner = path.name.removeprefix(_PREFIX)
-        if owner.isdigit() and not Path(f"/proc/{owner}").exists() and Path("/proc").exists():
-            shutil.rmtree(path, ignore_errors=True)
+        if not owner.isdigit() or Path(f"/proc/{owner}").exists() or not Path("/proc").exists():
+            continue
+        for old in (path / _REPLACED).glob("*"):
+            if not (directory / old.name).exists():
+                os.replace(old, directory / old.name)
+        shutil.rmtree(path, ignore_errors=True)

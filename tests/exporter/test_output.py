@@ -189,6 +189,10 @@ def test_what_a_killed_export_left_is_removed_by_the_next(model_dir, tmp_path):
     abandoned.mkdir()
     (abandoned / "model.onnx.data").write_bytes(b"half")
 
+    (abandoned / "replaced").mkdir()
+    (abandoned / "replaced" / "older.onnx").write_bytes(b"moved aside when the export was killed")
+
     export(model_dir, tmp_path / "model.onnx", ExportOptions())
 
     assert not abandoned.exists()
+    assert (tmp_path / "older.onnx").exists()
