@@ -40,6 +40,21 @@ def parser() -> argparse.ArgumentParser:
         "model_dir", type=Path, metavar="MODEL_DIR", help="plain model directory, or a dualbinary checkpoint"
     )
     result.add_argument("out", type=Path, metavar="OUT.onnx", help="file to write; the others appear beside it")
+    _add_fit_options(result)
+    _add_graph_options(result)
+    work = result.add_argument_group("work")
+    work.add_argument(
+        "--check",
+        action=argparse.BooleanOptionalAction,
+        help="compare the result with PyTorch; fail where they disagree (default: for model types without a test)",
+    )
+    work.add_argument("--force", action="store_true", help="replace existing files")
+    work.add_argument("--quiet", action="store_true", help="no progress bar")
+    add_common_options(result)
+    return result
+
+
+def _add_fit_options(result: argparse.ArgumentParser) -> None:
     limits, multiple = OP.limits, OP.limits["group_multiple"]
     fitted = result.add_argument_group("planes of a plain directory (a checkpoint brings its own)")
     fitted.add_argument(
@@ -64,6 +79,9 @@ def parser() -> argparse.ArgumentParser:
     fitted.add_argument(
         "--text", type=Path, action="append", metavar="FILE", help="text for --calibrate; may be repeated"
     )
+
+
+def _add_graph_options(result: argparse.ArgumentParser) -> None:
     graph = result.add_argument_group("graph")
     graph.add_argument(
         "--accuracy-level", type=int, default=0, choices=OP.attribute("accuracy_level").values,
@@ -88,16 +106,6 @@ def parser() -> argparse.ArgumentParser:
     graph.add_argument(
         "--target", default="cpu", choices=("cpu", "cuda"), help="provider in genai_config.json (default cpu)"
     )
-    work = result.add_argument_group("work")
-    work.add_argument(
-        "--check",
-        action=argparse.BooleanOptionalAction,
-        help="compare the result with PyTorch; fail where they disagree (default: for model types without a test)",
-    )
-    work.add_argument("--force", action="store_true", help="replace existing files")
-    work.add_argument("--quiet", action="store_true", help="no progress bar")
-    add_common_options(result)
-    return result
 
 
 def main(argv: list[str] | None = None) -> int:
