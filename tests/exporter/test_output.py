@@ -157,11 +157,11 @@ def test_disk_that_fills_up_is_one_error(model_dir, tmp_path):
 def test_interrupted_export_leaves_nothing(tmp_path, pristine_model, number):
     model_dir = pristine_model("qwen3_moe")
     code = (
-        "import sys, time, exporter.contents as contents\n"
+        "import os, sys, time, exporter.contents as contents\n"
         "from exporter.__main__ import main\n"
         "real = contents.fit\n"
         "def slow(*args, **kwargs):\n"
-        "    print('working', flush=True)\n"
+        "    os.write(1, b'working\\n')  # one call, as two threads may get here at once\n"
         "    time.sleep(0.3)\n"
         "    return real(*args, **kwargs)\n"
         "contents.fit = slow\n"
