@@ -91,14 +91,14 @@ class ModelSource:
     def sliding_window(self) -> int:
         """The sliding window that config.json states, 0 for none."""
         window = self.config.get("sliding_window")
-        return window if isinstance(window, int) and window > 0 else 0
+        return min(window, _MAX_CONTEXT) if isinstance(window, int) and window > 0 else 0
 
     def _check_sizes(self) -> None:
         """Refuse sizes that would make the graph, not the weights, fill memory."""
         for key, value in self.config.items():
             if isinstance(value, float) and math.isnan(value):
                 raise InputError(f"{self.directory / CONFIG_FILE}: {key} is not a number")
-        bounds = {"max_position_embeddings": _MAX_CONTEXT, "n_positions": _MAX_CONTEXT, "sliding_window": _MAX_CONTEXT}
+        bounds = {"max_position_embeddings": _MAX_CONTEXT, "n_positions": _MAX_CONTEXT}
         bounds |= dict.fromkeys(("num_hidden_layers", "n_layer", "n_layers"), len(self.tensors))
         for key, largest in bounds.items():
             value = self.config.get(key)

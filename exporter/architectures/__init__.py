@@ -22,6 +22,7 @@ _ADJUSTMENTS = {
 
 VERIFIED = frozenset(
     {
+        "arcee",
         "bloom",
         "cohere",
         "gemma",
@@ -33,11 +34,14 @@ VERIFIED = frozenset(
         "llama",
         "mistral",
         "mixtral",
+        "nemotron",
+        "olmo",
         "olmo2",
         "opt",
         "phi",
         "phi3",
         "qwen2",
+        "qwen2_moe",
         "qwen3",
         "qwen3_moe",
         "smollm3",
@@ -55,6 +59,7 @@ _ONLY: dict[str, dict[str, Any]] = {
     "mixtral": {"sliding_window": None},
     "opt": {"do_layer_norm_before": True, "_remove_final_layer_norm": False},
     "qwen2": {"use_sliding_window": False},
+    "qwen2_moe": {"use_sliding_window": False},
     "qwen3": {"use_sliding_window": False},
     "qwen3_moe": {"use_sliding_window": False},
 }

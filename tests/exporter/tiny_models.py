@@ -73,6 +73,13 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "starcoder2": ("starcoder2", _COMMON),
     "smollm3": ("smollm3", _COMMON),
     "cohere": ("cohere", _COMMON),
+    "arcee": ("arcee", _COMMON),
+    "nemotron": ("nemotron", _COMMON),
+    "olmo": ("olmo", _COMMON),
+    "qwen2_moe": (
+        "qwen2_moe",
+        _changed(num_experts=4, num_experts_per_tok=2, moe_intermediate_size=64, shared_expert_intermediate_size=96),
+    ),
     "mixtral": ("mixtral", _changed(num_local_experts=4, num_experts_per_tok=2)),
     "qwen3_moe": (
         "qwen3_moe",
