@@ -64,7 +64,7 @@ def rewrite(graph: BuiltGraph, weights: Weights, options: ExportOptions) -> Rewr
     LowerOpsetPass()(model)
     if options.fallback != "none" and linear_pass.nodes:
         _add_fallback(model, linear_pass.nodes, options.fallback)
-    return Rewritten(tuple(linear_pass.nodes), tuple(vocabulary.tables), pack_pass.merged)
+    return Rewritten(tuple(linear_pass.nodes), tuple(vocabulary.tables), pack_pass.joined)
 
 
 def _add_fallback(model: ir.Model, nodes: list[PlaneNode], kind: str) -> None:

@@ -22,7 +22,11 @@ _BUFFERS = re.compile(r"(\.inv_freq|\.masked_bias|\.attn\.bias|\.attention\.bias
 
 
 class Weights:
-    """The parameters of a graph as deferred tensors over a model directory."""
+    """The parameters of a graph as deferred tensors over a model directory.
+
+    linears: for a checkpoint, its Linear modules: name to (N, K, weight stored as [K, N]).
+    copies: stored heads that repeat the embedding they are tied to, and are left aside.
+    """
 
     def __init__(self, source: ModelSource, graph: BuiltGraph) -> None:
         """Bind `graph` to `source`.
@@ -40,7 +44,9 @@ class Weights:
         self._parameters: dict[str, torch.Tensor] = {}
         for name, value in graph.parameters().items():
             self._parameters[name] = self._checked(name, value, mapped)
-        self._refuse_leftovers(stored, mapped)
+        used = {name for tensor in self._parameters.values() for name in stored_names(tensor)}
+        self.copies = self._copies_of_tied(stored, used)
+        self._refuse_leftovers(stored.keys() - used - self.copies)
 
     def __getitem__(self, parameter: str) -> torch.Tensor:
         """The deferred tensor of `parameter`."""
@@ -113,10 +119,8 @@ class Weights:
             raise InputError(f"{stored}: config.json asks for shape {expected}, the file has {list(tensor.shape)}")
         return tensor
 
-    def _refuse_leftovers(self, stored: Mapping[str, DeferredTensor], mapped: Mapping[str, torch.Tensor]) -> None:
-        used = {name for tensor in self._parameters.values() for name in stored_names(tensor)}
-        self.copies = self._copies_of_tied(stored, used)
-        unused = sorted(n for n in stored if n not in used and n not in self.copies and not _BUFFERS.search(n))
+    def _refuse_leftovers(self, names: set[str]) -> None:
+        unused = sorted(name for name in names if not _BUFFERS.search(name))
         if unused:
             raise InputError(
                 f"{self.source.directory}: {unused[0]} has no place in the graph of a {self.source.model_type} "

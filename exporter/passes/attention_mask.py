@@ -57,7 +57,8 @@ def read_mask(model: ir.Model, mask: ir.Value | None, is_causal: bool, window_hi
         return None
     if values.dtype == bool:
         return AttentionMask(window, None)
-    slopes = (values[:, 0, total - _QUERIES - 1] - values[:, 0, total - _QUERIES]) / -1.0
+    own_key = total - _QUERIES  # of the first query; its neighbour is one step further away
+    slopes = values[:, 0, own_key] - values[:, 0, own_key - 1]
     expected = slopes[:, None, None] * distance
     # Softmax ignores what is added to a whole row, so a bias counts relative to the query's own key.
     own = np.take_along_axis(values, np.broadcast_to(positions, (len(values), _QUERIES, 1)), axis=2)

@@ -12,11 +12,11 @@ __all__ = ["PackQkvPass"]
 
 
 class PackQkvPass(ir.passes.InPlacePass):
-    """See the module's docstring. `merged` maps the name of a joined bias to the biases it consists of."""
+    """See the module's docstring. `joined` maps the name of a joined bias to the biases it consists of."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.merged: dict[str, tuple[str, ...]] = {}
+        self.joined: dict[str, tuple[str, ...]] = {}
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Run the pass."""
@@ -56,7 +56,7 @@ class PackQkvPass(ir.passes.InPlacePass):
         name = f"{packed.name}.bias"
         width = sum((static_shape(bias) or (0,))[0] for bias in biases)
         joined = parameter(model, name, [width], biases[0].dtype or ir.DataType.FLOAT)
-        self.merged[name] = tuple(str(bias.name) for bias in biases)
+        self.joined[name] = tuple(str(bias.name) for bias in biases)
         add = ir.node("Add", [packed, joined], name=f"{name}.add")
         copy_type(packed, add.outputs[0])
         model.graph.insert_before(node, add)
