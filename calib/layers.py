@@ -1,0 +1,131 @@
+"""QuantLinear: a linear layer with two weights, the full-precision one and the quantised one.
+
+Teacher and student are one model: everything that isn't quantised exists once, and which weight a layer multiplies with
+is a matter of `full_precision(model)`. The weight of the quantised layer comes either from latents (they decide the
+planes) or from fixed planes:
+
+    stage                  latent   planes   trained
+    block reconstruction   yes                latent and scales
+    distillation           (yes)    yes       scales, and latents where the configuration says so
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from calib.quantizer import dequantise, nearest, pack, quantise
+
+__all__ = ["Format", "QuantLinear", "full_precision", "quant_linears"]
+
+
+@dataclass(frozen=True)
+class Format:
+    """What a quantised weight is made of: P planes, groups of G inputs, and perhaps an offset for each group."""
+
+    planes: int = 2
+    group_size: int = 64
+    offset: bool = False
+
+    @property
+    def rows(self) -> int:
+        """C, the number of scales of a group."""
+        return self.planes + self.offset
+
+    def bits_per_weight(self, scale_bits: int = 16) -> float:
+        """Stored bits a weight where K is a multiple of G."""
+        return self.planes + self.rows * scale_bits / self.group_size
+
+
+class QuantLinear(nn.Module):
+    """y = x W^T + bias with W either `weight` [N, K] or its quantised form, in the dtype of autocast or of x.
+
+    Parameters that train are float32: `scales` [C, N, groups] and, where there are any, `latent` [N, K]. Without latents
+    the planes are fixed: `planes` uint8 [P, N, Kp/8], layout 1.
+    """
+
+    def __init__(self, name: str, weight: Tensor, bias: Tensor | None, format_: Format) -> None:
+        """`name` is the module's name in the model's files. `weight` and `bias` are kept as they are, frozen."""
+        super().__init__()
+        self.name, self.format = name, format_
+        self.out_features, self.in_features = weight.shape
+        self.weight = nn.Parameter(weight.detach(), requires_grad=False)
+        self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
+        self.register_parameter("scales", None)
+        self.register_parameter("latent", None)
+        # A parameter, not a buffer: sharded training splits parameters over processes and copies buffers to each.
+        self.register_parameter("planes", None)
+        self.quantised = False
+
+    def set_scales(self, scales: Tensor) -> None:
+        """Give the layer its scales, kept as float32."""
+        self.scales = nn.Parameter(scales.detach().to(torch.float32).clone())
+
+    def set_latent(self, latent: Tensor) -> None:
+        """Let `latent` [N, K] decide the planes from now on."""
+        self.latent = nn.Parameter(latent.detach().to(torch.float32).clone())
+        self.planes = None
+
+    def set_planes(self, planes: Tensor) -> None:
+        """Let fixed planes stand for the weight from now on."""
+        self.planes = nn.Parameter(planes, requires_grad=False)
+        self.latent = None
+
+    def freeze(self) -> None:
+        """Replace latents by the planes that they decide under scales as they are stored."""
+        if self.latent is not None:
+            self.round_scales()
+            self.set_planes(self.current_planes())
+
+    @torch.no_grad()
+    def round_scales(self) -> None:
+        """Round the scales to float16, the form in which they are stored."""
+        self.scales.copy_(self.scales.half().float())
+
+    @torch.no_grad()
+    def current_planes(self) -> Tensor:
+        """The planes uint8 [P, N, Kp/8] of this moment."""
+        if self.latent is None:
+            return self.planes.detach()
+        size, planes = self.format.group_size, self.format.planes
+        return pack(nearest(self.latent, self.scales, planes, size), planes, size)
+
+    def quantised_weight(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        """W [N, K] of the student, differentiable."""
+        size = self.format.group_size
+        if self.latent is None:
+            return dequantise(self.planes, self.scales, self.in_features, size, dtype)
+        return quantise(self.latent, self.scales, self.format.planes, size, dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Multiply x [..., K]."""
+        device = x.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+        weight = self.quantised_weight(dtype) if self.quantised else self.weight.to(dtype)
+        return F.linear(x.to(dtype), weight, None if self.bias is None else self.bias.to(dtype))
+
+    def extra_repr(self) -> str:
+        """Size and format, for people who print the model."""
+        return f"{self.in_features} -> {self.out_features}, {self.format}, quantised={self.quantised}"
+
+
+def quant_linears(model: nn.Module) -> list[QuantLinear]:
+    """All quantised layers of a model, in its order."""
+    return [module for module in model.modules() if isinstance(module, QuantLinear)]
+
+
+@contextmanager
+def full_precision(model: nn.Module) -> Iterator[None]:
+    """Within: `model` is the teacher. After: every layer is what it was."""
+    layers = quant_linears(model)
+    before = [layer.quantised for layer in layers]
+    for layer in layers:
+        layer.quantised = False
+    try:
+        yield
+    finally:
+        for layer, state in zip(layers, before, strict=True):
+            layer.quantised = state
