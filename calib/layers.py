@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional
 
 from calib.quantizer import dequantise, nearest, pack, quantise
 
@@ -43,8 +43,8 @@ class Format:
 class QuantLinear(nn.Module):
     """y = x W^T + bias with W either `weight` [N, K] or its quantised form, in the dtype of autocast or of x.
 
-    Parameters that train are float32: `scales` [C, N, groups] and, where there are any, `latent` [N, K]. Without latents
-    the planes are fixed: `planes` uint8 [P, N, Kp/8], layout 1.
+    Parameters that train are float32: `scales` [C, N, groups] and, where there are any, `latent` [N, K]. Without
+    latents the planes are fixed: `planes` uint8 [P, N, Kp/8], layout 1.
     """
 
     def __init__(self, name: str, weight: Tensor, bias: Tensor | None, format_: Format) -> None:
@@ -54,10 +54,13 @@ class QuantLinear(nn.Module):
         self.out_features, self.in_features = weight.shape
         self.weight = nn.Parameter(weight.detach(), requires_grad=False)
         self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
-        self.register_parameter("scales", None)
-        self.register_parameter("latent", None)
-        # A parameter, not a buffer: sharded training splits parameters over processes and copies buffers to each.
-        self.register_parameter("planes", None)
+        # Planes are a parameter, not a buffer: sharded training splits parameters over the processes and gives a whole
+        # copy of each buffer to every one.
+        self.scales: nn.Parameter
+        self.latent: nn.Parameter | None
+        self.planes: nn.Parameter | None
+        for name_ in ("scales", "latent", "planes"):
+            self.register_parameter(name_, None)
         self.quantised = False
 
     def set_scales(self, scales: Tensor) -> None:
@@ -89,6 +92,7 @@ class QuantLinear(nn.Module):
     def current_planes(self) -> Tensor:
         """The planes uint8 [P, N, Kp/8] of this moment."""
         if self.latent is None:
+            assert self.planes is not None
             return self.planes.detach()
         size, planes = self.format.group_size, self.format.planes
         return pack(nearest(self.latent, self.scales, planes, size), planes, size)
@@ -97,6 +101,7 @@ class QuantLinear(nn.Module):
         """W [N, K] of the student, differentiable."""
         size = self.format.group_size
         if self.latent is None:
+            assert self.planes is not None
             return dequantise(self.planes, self.scales, self.in_features, size, dtype)
         return quantise(self.latent, self.scales, self.format.planes, size, dtype)
 
@@ -105,7 +110,7 @@ class QuantLinear(nn.Module):
         device = x.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
         weight = self.quantised_weight(dtype) if self.quantised else self.weight.to(dtype)
-        return F.linear(x.to(dtype), weight, None if self.bias is None else self.bias.to(dtype))
+        return functional.linear(x.to(dtype), weight, None if self.bias is None else self.bias.to(dtype))
 
     def extra_repr(self) -> str:
         """Size and format, for people who print the model."""

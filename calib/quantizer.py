@@ -7,9 +7,9 @@ and the bits c[p] of a code c in 0 .. 2^P - 1:
     w'[k]    = the level nearest to the latent weight w[k]             quantise
     w'[k]    = level[code[k]]                                          dequantise
 
-DB-LLM writes the nearest level as two nested Heaviside functions. They give it while a2 < 0 < a1 + a2 and not elsewhere;
-here the levels are sorted, so that every sign of the scales is allowed. One latent weight decides all planes: planes
-with latents of their own fight each other.
+DB-LLM writes the nearest level as two nested Heaviside functions. They give it while a2 < 0 < a1 + a2 and not
+elsewhere; here the levels are sorted, so that every sign of the scales is allowed. One latent weight decides all
+planes: planes with latents of their own fight each other.
 
 Gradients, for an incoming G[k] = dL/dw'[k]:
 
@@ -23,14 +23,15 @@ Shapes: weights [N, K]; scales [C, N, groups], C = P or P+1; planes uint8 [P, N,
 group; `planes` where it is a number is P.
 """
 
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional
 
-__all__ = ["dequantise", "grouped", "levels_of", "nearest", "pack", "quantise", "sorted_levels", "unpack"]
+__all__ = ["dequantise", "grouped", "into_cells", "levels_of", "nearest", "pack", "quantise", "sorted_levels", "unpack"]
 
 
 def levels_of(scales: Tensor, planes: int) -> Tensor:
@@ -69,7 +70,7 @@ def grouped(weights: Tensor, group_size: int) -> Tensor:
     """`weights` [..., K] as [..., groups, G], the last group filled with zeros."""
     missing = -weights.shape[-1] % group_size
     if missing:
-        weights = F.pad(weights, (0, missing))
+        weights = functional.pad(weights, (0, missing))
     return weights.unflatten(-1, (-1, group_size))
 
 
@@ -83,6 +84,22 @@ def nearest(weights: Tensor, scales: Tensor, planes: int, group_size: int) -> Te
     return codes.flatten(1)[:, : weights.shape[1]]
 
 
+def into_cells(weights: Tensor, codes: Tensor, scales: Tensor, planes: int, group_size: int) -> Tensor:
+    """`weights` [N, K], each moved as little as it takes for its nearest level to be that of its code, uint8 [N, K].
+
+    Codes whose level another code has as well cannot be told apart by a weight; the value of the level is the same.
+    """
+    table = sorted_levels(scales, planes)
+    values, wanted = grouped(weights, group_size), grouped(codes, group_size)
+    infinite = torch.full_like(table.cuts[:1], torch.inf)
+    lower = torch.cat([-infinite, torch.nextafter(table.cuts, infinite)])
+    upper = torch.cat([table.cuts, infinite])
+    for low, high, code in zip(lower, upper, table.order, strict=True):
+        moved = values.maximum(low[..., None]).minimum(high[..., None])
+        values = torch.where(wanted == code[..., None], moved, values)
+    return values.flatten(1)[:, : weights.shape[1]]
+
+
 def _rank(values: Tensor, cuts: Tensor) -> Tensor:
     """How many cuts [L-1, N, groups] lie below each of `values` [N, groups, G]: uint8."""
     rank = torch.zeros(values.shape, dtype=torch.uint8, device=values.device)
@@ -93,7 +110,7 @@ def _rank(values: Tensor, cuts: Tensor) -> Tensor:
 
 def pack(codes: Tensor, planes: int, group_size: int) -> Tensor:
     """Codes uint8 [N, K] as planes uint8 [P, N, Kp/8] of layout 1; padding bits are 0."""
-    bytes_ = F.pad(codes, (0, -codes.shape[1] % group_size)).unflatten(1, (-1, 8))
+    bytes_ = functional.pad(codes, (0, -codes.shape[1] % group_size)).unflatten(1, (-1, 8))
     weights = 1 << torch.arange(8, device=codes.device, dtype=torch.uint8)
     return torch.stack([((bytes_ >> plane & 1) * weights).sum(2, dtype=torch.uint8) for plane in range(planes)])
 
@@ -106,12 +123,12 @@ def unpack(planes: Tensor, K: int) -> Tensor:
 
 def quantise(latent: Tensor, scales: Tensor, planes: int, group_size: int, dtype: torch.dtype) -> Tensor:
     """The quantised weights [N, K] of `latent` [N, K] in `dtype`; differentiable in both arguments."""
-    return _Quantise.apply(latent, scales, planes, group_size, dtype)  # pyright: ignore[reportReturnType]
+    return _Quantise.apply(latent, scales, planes, group_size, dtype)
 
 
 def dequantise(planes: Tensor, scales: Tensor, K: int, group_size: int, dtype: torch.dtype) -> Tensor:
     """The weights [N, K] that `planes` uint8 [P, N, Kp/8] and `scales` stand for; differentiable in the scales."""
-    return _Dequantise.apply(planes, scales, K, group_size, dtype)  # pyright: ignore[reportReturnType]
+    return _Dequantise.apply(planes, scales, K, group_size, dtype)
 
 
 class _Quantise(torch.autograd.Function):
@@ -145,7 +162,7 @@ class _Quantise(torch.autograd.Function):
             above = [flow.sum(-1), *(_masked_sum(flow, rank >= place) for place in range(1, len(order)))]
             above.append(torch.zeros_like(above[0]))
             uses = _uses(ctx.planes, ctx.rows, flow)[order]  # [L, N, groups, C]
-            of_level = torch.stack([here - next_ for here, next_ in zip(above[:-1], above[1:], strict=True)])
+            of_level = torch.stack([here - higher for here, higher in pairwise(above)])
             scale_gradient = (of_level[..., None] * uses).sum(0).movedim(-1, 0)
         if ctx.needs_input_grad[0]:
             latent_gradient = (flow * inside.to(flow.dtype)).flatten(1)[:, : incoming.shape[1]]

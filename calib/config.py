@@ -1,0 +1,171 @@
+"""What a calibration run is asked to do: one frozen, checked value, saved with the result and read back by --config.
+
+Rates are relative to the root mean square of the full-precision weight of a layer, lr = rate * rms(W), so that they
+carry over between layers and models.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pydantic
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
+
+from calib.initialisers import METHODS
+from calib.layers import Format
+from dualbinary import InputError
+from dualbinary.files import read_json_object
+from dualbinary.schema import OP
+
+__all__ = ["STAGES", "BlockConfig", "CalibConfig", "DataConfig", "DistillConfig", "FormatConfig", "InitConfig"]
+
+CONFIG_VERSION = 1
+STAGES = ("init", "block", "e2e")
+
+Rate = Annotated[float, Field(ge=0, lt=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class FormatConfig(_Part):
+    """What a weight becomes: P planes, groups of G inputs, perhaps an offset for each group."""
+
+    planes: int = Field(2, ge=1, le=4, description="P, binary planes")
+    group_size: PositiveInt = Field(96, description="G, inputs that share scales; a multiple of 32")
+    offset: bool = Field(True, description="an offset for each group")
+
+    @field_validator("group_size")
+    @classmethod
+    def _multiple(cls, value: int) -> int:
+        multiple = OP.limits["group_multiple"]
+        if value % multiple:
+            raise ValueError(f"expected a multiple of {multiple}")
+        return value
+
+    @property
+    def format(self) -> Format:
+        """The same, as the layers take it."""
+        return Format(self.planes, self.group_size, self.offset)
+
+
+class DataConfig(_Part):
+    """Where tokens come from. With neither text nor generated sequences only data-free stages can run."""
+
+    text: tuple[str, ...] = Field((), description="files or patterns: txt, jsonl, parquet, also compressed")
+    separator: str | None = Field(None, description="what separates documents in a text file; none: a file is one")
+    generate: int = Field(0, ge=0, description="sequences that the teacher writes itself")
+    generated: str | None = Field(None, description="a file of such sequences, made before")
+    text_share: Share = Field(0.5, description="share of text where there is text and generated sequences")
+    length: int = Field(512, ge=8, description="T, tokens in a window")
+
+
+class InitConfig(_Part):
+    """The start of every layer."""
+
+    method: str = Field("error-feedback", description=f"one of {', '.join(METHODS)}")
+    windows: PositiveInt = Field(64, description="windows that second moments of the inputs are taken over")
+    refits: int = Field(4, ge=0, description="rounds of new scales for each group (error-feedback)")
+    polishes: int = Field(2, ge=0, description="coordinate descents in each round (error-feedback)")
+    damping: float = Field(0.01, gt=0, lt=1, description="share of the mean added to the diagonal of the moments")
+
+    @field_validator("method")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value not in METHODS:
+            raise ValueError(f"expected one of {', '.join(METHODS)}")
+        return value
+
+
+class BlockConfig(_Part):
+    """Block-wise reconstruction: latents and scales of a block trained together."""
+
+    windows: PositiveInt = Field(96, description="windows trained on")
+    held_out: PositiveInt = Field(8, description="windows that the error is measured on")
+    epochs: PositiveInt = Field(1, description="passes over the windows, for each block")
+    batch: PositiveInt = Field(2, description="windows in a step")
+    latent_rate: Rate = Field(0.01, description="learning rate of latents, relative")
+    scale_rate: Rate = Field(0.001, description="learning rate of scales, relative")
+
+
+class DistillConfig(_Part):
+    """End-to-end distillation of the whole model from its full-precision self."""
+
+    steps: PositiveInt = Field(400, description="optimiser steps")
+    batch: PositiveInt = Field(1, description="windows in a step")
+    micro_batch: PositiveInt = Field(1, description="windows at a time; gradients are accumulated over a step")
+    kl: float = Field(1.0, ge=0, description="weight of the KL divergence from the teacher")
+    ce: float = Field(0.0, ge=0, description="weight of the cross entropy with the text")
+    dad: float = Field(0.0, ge=0, description="weight of deviation-aware distillation")
+    gamma: Share = Field(0.1, description="exponent of the teacher's entropy in DAD; the student's has 1 - gamma")
+    scale_rate: Rate = Field(0.003, description="learning rate of scales, relative")
+    latent_rate: Rate = Field(0.0, description="learning rate of latents, relative; 0: planes stay")
+    warmup: int = Field(10, ge=0, description="steps until the rate is whole")
+    held_out: int = Field(8, ge=0, description="windows that loss is measured on")
+    evaluate_every: PositiveInt = Field(100, description="steps between measurements; the best state is kept")
+    gradient_checkpointing: bool = Field(False, description="recompute activations: less memory, a third more time")
+
+    @model_validator(mode="after")
+    def _some_loss(self) -> "DistillConfig":
+        if not self.kl + self.ce + self.dad:
+            raise ValueError("expected a positive weight for kl, ce or dad")
+        return self
+
+
+class CalibConfig(_Part):
+    """A run: stages in order, format, data and what each stage does."""
+
+    version: Literal[1] = CONFIG_VERSION
+    stages: tuple[Literal["init", "block", "e2e"], ...] = Field(STAGES, description="stages to run, in this order")
+    start: str | None = Field(None, description="a checkpoint to go on from, in place of the stage init")
+    skip: tuple[str, ...] = Field((), description="patterns of modules that keep full precision")
+    format: FormatConfig = FormatConfig()
+    data: DataConfig = DataConfig()
+    init: InitConfig = InitConfig()
+    block: BlockConfig = BlockConfig()
+    e2e: DistillConfig = DistillConfig()
+    seed: int = Field(0, ge=0, lt=1 << 32)
+    dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="of matrix products; sums are float32")
+    cache_gb: float = Field(64.0, gt=0, description="limit of the activations kept on disk, GB")
+
+    @model_validator(mode="after")
+    def _stages_fit(self) -> "CalibConfig":
+        if not self.stages or list(self.stages) != [stage for stage in STAGES if stage in self.stages]:
+            raise ValueError(f"stages: expected some of {', '.join(STAGES)}, in this order, each once")
+        if ("init" in self.stages) == (self.start is not None):
+            raise ValueError("expected either the stage init or a checkpoint to start from")
+        return self
+
+    @property
+    def needs_tokens(self) -> bool:
+        """Whether some stage looks at text."""
+        trains = "block" in self.stages or "e2e" in self.stages
+        return trains or ("init" in self.stages and METHODS[self.init.method].needs_inputs)
+
+    def to_json(self) -> dict[str, Any]:
+        """The value as JSON data; `from_json` gives it back."""
+        return self.model_dump(mode="json")
+
+    @classmethod
+    def from_json(cls, value: object, origin: str) -> "CalibConfig":
+        """Read what `to_json` wrote. Raises InputError, naming `origin` and the key, for anything else."""
+        try:
+            return cls.model_validate_json(pydantic.TypeAdapter(Any).dump_json(value))
+        except pydantic.ValidationError as error:
+            raise InputError(f"{origin}: {explain(error)}") from None
+
+    @classmethod
+    def read(cls, path: Path) -> "CalibConfig":
+        """Read a file made by --save-config or the config.json of a run. Raises InputError."""
+        return cls.from_json(read_json_object(path), str(path))
+
+
+def explain(error: pydantic.ValidationError) -> str:
+    """The first thing that is wrong, in one line."""
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    message = first["msg"].removeprefix("Value error, ")
+    given = first.get("input")
+    shown = f", got {given!r}" if isinstance(given, (str, int, float)) else ""
+    return f"{where}: {message}{shown}" if where else message

@@ -1,0 +1,26 @@
+"""Weighted least squares with the mean squares of the inputs as importances: the diagonal of the metric alone.
+
+minimise   sum over k of E[x[k]^2] * ( w[k] - w'[k] )^2      for each group
+"""
+
+from torch import Tensor
+
+from calib.initialisers.base import Initialised
+from calib.initialisers.least_squares import fitted_scales, refine
+from calib.layers import Format
+from calib.quantizer import grouped, nearest, pack
+
+__all__ = ["activation_weighted"]
+
+ROUNDS = 8
+
+
+def activation_weighted(weight: Tensor, hessian: Tensor, format_: Format, name: str) -> Initialised:
+    """Quantise `weight` [N, K] for inputs with second moments `hessian` [K, K], of which the diagonal is used."""
+    size, planes = format_.group_size, format_.planes
+    groups = grouped(weight, size)  # [N, groups, G]
+    importance = grouped(hessian.diagonal()[None], size).expand_as(groups).flatten(0, 1)
+    flat = groups.flatten(0, 1)
+    scales, _ = refine(flat, importance, fitted_scales(flat, format_, name), planes, ROUNDS)
+    scales = scales.unflatten(1, groups.shape[:2]).half().float()
+    return Initialised(pack(nearest(weight, scales, planes, size), planes, size), scales, weight.clone())
