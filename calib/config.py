@@ -32,9 +32,9 @@ class _Part(BaseModel):
 class FormatConfig(_Part):
     """What a weight becomes: P planes, groups of G inputs, perhaps an offset for each group."""
 
-    planes: int = Field(2, ge=1, le=4, description="P, binary planes")
-    group_size: PositiveInt = Field(96, description="G, inputs that share scales; a multiple of 32")
-    offset: bool = Field(True, description="an offset for each group")
+    planes: int = Field(default=2, ge=1, le=4, description="P, binary planes")
+    group_size: PositiveInt = Field(default=96, description="G, inputs that share scales; a multiple of 32")
+    offset: bool = Field(default=True, description="an offset for each group")
 
     @field_validator("group_size")
     @classmethod
@@ -53,22 +53,26 @@ class FormatConfig(_Part):
 class DataConfig(_Part):
     """Where tokens come from. With neither text nor generated sequences only data-free stages can run."""
 
-    text: tuple[str, ...] = Field((), description="files or patterns: txt, jsonl, parquet, also compressed")
-    separator: str | None = Field(None, description="what separates documents in a text file; none: a file is one")
-    generate: int = Field(0, ge=0, description="sequences that the teacher writes itself")
-    generated: str | None = Field(None, description="a file of such sequences, made before")
-    text_share: Share = Field(0.5, description="share of text where there is text and generated sequences")
-    length: int = Field(512, ge=8, description="T, tokens in a window")
+    text: tuple[str, ...] = Field(default=(), description="files or patterns: txt, jsonl, parquet, also compressed")
+    separator: str | None = Field(
+        default=None, description="what separates documents in a text file; none: a file is one"
+    )
+    generate: int = Field(default=0, ge=0, description="sequences that the teacher writes itself")
+    generated: str | None = Field(default=None, description="a file of such sequences, made before")
+    text_share: Share = Field(default=0.5, description="share of text where there is text and generated sequences")
+    length: int = Field(default=512, ge=8, description="T, tokens in a window")
 
 
 class InitConfig(_Part):
     """The start of every layer."""
 
-    method: str = Field("error-feedback", description=f"one of {', '.join(METHODS)}")
-    windows: PositiveInt = Field(64, description="windows that second moments of the inputs are taken over")
-    refits: int = Field(4, ge=0, description="rounds of new scales for each group (error-feedback)")
-    polishes: int = Field(2, ge=0, description="coordinate descents in each round (error-feedback)")
-    damping: float = Field(0.01, gt=0, lt=1, description="share of the mean added to the diagonal of the moments")
+    method: str = Field(default="error-feedback", description=f"one of {', '.join(METHODS)}")
+    windows: PositiveInt = Field(default=64, description="windows that second moments of the inputs are taken over")
+    refits: int = Field(default=4, ge=0, description="rounds of new scales for each group (error-feedback)")
+    polishes: int = Field(default=2, ge=0, description="coordinate descents in each round (error-feedback)")
+    damping: float = Field(
+        default=0.01, gt=0, lt=1, description="share of the mean added to the diagonal of the moments"
+    )
 
     @field_validator("method")
     @classmethod
@@ -81,30 +85,34 @@ class InitConfig(_Part):
 class BlockConfig(_Part):
     """Block-wise reconstruction: latents and scales of a block trained together."""
 
-    windows: PositiveInt = Field(96, description="windows trained on")
-    held_out: PositiveInt = Field(8, description="windows that the error is measured on")
-    epochs: PositiveInt = Field(1, description="passes over the windows, for each block")
-    batch: PositiveInt = Field(2, description="windows in a step")
-    latent_rate: Rate = Field(0.01, description="learning rate of latents, relative")
-    scale_rate: Rate = Field(0.001, description="learning rate of scales, relative")
+    windows: PositiveInt = Field(default=96, description="windows trained on")
+    held_out: PositiveInt = Field(default=8, description="windows that the error is measured on")
+    epochs: PositiveInt = Field(default=1, description="passes over the windows, for each block")
+    batch: PositiveInt = Field(default=2, description="windows in a step")
+    latent_rate: Rate = Field(default=0.01, description="learning rate of latents, relative")
+    scale_rate: Rate = Field(default=0.001, description="learning rate of scales, relative")
 
 
 class DistillConfig(_Part):
     """End-to-end distillation of the whole model from its full-precision self."""
 
-    steps: PositiveInt = Field(400, description="optimiser steps")
-    batch: PositiveInt = Field(1, description="windows in a step")
-    micro_batch: PositiveInt = Field(1, description="windows at a time; gradients are accumulated over a step")
-    kl: float = Field(1.0, ge=0, description="weight of the KL divergence from the teacher")
-    ce: float = Field(0.0, ge=0, description="weight of the cross entropy with the text")
-    dad: float = Field(0.0, ge=0, description="weight of deviation-aware distillation")
-    gamma: Share = Field(0.1, description="exponent of the teacher's entropy in DAD; the student's has 1 - gamma")
-    scale_rate: Rate = Field(0.003, description="learning rate of scales, relative")
-    latent_rate: Rate = Field(0.0, description="learning rate of latents, relative; 0: planes stay")
-    warmup: int = Field(10, ge=0, description="steps until the rate is whole")
-    held_out: int = Field(8, ge=0, description="windows that loss is measured on")
-    evaluate_every: PositiveInt = Field(100, description="steps between measurements; the best state is kept")
-    gradient_checkpointing: bool = Field(False, description="recompute activations: less memory, a third more time")
+    steps: PositiveInt = Field(default=400, description="optimiser steps")
+    batch: PositiveInt = Field(default=1, description="windows in a step")
+    micro_batch: PositiveInt = Field(default=1, description="windows at a time; gradients are accumulated over a step")
+    kl: float = Field(default=1.0, ge=0, description="weight of the KL divergence from the teacher")
+    ce: float = Field(default=0.0, ge=0, description="weight of the cross entropy with the text")
+    dad: float = Field(default=0.0, ge=0, description="weight of deviation-aware distillation")
+    gamma: Share = Field(
+        default=0.1, description="exponent of the teacher's entropy in DAD; the student's has 1 - gamma"
+    )
+    scale_rate: Rate = Field(default=0.003, description="learning rate of scales, relative")
+    latent_rate: Rate = Field(default=0.0, description="learning rate of latents, relative; 0: planes stay")
+    warmup: int = Field(default=10, ge=0, description="steps until the rate is whole")
+    held_out: int = Field(default=8, ge=0, description="windows that loss is measured on")
+    evaluate_every: PositiveInt = Field(default=100, description="steps between measurements; the best state is kept")
+    gradient_checkpointing: bool = Field(
+        default=False, description="recompute activations: less memory, a third more time"
+    )
 
     @model_validator(mode="after")
     def _some_loss(self) -> "DistillConfig":
@@ -117,17 +125,21 @@ class CalibConfig(_Part):
     """A run: stages in order, format, data and what each stage does."""
 
     version: Literal[1] = CONFIG_VERSION
-    stages: tuple[Literal["init", "block", "e2e"], ...] = Field(STAGES, description="stages to run, in this order")
-    start: str | None = Field(None, description="a checkpoint to go on from, in place of the stage init")
-    skip: tuple[str, ...] = Field((), description="patterns of modules that keep full precision")
+    stages: tuple[Literal["init", "block", "e2e"], ...] = Field(
+        default=STAGES, description="stages to run, in this order"
+    )
+    start: str | None = Field(default=None, description="a checkpoint to go on from, in place of the stage init")
+    skip: tuple[str, ...] = Field(default=(), description="patterns of modules that keep full precision")
     format: FormatConfig = FormatConfig()
     data: DataConfig = DataConfig()
     init: InitConfig = InitConfig()
     block: BlockConfig = BlockConfig()
     e2e: DistillConfig = DistillConfig()
-    seed: int = Field(0, ge=0, lt=1 << 32)
-    dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="of matrix products; sums are float32")
-    cache_gb: float = Field(64.0, gt=0, description="limit of the activations kept on disk, GB")
+    seed: int = Field(default=0, ge=0, lt=1 << 32)
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        default="auto", description="of matrix products; sums are float32"
+    )
+    cache_gb: float = Field(default=64.0, gt=0, description="limit of the activations kept on disk, GB")
 
     @model_validator(mode="after")
     def _stages_fit(self) -> "CalibConfig":
