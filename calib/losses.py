@@ -1,0 +1,237 @@
+"""Losses of distillation: per-token functions of logits, and one gradient for a whole sequence.
+
+With Pt and Ps the teacher's and the student's distributions over a vocabulary of V, and y the token that follows:
+
+    CE  = -log Ps[y]
+    KL  = sum over v of Pt[v] * (log Pt[v] - log Ps[v])
+    DAD = omega * KL,   omega = H(Pt)^gamma * H(Ps)^(1-gamma) / its mean over the sequence,   H(P) = -sum of P log P
+
+DAD is the deviation-aware distillation of DB-LLM (arXiv 2402.11960): tokens where the two are unsure weigh more. The
+paper writes -sum of Pt log Ps in place of KL; since omega is detached, the two differ by what no weight of the student
+changes. Were omega not detached, the student could lower the loss by becoming sure of itself. Divided by its mean,
+it leaves the learning rate's meaning alone; the mean is over one sequence, so that a batch may be split at will.
+
+The loss of a sequence is the mean over its tokens of  kl * KL + ce * CE + dad * DAD.
+
+Logits are wide (a vocabulary of 128k and 2,048 tokens make 1 GiB in float32), so `sequence_loss` goes through a few
+tokens at a time and returns the gradient at the head's input. With respect to the student's logits it is
+
+    dKL = Ps - Pt,   dCE = Ps - onehot(y),   dDAD = omega * dKL,
+
+and since a head treats every token alone, omega may multiply its gradient behind the head, when its mean is known.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from dualbinary.errors import InputError
+
+__all__ = [
+    "LossWeights",
+    "SequenceLoss",
+    "chunk_size",
+    "cross_entropy",
+    "dad_weights",
+    "entropy",
+    "kl_divergence",
+    "sequence_loss",
+]
+
+LEAST_ENTROPY = 1e-4  # nats; below it H^gamma would make a token's weight a matter of rounding
+
+# Logits in float32 at a time: 24 MiB. On a CPU larger temporaries come from the system anew each time, page by page,
+# which takes longer than the work on them; on 64 tokens or fewer the products are slower.
+CHUNK_ELEMENTS = 6 << 20
+LEAST_CHUNK = 32
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """What share each term has in the loss, none negative and not all 0; and gamma of DAD, in 0 .. 1.
+
+    gamma 1 weighs tokens by the teacher's entropy alone, 0 by the student's. The paper leaves it open.
+    """
+
+    kl: float = 1.0
+    ce: float = 0.0
+    dad: float = 0.0
+    gamma: float = 0.5
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            most = 1 if field.name == "gamma" else float("inf")
+            if not (0 <= value <= most and value < float("inf")):
+                allowed = "0 to 1" if field.name == "gamma" else "a finite number of at least 0"
+                raise InputError(f"loss weight {field.name}: expected {allowed}, got {value}")
+        if not self.kl + self.ce + self.dad > 0:
+            raise InputError("loss weights: kl, ce and dad are all 0; expected at least one above 0")
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether the loss looks at the teacher at all."""
+        return self.kl > 0 or self.dad > 0
+
+
+def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """-log Ps[y] of each token: [T] from student logits [T, V] and int64 targets [T]."""
+    return -_log_probabilities(logits).gather(-1, targets[:, None])[:, 0]
+
+
+def kl_divergence(teacher_logits: Tensor, student_logits: Tensor) -> Tensor:
+    """KL(Pt || Ps) of each token, the forward one: [T] from two times logits [T, V]."""
+    teacher = _log_probabilities(teacher_logits)
+    return (teacher.exp() * (teacher - _log_probabilities(student_logits))).sum(-1)
+
+
+def entropy(logits: Tensor) -> Tensor:
+    """H(P) = -sum of P log P of each token, in nats: [T] from logits [T, V]; between 0 and log V."""
+    log_probabilities = _log_probabilities(logits)
+    return -(log_probabilities.exp() * log_probabilities).sum(-1)
+
+
+def dad_weights(teacher_entropy: Tensor, student_entropy: Tensor, gamma: float) -> Tensor:
+    """Omega [T] of DAD (arXiv 2402.11960) for the tokens of one sequence, from their entropies [T]; no gradient."""
+    teacher, student = (h.detach().clamp_min(LEAST_ENTROPY) for h in (teacher_entropy, student_entropy))
+    omega = teacher**gamma * student ** (1 - gamma)
+    return omega / omega.mean()
+
+
+class SequenceLoss(NamedTuple):
+    """The loss of one sequence of T tokens and its gradient.
+
+    Attributes:
+        losses: means over the tokens: "loss" (the weighted sum), "ce", and "kl" and "dad" where there is a teacher.
+        gradient: d loss / d hidden states [T, H] of the student, in their dtype; None where it wasn't asked for.
+        per_token: the same terms and both entropies, float32 [T]; those of the teacher only where there is one.
+    """
+
+    losses: dict[str, float]
+    gradient: Tensor | None
+    per_token: dict[str, Tensor]
+
+
+def chunk_size(vocabulary: int) -> int:
+    """How many tokens `sequence_loss` had best take at a time."""
+    return max(LEAST_CHUNK, CHUNK_ELEMENTS // vocabulary)
+
+
+def sequence_loss(
+    student: Tensor,
+    teacher: Tensor | None,
+    targets: Tensor,
+    head: Callable[[Tensor], Tensor],
+    weights: LossWeights,
+    chunk: int,
+    *,
+    gradient: bool = True,
+) -> SequenceLoss:
+    """The loss of one sequence and its gradient, without a tensor that spans [T, V].
+
+    `student` and `teacher` are hidden states [T, H], `targets` int64 [T] the tokens that follow, and `head` makes
+    logits [t, V] of hidden states [t, H], each token for itself; autograd takes the gradient through it. `chunk` tokens
+    are taken at a time. `teacher` may be None where the weights need none.
+    """
+    if teacher is None and weights.needs_teacher:
+        raise ValueError("sequence_loss: these weights need hidden states of the teacher")
+    direct, distilled = torch.zeros_like(student), torch.zeros_like(student)
+    buffers: Tensor | None = None
+    terms: list[dict[str, Tensor]] = []
+    for start in range(0, len(student), chunk):
+        rows = slice(start, start + chunk)
+        here = student[rows].detach().requires_grad_(gradient)
+        with torch.set_grad_enabled(gradient):
+            logits = head(here)
+        with torch.no_grad():
+            teacher_logits = None if teacher is None else head(teacher[rows])
+        if buffers is None:
+            wide = torch.float64 if logits.dtype == torch.float64 else torch.float32
+            buffers = torch.empty((4, *logits.shape), dtype=wide, device=logits.device)
+        # Autocast would take some of the operations in 16 bits.
+        with torch.autocast(logits.device.type, enabled=False):
+            part = _Chunk(buffers, logits.detach(), teacher_logits, targets[rows])
+            terms.append(part.terms())
+        # DAD's gradient goes into a buffer of its own, for the factors that come last, and KL's goes with it.
+        if gradient and weights.dad:
+            (distilled[rows],) = torch.autograd.grad(logits, here, part.gradient(1, 0), retain_graph=weights.ce > 0)
+        if gradient and (weights.ce or not weights.dad):
+            kl = 0 if weights.dad else weights.kl
+            (direct[rows],) = torch.autograd.grad(logits, here, part.gradient(kl, weights.ce))
+    per_token = {name: torch.cat([part[name] for part in terms]) for name in terms[0]}
+    if teacher is not None:
+        omega = dad_weights(per_token["teacher_entropy"], per_token["student_entropy"], weights.gamma)
+        per_token["dad"] = omega * per_token["kl"]
+        if gradient and weights.dad:
+            direct.addcmul_(distilled, (weights.kl + weights.dad * omega)[:, None].to(distilled.dtype))
+    per_token["loss"] = sum(
+        (getattr(weights, name) * per_token[name] for name in ("kl", "ce", "dad") if name in per_token),
+        start=torch.zeros_like(per_token["ce"]),
+    )
+    names = [name for name in ("loss", "kl", "ce", "dad") if name in per_token]
+    means = torch.stack([per_token[name].mean() for name in names]).tolist()  # one wait for the device
+    return SequenceLoss(
+        dict(zip(names, means, strict=True)), direct.div_(len(student)) if gradient else None, per_token
+    )
+
+
+class _Softmax:
+    """A softmax over t tokens in two buffers [t, V]: z = logits - their maximum, and e = exp(z); P = e / sum.
+
+    A pass over [t, V] is what costs time here, and on a CPU so does a fresh [t, V]: hence buffers that are kept, and
+    log P = z - log(sum) and P never made.
+    """
+
+    def __init__(self, buffers: Tensor, logits: Tensor) -> None:
+        self.z, self.e = buffers[0, : len(logits)], buffers[1, : len(logits)]
+        self.z.copy_(logits)
+        self.z -= self.z.amax(-1, keepdim=True)
+        torch.exp(self.z, out=self.e)
+        self.sum = self.e.sum(-1)
+        self.log_sum = self.sum.log()
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Sum over v of P[v] * values[v]: [t] from [t, V]."""
+        return torch.linalg.vecdot(self.e, values) / self.sum
+
+    def entropy(self) -> Tensor:
+        return self.log_sum - self.mean(self.z)
+
+
+class _Chunk:
+    """Terms and gradients of a few tokens at a time; `buffers` are [4, chunk, V]."""
+
+    def __init__(self, buffers: Tensor, student: Tensor, teacher: Tensor | None, targets: Tensor) -> None:
+        self.targets, self.dtype = targets, student.dtype
+        self.student = _Softmax(buffers[:2], student)
+        self.teacher = None if teacher is None else _Softmax(buffers[2:], teacher)
+
+    def terms(self) -> dict[str, Tensor]:
+        """Each [t]. Uses up the teacher's z."""
+        student, teacher = self.student, self.teacher
+        terms = {
+            "ce": student.log_sum - student.z.gather(-1, self.targets[:, None])[:, 0],
+            "student_entropy": student.entropy(),
+        }
+        if teacher is not None:
+            terms["teacher_entropy"] = teacher.entropy()
+            teacher.z -= student.z
+            terms["kl"] = teacher.mean(teacher.z) - teacher.log_sum + student.log_sum
+        return terms
+
+    def gradient(self, kl: float, ce: float) -> Tensor:
+        """D (kl * KL + ce * CE) / d logits, [t, V] in the dtype of the logits. Overwrites the student's z."""
+        result = torch.mul(self.student.e, ((kl + ce) / self.student.sum)[:, None], out=self.student.z)
+        if kl and self.teacher is not None:
+            result.addcmul_(self.teacher.e, (-kl / self.teacher.sum)[:, None])
+        if ce:
+            result[torch.arange(len(result), device=result.device), self.targets] -= ce
+        return result.to(self.dtype)
+
+
+def _log_probabilities(logits: Tensor) -> Tensor:
+    """Log P [T, V], in float32 or better."""
+    return (logits if logits.dtype == torch.float64 else logits.float()).log_softmax(-1)
