@@ -31,7 +31,18 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-__all__ = ["dequantise", "grouped", "into_cells", "levels_of", "nearest", "pack", "quantise", "sorted_levels", "unpack"]
+__all__ = [
+    "codes_of",
+    "dequantise",
+    "grouped",
+    "into_cells",
+    "levels_of",
+    "nearest",
+    "pack",
+    "quantise",
+    "sorted_levels",
+    "unpack",
+]
 
 
 def levels_of(scales: Tensor, planes: int) -> Tensor:
@@ -119,6 +130,15 @@ def unpack(planes: Tensor, K: int) -> Tensor:
     """Bits uint8 [P, N, K] of planes uint8 [P, N, Kp/8]."""
     shifts = torch.arange(8, device=planes.device, dtype=torch.uint8)
     return (planes[..., None] >> shifts & 1).flatten(2)[..., :K]
+
+
+def codes_of(planes: Tensor, K: int) -> Tensor:
+    """Codes uint8 [N, K] of planes uint8 [P, N, Kp/8]."""
+    bits = unpack(planes, K)
+    codes = torch.zeros_like(bits[0])
+    for plane, values in enumerate(bits):
+        codes |= values << plane
+    return codes
 
 
 def quantise(latent: Tensor, scales: Tensor, planes: int, group_size: int, dtype: torch.dtype) -> Tensor:

@@ -10,11 +10,12 @@ from torch import Tensor
 
 from calib.initialisers.activation import activation_weighted
 from calib.initialisers.base import Initialised
-from calib.initialisers.data_free import closed_form, codes_of, paper
+from calib.initialisers.data_free import closed_form, paper
 from calib.initialisers.error_feedback import ErrorFeedback
+from calib.initialisers.stored import from_planes
 from calib.layers import Format
 
-__all__ = ["METHODS", "ErrorFeedback", "Initialised", "Method", "codes_of"]
+__all__ = ["METHODS", "ErrorFeedback", "Initialised", "Method", "from_planes"]
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from calib.initialisers.base import Initialised
 from calib.layers import Format
-from calib.quantizer import grouped, into_cells, nearest, pack, unpack
+from calib.quantizer import codes_of, grouped, into_cells, nearest, pack
 from dualbinary import InputError
 from dualbinary.fit import fit
 
@@ -57,12 +57,3 @@ def closed_form(weight: Tensor, format_: Format, name: str, threads: int = 1) ->
     scales = torch.from_numpy(fitted.scales).to(weight)
     codes = codes_of(planes, weight.shape[1])
     return Initialised(planes, scales, into_cells(weight, codes, scales, format_.planes, size))
-
-
-def codes_of(planes: Tensor, K: int) -> Tensor:
-    """Codes uint8 [N, K] of planes uint8 [P, N, Kp/8]."""
-    bits = unpack(planes, K)
-    codes = torch.zeros_like(bits[0])
-    for plane, values in enumerate(bits):
-        codes |= values << plane
-    return codes

@@ -32,7 +32,7 @@ START_ROUNDS = 8  # of weighted least squares before the first sweep
 
 @dataclass(frozen=True)
 class ErrorFeedback:
-    """How hard to try: rounds of new scales for each group, sweeps of the polish in each, share added to H's diagonal."""
+    """How hard to try: rounds of new scales for a group, polishes in each round, share added to H's diagonal."""
 
     refits: int = 4
     polishes: int = 2
@@ -91,7 +91,7 @@ class ErrorFeedback:
 
 
 def inverse_factor(hessian: Tensor, damping: float) -> Tensor:
-    """The upper Cholesky factor of (H + damping * mean diagonal)^-1; an input that is always 0 counts for itself only."""
+    """The upper Cholesky factor of (H + damping * mean diagonal)^-1; an input that is always 0 stands alone."""
     hessian = hessian.clone()
     diagonal = hessian.diagonal()
     diagonal[diagonal == 0] = 1
