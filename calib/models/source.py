@@ -1,0 +1,212 @@
+"""A full-precision model whose weights come from its files when they are needed, module by module.
+
+The model is built from config.json with parameters on the meta device, which costs no memory; `load` fills a module,
+`unload` empties it. So the stages that walk through the blocks hold one block, whatever the model's size.
+
+Linear layers of the decoder's blocks are replaced by QuantLinear before anything is loaded. Which ones: every
+torch.nn.Linear, and GPT-2's Conv1D, whose weight the files hold transposed. What else has a large weight in a block
+(the experts of some mixtures are one tensor of three dimensions) keeps full precision only if the user says so by
+`skip`.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import torch
+from accelerate import init_empty_weights
+from safetensors import safe_open
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from calib.layers import Format, QuantLinear
+from dualbinary import InputError
+from dualbinary.checkpoint import CONFIG_FILE, StoredTensor, read_quantization_config, stored_tensors
+from dualbinary.files import read_json_object
+
+__all__ = ["SourceModel"]
+
+# A parameter of a block with more than this many dimensions is a stack of matrices that no Linear holds.
+MATRIX_DIMENSIONS = 2
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a parameter's values are stored."""
+
+    stored: str
+    transposed: bool = False
+
+
+class SourceModel:
+    """A model directory as a torch model on the meta device.
+
+    Attributes:
+        directory: the model's directory.
+        config: its config.json.
+        tensors: what its files store, by name.
+        model: the transformers model; parameters on the meta device until they are loaded.
+        blocks: the decoder's blocks in order, as (name, module).
+        linears: the layers to quantise in order, by their name in the files.
+    """
+
+    def __init__(self, directory: Path, format_: Format, skip: tuple[str, ...] = ()) -> None:
+        """Open `directory`. Raises InputError for whatever keeps the model from being quantised."""
+        self.directory, self.format = Path(directory), format_
+        if not self.directory.is_dir():
+            raise InputError(f"{directory}: not a directory; expected a Hugging Face model directory with config.json")
+        self.config = read_json_object(self.directory / CONFIG_FILE)
+        if read_quantization_config(self.directory) is not None:
+            raise InputError(
+                f"{directory}: already a dualbinary checkpoint; give the full-precision model it came from"
+            )
+        self.tensors: dict[str, StoredTensor] = stored_tensors(self.directory)
+        self.model = self._build()
+        self.blocks = self._find_blocks()
+        self._places = self._find_places()
+        self.skipped: list[str] = []
+        self.linears = self._replace_linears(skip)
+
+    def load(
+        self, module: nn.Module, dtype: torch.dtype = torch.float32, linear_dtype: torch.dtype | None = None
+    ) -> None:
+        """Fill the parameters of `module`, which may be the whole model, from the files.
+
+        They become `dtype`; the full-precision weights of QuantLinear become `linear_dtype`, if it is given.
+        """
+        names = {id(parameter): name for name, parameter in self.model.named_parameters(remove_duplicate=False)}
+        linear_weights = {id(layer.weight) for layer in module.modules() if isinstance(layer, QuantLinear)}
+        for owner in module.modules():
+            for key, parameter in list(owner.named_parameters(recurse=False)):
+                if parameter.device.type != "meta" or key in ("scales", "planes", "latent"):
+                    continue
+                place = self._places[names[id(parameter)]]
+                kind = linear_dtype if linear_dtype and id(parameter) in linear_weights else dtype
+                value = nn.Parameter(self.read(place.stored, place.transposed).to(kind), requires_grad=False)
+                setattr(owner, key, value)
+        if module is self.model:
+            self.model.tie_weights()
+
+    def unload(self, module: nn.Module) -> None:
+        """Give back the memory of the parameters of `module`; scales, planes and latents go too."""
+        for owner in module.modules():
+            for key, parameter in list(owner.named_parameters(recurse=False)):
+                if isinstance(owner, QuantLinear) and key in ("scales", "planes", "latent"):
+                    setattr(owner, key, None)
+                elif parameter.device.type != "meta":
+                    setattr(owner, key, nn.Parameter(parameter.to("meta"), requires_grad=False))
+
+    def read(self, stored: str, transposed: bool = False) -> Tensor:
+        """The stored tensor of this name, a private copy."""
+        with safe_open(self.tensors[stored].file, framework="pt") as file:
+            value = file.get_tensor(stored)
+        return value.T.contiguous() if transposed else value.clone()
+
+    def outside(self) -> Iterator[tuple[str, nn.Module]]:
+        """The modules with parameters that no block contains: embeddings, the last norm, the head."""
+        inside = {id(module) for _, block in self.blocks for module in block.modules()}
+        for name, module in self.model.named_modules():
+            if id(module) not in inside and next(module.parameters(recurse=False), None) is not None:
+                yield name, module
+
+    def _build(self) -> PreTrainedModel:
+        try:
+            config = AutoConfig.from_pretrained(self.directory)
+            with init_empty_weights(include_buffers=False):
+                model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        except (ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
+            raise InputError(
+                f"{self.directory / CONFIG_FILE}: transformers cannot build a causal language model from it ({error})"
+            ) from None
+        return model.eval()
+
+    def _find_blocks(self) -> list[tuple[str, nn.Module]]:
+        """The ModuleList that holds most of the model's parameters."""
+        lists = [(name, module) for name, module in self.model.named_modules() if isinstance(module, nn.ModuleList)]
+        sizes = [sum(parameter.numel() for parameter in module.parameters()) for _, module in lists]
+        if not lists or not max(sizes):
+            raise InputError(f"{self.directory}: the model has no list of decoder blocks, so nothing to walk through")
+        name, blocks = lists[sizes.index(max(sizes))]
+        return [(f"{name}.{index}", block) for index, block in enumerate(blocks)]
+
+    def _find_places(self) -> dict[str, _Place]:
+        """Where each parameter of the model is stored; a tied one where the tensor that it is tied to is."""
+        prefix = self.model.base_model_prefix
+        tied = {id(parameter): name for name, parameter in self.model.named_parameters(remove_duplicate=False)}
+        places: dict[str, _Place] = {}
+        embedding = self.model.get_input_embeddings().weight
+        head = self.model.get_output_embeddings()
+        for name, parameter in self.model.named_parameters(remove_duplicate=False):
+            choices = (name, name.removeprefix(f"{prefix}."), f"{prefix}.{name}")
+            stored = next((choice for choice in choices if choice in self.tensors), None)
+            if stored is None and head is not None and parameter is head.weight and self.config_ties():
+                stored = places[tied[id(embedding)]].stored
+            if stored is None:
+                raise InputError(
+                    f"{self.directory}: no tensor is stored for {name}. Models whose files transformers renames or "
+                    f"stacks while it loads them, as {self.config.get('model_type')} may be, cannot be calibrated; "
+                    "export them without (python -m exporter)"
+                )
+            if tuple(parameter.shape) != self.tensors[stored].shape:
+                raise InputError(
+                    f"{self.tensors[stored].file}: {stored} is {list(self.tensors[stored].shape)}, "
+                    f"expected {list(parameter.shape)} from config.json"
+                )
+            places[name] = _Place(stored)
+        return places
+
+    def config_ties(self) -> bool:
+        """Whether the head's weight is the embedding's."""
+        return bool(self.model.config.get_text_config().tie_word_embeddings)
+
+    def _replace_linears(self, skip: tuple[str, ...]) -> dict[str, QuantLinear]:
+        layers: dict[str, QuantLinear] = {}
+        used = dict.fromkeys(skip, False)
+        seen: dict[int, str] = {}
+        for block_name, block in self.blocks:
+            for path, module in list(block.named_modules()):
+                name = f"{block_name}.{path}"
+                if not isinstance(module, (nn.Linear, Conv1D)):
+                    self._refuse_stacks(name, module, skip, used)
+                    continue
+                stored = self._places[f"{name}.weight"].stored.removesuffix(".weight")
+                if id(module.weight) in seen:
+                    raise InputError(
+                        f"{stored}: shares its weight with {seen[id(module.weight)]}; a weight that two layers use "
+                        "cannot be calibrated for each. Leave both out with --skip"
+                    )
+                seen[id(module.weight)] = stored
+                matching = [pattern for pattern in skip if fnmatchcase(stored, pattern)]
+                used.update(dict.fromkeys(matching, True))
+                if matching:
+                    self.skipped.append(stored)
+                    continue
+                layers[stored] = self._replace(block, path, name, stored, module)
+        for pattern, hit in used.items():
+            if not hit:
+                raise InputError(f"--skip {pattern}: matches no module; a module is called {next(iter(layers), '?')}")
+        if not layers:
+            raise InputError(f"{self.directory}: no linear layer is left to quantise")
+        return layers
+
+    def _replace(self, block: nn.Module, path: str, name: str, stored: str, module: nn.Linear | Conv1D) -> QuantLinear:
+        transposed = isinstance(module, Conv1D)
+        weight = module.weight.T if transposed else module.weight
+        layer = QuantLinear(stored, weight, module.bias, self.format)
+        self._places[f"{name}.weight"] = _Place(self._places[f"{name}.weight"].stored, transposed)
+        block.set_submodule(path, layer)
+        return layer
+
+    def _refuse_stacks(self, name: str, module: nn.Module, skip: tuple[str, ...], used: dict[str, bool]) -> None:
+        for key, parameter in module.named_parameters(recurse=False):
+            if parameter.dim() <= MATRIX_DIMENSIONS:
+                continue
+            matching = [pattern for pattern in skip if fnmatchcase(f"{name}.{key}", pattern)]
+            used.update(dict.fromkeys(matching, True))
+            if not matching:
+                raise InputError(
+                    f"{name}.{key}: {list(parameter.shape)} is a stack of matrices (the experts of a mixture), which "
+                    f"calibration cannot quantise; --skip '*.{key}' keeps them in full precision"
+                )

@@ -1,0 +1,73 @@
+"""The result: a checkpoint directory that the exporter takes, written in one step."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import ml_dtypes  # noqa: F401  # lets NumPy read bfloat16 tensors
+import numpy as np
+from safetensors import safe_open
+
+from calib.models.source import SourceModel
+from dualbinary.checkpoint import (
+    CONFIG_FILE,
+    INDEX_FILE,
+    QuantizationConfig,
+    planes_name,
+    scales_name,
+    write_checkpoint,
+)
+
+__all__ = ["save_checkpoint"]
+
+METHOD = "fdb"
+COMPANIONS = ("*.json", "*.jinja", "*.txt", "*.model")  # tokenizer files, generation_config.json and the like
+
+
+def save_checkpoint(
+    source: SourceModel,
+    directory: Path,
+    quantised: Callable[[str], tuple[np.ndarray, np.ndarray]],
+    *,
+    record: Path | None = None,
+) -> None:
+    """Write the checkpoint of `source` to `directory`, tensors in the order of its files, one at a time in memory.
+
+    `quantised` gives planes uint8 [P, N, Kp/8] and scales float16 [C, N, groups] of a layer by its name. `record` is a
+    file to put beside. Raises InputError if `directory` exists and isn't empty.
+    """
+    format_ = source.format
+    kept = {
+        name.removesuffix(".weight")
+        for name, tensor in source.tensors.items()
+        if name.endswith(".weight") and len(tensor.shape) > 1
+    } - set(source.linears)
+    quantization = QuantizationConfig(
+        method=METHOD,
+        planes=format_.planes,
+        group_size=format_.group_size,
+        has_offset=format_.offset,
+        modules_to_not_convert=tuple(sorted(kept)),
+    )
+    companions = {file for pattern in COMPANIONS for file in source.directory.glob(pattern)}
+    companions -= {source.directory / name for name in (CONFIG_FILE, INDEX_FILE)}
+    write_checkpoint(
+        directory,
+        source.config,
+        quantization,
+        _tensors(source, quantised),
+        companions=[*sorted(companions), *([record] if record else [])],
+    )
+
+
+def _tensors(
+    source: SourceModel, quantised: Callable[[str], tuple[np.ndarray, np.ndarray]]
+) -> Iterator[tuple[str, np.ndarray]]:
+    for name, stored in source.tensors.items():
+        module = name.removesuffix(".weight")
+        if module != name and module in source.linears:
+            planes, scales = quantised(module)
+            yield planes_name(module), planes
+            yield scales_name(module), scales
+        else:
+            with safe_open(stored.file, framework="numpy") as file:
+                yield name, file.get_tensor(name)
