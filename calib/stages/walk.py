@@ -1,0 +1,270 @@
+"""The walk through the decoder's blocks: start each layer, then reconstruct the block, with one block in memory.
+
+For each block, in order:
+
+    1. teacher stream    y = block(x), full precision, for all windows
+    2. start             layers in the order in which the block calls them, those that read the same value together.
+                         Second moments of the inputs are those of the student stream, behind the layers already done
+    3. reconstruction    latents and scales, from student inputs x' to teacher outputs y
+    4. student stream    y' = block(x'), quantised
+    5. planes, scales and latents of the block are stored, and the streams move on
+
+A run that is killed goes on with the block it was in, to the same result: what a block needs is on disk before its
+predecessor counts as done, and its random order depends on the seed and its number alone.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from calib.config import CalibConfig
+from calib.initialisers import METHODS, ErrorFeedback, Initialised
+from calib.layers import QuantLinear, full_precision, quant_linears
+from calib.measure import layer_statistics
+from calib.models.blocks import BlockCall, autocast, record_calls
+from calib.models.source import SourceModel
+from calib.stages.moments import groups_by_input, second_moments
+from calib.stages.reconstruct import Reconstruction, reconstruct
+from calib.stages.streams import Streams
+from calib.state import WorkDirectory
+
+__all__ = ["block_file", "walk"]
+
+FORWARD_TOKENS = 4096  # of a batch whose gradients nobody asks for
+
+
+def block_file(index: int) -> str:
+    """The name under which the work directory stores block `index`."""
+    return f"block-{index:03d}"
+
+
+@dataclass
+class _Work:
+    """What stays the same from block to block."""
+
+    source: SourceModel
+    config: CalibConfig
+    start: Callable[[QuantLinear], Initialised] | None
+    work: WorkDirectory
+    device: str
+    dtype: torch.dtype
+    progress: Callable[..., None]
+    streams: Streams | None = None
+    calls: dict[int, list[BlockCall]] | None = None  # by batch size
+
+    def run(self, block: int, hidden: Tensor) -> Tensor:
+        """Block `block` on hidden states [batch, T, H] of any device, as float32 on the device."""
+        assert self.calls is not None
+        call = self.calls[len(hidden)][block]
+        with autocast(self.device, self.dtype):
+            return call(self.source.blocks[block][1], hidden.to(self.device)).float()
+
+    def batches(self, windows: int) -> Iterator[slice]:
+        """Slices of whole forward batches over the first `windows` windows."""
+        assert self.streams is not None
+        size = max(1, FORWARD_TOKENS // self.streams.shape[1])
+        return (slice(begin, min(begin + size, windows)) for begin in range(0, windows, size))
+
+
+def walk(
+    source: SourceModel,
+    config: CalibConfig,
+    tokens: Tensor | None,
+    work: WorkDirectory,
+    *,
+    start: Callable[[QuantLinear], Initialised] | None,
+    device: str,
+    dtype: torch.dtype,
+    progress: Callable[..., None],
+) -> None:
+    """Run the stages init and block of `config` and leave one file for each block in `work`.
+
+    `tokens` int [windows, T] may be None where no stage looks at text. `start` gives the state of a layer to begin with
+    where the stage init is left out. `progress` is called with tokens done and figures to show.
+    """
+    job = _Work(source, config, start, work, device, dtype, progress)
+    done = 0
+    while done < len(source.blocks) and work.has(block_file(done)):
+        done += 1
+    if done == len(source.blocks):
+        return
+    if tokens is not None:
+        _prepare_streams(job, tokens, done)
+    for index in range(done, len(source.blocks)):
+        _walk_block(job, index)
+    if job.streams is not None:
+        job.streams.drop(len(source.blocks))
+
+
+@torch.no_grad()
+def _prepare_streams(job: _Work, tokens: Tensor, block: int) -> None:
+    """Open the streams that enter `block`, or make those that enter the first; record the calls of all blocks."""
+    source = job.source
+    for _, module in source.outside():
+        source.load(module)
+        module.to(job.device)
+    first = source.blocks[0][1]
+    source.load(first)
+    first.to(job.device)
+    hidden_size = source.model.config.get_text_config().hidden_size
+    windows, length = tokens.shape
+    job.streams = Streams(job.work.path / "streams", (windows, length, hidden_size), job.config.cache_gb)
+    training, held_out = job.config.block.batch, job.config.block.held_out
+    sizes = {part.stop - part.start for part in job.batches(windows)} | {training, held_out % training}
+    sizes |= {part.stop - part.start for part in job.batches(job.config.init.windows)}
+    job.calls = {size: record_calls(source, tokens[:size].to(job.device))[1] for size in sizes if 0 < size <= windows}
+    if not job.streams.complete(block):
+        teacher, student = (job.streams.create(kind, 0) for kind in ("teacher", "student"))
+        for part in job.batches(windows):
+            teacher[part] = student[part] = record_calls(source, tokens[part].to(job.device))[0].float().cpu()
+        for kind in ("teacher", "student"):
+            job.streams.keep(kind, 0)
+    source.unload(first)
+    for _, module in source.outside():
+        source.unload(module)
+
+
+def _walk_block(job: _Work, index: int) -> None:
+    name, block = job.source.blocks[index]
+    begin = time.perf_counter()
+    job.source.load(block)
+    block.to(job.device)
+    layers = quant_linears(block)
+    inputs = targets = None
+    if job.streams is not None:
+        inputs, targets = job.streams.open("student", index), _advance_teacher(job, index)
+    started = _start_layers(job, index, layers, inputs)
+    report: dict[str, Any] = {"name": name, "layers": {layer.name: {} for layer in layers}}
+    if "init" in job.config.stages:
+        _measure(report, "init", layers, started)
+    if "block" in job.config.stages:
+        assert inputs is not None and targets is not None
+        result = _reconstruct(job, index, layers, started, inputs, targets)
+        report["error_before"], report["error_after"] = result.before, result.after
+        _measure(report, "block", layers, started)
+    if inputs is not None:
+        _advance_student(job, index, inputs)
+    report["seconds"] = time.perf_counter() - begin
+    _store(job, index, layers, report)
+    job.source.unload(block)
+
+
+@dataclass
+class _Started:
+    state: Initialised
+    moments: Tensor | None
+
+
+def _start_layers(job: _Work, index: int, layers: list[QuantLinear], inputs: Tensor | None) -> dict[str, _Started]:
+    """Give every layer planes and scales; afterwards all are quantised."""
+    started: dict[str, _Started] = {}
+    for group in _groups(job, index, layers, inputs):
+        moments = None
+        if inputs is not None:
+            moments = second_moments(group[0], _forwards(job, index, inputs[: job.config.init.windows]))
+        for layer, state in zip(group, _start_group(job, group, moments), strict=True):
+            layer.set_scales(state.scales)
+            layer.set_planes(state.planes)
+            layer.quantised = True
+            started[layer.name] = _Started(state, moments)
+    return started
+
+
+def _forwards(job: _Work, index: int, inputs: Tensor) -> Iterator[Callable[[], Tensor]]:
+    """Forward passes of the student's block over all `inputs`, to be called."""
+    return (partial(job.run, index, inputs[part]) for part in job.batches(len(inputs)))
+
+
+def _groups(job: _Work, index: int, layers: list[QuantLinear], inputs: Tensor | None) -> list[list[QuantLinear]]:
+    if inputs is None:
+        return [[layer] for layer in layers]
+    return groups_by_input(layers, next(_forwards(job, index, inputs)))
+
+
+def _start_group(job: _Work, group: list[QuantLinear], moments: Tensor | None) -> list[Initialised]:
+    """The start of layers that read the same value: one problem, since rows don't know of one another."""
+    if job.start is not None:
+        return [job.start(layer) for layer in group]
+    settings = job.config.init
+    method = METHODS[settings.method].start
+    if settings.method == "error-feedback":
+        method = ErrorFeedback(settings.refits, settings.polishes, settings.damping)
+    weight = torch.cat([layer.weight.float() for layer in group])
+    none = torch.empty(0, 0)
+    state = method(weight, none if moments is None else moments, job.source.format, group[0].name)
+    begin, parts = 0, []
+    for layer in group:
+        parts.append(state.rows(begin, begin + layer.out_features))
+        begin += layer.out_features
+    return parts
+
+
+def _reconstruct(
+    job: _Work, index: int, layers: list[QuantLinear], started: dict[str, _Started], inputs: Tensor, targets: Tensor
+) -> Reconstruction:
+    settings = job.config.block
+    for layer in layers:
+        layer.set_latent(started[layer.name].state.latent)
+    used = slice(len(inputs) - settings.windows - settings.held_out, len(inputs))
+    length = inputs.shape[1]
+    block = job.source.blocks[index][1]
+    block.requires_grad_(requires_grad=False)
+    for layer in layers:
+        layer.scales.requires_grad_()
+        assert layer.latent is not None
+        layer.latent.requires_grad_()
+    return reconstruct(
+        lambda hidden: job.run(index, hidden),
+        layers,
+        inputs[used],
+        targets[used],
+        settings,
+        seed=job.config.seed * len(job.source.blocks) + index,
+        progress=lambda windows: job.progress(windows * length, block=index),
+    )
+
+
+@torch.no_grad()
+def _advance_teacher(job: _Work, index: int) -> Tensor:
+    assert job.streams is not None
+    entering, leaving = job.streams.open("teacher", index), job.streams.create("teacher", index + 1)
+    with full_precision(job.source.blocks[index][1]):
+        for part in job.batches(len(entering)):
+            leaving[part] = job.run(index, entering[part]).cpu()
+    job.streams.keep("teacher", index + 1)
+    return leaving
+
+
+@torch.no_grad()
+def _advance_student(job: _Work, index: int, entering: Tensor) -> None:
+    assert job.streams is not None
+    leaving = job.streams.create("student", index + 1)
+    for part in job.batches(len(entering)):
+        leaving[part] = job.run(index, entering[part]).cpu()
+    job.streams.keep("student", index + 1)
+
+
+def _measure(report: dict[str, Any], stage: str, layers: list[QuantLinear], started: dict[str, _Started]) -> None:
+    for layer in layers:
+        report["layers"][layer.name][stage] = layer_statistics(
+            layer.weight.float(),
+            layer.current_planes(),
+            layer.scales.detach(),
+            layer.format.group_size,
+            started[layer.name].moments,
+        )
+
+
+def _store(job: _Work, index: int, layers: list[QuantLinear], report: dict[str, Any]) -> None:
+    tensors: dict[str, Tensor] = {}
+    for layer in layers:
+        tensors[f"{layer.name}.planes"] = layer.current_planes().cpu()
+        tensors[f"{layer.name}.scales"] = layer.scales.detach().half().cpu()
+    job.work.write_tensors(block_file(index), tensors, report)
+    if job.streams is not None:
+        job.streams.drop(index)

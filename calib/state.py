@@ -1,0 +1,151 @@
+"""The work directory of a run: what it has done so far, so that a run which is killed can go on.
+
+OUT_DIR.work/
+    run.json             the configuration and a fingerprint of model and data: another run must not go on here
+    lock                 held by the running process
+    <name>.safetensors   one result each, with a JSON object beside the tensors; there whole or not at all
+    streams/             hidden states at the block in work (calib.stages.streams)
+"""
+
+import fcntl
+import json
+import os
+import shutil
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import safetensors
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from dualbinary import InputError
+from dualbinary.files import read_json_object
+
+__all__ = ["WorkDirectory"]
+
+RUN_FILE = "run.json"
+LOCK_FILE = "lock"
+SUFFIX = ".safetensors"
+METADATA = "json"  # the one key of the files' metadata
+
+
+class WorkDirectory:
+    """A directory of finished results that belongs to one run; a context manager that holds its lock.
+
+    Entering raises InputError where another process has the lock, or where the directory belongs to a run with another
+    `identity` (a JSON object: configuration, fingerprints) and `fresh` isn't set.
+    """
+
+    def __init__(self, path: Path, identity: dict[str, Any], *, fresh: bool = False) -> None:
+        self.path = path
+        self._identity = json.loads(json.dumps(identity))
+        self._fresh = fresh
+        self._lock: int | None = None
+
+    def __enter__(self) -> "WorkDirectory":
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = os.open(self.path / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            self._take_lock(self._lock)
+            self._claim()
+        except BaseException:
+            self._release()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._release()
+
+    def has(self, name: str) -> bool:
+        """Whether the result `name` is done."""
+        return self._file(name).is_file()
+
+    def write_tensors(self, name: str, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
+        """Store the result `name`; it is there whole or not at all, whenever the process ends."""
+        target = self._file(name)
+        aside = target.with_name(target.name + ".new")
+        save_file({key: value.contiguous() for key, value in tensors.items()}, aside, {METADATA: json.dumps(metadata)})
+        with aside.open("rb") as written:
+            os.fsync(written.fileno())
+        aside.replace(target)
+        _sync_directory(self.path)
+
+    def read_tensors(self, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """The tensors and metadata of the result `name`. Raises InputError where it is damaged."""
+        file = self._file(name)
+        try:
+            with safetensors.safe_open(file, framework="pt") as opened:
+                metadata = json.loads((opened.metadata() or {})[METADATA])
+            return load_file(file), metadata
+        except (OSError, KeyError, ValueError, safetensors.SafetensorError) as error:
+            raise InputError(f"{file}: not a result of this tool ({error}); start over with --fresh") from None
+
+    def forget(self, name: str) -> None:
+        """Remove the result `name` if it is there."""
+        self._file(name).unlink(missing_ok=True)
+
+    def remove(self) -> None:
+        """Remove the directory, once its results are elsewhere."""
+        shutil.rmtree(self.path)
+
+    def _file(self, name: str) -> Path:
+        return self.path / (name + SUFFIX)
+
+    def _take_lock(self, descriptor: int) -> None:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                f"{self.path}: another run is at work here; wait for it or choose another OUT_DIR"
+            ) from None
+
+    def _claim(self) -> None:
+        """Make the directory this run's own, or find that it is."""
+        file = self.path / RUN_FILE
+        if file.exists() and not self._fresh:
+            differing = _differences(read_json_object(file), self._identity)
+            if differing:
+                raise InputError(
+                    f"{self.path}: belongs to a run that differs in {', '.join(differing)}; "
+                    "start over with --fresh, or choose another OUT_DIR"
+                )
+            return
+        for entry in self.path.iterdir():
+            if entry.name == LOCK_FILE:
+                continue
+            if entry.is_dir():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
+        aside = file.with_name(file.name + ".new")
+        aside.write_text(json.dumps(self._identity, indent=2), encoding="utf-8")
+        aside.replace(file)
+        _sync_directory(self.path)
+
+    def _release(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)  # and with it the lock
+            self._lock = None
+
+
+def _differences(found: dict[str, Any], wanted: dict[str, Any], prefix: str = "") -> list[str]:
+    """Dotted names of the entries in which two JSON objects differ."""
+    names: list[str] = []
+    for key in sorted(found.keys() | wanted.keys()):
+        left, right = found.get(key), wanted.get(key)
+        if isinstance(left, dict) and isinstance(right, dict):
+            names += _differences(left, right, f"{prefix}{key}.")
+        elif left != right:
+            names.append(prefix + key)
+    return names
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
