@@ -12,8 +12,8 @@ import runpy
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 
+from dualbinary.release import release
 from dualbinary.schema import OP, digest
 
 __all__ = ["main"]
@@ -74,11 +74,7 @@ def _run(verb: Verb, arguments: list[str]) -> int:
 
 
 def _version() -> str:
-    try:
-        release = version("dualbinary")
-    except PackageNotFoundError:
-        release = "(not installed)"
-    return f"dualbinary {release}, {OP.domain}::{OP.name} version {OP.version}, contract {digest()}"
+    return f"dualbinary {release()}, {OP.domain}::{OP.name} version {OP.version}, contract {digest()}"
 
 
 if __name__ == "__main__":

@@ -40,12 +40,13 @@ def reconstruct(
     targets: Tensor,
     config: BlockConfig,
     seed: int,
-    progress: Callable[[int], None],
+    progress: Callable[[float, float], None],
 ) -> Reconstruction:
     """Train latents and scales of `layers`, in place, and freeze them into planes with scales that float16 holds.
 
     `run` maps hidden states [batch, T, H] through the student's block. `inputs` and `targets` [windows, T, H] may be
-    memory-mapped; the last `config.held_out` windows are held out. `progress` is told the windows done.
+    memory-mapped; the last `config.held_out` windows are held out. `progress` is told the share done and the loss.
+    Where training made the held-out error no smaller, the layers keep the planes and scales they came with.
     Raises DualBinaryError where the loss stops being finite.
     """
     trained = len(inputs) - config.held_out
@@ -57,6 +58,7 @@ def reconstruct(
     optimiser = torch.optim.Adam(groups, lr=0.0, betas=BETAS, eps=1e-12, foreach=True)
     held_out = range(trained, len(inputs), config.batch)
     before = _mean_error(run, inputs, targets, held_out, config.batch)
+    started = [(layer.current_planes(), layer.scales.detach().clone()) for layer in layers]
     steps_per_epoch = trained // config.batch
     steps = config.epochs * steps_per_epoch
     losses: list[float] = []
@@ -76,11 +78,16 @@ def reconstruct(
                     f"{layers[0].name}: the reconstruction error is {losses[-1]} at step {len(losses)}; "
                     "lower --block-latent-rate and --block-scale-rate"
                 )
-            progress(config.batch)
+            progress(len(losses) / steps, losses[-1])
     for layer in layers:
         layer.freeze()
     tail = losses[-max(1, len(losses) // 10) :]
     after = _mean_error(run, inputs, targets, held_out, config.batch)
+    if not after < before:
+        for layer, (planes, scales) in zip(layers, started, strict=True):
+            layer.set_scales(scales)
+            layer.set_planes(planes)
+        after = before
     return Reconstruction(before, after, sum(tail) / len(tail))
 
 

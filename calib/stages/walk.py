@@ -13,6 +13,7 @@ A run that is killed goes on with the block it was in, to the same result: what 
 predecessor counts as done, and its random order depends on the seed and its number alone.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -33,14 +34,9 @@ from calib.stages.reconstruct import Reconstruction, reconstruct
 from calib.stages.streams import Streams
 from calib.state import WorkDirectory
 
-__all__ = ["block_file", "walk"]
+__all__ = ["Walked", "walk"]
 
 FORWARD_TOKENS = 4096  # of a batch whose gradients nobody asks for
-
-
-def block_file(index: int) -> str:
-    """The name under which the work directory stores block `index`."""
-    return f"block-{index:03d}"
 
 
 @dataclass
@@ -85,11 +81,11 @@ def walk(
     """Run the stages init and block of `config` and leave one file for each block in `work`.
 
     `tokens` int [windows, T] may be None where no stage looks at text. `start` gives the state of a layer to begin with
-    where the stage init is left out. `progress` is called with tokens done and figures to show.
+    where the stage init is left out. `progress(done, total, **figures)` is told tokens.
     """
     job = _Work(source, config, start, work, device, dtype, progress)
     done = 0
-    while done < len(source.blocks) and work.has(block_file(done)):
+    while done < len(source.blocks) and work.has(_block_file(done)):
         done += 1
     if done == len(source.blocks):
         return
@@ -152,6 +148,13 @@ def _walk_block(job: _Work, index: int) -> None:
     report["seconds"] = time.perf_counter() - begin
     _store(job, index, layers, report)
     job.source.unload(block)
+    _tell(job, index + 1)
+
+
+def _tell(job: _Work, blocks: float, **figures: float) -> None:
+    """Report progress: a block counts for as many tokens as pass through it."""
+    tokens = math.prod(job.streams.shape[:2]) if job.streams is not None else 1
+    job.progress(round(blocks * tokens), tokens * len(job.source.blocks), **figures)
 
 
 @dataclass
@@ -210,8 +213,7 @@ def _reconstruct(
     settings = job.config.block
     for layer in layers:
         layer.set_latent(started[layer.name].state.latent)
-    used = slice(len(inputs) - settings.windows - settings.held_out, len(inputs))
-    length = inputs.shape[1]
+    used = slice(max(0, len(inputs) - settings.windows - settings.held_out), len(inputs))
     block = job.source.blocks[index][1]
     block.requires_grad_(requires_grad=False)
     for layer in layers:
@@ -225,7 +227,7 @@ def _reconstruct(
         targets[used],
         settings,
         seed=job.config.seed * len(job.source.blocks) + index,
-        progress=lambda windows: job.progress(windows * length, block=index),
+        progress=lambda share, loss: _tell(job, index + share, loss=loss),
     )
 
 
@@ -265,6 +267,35 @@ def _store(job: _Work, index: int, layers: list[QuantLinear], report: dict[str, 
     for layer in layers:
         tensors[f"{layer.name}.planes"] = layer.current_planes().cpu()
         tensors[f"{layer.name}.scales"] = layer.scales.detach().half().cpu()
-    job.work.write_tensors(block_file(index), tensors, report)
+    job.work.write_tensors(_block_file(index), tensors, report)
     if job.streams is not None:
         job.streams.drop(index)
+
+
+def _block_file(index: int) -> str:
+    """The name under which the work directory stores block `index`."""
+    return f"block-{index:03d}"
+
+
+class Walked:
+    """What a finished walk left in the work directory, read block by block."""
+
+    def __init__(self, source: SourceModel, work: WorkDirectory) -> None:
+        self._work, self._count = work, len(source.blocks)
+        self._block_of = {
+            layer.name: index for index, (_, block) in enumerate(source.blocks) for layer in quant_linears(block)
+        }
+        self._read: tuple[int, dict[str, Tensor]] = -1, {}
+
+    def reports(self) -> list[dict[str, Any]]:
+        """For each block: name, seconds, errors, and figures of its layers."""
+        return [self._work.read_tensors(_block_file(index))[1] for index in range(self._count)]
+
+    def restore(self, layer: QuantLinear) -> None:
+        """Give `layer` the planes and scales that the walk chose."""
+        index = self._block_of[layer.name]
+        if index != self._read[0]:
+            self._read = index, self._work.read_tensors(_block_file(index))[0]
+        layer.set_scales(self._read[1][f"{layer.name}.scales"])
+        layer.set_planes(self._read[1][f"{layer.name}.planes"])
+        layer.quantised = True

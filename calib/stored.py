@@ -1,0 +1,63 @@
+"""Planes and scales of a finished checkpoint, put back on the model that it was made from."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from calib.layers import Format, QuantLinear
+from dualbinary import InputError
+from dualbinary.checkpoint import load_module, planes_name, read_quantization_config, stored_tensors
+
+__all__ = ["Checkpoint"]
+
+
+class Checkpoint:
+    """A checkpoint directory whose planes and scales fit the layers of its full-precision model.
+
+    Attributes:
+        directory: where it is.
+        format: P, G and offset.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        """Open `directory`. Raises InputError where it is not a checkpoint of dualbinary."""
+        self.directory = directory
+        if not directory.is_dir():
+            raise InputError(f"{directory}: not a directory; expected a checkpoint that calibration wrote")
+        quantization = read_quantization_config(directory)
+        if quantization is None:
+            raise InputError(
+                f"{directory}: its config.json has no quantization_config; expected a checkpoint that calibration wrote"
+            )
+        self.format = Format(quantization.planes, quantization.group_size, quantization.has_offset)
+        self._tensors = stored_tensors(directory)
+
+    def holds(self, layer: QuantLinear) -> bool:
+        """Whether `layer` is quantised in the checkpoint."""
+        return planes_name(layer.name) in self._tensors
+
+    def read(self, layer: QuantLinear) -> tuple[Tensor, Tensor]:
+        """Planes uint8 [P, N, Kp/8] and scales float32 [C, N, groups] of `layer`.
+
+        Raises InputError where the checkpoint doesn't have them or they don't fit.
+        """
+        if not self.holds(layer):
+            raise InputError(f"{self.directory}: has no planes of {layer.name}; is it a checkpoint of another model?")
+        planes, scales = load_module(
+            self._tensors, layer.name, layer.out_features, layer.in_features, self.format.group_size
+        )
+        if len(planes) != self.format.planes or len(scales) != self.format.rows:
+            raise InputError(
+                f"{self.directory}: {layer.name} has {len(planes)} planes and {len(scales)} rows of scales, expected "
+                f"{self.format.planes} and {self.format.rows} from its config.json"
+            )
+        return torch.from_numpy(planes), torch.from_numpy(scales).float()
+
+    def apply(self, layers: list[QuantLinear]) -> None:
+        """Give each of `layers` its planes and scales; afterwards all are quantised."""
+        for layer in layers:
+            planes, scales = self.read(layer)
+            layer.set_scales(scales)
+            layer.set_planes(planes)
+            layer.quantised = True

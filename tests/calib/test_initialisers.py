@@ -1,0 +1,115 @@
+"""Every way to start: what it promises of its result, and that each metric is served better than by the one before."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from calib.initialisers import METHODS, ErrorFeedback, from_planes
+from calib.layers import Format
+from calib.quantizer import codes_of, dequantise, nearest, pack
+from dualbinary import InputError
+
+
+def layer(N, K, seed=0):
+    """A weight [N, K] and second moments [K, K] of inputs that are correlated and of very different sizes."""
+    generator = torch.Generator().manual_seed(seed)
+    sizes = torch.exp(torch.randn(K, generator=generator))
+    shared = torch.randn(4 * K, max(1, K // 8), generator=generator) @ torch.randn(
+        max(1, K // 8), K, generator=generator
+    )
+    x = (shared / max(1, K // 8) ** 0.5 + 0.5 * torch.randn(4 * K, K, generator=generator)) * sizes
+    return torch.randn(N, K, generator=generator) * 0.05, x.T @ x / len(x)
+
+
+def output_error(weight, hessian, state, format_):
+    """Relative squared error of the outputs for inputs with these moments."""
+    found = dequantise(state.planes, state.scales, weight.shape[1], format_.group_size, torch.float32)
+    error = weight - found
+    return float(((error @ hessian) * error).sum() / ((weight @ hessian) * weight).sum())
+
+
+def format_for(method, size=32, offset=True):
+    return Format(2, size, offset and method != "paper")
+
+
+@pytest.mark.parametrize("method", METHODS)
+@settings(max_examples=10)
+@given(st.integers(1, 6), st.integers(1, 100), st.sampled_from([32, 64]), st.integers(0, 100))
+def test_a_start_is_consistent(method, N, K, size, seed):
+    weight, hessian = layer(N, K, seed)
+    format_ = format_for(method, size)
+    state = METHODS[method].start(weight, hessian, format_, "a.layer")
+    assert state.planes.shape == (2, N, -(-K // size) * size // 8)
+    assert state.scales.shape == (format_.rows, N, -(-K // size))
+    assert torch.equal(state.scales, state.scales.half().float())  # float16 holds them
+    planes = pack(nearest(state.latent, state.scales, 2, size), 2, size)
+    values = [dequantise(bits, state.scales, K, size, torch.float32) for bits in (planes, state.planes)]
+    assert torch.equal(*values)  # the latents say the same
+
+
+def test_each_metric_is_served_better_by_its_own_method():
+    weight, hessian = layer(48, 192)
+    error = {}
+    for method, row in METHODS.items():
+        format_ = format_for(method, offset=False)
+        error[method] = output_error(weight, hessian, row.start(weight, hessian, format_, "a.layer"), format_)
+    assert error["error-feedback"] < 0.7 * error["activation"]
+    assert error["activation"] < error["fit"] < error["paper"]
+
+
+def test_refits_polishes_and_offset_each_help():
+    weight, hessian = layer(48, 192)
+
+    def error(refits, polishes, offset):
+        format_ = Format(2, 64, offset)
+        return output_error(weight, hessian, ErrorFeedback(refits, polishes)(weight, hessian, format_, "w"), format_)
+
+    assert error(0, 0, False) > error(2, 0, False) > error(2, 2, False) > error(2, 2, True)
+
+
+def test_error_feedback_on_uncorrelated_inputs_is_least_squares():
+    """With H = 1 there is nothing to feed; what remains is the fit of the weights, which refits may only improve."""
+    weight, _ = layer(16, 96)
+    eye, format_ = torch.eye(96), Format(2, 32, False)
+    found = output_error(weight, eye, ErrorFeedback(0, 0)(weight, eye, format_, "w"), format_)
+    wanted = output_error(weight, eye, METHODS["fit"].start(weight, eye, format_, "w"), format_)
+    assert found <= wanted * 1.02  # another order of the same alternation
+
+
+def test_inputs_that_are_always_zero_are_no_trouble():
+    weight, hessian = layer(4, 64)
+    hessian[:, 10:20] = 0
+    hessian[10:20] = 0
+    state = ErrorFeedback()(weight, hessian, Format(2, 32, True), "w")
+    assert torch.isfinite(state.scales).all()
+    assert torch.isfinite(state.latent).all()
+
+
+def test_planes_of_others_keep_their_codes():
+    weight, hessian = layer(6, 80)
+    format_ = Format(2, 32, True)
+    state = ErrorFeedback()(weight, hessian, format_, "w")
+    again = from_planes(weight, state.planes, state.scales, format_)
+    assert torch.equal(nearest(again.latent, again.scales, 2, 32), codes_of(state.planes, 80))
+
+
+def test_the_papers_start_spans_its_levels():
+    weight, _ = layer(4, 64)
+    scales = METHODS["paper"].start(weight, torch.empty(0), Format(2, 32, False), "w").scales
+    torch.testing.assert_close(scales[0], -2 * scales[1])
+    assert (scales[0] > 0).all()
+
+
+def test_the_papers_start_refuses_other_formats_by_name():
+    weight, _ = layer(4, 64)
+    with pytest.raises(InputError, match=r"a\.layer.*2 planes and no offset"):
+        METHODS["paper"].start(weight, torch.empty(0), Format(3, 32, False), "a.layer")
+
+
+@pytest.mark.parametrize("method", ["fit", "activation", "error-feedback"])
+def test_weights_that_are_not_finite_are_refused_by_name(method):
+    weight, hessian = layer(4, 64)
+    weight[2, 3] = torch.nan
+    with pytest.raises(InputError, match=r"a\.layer"):
+        METHODS[method].start(weight, hessian, Format(2, 32, True), "a.layer")
