@@ -274,6 +274,9 @@ def write_checkpoint(
             shutil.copyfile(companion, staging / Path(companion).name)
         _write_shards(staging, tensors, shard_bytes)
         _write_json(staging / CONFIG_FILE, {**model_config, "quantization_config": quantization.to_dict()})
+        mode = (staging / CONFIG_FILE).stat().st_mode
+        for path in staging.glob("*.safetensors"):
+            path.chmod(mode)  # safetensors makes files that their owner alone can read
         for path in (*staging.iterdir(), staging):
             _sync(path)
         if directory.exists():
