@@ -1,0 +1,103 @@
+"""The windows of a run, from text, from sequences that the model writes, or from both."""
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from calib.config import DataConfig
+from calib.data.documents import read_documents
+from calib.data.generate import load_windows
+from calib.data.windows import load_tokenizer, pack_windows, separator_token, tokenize
+from dualbinary import InputError
+
+__all__ = ["MOST_TOKENS", "collect"]
+
+MOST_TOKENS = 64_000_000  # of text that is read; a run uses a hundredth of it, and 250 MB of memory hold it
+
+
+def collect(
+    config: DataConfig,
+    directory: Path,
+    count: int,
+    vocabulary: int,
+    seed: int,
+    generate: Callable[[int], Tensor],
+) -> tuple[Tensor, dict[str, Any]]:
+    """Windows int64 [<= count, T] for the model in `directory`, in the order in which they are used, and their origin.
+
+    Text is read up to MOST_TOKENS and sampled. With generated sequences as well, a share `config.text_share` is text
+    and the rest generated, mixed by `seed`. Nothing comes twice: where a source has less than its share, that is what
+    there is. `generate(n)` writes n sequences, int [n, T]. The origin is a JSON object:
+
+        asked, length                           windows wanted, tokens in each
+        text_windows, generated_windows         windows of either source
+        files                                   of text: name, bytes, documents and tokens read
+        cut                                     whether text was left at MOST_TOKENS
+        generated_file                          where generated sequences were read, or null
+
+    Raises InputError where there is no source, or one that can't be used.
+    """
+    generates = bool(config.generate or config.generated)
+    if not config.text and not generates:
+        raise InputError("no data to calibrate with; give --text FILES, or --generate N to let the model write its own")
+    if config.generate and config.generated:
+        raise InputError("--generate and --generated: expected one of them, sequences written now or before")
+    share = config.text_share if config.text and generates else float(bool(config.text))
+    from_text = round(count * share)
+    files: dict[Path, dict[str, Any]] = {}
+    parts: list[Tensor] = []
+    if config.text:
+        parts.append(_text(config, directory, from_text, vocabulary, seed, files))
+    if generates:
+        parts.append(_generated(config, count - from_text, vocabulary, seed, generate))
+    windows = torch.cat(parts)
+    if len(parts) > 1:
+        windows = windows[torch.randperm(len(windows), generator=torch.Generator().manual_seed(seed))]
+    origin = {
+        "asked": count,
+        "length": config.length,
+        "text_windows": len(parts[0]) if config.text else 0,
+        "generated_windows": len(parts[-1]) if generates else 0,
+        "files": list(files.values()),
+        "cut": sum(entry["tokens"] for entry in files.values()) >= MOST_TOKENS,
+        "generated_file": config.generated and str(config.generated),
+    }
+    return windows, origin
+
+
+def _text(
+    config: DataConfig, directory: Path, count: int, vocabulary: int, seed: int, files: dict[Path, dict[str, Any]]
+) -> Tensor:
+    """Windows of text, int64 [<= count, T]; `files` is told what was read."""
+    source = read_documents(config.text, config.separator)
+    ahead: deque[Path] = deque()  # files of the documents that the tokenizer has taken and not given back yet
+
+    def documents() -> Iterator[tuple[Path, str]]:
+        for path, text in source:
+            ahead.append(path)
+            yield path, text
+
+    tokens = []
+    for ids in tokenize(directory, documents(), vocabulary=vocabulary, most=MOST_TOKENS):
+        path = ahead.popleft()
+        if path not in files:
+            files[path] = {"name": str(path), "bytes": path.stat().st_size, "documents": 0, "tokens": 0}
+        files[path]["documents"] += 1
+        files[path]["tokens"] += len(ids)
+        tokens.append(ids)
+    separator = separator_token(load_tokenizer(directory), vocabulary)
+    return pack_windows(tokens, config.length, separator, count, seed)
+
+
+def _generated(config: DataConfig, count: int, vocabulary: int, seed: int, generate: Callable[[int], Tensor]) -> Tensor:
+    """Windows that the model wrote, int64 [<= count, T]."""
+    if config.generated is None:
+        count = min(count, config.generate)
+        return generate(count).long() if count else torch.empty(0, config.length, dtype=torch.int64)
+    stored = load_windows(Path(config.generated), config.length, vocabulary)
+    order = torch.randperm(len(stored), generator=torch.Generator().manual_seed(seed))
+    return stored[order[:count]].long()

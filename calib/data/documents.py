@@ -1,0 +1,138 @@
+"""Documents of text files: plain text, JSON lines and Parquet.
+
+    .txt .text .md .raw .tokens     a file is one document, or several with a separator between
+    .jsonl                          a line is a JSON object whose "text" is a document
+    .parquet                        a row's "text" is a document
+
+All but .parquet, which compresses by itself, may also end in .gz, .xz or .bz2. Text is UTF-8.
+"""
+
+import bz2
+import glob
+import gzip
+import json
+import lzma
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from dualbinary import InputError
+
+__all__ = ["expand", "read_documents"]
+
+KEY = "text"  # of JSON objects, and the column of Parquet files
+PLAIN, LINES, TABLE = (".txt", ".text", ".md", ".raw", ".tokens"), ".jsonl", ".parquet"
+OPENERS: dict[str, Callable[..., IO[Any]]] = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
+DAMAGE = (OSError, EOFError, lzma.LZMAError, zlib.error)  # what reading a compressed file that isn't one raises
+ROWS = 256  # of a Parquet file in memory at a time
+
+
+def read_documents(patterns: tuple[str, ...], separator: str | None) -> Iterator[tuple[Path, str]]:
+    """The documents of the files that `patterns` name, in the order of `expand`, each with its file.
+
+    `separator` is what stands between documents in a file of plain text; None: the file is one. Documents of nothing
+    but white space are left out. One file of plain text, or one row group, is in memory at a time. Raises InputError:
+    at once for names, on the way for what the files hold.
+    """
+    if separator == "":
+        raise InputError("--separator: is empty; expected what stands between documents, such as '\\n\\n'")
+    return _read(expand(patterns), separator)
+
+
+def expand(patterns: tuple[str, ...]) -> list[Path]:
+    """The files that `patterns`, paths or glob patterns (** for any depth), name: those of each in order, none twice.
+
+    Raises InputError, naming it, for a pattern without a file or a file of no known kind.
+    """
+    files: dict[Path, None] = {}
+    for pattern in patterns:
+        path = Path(pattern)
+        if path.is_dir():
+            raise InputError(f"{pattern}: a directory; expected files, as in '{path / '*.txt'}'")
+        found = [path] if path.is_file() else sorted(map(Path, glob.glob(pattern, recursive=True)))
+        found = [file for file in found if file.is_file()]
+        if not found:
+            raise InputError(f"{pattern}: no such file, and no file matches it as a pattern")
+        files.update(dict.fromkeys(found))
+    for file in files:
+        _kind(file)
+    return list(files)
+
+
+def _kind(path: Path) -> str:
+    """The ending that says what is in a file: one of PLAIN, LINES or TABLE."""
+    name = path.name.lower()
+    inner = Path(name).stem if Path(name).suffix in OPENERS else name
+    kind = Path(inner).suffix
+    if kind in (*PLAIN, LINES) or (kind == TABLE and inner == name):
+        return kind
+    known = ", ".join((*PLAIN, LINES))
+    raise InputError(f"{path}: of no known kind; expected {known}, each also with {', '.join(OPENERS)}, or {TABLE}")
+
+
+def _read(files: list[Path], separator: str | None) -> Iterator[tuple[Path, str]]:
+    for path in files:
+        kind = _kind(path)
+        if kind == TABLE:
+            documents = _table(path)
+        elif kind == LINES:
+            documents = _lines(path)
+        else:
+            documents = _plain(path, separator)
+        try:
+            yield from ((path, document) for document in documents if document.strip())
+        except UnicodeError as error:
+            raise InputError(f"{path}: not UTF-8 text ({error}); convert it first, as with iconv") from None
+        except DAMAGE as error:
+            raise InputError(f"{path}: can't be read ({error})") from None
+
+
+def _open(path: Path) -> IO[str]:
+    opener = OPENERS.get(path.suffix.lower(), open)
+    return opener(path, "rt", encoding="utf-8-sig")  # -sig: a byte order mark is no text
+
+
+def _plain(path: Path, separator: str | None) -> Iterator[str]:
+    with _open(path) as file:
+        text = file.read()
+    yield from [text] if separator is None else text.split(separator)
+
+
+def _lines(path: Path) -> Iterator[str]:
+    with _open(path) as file:
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                yield _document(line, f"{path}:{number}")
+
+
+def _document(line: str, place: str) -> str:
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{place}: not valid JSON ({error})") from None
+    text = value.get(KEY) if isinstance(value, dict) else None
+    if not isinstance(text, str):
+        raise InputError(f'{place}: expected an object with a string "{KEY}", got {line.strip()[:60]}')
+    try:
+        text.encode()
+    except UnicodeError as error:  # half a surrogate pair, which JSON can write and Unicode hasn't
+        raise InputError(f'{place}: "{KEY}" is not Unicode text ({error})') from None
+    return text
+
+
+def _table(path: Path) -> Iterator[str]:
+    import pyarrow  # here, since few runs need it and it takes a second
+    from pyarrow import parquet
+
+    try:
+        with parquet.ParquetFile(path) as file:
+            if KEY not in file.schema_arrow.names:
+                raise InputError(f'{path}: expected a column "{KEY}", got {", ".join(file.schema_arrow.names)}')
+            for batch in file.iter_batches(ROWS, columns=[KEY]):
+                for row in batch.column(0).to_pylist():
+                    if not isinstance(row, str | None):
+                        raise InputError(f'{path}: expected strings in column "{KEY}", got {type(row).__name__}')
+                    yield row or ""
+    except pyarrow.ArrowException as error:
+        raise InputError(f"{path}: not a Parquet file that can be read ({error})") from None

@@ -1,0 +1,233 @@
+"""Text that the full-precision model writes itself, for calibration without data (LLM-QAT, arXiv 2305.17888).
+
+A sequence begins with a token that is swept: each ordinary token of the vocabulary begins one sequence, in random
+order, before any begins a second. So rare tokens come up as well. The next three to five tokens are the likeliest,
+which makes a sensible beginning of it; all others are drawn from the whole distribution, for variety.
+
+An end-of-text token ends nothing: windows have equal lengths, and a model goes on with a new document behind it, as it
+did in its training.
+
+Sequences are written in batches, each with a random generator of its own and kept in a file until all are done. So a
+run that is killed goes on with the batch it was in, to the same result.
+"""
+
+import hashlib
+import inspect
+import json
+import os
+import shutil
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import safetensors
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from calib.data.windows import load_tokenizer, ordinary_tokens
+from calib.models.blocks import autocast
+from dualbinary import DualBinaryError, InputError
+
+__all__ = ["PARTS_SUFFIX", "generate_to", "load_windows"]
+
+PARTS_SUFFIX = ".parts"  # of the directory of finished batches
+TOKENS = "tokens"  # the one tensor of a file
+METADATA = "json"  # the one key of its metadata: safetensors writes several in any order
+STORED_DTYPE = "I32"  # of it, in the words of safetensors
+LEAST_GREEDY, MOST_GREEDY = 3, 5
+MOST_SEQUENCES = 64  # of a batch
+CACHE_BYTES = 2 << 30  # of a batch's keys and values in float32
+
+Progress = Callable[[int, int], None]
+
+
+def generate_to(
+    path: Path,
+    model: PreTrainedModel,
+    count: int,
+    length: int,
+    *,
+    seed: int,
+    dtype: torch.dtype,
+    progress: Progress = lambda *_: None,
+) -> Tensor:
+    """Let `model` write `count` sequences of `length` tokens, int32 [count, length], to `path` and return them.
+
+    `model` is loaded, works on the device where it is, and stays in evaluation mode; matrix products are in `dtype`.
+    Same arguments, same sequences (on one kind of machine): a file that is there already is read, one that other
+    arguments made is an InputError. PATH.parts holds what is done so far. `progress(done, total)` is told tokens.
+    Raises InputError where the model can't write that, DualBinaryError where its logits are not numbers.
+    """
+    description = _describe(model, seed, count, length, dtype)
+    if path.exists():
+        tokens, found = _read(path)
+        if found != description:
+            raise InputError(f"{path}: holds sequences of another run; remove it, or read them with --generated")
+        return tokens
+    _check(model, length)
+    model.eval()
+    place = model.device
+    generator = torch.Generator().manual_seed(seed)
+    first = _sweep(_starts(model), count, generator)
+    greedy = torch.randint(LEAST_GREEDY, MOST_GREEDY + 1, (count,), generator=generator)
+    directory = path.with_name(path.name + PARTS_SUFFIX)
+    directory.mkdir(parents=True, exist_ok=True)
+    parts: list[Tensor] = []
+    for index, part in enumerate(torch.arange(count).split(_batch_size(model, length))):
+        file = directory / f"{index:04d}.safetensors"
+        tokens = _finished(file, description, (len(part), length))
+        done = sum(map(Tensor.numel, parts))
+        if tokens is None:
+            random = torch.Generator(place).manual_seed(seed * 1_000_003 + index)
+            tell = partial(_tell, progress, done, len(part), count * length)
+            with autocast(place.type, dtype):
+                tokens = _write(model, first[part].to(place), greedy[part].to(place), length, random, tell)
+            _save(file, tokens, description)
+        parts.append(tokens)
+        progress(done + tokens.numel(), count * length)
+    tokens = torch.cat(parts)
+    _save(path, tokens, description)
+    shutil.rmtree(directory)
+    return tokens
+
+
+def load_windows(path: Path, length: int, vocabulary: int) -> Tensor:
+    """The sequences of a file that `generate_to` wrote, int32 [count, length].
+
+    Raises InputError for anything else, for another length, and for tokens that aren't below `vocabulary`.
+    """
+    tokens, _ = _read(path)
+    if tokens.shape[1] != length:
+        raise InputError(
+            f"{path}: sequences of {tokens.shape[1]} tokens, expected {length}; set --length {tokens.shape[1]}"
+        )
+    least, most = (int(bound) for bound in tokens.aminmax())
+    if least < 0 or most >= vocabulary:
+        wrong = least if least < 0 else most
+        raise InputError(f"{path}: token {wrong}, expected 0 to {vocabulary - 1}; did another model write it?")
+    return tokens
+
+
+def _describe(model: PreTrainedModel, seed: int, count: int, length: int, dtype: torch.dtype) -> str:
+    """What the sequences of a file depend on, as JSON; of the weights, the first of each tensor."""
+    weights = [parameter[(0,) * parameter.dim()].item() for parameter in model.parameters()]
+    return json.dumps(
+        {
+            "model": _origin(model).name,
+            "weights": hashlib.sha256(json.dumps(weights).encode()).hexdigest(),
+            "seed": seed,
+            "count": count,
+            "length": length,
+            "dtype": str(dtype).removeprefix("torch."),
+        }
+    )
+
+
+def _check(model: PreTrainedModel, length: int) -> None:
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if limit is not None and length > limit:
+        raise InputError(f"--length {length}: the model was made for {limit} tokens or fewer")
+
+
+def _origin(model: PreTrainedModel) -> Path:
+    """The directory that the model came from, or the name of its kind where it was made from nothing."""
+    return Path(model.config.name_or_path or str(model.config.model_type))
+
+
+def _starts(model: PreTrainedModel) -> Tensor:
+    """Ids that a sequence may begin with, [n]. Without a tokenizer all but those that config.json names."""
+    config = model.config.get_text_config()
+    if _origin(model).is_dir():
+        try:
+            return torch.tensor(ordinary_tokens(load_tokenizer(_origin(model)), config.vocab_size))
+        except InputError:
+            pass
+    named = (config.bos_token_id, config.eos_token_id, config.pad_token_id)
+    return torch.tensor([id_ for id_ in range(config.vocab_size) if id_ not in named])
+
+
+def _sweep(ids: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """`count` of `ids`, in one random order after another."""
+    rounds = [ids[torch.randperm(len(ids), generator=generator)] for _ in range(-(-count // len(ids)))]
+    return torch.cat([*rounds, ids[:0]])[:count]
+
+
+def _batch_size(model: PreTrainedModel, length: int) -> int:
+    """Sequences in a batch, from model and length alone: what is drawn must not depend on the machine's memory."""
+    config = model.config.get_text_config()
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    sequence = 2 * config.num_hidden_layers * heads * width * length * torch.float32.itemsize
+    return min(max(1, CACHE_BYTES // sequence), MOST_SEQUENCES)
+
+
+def _tell(progress: Progress, done: int, sequences: int, total: int, position: int) -> None:
+    progress(done + sequences * position, total)
+
+
+@torch.no_grad()
+def _write(
+    model: PreTrainedModel,
+    first: Tensor,
+    greedy: Tensor,
+    length: int,
+    random: torch.Generator,
+    tell: Callable[[int], None],
+) -> Tensor:
+    """One batch, int32 [batch, length] on the CPU: `first` [batch], `greedy` [batch] likeliest ones, then drawn."""
+    tokens = torch.empty(len(first), length, dtype=torch.int64, device=first.device)
+    tokens[:, 0] = first
+    only_last = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
+    cache = None
+    for position in range(1, length):
+        output = model(tokens[:, position - 1 : position], past_key_values=cache, use_cache=True, **only_last)
+        cache = output.past_key_values
+        if cache is None:
+            raise InputError("--generate: the model keeps no keys and values between tokens; give --text instead")
+        logits = output.logits[:, -1].float()
+        if logits.isnan().any():
+            raise DualBinaryError(f"the model's logits are not numbers at token {position} of what it writes")
+        drawn = torch.multinomial(logits.softmax(-1), 1, generator=random)[:, 0]
+        tokens[:, position] = torch.where(position <= greedy, logits.argmax(-1), drawn)
+        tell(position + 1)
+    return tokens.int().cpu()
+
+
+def _finished(file: Path, description: str, shape: tuple[int, int]) -> Tensor | None:
+    """The batch in `file` if an earlier run with the same description and batches of the same size left it whole."""
+    try:
+        tokens, found = _read(file)
+    except InputError:
+        return None
+    return tokens if found == description and tokens.shape == shape else None
+
+
+def _read(path: Path) -> tuple[Tensor, str]:
+    """Tokens int32 [n, T], n and T above 0, and the description of a file. Raises InputError for anything else."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            stored = file.get_slice(TOKENS)
+            dtype, shape = stored.get_dtype(), stored.get_shape()
+            if dtype != STORED_DTYPE or len(shape) != 2 or 0 in shape:
+                raise InputError(f"{path}: {TOKENS} is {dtype} {shape}, expected {STORED_DTYPE} [sequences, length]")
+            return file.get_tensor(TOKENS).clone(), (file.metadata() or {}).get(METADATA, "")
+    except FileNotFoundError:
+        raise InputError(f"{path}: missing") from None
+    except (OSError, safetensors.SafetensorError) as error:
+        raise InputError(f"{path}: not a file of generated sequences ({error})") from None
+
+
+def _save(path: Path, tokens: Tensor, description: str) -> None:
+    """Write a file that is there whole or not at all, whenever the process ends."""
+    aside = path.with_name(path.name + ".new")
+    save_file({TOKENS: tokens.contiguous()}, aside, {METADATA: description})
+    with aside.open("rb") as written:
+        os.fsync(written.fileno())
+    aside.replace(path)
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
