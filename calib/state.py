@@ -34,16 +34,19 @@ class WorkDirectory:
     """A directory of finished results that belongs to one run; a context manager that holds its lock.
 
     Entering raises InputError where another process has the lock, or where the directory belongs to a run with another
-    `identity` (a JSON object: configuration, fingerprints) and `fresh` isn't set.
+    `identity` (a JSON object: configuration, fingerprints) and `fresh` isn't set. A `reader` takes no lock and asks
+    nothing: it belongs to a process that has the lock.
     """
 
-    def __init__(self, path: Path, identity: dict[str, Any], *, fresh: bool = False) -> None:
-        self.path = path
+    def __init__(self, path: Path, identity: dict[str, Any], *, fresh: bool = False, reader: bool = False) -> None:
+        self.path, self._reader = path, reader
         self._identity = json.loads(json.dumps(identity))
         self._fresh = fresh
         self._lock: int | None = None
 
     def __enter__(self) -> "WorkDirectory":
+        if self._reader:
+            return self
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = os.open(self.path / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
@@ -68,10 +71,7 @@ class WorkDirectory:
         target = self._file(name)
         aside = target.with_name(target.name + ".new")
         save_file({key: value.contiguous() for key, value in tensors.items()}, aside, {METADATA: json.dumps(metadata)})
-        with aside.open("rb") as written:
-            os.fsync(written.fileno())
-        aside.replace(target)
-        _sync_directory(self.path)
+        _into_place(aside, target)
 
     def read_tensors(self, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """The tensors and metadata of the result `name`. Raises InputError where it is damaged."""
@@ -105,6 +105,12 @@ class WorkDirectory:
     def _claim(self) -> None:
         """Make the directory this run's own, or find that it is."""
         file = self.path / RUN_FILE
+        aside = file.with_name(file.name + ".new")
+        entries = [entry for entry in self.path.iterdir() if entry.name not in (LOCK_FILE, file.name, aside.name)]
+        if entries and not file.exists():
+            raise InputError(
+                f"{self.path}: holds {entries[0].name}, which no run put there; move it away, or choose another OUT_DIR"
+            )
         if file.exists() and not self._fresh:
             differing = _differences(read_json_object(file), self._identity)
             if differing:
@@ -113,17 +119,13 @@ class WorkDirectory:
                     "start over with --fresh, or choose another OUT_DIR"
                 )
             return
-        for entry in self.path.iterdir():
-            if entry.name == LOCK_FILE:
-                continue
+        for entry in entries:
             if entry.is_dir():
                 shutil.rmtree(entry)
             else:
                 entry.unlink()
-        aside = file.with_name(file.name + ".new")
         aside.write_text(json.dumps(self._identity, indent=2), encoding="utf-8")
-        aside.replace(file)
-        _sync_directory(self.path)
+        _into_place(aside, file)
 
     def _release(self) -> None:
         if self._lock is not None:
@@ -143,7 +145,14 @@ def _differences(found: dict[str, Any], wanted: dict[str, Any], prefix: str = ""
     return names
 
 
-def _sync_directory(path: Path) -> None:
+def _into_place(aside: Path, target: Path) -> None:
+    """Rename a file that is written, on the disk as well; before it, its content."""
+    _sync(aside)
+    aside.replace(target)
+    _sync(target.parent)
+
+
+def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from calib.layers import Format, QuantLinear
 from dualbinary import InputError
-from dualbinary.checkpoint import load_module, planes_name, read_quantization_config, stored_tensors
+from dualbinary.checkpoint import load_module, planes_name, read_quantization_config, scales_name, stored_tensors
 
 __all__ = ["Checkpoint"]
 
@@ -44,6 +44,8 @@ class Checkpoint:
         """
         if not self.holds(layer):
             raise InputError(f"{self.directory}: has no planes of {layer.name}; is it a checkpoint of another model?")
+        if scales_name(layer.name) not in self._tensors:
+            raise InputError(f"{self.directory}: has planes of {layer.name}, but no scales; fetch or write it again")
         planes, scales = load_module(
             self._tensors, layer.name, layer.out_features, layer.in_features, self.format.group_size
         )
@@ -55,9 +57,16 @@ class Checkpoint:
         return torch.from_numpy(planes), torch.from_numpy(scales).float()
 
     def apply(self, layers: list[QuantLinear]) -> None:
-        """Give each of `layers` its planes and scales; afterwards all are quantised."""
+        """Give `layers` their planes and scales; those that the checkpoint kept in full precision stay so.
+
+        Raises InputError where it holds none of them.
+        """
+        held = [layer for layer in layers if self.holds(layer)]
+        if not held:
+            self.read(layers[0])
         for layer in layers:
+            layer.quantised = layer in held
+        for layer in held:
             planes, scales = self.read(layer)
             layer.set_scales(scales)
             layer.set_planes(planes)
-            layer.quantised = True

@@ -3,7 +3,7 @@
 A block takes hidden states and whatever else its model prepares: rotations, masks, biases of ALiBi, a window for this
 layer and not for that. Rather than know every architecture, `record_calls` runs the model's own forward once with
 blocks that only write down what they were given. Windows have equal lengths and no padding, so what was recorded for
-one batch holds for every batch of that size.
+one batch holds for every batch of that size: `check_calls` refuses the models of which that isn't true.
 """
 
 from collections.abc import Iterator
@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from calib.models.source import SourceModel
+from dualbinary import InputError
 
-__all__ = ["BlockCall", "autocast", "compute_dtype", "record_calls"]
+__all__ = ["BlockCall", "autocast", "check_calls", "compute_dtype", "record_calls"]
 
 
 @dataclass(frozen=True)
@@ -36,25 +37,62 @@ class BlockCall:
 def record_calls(source: SourceModel, tokens: Tensor) -> tuple[Tensor, list[BlockCall]]:
     """The hidden states [batch, T, H] that enter the first block for `tokens` [batch, T], and each block's call.
 
-    What lies outside the blocks, and the first block, must be loaded.
+    What lies outside the blocks, and the first block, must be loaded. Raises InputError where the model doesn't run its
+    blocks one after another, each on what the one before returned.
     """
     first = source.blocks[0][1]
     calls: list[BlockCall] = []
     entering: list[Tensor] = []
     real = first.forward
-    returns_tensor = True
+    others: tuple[Any, ...] | None = None  # what a block returns beside the hidden states, if that is a tuple
 
     def record(hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
-        nonlocal returns_tensor
+        nonlocal others
         if not calls:
             entering.append(hidden)
-            returns_tensor = isinstance(real(hidden, *args, **kwargs), Tensor)
+            output = real(hidden, *args, **kwargs)
+            others = None if isinstance(output, Tensor) else output[1:]
+        in_order = len(calls) < len(blocks) and (hidden is entering[0] or torch.equal(hidden, entering[0]))
+        if not in_order:
+            raise _unfit(source, "does something between its blocks")
         calls.append(BlockCall(args, kwargs))
-        return hidden if returns_tensor else (hidden,)
+        return hidden if others is None else (hidden, *others)
 
-    with _forward_replaced([block for _, block in source.blocks], record):
+    blocks = [block for _, block in source.blocks]
+    with _forward_replaced(blocks, record):
         source.model.base_model(input_ids=tokens, use_cache=False)
+    if len(calls) != len(blocks):
+        raise _unfit(source, f"runs {len(calls)} of its {len(blocks)} blocks")
     return entering[0], calls
+
+
+def check_calls(source: SourceModel, tokens: Tensor) -> None:
+    """Raise InputError where blocks are given more of the `tokens` [batch, T] than the hidden states."""
+
+    def given(ids: Tensor) -> list[Any]:
+        return [(call.args, call.kwargs) for call in record_calls(source, ids)[1]]
+
+    others = (tokens + 1) % source.model.config.get_text_config().vocab_size
+    if not _same(given(tokens), given(others)):
+        raise _unfit(source, "gives its blocks more of the text than their hidden states")
+
+
+def _same(left: Any, right: Any) -> bool:
+    """Whether all tensors in two nested arguments are equal."""
+    if isinstance(left, Tensor):
+        return isinstance(right, Tensor) and torch.equal(left, right)
+    if isinstance(left, dict):
+        return left.keys() == right.keys() and all(_same(value, right[key]) for key, value in left.items())
+    if isinstance(left, (tuple, list)):
+        return len(left) == len(right) and all(map(_same, left, right))
+    return True
+
+
+def _unfit(source: SourceModel, what: str) -> InputError:
+    return InputError(
+        f"{source.directory}: {source.config.get('model_type')} {what}, so its blocks cannot be calibrated one by one; "
+        "start from the weights alone, with --stages init,e2e --init-method fit"
+    )
 
 
 @contextmanager

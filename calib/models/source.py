@@ -26,7 +26,7 @@ from dualbinary import InputError
 from dualbinary.checkpoint import CONFIG_FILE, StoredTensor, read_quantization_config, stored_tensors
 from dualbinary.files import read_json_object
 
-__all__ = ["SourceModel"]
+__all__ = ["SourceModel", "decoder_blocks", "empty_model", "parameter_count"]
 
 # A parameter of a block with more than this many dimensions is a stack of matrices that no Linear holds.
 MATRIX_DIMENSIONS = 2
@@ -38,6 +38,38 @@ class _Place:
 
     stored: str
     transposed: bool = False
+
+
+def empty_model(directory: Path) -> PreTrainedModel:
+    """The causal language model of config.json, its parameters on the meta device. Raises InputError."""
+    try:
+        config = AutoConfig.from_pretrained(directory, trust_remote_code=False)
+        with init_empty_weights(include_buffers=False):
+            model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
+    except Exception as error:  # whatever comes up in the code of an architecture that meets an unexpected value
+        raise InputError(
+            f"{directory / CONFIG_FILE}: transformers cannot build a causal language model from it ({error})"
+        ) from None
+    return model.eval()
+
+
+def decoder_blocks(model: PreTrainedModel) -> list[tuple[str, nn.Module]]:
+    """The decoder's blocks with their names: the ModuleList that holds most of the parameters. Raises InputError."""
+    lists = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.ModuleList)]
+    sizes = [sum(parameter.numel() for parameter in module.parameters()) for _, module in lists]
+    if not lists or not max(sizes):
+        raise InputError(f"{type(model).__name__}: has no list of decoder blocks, so nothing to walk through")
+    name, blocks = lists[sizes.index(max(sizes))]
+    return [(f"{name}.{index}", block) for index, block in enumerate(blocks)]
+
+
+def parameter_count(model: PreTrainedModel) -> int:
+    """Parameters of a model, loaded or not; a head that is tied to the embedding doesn't count."""
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    count = sum(parameter.numel() for parameter in model.parameters())
+    if head is None or embedding is None or not model.config.get_text_config().tie_word_embeddings:
+        return count
+    return count if head.weight is embedding.weight else count - head.weight.numel()
 
 
 class SourceModel:
@@ -63,9 +95,10 @@ class SourceModel:
                 f"{directory}: already a dualbinary checkpoint; give the full-precision model it came from"
             )
         self.tensors: dict[str, StoredTensor] = stored_tensors(self.directory)
-        self.model = self._build()
-        self.blocks = self._find_blocks()
+        self.model = empty_model(self.directory)
+        self.blocks = decoder_blocks(self.model)
         self._places = self._find_places()
+        self._read_buffers()
         self.skipped: list[str] = []
         self.linears = self._replace_linears(skip)
 
@@ -78,20 +111,25 @@ class SourceModel:
         """
         names = {id(parameter): name for name, parameter in self.model.named_parameters(remove_duplicate=False)}
         linear_weights = {id(layer.weight) for layer in module.modules() if isinstance(layer, QuantLinear)}
+        loaded: dict[_Place, nn.Parameter] = {}  # a tied head becomes the embedding, which is large, not a copy of it
         for owner in module.modules():
             for key, parameter in list(owner.named_parameters(recurse=False)):
                 if parameter.device.type != "meta" or key in ("scales", "planes", "latent"):
                     continue
                 place = self._places[names[id(parameter)]]
-                kind = linear_dtype if linear_dtype and id(parameter) in linear_weights else dtype
-                value = nn.Parameter(self.read(place.stored, place.transposed).to(kind), requires_grad=False)
-                setattr(owner, key, value)
+                if place not in loaded:
+                    kind = linear_dtype if linear_dtype and id(parameter) in linear_weights else dtype
+                    value = self.read(place.stored, place.transposed).to(kind)
+                    loaded[place] = nn.Parameter(value, requires_grad=False)
+                setattr(owner, key, loaded[place])
         if module is self.model:
             self.model.tie_weights()
 
     def unload(self, module: nn.Module) -> None:
-        """Give back the memory of the parameters of `module`; scales, planes and latents go too."""
+        """Give back the memory of the parameters of `module`; scales, planes and latents go too, for good."""
         for owner in module.modules():
+            if isinstance(owner, QuantLinear):
+                owner.quantised = False
             for key, parameter in list(owner.named_parameters(recurse=False)):
                 if isinstance(owner, QuantLinear) and key in ("scales", "planes", "latent"):
                     setattr(owner, key, None)
@@ -111,38 +149,16 @@ class SourceModel:
             if id(module) not in inside and next(module.parameters(recurse=False), None) is not None:
                 yield name, module
 
-    def _build(self) -> PreTrainedModel:
-        try:
-            config = AutoConfig.from_pretrained(self.directory)
-            with init_empty_weights(include_buffers=False):
-                model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-        except (ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
-            raise InputError(
-                f"{self.directory / CONFIG_FILE}: transformers cannot build a causal language model from it ({error})"
-            ) from None
-        return model.eval()
-
-    def _find_blocks(self) -> list[tuple[str, nn.Module]]:
-        """The ModuleList that holds most of the model's parameters."""
-        lists = [(name, module) for name, module in self.model.named_modules() if isinstance(module, nn.ModuleList)]
-        sizes = [sum(parameter.numel() for parameter in module.parameters()) for _, module in lists]
-        if not lists or not max(sizes):
-            raise InputError(f"{self.directory}: the model has no list of decoder blocks, so nothing to walk through")
-        name, blocks = lists[sizes.index(max(sizes))]
-        return [(f"{name}.{index}", block) for index, block in enumerate(blocks)]
-
     def _find_places(self) -> dict[str, _Place]:
         """Where each parameter of the model is stored; a tied one where the tensor that it is tied to is."""
-        prefix = self.model.base_model_prefix
         tied = {id(parameter): name for name, parameter in self.model.named_parameters(remove_duplicate=False)}
         places: dict[str, _Place] = {}
         embedding = self.model.get_input_embeddings().weight
         head = self.model.get_output_embeddings()
         for name, parameter in self.model.named_parameters(remove_duplicate=False):
-            choices = (name, name.removeprefix(f"{prefix}."), f"{prefix}.{name}")
-            stored = next((choice for choice in choices if choice in self.tensors), None)
+            stored = self._stored_name(name)
             if stored is None and head is not None and parameter is head.weight and self.config_ties():
-                stored = places[tied[id(embedding)]].stored
+                stored = self._stored_name(tied[id(embedding)])
             if stored is None:
                 raise InputError(
                     f"{self.directory}: no tensor is stored for {name}. Models whose files transformers renames or "
@@ -157,6 +173,20 @@ class SourceModel:
             places[name] = _Place(stored)
         return places
 
+    def _stored_name(self, name: str) -> str | None:
+        """The stored tensor of a parameter; files leave out the prefix of the base model, or have one more."""
+        prefix = self.model.base_model_prefix
+        choices = (name, name.removeprefix(f"{prefix}."), f"{prefix}.{name}")
+        return next((choice for choice in choices if choice in self.tensors), None)
+
+    def _read_buffers(self) -> None:
+        """Fill the buffers that the files hold; they are small, and not on the meta device."""
+        kept = self.model.state_dict().keys()
+        for name, buffer in self.model.named_buffers():
+            stored = self._stored_name(name) if name in kept else None
+            if stored is not None and self.tensors[stored].shape == tuple(buffer.shape):
+                buffer.copy_(self.read(stored))
+
     def config_ties(self) -> bool:
         """Whether the head's weight is the embedding's."""
         return bool(self.model.config.get_text_config().tie_word_embeddings)
@@ -166,20 +196,19 @@ class SourceModel:
         used = dict.fromkeys(skip, False)
         seen: dict[int, str] = {}
         for block_name, block in self.blocks:
-            for path, module in list(block.named_modules()):
+            for path, module in list(block.named_modules(remove_duplicate=False)):
                 name = f"{block_name}.{path}"
-                if not isinstance(module, (nn.Linear, Conv1D)):
+                if not isinstance(module, (nn.Linear, Conv1D, QuantLinear)):
                     self._refuse_stacks(name, module, skip, used)
                     continue
                 stored = self._places[f"{name}.weight"].stored.removesuffix(".weight")
-                if id(module.weight) in seen:
-                    raise InputError(
-                        f"{stored}: shares its weight with {seen[id(module.weight)]}; a weight that two layers use "
-                        "cannot be calibrated for each. Leave both out with --skip"
-                    )
-                seen[id(module.weight)] = stored
                 matching = [pattern for pattern in skip if fnmatchcase(stored, pattern)]
                 used.update(dict.fromkeys(matching, True))
+                if isinstance(module, QuantLinear):  # the model uses this block twice
+                    raise _shared(stored, module.name)
+                twin = seen.setdefault(id(module.weight), stored)
+                if twin != stored and not (matching and twin in self.skipped):
+                    raise _shared(stored, twin)
                 if matching:
                     self.skipped.append(stored)
                     continue
@@ -207,6 +236,14 @@ class SourceModel:
             used.update(dict.fromkeys(matching, True))
             if not matching:
                 raise InputError(
-                    f"{name}.{key}: {list(parameter.shape)} is a stack of matrices (the experts of a mixture), which "
-                    f"calibration cannot quantise; --skip '*.{key}' keeps them in full precision"
+                    f"{name}.{key}: {list(parameter.shape)} is no matrix (but the experts of a mixture, or a "
+                    "convolution), and calibration cannot quantise it; "
+                    f"--skip '*.{name.rpartition('.')[2]}.{key}' keeps it in full precision"
                 )
+
+
+def _shared(name: str, other: str) -> InputError:
+    return InputError(
+        f"{name}: shares its weight with {other}; a weight that two layers use cannot be calibrated for each. "
+        "Leave both out with --skip"
+    )

@@ -5,6 +5,8 @@
 A file in work has the ending .new; it takes its name once all windows are in it.
 """
 
+import math
+import os
 import shutil
 from pathlib import Path
 
@@ -27,7 +29,8 @@ class Streams:
         """`shape` is [windows, T, H]. Raises InputError where the limit or the disk is too small for it."""
         self.directory, self.shape = directory, shape
         directory.mkdir(exist_ok=True)
-        need = GENERATIONS * 4 * shape[0] * shape[1] * shape[2]
+        self._bytes = 4 * math.prod(shape)
+        need = GENERATIONS * self._bytes
         free = shutil.disk_usage(directory).free + sum(file.stat().st_size for file in directory.iterdir())
         for what, limit in (("--cache-gb", limit_gb * GIGABYTE), (f"free space of {directory}", float(free))):
             if need > limit:
@@ -46,7 +49,10 @@ class Streams:
 
     def keep(self, kind: str, block: int) -> None:
         """Give the file of a `create` its name: all windows are in it."""
-        self._in_work(kind, block).replace(self.path(kind, block))
+        aside = self._in_work(kind, block)
+        with aside.open("rb") as written:
+            os.fsync(written.fileno())
+        aside.replace(self.path(kind, block))
 
     def open(self, kind: str, block: int) -> Tensor:
         """The mapped tensor of an earlier `create`, writable in memory only."""
@@ -54,7 +60,8 @@ class Streams:
 
     def complete(self, block: int) -> bool:
         """Whether both files that enter `block` are there."""
-        return all(self.path(kind, block).is_file() for kind in ("teacher", "student"))
+        files = [self.path(kind, block) for kind in ("teacher", "student")]
+        return all(file.is_file() and file.stat().st_size == self._bytes for file in files)
 
     def drop(self, block: int) -> None:
         """Remove the files that enter `block`."""

@@ -14,6 +14,7 @@ predecessor counts as done, and its random order depends on the seed and its num
 """
 
 import math
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -27,15 +28,17 @@ from calib.config import CalibConfig
 from calib.initialisers import METHODS, ErrorFeedback, Initialised
 from calib.layers import QuantLinear, full_precision, quant_linears
 from calib.measure import layer_statistics
-from calib.models.blocks import BlockCall, autocast, record_calls
+from calib.models.blocks import BlockCall, autocast, check_calls, record_calls
 from calib.models.source import SourceModel
 from calib.stages.moments import groups_by_input, second_moments
 from calib.stages.reconstruct import Reconstruction, reconstruct
 from calib.stages.streams import Streams
 from calib.state import WorkDirectory
+from dualbinary import InputError
 
 __all__ = ["Walked", "walk"]
 
+STREAMS = "streams"  # the directory of the hidden states
 FORWARD_TOKENS = 4096  # of a batch whose gradients nobody asks for
 
 
@@ -81,48 +84,76 @@ def walk(
     """Run the stages init and block of `config` and leave one file for each block in `work`.
 
     `tokens` int [windows, T] may be None where no stage looks at text. `start` gives the state of a layer to begin with
-    where the stage init is left out. `progress(done, total, **figures)` is told tokens.
+    where the stage init is left out. `progress(done, total, **figures)` is told tokens. Raises InputError for too few
+    windows, too little room for hidden states, and models whose blocks can't be run one by one.
     """
     job = _Work(source, config, start, work, device, dtype, progress)
     done = 0
     while done < len(source.blocks) and work.has(_block_file(done)):
         done += 1
-    if done == len(source.blocks):
-        return
-    if tokens is not None:
+    if tokens is not None and done < len(source.blocks):
         _prepare_streams(job, tokens, done)
     for index in range(done, len(source.blocks)):
         _walk_block(job, index)
-    if job.streams is not None:
-        job.streams.drop(len(source.blocks))
+    shutil.rmtree(work.path / STREAMS, ignore_errors=True)
+
+
+def _prepare_streams(job: _Work, tokens: Tensor, block: int) -> None:
+    """Open the streams that enter `block`, or make them; record the calls of all blocks."""
+    settings, source = job.config.block, job.source
+    windows, length = tokens.shape
+    least = settings.batch + settings.held_out
+    if "block" in job.config.stages and windows < least:
+        raise InputError(
+            f"the stage block has {windows} windows of text, expected {least} or more: a batch of {settings.batch} and "
+            f"{settings.held_out} held out; give more text, or lower --block-batch or --block-held-out"
+        )
+    hidden_size = source.model.config.get_text_config().hidden_size
+    job.streams = Streams(job.work.path / STREAMS, (windows, length, hidden_size), job.config.cache_gb)
+    complete = job.streams.complete(block)
+    _record(job, tokens, first_streams=not complete)
+    for index in range(0 if complete else block):
+        _repeat_block(job, index)
 
 
 @torch.no_grad()
-def _prepare_streams(job: _Work, tokens: Tensor, block: int) -> None:
-    """Open the streams that enter `block`, or make those that enter the first; record the calls of all blocks."""
+def _record(job: _Work, tokens: Tensor, *, first_streams: bool) -> None:
+    """Record the calls of all blocks and, if asked, make the streams that enter the first."""
     source = job.source
-    for _, module in source.outside():
+    assert job.streams is not None
+    head, first = source.model.get_output_embeddings(), source.blocks[0][1]
+    needed = [first, *(module for _, module in source.outside() if module is not head)]
+    for module in needed:
         source.load(module)
         module.to(job.device)
-    first = source.blocks[0][1]
-    source.load(first)
-    first.to(job.device)
-    hidden_size = source.model.config.get_text_config().hidden_size
-    windows, length = tokens.shape
-    job.streams = Streams(job.work.path / "streams", (windows, length, hidden_size), job.config.cache_gb)
+    check_calls(source, tokens[:1].to(job.device))
+    windows = len(tokens)
     training, held_out = job.config.block.batch, job.config.block.held_out
     sizes = {part.stop - part.start for part in job.batches(windows)} | {training, held_out % training}
     sizes |= {part.stop - part.start for part in job.batches(job.config.init.windows)}
     job.calls = {size: record_calls(source, tokens[:size].to(job.device))[1] for size in sizes if 0 < size <= windows}
-    if not job.streams.complete(block):
+    if first_streams:
         teacher, student = (job.streams.create(kind, 0) for kind in ("teacher", "student"))
         for part in job.batches(windows):
             teacher[part] = student[part] = record_calls(source, tokens[part].to(job.device))[0].float().cpu()
         for kind in ("teacher", "student"):
             job.streams.keep(kind, 0)
-    source.unload(first)
-    for _, module in source.outside():
+    for module in needed:
         source.unload(module)
+
+
+def _repeat_block(job: _Work, index: int) -> None:
+    """Bring the streams through a block that is done: those behind it were lost."""
+    assert job.streams is not None
+    block, walked = job.source.blocks[index][1], Walked(job.source, job.work)
+    job.source.load(block)
+    for layer in quant_linears(block):
+        walked.restore(layer)
+    block.to(job.device)
+    _advance_teacher(job, index)
+    _advance_student(job, index, job.streams.open("student", index))
+    job.source.unload(block)
+    job.streams.drop(index)
 
 
 def _walk_block(job: _Work, index: int) -> None:

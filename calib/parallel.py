@@ -1,0 +1,132 @@
+"""Several processes that train one model: each takes a share of every batch, and perhaps holds a share of the weights.
+
+    accelerate launch --num_processes 4 -m calib ...               each process holds the whole model
+    accelerate launch --num_processes 4 --use_fsdp -m calib ...    each holds a part of every block (FSDP2)
+
+The loss of a batch is a mean over its windows, so the shares add up to what one process alone computes, but for
+rounding. What lies outside the decoder's blocks, embeddings and head, is whole in every process.
+"""
+
+import os
+from collections.abc import Iterable, Sequence
+from datetime import timedelta
+from typing import Self
+
+import torch
+import torch.distributed as dist
+from accelerate import PartialState
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from dualbinary import InputError
+
+__all__ = ["ALONE", "Team"]
+
+# The first process walks through the blocks while the others wait for it.
+PATIENCE = timedelta(days=30)
+
+
+class Team:
+    """The processes of a run, seen from one of them.
+
+    Attributes:
+        rank: number of this process, 0 .. size - 1; the first one reads, writes and speaks for all.
+        size: how many there are.
+        device: where this process computes, "cpu", "mps" or "cuda:<index>".
+        sharded: whether the blocks' parameters are split over the processes.
+    """
+
+    def __init__(self, rank: int = 0, size: int = 1, device: str = "cpu", *, sharded: bool = False) -> None:
+        self.rank, self.size, self.device, self.sharded = rank, size, device, sharded
+        self._mesh: DeviceMesh | None = None
+
+    @classmethod
+    def launched(cls, device: str | None = None) -> Self:
+        """The team that `accelerate launch` started this process in; alone without it.
+
+        `device` is the user's wish; none: the best there is. Raises InputError where it isn't there.
+        """
+        wanted = device or ("cuda" if torch.cuda.is_available() else "mps" if _has_mps() else "cpu")
+        kind = wanted.partition(":")[0]
+        if (kind == "cuda" and not torch.cuda.is_available()) or (kind == "mps" and not _has_mps()):
+            raise InputError(f"--device {wanted}: PyTorch sees no such device on this machine")
+        if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+            return cls(device=wanted)
+        state = PartialState(cpu=kind == "cpu", timeout=PATIENCE)
+        sharded = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() in ("1", "true")
+        return cls(state.process_index, state.num_processes, str(state.device), sharded=sharded)
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process is the one that speaks for all."""
+        return self.rank == 0
+
+    def share(self, windows: Tensor) -> Tensor:
+        """This process's part of a batch, whose length is a multiple of the team's size."""
+        return windows[self.rank :: self.size]
+
+    def shard(self, block: nn.Module) -> None:
+        """Keep this process's part of the parameters of `block`, which is loaded and on the device, if sharded."""
+        if self.sharded:
+            fully_shard(block, mesh=self._devices())
+
+    def join(self, model: nn.Module, blocks: Iterable[nn.Module]) -> None:
+        """Make sharded `blocks` fetch their parameters one ahead of another; all else in `model` stays whole."""
+        if self.sharded:
+            inside = {id(parameter) for block in blocks for parameter in block.parameters()}
+            outside = {parameter for parameter in model.parameters() if id(parameter) not in inside}
+            fully_shard(model, mesh=self._devices(), ignored_params=outside)
+
+    def _devices(self) -> DeviceMesh:
+        if self._mesh is None:
+            self._mesh = init_device_mesh(self.device.partition(":")[0], (self.size,))
+        return self._mesh
+
+    @property
+    def loss_factor(self) -> int:
+        """By what a process multiplies the gradient of its share: sharding takes the mean where others take the sum."""
+        return self.size if self.sharded else 1
+
+    @torch.no_grad()
+    def add_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Sum the gradients of all processes; sharded ones are summed already."""
+        if self.size > 1 and not self.sharded:
+            for parameter in parameters:
+                dist.all_reduce(parameter.grad)
+
+    def total(self, values: Sequence[float]) -> list[float]:
+        """Sums of the values of all processes."""
+        if self.size == 1:
+            return list(values)
+        kind = torch.float32 if self.device == "mps" else torch.float64
+        summed = torch.tensor(values, dtype=kind, device=self.device)
+        dist.all_reduce(summed)
+        return summed.tolist()
+
+    def wait(self) -> None:
+        """Return when all processes are here."""
+        if self.size > 1:
+            dist.barrier()
+
+    @staticmethod
+    def whole(value: Tensor) -> Tensor:
+        """All of a tensor that may be split, on the CPU; every process must ask."""
+        value = value.detach()
+        return (value.full_tensor() if isinstance(value, DTensor) else value).cpu()
+
+    @staticmethod
+    @torch.no_grad()
+    def assign(target: Tensor, value: Tensor) -> None:
+        """Give `target`, which may be split, the values of the whole tensor `value`."""
+        if isinstance(target, DTensor):
+            value = distribute_tensor(value.to(target.device), target.device_mesh, target.placements)
+        target.copy_(value)
+
+
+def _has_mps() -> bool:
+    return torch.backends.mps.is_available()
+
+
+ALONE = Team()

@@ -1,0 +1,351 @@
+"""Distillation of the whole model from its full-precision self, end to end.
+
+Teacher and student are one model (calib.layers.full_precision). What trains: the scales and, where the configuration
+gives them a rate, latents that may move weights to other levels. The loss is a mixture of KL divergence, cross entropy
+and deviation-aware distillation (calib.losses); Adam, with rates relative to each layer's root mean square.
+
+The state with the lowest loss on held-out windows wins; the one at the beginning counts too, so that this stage makes
+nothing worse by its own measure. It is measured as it will be stored, with scales that float16 holds.
+
+Every measurement also stores all there is (result "e2e" of the work directory): a run that is killed goes on from the
+last one to the same result, bit for bit on a CPU.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from calib.config import DistillConfig
+from calib.layers import QuantLinear, full_precision
+from calib.losses import LossWeights, chunk_size, sequence_loss
+from calib.models.blocks import autocast
+from calib.models.head import head_of
+from calib.models.source import SourceModel
+from calib.parallel import ALONE, Team
+from calib.quantizer import codes_of, into_cells
+from calib.schedule import learning_rate
+from calib.state import WorkDirectory
+from dualbinary import DualBinaryError, InputError
+
+__all__ = ["Distilled", "distill"]
+
+RESULT = "e2e"  # in the work directory
+BETAS = (0.9, 0.99)
+TERMS = ("loss", "kl", "ce", "dad")
+CURVE_POINTS = 500  # of the record; longer runs are thinned out
+
+
+@dataclass(frozen=True)
+class Distilled:
+    """What the stage did.
+
+    Attributes:
+        curve: for some steps {"step", "tokens", "seconds", "loss", "kl", "ce", "dad"} of the training windows, and
+            "held_out" {"loss", ...} where it was measured; a step counts from 1, 0 is the state before.
+        best_step: the step whose state was kept.
+        first_loss, best_loss: on held-out windows, before and at the best step; None where there are none.
+    """
+
+    curve: list[dict[str, Any]]
+    best_step: int
+    first_loss: float | None
+    best_loss: float | None
+
+
+def distill(
+    source: SourceModel,
+    tokens: Tensor,
+    config: DistillConfig,
+    *,
+    seed: int,
+    dtype: torch.dtype,
+    work: WorkDirectory,
+    team: Team = ALONE,
+    progress: Callable[..., None],
+) -> Distilled:
+    """Train the layers of `source`, whose model is loaded and has planes and scales, and leave them at the best state.
+
+    `tokens` int [windows, T]; the last `config.held_out` are held out, the others are taken in a random order that
+    depends on `seed`, again and again. `progress(done, total, **figures)` is told training tokens. Raises InputError
+    for a batch that the processes can't share, DualBinaryError where the loss stops being finite.
+    """
+    if config.batch % team.size:
+        raise InputError(
+            f"--e2e-batch {config.batch}: {team.size} processes share a batch; expected a multiple of {team.size}"
+        )
+    job = _Distillation(source, tokens, config, dtype, work, team)
+    with _checkpointing(source, enabled=config.gradient_checkpointing):
+        return job.run(seed, progress)
+
+
+class _Distillation:
+    def __init__(
+        self,
+        source: SourceModel,
+        tokens: Tensor,
+        config: DistillConfig,
+        dtype: torch.dtype,
+        work: WorkDirectory,
+        team: Team,
+    ) -> None:
+        self.model, self.layers = source.model, list(source.linears.values())
+        self.config, self.dtype, self.work, self.team = config, dtype, work, team
+        self.device = team.device
+        self.head, vocabulary = head_of(self.model, self.device, dtype)
+        self.chunk = chunk_size(vocabulary)
+        self.weights = LossWeights(config.kl, config.ce, config.dad, config.gamma)
+        split = len(tokens) - config.held_out
+        self.training, self.held_out = tokens[:split], tokens[split:]
+        self.trained = self._prepare()
+        groups = [{"params": [value], "rate": rate} for value, rate in self.trained.values()]
+        self.optimiser = torch.optim.Adam(groups, lr=0.0, betas=BETAS, eps=1e-12, foreach=True)
+        self.curve: list[dict[str, Any]] = []
+        self.best_step, self.best_loss = 0, math.inf
+        self.best: dict[str, Tensor] = {}
+        self.seconds = 0.0
+
+    def run(self, seed: int, progress: Callable[..., None]) -> Distilled:
+        steps, begin = self.config.steps, time.perf_counter()
+        window = self.training.shape[1]
+        step = self._restore()
+        self.seconds, before = 0.0, self.seconds
+        if step == 0:
+            self._measure({"step": 0, "tokens": 0, "seconds": 0.0})
+        while step < steps:
+            chosen = self._windows(step, seed)
+            self._set_rate(learning_rate(step, steps, self.config.warmup))
+            figures = self._step(chosen)
+            step += 1
+            tokens = step * self.config.batch * window
+            self.seconds = before + time.perf_counter() - begin
+            entry = {"step": step, "tokens": tokens, "seconds": self.seconds, **figures}
+            if not math.isfinite(figures["loss"]):
+                raise DualBinaryError(
+                    f"the loss is {figures['loss']} at step {step} of distillation; lower --e2e-scale-rate"
+                )
+            if step % self.config.evaluate_every == 0 or step == steps:
+                self._measure(entry)
+                self._store(step)
+            else:
+                self.curve.append(entry)
+            progress(tokens, steps * self.config.batch * window, **figures)
+        self._take_best()
+        measured = [entry["held_out"]["loss"] for entry in self.curve if "held_out" in entry]
+        return Distilled(
+            _thinned(self.curve),
+            self.best_step,
+            measured[0] if measured else None,
+            self.best_loss if measured else None,
+        )
+
+    def _prepare(self) -> dict[str, tuple[nn.Parameter, float]]:
+        """What trains, by name, each with its relative rate times the layer's root mean square."""
+        self.model.requires_grad_(requires_grad=False)
+        trained: dict[str, tuple[nn.Parameter, float]] = {}
+        for layer in self.layers:
+            size = _whole_mean_square(layer.weight) ** 0.5
+            layer.scales.requires_grad_()
+            trained[f"{layer.name}.scales"] = layer.scales, self.config.scale_rate * size
+            if self.config.latent_rate:
+                if self.team.sharded:
+                    raise InputError("--e2e-latent-rate: latents can't be trained with FSDP; leave out --use_fsdp")
+                _give_latent(layer)
+                assert layer.latent is not None
+                layer.latent.requires_grad_()
+                trained[f"{layer.name}.latent"] = layer.latent, self.config.latent_rate * size
+        return trained
+
+    def _windows(self, step: int, seed: int) -> Tensor:
+        """The windows of one step: each epoch goes through all of them in an order of its own."""
+        count, batch = len(self.training), self.config.batch
+        chosen = []
+        for place in range(step * batch, (step + 1) * batch):
+            epoch, index = divmod(place, count)
+            chosen.append(_order(count, seed, epoch)[index])
+        return self.training[torch.stack(chosen)]
+
+    def _set_rate(self, factor: float) -> None:
+        for group in self.optimiser.param_groups:
+            group["lr"] = group["rate"] * factor
+
+    def _step(self, windows: Tensor) -> dict[str, float]:
+        """One step of the optimiser on windows [batch, T]; returns the mean losses."""
+        sums = dict.fromkeys(self._terms(), 0.0)
+        for part in self.team.share(windows).split(self.config.micro_batch):
+            for name, value in self._pass(part, gradient=True).items():
+                sums[name] += value
+        self.team.add_gradients([value for value, _ in self.trained.values()])
+        self.optimiser.step()
+        self.optimiser.zero_grad()
+        totals = self.team.total(list(sums.values()))
+        return {name: value / len(windows) for name, value in zip(sums, totals, strict=True)}
+
+    def _terms(self) -> list[str]:
+        return [name for name in TERMS if name in ("loss", "ce") or self.weights.needs_teacher]
+
+    def _pass(self, windows: Tensor, *, gradient: bool) -> dict[str, float]:
+        """Forward, and backward if asked for, over windows [batch, T]; returns sums of their losses."""
+        tokens = windows.to(self.device, torch.int64)
+        teacher = None
+        with autocast(self.device, self.dtype):
+            if self.weights.needs_teacher:
+                with torch.no_grad(), full_precision(self.model):
+                    teacher = self._hidden(tokens)
+            with torch.set_grad_enabled(gradient):
+                student = self._hidden(tokens)
+        flow = torch.zeros_like(student)
+        sums = dict.fromkeys(self._terms(), 0.0)
+        for index, window in enumerate(tokens):
+            known = None if teacher is None else teacher[index, :-1]
+            found = sequence_loss(
+                student[index, :-1], known, window[1:], self.head, self.weights, self.chunk, gradient=gradient
+            )
+            for name, value in found.losses.items():
+                sums[name] += value
+            if found.gradient is not None:
+                flow[index, :-1] = found.gradient
+        if gradient:
+            student.backward(flow.mul_(self.team.loss_factor / self.config.batch))
+        return sums
+
+    def _hidden(self, tokens: Tensor) -> Tensor:
+        """What the head reads: [batch, T, H]."""
+        return self.model.base_model(input_ids=tokens, use_cache=False).last_hidden_state
+
+    @torch.no_grad()
+    def _measure(self, entry: dict[str, Any]) -> None:
+        """Measure the loss of held-out windows as the state would be stored; keep the state if it is the best."""
+        self.curve.append(entry)
+        if not len(self.held_out):
+            self._keep(entry["step"], -math.inf)
+            return
+        exact = [layer.scales.detach().clone() for layer in self.layers]
+        for layer in self.layers:
+            layer.round_scales()
+        entry["held_out"] = self._held_out_losses()
+        if entry["held_out"]["loss"] < self.best_loss:
+            self._keep(entry["step"], entry["held_out"]["loss"])
+        for layer, scales in zip(self.layers, exact, strict=True):
+            layer.scales.copy_(scales)
+
+    def _held_out_losses(self) -> dict[str, float]:
+        """Mean losses. Sharded processes must make equally many passes, so some window may be seen for nothing."""
+        count, size = len(self.held_out), self.team.size
+        sums = dict.fromkeys(self._terms(), 0.0)
+        for begin in range(0, count, size):
+            index = begin + self.team.rank
+            found = self._pass(self.held_out[index % count][None], gradient=False)
+            for name, value in found.items():
+                sums[name] += value if index < count else 0.0
+        totals = self.team.total(list(sums.values()))
+        return {name: value / count for name, value in zip(sums, totals, strict=True)}
+
+    def _keep(self, step: int, loss: float) -> None:
+        self.best_step, self.best_loss = step, loss
+        for layer in self.layers:
+            self.best[f"{layer.name}.scales"] = layer.scales.detach().clone()
+            if layer.latent is not None:
+                self.best[f"{layer.name}.planes"] = layer.current_planes()
+
+    @torch.no_grad()
+    def _take_best(self) -> None:
+        for layer in self.layers:
+            layer.scales.copy_(self.best[f"{layer.name}.scales"])
+            layer.round_scales()
+            if layer.latent is not None:
+                layer.set_planes(self.best[f"{layer.name}.planes"])
+        self.model.requires_grad_(requires_grad=False)
+
+    def _state(self) -> Iterator[tuple[str, Tensor]]:
+        """Every tensor that a resumed run needs, by name."""
+        for name, (value, _) in self.trained.items():
+            yield f"value.{name}", value
+            state = self.optimiser.state[value]
+            for key in ("step", "exp_avg", "exp_avg_sq"):
+                yield f"{key}.{name}", state[key]
+
+    def _store(self, step: int) -> None:
+        tensors = {name: self.team.whole(value) for name, value in self._state()}
+        tensors |= {f"best.{name}": self.team.whole(value) for name, value in self.best.items()}
+        if self.team.leads:
+            figures = {"best_step": self.best_step, "best_loss": self.best_loss if len(self.held_out) else None}
+            self.work.write_tensors(
+                RESULT, tensors, {"step": step, "seconds": self.seconds, "curve": self.curve, **figures}
+            )
+
+    def _restore(self) -> int:
+        """Take up what was stored, if anything, and return the number of steps done."""
+        if not self.work.has(RESULT):
+            return 0
+        tensors, known = self.work.read_tensors(RESULT)
+        for value, _ in self.trained.values():
+            zeros = torch.zeros_like(value)
+            self.optimiser.state[value] = {"step": torch.tensor(0.0), "exp_avg": zeros, "exp_avg_sq": zeros.clone()}
+        for name, target in self._state():
+            self.team.assign(target, tensors[name])
+        self.curve, self.best_step, self.seconds = known["curve"], known["best_step"], known["seconds"]
+        self.best_loss = -math.inf if known["best_loss"] is None else known["best_loss"]
+        self._keep(self.best_step, self.best_loss)  # tensors of the right kind, to be filled
+        for name, target in self.best.items():
+            self.team.assign(target, tensors[f"best.{name}"])
+        return known["step"]
+
+
+def _order(count: int, seed: int, epoch: int) -> Tensor:
+    """The order of the training windows in one epoch."""
+    return torch.randperm(count, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
+
+
+def _whole_mean_square(weight: Tensor) -> float:
+    return Team.whole(weight).float().square().mean().item()
+
+
+@torch.no_grad()
+def _give_latent(layer: QuantLinear) -> None:
+    """Latents as near to the full-precision weights as the planes that the layer has allow."""
+    codes = codes_of(layer.current_planes(), layer.in_features)
+    format_ = layer.format
+    layer.set_latent(into_cells(layer.weight.float(), codes, layer.scales, format_.planes, format_.group_size))
+
+
+@contextmanager
+def _checkpointing(source: SourceModel, *, enabled: bool) -> Iterator[None]:
+    """Within: blocks keep their inputs only and compute again what their gradients need."""
+    blocks = [block for _, block in source.blocks] if enabled else []
+    for block in blocks:
+        block.forward = _recomputed(block.forward)
+    try:
+        yield
+    finally:
+        for block in blocks:
+            del block.forward
+
+
+def _recomputed(forward: Callable[..., Any]) -> Callable[..., Any]:
+    def run(*args: Any, **kwargs: Any) -> Any:
+        if not torch.is_grad_enabled():
+            return forward(*args, **kwargs)
+        return checkpoint(forward, *args, use_reentrant=False, **kwargs)
+
+    return run
+
+
+def _thinned(curve: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """At most CURVE_POINTS entries and those with held-out figures; the losses between are averaged into them."""
+    stride = -(-len(curve) // CURVE_POINTS)
+    kept: list[dict[str, Any]] = []
+    pending: list[dict[str, Any]] = []
+    for entry in curve:
+        pending.append(entry)
+        if len(pending) >= stride or "held_out" in entry:
+            means = {name: sum(one[name] for one in pending) / len(pending) for name in TERMS if name in pending[-1]}
+            kept.append({**entry, **means})
+            pending = []
+    return kept
