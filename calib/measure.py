@@ -47,10 +47,11 @@ def layer_statistics(
     """The figures of one layer, ready for the record of a run.
 
     `weight` [N, K] of any floating type, `planes` uint8 [P, N, Kp/8] in layout 1, `scales` [C, N, Kp/G], `hessian`
-    [K, K] in any scaling or None. The keys: weight_error, output_error, density (of each plane), entropy and
-    huffman_bits (of the codes, bits per weight), level_shares (share of the weights at the lowest level of their group,
-    at the next, and so on), corr_paths and corr_residual (P-1 values each). Errors are relative and 0 for a weight of
-    zeros, correlations 0 where one side is constantly 0; output_error and the correlations are None without `hessian`.
+    [K, K] in any scaling or None. The keys: weights (N * K), weight_error, output_error, density (of each plane),
+    entropy and huffman_bits (of the codes, bits per weight), level_shares (share of the weights at the lowest level of
+    their group, at the next, and so on), corr_paths and corr_residual (P-1 values each). Errors are relative and 0 for
+    a weight of zeros, correlations 0 where one side is constantly 0; output_error and the correlations are None without
+    `hessian`.
 
     Raises InputError where the tensors don't fit together.
     """
@@ -75,6 +76,7 @@ def layer_statistics(
         if metric is not None:
             _add_gram(gram, [error, *parts], metric)
     figures: dict[str, Any] = {
+        "weights": N * K,
         "weight_error": _ratio(*squared.tolist()),
         "output_error": None,
         "density": list(statistics.density),

@@ -1,0 +1,98 @@
+"""Run the analyses of a checkpoint: text to windows, preference of words, and the landscape of one layer."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from calib.data.documents import expand, read_documents
+from calib.data.windows import tokenize
+from calib.models.source import SourceModel
+from calib.report.analyses import AFTER, ANALYSES_VERSION, BEFORE, write_analyses
+from calib.report.landscape import POINTS, landscape
+from calib.report.preference import preference
+from calib.stored import Checkpoint
+from dualbinary import InputError
+from dualbinary.release import release
+
+__all__ = ["Text", "analyse"]
+
+LANDSCAPE_WINDOWS = 2  # of the text; each of the landscape's points, 243 by default, runs the model over them
+
+
+@dataclass(frozen=True)
+class Text:
+    """Files or patterns, and the windows of `length` tokens that are taken from their beginning."""
+
+    files: tuple[str, ...]
+    windows: int = 16
+    length: int = 256
+
+
+def analyse(
+    directory: Path,
+    model_dir: Path,
+    text: Text,
+    *,
+    before: Path | None = None,
+    layer: str | None = None,
+    points: int = POINTS,
+    device: str = "cpu",
+    progress: Callable[[str, int, int], None] = lambda *_: None,
+) -> dict[str, Any]:
+    """Analyse the checkpoint in `directory` against its full-precision model `model_dir`, and keep the result there.
+
+    `before` is a checkpoint to hold beside, such as one without distillation. The landscape is that of `layer`, by
+    default the middle one, over the first two windows. `progress(part, done, total)` is told tokens.
+    Raises InputError, before the model is loaded, for models, text and names that don't fit.
+    """
+    checkpoints = {BEFORE: Checkpoint(before)} if before else {}
+    checkpoints[AFTER] = Checkpoint(directory)
+    format_ = checkpoints[AFTER].format
+    for checkpoint in checkpoints.values():
+        if checkpoint.format != format_:
+            raise InputError(f"{checkpoint.directory}: holds {checkpoint.format}, expected {format_} as in {directory}")
+    source = SourceModel(model_dir, format_)
+    names = list(source.linears)
+    chosen = layer or names[len(names) // 2]
+    if chosen not in names:
+        raise InputError(f"--layer {chosen}: the model has no such layer; expected a name such as {names[0]}")
+    if points < 3 or points % 2 == 0:
+        raise InputError(f"--points {points}: expected an odd number from 3, so that the layer itself is in the middle")
+    tokens = _windows(source, text)
+    value = {
+        "version": ANALYSES_VERSION,
+        "dualbinary": release(),
+        "text": {"files": [file.name for file in expand(text.files)], "windows": text.windows, "length": text.length},
+        "preference": preference(source, checkpoints, tokens, device=device, progress=partial(progress, "preference")),
+        "landscape": landscape(
+            source,
+            chosen,
+            tokens[:LANDSCAPE_WINDOWS],
+            points=points,
+            device=device,
+            progress=partial(progress, "landscape"),
+        ),
+    }
+    write_analyses(directory, value)
+    return value
+
+
+def _windows(source: SourceModel, text: Text) -> Tensor:
+    """The first windows of the text, int32 [W, T]."""
+    if text.windows < 1 or text.length < 2:
+        raise InputError(f"--windows {text.windows} --length {text.length}: expected at least 1 window of 2 tokens")
+    wanted = text.windows * text.length
+    vocabulary = source.model.config.get_text_config().vocab_size
+    documents = tokenize(source.directory, read_documents(text.files, None), vocabulary=vocabulary, most=wanted)
+    tokens = torch.cat([torch.empty(0, dtype=torch.int32), *map(torch.from_numpy, documents)])
+    if len(tokens) < wanted:
+        raise InputError(
+            f"the text has {len(tokens)} tokens, expected {text.windows} windows of {text.length}; "
+            "lower --windows or give more"
+        )
+    return tokens.view(text.windows, text.length)

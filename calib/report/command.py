@@ -1,0 +1,131 @@
+"""`python -m calib report OUT_DIR`: what a run did, as tables, as JSON or as a page with pictures."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from dualbinary import InputError
+from dualbinary.console import add_common_options, run
+
+__all__ = ["main"]
+
+PAGE_FILE = "report.html"
+
+_EPILOG = """\
+examples:
+  python -m calib report smollm2-fdb
+  python -m calib report smollm2-fdb --html
+  python -m calib report smollm2-fdb --html --analyse book.txt --model SmolLM2-135M
+
+Analyses are kept in OUT_DIR/analyses.json; later pages show them without --analyse.
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    result = argparse.ArgumentParser(
+        prog="python -m calib report",
+        description="What a calibration did, layer by layer.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    result.add_argument("directory", type=Path, metavar="OUT_DIR", help="a checkpoint that python -m calib wrote")
+    result.add_argument(
+        "--html",
+        type=Path,
+        nargs="?",
+        const=Path(),
+        metavar="FILE",
+        help=f"write a page with pictures (default OUT_DIR/{PAGE_FILE})",
+    )
+    group = result.add_argument_group("analyses")
+    group.add_argument(
+        "--analyse",
+        nargs="+",
+        action="extend",
+        metavar="TEXT",
+        help="files of text: measure on them which tokens the models prefer, and the landscape of the loss",
+    )
+    group.add_argument("--model", type=Path, metavar="MODEL_DIR", help="the full-precision model, for --analyse")
+    group.add_argument("--before", type=Path, metavar="CHECKPOINT", help="to hold beside, such as one without e2e")
+    group.add_argument("--layer", metavar="NAME", help="the layer of the landscape (default: the middle one)")
+    group.add_argument("--points", type=int, default=9, metavar="N", help="the landscape is N x N points (default 9)")
+    group.add_argument("--windows", type=int, default=16, metavar="N", help="the first N windows (default 16)")
+    group.add_argument("--length", type=int, default=256, metavar="T", help="tokens in a window (default 256)")
+    group.add_argument("--device", metavar="NAME", help="cpu, cuda, mps (default: the best there is)")
+    group.add_argument("--quiet", action="store_true", help="no progress bar")
+    add_common_options(result)
+    return result
+
+
+def main(argv: list[str]) -> int:
+    """Run the command and return its exit code."""
+    return run(parser(), _command, argv)
+
+
+def _command(args: argparse.Namespace) -> None:
+    from calib.report.analyses import read_analyses
+    from calib.report.record import read_record
+    from calib.report.summary import flops, table, totals
+
+    if bool(args.analyse) != bool(args.model):
+        raise InputError("--analyse TEXT and --model MODEL_DIR: expected both or neither")
+    record = read_record(args.directory)
+    analyses = _analyse(args) if args.analyse else read_analyses(args.directory)
+    page = None
+    if args.html is not None:
+        page = args.directory / PAGE_FILE if args.html == Path() else args.html
+        _write_page(page, record, analyses)
+    if args.json:
+        extra = {"totals": totals(record), "flops": flops(record), "analyses": analyses, "html": page and str(page)}
+        print(json.dumps({"directory": str(args.directory), **record, **extra}))
+        return
+    print(table(record))
+    if analyses:
+        print("\n".join(["", *_findings(analyses)]))
+    if page:
+        print(f"\npage: {page}")
+
+
+def _write_page(file: Path, record: dict[str, Any], analyses: dict[str, Any] | None) -> None:
+    from calib.report.files import write_whole
+    from calib.report.page import page
+
+    if file.is_dir():
+        raise InputError(f"--html {file}: a directory; expected a file to write")
+    write_whole(file, page(record, analyses))
+
+
+def _analyse(args: argparse.Namespace) -> dict[str, Any]:
+    from calib.parallel import Team
+    from calib.progress import Bars
+    from calib.report.analyse import Text, analyse
+
+    with Bars(shown=not args.quiet) as bars:
+        return analyse(
+            args.directory,
+            args.model,
+            Text(tuple(args.analyse), args.windows, args.length),
+            before=args.before,
+            layer=args.layer,
+            points=args.points,
+            device=Team.launched(args.device).device,
+            progress=bars.show,
+        )
+
+
+def _findings(analyses: dict[str, Any]) -> list[str]:
+    """The analyses in a few lines."""
+    from calib.report.files import plain
+
+    lines = []
+    for name, table in analyses["preference"]["models"].items():
+        leans = ", ".join(
+            f"{key} {value:+.4f}" for key, value in table["balance"].items() if isinstance(value, float | int)
+        )
+        lines.append(f"leaning to frequent tokens, {name}: {leans} (0: like the full-precision model)")
+    landscape = analyses["landscape"]
+    rises = ", ".join(f"{name} {valley['rise']:.4f}" for name, valley in landscape["formats"].items())
+    lines.append(f"mean rise of the loss around the levels of {plain(landscape['layer'])}, nats: {rises}")
+    return lines

@@ -1,0 +1,184 @@
+"""How flat the loss is around the levels of one quantised layer: as binary, as uniform 2-bit and as two planes.
+
+DB-LLM (arXiv 2402.11960) argues for its two planes with a picture: of the three, theirs lies in the widest valley. Here
+one layer alone is quantised, the planes stay, and the two parameters that place its levels are multiplied by factors
+around 1, in all groups alike:
+
+    format     levels                                     parameters
+    binary     offset, offset + step                      step, offset
+    uniform    zero + (0, 1, 2, 3) * step                 step, zero
+    fdb        0, a1, a2, a1 + a2                         a1, a2
+
+The three are fitted by least squares to the same weight in the same groups. Their numbers of stored bits differ, and so
+do their losses at the centre; what is compared is by how much the loss rises around it. Parameters that mean different
+things are changed by the same factors, so it is a picture of how much care each format needs, not a measure.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Module, functional
+
+from calib.initialisers.data_free import closed_form
+from calib.layers import Format, QuantLinear
+from calib.models.blocks import autocast
+from calib.models.source import SourceModel
+from calib.quantizer import grouped, pack
+from dualbinary import InputError
+
+__all__ = ["FORMATS", "POINTS", "landscape"]
+
+FORMATS = ("binary", "uniform", "fdb")
+REACH = 0.5  # factors from 1 - REACH to 1 + REACH
+POINTS = 9  # of them; odd, so that 1 is among them
+
+# Rounds of the uniform fit, and its step to begin with in standard deviations: best for Gaussian weights (Max 1960).
+ROUNDS, GAUSSIAN_STEP = 10, 0.9957
+HIGHEST_CODE = 3
+LEAST_STEP = torch.finfo(torch.float16).tiny  # of a group of equal weights, whose step is 0
+
+
+@dataclass(frozen=True)
+class _Fitted:
+    """A quantised weight and which rows of its scales each of the two parameters multiplies."""
+
+    planes: Tensor
+    scales: Tensor
+    parameters: dict[str, list[int]]
+
+
+@torch.no_grad()
+def landscape(
+    source: SourceModel,
+    layer_name: str,
+    tokens: Tensor,
+    *,
+    points: int = POINTS,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    progress: Callable[[int, int], None] = lambda *_: None,
+) -> dict[str, Any]:
+    """Cross entropy, nats, of the model on windows `tokens` int [W, T] with only `layer_name` quantised.
+
+    Returns {"layer", "tokens", "factors", "full_precision", "formats"}: the factors, the loss with nothing quantised,
+    and for each of FORMATS {"parameters", "losses", "rise"}. losses[i][j] is with the first parameter times factors[j]
+    and the second times factors[i]; rise is its mean less its centre. The model is loaded, unless it is already, and is
+    left in full precision. `progress(done, total)` is told tokens. Raises InputError for a layer that
+    the model doesn't quantise, or an even number of points.
+    """
+    if points < 1 or points % 2 == 0:
+        raise InputError(f"points: expected an odd number, so that the middle is the unperturbed layer, got {points}")
+    layer = source.linears.get(layer_name)
+    if layer is None:
+        known = next(iter(source.linears))
+        raise InputError(f"{layer_name}: not a layer that is quantised; expected a name such as {known}")
+    source.load(source.model, linear_dtype=dtype)
+    Module.to(source.model, device)
+    for other in source.linears.values():
+        other.quantised = False
+    total, done = (1 + points**2 * len(FORMATS)) * tokens.numel(), 0
+
+    def loss() -> float:
+        nonlocal done
+        value = _loss(source, tokens, device, dtype)
+        done += tokens.numel()
+        progress(done, total)
+        return value
+
+    factors = torch.linspace(1 - REACH, 1 + REACH, points).tolist() if points > 1 else [1.0]
+    full, formats = loss(), {}
+    layer.quantised = True
+    for name, fitted in zip(FORMATS, _fits(layer), strict=True):
+        losses = [[_perturbed(layer, fitted, (x, y), loss) for x in factors] for y in factors]
+        rise = sum(map(sum, losses)) / points**2 - losses[points // 2][points // 2]
+        formats[name] = {"parameters": list(fitted.parameters), "losses": losses, "rise": rise}
+    layer.quantised = False
+    return {
+        "layer": layer_name,
+        "tokens": tokens.numel(),
+        "factors": factors,
+        "full_precision": full,
+        "formats": formats,
+    }
+
+
+def _perturbed(layer: QuantLinear, fitted: _Fitted, factors: tuple[float, float], loss: Callable[[], float]) -> float:
+    """The loss with both parameters of `fitted` multiplied."""
+    scales = fitted.scales.clone()
+    for rows, factor in zip(fitted.parameters.values(), factors, strict=True):
+        scales[rows] *= factor
+    layer.set_planes(fitted.planes)
+    layer.set_scales(scales)
+    return loss()
+
+
+def _loss(source: SourceModel, tokens: Tensor, device: str, dtype: torch.dtype) -> float:
+    """Mean cross entropy over all tokens that follow another."""
+    total = 0.0
+    for row in tokens:
+        window = row.to(device, torch.int64)
+        with autocast(device, dtype):
+            logits = source.model(input_ids=window[None], use_cache=False).logits[0, :-1]
+        total += functional.cross_entropy(logits.float(), window[1:]).item()
+    return total / len(tokens)
+
+
+def _fits(layer: QuantLinear) -> list[_Fitted]:
+    """The layer's weight in each of FORMATS."""
+    weight, size = layer.weight.float(), layer.format.group_size
+    binary = closed_form(weight, Format(1, size, offset=True), layer.name)
+    fdb = closed_form(weight, Format(2, size, offset=False), layer.name)
+    planes, scales = _uniform(weight, size)
+    return [
+        _Fitted(binary.planes, binary.scales, {"step": [0], "offset": [1]}),
+        _Fitted(planes, scales, {"step": [0, 1], "zero": [2]}),
+        _Fitted(fdb.planes, fdb.scales, {"a1": [0], "a2": [1]}),
+    ]
+
+
+def _uniform(weight: Tensor, group_size: int) -> tuple[Tensor, Tensor]:
+    """Planes uint8 [2, N, Kp/8] and scales [3, N, groups] with four equally spaced levels for each group.
+
+    Step and zero are the better of two fits, from a Gaussian's best grid and from the range of the group.
+    """
+    values, inside = grouped(weight, group_size), grouped(torch.ones_like(weight), group_size)
+    mean = values.sum(2, keepdim=True) / inside.sum(2, keepdim=True)
+    deviation = ((values - mean).square().mul(inside).sum(2, keepdim=True) / inside.sum(2, keepdim=True)).sqrt()
+    low, high = torch.where(inside > 0, values, mean).aminmax(dim=2, keepdim=True)
+    step = GAUSSIAN_STEP * deviation
+    fits = [
+        _line(values, inside, step, mean - HIGHEST_CODE / 2 * step),
+        _line(values, inside, (high - low) / HIGHEST_CODE, low),
+    ]
+    first, second = (_codes(values, *fit).mul(fit[0]).add(fit[1]).sub(values).square().mul(inside) for fit in fits)
+    better = first.sum(2, keepdim=True) <= second.sum(2, keepdim=True)
+    step, zero = (torch.where(better, one, other).half().float() for one, other in zip(*fits, strict=True))
+    codes = _codes(values, step, zero).flatten(1)[:, : weight.shape[1]].to(torch.uint8)
+    return pack(codes, 2, group_size), torch.cat([step, 2 * step, zero], 2).movedim(2, 0)
+
+
+def _codes(values: Tensor, step: Tensor, zero: Tensor) -> Tensor:
+    """The nearest of the four levels for each of `values` [N, groups, G], as 0. to 3."""
+    return ((values - zero) / step.clamp_min(LEAST_STEP)).round().clamp(0, HIGHEST_CODE)
+
+
+def _line(values: Tensor, inside: Tensor, step: Tensor, zero: Tensor) -> tuple[Tensor, Tensor]:
+    """A better step and zero [N, groups, 1] for `values` [N, groups, G], of which those count that are `inside`.
+
+    By turns each value takes its nearest level, and step and zero become the line of least squares through codes and
+    values.
+    """
+    count = inside.sum(2, keepdim=True)
+    mean = (values * inside).sum(2, keepdim=True) / count
+    for _ in range(ROUNDS):
+        codes = _codes(values, step, zero)
+        middle = (codes * inside).sum(2, keepdim=True) / count
+        spread = (codes - middle) * inside
+        variance = spread.square().sum(2, keepdim=True)
+        slope = (spread * (values - mean)).sum(2, keepdim=True) / variance
+        step = torch.where(variance > 0, slope, step)
+        zero = mean - step * middle
+    return step, zero

@@ -1,0 +1,137 @@
+"""The record of a run, calibration.json: configuration, data, times, errors and figures of every layer.
+
+    {"version": 1, "dualbinary": release, "config": {...},
+     "model": {"name", "parameters", "quantised_parameters", "hidden", "vocabulary", "bits_per_weight"},
+     "data": {"length", "text_windows", "generated_windows", "files", ...} or null,
+     "blocks": [{"name", "seconds", "error_before", "error_after", "layers": {name: {stage: figures}}}],
+     "e2e": {"curve", "best_step", "first_loss", "best_loss", "seconds"} or absent,
+     "seconds": {"data", "init+block", "e2e"}}
+
+Figures of a layer after a stage are those of calib.measure.layer_statistics. Block errors are there where the stage
+block ran; layers after distillation know no inputs any more, so what needs them is null there.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from calib.config import CalibConfig
+from calib.report.files import LARGEST, Count, Part, Size, read_checked, write_checked
+from dualbinary import InputError
+
+__all__ = ["RECORD_FILE", "read_record", "write_record"]
+
+RECORD_FILE = "calibration.json"
+RECORD_VERSION = 1
+
+Loss = Annotated[float, Field(ge=-LARGEST, le=LARGEST)]
+Shares = list[Annotated[float, Field(ge=0, le=1)]]
+Correlations = list[Annotated[float, Field(ge=-1, le=1)]]
+
+
+class _Model(Part):
+    name: str
+    parameters: Count
+    quantised_parameters: Count
+    hidden: Count
+    vocabulary: Count
+    bits_per_weight: Size
+
+
+class _Figures(Part):
+    weights: Annotated[Count, Field(ge=1)]
+    weight_error: Size
+    output_error: Size | None
+    density: Shares = Field(min_length=1, max_length=4)
+    entropy: Size
+    huffman_bits: Size
+    level_shares: Shares
+    corr_paths: Correlations | None
+    corr_residual: Correlations | None
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> "_Figures":
+        planes = len(self.density)
+        if len(self.level_shares) != 1 << planes:
+            raise ValueError(f"level_shares: expected {1 << planes} of {planes} planes, got {len(self.level_shares)}")
+        for name in ("corr_paths", "corr_residual"):
+            values = getattr(self, name)
+            if values is not None and len(values) != planes - 1:
+                raise ValueError(f"{name}: expected {planes - 1} of {planes} planes, got {len(values)}")
+        return self
+
+
+class _Block(Part):
+    name: str
+    seconds: Size
+    error_before: Size | None = None
+    error_after: Size | None = None
+    layers: dict[str, Annotated[dict[Literal["init", "block", "e2e"], _Figures], Field(min_length=1)]]
+
+
+class _Losses(Part):
+    loss: Loss
+    ce: Loss
+    kl: Loss | None = None
+    dad: Loss | None = None
+
+
+class _Point(Part):
+    step: Count
+    tokens: Count
+    seconds: Size
+    loss: Loss | None = None
+    ce: Loss | None = None
+    kl: Loss | None = None
+    dad: Loss | None = None
+    held_out: _Losses | None = None
+
+
+class _Distillation(Part):
+    curve: list[_Point]
+    best_step: Count
+    first_loss: Loss | None
+    best_loss: Loss | None
+    seconds: Size
+
+
+class _Record(Part):
+    version: Literal[1]
+    dualbinary: str
+    config: CalibConfig
+    model: _Model
+    data: dict[str, Any] | None
+    blocks: list[_Block] = Field(min_length=1)
+    e2e: _Distillation | None = None
+    seconds: dict[str, Size]
+
+    @model_validator(mode="after")
+    def _layers_fit_together(self) -> "_Record":
+        names = [name for block in self.blocks for name in block.layers]
+        if not names:
+            raise ValueError("blocks: expected at least one layer in all")
+        if len(set(names)) < len(names):
+            raise ValueError("blocks: a layer is in two of them")
+        planes = {
+            len(figures.density)
+            for block in self.blocks
+            for stages in block.layers.values()
+            for figures in stages.values()
+        }
+        if len(planes) > 1:
+            raise ValueError(f"blocks: layers have {sorted(planes)} planes, expected one number")
+        return self
+
+
+def read_record(directory: Path) -> dict[str, Any]:
+    """The record of the checkpoint in `directory`. Raises InputError where there is none, or a damaged one."""
+    file = directory / RECORD_FILE
+    if not file.is_file():
+        raise InputError(f"{directory}: has no {RECORD_FILE}; expected a checkpoint that python -m calib wrote")
+    return read_checked(file, _Record, RECORD_VERSION)
+
+
+def write_record(path: Path, value: dict[str, Any]) -> None:
+    """Write a record to the file `path`, whole or not at all. Raises InputError where something is missing or wrong."""
+    write_checked(path, _Record, value)
