@@ -1,12 +1,104 @@
-"""`python -m calib`: says that calibration isn't there yet."""
+"""`python -m calib MODEL_DIR OUT_DIR`: train a Hugging Face model to about two bits a weight."""
 
+import argparse
+import json
+import os
+import signal
 import sys
+from pathlib import Path
+from typing import Any
 
-MESSAGE = (
-    "error: calibration is not part of this release. `python -m exporter MODEL_DIR OUT.onnx` fits planes without data; "
-    "its default of 4 planes with offset keeps the text good"
-)
+from dualbinary.console import add_common_options, run
+
+__all__ = ["main"]
+
+_EPILOG = """\
+examples:
+  python -m calib SmolLM2-135M smollm2-fdb --text 'books/*.txt'                 25 minutes on two cores
+  python -m calib SmolLM2-135M smollm2-fdb --preset best --text text.jsonl
+  python -m calib SmolLM2-135M smollm2-fdb --generate 512                      no text: the model writes its own
+  python -m calib SmolLM2-135M smollm2-fdb --text a.txt --plan                 time, memory and disk, without starting
+  accelerate launch --num_processes 4 -m calib Llama-3.2-1B llama-fdb --text ...
+
+other commands:
+  python -m calib report OUT_DIR       what a run did, layer by layer; --html makes a page with pictures
+  python -m calib eval MODEL_DIR ...   perplexity, and how far a checkpoint is from its full-precision model
+
+A run that ends early, for whatever reason, goes on at the same command. OUT_DIR is for python -m exporter.
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line of a run."""
+    from calib.options import add_options
+
+    result = argparse.ArgumentParser(
+        prog="python -m calib",
+        description="Train a Hugging Face language model to about two bits a weight.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    result.add_argument("model_dir", type=Path, metavar="MODEL_DIR", help="full-precision model directory")
+    result.add_argument("out_dir", type=Path, metavar="OUT_DIR", help="directory to write; must not exist yet")
+    add_options(result)
+    work = result.add_argument_group("work")
+    work.add_argument("--plan", action="store_true", help="say what the run takes in time, memory and disk, and stop")
+    work.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps (default: the best there is)")
+    work.add_argument("--fresh", action="store_true", help="forget what an earlier run of this OUT_DIR got done")
+    work.add_argument("--keep-work", action="store_true", help="keep OUT_DIR.work when the run is done")
+    work.add_argument("--quiet", action="store_true", help="no progress bar")
+    add_common_options(result)
+    return result
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    signal.signal(signal.SIGTERM, _interrupt)
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] == ["report"]:
+        from calib.report.command import main as report
+
+        return report(arguments[1:])
+    if arguments[:1] == ["eval"]:
+        from calib.evaluate import main as evaluate
+
+        return evaluate(arguments[1:])
+    return run(parser(), _command, arguments)
+
+
+def _command(args: argparse.Namespace) -> None:
+    from calib.options import config_from
+
+    config = config_from(args)
+    if args.plan:
+        from calib.plan import make_plan
+
+        plan = make_plan(args.model_dir, config, args.device)
+        print(json.dumps(plan.to_json()) if args.json else plan.table())
+        return
+    from calib.parallel import Team
+    from calib.pipeline import run as calibrate
+    from calib.progress import Bars
+
+    team = Team.launched(args.device)
+    with Bars(shown=team.leads and not args.quiet) as bars:
+        result = calibrate(
+            args.model_dir,
+            args.out_dir,
+            config,
+            team=team,
+            fresh=args.fresh,
+            keep_work=args.keep_work,
+            progress=bars.show,
+        )
+    if team.leads:
+        print(json.dumps(result.to_json()) if args.json else result.summary())
+
+
+def _interrupt(*_: Any) -> None:
+    raise KeyboardInterrupt
+
 
 if __name__ == "__main__":
-    print(MESSAGE, file=sys.stderr)
-    sys.exit(1)
+    sys.exit(main())

@@ -68,8 +68,8 @@ class InitConfig(_Part):
 
     method: str = Field(default="error-feedback", description=f"one of {', '.join(METHODS)}")
     windows: PositiveInt = Field(default=64, description="windows that second moments of the inputs are taken over")
-    refits: int = Field(default=4, ge=0, description="rounds of new scales for each group (error-feedback)")
-    polishes: int = Field(default=2, ge=0, description="coordinate descents in each round (error-feedback)")
+    refits: int = Field(default=2, ge=0, description="rounds of new scales for each group (error-feedback)")
+    polishes: int = Field(default=1, ge=0, description="coordinate descents in each round (error-feedback)")
     damping: float = Field(
         default=0.01, gt=0, lt=1, description="share of the mean added to the diagonal of the moments"
     )
@@ -96,7 +96,7 @@ class BlockConfig(_Part):
 class DistillConfig(_Part):
     """End-to-end distillation of the whole model from its full-precision self."""
 
-    steps: PositiveInt = Field(default=400, description="optimiser steps")
+    steps: PositiveInt = Field(default=300, description="optimiser steps")
     batch: PositiveInt = Field(default=1, description="windows in a step")
     micro_batch: PositiveInt = Field(default=1, description="windows at a time; gradients are accumulated over a step")
     kl: float = Field(default=1.0, ge=0, description="weight of the KL divergence from the teacher")
@@ -105,11 +105,11 @@ class DistillConfig(_Part):
     gamma: Share = Field(
         default=0.1, description="exponent of the teacher's entropy in DAD; the student's has 1 - gamma"
     )
-    scale_rate: Rate = Field(default=0.003, description="learning rate of scales, relative")
+    scale_rate: Rate = Field(default=0.001, description="learning rate of scales, relative")
     latent_rate: Rate = Field(default=0.0, description="learning rate of latents, relative; 0: planes stay")
     warmup: int = Field(default=10, ge=0, description="steps until the rate is whole")
     held_out: int = Field(default=8, ge=0, description="windows that loss is measured on")
-    evaluate_every: PositiveInt = Field(default=100, description="steps between measurements; the best state is kept")
+    evaluate_every: PositiveInt = Field(default=50, description="steps between measurements; the best state is kept")
     gradient_checkpointing: bool = Field(
         default=False, description="recompute activations: less memory, a third more time"
     )
@@ -135,7 +135,7 @@ class CalibConfig(_Part):
     init: InitConfig = InitConfig()
     block: BlockConfig = BlockConfig()
     e2e: DistillConfig = DistillConfig()
-    seed: int = Field(default=0, ge=0, lt=1 << 32)
+    seed: int = Field(default=0, ge=0, lt=1 << 32, description="of everything random")
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto", description="of matrix products; sums are float32"
     )
@@ -169,8 +169,9 @@ class CalibConfig(_Part):
 
     @classmethod
     def read(cls, path: Path) -> "CalibConfig":
-        """Read a file made by --save-config or the config.json of a run. Raises InputError."""
-        return cls.from_json(read_json_object(path), str(path))
+        """Read a configuration, or the record of a run, calibration.json, which holds one. Raises InputError."""
+        value = read_json_object(path)
+        return cls.from_json(value.get("config", value), str(path))
 
 
 def explain(error: pydantic.ValidationError) -> str:

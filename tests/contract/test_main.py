@@ -30,10 +30,10 @@ def test_unknown_verb_leaves_with_2_and_names_the_verbs(arguments):
     assert "verb" in result.stderr
 
 
-def test_quantize_says_that_calibration_is_not_there():
-    result = run("quantize", "model", "out")
-    assert result.returncode == 1
-    assert "calibration is not part of this release" in result.stderr
+def test_quantize_is_the_command_of_calib():
+    result = run("quantize", "no-such-model", "no-such-output")
+    assert result.returncode == 2
+    assert "no-such-model: not a directory" in result.stderr
     assert len(result.stderr.splitlines()) == 1
 
 

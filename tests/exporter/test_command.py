@@ -1,6 +1,7 @@
 """`python -m exporter`: options, messages, JSON."""
 
 import json
+import subprocess
 
 import pytest
 
@@ -66,13 +67,34 @@ def test_library_that_cannot_be_used_is_said_with_the_reason(pristine_model, tmp
     assert "/nowhere/libdualbinary.so: no such file" in capfd.readouterr().err
 
 
-def test_calibration_that_is_not_there_says_so_and_exports_nothing(pristine_model, tmp_path, capfd):
+def test_calibration_that_fails_says_so_and_exports_nothing(pristine_model, tmp_path, capfd):
     out = tmp_path / "out" / "model.onnx"
 
+    # The preset's windows are longer than what the tiny model was made for.
     assert main([str(pristine_model("llama")), str(out), "--calibrate", "fast"]) == 1
 
-    assert "calib" in capfd.readouterr().err
-    assert not out.parent.exists()
+    assert "--length 512" in capfd.readouterr().err
+    assert not out.exists()
+
+
+def test_calibrate_trains_two_planes_and_exports_them(pristine_model, tmp_path, capfd, monkeypatch):
+    real = subprocess.run
+
+    def with_a_small_configuration(command, **options):
+        small = "--length 32 --init-windows 4 --block-windows 4 --block-held-out 2 --e2e-steps 2 --e2e-held-out 2"
+        return real([*command, *small.split(), "--generate", "8"], **options)
+
+    monkeypatch.setattr(subprocess, "run", with_a_small_configuration)
+    out = tmp_path / "out" / "model.onnx"
+    arguments = [str(pristine_model("llama")), str(out), "--calibrate", "best", "--check", "--json"]
+    assert main(arguments) == 0
+    summary = json.loads(capfd.readouterr().out)
+    assert summary["bits_per_weight"] < 4  # 2.5 but for the padding of tiny layers
+    assert summary["check"]["passed"]
+
+    out.unlink()
+    assert main(arguments) == 2  # half an hour of work isn't done again without being asked for
+    assert "model-checkpoint: holds what an earlier --calibrate made" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(

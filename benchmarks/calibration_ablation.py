@@ -1,0 +1,122 @@
+"""What each choice of calibration is worth: starts, stages and losses, one model, same text, same tokens.
+
+    python -m benchmarks.calibration_ablation MODEL_DIR WORK_DIR --text train.txt --test test.txt [--steps 30]
+
+Rows of starts are the stage init alone. The row of the stage block goes on from the chosen start; rows of losses go on
+from there, each with the same number of steps on the same windows. Every row is `python -m calib` with the command that
+is printed, then `python -m calib eval`: perplexity on --test, KL from the full-precision model, and share of equal top
+tokens. Rows that WORK_DIR has already are not made again.
+"""
+
+import argparse
+import json
+import os
+import shlex
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dualbinary import DualBinaryError
+from dualbinary.console import add_common_options, run
+
+START = "init error-feedback"
+BLOCK = "+ block"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A name, the row whose checkpoint it starts from, and options of `python -m calib`."""
+
+    name: str
+    start: str | None
+    options: str
+
+
+def rows(steps: int) -> list[Row]:
+    """The table: starts, stages, then losses at equal tokens."""
+    e2e = f"--stages e2e --e2e-steps {steps} --e2e-evaluate-every {steps}"
+    losses = {
+        "KL": "",
+        "CE": "--e2e-kl 0 --e2e-ce 1",
+        **{f"DAD, gamma {gamma}": f"--e2e-kl 0 --e2e-dad 1 --e2e-gamma {gamma}" for gamma in (0.1, 0.5, 0.9)},
+    }
+    return [
+        Row("init paper", None, "--stages init --init-method paper"),
+        Row("init fit", None, "--stages init --init-method fit"),
+        Row("init activation", None, "--stages init --init-method activation"),
+        Row(START, None, "--stages init"),
+        Row(BLOCK, None, "--stages init,block"),
+        Row("init, then e2e KL", START, e2e),
+        *(Row(f"+ e2e {name}", BLOCK, f"{e2e} {options}") for name, options in losses.items()),
+    ]
+
+
+def _command(args: argparse.Namespace) -> None:
+    args.work_dir.mkdir(parents=True, exist_ok=True)
+    results = []
+    for row in rows(args.steps):
+        results.append({"name": row.name, **_row(row, args)})
+        if not args.json:
+            print(_line(results[-1]), flush=True)
+    if args.json:
+        print(json.dumps(results))
+
+
+def _row(row: Row, args: argparse.Namespace) -> dict[str, Any]:
+    out = args.work_dir / _file_name(row.name)
+    stored = out.with_suffix(".json")
+    if stored.is_file():
+        return json.loads(stored.read_text())
+    if not out.is_dir():
+        start = [] if row.start is None else ["--start", str(args.work_dir / _file_name(row.start))]
+        text = [word for file in args.text for word in ("--text", str(file))]
+        _run("", str(args.model_dir), str(out), *text, *row.options.split(), *start, *args.options.split())
+    found = _run("eval", str(args.model_dir), str(out), "--text", str(args.test), "--dtype", "auto", "--json")
+    full, student = json.loads(found)["models"]
+    record = json.loads((out / "calibration.json").read_text())
+    result = {**student, "full_precision": full["perplexity"], "seconds": sum(record["seconds"].values())}
+    aside = stored.with_suffix(".new")
+    aside.write_text(json.dumps(result))
+    aside.replace(stored)
+    return result
+
+
+def _run(verb: str, *arguments: str) -> str:
+    command = [sys.executable, "-m", "calib", *([verb] if verb else []), *arguments]
+    print("$", shlex.join(["python", *command[1:]]), file=sys.stderr, flush=True)
+    done = subprocess.run(command, check=False, stdout=subprocess.PIPE, text=True, env={**os.environ})
+    if done.returncode:
+        raise DualBinaryError(f"{shlex.join(command[1:])}: ended with exit code {done.returncode}")
+    return done.stdout
+
+
+def _line(result: dict[str, Any]) -> str:
+    return (
+        f"| {result['name']} | {result['perplexity']:.2f} | {result['kl']:.4f} | {result['agreement']:.3f} | "
+        f"{result['seconds']:.0f} |"
+    )
+
+
+def _file_name(row: str) -> str:
+    return "".join(letter if letter.isalnum() else "-" for letter in row)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.calibration_ablation", description="What each choice of calibration is worth."
+    )
+    parser.add_argument("model_dir", type=Path, metavar="MODEL_DIR")
+    parser.add_argument("work_dir", type=Path, metavar="WORK_DIR", help="checkpoints and results; can be gone on with")
+    parser.add_argument("--text", type=Path, nargs="+", required=True, metavar="FILE", help="to train on")
+    parser.add_argument("--test", type=Path, required=True, metavar="FILE", help="to measure on")
+    parser.add_argument("--steps", type=int, default=30, help="of each loss (default 30)")
+    parser.add_argument("--options", default="", metavar="TEXT", help="more options for every run, as one word")
+    add_common_options(parser)
+    return run(parser, _command, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,146 @@
+"""`python -m calib eval MODEL_DIR [CHECKPOINT ...] --text FILE`: perplexity, and how far checkpoints went astray.
+
+For each window of T tokens the model sees all of it at once; the mean is over the T - 1 tokens that follow another:
+
+    perplexity = exp(mean of -log P[y])          kl = mean of KL(Pt || Ps)          agreement = share of equal argmax
+
+Text is read as it is, its files one after another, and tokenised without special tokens; windows don't overlap.
+"""
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import Module
+from tqdm import tqdm
+
+from calib.data.documents import read_documents
+from calib.data.windows import tokenize
+from calib.layers import Format, full_precision
+from calib.losses import chunk_size, cross_entropy, kl_divergence
+from calib.models.blocks import autocast, compute_dtype
+from calib.models.head import head_of
+from calib.models.source import SourceModel
+from calib.parallel import Team
+from calib.stored import Checkpoint
+from dualbinary import InputError
+from dualbinary.console import add_common_options, run
+
+__all__ = ["Evaluation", "evaluate", "main"]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Figures of one model over the same tokens; kl and agreement are against the full-precision model."""
+
+    name: str
+    perplexity: float
+    kl: float
+    agreement: float
+
+
+@torch.no_grad()
+def evaluate(
+    source: SourceModel,
+    checkpoints: list[Checkpoint],
+    windows: Tensor,
+    *,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    progress: Callable[[int, int], None] = lambda *_: None,
+) -> list[Evaluation]:
+    """Evaluate the full-precision model and then each checkpoint on `windows` int [count, T]; loads the model."""
+    model = source.model
+    source.load(model, linear_dtype=dtype)
+    Module.to(model, device)
+    head, vocabulary = head_of(model, device, dtype)
+    chunk = chunk_size(vocabulary)
+
+    def hidden(window: Tensor) -> Tensor:
+        with autocast(device, dtype):
+            return model.base_model(input_ids=window[None], use_cache=False).last_hidden_state[0, :-1]
+
+    results: list[Evaluation] = []
+    for checkpoint in [None, *checkpoints]:
+        if checkpoint is not None:
+            checkpoint.apply(list(source.linears.values()))
+            Module.to(model, device)
+        sums = torch.zeros(3, dtype=torch.float64)
+        for index, row in enumerate(windows):
+            window = row.to(device, torch.int64)
+            student = hidden(window)
+            with full_precision(model):
+                teacher = student if checkpoint is None else hidden(window)
+            for begin in range(0, len(student), chunk):
+                part = slice(begin, begin + chunk)
+                mine, theirs, target = head(student[part]), head(teacher[part]), window[1:][part]
+                terms = cross_entropy(mine, target), kl_divergence(theirs, mine), mine.argmax(1) == theirs.argmax(1)
+                sums += torch.stack([term.float().sum() for term in terms]).cpu()
+            progress(len(results) * len(windows) + index + 1, (len(checkpoints) + 1) * len(windows))
+        nll, kl, agreement = (sums / (windows.shape[0] * (windows.shape[1] - 1))).tolist()
+        name = str(source.directory if checkpoint is None else checkpoint.directory)
+        results.append(Evaluation(name, math.exp(nll), kl, agreement))
+    return results
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    result = argparse.ArgumentParser(
+        prog="python -m calib eval",
+        description="Perplexity of a model and of checkpoints made from it, and how far they are apart.",
+    )
+    result.add_argument("model_dir", type=Path, metavar="MODEL_DIR", help="full-precision model directory")
+    result.add_argument("checkpoints", type=Path, nargs="*", metavar="CHECKPOINT", help="results of python -m calib")
+    result.add_argument(
+        "--text", required=True, nargs="+", action="extend", metavar="FILE", help="txt, jsonl, parquet or patterns"
+    )
+    result.add_argument("--windows", type=int, default=40, metavar="N", help="the first N windows (default 40)")
+    result.add_argument("--length", type=int, default=512, metavar="T", help="tokens in a window (default 512)")
+    result.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="float32", help="of products")
+    result.add_argument("--device", metavar="NAME", help="cpu, cuda, mps (default: the best there is)")
+    result.add_argument("--quiet", action="store_true", help="no progress bar")
+    add_common_options(result)
+    return result
+
+
+def main(argv: list[str]) -> int:
+    """Run the command and return its exit code."""
+    return run(parser(), _command, argv)
+
+
+def _command(args: argparse.Namespace) -> None:
+    checkpoints = [Checkpoint(path) for path in args.checkpoints]
+    formats = {checkpoint.format for checkpoint in checkpoints}
+    if len(formats) > 1:
+        raise InputError("checkpoints of different formats: expected one format, evaluate them one by one")
+    source = SourceModel(args.model_dir, formats.pop() if formats else Format())
+    windows = _windows(args.model_dir, tuple(args.text), args.windows, args.length)
+    device = Team.launched(args.device).device
+    with tqdm(unit="window", disable=args.quiet or not sys.stderr.isatty(), file=sys.stderr) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        dtype = compute_dtype(args.dtype, device)
+        results = evaluate(source, checkpoints, windows, device=device, dtype=dtype, progress=progress)
+    if args.json:
+        print(json.dumps({"windows": len(windows), "length": args.length, "models": [asdict(one) for one in results]}))
+        return
+    for one in results:
+        print(f"{one.name}: perplexity {one.perplexity:.3f}, KL {one.kl:.4f}, same top token {one.agreement:.3f}")
+
+
+def _windows(directory: Path, text: tuple[str, ...], count: int, length: int) -> Tensor:
+    tokens = torch.cat([torch.from_numpy(ids) for ids in tokenize(directory, read_documents(text, None))])
+    if len(tokens) < count * length:
+        raise InputError(
+            f"the text has {len(tokens)} tokens, expected {count} windows of {length}; lower --windows or give more"
+        )
+    return tokens[: count * length].view(count, length)

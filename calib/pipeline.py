@@ -1,0 +1,319 @@
+"""A run from model directory to checkpoint: text, the walk through the blocks, distillation, and the files.
+
+    tokens      windows of the text                            result "windows" of the work directory
+    walk        start and reconstruction, block by block       one result for each block
+    e2e         distillation of the whole model                result "e2e"
+    save        OUT_DIR, in one step                           with calibration.json, the record of the run
+
+A run that is killed goes on at the same command; what is finished is read back.
+"""
+
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import Module
+
+from calib.config import CalibConfig
+from calib.data.collect import collect
+from calib.data.generate import PARTS_SUFFIX, generate_to
+from calib.initialisers.base import Initialised
+from calib.initialisers.stored import from_planes
+from calib.layers import QuantLinear, quant_linears
+from calib.measure import layer_statistics
+from calib.models.blocks import compute_dtype
+from calib.models.source import SourceModel, parameter_count
+from calib.parallel import ALONE, Team
+from calib.report.record import RECORD_FILE, write_record
+from calib.save import save_checkpoint
+from calib.stages.distill import distill
+from calib.stages.walk import Walked, walk
+from calib.state import WorkDirectory
+from calib.stored import Checkpoint
+from dualbinary import InputError
+from dualbinary.checkpoint import CONFIG_FILE
+from dualbinary.release import release
+
+__all__ = ["RunResult", "run"]
+
+WINDOWS = "windows"  # the result that holds the tokens
+WORK_SUFFIX = ".work"
+GENERATED_SUFFIX = ".generated.safetensors"  # text that the model wrote, for --generated of other runs
+
+Progress = Callable[..., None]
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run made."""
+
+    directory: Path
+    record: dict[str, Any]
+
+    def summary(self) -> str:
+        """One paragraph for people."""
+        model, e2e = self.record["model"], self.record.get("e2e")
+        text = (
+            f"{self.directory}: {model['quantised_parameters'] / 1e6:.1f} of {model['parameters'] / 1e6:.1f} million "
+            f"weights at {model['bits_per_weight']:.2f} bits, scales included"
+        )
+        if e2e and e2e["best_loss"] is not None:
+            text += f"; held-out loss {e2e['first_loss']:.4f} -> {e2e['best_loss']:.4f} at step {e2e['best_step']}"
+        return f"{text}; {sum(self.record['seconds'].values()) / 60:.1f} minutes"
+
+    def to_json(self) -> dict[str, Any]:
+        """The record and where it is."""
+        return {"directory": str(self.directory), **self.record}
+
+
+def run(
+    model_dir: Path,
+    out_dir: Path,
+    config: CalibConfig,
+    *,
+    team: Team = ALONE,
+    fresh: bool = False,
+    keep_work: bool = False,
+    progress: Progress = lambda *_, **__: None,
+) -> RunResult:
+    """Calibrate the model in `model_dir` as `config` says and write a checkpoint to `out_dir`.
+
+    `progress(stage, done, total, **figures)` is called with tokens done. The work directory is OUT_DIR.work; it goes
+    once the checkpoint is there, unless `keep_work`. Of several processes the first one walks and writes, and all of
+    them distil; only the first one's record is whole. Raises InputError for input that can't be used, before any work
+    where that can be known.
+    """
+    if team.leads and out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
+        raise InputError(f"{out_dir}: exists and isn't empty; expected a new directory")
+    source = SourceModel(model_dir, config.format.format, config.skip)
+    start = _start(config)
+    identity = {"config": config.to_json(), "model": _fingerprint(source), "dualbinary": release()}
+    work_path = out_dir.with_name(out_dir.name + WORK_SUFFIX)
+    with WorkDirectory(work_path, identity, fresh=fresh, reader=not team.leads) as work:
+        generated = out_dir.with_name(out_dir.name + GENERATED_SUFFIX)
+        if fresh and team.leads:
+            generated.unlink(missing_ok=True)
+            shutil.rmtree(generated.with_name(generated.name + PARTS_SUFFIX), ignore_errors=True)
+        job = _Job(source, config, work, team, compute_dtype(config.dtype, team.device), generated, progress)
+        record = job.run(start)
+        if team.leads:
+            record_file = work.path / RECORD_FILE
+            write_record(record_file, record)
+            save_checkpoint(source, out_dir, job.quantised, record=record_file)
+            if not keep_work:
+                work.remove()
+        team.wait()
+    return RunResult(out_dir, record)
+
+
+@dataclass
+class _Job:
+    source: SourceModel
+    config: CalibConfig
+    work: WorkDirectory
+    team: Team
+    dtype: torch.dtype
+    generated: Path
+    progress: Progress
+    trained: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)  # planes and scales behind distillation
+
+    def run(self, start: Callable[[QuantLinear], Initialised] | None) -> dict[str, Any]:
+        """All stages; returns the record."""
+        seconds: dict[str, float] = {}
+        begin = time.perf_counter()
+        tokens, origin = None, None
+        if self.team.leads:
+            tokens, origin = self._tokens()
+            seconds["data"] = time.perf_counter() - begin
+            self._walk(tokens, start)
+        self.team.wait()
+        walked = Walked(self.source, self.work)
+        blocks = walked.reports()
+        seconds["init+block"] = sum(block["seconds"] for block in blocks)
+        record: dict[str, Any] = {
+            "version": 1,
+            "dualbinary": release(),
+            "config": self.config.to_json(),
+            "model": self._sizes(),
+            "data": origin,
+            "blocks": blocks,
+            "seconds": seconds,
+        }
+        if "e2e" in self.config.stages:
+            if not self.team.leads:
+                tokens, _ = self._tokens()
+            assert tokens is not None
+            record["e2e"] = self._distill(tokens, walked)
+            seconds["e2e"] = record["e2e"]["seconds"]
+            self._collect(blocks)
+        return record
+
+    def quantised(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """Planes and scales of a layer as they are stored, once `run` is done."""
+        if "e2e" in self.config.stages:
+            planes, scales = self.trained[name]
+            return planes.numpy(), scales.numpy()
+        layer = self.source.linears[name]
+        Walked(self.source, self.work).restore(layer)
+        return layer.current_planes().numpy(), layer.scales.detach().half().numpy()
+
+    def _tokens(self) -> tuple[Tensor | None, dict[str, Any] | None]:
+        """Windows int64 [W, T], those that losses are measured on last; none where no stage looks at any."""
+        if not self.config.needs_tokens:
+            return None, None
+        if self.work.has(WINDOWS):
+            tensors, origin = self.work.read_tensors(WINDOWS)
+            return tensors["tokens"], origin
+        tokens, origin = collect(
+            self.config.data,
+            self.source.directory,
+            self._windows_wanted(),
+            self.source.model.config.get_text_config().vocab_size,
+            self.config.seed,
+            self._generate,
+        )
+        least = self._held_out() + 1
+        if len(tokens) < least:
+            raise InputError(
+                f"the text is {len(tokens)} windows of {self.config.data.length} tokens, expected {least} or more; "
+                "give more --text, or shorter windows with --length"
+            )
+        self.work.write_tensors(WINDOWS, {"tokens": tokens.contiguous()}, origin)
+        return tokens, origin
+
+    def _held_out(self) -> int:
+        stages = self.config.stages
+        return max(
+            self.config.block.held_out if "block" in stages else 0, self.config.e2e.held_out if "e2e" in stages else 0
+        )
+
+    def _walked(self) -> int:
+        """Windows that the walk learns from."""
+        stages, init = self.config.stages, self.config.init.windows
+        return max(init if "init" in stages else 0, self.config.block.windows if "block" in stages else 0)
+
+    def _windows_wanted(self) -> int:
+        e2e = self.config.e2e.steps * self.config.e2e.batch if "e2e" in self.config.stages else 0
+        return max(self._walked(), e2e) + self._held_out()
+
+    def _generate(self, count: int) -> Tensor:
+        """`count` windows that the model writes itself."""
+        model, length = self.source.model, self.config.data.length
+        self.source.load(model, linear_dtype=self.dtype)
+        Module.to(model, self.team.device)  # transformers' own `to` has a signature that no checker understands
+        tokens = generate_to(
+            self.generated,
+            model,
+            count,
+            length,
+            seed=self.config.seed,
+            dtype=self.dtype,
+            progress=partial(self.progress, "generate"),
+        )
+        self.source.unload(model)
+        return tokens
+
+    def _walk(self, tokens: Tensor | None, start: Callable[[QuantLinear], Initialised] | None) -> None:
+        looks = "block" in self.config.stages or ("init" in self.config.stages and self.config.needs_tokens)
+        seen = None
+        if tokens is not None and looks:
+            held_out = self._held_out()
+            training = tokens[: len(tokens) - held_out][: self._walked()]
+            seen = torch.cat([training, tokens[len(tokens) - held_out :]])
+        walk(
+            self.source,
+            self.config,
+            seen,
+            self.work,
+            start=start,
+            device=self.team.device,
+            dtype=self.dtype,
+            progress=partial(self.progress, "init+block"),
+        )
+
+    def _distill(self, tokens: Tensor, walked: Walked) -> dict[str, Any]:
+        begin = time.perf_counter()
+        self._place(walked)
+        result = distill(
+            self.source,
+            tokens,
+            self.config.e2e,
+            seed=self.config.seed,
+            dtype=self.dtype,
+            work=self.work,
+            team=self.team,
+            progress=partial(self.progress, "e2e"),
+        )
+        return {**asdict(result), "seconds": time.perf_counter() - begin}
+
+    def _place(self, walked: Walked) -> None:
+        """Load the model with what the walk chose, block by block, so that no process needs more than its part."""
+        model, blocks = self.source.model, [block for _, block in self.source.blocks]
+        for block in blocks:
+            self.source.load(block, linear_dtype=self.dtype)
+            for layer in quant_linears(block):
+                walked.restore(layer)
+            block.to(self.team.device)
+            self.team.shard(block)
+        self.source.load(model)
+        Module.to(model, self.team.device)
+        self.team.join(model.base_model, blocks)
+
+    def _collect(self, blocks: list[dict[str, Any]]) -> None:
+        """Take planes and scales from all processes, and add the figures of the layers to the record.
+
+        The moments of their inputs are no longer there, so those figures are of weights alone.
+        """
+        for block in blocks:
+            for name, stages in block["layers"].items():
+                layer = self.source.linears[name]
+                planes, scales, weight = map(self.team.whole, (layer.current_planes(), layer.scales, layer.weight))
+                if self.team.leads:
+                    self.trained[name] = planes, scales.half()
+                    stages["e2e"] = layer_statistics(weight.float(), planes, scales, layer.format.group_size, None)
+
+    def _sizes(self) -> dict[str, Any]:
+        """Parameters of the model, and stored bits of a quantised weight, padding and scales included."""
+        format_, layers = self.config.format.format, self.source.linears.values()
+        config = self.source.model.config.get_text_config()
+        weights = sum(layer.out_features * layer.in_features for layer in layers)
+        groups = sum(layer.out_features * -(-layer.in_features // format_.group_size) for layer in layers)
+        return {
+            "name": self.source.directory.resolve().name,
+            "parameters": parameter_count(self.source.model),
+            "quantised_parameters": weights,
+            "hidden": config.hidden_size,
+            "vocabulary": config.vocab_size,
+            "bits_per_weight": groups * format_.group_size * format_.bits_per_weight() / weights,
+        }
+
+
+def _start(config: CalibConfig) -> Callable[[QuantLinear], Initialised] | None:
+    """What a layer begins with where the configuration names a checkpoint."""
+    if config.start is None:
+        return None
+    checkpoint = Checkpoint(Path(config.start))
+    if checkpoint.format != config.format.format:
+        raise InputError(
+            f"{config.start}: holds {checkpoint.format}, expected {config.format.format}; "
+            "set --planes, --group-size and --offset as in the checkpoint"
+        )
+
+    def start(layer: QuantLinear) -> Initialised:
+        return from_planes(layer.weight, *checkpoint.read(layer), checkpoint.format)
+
+    return start
+
+
+def _fingerprint(source: SourceModel) -> dict[str, Any]:
+    """What tells this model from another one without reading all of it: files, sizes and dates."""
+    files = sorted({stored.file for stored in source.tensors.values()} | {source.directory / CONFIG_FILE})
+    status = {file.name: file.stat() for file in files}
+    return {name: [entry.st_size, entry.st_mtime_ns] for name, entry in status.items()}

@@ -1,0 +1,222 @@
+"""What a run takes in time, memory and disk, from shapes alone: `--plan`, before anything is read or made.
+
+Floating-point operations, for a block with n weights in its linear layers, N and K each, and t tokens; a multiply-add
+counts as 2, and a backward pass as two forward passes:
+
+    teacher and student pass        4 n t              + attention, 8 T H t
+    second moments                  2 n t + sum of 2 K^2 t         for the windows of init; layers see half of a block
+    start (error feedback)          2 N K^2 (refits + 1) (polishes + 1) of each layer
+    reconstruction                  6 n t              for each epoch
+    distillation, all blocks        8 n t, 10 n t with recomputed activations; and the head, 6 H V t
+
+The quantiser reads and writes memory rather than computes: STEP_BYTES for each weight and optimiser step. Time is
+operations / rate + bytes / bandwidth with both measured on this device, so it is good to about a factor of 1.5.
+
+Memory is parameters, gradients, Adam's two moments, what the backward pass keeps and the second moments. What PyTorch
+and the libraries take themselves, half a gigabyte, is in it.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from calib.config import CalibConfig
+from calib.models.blocks import compute_dtype
+from calib.models.source import decoder_blocks, empty_model, parameter_count
+from calib.parallel import Team
+
+__all__ = ["Machine", "Plan", "Shapes", "make_plan", "plan"]
+
+LIBRARIES = 0.5e9  # bytes
+STEP_BYTES = 40  # read and written for each weight by quantise or dequantise and their gradients
+ADAM_BYTES = 16  # a float32 parameter, its gradient and two moments
+KEPT_BYTES = 8  # of reconstruction, for each weight: quantised form, its gradient, ranks
+ACTIVATIONS = 34  # numbers kept for each token, in units of the hidden size, by one block
+MATMUL, COPY = 1024, 1 << 26  # sizes of the two measurements
+
+
+@dataclass(frozen=True)
+class Machine:
+    """How fast a device is: operations and bytes a second."""
+
+    name: str
+    flops: float
+    bandwidth: float
+
+    @classmethod
+    def measure(cls, device: str, dtype: torch.dtype) -> "Machine":
+        """Time a matrix product in `dtype` and a copy on `device`; half a second."""
+        a = torch.randn(MATMUL, MATMUL, device=device).to(dtype)
+        source, target = torch.zeros(2, COPY // 4, device=device)
+        return cls(
+            f"{device}, {str(dtype).removeprefix('torch.')}",
+            2 * MATMUL**3 / _seconds(lambda: a @ a, device),
+            2 * COPY / _seconds(lambda: target.copy_(source), device),
+        )
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """Of a model: hidden size H, vocabulary V, parameters, and [N, K] of the layers to quantise in each block."""
+
+    hidden: int
+    vocabulary: int
+    parameters: int
+    blocks: tuple[tuple[tuple[int, int], ...], ...]
+
+    @classmethod
+    def of(cls, model: PreTrainedModel) -> "Shapes":
+        """The shapes of a model, which needs no memory for parameters."""
+        config = model.config.get_text_config()
+        blocks = tuple(tuple(_linears(block)) for _, block in decoder_blocks(model))
+        return cls(config.hidden_size, config.vocab_size, parameter_count(model), blocks)
+
+    @property
+    def weights(self) -> int:
+        """Weights that are quantised."""
+        return sum(N * K for block in self.blocks for N, K in block)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What one stage takes: seconds, and bytes of memory and disk at its peak."""
+
+    seconds: float
+    memory: float
+    disk: float
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run takes, stage by stage, on one device."""
+
+    name: str
+    machine: Machine
+    shapes: Shapes
+    bits_per_weight: float
+    stages: dict[str, Stage] = field(default_factory=dict)
+
+    def table(self) -> str:
+        """For people."""
+        head = (
+            f"{self.name}: {self.shapes.weights / 1e9:.2f} of {self.shapes.parameters / 1e9:.2f} billion weights at "
+            f"{self.bits_per_weight:.2f} bits; {self.machine.name}, {self.machine.flops / 1e12:.2f} TFLOP/s, "
+            f"{self.machine.bandwidth / 1e9:.0f} GB/s"
+        )
+        lines = [head, f"{'stage':<12}{'tokens':>12}{'time':>12}{'memory GB':>12}{'disk GB':>12}"]
+        for name, stage in self.stages.items():
+            numbers = f"{stage.tokens:>12,}{_duration(stage.seconds):>12}"
+            lines.append(f"{name:<12}{numbers}{stage.memory / 1e9:>12.1f}{stage.disk / 1e9:>12.1f}")
+        return "\n".join([*lines, f"{'together':<24}{_duration(sum(s.seconds for s in self.stages.values())):>12}"])
+
+    def to_json(self) -> dict[str, Any]:
+        """For machines."""
+        return {**asdict(self), "weights": self.shapes.weights}
+
+
+def make_plan(model_dir: Path, config: CalibConfig, device: str | None = None) -> Plan:
+    """The plan of `config` for the model whose config.json is in `model_dir`, on this machine. Raises InputError."""
+    device = Team.launched(device).device
+    shapes = Shapes.of(empty_model(model_dir))
+    dtype = compute_dtype(config.dtype, device)
+    return plan(model_dir.resolve().name, shapes, config, Machine.measure(device, dtype))
+
+
+def plan(name: str, shapes: Shapes, config: CalibConfig, machine: Machine) -> Plan:
+    """The plan of `config` for a model of these shapes on a machine of this speed."""
+    result = Plan(name, machine, shapes, config.format.format.bits_per_weight())
+    if {"init", "block"} & set(config.stages):
+        result.stages["init+block"] = _walk(shapes, config, machine)
+    if "e2e" in config.stages:
+        result.stages["e2e"] = _distill(shapes, config, machine)
+    return result
+
+
+def _walk(shapes: Shapes, config: CalibConfig, machine: Machine) -> Stage:
+    T, H = config.data.length, shapes.hidden
+    init = config.init.windows * T if "init" in config.stages else 0
+    trained = config.block.windows * T * config.block.epochs if "block" in config.stages else 0
+    windows = max(config.init.windows, config.block.windows) + config.block.held_out
+    steps = trained // (config.block.batch * T)
+    flops = data = 0.0
+    for block in shapes.blocks:
+        n = sum(N * K for N, K in block)
+        flops += 4 * n * windows * T + 8 * T * H * windows * T
+        flops += 2 * n * init + sum(2 * K * K * init for _, K in block)
+        if config.init.method == "error-feedback" and init:
+            flops += sum(2 * N * K * K for N, K in block) * (config.init.refits + 1) * (config.init.polishes + 1)
+        flops += (6 * n + 12 * T * H) * trained
+        data += n * STEP_BYTES * steps
+    n = max(sum(N * K for N, K in block) for block in shapes.blocks)
+    widest = max(K for block in shapes.blocks for _, K in block)
+    training = n * (4 + ADAM_BYTES + KEPT_BYTES) if trained else 0
+    solving = n * 4 + 6 * 4 * widest**2 + 3 * 4 * max(N * K for block in shapes.blocks for N, K in block)
+    outside = 4 * (shapes.parameters - shapes.weights)
+    memory = LIBRARIES + max(training + 4 * config.block.batch * T * H * ACTIVATIONS, solving, outside + 4 * n)
+    disk = 4 * 4 * windows * T * H + _planes(shapes, config)
+    return Stage(flops / machine.flops + data / machine.bandwidth, memory, disk, windows * T)
+
+
+def _distill(shapes: Shapes, config: CalibConfig, machine: Machine) -> Stage:
+    T, H, n, settings = config.data.length, shapes.hidden, shapes.weights, config.e2e
+    tokens = settings.steps * settings.batch * T
+    measured = (settings.steps // settings.evaluate_every + 1) * settings.held_out * T
+    passes = 10 if settings.gradient_checkpointing else 8
+    attention = 4 * T * H * len(shapes.blocks)
+    flops = tokens * (passes * n + 2 * passes * attention / 2 + 6 * H * shapes.vocabulary)
+    flops += measured * (4 * n + 2 * attention + 4 * H * shapes.vocabulary)
+    forwards = settings.steps * settings.batch // settings.micro_batch
+    data = n * STEP_BYTES * forwards
+    scales = n / config.format.group_size * config.format.format.rows
+    weights = 2 * n + n * config.format.planes / 8 + scales * (ADAM_BYTES + 4)
+    weights += n * (ADAM_BYTES + 1) if settings.latent_rate else 0
+    outside = 6 * (shapes.parameters - n)  # float32, and the head once more in 16 bits
+    one_block = settings.micro_batch * T * H * ACTIVATIONS * 4
+    kept = one_block if settings.gradient_checkpointing else one_block * len(shapes.blocks) + 2 * n
+    if settings.gradient_checkpointing:
+        kept += settings.micro_batch * T * H * 4 * len(shapes.blocks) + 2 * n / len(shapes.blocks)
+    disk = 4 * scales * 4 + _planes(shapes, config)
+    return Stage(flops / machine.flops + data / machine.bandwidth, LIBRARIES + weights + outside + kept, disk, tokens)
+
+
+def _planes(shapes: Shapes, config: CalibConfig) -> float:
+    """Bytes of the walk's results."""
+    return shapes.weights * config.format.format.bits_per_weight() / 8
+
+
+def _linears(block: nn.Module) -> Iterator[tuple[int, int]]:
+    """[N, K] of what SourceModel would quantise."""
+    for module in block.modules():
+        if isinstance(module, Conv1D):
+            yield module.weight.shape[1], module.weight.shape[0]
+        elif isinstance(module, nn.Linear):
+            yield module.weight.shape[0], module.weight.shape[1]
+
+
+def _seconds(work: Any, device: str) -> float:
+    """The median time of a call."""
+    times = []
+    for _ in range(7):
+        begin = time.perf_counter()
+        work()
+        if device.startswith("cuda"):
+            torch.cuda.synchronize(device)
+        elif device == "mps":
+            torch.mps.synchronize()
+        times.append(time.perf_counter() - begin)
+    return sorted(times)[len(times) // 2]
+
+
+def _duration(seconds: float) -> str:
+    for unit, size in (("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"

@@ -1,0 +1,42 @@
+"""Presets: whole configurations under a name. What a value is good for is in docs/methods.md, with measurements."""
+
+from typing import Any
+
+from calib.config import CalibConfig
+
+__all__ = ["DEFAULT", "PRESETS", "Preset", "preset"]
+
+DEFAULT = "fast"
+
+
+class Preset:
+    """A configuration and what it is for."""
+
+    def __init__(self, text: str, **changes: Any) -> None:
+        self.text = text
+        self.config = CalibConfig.from_json(changes, "preset")
+
+
+PRESETS = {
+    "fast": Preset("a good model of 135 million weights in 25 minutes on two cores; the default"),
+    "best": Preset(
+        "four times as long, for what more text still gives",
+        init={"windows": 128, "refits": 4, "polishes": 2},
+        block={"windows": 192},
+        e2e={"steps": 1000, "held_out": 16, "evaluate_every": 100},
+    ),
+    "paper": Preset(
+        "DB-LLM as far as it is published: groups of 64 without offset, its own start, text that the model writes, "
+        "deviation-aware distillation with gamma 0.5",
+        stages=["init", "e2e"],
+        format={"planes": 2, "group_size": 64, "offset": False},
+        data={"generate": 1024},
+        init={"method": "paper"},
+        e2e={"steps": 1000, "scale_rate": 0.001, "kl": 1.0, "dad": 1.0, "gamma": 0.5, "latent_rate": 0.0005},
+    ),
+}
+
+
+def preset(name: str) -> CalibConfig:
+    """The configuration of this name, one of PRESETS."""
+    return PRESETS[name].config

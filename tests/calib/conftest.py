@@ -1,0 +1,88 @@
+"""Fixtures of calibration's tests: tiny model directories, tokens, and a walk through a tiny model."""
+
+import itertools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from calib.config import BlockConfig, CalibConfig, FormatConfig, InitConfig
+from calib.models.source import SourceModel
+from calib.stages.walk import Walked, walk
+from calib.state import WorkDirectory
+from tests.exporter.tiny_models import VOCABULARY, make_model
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory):
+    """A tiny model directory by name, made once; not to be changed."""
+    made: dict[tuple[str, torch.dtype], Path] = {}
+
+    def get(name: str, dtype: torch.dtype = torch.float32) -> Path:
+        if (name, dtype) not in made:
+            made[name, dtype] = make_model(name, tmp_path_factory.mktemp("models") / name, dtype=dtype)
+        return made[name, dtype]
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def random_tokens():
+    """Windows [count, length] of random tokens."""
+
+    def get(count: int, length: int, seed: int = 0) -> Tensor:
+        return torch.randint(0, VOCABULARY, (count, length), generator=torch.Generator().manual_seed(seed))
+
+    return get
+
+
+@dataclass(frozen=True)
+class WalkResult:
+    """What a walk left behind: the model, its reports without times, planes and scales (as stored) by layer."""
+
+    source: SourceModel
+    reports: list[dict[str, Any]]
+    layers: dict[str, tuple[Tensor, Tensor]]
+
+
+@pytest.fixture(scope="session")
+def walk_config():
+    """A small configuration of the walk; keywords change it."""
+
+    def get(**changes: Any) -> CalibConfig:
+        values: dict[str, Any] = {
+            "stages": ("init", "block"),
+            "format": FormatConfig(planes=2, group_size=64, offset=True),
+            "init": InitConfig(windows=4, refits=1, polishes=1),
+            "block": BlockConfig(windows=6, held_out=3, batch=2),
+            "dtype": "float32",
+        }
+        return CalibConfig(**{**values, **changes})
+
+    return get
+
+
+@pytest.fixture
+def walked(walk_config, tmp_path):
+    """Walk through a model directory as a new process would, and read what the walk left."""
+    numbers = itertools.count()
+
+    def run(directory: Path, tokens: Tensor | None, *, path: Path | None = None, **options: Any) -> WalkResult:
+        config = options.pop("config", None) or walk_config()
+        start, progress = options.pop("start", None), options.pop("progress", lambda *_, **__: None)
+        dtype = options.pop("dtype", torch.float32)
+        source = SourceModel(directory, config.format.format, config.skip)
+        with WorkDirectory(path or tmp_path / f"walk-{next(numbers)}", config.to_json(), **options) as work:
+            walk(source, config, tokens, work, start=start, device="cpu", dtype=dtype, progress=progress)
+            found = Walked(source, work)
+            layers = {}
+            for name, layer in source.linears.items():
+                found.restore(layer)
+                layers[name] = layer.current_planes(), layer.scales.detach().half()
+            reports = [{**report, "seconds": None} for report in found.reports()]
+        return WalkResult(source, reports, layers)
+
+    return run

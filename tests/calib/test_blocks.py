@@ -1,0 +1,179 @@
+"""Blocks run one at a time, with the arguments that their model gives them."""
+
+import pytest
+import torch
+import transformers
+from torch import nn
+
+from calib.layers import Format
+from calib.models.blocks import autocast, check_calls, compute_dtype, record_calls
+from calib.models.source import SourceModel
+from dualbinary import InputError
+from tests.exporter.tiny_models import CONFIGS
+
+FORMAT = Format(2, 64, offset=True)
+LENGTH = 24  # three times the sliding window of the tiny models
+TAKEN = [name for name in CONFIGS if name not in ("gpt_neox", "qwen2_moe", "mixtral", "qwen3_moe")]
+
+
+def loaded(directory) -> SourceModel:
+    source = SourceModel(directory, FORMAT)
+    source.load(source.model)
+    return source
+
+
+@torch.no_grad()
+def boundaries(source, tokens):
+    """Hidden states that enter each block of the whole model, and those that leave the last."""
+    seen = []
+    handles = [
+        block.register_forward_pre_hook(lambda _, args: seen.append(args[0].clone())) for _, block in source.blocks
+    ]
+    last = source.blocks[-1][1].register_forward_hook(
+        lambda _module, _args, out: seen.append(out if isinstance(out, torch.Tensor) else out[0])
+    )
+    source.model(input_ids=tokens, use_cache=False)
+    for handle in (*handles, last):
+        handle.remove()
+    return seen
+
+
+@torch.no_grad()
+def one_by_one(source, hidden, calls):
+    found = [hidden]
+    for (_, block), call in zip(source.blocks, calls, strict=True):
+        found.append(call(block, found[-1]))
+    return found
+
+
+@pytest.mark.parametrize("name", TAKEN)
+def test_blocks_one_by_one_are_the_model(tiny_model, random_tokens, name):
+    source = loaded(tiny_model(name))
+    tokens, others = random_tokens(2, LENGTH), random_tokens(2, LENGTH, seed=1)
+
+    check_calls(source, tokens)
+    hidden, calls = record_calls(source, tokens)
+
+    # The same operations on the same values, so equal bit for bit; the second time with what other tokens recorded.
+    for wanted, found in zip(boundaries(source, tokens), one_by_one(source, hidden, calls), strict=True):
+        assert torch.equal(wanted, found)
+    wanted = boundaries(source, others)
+    for right, found in zip(wanted, one_by_one(source, wanted[0], calls), strict=True):
+        assert torch.equal(right, found)
+
+
+def test_blocks_that_are_given_more_of_the_text_are_refused(tmp_path, random_tokens):
+    """Gemma 3n gives each block embeddings of the tokens; what was recorded for one batch is wrong for another."""
+    torch.manual_seed(0)
+    config = transformers.AutoConfig.for_model(
+        "gemma3n_text",
+        vocab_size=256,
+        vocab_size_per_layer_input=256,
+        hidden_size=64,
+        hidden_size_per_layer_input=8,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+        laurel_rank=8,
+        num_kv_shared_layers=0,
+        pad_token_id=0,
+    )
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    with pytest.raises(InputError, match="gemma3n_text gives its blocks more of the text"):
+        check_calls(loaded(tmp_path), random_tokens(1, LENGTH))
+
+
+def test_a_model_that_works_between_its_blocks_is_refused(tiny_model, random_tokens):
+    source = loaded(tiny_model("llama"))
+    handle = source.blocks[1][1].register_forward_pre_hook(lambda _, args: (args[0] * 2,))
+    with pytest.raises(InputError, match="llama does something between its blocks"):
+        record_calls(source, random_tokens(1, LENGTH))
+    handle.remove()
+    record_calls(source, random_tokens(1, LENGTH))
+
+
+@pytest.mark.parametrize(("change", "message"), [("less", "runs 1 of its 2 blocks"), ("more", "between its blocks")])
+def test_a_model_that_leaves_out_or_repeats_blocks_is_refused(tiny_model, random_tokens, change, message):
+    source = loaded(tiny_model("llama"))
+    blocks = [block for _, block in source.blocks]
+    source.model.config.num_hidden_layers = 1 if change == "less" else 3  # what it runs
+    source.model.base_model.layers = nn.ModuleList(blocks if change == "less" else [*blocks, blocks[0]])
+    with pytest.raises(InputError, match=message):
+        record_calls(source, random_tokens(1, LENGTH))
+
+
+def test_the_window_of_each_block_shows(tiny_model, random_tokens):
+    """So that the test above would notice a mask that is another block's."""
+    source = loaded(tiny_model("gemma3_text"))
+    hidden, calls = record_calls(source, random_tokens(1, LENGTH))
+    right, wrong = (one_by_one(source, hidden, order)[-1] for order in (calls, calls[::-1]))
+    assert (right - wrong).abs().max() > 1e-3
+
+
+def test_only_the_first_block_and_what_is_outside_need_be_loaded(tiny_model, random_tokens):
+    tokens = random_tokens(2, LENGTH)
+    wanted, _ = record_calls(loaded(tiny_model("gemma2")), tokens)
+    source = SourceModel(tiny_model("gemma2"), FORMAT)
+    for module in (*(module for _, module in source.outside()), source.blocks[0][1]):
+        source.load(module)
+
+    hidden, calls = record_calls(source, tokens)
+
+    assert torch.equal(hidden, wanted)
+    assert len(calls) == len(source.blocks)
+
+
+def test_the_model_is_what_it_was_after_recording(tiny_model, random_tokens):
+    source = loaded(tiny_model("llama"))
+    tokens = random_tokens(1, LENGTH)
+    with torch.no_grad():
+        before = source.model(input_ids=tokens).logits
+        record_calls(source, tokens)
+        assert torch.equal(source.model(input_ids=tokens).logits, before)
+    assert all("forward" not in vars(block) for _, block in source.blocks)
+
+
+def test_the_model_is_what_it_was_after_a_failed_recording(tiny_model):
+    source = loaded(tiny_model("llama"))
+    with pytest.raises(IndexError):
+        record_calls(source, torch.full((1, 4), 10_000))
+    assert all("forward" not in vars(block) for _, block in source.blocks)
+
+
+@pytest.mark.parametrize("requested", ["float32", "bfloat16"])
+@pytest.mark.parametrize("device", ["cpu", "cuda", "mps"])
+def test_a_requested_dtype_is_taken_on_every_device(requested, device):
+    assert compute_dtype(requested, device) == getattr(torch, requested)
+
+
+def test_the_dtype_of_a_device_is_what_it_multiplies_natively(monkeypatch):
+    for native, dtype in ((True, torch.bfloat16), (False, torch.float32)):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda native=native: native)
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+        assert compute_dtype("auto", "cpu") == dtype
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda native=native, **_: native)
+        assert compute_dtype("auto", "cuda") == dtype
+    assert compute_dtype("auto", "mps") == torch.float32
+
+
+def test_products_are_in_the_dtype_and_the_rest_is_not():
+    linear, norm, x = nn.Linear(32, 32), nn.LayerNorm(32), torch.randn(4, 32)
+    for dtype in (torch.float32, torch.bfloat16):
+        with autocast("cpu", dtype):
+            assert linear(x).dtype == dtype
+            assert norm(x).dtype == torch.float32
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma2", "bloom", "opt", "gpt2"])
+def test_blocks_run_in_bfloat16(tiny_model, random_tokens, name):
+    source = loaded(tiny_model(name))
+    hidden, calls = record_calls(source, random_tokens(2, LENGTH))
+    wanted = one_by_one(source, hidden, calls)[-1]
+    with autocast("cpu", torch.bfloat16):
+        found = one_by_one(source, hidden, calls)[-1].float()
+    # Some ten roundings to 8 bits, each of 2^-9 of a value at most, in each of two blocks: independent, so that their
+    # squares add up; twice that for what attention amplifies.
+    assert (found - wanted).norm() < 2 * 20**0.5 * 2**-9 * wanted.norm()
+    assert not torch.equal(found, wanted)

@@ -1,0 +1,229 @@
+"""`python -m calib` as a user runs it: options, a whole run, going on after a kill, evaluation, plans, and errors."""
+
+import json
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from calib.__main__ import main, parser
+from calib.config import CalibConfig
+from calib.options import config_from
+from calib.plan import Machine, Shapes, plan
+from calib.presets import PRESETS, preset
+from dualbinary import InputError
+from tests.exporter.tiny_models import make_model
+
+SMALL = {
+    "generate": 24,
+    "length": 32,
+    "init-windows": 6,
+    "block-windows": 6,
+    "block-held-out": 3,
+    "e2e-steps": 8,
+    "e2e-held-out": 3,
+    "e2e-evaluate-every": 2,
+    "e2e-scale-rate": 0.001,
+    "device": "cpu",
+}
+
+
+def words(**changes):
+    options = {**SMALL, **{name.replace("_", "-"): value for name, value in changes.items()}}
+    return [word for name, value in options.items() if value is not None for word in (f"--{name}", str(value))]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return make_model("llama", tmp_path_factory.mktemp("models") / "llama")
+
+
+@pytest.fixture(scope="module")
+def finished(model, tmp_path_factory):
+    out = tmp_path_factory.mktemp("finished") / "out"
+    assert main([str(model), str(out), *words()]) == 0
+    return out
+
+
+def parsed(*arguments):
+    return config_from(parser().parse_args(["model", "out", *arguments]))
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_are_configurations(name):
+    assert parsed("--preset", name) == preset(name)
+
+
+def test_options_win_over_the_file_and_the_file_over_presets(tmp_path):
+    stored = preset("paper").model_copy(update={"seed": 5})
+    file = tmp_path / "run.json"
+    file.write_text(json.dumps({"config": stored.to_json()}))
+    assert parsed("--config", str(file)) == stored
+    changed = parsed("--config", str(file), "--seed", "6", "--e2e-gamma", "0.2", "--offset", "--text", "a", "b")
+    assert (changed.seed, changed.e2e.gamma, changed.format.offset, changed.data.text) == (6, 0.2, True, ("a", "b"))
+    assert changed.init == stored.init
+
+
+def test_text_may_be_given_again_and_again():
+    assert parsed("--text", "a", "b", "--text", "c").data.text == ("a", "b", "c")
+
+
+def test_a_separator_may_be_written_with_backslashes():
+    assert parsed("--separator", r"\n\n").data.separator == "\n\n"
+
+
+def test_a_start_takes_the_place_of_init():
+    assert parsed("--start", "somewhere").stages == ("block", "e2e")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--e2e-gamma", "2"], "e2e.gamma"),
+        (["--group-size", "50"], "group_size"),
+        (["--stages", "e2e,init"], "stages"),
+        (["--init-method", "magic"], "init.method"),
+        (["--e2e-kl", "0"], "kl, ce or dad"),
+    ],
+)
+def test_a_wrong_value_is_named(arguments, named):
+    with pytest.raises(InputError, match=named):
+        parsed(*arguments)
+
+
+def test_a_run_writes_a_checkpoint_with_its_record(finished):
+    record = json.loads((finished / "calibration.json").read_text())
+    assert [point["step"] for point in record["e2e"]["curve"] if "held_out" in point] == [0, 2, 4, 6, 8]
+    assert record["e2e"]["best_loss"] <= record["e2e"]["first_loss"]
+    assert all(block["error_after"] <= block["error_before"] for block in record["blocks"])
+    stages = {tuple(figures) for block in record["blocks"] for figures in block["layers"].values()}
+    assert stages == {("init", "block", "e2e")}
+    assert record["data"]["generated_windows"] == SMALL["e2e-steps"] + SMALL["e2e-held-out"]
+    assert not finished.with_name("out.work").exists()
+    config = CalibConfig.read(finished / "calibration.json")
+    assert config == parsed(*words(device=None))
+    planes = [name for name in load_file(finished / "model.safetensors") if name.endswith("planes")]
+    assert len(planes) == 2 * 7
+
+
+def test_all_files_of_a_checkpoint_can_be_read_by_whom_one_can(finished):
+    assert len({file.stat().st_mode for file in finished.iterdir()}) == 1
+
+
+def test_the_record_repeats_the_run(model, finished, tmp_path, capsys):
+    arguments = ["--config", str(finished / "calibration.json"), "--device", "cpu", "--json"]
+    assert main([str(model), str(tmp_path / "again"), *arguments]) == 0
+    assert json.loads(capsys.readouterr().out)["directory"] == str(tmp_path / "again")
+    assert (tmp_path / "again/model.safetensors").read_bytes() == (finished / "model.safetensors").read_bytes()
+
+
+def test_a_run_can_go_on_from_a_checkpoint(model, finished, tmp_path):
+    out = tmp_path / "further"
+    assert main([str(model), str(out), *words(), "--start", str(finished), "--stages", "e2e"]) == 0
+    first, second = load_file(finished / "model.safetensors"), load_file(out / "model.safetensors")
+    assert all(torch.equal(value, second[name]) for name, value in first.items() if name.endswith("planes"))
+    refused = tmp_path / "refused"
+    assert main([str(model), str(refused), *words(group_size=32), "--start", str(finished), "--stages", "e2e"]) == 2
+    assert not refused.exists()
+
+
+def killed(model, out, seconds):
+    """Start the command and end it without warning; whether it was still at work."""
+    command = [sys.executable, "-m", "calib", str(model), str(out), *words(), "--quiet"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        return True
+    return False
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bytes(model, tmp_path):
+    command = [sys.executable, "-m", "calib", str(model), str(tmp_path / "whole"), *words(), "--quiet"]
+    begin = time.monotonic()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    duration = time.monotonic() - begin
+    out, draw, kills = tmp_path / "killed", random.Random(0), 0
+    expected = (tmp_path / "whole/model.safetensors").read_bytes()
+    while kills < 20:
+        # Each attempt gets a little further than Python's start, which is most of the time here.
+        if killed(model, out, duration * draw.uniform(0.3, 1.0)):
+            kills += 1
+        else:
+            assert (out / "model.safetensors").read_bytes() == expected
+            shutil.rmtree(out)
+            out.with_name("killed.generated.safetensors").unlink()
+    subprocess.run([*command[:4], str(out), *command[5:]], check=True, stdout=subprocess.DEVNULL)
+    assert (out / "model.safetensors").read_bytes() == expected
+
+
+def test_evaluation_of_a_model_and_its_checkpoint(model, finished, tmp_path, capsys, monkeypatch):
+    windows = torch.randint(0, 256, (3, 32), generator=torch.Generator().manual_seed(1))
+    monkeypatch.setattr("calib.evaluate._windows", lambda *_: windows)
+    arguments = [str(model), str(finished), "--text", "any.txt", "--json", "--device", "cpu"]
+    assert main(["eval", *arguments]) == 0
+    full, student = json.loads(capsys.readouterr().out)["models"]
+    assert (full["kl"], full["agreement"]) == (pytest.approx(0, abs=1e-6), 1)
+    assert student["kl"] > 0
+    from transformers import AutoModelForCausalLM
+
+    with torch.no_grad():
+        logits = AutoModelForCausalLM.from_pretrained(model)(input_ids=windows).logits[:, :-1].double()
+    nll = torch.nn.functional.cross_entropy(logits.flatten(0, 1), windows[:, 1:].flatten())
+    assert full["perplexity"] == pytest.approx(nll.exp().item(), rel=1e-5)
+
+
+def test_no_text_is_one_clear_error(model, tmp_path, capsys):
+    assert main([str(model), str(tmp_path / "out"), *words(generate=None)]) == 2
+    error = capsys.readouterr().err
+    assert "--text" in error
+    assert "--generate" in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_another_run_does_not_take_up_its_work(model, tmp_path, capsys):
+    out = tmp_path / "out"
+    arguments = words(stages="init", generate=None, init_method="fit")
+    assert main([str(model), str(out), *arguments, "--keep-work"]) == 0
+    shutil.rmtree(out)
+    assert main([str(model), str(out), *arguments, "--seed", "1"]) == 2
+    assert "config.seed" in capsys.readouterr().err
+    assert main([str(model), str(out), *arguments, "--seed", "1", "--fresh"]) == 0
+
+
+def test_an_output_that_exists_is_left_alone(model, finished, capsys):
+    before = (finished / "model.safetensors").read_bytes()
+    assert main([str(model), str(finished), *words()]) == 2
+    assert "exists and isn't empty" in capsys.readouterr().err
+    assert (finished / "model.safetensors").read_bytes() == before
+
+
+def test_a_plan_needs_no_weights(model, tmp_path, capsys):
+    shutil.copy(model / "config.json", tmp_path)
+    assert main([str(tmp_path), str(tmp_path / "out"), "--plan", "--json", "--device", "cpu"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["weights"] == 2 * (128 * 128 * 2 + 128 * 64 * 2 + 3 * 128 * 160)
+    assert set(found["stages"]) == {"init+block", "e2e"}
+
+
+def test_plans_grow_with_what_they_are_of():
+    machine = Machine("test", 1e12, 1e10)
+    small = Shapes(512, 1000, 10_000_000, (((512, 512),),) * 4)
+    large = Shapes(1024, 1000, 20_000_000, (((1024, 1024),),) * 4)
+    for name in PRESETS:
+        stages = [plan(name, shapes, preset(name), machine).stages for shapes in (small, large)]
+        for stage, value in stages[0].items():
+            assert value.seconds < stages[1][stage].seconds
+            assert value.memory < stages[1][stage].memory
+    half = plan("slow", small, preset("fast"), Machine("test", 5e11, 5e9))
+    whole = plan("quick", small, preset("fast"), machine)
+    assert half.stages["e2e"].seconds == pytest.approx(2 * whole.stages["e2e"].seconds)

@@ -1,0 +1,209 @@
+"""The configuration of a run: there and back through JSON, frozen, and every wrong value refused by its name."""
+
+import json
+from typing import Any
+
+import pydantic
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from calib.config import STAGES, BlockConfig, CalibConfig, DataConfig, DistillConfig, FormatConfig, InitConfig
+from calib.initialisers import METHODS
+from calib.layers import Format
+from dualbinary import InputError
+
+counts = st.integers(1, 10_000)
+rates = st.floats(0, 1, exclude_max=True)
+shares = st.floats(0, 1)
+formats = st.builds(FormatConfig, planes=st.integers(1, 4), group_size=st.integers(1, 9).map(lambda n: 32 * n))
+weights = st.floats(0, 100)
+
+
+@st.composite
+def configs(draw):
+    stages: Any = tuple(stage for stage in STAGES if draw(st.booleans())) or ("init",)
+    return CalibConfig(
+        stages=stages,
+        start=None if "init" in stages else draw(st.text(min_size=1)),
+        skip=tuple(draw(st.lists(st.text(), max_size=3))),
+        format=draw(formats),
+        data=draw(
+            st.builds(
+                DataConfig,
+                text=st.lists(st.text(), max_size=3).map(tuple),
+                separator=st.none() | st.text(),
+                generate=st.integers(0, 9),
+                text_share=shares,
+                length=st.integers(8, 9999),
+            )
+        ),
+        init=draw(st.builds(InitConfig, method=st.sampled_from(list(METHODS)), windows=counts, refits=counts)),
+        block=draw(st.builds(BlockConfig, windows=counts, latent_rate=rates, scale_rate=rates)),
+        e2e=draw(st.builds(DistillConfig, ce=weights, dad=weights, gamma=shares, scale_rate=rates)),
+        seed=draw(st.integers(0, 2**32 - 1)),
+        dtype=draw(st.sampled_from(["auto", "float32", "bfloat16"])),
+        cache_gb=draw(st.floats(1e-3, 1e6)),
+    )
+
+
+@given(configs())
+def test_there_and_back_through_json(config):
+    text = json.dumps(config.to_json())
+    assert CalibConfig.from_json(json.loads(text), "a file") == config
+
+
+def test_there_and_back_through_a_file(tmp_path):
+    config = CalibConfig(seed=7, skip=("*.down_proj",))
+    (tmp_path / "plain.json").write_text(json.dumps(config.to_json()))
+    (tmp_path / "record.json").write_text(json.dumps({"version": 1, "config": config.to_json(), "blocks": []}))
+    assert CalibConfig.read(tmp_path / "plain.json") == config
+    assert CalibConfig.read(tmp_path / "record.json") == config
+
+
+def test_what_is_left_out_has_its_default():
+    config = CalibConfig.from_json({"seed": 3, "block": {"epochs": 2}}, "a file")
+    assert config == CalibConfig(seed=3, block=BlockConfig(epochs=2))
+
+
+WRONG = [
+    ("version", 2),
+    ("stages", []),
+    ("stages", ["block", "init"]),
+    ("stages", ["init", "init"]),
+    ("stages", ["init", "train"]),
+    ("stages", ["block"]),  # starts from nothing
+    ("start", "directory"),  # two starts
+    ("skip", "*.down_proj"),
+    ("skip", [1]),
+    ("seed", -1),
+    ("seed", 1 << 32),
+    ("seed", 1.5),
+    ("seed", "1"),
+    ("seed", True),
+    ("dtype", "float16"),
+    ("cache_gb", 0),
+    ("cache_gb", "much"),
+    ("format.planes", 0),
+    ("format.planes", 5),
+    ("format.planes", 2.0),
+    ("format.group_size", 0),
+    ("format.group_size", 48),
+    ("format.group_size", -32),
+    ("format.offset", 1),
+    ("data.text", "book.txt"),
+    ("data.generate", -1),
+    ("data.text_share", 1.5),
+    ("data.length", 7),
+    ("init.method", "best"),
+    ("init.windows", 0),
+    ("init.refits", -1),
+    ("init.polishes", -1),
+    ("init.damping", 0),
+    ("init.damping", 1),
+    ("block.windows", 0),
+    ("block.held_out", 0),
+    ("block.epochs", 0),
+    ("block.batch", 0),
+    ("block.latent_rate", -0.1),
+    ("block.latent_rate", 1),
+    ("block.scale_rate", None),
+    ("e2e.steps", 0),
+    ("e2e.batch", 0),
+    ("e2e.micro_batch", 0),
+    ("e2e.kl", -1),
+    ("e2e.kl", 0),  # no loss is left
+    ("e2e.ce", "some"),
+    ("e2e.dad", [1]),
+    ("e2e.gamma", 2),
+    ("e2e.scale_rate", 1),
+    ("e2e.latent_rate", -1),
+    ("e2e.warmup", -1),
+    ("e2e.held_out", -1),
+    ("e2e.evaluate_every", 0),
+    ("e2e.gradient_checkpointing", "yes"),
+    ("unknown", 1),
+    ("block.epoch", 1),
+    ("e2e", 3),
+]
+
+
+@pytest.mark.parametrize(("key", "value"), WRONG, ids=str)
+def test_a_wrong_value_is_refused_by_its_name(key: str, value):
+    content = value
+    for part in reversed(key.split(".")):
+        content = {part: content}
+    with pytest.raises(InputError) as error:
+        CalibConfig.from_json(content, "run.json")
+    message = str(error.value)
+    assert message.startswith("run.json: ")
+    assert "\n" not in message
+    # What several keys say together is named by the part they are in, or by the keys themselves.
+    named = {"stages": "stage", "start": "checkpoint to start", "e2e.kl": "e2e: expected a positive weight for kl"}
+    assert key in message or named.get(key, key) in message
+
+
+def test_every_key_has_a_wrong_value_above():
+    """A key that comes new gets its place in the list."""
+    tried = {key for key, _ in WRONG}
+    strings = {"data.separator", "data.generated"}  # any string is right
+    for name, field in CalibConfig.model_fields.items():
+        part = field.annotation
+        if isinstance(part, type) and issubclass(part, pydantic.BaseModel):
+            assert {f"{name}.{key}" for key in part.model_fields} <= tried | strings
+        else:
+            assert name in tried
+
+
+@pytest.mark.parametrize("value", [None, [], 3, "text"])
+def test_what_is_no_object_is_refused(value):
+    with pytest.raises(InputError, match=r"^run\.json: "):
+        CalibConfig.from_json(value, "run.json")
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_rates_are_finite(number):
+    with pytest.raises(pydantic.ValidationError, match="finite"):
+        CalibConfig(cache_gb=number)
+    with pytest.raises(InputError, match="cache_gb"):
+        CalibConfig.from_json({"cache_gb": number}, "run.json")
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1]", '{"config": 3}'])
+def test_a_file_that_is_no_configuration_is_named(tmp_path, content):
+    (tmp_path / "run.json").write_text(content)
+    with pytest.raises(InputError, match=r"run\.json"):
+        CalibConfig.read(tmp_path / "run.json")
+    with pytest.raises(InputError, match=r"absent\.json: missing"):
+        CalibConfig.read(tmp_path / "absent.json")
+
+
+def test_it_is_frozen():
+    config = CalibConfig()
+    for value, name in ((config, "seed"), (config.block, "epochs"), (config.format, "planes")):
+        with pytest.raises(pydantic.ValidationError, match="frozen"):
+            setattr(value, name, 1)
+    assert isinstance(hash(config), int)
+
+
+@pytest.mark.parametrize(
+    ("stages", "method", "needed"),
+    [
+        (("init",), "fit", False),
+        (("init",), "paper", False),
+        (("init",), "activation", True),
+        (("init",), "error-feedback", True),
+        (("init", "block"), "fit", True),
+        (("init", "e2e"), "fit", True),
+    ],
+)
+def test_tokens_are_needed_where_a_stage_looks_at_them(stages, method, needed):
+    assert CalibConfig(stages=stages, init=InitConfig(method=method)).needs_tokens == needed
+
+
+def test_a_start_from_a_checkpoint_needs_tokens_for_what_follows():
+    assert CalibConfig(stages=("e2e",), start="directory").needs_tokens
+
+
+def test_the_format_is_that_of_the_layers():
+    assert FormatConfig(planes=3, group_size=32, offset=False).format == Format(3, 32, offset=False)

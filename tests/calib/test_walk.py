@@ -1,0 +1,386 @@
+"""The walk through the blocks: what each block gains, and that a run killed anywhere ends in the same bits."""
+
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import time
+from collections.abc import Callable
+from contextlib import nullcontext, suppress
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from calib.config import BlockConfig, CalibConfig, InitConfig
+from calib.initialisers import METHODS, from_planes
+from calib.layers import quant_linears
+from calib.models.source import SourceModel
+from calib.save import save_checkpoint
+from calib.stages.walk import walk
+from calib.state import WorkDirectory
+from calib.stored import Checkpoint
+from dualbinary import InputError
+
+LENGTH = 16
+WINDOWS = 9
+
+
+class Killed(BaseException):
+    """Ends a run as a signal would."""
+
+
+def killed_at(call: int) -> Callable[..., None]:
+    """A progress callback that ends the run at its call number `call`."""
+    left = [call]
+
+    def progress(*_, **__) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise Killed
+
+    return progress
+
+
+def assert_same(left, right):
+    assert left.reports == right.reports
+    for name, tensors in left.layers.items():
+        assert all(map(torch.equal, tensors, right.layers[name])), name
+
+
+@pytest.fixture(scope="module")
+def tokens(random_tokens):
+    return random_tokens(WINDOWS, LENGTH)
+
+
+@pytest.mark.parametrize("name", ["llama", "bloom", "gpt2", "gemma3_text", "opt", "phi3"])
+def test_no_block_is_worse_for_having_been_trained(tiny_model, walked, tokens, name):
+    result = walked(tiny_model(name), tokens)
+
+    assert [report["name"] for report in result.reports] == [name for name, _ in result.source.blocks]
+    assert all(report["error_after"] <= report["error_before"] for report in result.reports)
+    assert any(report["error_after"] < report["error_before"] for report in result.reports)
+    for (_, block), report in zip(result.source.blocks, result.reports, strict=True):
+        assert list(report["layers"]) == [layer.name for layer in quant_linears(block)]
+        for stages in report["layers"].values():
+            assert list(stages) == ["init", "block"]
+            assert 0 < stages["init"]["output_error"] < 1
+    for name, (planes, scales) in result.layers.items():
+        layer = result.source.linears[name]
+        groups = -(-layer.in_features // 64)
+        assert planes.shape == (2, layer.out_features, 8 * groups)
+        assert scales.shape == (3, layer.out_features, groups)
+        assert scales.isfinite().all()
+
+
+def test_errors_are_those_of_the_whole_model(tiny_model, walked, walk_config, tokens):
+    """The report of the last block against whole models: a full-precision one and the one that the walk made."""
+    config = walk_config()
+    result = walked(tiny_model("llama"), tokens, config=config)
+    source, held_out = result.source, tokens[-config.block.held_out :]
+    teacher = SourceModel(source.directory, source.format)
+    for one in (source, teacher):
+        one.load(one.model)
+    hidden = {}
+    for key, one in (("student", source), ("teacher", teacher)):
+        last = one.blocks[-1][1]
+        last.register_forward_hook(lambda _module, _args, out, key=key: hidden.update({key: out}))
+        with torch.no_grad():
+            one.model(input_ids=held_out)
+    wanted, found = hidden["teacher"], hidden["student"]
+    errors = (found - wanted).square().mean(-1) / wanted.square().mean(-1)
+    batch = config.block.batch
+    means = [part.mean() for part in errors.split(batch)]
+    # Two orders of the same float32 sums: 2^-23 of each of some hundred terms.
+    assert result.reports[-1]["error_after"] == pytest.approx(float(sum(means) / len(means)), rel=1e-4)
+
+
+def test_progress_counts_tokens_up_to_all_of_them(tiny_model, walked, tokens):
+    seen = []
+    walked(tiny_model("llama"), tokens, progress=lambda done, total, **_: seen.append((done, total)))
+    assert {total for _, total in seen} == {2 * WINDOWS * LENGTH}
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+    assert seen[-1][0] == 2 * WINDOWS * LENGTH
+
+
+def test_nothing_but_results_is_left(tiny_model, walked, tokens, tmp_path):
+    walked(tiny_model("llama"), tokens, path=tmp_path / "work")
+    names = {file.relative_to(tmp_path / "work").as_posix() for file in (tmp_path / "work").rglob("*")}
+    assert names == {"lock", "run.json", "block-000.safetensors", "block-001.safetensors"}
+
+
+def test_the_seed_decides_the_order(tiny_model, walked, walk_config, tokens):
+    results = [walked(tiny_model("llama"), tokens, config=walk_config(seed=seed)) for seed in (0, 0, 1)]
+    assert_same(results[0], results[1])
+    assert results[0].reports != results[2].reports
+
+
+def test_in_bfloat16_it_learns_as_well(tiny_model, walked, tokens):
+    exact, rounded = (
+        walked(tiny_model("llama"), tokens, dtype=dtype).reports for dtype in (torch.float32, torch.bfloat16)
+    )
+    for left, right in zip(exact, rounded, strict=True):
+        # The errors are near 0.1; products in bfloat16 add some 1e-5 (2^-9, squared, of each).
+        assert right["error_after"] == pytest.approx(left["error_after"], rel=0.05)
+        assert right["error_after"] < right["error_before"]
+
+
+# Killed in process: at calls of the progress callback, and around every step that puts a file in its place.
+
+
+@pytest.fixture(scope="module")
+def quick(walk_config):
+    """Half of the layers and a rough start, for the tests that walk again and again."""
+    return walk_config(skip=("*.mlp.*",), init=InitConfig(windows=4, refits=0, polishes=0))
+
+
+CALLS = 2 * (6 // 2 + 1)  # of the progress callback: three steps and the end of each of two blocks
+
+
+def test_killed_at_every_call_it_goes_on_to_the_same_bits(tiny_model, walked, tokens, quick, tmp_path):
+    calls = []
+    whole = walked(tiny_model("llama"), tokens, config=quick, progress=lambda *_, **__: calls.append(1))
+    assert len(calls) == CALLS
+    for call in range(CALLS):
+        path = tmp_path / f"killed-{call}"
+        with pytest.raises(Killed):
+            walked(tiny_model("llama"), tokens, config=quick, path=path, progress=killed_at(call))
+        assert_same(whole, walked(tiny_model("llama"), tokens, config=quick, path=path))
+
+
+def test_killed_again_and_again_it_goes_on_to_the_same_bits(tiny_model, walked, tokens, quick, tmp_path):
+    whole = walked(tiny_model("llama"), tokens, config=quick)
+    generator = random.Random(0)
+    for _ in range(6):
+        with suppress(Killed):
+            progress = killed_at(generator.randrange(CALLS))
+            walked(tiny_model("llama"), tokens, config=quick, path=tmp_path / "killed", progress=progress)
+    assert_same(whole, walked(tiny_model("llama"), tokens, config=quick, path=tmp_path / "killed"))
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_killed_at_every_file_it_goes_on_to_the_same_bits(
+    tiny_model, walked, tokens, quick, tmp_path, monkeypatch, moment
+):
+    whole = walked(tiny_model("llama"), tokens, config=quick)
+    replace, left = Path.replace, [0]
+
+    def killing(self, target):
+        left[0] -= 1
+        if left[0] < 0 and moment == "before":
+            raise Killed
+        replace(self, target)
+        if left[0] < 0:
+            raise Killed
+
+    files = 1 + 2 + 2 * 3  # run.json, two streams; of each block two streams and its result
+    for call in range(files + 1):
+        left[0], path = call, tmp_path / f"killed-{call}"
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "replace", killing)
+            with pytest.raises(Killed) if call < files else nullcontext():
+                walked(tiny_model("llama"), tokens, config=quick, path=path)
+        assert_same(whole, walked(tiny_model("llama"), tokens, config=quick, path=path))
+        assert not (path / "streams").exists()
+
+
+@pytest.mark.parametrize("loss", ["all", "one", "cut"])
+def test_lost_streams_are_made_again(tiny_model, walked, tokens, quick, tmp_path, loss):
+    path = tmp_path / "lost"
+    whole = walked(tiny_model("llama"), tokens, config=quick)
+    with pytest.raises(Killed):
+        walked(tiny_model("llama"), tokens, config=quick, path=path, progress=killed_at(CALLS - 2))
+    assert (path / "block-000.safetensors").exists()
+    if loss == "all":
+        shutil.rmtree(path / "streams")
+    elif loss == "one":
+        (path / "streams" / "teacher-1.f32").unlink()
+    else:
+        os.truncate(path / "streams" / "student-1.f32", 1000)
+    assert_same(whole, walked(tiny_model("llama"), tokens, config=quick, path=path))
+
+
+def test_a_finished_walk_is_not_walked_again(tiny_model, walked, tokens, quick, tmp_path):
+    calls = []
+    first, again = (
+        walked(tiny_model("llama"), tokens, config=quick, path=tmp_path / "work", progress=progress)
+        for progress in (lambda *_, **__: None, lambda *_, **__: calls.append(1))
+    )
+    assert not calls
+    assert_same(first, again)
+
+
+# Killed for real.
+
+
+def run_walk(directory: Path, path: Path, tokens: torch.Tensor, config: CalibConfig) -> None:
+    """One run, in a process of its own."""
+    torch.set_num_threads(1)
+    source = SourceModel(directory, config.format.format)
+    with WorkDirectory(path, {}) as work:
+        walk(
+            source, config, tokens, work, start=None, device="cpu", dtype=torch.float32, progress=lambda *_, **__: None
+        )
+
+
+def files_of(path: Path) -> dict[str, bytes]:
+    """The results, without their times."""
+    contents = {}
+    with WorkDirectory(path, {}) as work:
+        for file in sorted(path.glob("block-*.safetensors")):
+            tensors, report = work.read_tensors(file.stem)
+            contents[file.stem] = json.dumps({**report, "seconds": 0}).encode()
+            contents |= {name: value.numpy().tobytes() for name, value in tensors.items()}
+    return contents
+
+
+@pytest.mark.slow
+def test_twenty_real_kills_end_in_the_same_bits(tiny_model, tokens, walk_config, tmp_path):
+    config = walk_config(block=BlockConfig(windows=6, held_out=3, epochs=8))
+    context = multiprocessing.get_context("forkserver")  # so that torch is imported once
+    context.set_forkserver_preload(["calib.stages.walk", "transformers.models.llama.modeling_llama"])
+
+    def start(path: Path):
+        process = context.Process(target=run_walk, args=(tiny_model("llama"), path, tokens, config))
+        process.start()
+        return process
+
+    for name in ("warm", "whole"):
+        begin = time.perf_counter()
+        process = start(tmp_path / name)
+        process.join()
+        assert process.exitcode == 0
+        seconds = time.perf_counter() - begin
+    expected = files_of(tmp_path / "whole")
+
+    generator = random.Random(0)
+    kills = runs = 0
+    while kills < 20:
+        process = start(tmp_path / f"run-{runs}")
+        process.join(generator.uniform(0, 0.8 * seconds))
+        process.kill()
+        process.join()
+        if process.exitcode == 0:
+            assert files_of(tmp_path / f"run-{runs}") == expected
+            runs += 1
+        else:
+            assert process.exitcode == -9
+            kills += 1
+    process = start(tmp_path / f"run-{runs}")
+    process.join()
+    assert files_of(tmp_path / f"run-{runs}") == expected
+
+
+# Stages, starts and limits.
+
+
+@pytest.mark.parametrize("method", ["fit", "paper"])
+def test_a_start_without_data_needs_no_tokens(tiny_model, walked, walk_config, method):
+    config = walk_config(stages=("init",), init=InitConfig(method=method))
+    if method == "paper":
+        config = config.model_copy(update={"format": config.format.model_copy(update={"offset": False})})
+    result = walked(tiny_model("llama"), None, config=config)
+    for name, (planes, scales) in result.layers.items():
+        layer = result.source.linears[name]
+        result.source.load(layer)
+        state = METHODS[method].start(layer.weight, torch.empty(0, 0), config.format.format, name)
+        assert torch.equal(planes, state.planes)
+        assert torch.equal(scales, state.scales.half())
+    assert all("error_before" not in report for report in result.reports)
+
+
+def test_a_start_alone_leaves_what_it_chose(tiny_model, walked, walk_config, tokens):
+    alone = walked(tiny_model("llama"), tokens, config=walk_config(stages=("init",)))
+    both = walked(tiny_model("llama"), tokens)
+    for left, right in zip(alone.reports[0]["layers"].values(), both.reports[0]["layers"].values(), strict=True):
+        assert left == {"init": right["init"]}  # the first block doesn't see what happens to others
+
+
+def test_a_checkpoint_is_a_start(tiny_model, walked, walk_config, tokens, tmp_path):
+    """Reconstruction that learns nothing gives the checkpoint back; one that learns makes it better."""
+    first = walked(tiny_model("llama"), tokens, config=walk_config(stages=("init",)))
+    directory = tmp_path / "checkpoint"
+    save_checkpoint(first.source, directory, lambda name: tuple(t.numpy() for t in first.layers[name]))
+    checkpoint = Checkpoint(directory)
+
+    def start(layer):
+        return from_planes(layer.weight, *checkpoint.read(layer), checkpoint.format)
+
+    still = walk_config(
+        stages=("block",), start=str(directory), block=BlockConfig(windows=6, held_out=3, latent_rate=0, scale_rate=0)
+    )
+    unchanged = walked(tiny_model("llama"), tokens, config=still, start=start)
+    for name, tensors in first.layers.items():
+        assert all(map(torch.equal, tensors, unchanged.layers[name]))
+    assert all(report["error_after"] == report["error_before"] for report in unchanged.reports)
+
+    learns = walk_config(stages=("block",), start=str(directory), block=BlockConfig(windows=6, held_out=3, epochs=8))
+    better = walked(tiny_model("llama"), tokens, config=learns, start=start)
+    assert better.reports[0]["error_before"] == unchanged.reports[0]["error_before"]
+    assert better.reports[0]["error_after"] < unchanged.reports[0]["error_after"]
+    assert all(list(stages) == ["block"] for report in better.reports for stages in report["layers"].values())
+
+
+def test_a_damaged_result_is_named(tiny_model, walked, tokens, tmp_path):
+    walked(tiny_model("llama"), tokens, path=tmp_path / "work")
+    save_file({}, tmp_path / "work" / "block-001.safetensors")
+    with pytest.raises(InputError, match=r"block-001\.safetensors: not a result"):
+        walked(tiny_model("llama"), tokens, path=tmp_path / "work")
+
+
+def test_hidden_states_beyond_the_limit_are_refused(tiny_model, walked, walk_config, tokens):
+    need = 4 * 4 * WINDOWS * LENGTH * 128 / 1e9  # four generations of float32 [windows, T, H]
+    with pytest.raises(InputError, match=rf"--cache-gb: the hidden states of {WINDOWS} windows of {LENGTH} tokens"):
+        walked(tiny_model("llama"), tokens, config=walk_config(cache_gb=need * 0.999))
+    walked(tiny_model("llama"), tokens, config=walk_config(cache_gb=need * 1.001))
+
+
+def test_hidden_states_beyond_the_disk_are_refused(tiny_model, walked, tokens, monkeypatch):
+    usage = shutil.disk_usage(".")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=10**5))
+    with pytest.raises(InputError, match=r"free space of .*streams: the hidden states .* fewer or shorter windows"):
+        walked(tiny_model("llama"), tokens)
+
+
+@pytest.mark.parametrize(
+    ("windows", "changes"),
+    [
+        (9, {"windows": 1, "held_out": 5}),  # most windows are neither learnt from nor held out
+        (5, {"windows": 96, "held_out": 3}),  # fewer than wanted
+        (9, {"windows": 6, "held_out": 3, "batch": 4}),  # batches that the windows don't fill
+        (6, {"windows": 6, "held_out": 3, "batch": 4}),  # not one of them
+    ],
+    ids=str,
+)
+def test_any_number_of_windows_is_walked_or_refused(tiny_model, walked, walk_config, random_tokens, windows, changes):
+    config = walk_config(block=BlockConfig(**{"batch": 1, **changes}))
+    tokens = random_tokens(windows, LENGTH)
+    if windows - config.block.held_out < config.block.batch:
+        with pytest.raises(InputError, match=r"has 6 windows of text, expected 7 or more.*--block-batch"):
+            walked(tiny_model("llama"), tokens, config=config)
+    else:
+        assert len(walked(tiny_model("llama"), tokens, config=config).reports) == 2
+
+
+def test_forward_batches_of_any_size_give_the_same(tiny_model, walked, walk_config, tokens, monkeypatch):
+    """With nothing learnt from the text, where rounding could tip a weight over to another level."""
+    config = walk_config(
+        init=InitConfig(method="fit"), block=BlockConfig(windows=6, held_out=3, latent_rate=0, scale_rate=0)
+    )
+    whole = walked(tiny_model("llama"), tokens, config=config)
+    monkeypatch.setattr("calib.stages.walk.FORWARD_TOKENS", 2 * LENGTH)  # batches of two, and a last one of one
+    parts = walked(tiny_model("llama"), tokens, config=config)
+    for left, right in zip(whole.reports, parts.reports, strict=True):
+        # Products of other sizes: the same float32 sums in another order, 2^-24 of each of a few hundred terms.
+        assert left["error_before"] == pytest.approx(right["error_before"], rel=1e-4)
+
+
+def test_skipped_layers_stay_as_they_are(tiny_model, walked, walk_config, tokens):
+    config = walk_config(skip=("*.down_proj",))
+    result = walked(tiny_model("llama"), tokens, config=config)
+    assert len(result.layers) == 12
+    everything = walked(tiny_model("llama"), tokens)
+    assert result.reports[0]["error_before"] < everything.reports[0]["error_before"]
+    assert result.source.skipped == [f"model.layers.{index}.mlp.down_proj" for index in range(2)]
