@@ -35,15 +35,17 @@ MODELS = {
 def _command(args: argparse.Namespace) -> None:
     machine = Machine(f"{args.tflops:g} TFLOP/s", args.tflops * 1e12, args.bandwidth * 1e9)
     config = preset(args.preset)
-    config = config.model_copy(update={"data": config.data.model_copy(update={"length": args.length})})
+    data = config.data.model_copy(update={"length": args.length})
+    e2e = config.e2e.model_copy(update={"gradient_checkpointing": True})
+    config = config.model_copy(update={"data": data, "e2e": e2e})
     plans = [plan(name, shapes, config, machine) for name, shapes in MODELS.items()]
     if args.json:
         print(json.dumps([one.to_json() for one in plans]))
         return
-    print("| model | stage | tokens | hours | memory GB | disk GB |\n| --- | --- | ---: | ---: | ---: | ---: |")
+    print("| model | stage | tokens | minutes | memory GB | disk GB |\n| --- | --- | ---: | ---: | ---: | ---: |")
     for one in plans:
         for name, stage in one.stages.items():
-            figures = f"{stage.seconds / 3600:.2f} | {stage.memory / 1e9:.1f} | {stage.disk / 1e9:.1f}"
+            figures = f"{stage.seconds / 60:.1f} | {stage.memory / 1e9:.1f} | {stage.disk / 1e9:.1f}"
             print(f"| {one.name} | {name} | {stage.tokens:,} | {figures} |")
 
 

@@ -123,7 +123,7 @@ def flops(record: dict[str, Any]) -> dict[str, Any]:
         "quantised": quantised,
         "ratio": full / quantised,
         "every_bit": rest + 2 * tokens * bits * PAPER_PLANE_SHARE,
-        "additions": rest + tokens * ones,
+        "additions": rest + 2 * tokens * ones,
     }
 
 
