@@ -22,7 +22,7 @@ Size = Annotated[float, Field(ge=0, le=LARGEST)]
 class Part(BaseModel):
     """An object of such a file; what it says beside its known keys is kept and not looked at."""
 
-    model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="allow", strict=True)
 
 
 def _check(kind: type[Part], value: dict[str, Any], origin: str) -> None:

@@ -44,10 +44,9 @@ NOTES = (
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer of a record: its name, its block's, and its figures after each stage, in the order of the stages."""
+    """A layer of a record: its name and its figures after each stage, in the order of the stages."""
 
     name: str
-    block: str
     stages: dict[str, dict[str, Any]]
 
     @property
@@ -68,7 +67,7 @@ class Layer:
 def layers_of(record: dict[str, Any]) -> list[Layer]:
     """The layers of a record, in its order."""
     return [
-        Layer(name, block["name"], {stage: figures[stage] for stage in STAGE_NAMES if stage in figures})
+        Layer(name, {stage: figures[stage] for stage in STAGE_NAMES if stage in figures})
         for block in record["blocks"]
         for name, figures in block["layers"].items()
     ]
@@ -123,7 +122,7 @@ def flops(record: dict[str, Any]) -> dict[str, Any]:
         "quantised": quantised,
         "ratio": full / quantised,
         "every_bit": rest + 2 * tokens * bits * PAPER_PLANE_SHARE,
-        "additions": rest + 2 * tokens * ones,
+        "additions": rest + tokens * ones,
     }
 
 
@@ -140,14 +139,14 @@ def table_rows(record: dict[str, Any]) -> list[list[str]]:
     stages = stages_of(record)
     errors = [f"{kind}, {stage}" for kind in ("weights", "outputs") for stage in stages]
     rows = [["layer", "weights", "ones", "entropy", "Huffman", *errors, "paths", "residual"]]
-    rows += [_cells(layer, stages) for layer in [*layers_of(record), Layer("all", "", totals(record))]]
+    rows += [_cells(layer, stages) for layer in [*layers_of(record), Layer("all", totals(record))]]
     return _known_columns(rows)
 
 
 def totals_rows(record: dict[str, Any]) -> list[list[str]]:
     """Titles, and a row for each stage with the means over the model."""
     rows = [["after", "weights", "ones", "entropy", "Huffman", "error of weights", "of outputs", "paths", "residual"]]
-    rows += [_cells(Layer(stage, "", {stage: means}), [stage]) for stage, means in totals(record).items()]
+    rows += [_cells(Layer(stage, {stage: means}), [stage]) for stage, means in totals(record).items()]
     return _known_columns(rows)
 
 

@@ -57,7 +57,7 @@ def first_figures(value):
 
 
 DAMAGES = {
-    "version": lambda value: value.update(version=2),
+    "version 2, expected 1": lambda value: value.update(version=2),
     "model": lambda value: value.pop("model"),
     "config": lambda value: value["config"].update(format={"planes": 9}),
     "blocks": lambda value: value.update(blocks=[]),
@@ -215,6 +215,8 @@ def test_the_page_is_whole_and_loads_nothing(record, checkpoint, capsys, tmp_pat
     outside = {value for name, value in parsed.attributes if value and "//" in value and not name.startswith("xmlns")}
     assert not outside
     assert not re.search(r"@import|url\((?!#)", text)
+    assert len(re.findall("https?:", text)) == len(re.findall(r'xmlns(?::\w+)?="http:', text))
+    assert text.count("<!DOCTYPE") == 1
     assert not {"script", "iframe", "object", "link"} & set(parsed.tags)
     assert main([str(checkpoint), "--html", str(tmp_path / "again.html"), "--json"]) == 0
     assert (tmp_path / "again.html").read_text(encoding="utf-8") == text  # nothing of the day or the run

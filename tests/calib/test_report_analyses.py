@@ -89,9 +89,10 @@ def test_preference_is_that_of_plain_models(model, exact, checkpoint, random_tok
         assert table["all"][f"{name}_nll"] == pytest.approx(wanted, rel=1e-4)
 
 
-def test_the_middle_of_the_landscape_is_the_layer_itself(model, random_tokens):
+def test_the_middle_of_the_landscape_is_the_layer_itself(model, checkpoint, random_tokens):
     tokens = random_tokens(2, 16)
     source = SourceModel(model, FORMAT)
+    Checkpoint(checkpoint).apply(list(source.linears.values()))  # as after another analysis
     name = list(source.linears)[3]
     found = landscape(source, name, tokens, points=3)
     assert found["factors"] == [0.5, 1.0, 1.5]
@@ -119,17 +120,23 @@ def test_the_middle_of_the_landscape_is_the_layer_itself(model, random_tokens):
 
 
 def test_weights_on_four_equally_spaced_levels_cost_the_uniform_format_nothing(run, random_tokens, tmp_path):
+    tokens = random_tokens(1, 12)
     name = "model.layers.0.mlp.down_proj"  # 160 inputs: a ragged last group
+    codes = torch.randint(0, 4, (128, 160), generator=torch.Generator().manual_seed(0))
     tensors = load_file(run.model / "model.safetensors")
-    random = torch.Generator().manual_seed(0)
-    # float16 holds 2^-4 and its multiples, so the fit can find them exactly; -1/8 as the lowest level.
-    tensors[f"{name}.weight"] = torch.randint(0, 4, (128, 160), generator=random) / 16 - 1 / 8
+    tensors[f"{name}.weight"] = codes / 16 - 1 / 8  # float16 holds step and zero exactly
     save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
     (tmp_path / "config.json").write_bytes((run.model / "config.json").read_bytes())
-    found = landscape(SourceModel(tmp_path, FORMAT), name, random_tokens(1, 12), points=1)
-    losses = {kind: valley["losses"][0][0] for kind, valley in found["formats"].items()}
-    assert losses["uniform"] == pytest.approx(found["full_precision"], rel=1e-6)
-    assert abs(losses["binary"] - found["full_precision"]) > 1e-4
+    found = landscape(SourceModel(tmp_path, FORMAT), name, tokens, points=3)
+    losses = {kind: valley["losses"] for kind, valley in found["formats"].items()}
+    assert losses["uniform"][1][1] == pytest.approx(found["full_precision"], rel=1e-6)
+    assert abs(losses["binary"][1][1] - found["full_precision"]) > 1e-4
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path)
+    for (row, y), (column, x) in [((1, 1.0), (2, 1.5)), ((0, 0.5), (1, 1.0))]:
+        with torch.no_grad():
+            plain.get_parameter(f"{name}.weight").copy_(x * codes / 16 - y / 8)
+        # float32 sums in another order.
+        assert losses["uniform"][row][column] == pytest.approx(plain_loss(plain, tokens), rel=1e-5)
 
 
 def test_a_landscape_of_what_is_not_there_is_refused(model, random_tokens):
