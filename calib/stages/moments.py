@@ -26,9 +26,11 @@ def groups_by_input(layers: list[QuantLinear], run: Callable[[], object]) -> lis
 
     def see(layer: torch.nn.Module, args: tuple[Tensor, ...]) -> None:
         assert isinstance(layer, QuantLinear)
+        if any(layer in group for group in groups):
+            return
         if groups and args[0] is read[-1]:
             groups[-1].append(layer)
-        elif not any(layer in group for group in groups):
+        else:
             groups.append([layer])
             read.append(args[0])
 

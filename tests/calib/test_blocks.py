@@ -5,9 +5,10 @@ import torch
 import transformers
 from torch import nn
 
-from calib.layers import Format
+from calib.layers import Format, QuantLinear, quant_linears
 from calib.models.blocks import autocast, check_calls, compute_dtype, record_calls
 from calib.models.source import SourceModel
+from calib.stages.moments import groups_by_input, second_moments
 from dualbinary import InputError
 from tests.exporter.tiny_models import CONFIGS
 
@@ -177,3 +178,53 @@ def test_blocks_run_in_bfloat16(tiny_model, random_tokens, name):
     # squares add up; twice that for what attention amplifies.
     assert (found - wanted).norm() < 2 * 20**0.5 * 2**-9 * wanted.norm()
     assert not torch.equal(found, wanted)
+
+
+# What the layers of a block read.
+
+
+@pytest.mark.parametrize(
+    ("name", "groups"),
+    [
+        ("llama", ["q_proj k_proj v_proj", "o_proj", "gate_proj up_proj", "down_proj"]),
+        ("phi", ["q_proj k_proj v_proj", "dense", "fc1", "fc2"]),  # attention and MLP beside each other
+        ("gpt2", ["c_attn", "c_proj", "c_fc", "c_proj"]),
+    ],
+)
+def test_layers_that_read_the_same_are_one_group(tiny_model, random_tokens, name, groups):
+    source = loaded(tiny_model(name))
+    hidden, calls = record_calls(source, random_tokens(2, LENGTH))
+    block = source.blocks[0][1]
+    found = groups_by_input(quant_linears(block)[::-1], lambda: calls[0](block, hidden))
+    assert [" ".join(layer.name.rpartition(".")[2] for layer in group) for group in found] == groups
+
+
+def test_a_layer_that_is_called_twice_or_never_is_in_one_group():
+    first, second, third = (QuantLinear(name, torch.randn(8, 8), None, FORMAT) for name in ("a", "b", "c"))
+    x = torch.randn(1, 8)
+    assert groups_by_input([third, second, first], lambda: (first(x), first(x), second(x), first(x + 1))) == [
+        [first, second],
+        [third],
+    ]
+
+
+def test_second_moments_are_those_of_all_that_a_layer_reads():
+    layer, behind = (QuantLinear(name, torch.randn(8, 8, dtype=torch.float64), None, FORMAT) for name in ("a", "b"))
+    inputs = torch.randn(3, 2, 5, 8, dtype=torch.float64)
+    rows = inputs.reshape(-1, 8)
+
+    found = second_moments(layer, [lambda x=x: behind(layer(x)) for x in inputs])
+
+    # Sums of 30 float32 products: 2^-24 of each.
+    assert torch.allclose(found.double(), rows.T @ rows / len(rows), rtol=0, atol=30 * 2**-24 * rows.square().max())
+    assert torch.equal(second_moments(behind, [lambda: layer(inputs[0])]), torch.zeros(8, 8))
+
+
+def test_a_pass_ends_behind_the_layer_whose_moments_are_taken():
+    layer, behind = (QuantLinear(name, torch.randn(8, 8), None, FORMAT) for name in ("a", "b"))
+    called = []
+    behind.register_forward_pre_hook(lambda *_: called.append(1))
+    second_moments(layer, [lambda: behind(layer(torch.randn(2, 8)))])
+    assert not called
+    behind(layer(torch.randn(2, 8)))
+    assert called

@@ -166,6 +166,14 @@ def test_a_tied_head_is_the_embedding(tiny_model, name):
     assert head(source.model) is embedding(source.model)
 
 
+def test_a_tensor_is_read_once_for_all_that_are_tied_to_it(tiny_model, monkeypatch):
+    """Embeddings are large; a second copy would be the most that a run ever holds."""
+    names, read = [], SourceModel.read
+    monkeypatch.setattr(SourceModel, "read", lambda self, name, *rest: (names.append(name), read(self, name, *rest))[1])
+    source = loaded(tiny_model("llama_tied"))
+    assert sorted(names) == sorted(source.tensors)
+
+
 def test_a_head_of_its_own_is_not_tied(tiny_model):
     source = loaded(tiny_model("llama"))
     assert not torch.equal(head(source.model), embedding(source.model))
