@@ -224,8 +224,9 @@ class _Job:
         looks = "block" in self.config.stages or ("init" in self.config.stages and self.config.needs_tokens)
         seen = None
         if tokens is not None and looks:
-            held_out = self._held_out()
-            training = tokens[: len(tokens) - held_out][: self._walked()]
+            # What is held out for distillation, no stage before it may learn from.
+            training = tokens[: len(tokens) - self._held_out()][: self._walked()]
+            held_out = self.config.block.held_out if "block" in self.config.stages else 0
             seen = torch.cat([training, tokens[len(tokens) - held_out :]])
         walk(
             self.source,

@@ -15,6 +15,8 @@ The latent of a weight is the value it had when it was rounded last, compensatio
 that starts at the original weights instead gives that compensation away.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -75,9 +77,10 @@ class ErrorFeedback:
         least = torch.full((weights.shape[1],), torch.inf, device=weights.device)
         for _ in range(self.refits + 1):
             table = sorted_levels(scales, format_.planes)
-            state = _sweep(weights, table, factor)
-            for _ in range(self.polishes):
-                _polish(state, weights, table, metric)
+            with _one_thread():
+                state = _sweep(weights, table, factor)
+                for _ in range(self.polishes):
+                    _polish(state, weights, table, metric)
             codes = table.order.to(torch.uint8).gather(0, state.rank)
             scales = _refit(codes, rows, inverse, scales, format_.planes).half().float()
             values = levels_of(scales, format_.planes).gather(0, codes.long())
@@ -88,6 +91,17 @@ class ErrorFeedback:
             best = found if best is None else best.merged(found, better)
         assert best is not None
         return best
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Within: operations on the CPU are not split. Columns are short; threads would mostly wait for one another."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def inverse_factor(hessian: Tensor, damping: float) -> Tensor:

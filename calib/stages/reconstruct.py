@@ -98,5 +98,6 @@ def _error(found: Tensor, wanted: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _mean_error(run: Callable[[Tensor], Tensor], inputs: Tensor, targets: Tensor, starts: range, batch: int) -> float:
-    errors = [_error(run(inputs[i : i + batch]), targets[i : i + batch]).item() for i in starts]
-    return sum(errors) / len(errors)
+    parts = [slice(begin, min(begin + batch, starts.stop)) for begin in starts]
+    errors = [_error(run(inputs[part]), targets[part]).item() * (part.stop - part.start) for part in parts]
+    return sum(errors) / (starts.stop - starts.start)

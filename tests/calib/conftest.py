@@ -15,6 +15,9 @@ from calib.stages.walk import Walked, walk
 from calib.state import WorkDirectory
 from tests.exporter.tiny_models import VOCABULARY, make_model
 
+# Two tests run at a time, and tiny operations gain nothing from threads that wait for one another.
+torch.set_num_threads(1)
+
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory):
