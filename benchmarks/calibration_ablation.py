@@ -11,6 +11,7 @@ tokens. Rows that WORK_DIR has already are not made again.
 import argparse
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -66,7 +67,7 @@ def _command(args: argparse.Namespace) -> None:
 
 def _row(row: Row, args: argparse.Namespace) -> dict[str, Any]:
     out = args.work_dir / _file_name(row.name)
-    stored = out.with_suffix(".json")
+    stored = out.with_name(out.name + ".json")
     if stored.is_file():
         return json.loads(stored.read_text())
     if not out.is_dir():
@@ -100,7 +101,7 @@ def _line(result: dict[str, Any]) -> str:
 
 
 def _file_name(row: str) -> str:
-    return "".join(letter if letter.isalnum() else "-" for letter in row)
+    return "-".join(re.findall(r"[\w.]+", row))
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -157,7 +157,8 @@ def test_disk_that_fills_up_is_one_error(model_dir, tmp_path):
 def test_interrupted_export_leaves_nothing(tmp_path, pristine_model, number):
     model_dir = pristine_model("qwen3_moe")
     code = (
-        "import os, sys, time, exporter.contents as contents\n"
+        "import os, signal, sys, time, exporter.contents as contents\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background jobs ignore it
         "from exporter.__main__ import main\n"
         "real = contents.fit\n"
         "def slow(*args, **kwargs):\n"
