@@ -16,6 +16,7 @@ import shlex
 import subprocess
 import sys
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,8 @@ def _command(args: argparse.Namespace) -> None:
     args.work_dir.mkdir(parents=True, exist_ok=True)
     results = []
     for row in rows(args.steps):
+        if not fnmatchcase(row.name, args.rows):
+            continue
         results.append({"name": row.name, **_row(row, args)})
         if not args.json:
             print(_line(results[-1]), flush=True)
@@ -114,6 +117,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--text", type=Path, nargs="+", required=True, metavar="FILE", help="to train on")
     parser.add_argument("--test", type=Path, required=True, metavar="FILE", help="to measure on")
     parser.add_argument("--steps", type=int, default=30, help="of each loss (default 30)")
+    parser.add_argument(
+        "--rows", default="*", metavar="PATTERN", help="rows to make; those they start from must be there"
+    )
     parser.add_argument("--options", default="", metavar="TEXT", help="more options for every run, as one word")
     add_common_options(parser)
     return run(parser, _command, argv)

@@ -75,11 +75,14 @@ def evaluate(
         for index, row in enumerate(windows):
             window = row.to(device, torch.int64)
             student = hidden(window)
-            with full_precision(model):
-                teacher = student if checkpoint is None else hidden(window)
+            teacher = student
+            if checkpoint is not None:
+                with full_precision(model):
+                    teacher = hidden(window)
             for begin in range(0, len(student), chunk):
                 part = slice(begin, begin + chunk)
-                mine, theirs, target = head(student[part]), head(teacher[part]), window[1:][part]
+                mine, target = head(student[part]), window[1:][part]
+                theirs = mine if checkpoint is None else head(teacher[part])
                 terms = cross_entropy(mine, target), kl_divergence(theirs, mine), mine.argmax(1) == theirs.argmax(1)
                 sums += torch.stack([term.float().sum() for term in terms]).cpu()
             progress(len(results) * len(windows) + index + 1, (len(checkpoints) + 1) * len(windows))
