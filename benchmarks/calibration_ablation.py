@@ -61,7 +61,7 @@ def _command(args: argparse.Namespace) -> None:
     for row in rows(args.steps):
         if not fnmatchcase(row.name, args.rows):
             continue
-        results.append({"name": row.name, **_row(row, args)})
+        results.append({**_row(row, args), "name": row.name})
         if not args.json:
             print(_line(results[-1]), flush=True)
     if args.json:
