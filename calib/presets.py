@@ -18,7 +18,7 @@ class Preset:
 
 
 PRESETS = {
-    "fast": Preset("a good model of 135 million weights in 25 minutes on two cores; the default"),
+    "fast": Preset("135 million weights in an estimated 25 minutes on two idle cores; the default"),
     "best": Preset(
         "four times as long, for what more text still gives",
         init={"windows": 128, "refits": 4, "polishes": 2},
