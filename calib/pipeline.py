@@ -12,7 +12,7 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from calib.measure import layer_statistics
 from calib.models.blocks import compute_dtype
 from calib.models.source import SourceModel, parameter_count
 from calib.parallel import ALONE, Team
-from calib.report.record import RECORD_FILE, write_record
+from calib.report.record import RECORD_FILE, RECORD_VERSION, write_record
 from calib.save import save_checkpoint
 from calib.stages.distill import distill
 from calib.stages.walk import Walked, walk
@@ -46,6 +46,9 @@ __all__ = ["RunResult", "run"]
 WINDOWS = "windows"  # the result that holds the tokens
 WORK_SUFFIX = ".work"
 GENERATED_SUFFIX = ".generated.safetensors"  # text that the model wrote, for --generated of other runs
+# Up to this many tokens in a window, attention on a CPU is made of its own products and a softmax: its gradient takes a
+# third of the time of PyTorch's fused kernel, for heads * T numbers more of memory a token.
+EXPLICIT_ATTENTION = 512
 
 Progress = Callable[..., None]
 
@@ -93,6 +96,8 @@ def run(
     if team.leads and out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
         raise InputError(f"{out_dir}: exists and isn't empty; expected a new directory")
     source = SourceModel(model_dir, config.format.format, config.skip)
+    if team.device == "cpu" and config.data.length <= EXPLICIT_ATTENTION:
+        source.model.set_attn_implementation("eager")
     start = _start(config)
     identity = {"config": config.to_json(), "model": _fingerprint(source), "dualbinary": release()}
     work_path = out_dir.with_name(out_dir.name + WORK_SUFFIX)
@@ -124,6 +129,11 @@ class _Job:
     progress: Progress
     trained: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)  # planes and scales behind distillation
 
+    @cached_property
+    def walked(self) -> Walked:
+        """What the walk left, once it is done."""
+        return Walked(self.source, self.work)
+
     def run(self, start: Callable[[QuantLinear], Initialised] | None) -> dict[str, Any]:
         """All stages; returns the record."""
         seconds: dict[str, float] = {}
@@ -134,11 +144,10 @@ class _Job:
             seconds["data"] = time.perf_counter() - begin
             self._walk(tokens, start)
         self.team.wait()
-        walked = Walked(self.source, self.work)
-        blocks = walked.reports()
+        blocks = self.walked.reports()
         seconds["init+block"] = sum(block["seconds"] for block in blocks)
         record: dict[str, Any] = {
-            "version": 1,
+            "version": RECORD_VERSION,
             "dualbinary": release(),
             "config": self.config.to_json(),
             "model": self._sizes(),
@@ -150,7 +159,7 @@ class _Job:
             if not self.team.leads:
                 tokens, _ = self._tokens()
             assert tokens is not None
-            record["e2e"] = self._distill(tokens, walked)
+            record["e2e"] = self._distill(tokens)
             seconds["e2e"] = record["e2e"]["seconds"]
             self._collect(blocks)
         return record
@@ -161,7 +170,7 @@ class _Job:
             planes, scales = self.trained[name]
             return planes.numpy(), scales.numpy()
         layer = self.source.linears[name]
-        Walked(self.source, self.work).restore(layer)
+        self.walked.restore(layer)
         return layer.current_planes().numpy(), layer.scales.detach().half().numpy()
 
     def _tokens(self) -> tuple[Tensor | None, dict[str, Any] | None]:
@@ -239,9 +248,9 @@ class _Job:
             progress=partial(self.progress, "init+block"),
         )
 
-    def _distill(self, tokens: Tensor, walked: Walked) -> dict[str, Any]:
+    def _distill(self, tokens: Tensor) -> dict[str, Any]:
         begin = time.perf_counter()
-        self._place(walked)
+        self._place()
         result = distill(
             self.source,
             tokens,
@@ -254,13 +263,13 @@ class _Job:
         )
         return {**asdict(result), "seconds": time.perf_counter() - begin}
 
-    def _place(self, walked: Walked) -> None:
+    def _place(self) -> None:
         """Load the model with what the walk chose, block by block, so that no process needs more than its part."""
         model, blocks = self.source.model, [block for _, block in self.source.blocks]
         for block in blocks:
             self.source.load(block, linear_dtype=self.dtype)
             for layer in quant_linears(block):
-                walked.restore(layer)
+                self.walked.restore(layer)
             block.to(self.team.device)
             self.team.shard(block)
         self.source.load(model)

@@ -18,9 +18,9 @@ class Preset:
 
 
 PRESETS = {
-    "fast": Preset("135 million weights in an estimated 25 minutes on two idle cores; the default"),
+    "fast": Preset("the default, sized for 135 million weights on two cores in less than half an hour"),
     "best": Preset(
-        "four times as long, for what more text still gives",
+        "a harder start and three times the steps, for what more text still gives",
         init={"windows": 128, "refits": 4, "polishes": 2},
         block={"windows": 192},
         e2e={"steps": 1000, "held_out": 16, "evaluate_every": 100},

@@ -23,6 +23,7 @@ Shapes: weights [N, K]; scales [C, N, groups], C = P or P+1; planes uint8 [P, N,
 group; `planes` where it is a number is P.
 """
 
+from functools import cache
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -128,8 +129,16 @@ def pack(codes: Tensor, planes: int, group_size: int) -> Tensor:
 
 def unpack(planes: Tensor, K: int) -> Tensor:
     """Bits uint8 [P, N, K] of planes uint8 [P, N, Kp/8]."""
-    shifts = torch.arange(8, device=planes.device, dtype=torch.uint8)
-    return (planes[..., None] >> shifts & 1).flatten(2)[..., :K]
+    # By a table of 8 bits for each byte, moved as one number: shifts of bytes took nine times as long on a CPU.
+    bits = _bits_of_bytes(planes.device).index_select(0, planes.int().flatten())
+    return bits.view(torch.uint8).view(*planes.shape[:-1], -1)[..., :K]
+
+
+@cache
+def _bits_of_bytes(device: torch.device) -> Tensor:
+    """The 8 bits of each byte, one in each byte of an int64 [256]."""
+    bits = torch.arange(256)[:, None] >> torch.arange(8) & 1
+    return bits.to(torch.uint8).view(torch.int64)[:, 0].contiguous().to(device)
 
 
 def codes_of(planes: Tensor, K: int) -> Tensor:

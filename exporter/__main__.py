@@ -76,7 +76,7 @@ def _add_fit_options(result: argparse.ArgumentParser) -> None:
     fitted.add_argument(
         "--calibrate",
         choices=("fast", "best"),
-        help="train two planes first with python -m calib, about 25 or 90 minutes for 135 million weights; the "
+        help="train two planes first with python -m calib, whose --plan says how long that takes; the "
         "checkpoint stays beside OUT.onnx; a run that was interrupted goes on at the same command",
     )
     fitted.add_argument(

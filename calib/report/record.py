@@ -20,7 +20,7 @@ from calib.config import CalibConfig
 from calib.report.files import LARGEST, Count, Part, Size, read_checked, write_checked
 from dualbinary import InputError
 
-__all__ = ["RECORD_FILE", "read_record", "write_record"]
+__all__ = ["RECORD_FILE", "RECORD_VERSION", "read_record", "write_record"]
 
 RECORD_FILE = "calibration.json"
 RECORD_VERSION = 1
