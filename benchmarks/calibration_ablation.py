@@ -4,8 +4,9 @@
 
 Rows of starts are the stage init alone. The row of the stage block goes on from the chosen start; rows of losses go on
 from there, each with the same number of steps on the same windows. Every row is `python -m calib` with the command that
-is printed, then `python -m calib eval`: perplexity on --test, KL from the full-precision model, and share of equal top
-tokens. Rows that WORK_DIR has already are not made again.
+is printed, then `python -m calib eval`: perplexity on --test, KL from the full-precision model, share of equal top
+tokens, and behind losses the change of the negative log likelihood against plain KL, window by window, with its
+standard error over windows. Rows that WORK_DIR has already are not made again.
 """
 
 import argparse
@@ -18,6 +19,7 @@ import sys
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
 from dualbinary import DualBinaryError
@@ -25,6 +27,8 @@ from dualbinary.console import add_common_options, run
 
 START = "init error-feedback"
 BLOCK = "+ block"
+LOSS = "+ e2e "
+PLAIN = LOSS + "KL"  # what the other losses are held against
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,7 @@ def rows(steps: int) -> list[Row]:
     losses = {
         "KL": "",
         "CE": "--e2e-kl 0 --e2e-ce 1",
-        **{f"DAD, gamma {gamma}": f"--e2e-kl 0 --e2e-dad 1 --e2e-gamma {gamma}" for gamma in (0.1, 0.5, 0.9)},
+        **{f"DAD, gamma {gamma}": f"--e2e-kl 0 --e2e-dad 1 --e2e-gamma {gamma}" for gamma in (0.0, 0.1, 0.5, 0.9)},
     }
     return [
         Row("init paper", None, "--stages init --init-method paper"),
@@ -51,19 +55,24 @@ def rows(steps: int) -> list[Row]:
         Row(START, None, "--stages init"),
         Row(BLOCK, None, "--stages init,block"),
         Row("init, then e2e KL", START, e2e),
-        *(Row(f"+ e2e {name}", BLOCK, f"{e2e} {options}") for name, options in losses.items()),
+        *(Row(LOSS + name, BLOCK, f"{e2e} {options}") for name, options in losses.items()),
     ]
 
 
 def _command(args: argparse.Namespace) -> None:
     args.work_dir.mkdir(parents=True, exist_ok=True)
-    results = []
+    results: list[dict[str, Any]] = []
+    plain: list[float] | None = None
     for row in rows(args.steps):
         if not fnmatchcase(row.name, args.rows):
             continue
-        results.append({**_row(row, args), "name": row.name})
+        result = {**_row(row, args), "name": row.name}
+        plain = result["nll"] if row.name == PLAIN else plain
+        if plain is not None and row.name.startswith(LOSS):
+            result["against_kl"] = _difference(result["nll"], plain)
+        results.append(result)
         if not args.json:
-            print(_line(results[-1]), flush=True)
+            print(_line(result), flush=True)
     if args.json:
         print(json.dumps(results))
 
@@ -96,10 +105,17 @@ def _run(verb: str, *arguments: str) -> str:
     return done.stdout
 
 
+def _difference(nll: list[float], base: list[float]) -> tuple[float, float]:
+    """The mean of nll - base over windows, and its standard error."""
+    changes = [mine - theirs for mine, theirs in zip(nll, base, strict=True)]
+    return mean(changes), stdev(changes) / len(changes) ** 0.5
+
+
 def _line(result: dict[str, Any]) -> str:
+    change, error = result.get("against_kl", (None, None))
     return (
         f"| {result['name']} | {result['perplexity']:.2f} | {result['kl']:.4f} | {result['agreement']:.3f} | "
-        f"{result['seconds']:.0f} |"
+        f"{'' if change is None else f'{change:+.4f} ± {error:.4f}'} | {result['seconds']:.0f} |"
     )
 
 

@@ -37,12 +37,17 @@ __all__ = ["Evaluation", "evaluate", "main"]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Figures of one model over the same tokens; kl and agreement are against the full-precision model."""
+    """Figures of one model over the same tokens; kl and agreement are against the full-precision model.
+
+    `nll` is the mean of -log P[y] for each window, in their order: two models are compared window by window, which
+    leaves out that some text is harder.
+    """
 
     name: str
     perplexity: float
     kl: float
     agreement: float
+    nll: tuple[float, ...]
 
 
 @torch.no_grad()
@@ -71,7 +76,7 @@ def evaluate(
         if checkpoint is not None:
             checkpoint.apply(list(source.linears.values()))
             Module.to(model, device)
-        sums = torch.zeros(3, dtype=torch.float64)
+        sums = torch.zeros(len(windows), 3, dtype=torch.float64)
         for index, row in enumerate(windows):
             window = row.to(device, torch.int64)
             student = hidden(window)
@@ -84,11 +89,12 @@ def evaluate(
                 mine, target = head(student[part]), window[1:][part]
                 theirs = mine if checkpoint is None else head(teacher[part])
                 terms = cross_entropy(mine, target), kl_divergence(theirs, mine), mine.argmax(1) == theirs.argmax(1)
-                sums += torch.stack([term.float().sum() for term in terms]).cpu()
+                sums[index] += torch.stack([term.float().sum() for term in terms]).cpu()
             progress(len(results) * len(windows) + index + 1, (len(checkpoints) + 1) * len(windows))
-        nll, kl, agreement = (sums / (windows.shape[0] * (windows.shape[1] - 1))).tolist()
+        means = sums / (windows.shape[1] - 1)
+        nll, kl, agreement = means.mean(0).tolist()
         name = str(source.directory if checkpoint is None else checkpoint.directory)
-        results.append(Evaluation(name, math.exp(nll), kl, agreement))
+        results.append(Evaluation(name, math.exp(nll), kl, agreement, tuple(means[:, 0].tolist())))
     return results
 
 

@@ -178,8 +178,9 @@ def test_evaluation_of_a_model_and_its_checkpoint(model, finished, tmp_path, cap
 
     with torch.no_grad():
         logits = AutoModelForCausalLM.from_pretrained(model)(input_ids=windows).logits[:, :-1].double()
-    nll = torch.nn.functional.cross_entropy(logits.flatten(0, 1), windows[:, 1:].flatten())
-    assert full["perplexity"] == pytest.approx(nll.exp().item(), rel=1e-5)
+    nll = torch.nn.functional.cross_entropy(logits.flatten(0, 1), windows[:, 1:].flatten(), reduction="none")
+    assert full["nll"] == pytest.approx(nll.view(3, -1).mean(1).tolist(), rel=1e-5)
+    assert full["perplexity"] == pytest.approx(nll.mean().exp().item(), rel=1e-5)
 
 
 def test_no_text_is_one_clear_error(model, tmp_path, capsys):
