@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from calib.data.documents import read_documents
 from calib.data.windows import tokenize
-from calib.layers import Format, full_precision
+from calib.layers import Format
 from calib.losses import chunk_size, cross_entropy, kl_divergence
 from calib.models.blocks import autocast, compute_dtype
 from calib.models.head import head_of
@@ -72,6 +72,7 @@ def evaluate(
             return model.base_model(input_ids=window[None], use_cache=False).last_hidden_state[0, :-1]
 
     results: list[Evaluation] = []
+    teachers: list[Tensor] = []  # full-precision hidden states [T - 1, H] of each window, met by every checkpoint
     for checkpoint in [None, *checkpoints]:
         if checkpoint is not None:
             checkpoint.apply(list(source.linears.values()))
@@ -80,10 +81,9 @@ def evaluate(
         for index, row in enumerate(windows):
             window = row.to(device, torch.int64)
             student = hidden(window)
-            teacher = student
-            if checkpoint is not None:
-                with full_precision(model):
-                    teacher = hidden(window)
+            if checkpoint is None:
+                teachers.append(student.cpu())
+            teacher = teachers[index].to(device)
             for begin in range(0, len(student), chunk):
                 part = slice(begin, begin + chunk)
                 mine, target = head(student[part]), window[1:][part]
