@@ -74,15 +74,16 @@ def _training(record: dict[str, Any]) -> Chart | None:
     for tokens in chosen:
         losses.axvline(tokens, color=SERIES_COLORS[1], linewidth=0.8, linestyle=":", label="kept")
     for name, color in zip(("kl", "ce", "dad"), SERIES_COLORS, strict=False):
-        _line(terms, curve, name, f"{name}, training", color, linewidth=0.6, alpha=0.5)
-        _line(terms, held_out, name, f"{name}, held out", color, marker="o", markersize=4)
+        _line(terms, curve, name, "", color, linewidth=0.6, alpha=0.5)
+        _line(terms, held_out, name, name, color, marker="o", markersize=4)
     for axes in (losses, terms):
         axes.set(xlabel="tokens", ylabel="nats a token")
+        _thousands(axes)
         _legend(axes)
     caption = (
         "Left: the loss that training lowers, and the same on held-out windows, measured as the state would be stored. "
-        f"The state of step {best} was kept. Right: its terms; kl is the divergence from the full-precision model, ce "
-        "the cross entropy with the text."
+        f"The state of step {best} was kept. Right: its terms, thin lines in training; kl is the divergence from the "
+        "full-precision model, ce the cross entropy with the text."
     )
     return Chart("Distillation", caption, _svg(figure, "training"))
 
@@ -286,6 +287,14 @@ def _positive_log(axes: "Axes", values: Sequence[float | None]) -> None:
     """A logarithmic scale, where every value has a logarithm."""
     if all(value for value in values if value is not None):
         axes.set_yscale("log")
+
+
+def _thousands(axes: "Axes") -> None:
+    """Numbers on the x axis as 50k rather than 50000, few enough that they don't run into one another."""
+    from matplotlib.ticker import EngFormatter
+
+    axes.locator_params(axis="x", nbins=6)
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
 
 
 def _legend(axes: "Axes") -> None:
