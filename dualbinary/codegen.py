@@ -34,6 +34,8 @@ def header() -> str:
     ]
     for key, value in OP.limits.items():
         lines.append(f"inline constexpr std::int64_t k{_camel(key)} = {value};")
+    for key, value in OP.scale_codes.items():
+        lines.append(f"inline constexpr std::int64_t kScaleCode{_camel(key)} = {value};")
     lines.append("")
     for index, value in enumerate(OP.inputs):
         lines.append(f"inline constexpr int kInput{_camel(value.name)} = {index};")

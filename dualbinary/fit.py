@@ -17,12 +17,13 @@ vectorised over thousands of groups.
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeAlias, cast
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from dualbinary.errors import InputError
+from dualbinary.scale_codes import round_scales, scale_columns, scale_values
 from dualbinary.schema import OP, padded_k
 
 __all__ = ["Fitted", "fit"]
@@ -57,7 +58,7 @@ class Fitted:
 
     Attributes:
         planes: uint8 [P, N, Kp/8], padding bits 0.
-        scales: float16 or float32 [C, N, Kp/G], C = P or P+1.
+        scales: float16 or float32 [C, N, Kp/G], or uint8 [C, N, 2 + Kp/G] (scale_codes.py); C = P or P+1.
         K: inputs of the weight.
         group_size: G.
         squared_error: sum of (w - w')^2 with w' made from the rounded scales.
@@ -65,7 +66,7 @@ class Fitted:
     """
 
     planes: npt.NDArray[np.uint8]
-    scales: npt.NDArray[np.floating]
+    scales: npt.NDArray[np.generic]
     K: int
     group_size: int
     squared_error: float
@@ -94,28 +95,35 @@ def fit(
     against that. The result doesn't depend on `threads`. `progress`, if given, is called with the number of rows
     finished since its last call.
 
+    `scale_dtype` is float16, float32, or uint8 for scales of 8 bits; weights take the nearest levels of rounded scales.
+
     Raises InputError, naming `name`, where the arguments are outside the contract, the weight isn't finite, or a scale
     doesn't fit `scale_dtype`.
     """
     weight = np.asarray(weight)
-    dtype = cast("np.dtype[np.floating]", np.dtype(scale_dtype))  # checked next
+    dtype = np.dtype(scale_dtype)
     _check_arguments(weight, planes, group_size, dtype, name)
     n, k = weight.shape
     kp = padded_k(k, group_size)
     packed = np.empty((planes, n, kp // 8), np.uint8)
-    scales = np.empty((planes + offset, n, kp // group_size), dtype)
+    scales = np.empty((planes + offset, n, scale_columns(kp // group_size, dtype)), dtype)
     method = _Method(planes, offset)
 
     def fit_rows(rows: slice) -> tuple[int, float, float]:
         block = _finite_block(weight, rows, name)
         codes = np.zeros((len(block), kp), np.uint8)
+        exact = np.empty((len(scales), len(block), kp // group_size))
+        parts = [
+            (inputs, groups, block[:, inputs].reshape(len(block) * (groups.stop - groups.start), -1))  # [R, G]
+            for inputs, groups in _group_ranges(k, group_size)
+        ]
+        for _, groups, flat in parts:
+            exact[:, :, groups] = method.scales_of(flat).reshape(len(scales), len(block), -1)
+        scales[:, rows] = _rounded(exact, dtype, rows, name)  # whole rows, as scales of 8 bits share a factor in them
+        values = scale_values(scales[:, rows])
         error = 0.0
-        for inputs, groups in _group_ranges(k, group_size):
-            count = groups.stop - groups.start
-            flat = block[:, inputs].reshape(len(block) * count, -1)  # [R, G]
-            exact = method.scales_of(flat).reshape(-1, len(block), count)
-            scales[:, rows, groups] = _rounded(exact, dtype, rows, name)
-            block_codes, block_error = method.codes_of(flat, scales[:, rows, groups].reshape(len(scales), -1))
+        for inputs, groups, flat in parts:
+            block_codes, block_error = method.codes_of(flat, values[:, :, groups].reshape(len(scales), -1))
             codes[:, inputs] = block_codes.reshape(len(block), -1)
             error += block_error
         for plane in range(planes):
@@ -161,9 +169,9 @@ class _Method:
                     scales = _solve(gram, right, scales, RIDGE * len(ordered))
         return np.ldexp(best, exponent)
 
-    def codes_of(self, weights: _Single, scales: npt.NDArray[np.floating]) -> tuple[npt.NDArray[np.uint8], float]:
+    def codes_of(self, weights: _Single, scales: _Double) -> tuple[npt.NDArray[np.uint8], float]:
         """Codes uint8 [R, G] of the nearest levels, bit p for plane p, and the sum of squared errors that is left."""
-        order, levels = _ascending(_levels(scales.astype(np.float64), self.planes))  # [L, R]
+        order, levels = _ascending(_levels(scales, self.planes))  # [L, R]
         columns = np.ascontiguousarray(weights.T)  # [G, R]
         rank = np.zeros(columns.shape, np.uint8)
         for cut in _cuts(levels):
@@ -342,8 +350,10 @@ def _finite_block(weight: npt.NDArray[np.floating], rows: slice, name: str) -> _
     return block
 
 
-def _rounded(scales: _Double, dtype: np.dtype[np.floating], rows: slice, name: str) -> npt.NDArray[np.floating]:
+def _rounded(scales: _Double, dtype: np.dtype, rows: slice, name: str) -> npt.NDArray[np.generic]:
     """Scales [C, rows, groups] in `dtype`."""
+    if dtype == np.uint8:
+        return round_scales(scales, name, rows.start)
     with np.errstate(over="ignore"):
         rounded = scales.astype(dtype)
     finite = np.isfinite(rounded)
@@ -373,5 +383,5 @@ def _check_arguments(
             f"{name}: group_size: expected a multiple of {multiple} up to {most} for {weight.shape[1]} inputs, "
             f"got {group_size}"
         )
-    if dtype not in (np.float16, np.float32):
-        raise InputError(f"scale_dtype: expected float16 or float32, got {dtype}")
+    if dtype not in (np.float16, np.float32, np.uint8):
+        raise InputError(f"scale_dtype: expected float16, float32 or uint8, got {dtype}")

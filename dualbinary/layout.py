@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dualbinary.errors import InputError
+from dualbinary.scale_codes import factors_of, scale_columns, scale_values
 from dualbinary.schema import OP, padded_k
 
 __all__ = ["check_tensors", "dequantize", "pack_planes", "unpack_planes"]
@@ -35,15 +36,16 @@ def unpack_planes(planes: npt.NDArray[np.uint8], k: int) -> npt.NDArray[np.uint8
 
 
 def dequantize(
-    planes: npt.NDArray[np.uint8], scales: npt.NDArray[np.floating], k: int, group_size: int
+    planes: npt.NDArray[np.uint8], scales: npt.NDArray[np.generic], k: int, group_size: int
 ) -> npt.NDArray[np.float64]:
     """The weight [N, K] that layout 1 planes [P, N, Kp/8] and scales [C, N, Kp/G] stand for, in float64.
 
-    w[n,k] = sum_p scales[p, n, k // G] * planes[p, n, k] (+ scales[P, n, k // G] where C = P+1).
+    w[n,k] = sum_p scales[p, n, k // G] * planes[p, n, k] (+ scales[P, n, k // G] where C = P+1); scales of any type
+    of the contract.
     """
     check_tensors(planes, scales, planes.shape[1] if planes.ndim == 3 else 0, k, group_size)
     bits = unpack_planes(planes, k)  # [P, N, K]
-    per_weight = np.repeat(scales.astype(np.float64), group_size, axis=2)[:, :, :k]  # [C, N, K]
+    per_weight = np.repeat(scale_values(scales), group_size, axis=2)[:, :, :k]  # [C, N, K]
     count = len(bits)
     weight = (per_weight[:count] * bits).sum(axis=0)
     return weight + per_weight[count] if len(scales) == count + 1 else weight
@@ -68,9 +70,18 @@ def check_tensors(
         raise InputError(f"{name}.planes: {count} planes, expected {limits['min_planes']} to {limits['max_planes']}")
     if planes.shape != (count, n, kp // 8):
         raise InputError(f"{name}.planes: expected shape {[count, n, kp // 8]}, got {list(planes.shape)}")
-    if scales.dtype not in (np.float16, np.float32):
-        raise InputError(f"{name}.scales: expected float16 or float32, got {scales.dtype}")
-    if scales.ndim != 3 or scales.shape[0] not in (count, count + 1) or scales.shape[1:] != (n, kp // group_size):
+    _check_scales(scales, count, n, kp // group_size, name)
+
+
+def _check_scales(scales: np.ndarray, planes: int, n: int, groups: int, name: str) -> None:
+    if scales.dtype not in (np.float16, np.float32, np.uint8):
+        raise InputError(f"{name}.scales: expected float16, float32 or uint8, got {scales.dtype}")
+    columns = scale_columns(groups, scales.dtype)
+    if scales.ndim != 3 or scales.shape[0] not in (planes, planes + 1) or scales.shape[1:] != (n, columns):
         raise InputError(
-            f"{name}.scales: expected shape [{count} or {count + 1}, {n}, {kp // group_size}], got {list(scales.shape)}"
+            f"{name}.scales: expected shape [{planes} or {planes + 1}, {n}, {columns}] of {scales.dtype}, "
+            f"got {list(scales.shape)}"
         )
+    if scales.dtype == np.uint8 and not np.isfinite(factors := factors_of(scales)).all():
+        c, row = np.argwhere(~np.isfinite(factors))[0]
+        raise InputError(f"{name}.scales: the factor of row {c} of output {row} is {factors[c, row]}, expected finite")

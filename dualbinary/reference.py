@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dualbinary.layout import check_tensors, unpack_planes
+from dualbinary.scale_codes import scale_values
 from dualbinary.schema import padded_k
 
 __all__ = ["dual_binary_matmul"]
@@ -19,7 +20,7 @@ __all__ = ["dual_binary_matmul"]
 def dual_binary_matmul(
     x: npt.NDArray[np.floating],
     planes: npt.NDArray[np.uint8],
-    scales: npt.NDArray[np.floating],
+    scales: npt.NDArray[np.generic],
     *,
     K: int,
     N: int,
@@ -27,8 +28,8 @@ def dual_binary_matmul(
 ) -> npt.NDArray[np.float64]:
     """Return Y [.., N] in float64 for X [.., K], layout 1 planes [P, N, Kp/8] and scales [C, N, Kp/G].
 
-    The result is not rounded to the type of X, so that a caller can measure against it. Raises InputError where a
-    tensor does not fit the contract.
+    Scales may have any type of the contract. The result is not rounded to the type of X, so that a caller can measure
+    against it. Raises InputError where a tensor does not fit the contract.
     """
     check_tensors(planes, scales, N, K, group_size)
     bits = unpack_planes(planes, K).astype(bool)  # [P, N, K]
@@ -37,7 +38,7 @@ def dual_binary_matmul(
     ones = np.ones((1, N, K), bool)
     selectors = np.concatenate([bits, ones]) if len(scales) > len(bits) else bits  # [C, N, K]
     with np.errstate(invalid="ignore", over="ignore"):  # NaN and infinity are answers here
-        for selector, scale in zip(selectors, scales.astype(np.float64), strict=True):
+        for selector, scale in zip(selectors, scale_values(scales), strict=True):
             for group in range(padded_k(K, group_size) // group_size):
                 inputs = slice(group * group_size, (group + 1) * group_size)  # of the last group, what there is
                 for m, row in enumerate(rows):

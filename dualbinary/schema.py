@@ -59,6 +59,7 @@ class Operator:
     summary: str
     formula: str
     limits: dict[str, int]
+    scale_codes: dict[str, int]
     symbols: dict[str, str]
     inputs: tuple[Value, ...]
     outputs: tuple[Value, ...]

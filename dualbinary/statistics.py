@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dualbinary.layout import check_tensors, unpack_planes
+from dualbinary.layout import check_tensors, dequantize, unpack_planes
 
-__all__ = ["PAPER_RULE", "PaperFlops", "WeightStatistics", "paper_flops", "weight_statistics"]
+__all__ = ["PAPER_RULE", "PaperFlops", "WeightStatistics", "paper_flops", "rounding_error", "weight_statistics"]
 
 ROW_BLOCK_WEIGHTS = 1 << 20  # unpacked at a time: a byte per weight and plane
 
@@ -109,14 +109,14 @@ class WeightStatistics:
 
 def weight_statistics(
     planes: npt.NDArray[np.uint8],
-    scales: npt.NDArray[np.floating],
+    scales: npt.NDArray[np.generic],
     K: int,
     group_size: int,
     *,
     squared_error: float | None = None,
     squared_norm: float | None = None,
 ) -> WeightStatistics:
-    """Count the codes of layout 1 planes [P, N, Kp/8] with scales [C, N, Kp/G].
+    """Count the codes of layout 1 planes [P, N, Kp/8] with scales [C, N, Kp/G] of any type of the contract.
 
     Raises InputError if the two don't fit together.
     """
@@ -132,6 +132,24 @@ def weight_statistics(
         counts += np.bincount(codes.ravel(), minlength=len(counts))
     stored = 8 * (planes.nbytes + scales.nbytes)
     return WeightStatistics(N * K, stored, tuple(map(int, counts)), squared_error, squared_norm)
+
+
+def rounding_error(
+    planes: npt.NDArray[np.uint8],
+    scales: npt.NDArray[np.generic],
+    rounded: npt.NDArray[np.generic],
+    K: int,
+    group_size: int,
+) -> tuple[float, float]:
+    """Sums of (w - w')^2 and of w^2, where w has `scales` and w' has `rounded` scales with the same planes."""
+    error = norm = 0.0
+    step = max(1, ROW_BLOCK_WEIGHTS // K)
+    for start in range(0, planes.shape[1], step):
+        rows = slice(start, start + step)
+        weight, other = (dequantize(planes[:, rows], part[:, rows], K, group_size) for part in (scales, rounded))
+        error += float(np.square(weight - other).sum())
+        norm += float(np.square(weight).sum())
+    return error, norm
 
 
 @dataclass(frozen=True)

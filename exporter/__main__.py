@@ -12,7 +12,7 @@ from typing import Any
 
 from dualbinary import OP, DualBinaryError, InputError
 from dualbinary.console import add_common_options, run
-from exporter.options import FALLBACKS, PLAIN_PLANES, ExportOptions
+from exporter.options import FALLBACKS, PLAIN_PLANES, SCALE_BITS, ExportOptions
 from exporter.output import check_output
 
 __all__ = ["main"]
@@ -91,6 +91,14 @@ def _add_fit_options(result: argparse.ArgumentParser) -> None:
 def _add_graph_options(result: argparse.ArgumentParser) -> None:
     graph = result.add_argument_group("graph")
     graph.add_argument(
+        "--scale-bits",
+        type=int,
+        default=16,
+        choices=SCALE_BITS,
+        help="16: float16 scales, or as a checkpoint stores them; 8: rounded to 8 bits, for a smaller and faster file "
+        "(default 16)",
+    )
+    graph.add_argument(
         "--accuracy-level", type=int, default=0, choices=OP.attribute("accuracy_level").values,
         help="0: activations at 15 bits or better; 4: activations at int8, faster (default 0)",
     )  # fmt: skip
@@ -127,6 +135,7 @@ def _command(args: argparse.Namespace) -> None:
         planes=args.planes,
         group_size=args.group_size,
         offset=args.offset,
+        scale_bits=args.scale_bits,
         accuracy_level=args.accuracy_level,
         dtype=args.dtype,
         embedding_bits=args.embedding_bits,

@@ -6,7 +6,7 @@ written in order, so memory holds a few layers whatever the model's size.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import onnx_ir as ir
@@ -14,13 +14,26 @@ import torch
 
 from dualbinary.checkpoint import load_module
 from dualbinary.fit import fit
-from dualbinary.statistics import WeightStatistics, weight_statistics
+from dualbinary.scale_codes import round_scales
+from dualbinary.statistics import WeightStatistics, rounding_error, weight_statistics
 from exporter.passes.linear import Linear, PlaneFormat, PlaneNode
 from exporter.passes.vocabulary import Table
 from exporter.tables import finite, quantized_table
 from exporter.weights import Weights
 
-__all__ = ["Piece", "computed", "parameter_piece", "plane_piece", "table_piece"]
+__all__ = ["Figures", "Piece", "computed", "parameter_piece", "plane_piece", "table_piece"]
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What there is to report of each layer by its module; filled in while pieces are computed.
+
+    statistics: of the planes and scales in the file.
+    rounding: where a checkpoint's scales were rounded to 8 bits, the sums of (w - w')^2 and of w^2 over its weights w.
+    """
+
+    statistics: dict[str, WeightStatistics] = field(default_factory=dict)
+    rounding: dict[str, tuple[float, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -55,11 +68,11 @@ def computed(pieces: Iterable[Piece], threads: int) -> Iterator[tuple[Piece, lis
                 future.cancel()
 
 
-def plane_piece(node: PlaneNode, weights: Weights, report: dict[str, WeightStatistics]) -> Piece:
-    """Planes and scales of one node: fitted, or taken from the checkpoint. Statistics of each layer go to `report`."""
+def plane_piece(node: PlaneNode, weights: Weights, figures: Figures) -> Piece:
+    """Planes and scales of one node: fitted, or taken from the checkpoint. What is to be reported goes to `figures`."""
 
     def compute() -> list[np.ndarray]:
-        parts = [_planes_of(linear, node.format, weights, report) for linear in node.linears]
+        parts = [_planes_of(linear, node.format, weights, figures) for linear in node.linears]
         return [np.concatenate(arrays, axis=1) for arrays in zip(*parts, strict=True)]
 
     work = sum(linear.N * linear.K for linear in node.linears)
@@ -86,13 +99,17 @@ def parameter_piece(value: ir.Value, weights: Weights, joined: Mapping[str, tupl
 
 
 def _planes_of(
-    linear: Linear, layout: PlaneFormat, weights: Weights, report: dict[str, WeightStatistics]
+    linear: Linear, layout: PlaneFormat, weights: Weights, figures: Figures
 ) -> tuple[np.ndarray, np.ndarray]:
     scale_dtype = layout.scale_dtype.numpy()
     error = norm = None
     if weights.has_planes(linear.parameter):
-        planes, scales = _stored_planes(linear, weights)
-        scales = scales.astype(scale_dtype, copy=False)
+        planes, stored = _stored_planes(linear, weights)
+        if scale_dtype == np.uint8:
+            scales = round_scales(stored, linear.module)
+            figures.rounding[linear.module] = rounding_error(planes, stored, scales, linear.K, layout.group_size)
+        else:
+            scales = stored.astype(scale_dtype, copy=False)
     else:
         fitted = fit(
             weights.read(linear.parameter, torch.float32).numpy(),
@@ -104,7 +121,7 @@ def _planes_of(
         )
         planes, scales = fitted.planes, fitted.scales
         error, norm = fitted.squared_error, fitted.squared_norm
-    report[linear.module] = weight_statistics(
+    figures.statistics[linear.module] = weight_statistics(
         planes, scales, linear.K, layout.group_size, squared_error=error, squared_norm=norm
     )
     return planes, scales

@@ -4,9 +4,10 @@ from dataclasses import dataclass
 
 from dualbinary import OP, InputError
 
-__all__ = ["FALLBACKS", "PLAIN_PLANES", "ExportOptions"]
+__all__ = ["FALLBACKS", "PLAIN_PLANES", "SCALE_BITS", "ExportOptions"]
 
 FALLBACKS = ("ort4", "ort2", "standard", "none")
+SCALE_BITS = (8, 16)
 
 # Planes for a directory without trained planes. Two planes fitted without data ruin a model; four with an offset hold
 # any four-bit affine grid, which is the least that is good text without training (docs/log.md).
@@ -19,6 +20,8 @@ class ExportOptions:
 
     planes, group_size, offset: the fit of a plain directory; a checkpoint of ours carries its own and refuses these.
         None means the default: 4 planes, groups of 64, with offset (no offset where planes are given and are not 4).
+    scale_bits: 8 rounds scales to 8-bit codes with a float16 factor for each output and plane; 16 keeps what a
+        checkpoint stores, and is float16 for a fit.
     accuracy_level: what kernels may do to activations: 0 keeps 15 bits or better, 4 allows int8.
     dtype: element type of activations, KV cache and everything that is not quantised: "fp32" or "fp16".
     embedding_bits: 4, 8, 16 or 32 for the token embedding and the head.
@@ -29,6 +32,7 @@ class ExportOptions:
     planes: int | None = None
     group_size: int | None = None
     offset: bool | None = None
+    scale_bits: int = 16
     accuracy_level: int = 0
     dtype: str = "fp32"
     embedding_bits: int = 8
@@ -44,6 +48,7 @@ class ExportOptions:
         if self.group_size is not None and (self.group_size < multiple or self.group_size % multiple):
             raise InputError(f"--group-size must be a positive multiple of {multiple}, got {self.group_size}")
         for name, value, allowed in (
+            ("--scale-bits", self.scale_bits, SCALE_BITS),
             ("--accuracy-level", self.accuracy_level, OP.attribute("accuracy_level").values),
             ("--dtype", self.dtype, ("fp32", "fp16")),
             ("--embedding-bits", self.embedding_bits, (4, 8, 16, 32)),

@@ -12,9 +12,8 @@ from onnx_ir.passes.common import CheckerPass
 from tqdm import tqdm
 
 from dualbinary import OP, InputError
-from dualbinary.statistics import WeightStatistics
 from exporter.architectures import VERIFIED
-from exporter.contents import Piece, computed, parameter_piece, plane_piece, table_piece
+from exporter.contents import Figures, Piece, computed, parameter_piece, plane_piece, table_piece
 from exporter.datafile import DataFile, padded_size
 from exporter.graph import BuiltGraph, build_graph
 from exporter.options import ExportOptions
@@ -75,8 +74,8 @@ def export(
     graph = build_graph(source, options.dtype)
     weights = Weights(source, graph)
     rewritten = rewrite(graph, weights, options)
-    layers: dict[str, WeightStatistics] = {}
-    pieces = _pieces(graph, rewritten, weights, layers)
+    figures = Figures()
+    pieces = _pieces(graph, rewritten, weights, figures)
     with staged(out.parent, stale=POSSIBLE_COMPANIONS) as stage:
         check_space(stage, sum(padded_size(v) for v in graph.model.graph.initializers.values()) + _GRAPH_BYTES)
         with open(stage / data_name, "wb") as file:
@@ -89,9 +88,11 @@ def export(
         write_sidecars(stage, source, genai, companions)
         if library is not None:
             (stage / library.name).write_bytes(library.read_bytes())
-        report = export_report(graph.model, weights, rewritten, layers, options, stage / data_name)
+        report = export_report(graph.model, weights, rewritten, figures, options, stage / data_name)
         (stage / "export_report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    return Export(weights, rewritten.nodes, rewritten.tables, options, report, tuple(_warnings(source, options)))
+    return Export(
+        weights, rewritten.nodes, rewritten.tables, options, report, tuple(_warnings(source, options, report))
+    )
 
 
 def _refuse_contradictions(source: ModelSource, options: ExportOptions) -> None:
@@ -112,13 +113,11 @@ def _refuse_contradictions(source: ModelSource, options: ExportOptions) -> None:
         )
 
 
-def _pieces(
-    graph: BuiltGraph, rewritten: Rewritten, weights: Weights, layers: dict[str, WeightStatistics]
-) -> list[Piece]:
+def _pieces(graph: BuiltGraph, rewritten: Rewritten, weights: Weights, figures: Figures) -> list[Piece]:
     """One piece for every initializer that waits for data, in graph order."""
     by_value: dict[ir.Value, Piece] = {}
     for node in rewritten.nodes:
-        piece = plane_piece(node, weights, layers)
+        piece = plane_piece(node, weights, figures)
         by_value |= dict.fromkeys(piece.values, piece)
     for table in rewritten.tables:
         piece = table_piece(table, weights)
@@ -153,8 +152,10 @@ def _finish(model: ir.Model) -> None:
     CheckerPass(full_check=False)(model)
 
 
-def _warnings(source: ModelSource, options: ExportOptions) -> list[str]:
+def _warnings(source: ModelSource, options: ExportOptions, report: dict[str, Any]) -> list[str]:
     lines = []
+    if (error := report["totals"]["scale_rounding_error"]) is not None:
+        lines.append(f"scales of the checkpoint rounded to 8 bits: {error:.1e} of the weights' sum of squares")
     if source.quantization is None:
         text = f"{options.fit_planes} planes fitted without data"
         if options.fit_planes + options.fit_offset < 4:

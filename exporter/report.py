@@ -1,5 +1,6 @@
 """export_report.json: what was quantised, how far it is from the original, and what the file costs."""
 
+from collections.abc import Collection
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,8 @@ from typing import Any
 import onnx_ir as ir
 
 from dualbinary import OP
-from dualbinary.statistics import PAPER_RULE, WeightStatistics, paper_flops
+from dualbinary.statistics import PAPER_RULE, paper_flops
+from exporter.contents import Figures
 from exporter.options import ExportOptions
 from exporter.passes.linear import PlaneNode
 from exporter.passes.vocabulary import Table
@@ -23,21 +25,26 @@ def export_report(
     model: ir.Model,
     weights: Weights,
     rewritten: Rewritten,
-    layers: dict[str, WeightStatistics],
+    figures: Figures,
     options: ExportOptions,
     data_path: Path,
 ) -> dict[str, Any]:
-    """The report as JSON values. Bits count planes and scales; sizes are bytes."""
+    """The report as JSON values. Bits count planes and scales; sizes are bytes.
+
+    scale_rounding_error is the relative squared error that rounding a checkpoint's scales to 8 bits made in its
+    weights; null where they are as stored, and for a fit, whose relative_squared_error has all of it.
+    """
     nodes, tables = rewritten.nodes, rewritten.tables
     rows = []
     for node in nodes:
         for linear in node.linears:
             row = {"module": linear.module, "N": linear.N, "K": linear.K, "group_size": node.format.group_size}
-            rows.append(
-                {**row, "node": str(node.planes.name).removesuffix(".planes"), **layers[linear.module].to_dict()}
-            )
+            row |= {"node": str(node.planes.name).removesuffix(".planes")}
+            row |= figures.statistics[linear.module].to_dict()
+            rounding = [figures.rounding[linear.module]] if linear.module in figures.rounding else []
+            rows.append({**row, "scale_rounding_error": _relative_error(rounding)})
     quantised = sum(row["weights"] for row in rows)
-    flops = paper_flops(layers.values(), _head_weights(weights, tables), _attention_width(model))
+    flops = paper_flops(figures.statistics.values(), _head_weights(weights, tables), _attention_width(model))
     table_rows = [
         {
             "parameter": table.parameter,
@@ -62,6 +69,7 @@ def export_report(
             "parameters": parameters,
             "bits_per_weight": 8 * plane_bytes / quantised if quantised else 0.0,
             "bits_per_parameter": 8 * data_bytes / parameters,
+            "scale_rounding_error": _relative_error(figures.rounding.values()),
             "file_bytes": data_bytes,
             "plane_bytes": plane_bytes,
             "table_bytes": sum(row["bytes"] for row in table_rows),
@@ -75,11 +83,24 @@ def export_report(
 
 
 def _format(nodes: tuple[PlaneNode, ...]) -> dict[str, Any]:
-    """Planes, group size and offset as they are in the file, whether asked for, fitted by default or stored."""
+    """Planes, group size, offset and bits of a scale as in the file, whether asked for, fitted by default or stored."""
     if not nodes:
         return {}
     layout = max((node.format for node in nodes), key=lambda layout: layout.group_size)  # short rows have short groups
-    return {"planes": layout.planes, "group_size": layout.group_size, "offset": layout.scale_rows > layout.planes}
+    return {
+        "planes": layout.planes,
+        "group_size": layout.group_size,
+        "offset": layout.scale_rows > layout.planes,
+        "scale_bits": 8 * layout.scale_dtype.itemsize,
+    }
+
+
+def _relative_error(sums: Collection[tuple[float, float]]) -> float | None:
+    """Sum of squared errors over sum of squares; None where there is nothing to say."""
+    if not sums:
+        return None
+    error, norm = (sum(part) for part in zip(*sums, strict=True))
+    return error / norm if norm else 0.0
 
 
 def _head_weights(weights: Weights, tables: tuple[Table, ...]) -> int:

@@ -68,10 +68,11 @@ def rewrite(graph: BuiltGraph, weights: Weights, options: ExportOptions) -> Rewr
 
 
 def _add_fallback(model: ir.Model, nodes: list[PlaneNode], kind: str) -> None:
-    layout = nodes[0].format  # planes and offset are one choice for the whole model
+    layout = nodes[0].format  # planes, offset and 8-bit scales are one choice for the whole model
     group_sizes = {node.format.group_size for node in nodes}
     opset = model.graph.opset_imports[""]
-    function = fallback_function(kind, layout.planes, layout.scale_rows > layout.planes, group_sizes, opset)
+    offset, coded = layout.scale_rows > layout.planes, layout.scale_dtype == ir.DataType.UINT8
+    function = fallback_function(kind, layout.planes, offset, coded, group_sizes, opset)
     model.functions[function.identifier()] = function
     model.graph.opset_imports.setdefault("com.microsoft", 1)
 
@@ -79,17 +80,18 @@ def _add_fallback(model: ir.Model, nodes: list[PlaneNode], kind: str) -> None:
 def _plane_format(linear: Linear, weights: Weights, options: ExportOptions) -> PlaneFormat | None:
     """The format of a layer's planes; None for a layer that stays in full precision."""
     stored = weights.source.quantization
+    coded = ir.DataType.UINT8 if options.scale_bits == 8 else None
     if stored is not None:
         if not weights.has_planes(linear.parameter):
             return None
-        dtype = _SCALE_DTYPES[weights.stored_scale_dtype(linear.parameter)]
+        dtype = coded or _SCALE_DTYPES[weights.stored_scale_dtype(linear.parameter)]
         return PlaneFormat(stored.planes, stored.scale_rows, stored.group_size, dtype)
     if linear.module.endswith(_ROUTERS):
         return None
     # A row shorter than a group is one group.
     group_size = min(options.fit_group_size, padded_k(linear.K, OP.limits["group_multiple"]))
     rows = options.fit_planes + options.fit_offset
-    return PlaneFormat(options.fit_planes, rows, group_size, ir.DataType.FLOAT16)
+    return PlaneFormat(options.fit_planes, rows, group_size, coded or ir.DataType.FLOAT16)
 
 
 def _tied(head: Linear, embedding: ir.Node, weights: Weights) -> bool:

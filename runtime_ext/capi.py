@@ -16,7 +16,7 @@ from runtime_ext.library import library_path, load
 
 __all__ = ["Weight"]
 
-_TYPES = {np.dtype(np.float32): 0, np.dtype(np.float16): 1}
+_TYPES = {np.dtype(np.float32): 0, np.dtype(np.float16): 1, np.dtype(np.uint8): 2}  # uint8 for scales alone
 _TASK = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_size_t)
 _PARALLEL_FOR = ctypes.CFUNCTYPE(None, ctypes.c_void_p, _TASK, ctypes.c_void_p, ctypes.c_size_t)
 
@@ -37,14 +37,15 @@ class _Spec(ctypes.Structure):
 class Weight:
     """Planes [P, N, Kp/8] and scales [C, N, Kp/G], packed for one kernel. Use as a context manager, or `close()` it.
 
-    `kernel` is a name from describe()["kernels"], or None for the best at this accuracy_level. The arrays are kept and
-    must not be changed. Raises InputError where the library refuses something.
+    Scales may have any type of the contract. `kernel` is a name from describe()["kernels"], or None for the best at
+    this accuracy_level. The arrays are kept and must not be changed. Raises InputError where the library refuses
+    something.
     """
 
     def __init__(
         self,
         planes: npt.NDArray[np.uint8],
-        scales: npt.NDArray[np.floating],
+        scales: npt.NDArray[np.generic],
         *,
         K: int,
         group_size: int,

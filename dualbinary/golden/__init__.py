@@ -3,11 +3,12 @@
     { "layout": 1, "cases": [ { "name", "P", "C", "M", "N", "K", "group_size", "scale_type",
         "bits":   "0" and "1", one string for each plane and output, K long
         "planes": bytes of the planes tensor in the stored layout, hexadecimal
-        "scales": bytes of the scales tensor, little endian, hexadecimal
+        "scales": bytes of the scales tensor, little endian, hexadecimal; of type uint8 with 2 + Kp/G of them in a row
         "x":      M * K numbers
         "y":      M * N numbers } ] }
 
-Inputs are eighths and scales sixteenths, so every y is exact in float32, in whatever order it is summed.
+Inputs are eighths, scales sixteenths, or 128ths of a factor in quarters: so every y is exact in float32, in whatever
+order it is summed.
 """
 
 import hashlib
@@ -49,6 +50,8 @@ SHAPES = (
     _Shape("one_input", 3, False, 2, 1, 1, 32, "float32"),
     _Shape("all_planes", 8, True, 1, 2, 40, 32),
     _Shape("many_rows", 2, False, 9, 17, 33, 32),
+    _Shape("coded_scales", 2, False, 2, 3, 96, 32, "uint8"),
+    _Shape("coded_offset_ragged_k", 4, True, 1, 5, 77, 32, "uint8"),
 )
 
 
@@ -68,9 +71,8 @@ def _case(shape: _Shape) -> dict[str, Any]:
     groups = padded_k(shape.K, shape.group_size) // shape.group_size
     bits = _integers(shape, "bits", shape.P * shape.N * shape.K).reshape(shape.P, shape.N, shape.K) % 2
     eighths = _integers(shape, "x", shape.M * shape.K).reshape(shape.M, shape.K) % 33 - 16
-    sixteenths = _integers(shape, "scales", C * shape.N * groups).reshape(C, shape.N, groups) % 65 - 32
     x = (eighths / 8).astype(np.float32)
-    scales = (sixteenths / 16).astype(np.dtype(shape.scale_type).newbyteorder("<"))
+    scales = _scales(shape, C, groups)
     planes = pack_planes(bits, shape.group_size)
     y = dual_binary_matmul(x, planes, scales, K=shape.K, N=shape.N, group_size=shape.group_size)
     return {
@@ -88,6 +90,15 @@ def _case(shape: _Shape) -> dict[str, Any]:
         "x": x.ravel().tolist(),
         "y": y.ravel().tolist(),
     }
+
+
+def _scales(shape: _Shape, C: int, groups: int) -> np.ndarray:
+    integers = _integers(shape, "scales", C * shape.N * groups).reshape(C, shape.N, groups)
+    if shape.scale_type == "uint8":
+        quarters = _integers(shape, "factors", C * shape.N).reshape(C, shape.N, 1) % 17 - 8
+        factors = (quarters / 4).astype("<f2").view(np.uint8)  # [C, N, 2]
+        return np.concatenate([factors, integers.astype(np.uint8)], axis=2)
+    return ((integers % 65 - 32) / 16).astype(np.dtype(shape.scale_type).newbyteorder("<"))
 
 
 def _integers(shape: _Shape, label: str, count: int) -> np.ndarray:

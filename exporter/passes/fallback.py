@@ -10,6 +10,9 @@ With the library registered ONNX Runtime never looks at it. Bodies, by what they
 
 A group_size that MatMulNBits does not know (no power of two, or above 256) is served in blocks of 32 with repeated
 scales.
+
+Scales of 8 bits are decoded first, to float32: a table of 256 entries, by the factor's high byte, gives what the factor
+is at low byte 0 and what each step of the low byte adds, for float16 is linear in its low byte.
 """
 
 import numpy as np
@@ -25,10 +28,13 @@ _BLOCK = OP.limits["group_multiple"]
 _LARGEST_BLOCK = 256  # of MatMulNBits
 
 
-def fallback_function(kind: str, planes: int, has_offset: bool, group_sizes: set[int], opset: int) -> ir.Function:
+def fallback_function(
+    kind: str, planes: int, has_offset: bool, coded_scales: bool, group_sizes: set[int], opset: int
+) -> ir.Function:
     """The function for nodes of `planes` planes, with or without offset row, of any of `group_sizes`.
 
-    `kind` is "ort4", "ort2" or "standard"; `opset` is the model's, at least 18.
+    `coded_scales` says whether scales are uint8. `kind` is "ort4", "ort2" or "standard"; `opset` is the model's, at
+    least 18.
     """
     if kind == "standard":
         body, tables = _standard_body(planes, has_offset), {}
@@ -38,6 +44,9 @@ def fallback_function(kind: str, planes: int, has_offset: bool, group_sizes: set
         body = _nbits_body(bits, planes, power_of_two) + (_OFFSET if has_offset else "")
         body += f"Y = {'Add(sum, offset_sum)' if has_offset else 'Identity(sum)'}\n"
         tables = {"table": _code_table(bits)}
+    if coded_scales:
+        tables |= _factor_tables()
+    body = (_DECODED if coded_scales else "scale_values = Identity (scales)\n") + body
     attributes = ", ".join(a.name for a in OP.attributes if a.default is None)
     defaults = ", ".join(f"{a.name}: int = {a.default}" for a in OP.attributes if a.default is not None)
     text = (
@@ -62,6 +71,43 @@ def _code_table(bits: int) -> np.ndarray:
     per_byte = 8 // bits
     shifted = codes.reshape(256, bits, per_byte) << (bits * np.arange(per_byte))
     return shifted.sum(axis=2).astype(np.uint8)
+
+
+def _factor_tables() -> dict[str, np.ndarray]:
+    """float32 [256] by a float16's high byte: its value where the low byte is 0, and what 1 in the low byte adds.
+
+    Both are divided by the unit of the codes. Exact, as 11 bits are; NaN where the contract allows no factor.
+    """
+    high = np.arange(256)
+    exponent, mantissa = high >> 2 & 31, (high & 3) << 8
+    step = np.where(high >> 7, -1.0, 1.0) * np.exp2(np.maximum(exponent, 1) - 25) / OP.scale_codes["unit"]
+    step[exponent == 31] = np.nan
+    base = step * (mantissa + np.where(exponent > 0, 1024, 0))
+    return {"factor_base": base.astype(np.float32), "factor_step": step.astype(np.float32)}
+
+
+# Scales [C, N, Kp/G] in float32 from bytes [C, N, 2 + Kp/G]; every operation is exact.
+_DECODED = f"""
+s_low = Constant <value_int = 0> ()
+s_high = Constant <value_int = 1> ()
+s_head = Constant <value_ints: ints = [{OP.scale_codes["factor_bytes"]}]> ()
+s_end = Constant <value_ints: ints = [{np.iinfo(np.int64).max}]> ()
+s_axis = Constant <value_ints: ints = [2]> ()
+s_zero = Constant <value_float: float = {float(OP.scale_codes["zero"])}> ()
+s_low_bytes = Gather <axis = 2> (scales, s_low)
+s_low_floats = Cast <to = 1> (s_low_bytes)
+s_high_bytes = Gather <axis = 2> (scales, s_high)
+s_index = Cast <to = 6> (s_high_bytes)
+s_bases = Gather <axis = 0> (factor_base, s_index)
+s_steps = Gather <axis = 0> (factor_step, s_index)
+s_added = Mul (s_steps, s_low_floats)
+s_factors = Add (s_bases, s_added)
+s_columns = Unsqueeze (s_factors, s_axis)
+s_codes = Slice (scales, s_head, s_end, s_axis)
+s_code_floats = Cast <to = 1> (s_codes)
+s_centred = Sub (s_code_floats, s_zero)
+scale_values = Mul (s_centred, s_columns)
+"""
 
 
 def _nbits_body(bits: int, planes: int, power_of_two: bool) -> str:
@@ -97,7 +143,7 @@ def _nbits_body(bits: int, planes: int, power_of_two: bool) -> str:
             f"packed{p} = Gather <axis = 0> (table, index{p})",
             f"codes_all{p} = Reshape (packed{p}, all_shape)",
             f"codes{p} = Slice (codes_all{p}, zero, blocks, one)",
-            f"scale_group{p} = Gather <axis = 0> (scales, p{p})",
+            f"scale_group{p} = Gather <axis = 0> (scale_values, p{p})",
             f"scale_typed{p} = CastLike (scale_group{p}, X)",
             *_block_scales(p, power_of_two),
             f"y{p} = com.microsoft.MatMulNBits <K: int = @K, N: int = @N, bits = {bits}, {block}, "
@@ -144,7 +190,7 @@ o_grouped_shape = Concat <axis = 0> (o_shape, o_minus_one, o_group1)
 o_grouped = Reshape (o_padded, o_grouped_shape)
 o_sums = ReduceSum <keepdims = 0> (o_grouped, o_minus_one)
 o_last = Constant <value_int = -1> ()
-o_row = Gather <axis = 0> (scales, o_last)
+o_row = Gather <axis = 0> (scale_values, o_last)
 o_typed = CastLike (o_row, X)
 o_transposed = Transpose <perm = [1, 0]> (o_typed)
 offset_sum = MatMul (o_sums, o_transposed)
@@ -172,7 +218,7 @@ def _standard_body(planes: int, has_offset: bool) -> str:
         "grouped_shape = Concat <axis = 0> (p, n1, minus_one, group1)",
         "grouped = Reshape (bits, grouped_shape)",
         "typed = CastLike (grouped, X)",
-        "scales_typed = CastLike (scales, X)",
+        "scales_typed = CastLike (scale_values, X)",
         "plane_scales = Slice (scales_typed, zero, p, zero)",
         "columns = Unsqueeze (plane_scales, minus_one)",
         "terms = Mul (typed, columns)",

@@ -15,6 +15,7 @@ import numpy as np
 import onnx_ir as ir
 
 from dualbinary import OP, padded_k
+from dualbinary.scale_codes import scale_columns
 from exporter.passes.values import constant, copy_type, is_parameter, parameter, replace_value, static_shape
 
 __all__ = ["DualBinaryLinearPass", "Linear", "PlaneFormat", "PlaneNode", "find_linears"]
@@ -38,7 +39,7 @@ class Linear:
 
 @dataclass(frozen=True)
 class PlaneFormat:
-    """Shape of the planes of one layer, and the type of its scales."""
+    """Shape of the planes of one layer, and the type of its scales; UINT8 for codes (dualbinary/scale_codes.py)."""
 
     planes: int
     scale_rows: int
@@ -100,7 +101,8 @@ class DualBinaryLinearPass(ir.passes.InPlacePass):
         name = f"{parent}.{leaves}" if parent else leaves
         n, kp = sum(linear.N for linear in linears), padded_k(first.K, layout.group_size)
         planes = parameter(model, f"{name}.planes", [layout.planes, n, kp // 8], ir.DataType.UINT8)
-        scales = parameter(model, f"{name}.scales", [layout.scale_rows, n, kp // layout.group_size], layout.scale_dtype)
+        columns = scale_columns(kp // layout.group_size, layout.scale_dtype.numpy())
+        scales = parameter(model, f"{name}.scales", [layout.scale_rows, n, columns], layout.scale_dtype)
         x = first.matmul.inputs[0]
         attributes = {
             "K": first.K,

@@ -1,4 +1,5 @@
 import json
+import struct
 from fractions import Fraction
 
 import numpy as np
@@ -25,8 +26,17 @@ def tensors_of(case):
     scales = np.frombuffer(bytes.fromhex(case["scales"]), np.dtype(case["scale_type"]).newbyteorder("<"))
     return (
         planes.reshape(case["P"], case["N"], groups * case["group_size"] // 8),
-        scales.astype(case["scale_type"]).reshape(case["C"], case["N"], groups),
+        scales.astype(case["scale_type"]).reshape(case["C"], case["N"], -1),
     )
+
+
+def scale_of(case, scales, c, n, group):
+    """One scale, exactly."""
+    row = scales[c, n]
+    if case["scale_type"] != "uint8":
+        return Fraction(float(row[group]))
+    (factor,) = struct.unpack("<e", row[:2].tobytes())
+    return Fraction(factor) * (int(row[2 + group]) - 128) / 128
 
 
 def test_golden_file_is_what_the_generator_writes():
@@ -64,7 +74,7 @@ def test_golden_y_is_exactly_the_formula(case):
                 group = k // case["group_size"]
                 for c in range(case["C"]):
                     if c == P or bits[c, n, k]:
-                        total += Fraction(float(scales[c, n, group])) * x[m][k]
+                        total += scale_of(case, scales, c, n, group) * x[m][k]
             assert Fraction(case["y"][m * N + n]) == total
 
 
@@ -86,5 +96,5 @@ def test_golden_cases_cover_offset_ragged_and_every_limit_of_planes():
     assert {case["P"] for case in CASES} >= {1, 2, 8}
     assert any(case["C"] > case["P"] for case in CASES)
     assert any(case["K"] % case["group_size"] for case in CASES)
-    assert {case["scale_type"] for case in CASES} == {"float16", "float32"}
+    assert {case["scale_type"] for case in CASES} == {"float16", "float32", "uint8"}
     assert json.loads(golden.text())["layout"] == 1

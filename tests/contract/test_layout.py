@@ -28,7 +28,7 @@ def test_dequantize_any_case_is_the_formula_weight_by_weight(case):
     P = len(case.bits)
     for n in range(case.N):
         for k in range(case.K):
-            scales = case.scales[:, n, k // case.group_size].astype(np.float64)
+            scales = case.values[:, n, k // case.group_size]
             expected = sum(scales[p] for p in range(P) if case.bits[p, n, k]) + (scales[P] if len(scales) > P else 0.0)
             # A sum of at most nine terms, in another order than NumPy's: 9 roundings of the largest partial sum.
             assert abs(weight[n, k] - expected) <= 9 * np.finfo(np.float64).eps * np.abs(scales).sum()
@@ -50,6 +50,13 @@ def test_pack_wrong_bits_is_refused(bits, message):
 PLANES, SCALES = np.zeros((2, 3, 16), np.uint8), np.zeros((2, 3, 2), np.float16)
 
 
+def _with_factor(bits: int) -> np.ndarray:
+    """Coded scales [2, 3, 2 + 2] whose last factor has the given bits."""
+    scales = np.zeros((2, 3, 4), np.uint8)
+    scales[1, 2, :2] = [bits & 255, bits >> 8]
+    return scales
+
+
 @pytest.mark.parametrize(
     ("planes", "scales", "group_size", "message"),
     [
@@ -63,7 +70,14 @@ PLANES, SCALES = np.zeros((2, 3, 16), np.uint8), np.zeros((2, 3, 2), np.float16)
         (PLANES[:, :2], SCALES, 64, r"planes: expected shape \[2, 3, 16\]"),
         (PLANES[:0], SCALES[:0], 64, "0 planes"),
         (np.zeros((9, 3, 16), np.uint8), SCALES, 64, "9 planes"),
-        (PLANES, SCALES.astype(np.float64), 64, "expected float16 or float32"),
+        (PLANES, SCALES.astype(np.float64), 64, "expected float16, float32 or uint8"),
+        (PLANES, SCALES.astype(np.int8), 64, "expected float16, float32 or uint8"),
+        (PLANES, SCALES.astype(np.uint8), 64, r"scales: expected shape \[2 or 3, 3, 4\] of uint8, got \[2, 3, 2\]"),
+        (PLANES, np.zeros((2, 3, 5), np.uint8), 64, "scales: expected shape"),
+        (PLANES, np.zeros((2, 12), np.uint8), 64, "scales: expected shape"),
+        (PLANES, _with_factor(0x7C00), 64, "scales: the factor of row 1 of output 2 is inf, expected finite"),
+        (PLANES, _with_factor(0xFC00), 64, "factor of row 1 of output 2 is -inf"),
+        (PLANES, _with_factor(0x7C01), 64, "factor of row 1 of output 2 is nan"),
         (PLANES, SCALES[:1], 64, r"scales: expected shape \[2 or 3, 3, 2\]"),
         (PLANES, np.zeros((4, 3, 2), np.float16), 64, "scales: expected shape"),
         (PLANES, SCALES[:, :, :1], 64, "scales: expected shape"),
@@ -77,3 +91,5 @@ def test_check_tensors_outside_the_contract_is_refused_by_name(planes, scales, g
 def test_check_tensors_inside_the_contract_passes():
     check_tensors(PLANES, SCALES, 3, 128, 64)
     check_tensors(PLANES, np.zeros((3, 3, 1), np.float32), 3, 97, 128)
+    check_tensors(PLANES, np.zeros((3, 3, 3), np.uint8), 3, 97, 128)
+    check_tensors(PLANES, _with_factor(0xFBFF), 3, 128, 64)  # the largest factor

@@ -15,7 +15,7 @@ def test_matmul_any_case_is_the_dense_product_in_float64(case, leading, dtype):
     assert y.dtype == np.float64
     assert y.shape == (*leading, case.N)
     # Both sides sum at most C * K products; every rounding is at most eps of the sum of their absolute values.
-    largest = np.abs(x).astype(np.float64).sum(-1, keepdims=True) * np.abs(case.scales).astype(np.float64).sum()
+    largest = np.abs(x).astype(np.float64).sum(-1, keepdims=True) * np.abs(case.values).sum()
     terms = len(case.scales) * case.K
     assert (np.abs(y - x.astype(np.float64) @ weight.T) <= 2 * terms * np.finfo(np.float64).eps * largest).all()
 

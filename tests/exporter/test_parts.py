@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from dualbinary import OP, dual_binary_matmul, pack_planes
+from dualbinary.scale_codes import round_scales
 from exporter.passes.fallback import fallback_function
 from exporter.passes.vocabulary import Table
 from exporter.tables import dequantized_table, quantized_table
@@ -76,12 +77,24 @@ def test_table_of_zeros_stays_zero():
 @pytest.mark.parametrize(("group_size", "k"), [(32, 96), (64, 160), (96, 250), (128, 128), (160, 160), (512, 600)])
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
 def test_fallback_function_is_the_op(kind, planes, offset, group_size, k, dtype):
+    assert_function_is_the_op(kind, planes, offset, group_size, k, dtype, coded=False)
+
+
+@pytest.mark.parametrize("kind", ["ort4", "ort2", "standard"])
+@pytest.mark.parametrize(("planes", "offset", "group_size", "k"), [(1, False, 64, 160), (2, True, 96, 250)])
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_fallback_function_of_coded_scales_is_the_op(kind, planes, offset, group_size, k, dtype):
+    assert_function_is_the_op(kind, planes, offset, group_size, k, dtype, coded=True)
+
+
+def assert_function_is_the_op(kind, planes, offset, group_size, k, dtype, *, coded):
     rng = np.random.default_rng(0)
     n = 10
     packed = pack_planes(rng.integers(0, 2, (planes, n, k)), group_size)
-    scales = rng.normal(size=(planes + offset, n, packed.shape[2] * 8 // group_size)).astype(np.float16)
+    values = rng.normal(size=(planes + offset, n, packed.shape[2] * 8 // group_size))
+    scales = round_scales(values) if coded else values.astype(np.float16)
     x = rng.normal(size=(2, 3, k)).astype(dtype)
-    function = ir.to_proto(fallback_function(kind, planes, offset, {group_size}, opset=21))
+    function = ir.to_proto(fallback_function(kind, planes, offset, coded, {group_size}, opset=21))
 
     y = _run(function, x, packed, scales, K=k, N=n, group_size=group_size)
 
@@ -90,6 +103,20 @@ def test_fallback_function_is_the_op(kind, planes, offset, group_size, k, dtype)
     # root the usual one. The planes' sums are each rounded to the type of X once more.
     tolerance = 4 * np.sqrt(k * planes) * float(np.finfo(dtype).eps)
     assert np.linalg.norm(y - expected) <= tolerance * np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize("kind", ["ort4", "ort2", "standard"])
+def test_fallback_function_decodes_every_factor_and_every_code(kind):
+    factors = np.arange(2**16, dtype="<u2").view(np.float16)
+    factors = factors[np.isfinite(factors)]
+    codes = (np.arange(len(factors)) * 37 % 256).astype(np.uint8)  # neighbours differ, each beside many factors
+    scales = np.concatenate([factors.view(np.uint8).reshape(-1, 2), codes[:, None]], axis=1)[None]
+    packed = np.full((1, len(factors), 4), [1, 0, 0, 0], np.uint8)  # the first input alone
+    function = ir.to_proto(fallback_function(kind, 1, False, True, {32}, opset=21))
+
+    y = _run(function, np.eye(1, 32, dtype=np.float32), packed, scales, K=32, N=len(factors), group_size=32)
+
+    np.testing.assert_array_equal(y[0], factors.astype(np.float64) * (codes.astype(np.float64) - 128) / 128)
 
 
 def _run(function, x, planes, scales, **attributes):

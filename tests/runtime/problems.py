@@ -16,6 +16,7 @@ from onnx import helper, numpy_helper
 
 from dualbinary.layout import pack_planes
 from dualbinary.reference import dual_binary_matmul
+from dualbinary.scale_codes import round_scales, scale_values
 from dualbinary.schema import OP, padded_k
 
 EPS = 2.0**-24
@@ -45,12 +46,15 @@ class Problem:
         """Y [.., N] in float64."""
         return dual_binary_matmul(self.x, self.planes, self.scales, K=self.K, N=self.N, group_size=self.group_size)
 
+    @property
+    def magnitudes(self) -> np.ndarray:
+        """|scales| [C, N, groups] in float64, of whatever type they are."""
+        return np.abs(scale_values(self.scales))
+
     def float_error(self) -> np.ndarray:
         """Bound of what float32 sums lose, [M, N]."""
         additions = 2 * (self.planes.shape[0] + 1) * self._segments().shape[1] + 32
-        magnitude = np.einsum(
-            "mg,cng->mn", self._per_group(np.abs(self._padded())), np.abs(self.scales, dtype=np.float64)
-        )
+        magnitude = np.einsum("mg,cng->mn", self._per_group(np.abs(self._padded())), self.magnitudes)
         return additions * EPS * magnitude
 
     def step_error(self, level: int) -> np.ndarray:
@@ -60,9 +64,10 @@ class Problem:
             np.abs(segments).reshape(*segments.shape[:2], segments.shape[2] // 4, 4).sum(axis=3).max(axis=2)
         )  # [M, segments]
         steps = nibbles / 2 / ENTRY_RANGE[level]
-        groups = self.scales.shape[2]
+        magnitudes = self.magnitudes[: len(self.planes)]
+        groups = magnitudes.shape[2]
         per_group = steps.reshape(len(steps), groups, steps.shape[1] // groups).sum(axis=2)
-        return np.einsum("mg,cng->mn", per_group, np.abs(self.scales[: len(self.planes)], dtype=np.float64))
+        return np.einsum("mg,cng->mn", per_group, magnitudes)
 
     def error_bound(self, level: int) -> np.ndarray:
         """What a kernel that serves `level` may differ by from the reference before its result is rounded, [M, N]."""
@@ -75,7 +80,7 @@ class Problem:
         return np.pad(rows, ((0, 0), (0, padded_k(self.K, self.group_size) - self.K)))
 
     def _per_group(self, rows: np.ndarray) -> np.ndarray:
-        return rows.reshape(len(rows), self.scales.shape[2], self.group_size).sum(axis=2)
+        return rows.reshape(len(rows), rows.shape[1] // self.group_size, self.group_size).sum(axis=2)
 
     def _segments(self) -> np.ndarray:
         size = max(s for s in range(32, MAX_SEGMENT + 1, 32) if self.group_size % s == 0)
@@ -101,11 +106,14 @@ def make_problem(
     scales = rng.standard_normal((planes + offset, N, padded_k(K, group_size) // group_size)) * 0.1
     lead = (M,) if isinstance(M, int) else M
     x = rng.standard_normal((*lead, K)).astype(x_type)
-    return Problem(x, pack_planes(bits, group_size), scales.astype(scale_type), K, N, group_size)
+    stored = round_scales(scales) if scale_type is np.uint8 else scales.astype(scale_type)
+    return Problem(x, pack_planes(bits, group_size), stored, K, N, group_size)
 
 
 @st.composite
-def problems(draw, rows: tuple[int, ...] = (0, 1, 2, 5, 17)) -> Problem:
+def problems(
+    draw, rows: tuple[int, ...] = (0, 1, 2, 5, 17), scale_types: tuple[type, ...] = (np.float16, np.float32, np.uint8)
+) -> Problem:
     """Any problem of a modest size: all P, with and without offset, odd K and N, G from 32 to a row, all types."""
     K = draw(st.integers(1, 600), label="K")
     groups_of_32 = padded_k(K, 32) // 32
@@ -117,7 +125,7 @@ def problems(draw, rows: tuple[int, ...] = (0, 1, 2, 5, 17)) -> Problem:
         planes=draw(st.integers(OP.limits["min_planes"], OP.limits["max_planes"]), label="P"),
         offset=draw(st.booleans(), label="offset"),
         x_type=draw(st.sampled_from([np.float32, np.float16]), label="X"),
-        scale_type=draw(st.sampled_from([np.float16, np.float32]), label="scales"),
+        scale_type=draw(st.sampled_from(scale_types), label="scales"),
         seed=draw(st.integers(0, 2**32 - 1), label="seed"),
     )
 

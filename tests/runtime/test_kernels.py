@@ -1,6 +1,7 @@
 """Every kernel of the inventory against the float64 reference and against its neighbours, through the C API."""
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import runtime_ext
+from dualbinary.scale_codes import scale_values
 from runtime_ext.capi import Weight
 from tests.runtime.problems import Problem, assert_close, make_problem, problems
 
@@ -146,6 +148,41 @@ def test_every_float16_scale_is_read_right():
     scales = np.arange(2**16, dtype=np.uint16).view(np.float16)
     y = product(EXACT, one_selected_input(scales, np.float32))
     np.testing.assert_array_equal(y[0], scales.astype(np.float32))
+
+
+def decoded(problem: Problem) -> Problem:
+    """The problem with the float32 scales that its coded ones stand for, exactly."""
+    return replace(problem, scales=scale_values(problem.scales).astype(np.float32))
+
+
+@each(LEVELS)
+@given(problem=problems(scale_types=(np.uint8,)))
+@settings(max_examples=40)
+def test_coded_scales_compute_what_the_float32_scales_they_stand_for_do(kernel, problem):
+    np.testing.assert_array_equal(product(kernel, problem), product(kernel, decoded(problem)))
+
+
+@each(LEVELS)
+def test_every_factor_and_every_code_is_read_right(kernel):
+    factors = np.arange(2**16, dtype="<u2").view(np.float16)
+    factors = factors[np.isfinite(factors)]
+    problem = one_selected_input(np.zeros(len(factors)), np.float32)
+    codes = (np.arange(len(factors)) * 37 % 256).astype(np.uint8)  # neighbours differ, each beside many factors
+    scales = np.concatenate([factors.view(np.uint8).reshape(-1, 2), codes[:, None]], axis=1)[None]
+    problem = replace(problem, scales=scales)
+    y = product(kernel, problem)
+    np.testing.assert_array_equal(y, product(kernel, decoded(problem)))
+    if kernel == EXACT:
+        np.testing.assert_array_equal(y[0], factors.astype(np.float64) * (codes.astype(np.float64) - 128) / 128)
+
+
+def test_coded_scales_take_a_byte_and_two_for_each_row():
+    problem = make_problem(K=1024, N=64, group_size=128, scale_type=np.uint8)
+    with prepared(EXACT, problem) as weight:
+        assert weight.nbytes == problem.planes.nbytes + 2 * 64 * (8 + 2)
+    for kernel in filter(any_available, TABLE_KERNELS):
+        with prepared(kernel, problem) as weight:  # all of it is whole cache lines here
+            assert weight.nbytes == problem.planes.nbytes + 2 * 64 * (8 + 2)
 
 
 def test_results_round_once_to_the_nearest_float16():

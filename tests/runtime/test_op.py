@@ -37,7 +37,8 @@ def test_one_node_gives_the_reference(problem, level):
 
 
 @pytest.mark.parametrize(
-    ("x_type", "scale_type", "offset"), product([np.float32, np.float16], [np.float32, np.float16], [False, True])
+    ("x_type", "scale_type", "offset"),
+    product([np.float32, np.float16], [np.float32, np.float16, np.uint8], [False, True]),
 )
 def test_every_combination_of_types_has_a_kernel_and_keeps_the_type(x_type, scale_type, offset):
     problem = make_problem(M=(2, 3), K=100, group_size=32, x_type=x_type, scale_type=scale_type, offset=offset)

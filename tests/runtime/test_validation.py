@@ -22,8 +22,17 @@ def load(problem: Problem = GOOD, **options) -> ort.InferenceSession:
     return ort.InferenceSession(op_model(problem, **options).SerializeToString(), settings)
 
 
-def with_tensors(planes: tuple[int, ...] = (2, 8, 8), scales: tuple[int, ...] = (2, 8, 2)) -> Problem:
-    return Problem(GOOD.x, np.zeros(planes, np.uint8), np.zeros(scales, np.float16), 64, 8, 32)
+def with_tensors(
+    planes: tuple[int, ...] = (2, 8, 8), scales: tuple[int, ...] = (2, 8, 2), kind: type = np.float16
+) -> Problem:
+    return Problem(GOOD.x, np.zeros(planes, np.uint8), np.zeros(scales, kind), 64, 8, 32)
+
+
+def with_factor(bits: int) -> Problem:
+    """Coded scales of which one factor, of row 1 of output 3, has the given bits."""
+    problem = with_tensors(scales=(2, 8, 4), kind=np.uint8)
+    problem.scales[1, 3, :2] = [bits & 255, bits >> 8]
+    return problem
 
 
 def test_the_undamaged_node_loads():
@@ -77,6 +86,10 @@ def test_a_wrong_attribute_is_refused(attributes, parts):
         (with_tensors(scales=(2, 8, 3)), ["scales: expected shape [2, 8, 2], got [2, 8, 3]"]),
         (with_tensors(scales=(3, 9, 2)), ["scales: expected shape [3, 8, 2], got [3, 9, 2]"]),
         (with_tensors(scales=(32,)), ["scales: expected shape [C, N, Kp/G], got [32]"]),
+        (with_tensors(scales=(2, 8, 2), kind=np.uint8), ["scales: expected shape [2, 8, 4], got [2, 8, 2]"]),
+        (with_tensors(scales=(2, 8, 5), kind=np.uint8), ["scales: expected shape [2, 8, 4], got [2, 8, 5]"]),
+        (with_tensors(scales=(4, 8, 4), kind=np.uint8), ["rows of scales: expected 2 to 3, got 4"]),
+        (with_tensors(scales=(2, 8, 4)), ["scales: expected shape [2, 8, 2], got [2, 8, 4]"]),
     ],
 )
 def test_a_tensor_of_the_wrong_shape_is_refused(problem, parts):
@@ -88,6 +101,21 @@ def assert_refused(parts: list[str], problem: Problem = GOOD, **attributes) -> N
         load(problem, **attributes)
     for part in ["DualBinaryMatMul node 'proj'", *parts]:
         assert part in str(caught.value)
+
+
+@pytest.mark.parametrize("bits", [0x7C00, 0xFC00, 0x7E00, 0x7C01, 0xFFFF])
+def test_a_factor_that_is_not_finite_is_refused(bits):
+    message = "scales: expected finite factors, got infinity or NaN in row 1 of output 3"
+    assert_refused([message], with_factor(bits))
+    problem = with_factor(bits)
+    for kernel in (k["name"] for k in runtime_ext.describe()["kernels"] if k["available"]):
+        with pytest.raises(InputError, match=message):
+            Weight(problem.planes, problem.scales, K=64, group_size=32, accuracy_level=4, kernel=kernel)
+
+
+@pytest.mark.parametrize("bits", [0x0000, 0x8000, 0x0001, 0x03FF, 0x7BFF, 0xFBFF])
+def test_any_finite_factor_is_accepted(bits):
+    load(with_factor(bits))
 
 
 @pytest.mark.parametrize("computed", ["planes", "scales"])
@@ -128,7 +156,8 @@ def test_activations_without_dimensions_are_refused():
         ({"accuracy_level": 1}, "accuracy_level: expected 0 or 4, got 1"),
         ({"K": 32}, "planes: expected 64 bytes, got 128"),
         ({"scales": GOOD.scales[:, :, :1]}, "scales: expected 64 bytes, got 32"),
-        ({"scales": GOOD.scales.astype(np.float64)}, "scale_type: expected type 0 (float32) or 1 (float16)"),
+        ({"scales": GOOD.scales.astype(np.float64)}, "scale_type: expected type 0 (float32), 1 (float16) or 2 (uint8)"),
+        ({"scales": np.zeros((2, 8, 2), np.uint8)}, "scales: expected 64 bytes, got 32"),
         ({"planes": np.repeat(GOOD.planes, 5, axis=0)}, "number of planes: expected 1 to 8, got 10"),
     ],
 )
@@ -137,6 +166,12 @@ def test_the_c_api_refuses_a_wrong_weight(changes, message):
     with pytest.raises(InputError) as caught:
         Weight(**settings)
     assert message in str(caught.value)
+
+
+def test_activations_of_bytes_are_refused():
+    message = r"type: expected type 0 \(float32\) or 1 \(float16\), got 2"
+    with Weight(GOOD.planes, GOOD.scales, K=64, group_size=32) as weight, pytest.raises(InputError, match=message):
+        weight.multiply(np.zeros((1, 64), np.uint8))
 
 
 def test_a_kernel_too_coarse_for_the_level_is_refused():

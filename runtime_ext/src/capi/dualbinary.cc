@@ -46,6 +46,12 @@ Element element(const char* name, std::int32_t type) {
   return static_cast<Element>(type);
 }
 
+Element scale_element(std::int32_t type) {
+  require(type == DUALBINARY_FLOAT32 || type == DUALBINARY_FLOAT16 || type == DUALBINARY_UINT8,
+          "scale_type: expected type 0 (float32), 1 (float16) or 2 (uint8), got " + std::to_string(type));
+  return static_cast<Element>(type);
+}
+
 void require_bytes(const char* name, const void* data, std::size_t bytes, std::int64_t expected) {
   require(data != nullptr, std::string(name) + " is NULL");
   require(bytes == static_cast<std::size_t>(expected),
@@ -61,7 +67,7 @@ std::unique_ptr<dualbinary_weight> create(const dualbinary_spec& s, const void* 
                                                              .scale_rows = s.scale_rows,
                                                              .layout = s.layout,
                                                              .accuracy_level = s.accuracy_level,
-                                                             .scale_type = element("scale_type", s.scale_type)});
+                                                             .scale_type = scale_element(s.scale_type)});
   require_bytes("planes", planes, planes_bytes, dualbinary::planes_bytes(shape));
   require_bytes("scales", scales, scales_bytes, dualbinary::scales_bytes(shape));
   const auto level = static_cast<int>(s.accuracy_level);

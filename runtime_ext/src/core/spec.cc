@@ -7,6 +7,9 @@
 namespace dualbinary {
 namespace {
 
+static_assert(kFactorBytes == contract::kScaleCodeFactorBytes && kCodeZero == contract::kScaleCodeZero &&
+              kCodeUnit == contract::kScaleCodeUnit && kMaxScaleRows == contract::kMaxPlanes + 1);
+
 std::int64_t round_up(std::int64_t value, std::int64_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
 }
@@ -45,8 +48,9 @@ Shape checked_shape(const Spec& spec) {
   check_attributes(spec);
   check_range("number of planes", spec.planes, contract::kMinPlanes, contract::kMaxPlanes);
   check_range("rows of scales", spec.scale_rows, spec.planes, spec.planes + 1);
-  if (spec.scale_type != Element::kFloat16 && spec.scale_type != Element::kFloat32) {
-    throw std::invalid_argument("scales: expected float16 or float32");
+  if (spec.scale_type != Element::kFloat16 && spec.scale_type != Element::kFloat32 &&
+      spec.scale_type != Element::kCode8) {
+    throw std::invalid_argument("scales: expected float16, float32 or uint8");
   }
   const std::int64_t padded = round_up(spec.K, spec.group_size);
   std::int64_t segment = kMaxSegment;
@@ -66,12 +70,16 @@ std::vector<std::int64_t> planes_dims(const Shape& shape) {
   return {shape.planes, shape.N, shape.groups * shape.group_size / 8};
 }
 
-std::vector<std::int64_t> scales_dims(const Shape& shape) { return {shape.scale_rows, shape.N, shape.groups}; }
+std::vector<std::int64_t> scales_dims(const Shape& shape) {
+  return {shape.scale_rows, shape.N, shape.groups + (shape.scale_type == Element::kCode8 ? kFactorBytes : 0)};
+}
 
 std::int64_t planes_bytes(const Shape& shape) { return shape.planes * shape.N * (shape.groups * shape.group_size / 8); }
 
 std::int64_t scales_bytes(const Shape& shape) {
-  return shape.scale_rows * shape.N * shape.groups * (shape.scale_type == Element::kFloat16 ? 2 : 4);
+  const std::int64_t scales = shape.scale_rows * shape.N * shape.groups;
+  if (shape.scale_type == Element::kCode8) return scales + shape.scale_rows * shape.N * kFactorBytes;
+  return scales * (shape.scale_type == Element::kFloat16 ? 2 : 4);
 }
 
 std::string to_string(const std::vector<std::int64_t>& dims) {

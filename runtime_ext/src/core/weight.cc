@@ -1,9 +1,28 @@
 #include "core/weight.h"
 
+#include <stdexcept>
+
 namespace dualbinary {
+namespace {
+
+// A factor that is not finite would turn zeros into NaN. Refused here, so that no kernel needs an answer to it.
+void check_factors(const Shape& shape, const void* scales) {
+  if (shape.scale_type != Element::kCode8) return;
+  constexpr unsigned kHalfExponentHigh = 0x7c;  // of a float16's high byte
+  const auto* row = static_cast<const std::uint8_t*>(scales);
+  for (std::int64_t i = 0; i < shape.scale_rows * shape.N; ++i, row += kFactorBytes + shape.groups) {
+    if ((row[1] & kHalfExponentHigh) == kHalfExponentHigh) {
+      throw std::invalid_argument("scales: expected finite factors, got infinity or NaN in row " +
+                                  std::to_string(i / shape.N) + " of output " + std::to_string(i % shape.N));
+    }
+  }
+}
+
+}  // namespace
 
 Weight::Weight(const Shape& shape, const Stored& stored, const Kernel& kernel)
     : shape_(shape), stored_(stored), kernel_(kernel) {
+  check_factors(shape, stored.scales);
   if (kernel.pack_block == nullptr) return;
   const std::size_t block_bytes = kernel.block_bytes(shape);
   const std::int64_t blocks = (shape.N + kernel.block_rows - 1) / kernel.block_rows;

@@ -21,7 +21,7 @@ class Weight {
  public:
   // `planes` and `scales` must have planes_bytes() and scales_bytes() bytes, natural alignment, and stay readable as
   // long as the weight: packing reads them once, and the exact kernel reads them for activations that tables cannot
-  // hold.
+  // hold. Throws std::invalid_argument where coded scales have a factor that is not finite.
   Weight(const Shape& shape, const Stored& stored, const Kernel& kernel);
 
   // Y [rows, N] of x.type = X [rows, K] times this weight. `y` must not overlap anything else. Safe to call from

@@ -76,6 +76,14 @@ void store(void* data, Element type, std::int64_t index, double value) {
   }
 }
 
+double load_scale(const Shape& shape, const void* scales, std::int64_t c, std::int64_t n, std::int64_t g) {
+  const std::int64_t row = c * shape.N + n;
+  if (shape.scale_type != Element::kCode8) return load(scales, shape.scale_type, row * shape.groups + g);
+  const std::uint8_t* bytes = static_cast<const std::uint8_t*>(scales) + row * (kFactorBytes + shape.groups);
+  const double factor = half_to_double(static_cast<std::uint16_t>(bytes[0] | bytes[1] << 8));
+  return factor * static_cast<double>(bytes[kFactorBytes + g] - kCodeZero) / static_cast<double>(kCodeUnit);
+}
+
 // Sum of the inputs that the bits of one plane's group select.
 double selected_sum(const std::uint8_t* bits, const double* x, std::int64_t count) {
   double sum = 0;
@@ -91,7 +99,7 @@ double exact_output(const Shape& shape, const Stored& stored, const double* x, s
   for (std::int64_t g = 0; g < shape.groups; ++g) {
     const double* group = x + g * shape.group_size;
     for (std::int64_t c = 0; c < shape.scale_rows; ++c) {
-      const double scale = load(stored.scales, shape.scale_type, (c * shape.N + n) * shape.groups + g);
+      const double scale = load_scale(shape, stored.scales, c, n, g);
       double sum = 0;
       if (c < shape.planes) {
         const std::uint8_t* bits = stored.planes + (c * shape.N + n) * row_bytes + g * shape.group_size / 8;

@@ -29,7 +29,8 @@
 
 namespace dualbinary {
 
-enum class Element : std::int32_t { kFloat32 = 0, kFloat16 = 1 };
+// kCode8 is for scales alone: see Stored.
+enum class Element : std::int32_t { kFloat32 = 0, kFloat16 = 1, kCode8 = 2 };
 
 enum class Isa : std::int32_t { kScalar = 0, kAvx2 = 1, kAvx512 = 2 };
 
@@ -41,6 +42,15 @@ inline constexpr std::int64_t kMaxSegment = 128;
 // Rows of X that one call of Kernel::multiply takes, at most: the block of results, 64 rows * 32 outputs * 4 bytes,
 // stays in a quarter of a 32 KiB L1 cache.
 inline constexpr std::int64_t kMaxTileRows = 64;
+
+// Scales of type kCode8: bytes of the factor in front of a row's codes, the code of zero, and codes in a factor. These
+// and the next are the contract's (op.toml); core/spec.cc holds them against it.
+inline constexpr std::int64_t kFactorBytes = 2;
+inline constexpr std::int64_t kCodeZero = 128;
+inline constexpr std::int64_t kCodeUnit = 128;
+
+// C, at most.
+inline constexpr std::int64_t kMaxScaleRows = 9;
 
 // The weight's fixed numbers, checked. checked_shape() of core derives what is not given.
 struct Shape {
@@ -55,7 +65,8 @@ struct Shape {
   std::int64_t segments;      // Kp / segment_size
 };
 
-// Layout 1 of the contract: planes [P, N, Kp/8], scales [C, N, Kp/G].
+// Layout 1 of the contract: planes [P, N, Kp/8], scales [C, N, Kp/G]; or, of type kCode8, bytes [C, N, 2 + Kp/G]: each
+// row a finite float16 factor, low byte first, and codes, with scale = factor * (code - 128) / 128.
 struct Stored {
   const std::uint8_t* planes;
   const void* scales;

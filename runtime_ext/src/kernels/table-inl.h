@@ -9,10 +9,13 @@
 //   accumulate<Digits, Lines, Planes, Offset>
 //                     adds one segment of `Planes` planes (and the offset) to the results of all rows of the tile,
 //                     and prefetches the packed stream ahead of what it reads
+//   fetch             prefetches the packed stream ahead of a cache line that is read here
 //   F32x16            sixteen floats with the few operations that building a table takes, see simd/
 //
 // Packed block: for each group its scales [C][kBlockRows], rounded up to kAlignment bytes, then for each segment of the
-// group its lines [P][segment_size / 32][kLineBytes]. One forward stream.
+// group its lines [P][segment_size / 32][kLineBytes]. One forward stream. Scales of type kCode8 are signed bytes there,
+// code - 128; the block then starts with the factors [C][kBlockRows], float16, rounded up as well. They are decoded
+// here, once for each group, so accumulate() never sees them: its scales are float32 then.
 #pragma once
 
 #include <cfloat>
@@ -50,11 +53,18 @@ template <class Policy>
 struct PackedLayout {
   static constexpr std::size_t kLineBytes = Policy::kBlockRows * kLineInputs / 8;
 
-  static std::size_t element_bytes(const Shape& shape) { return shape.scale_type == Element::kFloat16 ? 2 : 4; }
-  static std::size_t scale_row_bytes(const Shape& shape) { return Policy::kBlockRows * element_bytes(shape); }
-  static std::size_t scale_bytes(const Shape& shape) {
-    const std::size_t bytes = static_cast<std::size_t>(shape.scale_rows) * scale_row_bytes(shape);
+  static std::size_t element_bytes(Element type) {
+    if (type == Element::kCode8) return 1;
+    return type == Element::kFloat16 ? 2 : 4;
+  }
+  static std::size_t scale_row_bytes(Element type) { return Policy::kBlockRows * element_bytes(type); }
+  static std::size_t scale_bytes(const Shape& shape, Element type) {
+    const std::size_t bytes = static_cast<std::size_t>(shape.scale_rows) * scale_row_bytes(type);
     return (bytes + kAlignment - 1) / kAlignment * kAlignment;
+  }
+  static std::size_t scale_bytes(const Shape& shape) { return scale_bytes(shape, shape.scale_type); }
+  static std::size_t factor_bytes(const Shape& shape) {
+    return shape.scale_type == Element::kCode8 ? scale_bytes(shape, Element::kFloat16) : 0;
   }
   static std::size_t segment_bytes(const Shape& shape) {
     return static_cast<std::size_t>(shape.planes * shape.segment_size / kLineInputs) * kLineBytes;
@@ -62,21 +72,39 @@ struct PackedLayout {
   static std::size_t block_bytes(const Shape& shape) {
     const auto groups = static_cast<std::size_t>(shape.groups);
     const auto segments = static_cast<std::size_t>(shape.segments);
-    return groups * scale_bytes(shape) + segments * segment_bytes(shape);
+    return factor_bytes(shape) + groups * scale_bytes(shape) + segments * segment_bytes(shape);
   }
 };
 
 template <class Policy>
 void pack_scales(const Shape& shape, const Stored& stored, std::int64_t n0, std::int64_t rows, std::int64_t group,
                  std::uint8_t* out) {
-  const std::size_t element = PackedLayout<Policy>::element_bytes(shape);
+  const std::size_t element = PackedLayout<Policy>::element_bytes(shape.scale_type);
   const auto* scales = static_cast<const std::uint8_t*>(stored.scales);
   std::memset(out, 0, PackedLayout<Policy>::scale_bytes(shape));
   for (std::int64_t c = 0; c < shape.scale_rows; ++c) {
-    std::uint8_t* row = out + static_cast<std::size_t>(c) * PackedLayout<Policy>::scale_row_bytes(shape);
+    std::uint8_t* row = out + static_cast<std::size_t>(c) * PackedLayout<Policy>::scale_row_bytes(shape.scale_type);
     for (std::int64_t r = 0; r < rows; ++r) {
-      const auto index = static_cast<std::size_t>((c * shape.N + n0 + r) * shape.groups + group);
+      const std::int64_t output = c * shape.N + n0 + r;
+      if (shape.scale_type == Element::kCode8) {
+        const std::uint8_t code = scales[output * (kFactorBytes + shape.groups) + kFactorBytes + group];
+        row[r] = static_cast<std::uint8_t>(code - kCodeZero);
+        continue;
+      }
+      const auto index = static_cast<std::size_t>(output * shape.groups + group);
       std::memcpy(row + static_cast<std::size_t>(r) * element, scales + index * element, element);
+    }
+  }
+}
+
+template <class Policy>
+void pack_factors(const Shape& shape, const Stored& stored, std::int64_t n0, std::int64_t rows, std::uint8_t* out) {
+  const auto* scales = static_cast<const std::uint8_t*>(stored.scales);
+  std::memset(out, 0, PackedLayout<Policy>::factor_bytes(shape));
+  for (std::int64_t c = 0; c < shape.scale_rows; ++c) {
+    for (std::int64_t r = 0; r < rows; ++r) {
+      std::memcpy(out + (c * Policy::kBlockRows + r) * kFactorBytes,
+                  scales + (c * shape.N + n0 + r) * (kFactorBytes + shape.groups), kFactorBytes);
     }
   }
 }
@@ -89,6 +117,10 @@ void pack_block(const Shape& shape, const Stored& stored, std::int64_t block, st
   const std::int64_t lines = shape.segment_size / kLineInputs;
   const std::int64_t group_segments = shape.group_size / shape.segment_size;
   std::uint32_t words[Policy::kBlockRows] = {};  // rows past N stay zero
+  if (shape.scale_type == Element::kCode8) {
+    pack_factors<Policy>(shape, stored, n0, rows, packed);
+    packed += PackedLayout<Policy>::factor_bytes(shape);
+  }
   for (std::int64_t s = 0; s < shape.segments; ++s) {
     if (s % group_segments == 0) {
       pack_scales<Policy>(shape, stored, n0, rows, s / group_segments, packed);
@@ -188,7 +220,7 @@ bool build_tables(const Shape& shape, const Activations& x, std::int64_t row, co
 struct SegmentView {
   const std::uint8_t* lines;   // of the pass's first plane; the next plane follows at once
   const std::uint8_t* scales;  // of the pass's first plane, then of the next, then of the offset
-  Element scale_type;
+  Element scale_type;          // float32 or float16
   const std::uint8_t* entries;  // of row 0
   const Segment* segments;      // of row 0
   std::int64_t rows;
@@ -200,7 +232,7 @@ template <class Policy, int kDigits, int kLines>
 void accumulate_segment(const Shape& shape, SegmentView view) {
   constexpr int kPass = Policy::kPlanesPerPass;
   constexpr std::size_t kPlaneBytes = kLines * PackedLayout<Policy>::kLineBytes;
-  const std::size_t scale_bytes = PackedLayout<Policy>::scale_row_bytes(shape);
+  const std::size_t scale_bytes = PackedLayout<Policy>::scale_row_bytes(view.scale_type);
   std::int64_t left = shape.planes;
   const bool offset = shape.scale_rows > shape.planes;
   while (left > 0) {
@@ -244,6 +276,30 @@ void store_block(const Product& a, std::int64_t block, const float* y) {
   }
 }
 
+// Scales of a block as float32, from factors and codes. Both products are exact: 11 bits times 8, and a power of two.
+template <class Policy>
+struct CodedScales {
+  using F32x16 = typename Policy::F32x16;
+  alignas(kAlignment) float factors[kMaxScaleRows * Policy::kBlockRows];  // of the block, divided by kCodeUnit
+  alignas(kAlignment) float values[kMaxScaleRows * Policy::kBlockRows];   // of the group
+
+  void load_factors(const Shape& shape, const std::uint8_t* packed) {
+    const F32x16 unit = F32x16::set(1.0F / kCodeUnit);
+    for (std::int64_t i = 0; i < shape.scale_rows * Policy::kBlockRows; i += kTableEntries) {
+      const std::uint8_t* at = packed + i * kFactorBytes;
+      Policy::fetch(at);
+      F32x16::multiply(F32x16::load(reinterpret_cast<const std::uint16_t*>(at)), unit).store(factors + i);
+    }
+  }
+  void load_group(const Shape& shape, const std::uint8_t* packed) {
+    for (std::int64_t i = 0; i < shape.scale_rows * Policy::kBlockRows; i += kTableEntries) {
+      if (i % static_cast<std::int64_t>(kAlignment) == 0) Policy::fetch(packed + i);
+      const F32x16 codes = F32x16::load(reinterpret_cast<const std::int8_t*>(packed) + i);
+      F32x16::multiply(codes, F32x16::load(factors + i)).store(values + i);
+    }
+  }
+};
+
 template <class Policy, int kDigits, int kLines>
 void multiply_blocks(const Product& a) {
   const Shape& shape = *a.shape;
@@ -252,20 +308,25 @@ void multiply_blocks(const Product& a) {
   const std::size_t scale_bytes = PackedLayout<Policy>::scale_bytes(shape);
   const std::size_t segment_bytes = PackedLayout<Policy>::segment_bytes(shape);
   const std::int64_t table_bytes = kLines * kLineInputs * kDigits * kTableEntries / kNibble * rows;
-  alignas(64) float y[kMaxTileRows * Policy::kBlockRows];
+  const bool coded = shape.scale_type == Element::kCode8;
+  const Element scale_type = coded ? Element::kFloat32 : shape.scale_type;
+  CodedScales<Policy> decoded;
+  alignas(kAlignment) float y[kMaxTileRows * Policy::kBlockRows];
   const std::uint8_t* at =
       a.packed + static_cast<std::size_t>(a.block_begin) * PackedLayout<Policy>::block_bytes(shape);
   for (std::int64_t block = a.block_begin; block < a.block_end; ++block) {
     std::memset(y, 0, static_cast<std::size_t>(rows) * Policy::kBlockRows * sizeof(float));
+    if (coded) decoded.load_factors(shape, at);
+    at += PackedLayout<Policy>::factor_bytes(shape);
     const std::uint8_t* scales = at;
     for (std::int64_t s = 0; s < shape.segments; ++s) {
       if (s % group_segments == 0) {
-        scales = at;
+        if (coded) decoded.load_group(shape, at);
+        scales = coded ? reinterpret_cast<const std::uint8_t*>(decoded.values) : at;
         at += scale_bytes;
       }
       accumulate_segment<Policy, kDigits, kLines>(
-          shape,
-          {at, scales, shape.scale_type, a.tables.entries + s * table_bytes, a.tables.segments + s * rows, rows, y});
+          shape, {at, scales, scale_type, a.tables.entries + s * table_bytes, a.tables.segments + s * rows, rows, y});
       at += segment_bytes;
     }
     if (a.y_type == Element::kFloat16) {

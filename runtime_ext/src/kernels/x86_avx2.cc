@@ -31,6 +31,8 @@ struct Avx2 {
     }
   }
 
+  static void fetch(const std::uint8_t* at) { fetch_ahead(at); }
+
   // y += step * scale * (sums + start) (+ offset * sum), for the 32 outputs of one row.
   template <int kDigits, bool kOffset>
   static void finish_row(const SegmentView& a, std::int64_t m, const ByteSums* sums) {

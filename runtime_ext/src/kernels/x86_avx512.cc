@@ -37,6 +37,8 @@ struct Avx512 {
     std::memcpy(out, line, sizeof(line));
   }
 
+  static void fetch(const std::uint8_t* at) { fetch_ahead(at); }
+
   // Sum of the entries from those of their digits.
   template <int kDigits>
   static __m512 total(const __m512i* digits) {

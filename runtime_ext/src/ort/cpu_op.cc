@@ -236,8 +236,12 @@ const OrtCustomOp* new_op(const OrtApi& api, ONNXTensorElementDataType x_type, O
 std::vector<const OrtCustomOp*> new_cpu_ops(const OrtApi& api) {
   constexpr auto kFloat32 = ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
   constexpr auto kFloat16 = ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16;
-  return {new_op(api, kFloat32, kFloat16), new_op(api, kFloat32, kFloat32), new_op(api, kFloat16, kFloat16),
-          new_op(api, kFloat16, kFloat32)};
+  constexpr auto kUint8 = ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8;
+  std::vector<const OrtCustomOp*> ops;
+  for (const auto x_type : {kFloat32, kFloat16}) {
+    for (const auto scale_type : {kFloat16, kFloat32, kUint8}) ops.push_back(new_op(api, x_type, scale_type));
+  }
+  return ops;
 }
 
 }  // namespace dualbinary

@@ -26,6 +26,10 @@ void check_rank(const char* name, const char* shape, const std::vector<std::int6
   throw std::invalid_argument(std::string(name) + ": expected shape " + shape + ", got " + to_string(dims));
 }
 
+Element scale_element_of(ONNXTensorElementDataType type) {
+  return type == ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8 ? Element::kCode8 : element_of("scales", type);
+}
+
 std::int64_t required(const AttributeReader& reader, const char* name) {
   const auto value = reader.read(name);
   if (!value) throw std::invalid_argument(std::string("attribute ") + name + " is missing; expected an integer");
@@ -76,7 +80,7 @@ std::optional<Shape> check_inputs(Spec spec, const TensorInfo& x, const TensorIn
   if (planes.type != ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8) {
     throw std::invalid_argument("planes: expected uint8, got ONNX element type " + std::to_string(planes.type));
   }
-  spec.scale_type = element_of("scales", scales.type);
+  spec.scale_type = scale_element_of(scales.type);
   check_rank("planes", "[P, N, Kp/8]", planes.dims);
   check_rank("scales", "[C, N, Kp/G]", scales.dims);
   if (planes.dims[0] < 0 || scales.dims[0] < 0) return std::nullopt;
