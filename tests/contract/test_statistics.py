@@ -3,8 +3,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dualbinary import pack_planes
-from dualbinary.statistics import WeightStatistics, paper_flops, weight_statistics
+from dualbinary import dequantize, pack_planes
+from dualbinary.scale_codes import round_scales
+from dualbinary.statistics import WeightStatistics, paper_flops, rounding_error, weight_statistics
 from tests.contract.strategies import cases
 
 
@@ -57,6 +58,22 @@ def test_bits_per_weight_count_scales_and_padding():
     assert statistics.bits_per_weight == 2 + 2 * 16 / 64
     ragged = weight_statistics(planes, np.zeros((3, 3, 1), np.float16), 40, 64)
     assert ragged.bits_per_weight == pytest.approx((2 * 64 + 3 * 16) / 40)
+
+
+def test_bits_per_weight_count_codes_and_factors():
+    planes = pack_planes(np.zeros((2, 3, 512)), 128)
+    statistics = weight_statistics(planes, np.zeros((2, 3, 2 + 4), np.uint8), 512, 128)
+    assert statistics.bits_per_weight == 2 + 2 * 8 / 128 + 2 * 16 / 512
+
+
+@given(cases())
+def test_rounding_error_is_that_of_the_dense_weights(case):
+    rounded = round_scales(case.values)
+    error, norm = rounding_error(case.planes, case.scales, rounded, case.K, case.group_size)
+    weight = dequantize(case.planes, case.scales, case.K, case.group_size)
+    difference = weight - dequantize(case.planes, rounded, case.K, case.group_size)
+    assert error == pytest.approx(np.square(difference).sum(), rel=1e-9)
+    assert norm == pytest.approx(np.square(weight).sum(), rel=1e-9)
 
 
 def test_sum_of_statistics_is_that_of_both_weights_together():

@@ -3,9 +3,10 @@
 import json
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from dualbinary import InputError, dequantize, pack_planes
 from dualbinary.checkpoint import QuantizationConfig, planes_name, scales_name, write_checkpoint
@@ -95,6 +96,52 @@ def test_float32_scales_stay_float32(pristine_model, tmp_path, library):
     assert check(result, out, library).passed
 
 
+@pytest.mark.parametrize("scale_dtype", [np.float16, np.float32])
+@pytest.mark.parametrize("with_library", [True, False])
+def test_scales_of_8_bits_are_what_the_file_holds_and_the_report_says_what_they_cost(
+    pristine_model, tmp_path, library, scale_dtype, with_library
+):
+    modules = quantize(pristine_model("llama"), tmp_path / "checkpoint", scale_dtype=scale_dtype)
+    out = tmp_path / "out" / "model.onnx"
+
+    result = export(tmp_path / "checkpoint", out, ExportOptions(scale_bits=8))
+
+    assert check(result, out, library if with_library else None).passed
+    assert result.report["options"]["scale_bits"] == 8
+    assert any("scales of the checkpoint rounded to 8 bits" in line for line in result.warnings)
+    stored = {name: value.const_value.numpy() for name, value in ir.load(out).graph.initializers.items()}
+    node = next(node for node in result.nodes if len(node.linears) == 1)
+    module, K = node.linears[0].module, node.linears[0].K
+    held = dequantize(stored[node.planes.name], stored[node.scales.name], K, node.format.group_size)
+    error = np.square(held - modules[module]).sum() / np.square(modules[module]).sum()
+    row = next(row for row in result.report["layers"] if row["module"] == module)
+    assert 0 < row["scale_rounding_error"] < 1e-4
+    assert row["scale_rounding_error"] == pytest.approx(error, rel=1e-6)
+    assert row["bits_per_weight"] == 2 + 3 * 8 / 32 + 3 * 16 / K
+    assert row["relative_squared_error"] is None  # the weight that was trained is not known
+
+
+def test_scales_as_stored_have_no_rounding_error(pristine_model, tmp_path):
+    quantize(pristine_model("llama"), tmp_path / "checkpoint")
+
+    report = export(tmp_path / "checkpoint", tmp_path / "out" / "model.onnx", ExportOptions()).report
+
+    assert report["options"]["scale_bits"] == 16
+    assert report["totals"]["scale_rounding_error"] is None
+    assert {row["scale_rounding_error"] for row in report["layers"]} == {None}
+
+
+def test_scale_beyond_8_bits_is_refused_by_module(pristine_model, tmp_path):
+    quantize(pristine_model("llama"), tmp_path / "checkpoint", scale_dtype=np.float32)
+    path = tmp_path / "checkpoint" / "model.safetensors"
+    tensors = load_file(path)
+    tensors["model.layers.1.mlp.down_proj.scales"][1, 5, 0] = 1e5
+    save_file(tensors, path)
+
+    with pytest.raises(InputError, match=r"model\.layers\.1\.mlp\.down_proj: row 5 needs a scale of 100000"):
+        export(tmp_path / "checkpoint", tmp_path / "out" / "model.onnx", ExportOptions(scale_bits=8))
+
+
 def test_another_method_is_refused(tiny_model, tmp_path):
     model_dir = tiny_model("llama")
     config = json.loads((model_dir / "config.json").read_text())
@@ -110,8 +157,6 @@ def test_checkpoint_shapes_are_held_against_the_model(pristine_model, tmp_path):
     tensors = load_file(path)
     name = planes_name(next(iter(modules)))
     tensors[name] = tensors[name][:, :-1].contiguous()
-    from safetensors.torch import save_file
-
     save_file(tensors, path)
 
     with pytest.raises(InputError, match=f"{name}: expected U8"):

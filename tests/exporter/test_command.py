@@ -29,6 +29,16 @@ def test_default_is_four_planes_with_offset_and_says_the_way_to_two_bits(pristin
     assert options["layers"][0]["bits_per_weight"] == 4 + 5 * 16 / 64
 
 
+def test_scales_of_8_bits_show_in_the_report_and_the_answer(pristine_model, tmp_path, capfd):
+    arguments = [str(pristine_model("llama")), str(tmp_path / "model.onnx"), "--scale-bits", "8", "--json"]
+    assert main(arguments) == 0
+
+    report = json.loads((tmp_path / "export_report.json").read_text())
+    assert report["options"]["scale_bits"] == 8
+    assert report["layers"][0]["bits_per_weight"] == 4 + 5 * 8 / 64 + 5 * 16 / 128
+    assert json.loads(capfd.readouterr().out)["bits_per_weight"] == report["totals"]["bits_per_weight"]
+
+
 def test_two_planes_without_training_warn(pristine_model, tmp_path, capfd):
     assert main([str(pristine_model("llama")), str(tmp_path / "model.onnx"), "--planes", "2"]) == 0
 
@@ -113,7 +123,9 @@ def test_wrong_options_are_refused(pristine_model, tmp_path, capfd, arguments, m
     assert message in capfd.readouterr().err
 
 
-@pytest.mark.parametrize("option", ["--accuracy-level", "--dtype", "--embedding-bits", "--fallback", "--target"])
+@pytest.mark.parametrize(
+    "option", ["--scale-bits", "--accuracy-level", "--dtype", "--embedding-bits", "--fallback", "--target"]
+)
 def test_unknown_choices_are_refused(tmp_path, option, capfd):
     with pytest.raises(SystemExit, match="2"):
         main([str(tmp_path), str(tmp_path / "model.onnx"), option, "7"])

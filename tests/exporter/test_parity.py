@@ -35,6 +35,14 @@ def test_fallback_agrees_with_transformers_without_the_library(pristine_model, e
     assert outcome.kernel == "fallback"
 
 
+@pytest.mark.parametrize("fallback", ["ort4", "standard"])
+@pytest.mark.parametrize("dtype", ["fp32", "fp16"])
+def test_fallback_of_coded_scales_agrees_without_the_library(pristine_model, exported, fallback, dtype):
+    result, out = exported(pristine_model("qwen2"), fallback=fallback, dtype=dtype, scale_bits=8)
+
+    assert check(result, out, None).passed
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -42,6 +50,8 @@ def test_fallback_agrees_with_transformers_without_the_library(pristine_model, e
         {"planes": 2, "offset": True, "group_size": 32},
         {"planes": 8, "group_size": 128},
         {"planes": 3, "group_size": 96},
+        {"scale_bits": 8},
+        {"scale_bits": 8, "planes": 2, "group_size": 96, "dtype": "fp16", "accuracy_level": 4},
         {"accuracy_level": 4},
         {"embedding_bits": 4},
         {"embedding_bits": 16},
