@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from dualbinary.console import add_common_options, run
+from dualbinary.scale_codes import round_scales
 from dualbinary.schema import padded_k
 from runtime_ext.capi import Weight
 from runtime_ext.library import describe
@@ -39,6 +40,7 @@ class Case:
 
     kernel: str
     level: int
+    scale_bits: int
     N: int
     K: int
     rows: int
@@ -62,6 +64,7 @@ class Case:
         return {
             "kernel": self.kernel,
             "accuracy_level": self.level,
+            "scale_bits": self.scale_bits,
             "N": self.N,
             "K": self.K,
             "M": self.rows,
@@ -82,6 +85,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--kernels", nargs="+", metavar="NAME", help="names from the inventory (default: the best)")
     parser.add_argument("--group-size", type=int, default=128, metavar="G")
     parser.add_argument("--planes", type=int, default=2, metavar="P")
+    parser.add_argument("--scale-bits", nargs="+", type=int, default=[16], choices=[8, 16], help="bits of a scale")
     parser.add_argument("--offset", action="store_true", help="scales with an offset row")
     parser.add_argument("--dtype", choices=["float32", "float16"], default="float32", help="type of X and Y")
     parser.add_argument("--rounds", type=int, default=7)
@@ -119,10 +123,12 @@ def _bench(args: argparse.Namespace) -> None:
 
 
 def _configurations(args: argparse.Namespace) -> Any:
-    return itertools.product(args.shapes, args.rows, args.levels, args.kernels or [None])
+    return itertools.product(args.shapes, args.rows, args.levels, args.scale_bits, args.kernels or [None])
 
 
-def _case(args: argparse.Namespace, shape: str, rows: int, level: int, kernel: str | None) -> Case | None:
+def _case(
+    args: argparse.Namespace, shape: str, rows: int, level: int, scale_bits: int, kernel: str | None
+) -> Case | None:
     """The case, or None where the kernel is too coarse for the level."""
     inventory = {row["name"]: row for row in describe()["kernels"]}
     if kernel in inventory and inventory[kernel]["accuracy_level"] > level:
@@ -131,7 +137,8 @@ def _case(args: argparse.Namespace, shape: str, rows: int, level: int, kernel: s
     rng = np.random.default_rng(SEED)
     groups = padded_k(K, args.group_size) // args.group_size
     planes = rng.integers(0, 256, (args.planes, N, groups * args.group_size // 8), np.uint8)
-    scales = rng.uniform(0.01, 0.03, (args.planes + args.offset, N, groups)).astype(np.float16)
+    scales = rng.uniform(0.01, 0.03, (args.planes + args.offset, N, groups))
+    scales = round_scales(scales) if scale_bits == 8 else scales.astype(np.float16)
 
     def create() -> Weight:
         return Weight(planes, scales, K=K, group_size=args.group_size, accuracy_level=level, kernel=kernel)
@@ -140,7 +147,7 @@ def _case(args: argparse.Namespace, shape: str, rows: int, level: int, kernel: s
     copies = args.megabytes * MEGA // weights[0].nbytes // rows  # compute takes over as M grows, so fewer will do
     weights += [create() for _ in range(copies - 1)]
     x = rng.standard_normal((rows, K)).astype(args.dtype)
-    return Case(weights[0].kernel, level, N, K, rows, weights, x, [])
+    return Case(weights[0].kernel, level, scale_bits, N, K, rows, weights, x, [])
 
 
 def _seconds(work: Callable[[], object]) -> float:

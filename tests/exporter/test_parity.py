@@ -51,7 +51,7 @@ def test_fallback_of_coded_scales_agrees_without_the_library(pristine_model, exp
         {"planes": 8, "group_size": 128},
         {"planes": 3, "group_size": 96},
         {"scale_bits": 8},
-        {"scale_bits": 8, "planes": 2, "group_size": 96, "dtype": "fp16", "accuracy_level": 4},
+        {"scale_bits": 8, "planes": 2, "group_size": 96, "accuracy_level": 4},
         {"accuracy_level": 4},
         {"embedding_bits": 4},
         {"embedding_bits": 16},

@@ -171,7 +171,7 @@ def test_the_c_api_refuses_a_wrong_weight(changes, message):
 def test_activations_of_bytes_are_refused():
     message = r"type: expected type 0 \(float32\) or 1 \(float16\), got 2"
     with Weight(GOOD.planes, GOOD.scales, K=64, group_size=32) as weight, pytest.raises(InputError, match=message):
-        weight.multiply(np.zeros((1, 64), np.uint8))
+        weight.multiply(np.zeros((1, 64)).astype("uint8"))
 
 
 def test_a_kernel_too_coarse_for_the_level_is_refused():

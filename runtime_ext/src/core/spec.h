@@ -27,7 +27,8 @@ void check_attributes(const Spec& spec);
 // Checks everything against the contract and derives the rest; throws std::invalid_argument.
 Shape checked_shape(const Spec& spec);
 
-// [P, N, Kp/8] and [C, N, Kp/G], or [C, N, 2 + Kp/G] for codes; their products fit std::int64_t for every checked shape.
+// [P, N, Kp/8] and [C, N, Kp/G], or [C, N, 2 + Kp/G] for codes; their products fit std::int64_t for every checked
+// shape.
 std::vector<std::int64_t> planes_dims(const Shape& shape);
 std::vector<std::int64_t> scales_dims(const Shape& shape);
 

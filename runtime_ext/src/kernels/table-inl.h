@@ -218,9 +218,9 @@ bool build_tables(const Shape& shape, const Activations& x, std::int64_t row, co
 
 // What accumulate() needs of one segment. Strides are in bytes.
 struct SegmentView {
-  const std::uint8_t* lines;   // of the pass's first plane; the next plane follows at once
-  const std::uint8_t* scales;  // of the pass's first plane, then of the next, then of the offset
-  Element scale_type;          // float32 or float16
+  const std::uint8_t* lines;    // of the pass's first plane; the next plane follows at once
+  const std::uint8_t* scales;   // of the pass's first plane, then of the next, then of the offset
+  Element scale_type;           // float32 or float16
   const std::uint8_t* entries;  // of row 0
   const Segment* segments;      // of row 0
   std::int64_t rows;
