@@ -137,6 +137,30 @@ void pack_block(const Shape& shape, const Stored& stored, std::int64_t block, st
   }
 }
 
+// Scales of a block as float32, from factors and codes. Both products are exact: 11 bits times 8, and a power of two.
+template <class Policy>
+struct CodedScales {
+  using F32x16 = typename Policy::F32x16;
+  alignas(kAlignment) float factors[kMaxScaleRows * Policy::kBlockRows];  // of the block, divided by kCodeUnit
+  alignas(kAlignment) float values[kMaxScaleRows * Policy::kBlockRows];   // of the group
+
+  void load_factors(const Shape& shape, const std::uint8_t* packed) {
+    const F32x16 unit = F32x16::set(1.0F / kCodeUnit);
+    for (std::int64_t i = 0; i < shape.scale_rows * Policy::kBlockRows; i += kTableEntries) {
+      const std::uint8_t* at = packed + i * kFactorBytes;
+      Policy::fetch(at);
+      F32x16::multiply(F32x16::load(reinterpret_cast<const std::uint16_t*>(at)), unit).store(factors + i);
+    }
+  }
+  void load_group(const Shape& shape, const std::uint8_t* packed) {
+    for (std::int64_t i = 0; i < shape.scale_rows * Policy::kBlockRows; i += kTableEntries) {
+      if (i % static_cast<std::int64_t>(kAlignment) == 0) Policy::fetch(packed + i);
+      const F32x16 codes = F32x16::load(reinterpret_cast<const std::int8_t*>(packed) + i);
+      F32x16::multiply(codes, F32x16::load(factors + i)).store(values + i);
+    }
+  }
+};
+
 // Sixteen activations from `x`, of which `count` exist; the rest is zero.
 template <class F32x16, class T>
 F32x16 load_activations(const T* x, std::int64_t count) {
@@ -276,30 +300,6 @@ void store_block(const Product& a, std::int64_t block, const float* y) {
   }
 }
 
-// Scales of a block as float32, from factors and codes. Both products are exact: 11 bits times 8, and a power of two.
-template <class Policy>
-struct CodedScales {
-  using F32x16 = typename Policy::F32x16;
-  alignas(kAlignment) float factors[kMaxScaleRows * Policy::kBlockRows];  // of the block, divided by kCodeUnit
-  alignas(kAlignment) float values[kMaxScaleRows * Policy::kBlockRows];   // of the group
-
-  void load_factors(const Shape& shape, const std::uint8_t* packed) {
-    const F32x16 unit = F32x16::set(1.0F / kCodeUnit);
-    for (std::int64_t i = 0; i < shape.scale_rows * Policy::kBlockRows; i += kTableEntries) {
-      const std::uint8_t* at = packed + i * kFactorBytes;
-      Policy::fetch(at);
-      F32x16::multiply(F32x16::load(reinterpret_cast<const std::uint16_t*>(at)), unit).store(factors + i);
-    }
-  }
-  void load_group(const Shape& shape, const std::uint8_t* packed) {
-    for (std::int64_t i = 0; i < shape.scale_rows * Policy::kBlockRows; i += kTableEntries) {
-      if (i % static_cast<std::int64_t>(kAlignment) == 0) Policy::fetch(packed + i);
-      const F32x16 codes = F32x16::load(reinterpret_cast<const std::int8_t*>(packed) + i);
-      F32x16::multiply(codes, F32x16::load(factors + i)).store(values + i);
-    }
-  }
-};
-
 template <class Policy, int kDigits, int kLines>
 void multiply_blocks(const Product& a) {
   const Shape& shape = *a.shape;
@@ -311,7 +311,7 @@ void multiply_blocks(const Product& a) {
   const bool coded = shape.scale_type == Element::kCode8;
   const Element scale_type = coded ? Element::kFloat32 : shape.scale_type;
   CodedScales<Policy> decoded;
-  alignas(kAlignment) float y[kMaxTileRows * Policy::kBlockRows];
+  alignas(64) float y[kMaxTileRows * Policy::kBlockRows];
   const std::uint8_t* at =
       a.packed + static_cast<std::size_t>(a.block_begin) * PackedLayout<Policy>::block_bytes(shape);
   for (std::int64_t block = a.block_begin; block < a.block_end; ++block) {
