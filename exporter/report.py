@@ -91,7 +91,7 @@ def _format(nodes: tuple[PlaneNode, ...]) -> dict[str, Any]:
         "planes": layout.planes,
         "group_size": layout.group_size,
         "offset": layout.scale_rows > layout.planes,
-        "scale_bits": 8 * layout.scale_dtype.itemsize,
+        "scale_bits": 8 * layout.scale_dtype.numpy().itemsize,
     }
 
 
