@@ -17,7 +17,7 @@ vectorised over thousands of groups.
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -66,7 +66,7 @@ class Fitted:
     """
 
     planes: npt.NDArray[np.uint8]
-    scales: npt.NDArray[np.generic]
+    scales: npt.NDArray[Any]  # of one of three types
     K: int
     group_size: int
     squared_error: float

@@ -28,7 +28,7 @@ def scale_columns(groups: int, dtype: npt.DTypeLike) -> int:
     return groups + _HEAD if np.dtype(dtype) == np.uint8 else groups
 
 
-def factors_of(scales: npt.NDArray[np.uint8]) -> npt.NDArray[np.float16]:
+def factors_of(scales: npt.NDArray[np.generic]) -> npt.NDArray[np.float16]:
     """The factors [C, N] of coded scales [C, N, 2 + Kp/G]."""
     low, high = scales[:, :, 0].astype(np.uint16), scales[:, :, 1].astype(np.uint16)
     return (low | high << np.uint16(8)).view(np.float16)

@@ -27,7 +27,17 @@ void check_rank(const char* name, const char* shape, const std::vector<std::int6
 }
 
 Element scale_element_of(ONNXTensorElementDataType type) {
-  return type == ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8 ? Element::kCode8 : element_of("scales", type);
+  switch (type) {
+    case ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT:
+      return Element::kFloat32;
+    case ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16:
+      return Element::kFloat16;
+    case ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8:
+      return Element::kCode8;
+    default:
+      throw std::invalid_argument("scales: expected float16, float32 or uint8, got ONNX element type " +
+                                  std::to_string(type));
+  }
 }
 
 std::int64_t required(const AttributeReader& reader, const char* name) {
