@@ -25,13 +25,14 @@ from dualbinary.console import add_common_options, run
 
 __all__ = ["main"]
 
-SHAPES = "4096x4096 4096x11008 4096x14336 11008x4096 2048x2048 2048x5632 576x1536 1536x576".split()
+SHAPES = ["4096x4096", "4096x11008", "4096x14336", "11008x4096", "2048x2048", "2048x5632", "576x1536", "1536x576"]
 ROWS = [1, 4, 16, 128, 512]
 QUICK = {"shapes": ["4096x4096", "2048x5632"], "rows": [1, 128], "rounds": 5}
 FULL = {"shapes": SHAPES, "rows": ROWS, "rounds": 15}
 
 MEGA = 1_000_000
 CACHES = 8  # the weights of a session at small M, in last-level caches
+MOST = 1_900 * MEGA  # a serialised model holds no more than 2 GiB
 # Rough speeds of a thread, for the first estimate of a run's length only; the progress bar soon knows better.
 GUESSED_BYTES, GUESSED_OPERATIONS = 8e9, 2e11
 SECONDS_PER_POINT = 3.0
@@ -41,7 +42,7 @@ def _command(args: argparse.Namespace) -> None:
     chosen = {**(QUICK if args.quick else FULL), **{k: v for k in FULL if (v := getattr(args, k)) is not None}}
     form = Format(args.group_size, args.planes, args.offset, args.dtype)
     names = contenders(args.levels, args.isas or [None], args.peers)
-    out_of_cache = args.megabytes * MEGA if args.megabytes else CACHES * last_level_cache()
+    out_of_cache = args.megabytes * MEGA if args.megabytes else min(CACHES * last_level_cache(), MOST)
     settings = {
         **vars(form),
         "contenders": names,
@@ -54,7 +55,7 @@ def _command(args: argparse.Namespace) -> None:
         for shape, threads, rows in itertools.product(chosen["shapes"], args.threads, chosen["rows"])
     ]
     records = Records(args.out, settings)
-    _measure(points, records, Lab(form, names, out_of_cache))
+    _measure(points, records, Lab(form, names, out_of_cache), chosen["rounds"], args.seconds)
     wanted = {point.key for point in points}
     rows = results({**records.content, "records": [r for r in records.records if r["key"] in wanted]})
     if args.json:
@@ -63,37 +64,40 @@ def _command(args: argparse.Namespace) -> None:
         print("\n".join(table(rows)))
 
 
-def _measure(points: list[Point], records: Records, lab: Lab) -> None:
+def _measure(points: list[Point], records: Records, lab: Lab, rounds: int, seconds: float) -> None:
     """Measure what the file lacks, and write it down point by point."""
-    rounds, seconds = records.content["settings"]["rounds"], records.content["settings"]["seconds"]
     missing = [point for point in points if point.key not in records]
     if not missing:
         return
-    guesses = {point.key: _guess(point, lab, rounds, seconds) for point in missing}
+    guesses = {point: _guess(point, lab, rounds, seconds) for point in missing}
     total = sum(guesses.values())
-    print(f"{len(missing)} of {len(points)} points, about {max(1, round(total / 60))} minutes", file=sys.stderr)
+    print(f"{len(missing)} of {len(points)} points, at first guess {total / 60:.0f} minutes", file=sys.stderr)
     memory = MemoryRead(lab.out_of_cache)
-    with tqdm(total=round(total), unit="s", bar_format="{l_bar}{bar}| {elapsed}<{remaining}", file=sys.stderr) as bar:
+    layout = "{desc} {percentage:3.0f}%|{bar}| {elapsed} gone, {remaining} left"
+    with tqdm(total=total, bar_format=layout, file=sys.stderr) as bar:
         for point in missing:
             bar.set_description(point.key)
-            works = lab.works(point)
-            reads = {f"read {ahead}": memory.reader(point.threads, ahead) for ahead in AHEAD}
-            with OtherLoad() as load:
-                times = interleave({**reads, **works}, rounds, seconds)
-            records.add(
-                point.key,
-                **vars(point),
-                other_cores=load.cores,
-                read={"bytes": memory.nbytes, "seconds": [times[name] for name in reads]},
-                contenders={
-                    name: {
-                        "stored_bytes": lab.form.stored_bytes(name, point),
-                        "seconds": [each / lab.nodes(name, point) for each in times[name]],
-                    }
-                    for name in works
-                },
-            )
-            bar.update(round(guesses[point.key]))
+            records.add(point.key, **vars(point), **_measured(point, lab, memory, rounds, seconds))
+            bar.update(guesses[point])
+
+
+def _measured(point: Point, lab: Lab, memory: MemoryRead, rounds: int, seconds: float) -> dict[str, Any]:
+    """What is stored of a point: seconds of one product, and of one read of the buffer at each prefetch distance."""
+    reads = {f"read {ahead}": memory.reader(point.threads, ahead) for ahead in AHEAD}
+    works = lab.works(point)
+    with OtherLoad() as load:
+        times = interleave({**reads, **works}, rounds, seconds)
+    return {
+        "other_cores": load.cores,
+        "read": {"bytes": memory.nbytes, "seconds": [times[name] for name in reads]},
+        "contenders": {
+            name: {
+                "stored_bytes": lab.form.stored_bytes(name, point),
+                "seconds": [each / lab.nodes(name, point) for each in times[name]],
+            }
+            for name in works
+        },
+    }
 
 
 def _guess(point: Point, lab: Lab, rounds: int, seconds: float) -> float:

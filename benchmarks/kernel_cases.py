@@ -1,7 +1,7 @@
 """What the kernel benchmark measures: points, and the contenders of a point as sessions of ONNX Runtime.
 
-A contender is a model of many nodes that multiply X [M, K] by a weight [N, K], made on the fly and run by a session with
-as many threads as the point says. All contenders stand on the same footing:
+A contender is a model of many nodes that multiply X [M, K] by a weight [N, K], made on the fly and run by a session
+with as many threads as the point says. All contenders stand on the same footing:
 
 - Every node has a weight of its own. ONNX Runtime keeps one packed copy of equal weights, which then sits in the cache.
 - Every node has an X of its own. What a kernel derives from X could otherwise serve all nodes, as in no real model.
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime as ort
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
 
 import runtime_ext
 from dualbinary.schema import OP, padded_k
@@ -134,8 +134,8 @@ def _bound(session: ort.InferenceSession, point: Point, form: Format) -> Callabl
 
 def model(name: str, point: Point, nodes: int, form: Format) -> bytes:
     """The serialised ONNX model of a contender, `nodes` products beside each other, M left open."""
-    domain, operator, weights, attributes = _ours(name, point, form) if name.startswith(OURS) else _peer(
-        name, point, form
+    domain, operator, weights, attributes = (
+        _ours(name, point, form) if name.startswith(OURS) else _peer(name, point, form)
     )
     generator = np.random.default_rng(_SEED)
     element = helper.np_dtype_to_tensor_dtype(np.dtype(form.dtype))
@@ -146,13 +146,15 @@ def model(name: str, point: Point, nodes: int, form: Format) -> bytes:
         graph.input.append(helper.make_tensor_value_info(f"x{index}", element, ["M", point.K]))
         graph.output.append(helper.make_tensor_value_info(f"y{index}", element, ["M", point.N]))
         inputs = [f"x{index}", *tensors]
-        graph.node.append(helper.make_node(operator, inputs, [f"y{index}"], f"product{index}", domain=domain, **attributes))
+        graph.node.append(
+            helper.make_node(operator, inputs, [f"y{index}"], f"product{index}", domain=domain, **attributes)
+        )
     imports = [helper.make_opsetid("", 21), helper.make_opsetid(domain, 1)]
     return helper.make_model(graph, opset_imports=imports, ir_version=10).SerializeToString()
 
 
 _Weights = dict[str, Callable[[np.random.Generator], np.ndarray]]
-_Contender = tuple[str, str, _Weights, dict[str, int]]
+_Contender = tuple[str, str, _Weights, dict[str, Any]]
 
 
 def _ours(name: str, point: Point, form: Format) -> _Contender:

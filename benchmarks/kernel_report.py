@@ -1,6 +1,6 @@
 """Tables and plots from the measurements of the kernel benchmark.
 
-    python -m benchmarks.kernel_report FILE [--plot docs/kernel_speed.svg] [--json]
+python -m benchmarks.kernel_report FILE [--plot docs/kernel_speed.svg] [--json]
 """
 
 import argparse

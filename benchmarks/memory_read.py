@@ -1,7 +1,7 @@
 """What this machine's memory delivers to a plain read: the measure for every product that must read its weight.
 
-A reduction of NumPy is no such measure: it has one thread, 4 KiB pages, and no prefetch. `memory_read.c` is compiled for
-this CPU on first use and reads one large buffer on huge pages with as many threads as asked for.
+A reduction of NumPy is no such measure: it has one thread, 4 KiB pages, and no prefetch. `memory_read.c` is compiled
+for this CPU on first use and reads one large buffer on huge pages with as many threads as asked for.
 """
 
 import ctypes
@@ -70,7 +70,9 @@ def _library() -> ctypes.CDLL:
         _BUILD.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=_BUILD) as scratch:
             made = Path(scratch) / target.name
-            done = subprocess.run([*command, str(_SOURCE), "-o", str(made)], check=False, capture_output=True, text=True)
+            done = subprocess.run(
+                [*command, str(_SOURCE), "-o", str(made)], check=False, capture_output=True, text=True
+            )
             if done.returncode:
                 raise DualBinaryError(f"{_SOURCE.name} does not compile: {done.stderr.strip()}")
             made.replace(target)

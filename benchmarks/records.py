@@ -1,8 +1,8 @@
 """A file of measurements that a killed run goes on with, and what must be known of the machine to read them.
 
-One JSON object: `machine`, `settings`, and `records`, a list of objects that each have their `key`. It is rewritten as a
-whole after every record, under another name and then renamed. Records keep raw times; tables, ratios and plots are made
-from them, so a better table needs no new measurement.
+One JSON object: `machine`, `settings`, and `records`, a list of objects that each have their `key`. It is rewritten as
+a whole after every record, under another name and then renamed. Records keep raw times; tables, ratios and plots are
+made from them, so a better table needs no new measurement.
 """
 
 import hashlib

@@ -40,9 +40,7 @@ class LlamaShape:
         }
 
 
-TINY_LLAMA = LlamaShape(
-    layers=22, hidden=2048, intermediate=5632, vocabulary=32000, heads=32, kv_heads=4, tied=False
-)
+TINY_LLAMA = LlamaShape(layers=22, hidden=2048, intermediate=5632, vocabulary=32000, heads=32, kv_heads=4, tied=False)
 """The shape of TinyLlama, 1.1 billion parameters."""
 
 
