@@ -19,7 +19,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .PHONY: help setup demo test test-all check bench bench-models bench-peers docs clean
 
 help: ## list the verbs
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
 
 setup: $(VENV)/.built ## create .venv and build the library into it (once; minutes)
 
@@ -51,7 +51,7 @@ test-all: setup ## all tests, then the runtime's once more for each instruction 
 check: setup ## lint, format, types, generated files, file budget
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	git ls-files '*.cc' '*.h' '*.cu' '*.cuh' | xargs --no-run-if-empty $(BIN)/clang-format --dry-run --Werror
+	git ls-files '*.c' '*.cc' '*.h' '*.cu' '*.cuh' | xargs --no-run-if-empty $(BIN)/clang-format --dry-run --Werror
 	$(BIN)/python -m dualbinary.codegen --docs docs/op_reference.md --golden dualbinary/golden/layout1.json --check
 	$(BIN)/python tools/check_files.py
 	$(BIN)/pyright
@@ -66,13 +66,14 @@ bench-models: setup ## whole models beside llama.cpp and onnxruntime-genai, as f
 
 bench-peers: $(PEERS)/.installed ## create .venv-peers with llama.cpp and onnxruntime-genai (compiles llama.cpp)
 
-# llama.cpp for this very CPU, as the project's kernels are; a wheel from elsewhere would be slower. Its headers of
-# pictures and sounds are left out.
+# llama.cpp for this very CPU, as the project's kernels are; a wheel from elsewhere would be slower. Its part for
+# pictures and sounds is left out.
 $(PEERS)/.installed: benchmarks/constraints-peers.txt
 	test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
 	$(PEERS)/bin/pip install --quiet -c $< scikit-build-core cmake ninja numpy
 	CMAKE_ARGS="-DGGML_NATIVE=ON -DLLAVA_BUILD=OFF" CMAKE_BUILD_PARALLEL_LEVEL=$(TEST_WORKERS) nice \
-		$(PEERS)/bin/pip install --quiet -c $< --no-binary llama-cpp-python llama-cpp-python
+		$(PEERS)/bin/pip install --quiet -c $< --no-build-isolation \
+		--no-binary llama-cpp-python llama-cpp-python
 	$(PEERS)/bin/pip install --quiet -c $< onnxruntime-genai onnxruntime
 	touch $@
 
