@@ -92,20 +92,19 @@ def plot(content: dict[str, Any], path: Path) -> None:
 
     rows = results(content)
     threads = sorted({row["threads"] for row in rows})
-    figure, axes = plt.subplots(len(threads), 2, figsize=(12, 3.6 * len(threads)), squeeze=False)
+    figure, axes = plt.subplots(len(threads), 2, figsize=(12, 3.6 * len(threads)), squeeze=False, layout="constrained")
     for count, (decode, prefill) in zip(threads, axes, strict=True):
         of_threads = [row for row in rows if row["threads"] == count]
         words = f"{count} thread{'s' if count > 1 else ''}"
-        _panel(decode, [r for r in of_threads if r["M"] == DECODE_ROWS], "GB/s", f"M = {DECODE_ROWS}, {words}")
+        _panel(decode, [r for r in of_threads if r["M"] == DECODE_ROWS], "Gweights/s", f"M = {DECODE_ROWS}, {words}")
         _panel(prefill, [r for r in of_threads if r["M"] == PREFILL_ROWS], "GOPS", f"M = {PREFILL_ROWS}, {words}")
-    axes[0][0].legend(fontsize="small")
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=8, fontsize="small")
     machine, busy = content["machine"], [row["other_cores"] or 0 for row in rows]
     figure.suptitle(
         f"{machine['cpu']}, {machine['cores']} cores, onnxruntime {machine['onnxruntime']}; "
         f"other processes took up to {max(busy):.1f} cores",
         fontsize="medium",
     )
-    figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)
     metadata = {"Date": None} if path.suffix == ".svg" else {}
     figure.savefig(path, metadata=metadata)
@@ -119,12 +118,14 @@ def _panel(axes: Any, rows: list[dict[str, Any]], quantity: str, title: str) -> 
     names = list(dict.fromkeys(row["contender"] for row in rows))
     width = 0.8 / len(names)
     for index, name in enumerate(names):
-        heights = {(row["N"], row["K"]): row[quantity] for row in rows if row["contender"] == name}
+        of_shape = {(row["N"], row["K"]): row for row in rows if row["contender"] == name}
         places = [place + (index + 0.5) * width - 0.4 for place in range(len(shapes))]
-        axes.bar(places, [heights[shape] for shape in shapes], width, label=name)
-    if quantity == "GB/s":
-        reads = {(row["N"], row["K"]): row["read_GB/s"] for row in rows}
-        axes.plot(range(len(shapes)), [reads[shape] for shape in shapes], "k_", markersize=40, label="plain read")
+        axes.bar(places, [of_shape[shape][quantity] for shape in shapes], width, label=name)
+        if quantity == "Gweights/s":
+            limits = [of_shape[shape][quantity] / of_shape[shape]["of_read"] for shape in shapes]
+            label = "what a plain read allows" if index == len(names) - 1 else None
+            edges = [place - width / 2 for place in places], [place + width / 2 for place in places]
+            axes.hlines(limits, *edges, color="black", linewidth=1.2, label=label)
     axes.set_xticks(range(len(shapes)), [f"{N}x{K}" for N, K in shapes], rotation=20, fontsize="small")
     axes.set_ylabel(f"{quantity}, median")
     axes.set_title(title, fontsize="medium")

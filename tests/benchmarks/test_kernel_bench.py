@@ -88,9 +88,10 @@ def test_our_contender_computes_the_operator(offset):
     }
     for index, y in enumerate(outputs):
         planes, scales = tensors[f"planes{index}"], tensors[f"scales{index}"]
+        assert (len(planes), len(scales)) == (3, 3 + offset)
         expected = dual_binary_matmul(x, planes, scales, K=POINT.K, N=POINT.N, group_size=64)
         # Level 0 keeps 15 bits: an entry is off by 2^-21 of a nibble's sum at most, far below 1e-3 of these outputs.
-        np.testing.assert_allclose(y, expected, atol=1e-3 * np.abs(expected).max())
+        np.testing.assert_allclose(np.asarray(y), expected, atol=1e-3 * np.abs(expected).max())
 
 
 def test_decode_is_out_of_cache_and_prefill_has_fewer_nodes():
