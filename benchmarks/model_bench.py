@@ -3,7 +3,7 @@
     python -m benchmarks.model_bench [--models llama-1b smollm2] [--threads 2] [--rounds 5] [--out FILE]
 
 Files are made on first use below --work (a synthetic model of 1.1 billion parameters, SmolLM2, and what each engine
-reads: about 12 GB, and half an hour). A peer that is not installed is named and left out; `make bench-peers` installs
+reads: about 9 GB, and half an hour). A peer that is not installed is named and left out; `make bench-peers` installs
 them. With --out a run that was stopped goes on where it was. How to read the table: docs/benchmarks.md.
 """
 
@@ -36,7 +36,7 @@ def _command(args: argparse.Namespace) -> None:
     missing: dict[str, str] = {}
     for model in args.models:
         found = _files(model, args.work / model, args.variants, missing)
-        _measure(model, found, args, records)
+        _measure(model, found, args, records, missing)
     rows = results(records.content)
     if args.json:
         print(json.dumps({**records.content, "results": rows, "missing": missing}))
@@ -60,8 +60,17 @@ def _files(model: str, work: Path, wanted: list[str] | None, missing: dict[str, 
     return found
 
 
-def _measure(model: str, files: list[tuple[Variant, Path]], args: argparse.Namespace, records: Records) -> None:
-    """Rounds over variants in turn, each beginning with another one; what the file has already is left out."""
+def _measure(
+    model: str,
+    files: list[tuple[Variant, Path]],
+    args: argparse.Namespace,
+    records: Records,
+    missing: dict[str, str],
+) -> None:
+    """Rounds over variants in turn, each beginning with another one; what the file has already is left out.
+
+    A variant that fails goes to `missing` and has no more turns.
+    """
     jobs = []
     for threads, count in itertools.product(args.threads, range(args.rounds)):
         first = count % max(1, len(files))
@@ -74,8 +83,14 @@ def _measure(model: str, files: list[tuple[Variant, Path]], args: argparse.Names
     print(f"{model}: {len(jobs)} runs, at first guess {len(jobs) * GUESSED_SECONDS / 60:.0f} minutes", file=sys.stderr)
     for key, variant, path, threads, count in (bar := tqdm(jobs, unit="run", file=sys.stderr)):
         bar.set_description(key)
-        with OtherLoad() as load:
-            values = measure_round(path, variant, threads, args.prompts, args.tokens)
+        if (name := f"{model}, {variant.name}") in missing:
+            continue
+        try:
+            with OtherLoad() as load:
+                values = measure_round(path, variant, threads, args.prompts, args.tokens)
+        except DualBinaryError as error:  # the others' hours are not to be lost for one
+            missing[name] = str(error)
+            continue
         facts = {"model": model, "variant": variant.name, "threads": threads, "round": count}
         records.add(key, **facts, **values, file_bytes=file_bytes(path), other_cores=load.cores)
         time.sleep(args.pause)

@@ -12,16 +12,21 @@ from safetensors.numpy import load_file
 from benchmarks import model_bench, model_engine, model_files
 from benchmarks.gguf_files import write_gguf
 from benchmarks.model_files import VARIANTS
+from dualbinary import DualBinaryError
 from tests.runtime import tiny
 
 OURS, PEER = VARIANTS[0].name, "llama.cpp Q4_0"
 
 
-def record(variant, count, token, prompt):
+def values(token, prompt):
+    """What one round measures."""
     memory = {"bare_bytes": 1, "loaded_bytes": 2, "peak_bytes": 3}
+    return {"load_seconds": 0.1, "token_seconds": token, "prompt_seconds": {"128": prompt}, **memory}
+
+
+def record(variant, count, token, prompt):
     facts = {"model": "m", "threads": 2, "variant": variant, "round": count, "file_bytes": 10, "other_cores": 0.5}
-    times = {"load_seconds": 0.1, "token_seconds": token, "prompt_seconds": {"128": prompt}}
-    return {**facts, **times, **memory}
+    return {**facts, **values(token, prompt)}
 
 
 def test_speeds_are_medians_and_ratios_are_over_the_rounds_that_both_have():
@@ -49,6 +54,24 @@ def test_a_peer_that_is_not_installed_is_named(tmp_path, monkeypatch, capsys):
         "smollm2, genai int4",
     }
     assert all("make bench-peers" in reason for reason in missing.values())
+
+
+def test_a_variant_that_fails_has_one_turn_and_the_others_go_on(tmp_path, monkeypatch, capsys):
+    turns = []
+
+    def measured(_path, variant, *_):
+        turns.append(variant.name)
+        if variant.name == OURS:
+            raise DualBinaryError("no")
+        return values(0.1, 1.0)
+
+    monkeypatch.setattr(model_bench, "make", lambda *_: tmp_path / "model.onnx")
+    monkeypatch.setattr(model_bench, "measure_round", measured)
+    arguments = ["--models", "smollm2", "--variants", "2 bits", "--rounds", "2", "--pause", "0", "--json"]
+    assert model_bench.main(arguments) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["missing"] == {f"smollm2, {OURS}": "no"}
+    assert turns == [OURS, VARIANTS[1].name, VARIANTS[1].name]
 
 
 @pytest.fixture(scope="module")
