@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PEERS := .venv-peers
 # Two is what a small machine has; more workers would each load torch again for little gain.
 TEST_WORKERS ?= 2
 # Tests of one file share what is dear to make, so one worker runs them all.
@@ -15,10 +16,10 @@ export HF_HUB_OFFLINE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all check bench docs clean
+.PHONY: help setup demo test test-all check bench bench-models bench-peers docs clean
 
 help: ## list the verbs
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
 
 setup: $(VENV)/.built ## create .venv and build the library into it (once; minutes)
 
@@ -50,17 +51,35 @@ test-all: setup ## all tests, then the runtime's once more for each instruction 
 check: setup ## lint, format, types, generated files, file budget
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	git ls-files '*.cc' '*.h' '*.cu' '*.cuh' | xargs --no-run-if-empty $(BIN)/clang-format --dry-run --Werror
+	git ls-files '*.c' '*.cc' '*.h' '*.cu' '*.cuh' | xargs --no-run-if-empty $(BIN)/clang-format --dry-run --Werror
 	$(BIN)/python -m dualbinary.codegen --docs docs/op_reference.md --golden dualbinary/golden/layout1.json --check
 	$(BIN)/python tools/check_files.py
 	$(BIN)/pyright
 
-bench: setup ## speed of the kernels beside what the memory can deliver
-	$(BIN)/python -m benchmarks.kernel_bench
+# Both go on where an interrupted run was; after a change of the library or of options, remove the file first.
+bench: setup ## speed of the kernels beside MatMulNBits and a plain read of memory
+	$(BIN)/python -m benchmarks.kernel_bench --out out/bench/kernels.json $(BENCH_OPTIONS)
+	$(BIN)/python -m benchmarks.kernel_report out/bench/kernels.json --plot out/bench/kernels.svg > /dev/null
+
+bench-models: setup ## whole models beside llama.cpp and onnxruntime-genai, as far as these are installed
+	$(BIN)/python -m benchmarks.model_bench --out out/bench/models.json $(BENCH_OPTIONS)
+
+bench-peers: $(PEERS)/.installed ## create .venv-peers with llama.cpp and onnxruntime-genai (compiles llama.cpp)
+
+# llama.cpp for this very CPU, as the project's kernels are; a wheel from elsewhere would be slower. Its part for
+# pictures and sounds is left out.
+$(PEERS)/.installed: benchmarks/constraints-peers.txt
+	test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/pip install --quiet -c $< scikit-build-core cmake ninja numpy
+	CMAKE_ARGS="-DGGML_NATIVE=ON -DLLAVA_BUILD=OFF" CMAKE_BUILD_PARALLEL_LEVEL=$(TEST_WORKERS) nice \
+		$(PEERS)/bin/pip install --quiet -c $< --no-build-isolation \
+		--no-binary llama-cpp-python llama-cpp-python
+	$(PEERS)/bin/pip install --quiet -c $< onnxruntime-genai onnxruntime
+	touch $@
 
 docs: setup ## regenerate docs/op_reference.md
 	$(BIN)/python -m dualbinary.codegen --docs docs/op_reference.md
 
 clean: ## remove what can be made again, .venv and models too
-	rm -rf $(VENV) build dist models out .pytest_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) build dist models out .pytest_cache .hypothesis
 	find . -type d "(" -name __pycache__ -o -name .ruff_cache ")" -prune -exec rm -rf {} +

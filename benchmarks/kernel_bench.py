@@ -1,163 +1,152 @@
-"""Speed of the kernels, one thread, weights out of cache, beside what this machine's memory can deliver.
+"""Speed of the kernels inside ONNX Runtime, beside its own MatMulNBits and beside what the memory can deliver.
 
-    python benchmarks/kernel_bench.py --shapes 4096x4096 --rows 1 128 --levels 4
-    python benchmarks/kernel_bench.py --json > result.json
+    python -m benchmarks.kernel_bench [--quick] [--out FILE] [--shapes NxK ...] [--rows M ...] [--threads T ...]
 
-Each configuration gets as many packed copies of a weight as fill --megabytes, which must be well above the last-level
-cache, and products take them in turn: a model's decode step reads every weight once. In every round all configurations
-and one plain read of the same amount of memory are timed in turn, so that a busy neighbour hits all alike.
-
-  us         time of one product, best and median of the rounds
-  GB/s       packed bytes read for a second, best round; `of_read` relates it to the best plain read
-  GOPS       2 M N K operations a second
+With --out a run that was stopped goes on where it was; `python -m benchmarks.kernel_report FILE` makes the table again,
+and the plot. What is measured and how to read it: docs/benchmarks.md.
 """
 
 import argparse
 import itertools
 import json
-import statistics
 import sys
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-import numpy as np
+from tqdm import tqdm
 
+from benchmarks.kernel_cases import Format, Lab, Point, contenders
+from benchmarks.kernel_report import results, table
+from benchmarks.memory_read import AHEAD, MemoryRead
+from benchmarks.records import OtherLoad, Records, last_level_cache
+from benchmarks.timing import interleave
+from dualbinary import InputError
 from dualbinary.console import add_common_options, run
-from dualbinary.scale_codes import round_scales
-from dualbinary.schema import padded_k
-from runtime_ext.capi import Weight
-from runtime_ext.library import describe
+
+__all__ = ["main"]
+
+SHAPES = ["4096x4096", "4096x11008", "4096x14336", "11008x4096", "2048x2048", "2048x5632", "576x1536", "1536x576"]
+ROWS = [1, 4, 16, 128, 512]
+QUICK = {"shapes": ["4096x4096", "2048x5632"], "rows": [1, 128], "rounds": 5}
+FULL = {"shapes": SHAPES, "rows": ROWS, "rounds": 15}
 
 MEGA = 1_000_000
-SEED = 0
+CACHES = 8  # the weights of a session at small M, in last-level caches
+MOST = 1_900 * MEGA  # a serialised model holds no more than 2 GiB
+# Rough speeds of a thread, for the first estimate of a run's length only; the progress bar soon knows better.
+GUESSED_BYTES, GUESSED_OPERATIONS = 8e9, 2e11
+SECONDS_PER_POINT = 3.0
 
 
-@dataclass
-class Case:
-    """One kernel on one problem: its copies of the weight, and the rounds' times."""
+def _command(args: argparse.Namespace) -> None:
+    chosen = {**(QUICK if args.quick else FULL), **{k: v for k in FULL if (v := getattr(args, k)) is not None}}
+    form = Format(args.group_size, args.planes, args.offset, args.dtype, args.scale_bits)
+    names = contenders(args.levels, args.isas or [None], args.peers)
+    out_of_cache = args.megabytes * MEGA if args.megabytes else min(CACHES * last_level_cache(), MOST)
+    settings = {
+        **vars(form),
+        "contenders": names,
+        "out_of_cache": out_of_cache,
+        "rounds": chosen["rounds"],
+        "seconds": args.seconds,
+    }
+    points = [
+        Point(*_shape(shape), rows, threads)
+        for shape, threads, rows in itertools.product(chosen["shapes"], args.threads, chosen["rows"])
+    ]
+    records = Records(args.out, settings)
+    _measure(points, records, Lab(form, names, out_of_cache), chosen["rounds"], args.seconds)
+    wanted = {point.key for point in points}
+    rows = results({**records.content, "records": [r for r in records.records if r["key"] in wanted]})
+    if args.json:
+        print(json.dumps({**records.content, "results": rows}))
+    else:
+        print("\n".join(table(rows)))
 
-    kernel: str
-    level: int
-    scale_bits: int
-    N: int
-    K: int
-    rows: int
-    weights: list[Weight]
-    x: np.ndarray
-    times: list[float]
 
-    def products(self) -> None:
-        """One product with each copy."""
-        for weight in self.weights:
-            weight.multiply(self.x, self.y)
+def _measure(points: list[Point], records: Records, lab: Lab, rounds: int, seconds: float) -> None:
+    """Measure what the file lacks, and write it down point by point."""
+    missing = [point for point in points if point.key not in records]
+    if not missing:
+        return
+    guesses = {point: _guess(point, lab, rounds, seconds) for point in missing}
+    total = sum(guesses.values())
+    print(f"{len(missing)} of {len(points)} points, at first guess {total / 60:.0f} minutes", file=sys.stderr)
+    memory = MemoryRead(lab.out_of_cache)
+    layout = "{desc} {percentage:3.0f}%|{bar}| {elapsed} gone, {remaining} left"
+    with tqdm(total=total, bar_format=layout, file=sys.stderr) as bar:
+        for point in missing:
+            bar.set_description(point.key)
+            records.add(point.key, **vars(point), **_measured(point, lab, memory, rounds, seconds))
+            bar.update(guesses[point])
 
-    def __post_init__(self) -> None:
-        self.y = np.empty((self.rows, self.N), self.x.dtype)
 
-    def row(self, read_rate: float) -> dict[str, Any]:
-        """The result as one flat record."""
-        each = [t / len(self.weights) for t in self.times]
-        best = min(each)
-        rate = self.weights[0].nbytes / best / 1e9
-        return {
-            "kernel": self.kernel,
-            "accuracy_level": self.level,
-            "scale_bits": self.scale_bits,
-            "N": self.N,
-            "K": self.K,
-            "M": self.rows,
-            "us_best": round(best * 1e6, 1),
-            "us_median": round(statistics.median(each) * 1e6, 1),
-            "GB/s": round(rate, 2),
-            "of_read": round(rate / read_rate, 3),
-            "GOPS": round(2 * self.rows * self.N * self.K / best / 1e9, 1),
-        }
+def _measured(point: Point, lab: Lab, memory: MemoryRead, rounds: int, seconds: float) -> dict[str, Any]:
+    """What is stored of a point: seconds of one product, and of one read of the buffer at each prefetch distance."""
+    reads = {f"read {ahead}": memory.reader(point.threads, ahead) for ahead in AHEAD}
+    works = lab.works(point)
+    with OtherLoad() as load:
+        times = interleave({**reads, **works}, rounds, seconds)
+    return {
+        "other_cores": load.cores,
+        "read": {"bytes": memory.nbytes, "seconds": [times[name] for name in reads]},
+        "contenders": {
+            name: {
+                "stored_bytes": lab.form.stored_bytes(name, point),
+                "seconds": [each / lab.nodes(name, point) for each in times[name]],
+            }
+            for name in works
+        },
+    }
+
+
+def _guess(point: Point, lab: Lab, rounds: int, seconds: float) -> float:
+    """Seconds that a point takes, roughly."""
+    run_seconds = [
+        lab.nodes(name, point)
+        * max(
+            lab.form.stored_bytes(name, point) / GUESSED_BYTES,
+            2 * point.M * point.N * point.K / GUESSED_OPERATIONS,
+        )
+        / point.threads
+        for name in lab.names
+    ]
+    return SECONDS_PER_POINT + (rounds + 1) * sum(max(2 * seconds, each) for each in run_seconds)
+
+
+def _shape(text: str) -> tuple[int, int]:
+    N, separator, K = text.partition("x")
+    if not (separator and N.isdecimal() and K.isdecimal() and int(N) and int(K)):
+        raise InputError(f"--shapes: expected NxK such as 4096x11008, outputs by inputs, got {text}")
+    return int(N), int(K)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; see the module's docstring."""
-    parser = argparse.ArgumentParser(prog="kernel_bench.py", description="Time the kernels against the memory's speed.")
-    parser.add_argument("--shapes", nargs="+", default=["4096x4096"], metavar="NxK", help="outputs x inputs")
-    parser.add_argument("--rows", nargs="+", type=int, default=[1, 128], metavar="M", help="rows of activations")
-    parser.add_argument("--levels", nargs="+", type=int, default=[0, 4], choices=[0, 4], help="accuracy_level")
-    parser.add_argument("--kernels", nargs="+", metavar="NAME", help="names from the inventory (default: the best)")
-    parser.add_argument("--group-size", type=int, default=128, metavar="G")
-    parser.add_argument("--planes", type=int, default=2, metavar="P")
-    parser.add_argument("--scale-bits", nargs="+", type=int, default=[16], choices=[8, 16], help="bits of a scale")
-    parser.add_argument("--offset", action="store_true", help="scales with an offset row")
-    parser.add_argument("--dtype", choices=["float32", "float16"], default="float32", help="type of X and Y")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--megabytes", type=int, default=1000, help="packed weights of a configuration at M=1")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.kernel_bench",
+        description="Time the kernels beside ONNX Runtime's MatMulNBits and a plain read of memory.",
+    )
+    parser.add_argument("--quick", action="store_true", help="two shapes, M 1 and 128, few rounds: about a minute")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="JSON file of the measurements, which is gone on with")
+    points = parser.add_argument_group("what is measured")
+    points.add_argument("--shapes", nargs="+", metavar="NxK", help="outputs x inputs")
+    points.add_argument("--rows", nargs="+", type=int, metavar="M", help=f"rows of X (default {ROWS})")
+    points.add_argument("--threads", nargs="+", type=int, default=[1, 2], metavar="T", help="default 1 2")
+    points.add_argument("--levels", nargs="+", type=int, default=[4, 0], choices=[0, 4], help="accuracy_level")
+    points.add_argument("--isas", nargs="+", metavar="ISA", help="force each of these (default: what this CPU gets)")
+    points.add_argument("--peers", nargs="*", type=int, default=[2, 4], choices=[2, 4, 8], help="bits of MatMulNBits")
+    points.add_argument("--group-size", type=int, default=128, metavar="G")
+    points.add_argument("--planes", type=int, default=2, metavar="P")
+    points.add_argument("--offset", action="store_true", help="scales with an offset row")
+    points.add_argument("--scale-bits", type=int, default=16, choices=[16, 8], help="bits of a scale of ours")
+    points.add_argument("--dtype", choices=["float32", "float16"], default="float32", help="type of X and Y")
+    how = parser.add_argument_group("how")
+    how.add_argument("--rounds", type=int, help=f"default {FULL['rounds']}, with --quick {QUICK['rounds']}")
+    how.add_argument("--seconds", type=float, default=0.05, help="that one contender gets in a round (default 0.05)")
+    how.add_argument("--megabytes", type=int, help=f"weights of a session at small M (default {CACHES} caches)")
     add_common_options(parser)
-    return run(parser, _bench, argv)
-
-
-def _bench(args: argparse.Namespace) -> None:
-    cases = [case for options in _configurations(args) if (case := _case(args, *options)) is not None]
-    memory = np.ones(args.megabytes * MEGA // 8, np.int64)
-    reads: list[float] = []
-    for _ in range(args.rounds):
-        reads.append(_seconds(lambda: np.bitwise_or.reduce(memory)))
-        for case in cases:
-            case.times.append(_seconds(case.products))
-    read_rate = memory.nbytes / min(reads) / 1e9
-    result = {
-        "read_GB/s": round(read_rate, 2),
-        "group_size": args.group_size,
-        "planes": args.planes,
-        "offset": args.offset,
-        "dtype": args.dtype,
-        "library": describe(),
-        "results": [case.row(read_rate) for case in cases],
-    }
-    if args.json:
-        print(json.dumps(result, indent=1))
-        return
-    print(f"plain read: {read_rate:.1f} GB/s; G={args.group_size} P={args.planes} offset={args.offset} X {args.dtype}")
-    for index, row in enumerate(result["results"]):
-        if index == 0:
-            print(*(f"{name:>{_width(name)}}" for name in row))
-        print(*(f"{value:>{_width(name)}}" for name, value in row.items()))
-
-
-def _configurations(args: argparse.Namespace) -> Any:
-    return itertools.product(args.shapes, args.rows, args.levels, args.scale_bits, args.kernels or [None])
-
-
-def _case(
-    args: argparse.Namespace, shape: str, rows: int, level: int, scale_bits: int, kernel: str | None
-) -> Case | None:
-    """The case, or None where the kernel is too coarse for the level."""
-    inventory = {row["name"]: row for row in describe()["kernels"]}
-    if kernel in inventory and inventory[kernel]["accuracy_level"] > level:
-        return None
-    N, K = map(int, shape.split("x"))
-    rng = np.random.default_rng(SEED)
-    groups = padded_k(K, args.group_size) // args.group_size
-    planes = rng.integers(0, 256, (args.planes, N, groups * args.group_size // 8), np.uint8)
-    scales = rng.uniform(0.01, 0.03, (args.planes + args.offset, N, groups))
-    scales = round_scales(scales) if scale_bits == 8 else scales.astype(np.float16)
-
-    def create() -> Weight:
-        return Weight(planes, scales, K=K, group_size=args.group_size, accuracy_level=level, kernel=kernel)
-
-    weights = [create()]
-    copies = args.megabytes * MEGA // weights[0].nbytes // rows  # compute takes over as M grows, so fewer will do
-    weights += [create() for _ in range(copies - 1)]
-    x = rng.standard_normal((rows, K)).astype(args.dtype)
-    return Case(weights[0].kernel, level, scale_bits, N, K, rows, weights, x, [])
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
-
-
-def _width(name: str) -> int:
-    return 20 if name == "kernel" else max(len(name), 8)
+    return run(parser, _command, argv)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-__all__ = ["LlamaShape", "write_llama"]
+__all__ = ["TINY_LLAMA", "LlamaShape", "write_llama"]
 
 _POOL = 1 << 22  # random numbers are drawn once and reused, each tensor beginning elsewhere
 _SCALE = 0.02  # usual standard deviation of initial weights
@@ -16,7 +16,7 @@ _SCALE = 0.02  # usual standard deviation of initial weights
 
 @dataclass(frozen=True)
 class LlamaShape:
-    """Sizes of a Llama: H hidden, I intermediate, V vocabulary; head and embedding are tied."""
+    """Sizes of a Llama; `tied` makes the head the embedding's own tensor."""
 
     layers: int
     hidden: int
@@ -24,6 +24,7 @@ class LlamaShape:
     vocabulary: int
     heads: int
     kv_heads: int
+    tied: bool = True
 
     def linears(self) -> dict[str, tuple[int, int]]:
         """The linear layers of one decoder layer: name to [N, K]."""
@@ -37,6 +38,10 @@ class LlamaShape:
             "mlp.up_proj": (self.intermediate, self.hidden),
             "mlp.down_proj": (self.hidden, self.intermediate),
         }
+
+
+TINY_LLAMA = LlamaShape(layers=22, hidden=2048, intermediate=5632, vocabulary=32000, heads=32, kv_heads=4, tied=False)
+"""The shape of TinyLlama, 1.1 billion parameters."""
 
 
 def write_llama(directory: Path, shape: LlamaShape) -> Path:
@@ -53,7 +58,7 @@ def write_llama(directory: Path, shape: LlamaShape) -> Path:
         "vocab_size": shape.vocabulary,
         "max_position_embeddings": 2048,
         "rms_norm_eps": 1e-5,
-        "tie_word_embeddings": True,
+        "tie_word_embeddings": shape.tied,
     }
     (directory / "config.json").write_text(json.dumps(config), encoding="utf-8")
     weight_map: dict[str, str] = {}
@@ -77,6 +82,8 @@ def _parts(shape: LlamaShape) -> Iterator[dict[str, torch.Tensor]]:
 
     norm = torch.ones(shape.hidden).bfloat16()
     yield {"model.embed_tokens.weight": weight(shape.vocabulary, shape.hidden), "model.norm.weight": norm}
+    if not shape.tied:
+        yield {"lm_head.weight": weight(shape.vocabulary, shape.hidden)}
     for layer in range(shape.layers):
         prefix = f"model.layers.{layer}"
         tensors = {f"{prefix}.{name}.weight": weight(*size) for name, size in shape.linears().items()}

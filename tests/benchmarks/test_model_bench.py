@@ -1,0 +1,101 @@
+"""The whole-model benchmark: its arithmetic, its files, what it says of absent peers, and one real round."""
+
+import json
+from argparse import Namespace
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from benchmarks import model_bench, model_engine, model_files
+from benchmarks.gguf_files import write_gguf
+from benchmarks.model_files import VARIANTS
+from dualbinary import DualBinaryError
+from tests.runtime import tiny
+
+OURS, PEER = VARIANTS[0].name, "llama.cpp Q4_0"
+
+
+def values(token, prompt):
+    """What one round measures."""
+    memory = {"bare_bytes": 1, "loaded_bytes": 2, "peak_bytes": 3}
+    return {"load_seconds": 0.1, "token_seconds": token, "prompt_seconds": {"128": prompt}, **memory}
+
+
+def record(variant, count, token, prompt):
+    facts = {"model": "m", "threads": 2, "variant": variant, "round": count, "file_bytes": 10, "other_cores": 0.5}
+    return {**facts, **values(token, prompt)}
+
+
+def test_speeds_are_medians_and_ratios_are_over_the_rounds_that_both_have():
+    rounds = [(OURS, 0, 0.1, 1.0), (PEER, 0, 0.2, 4.0), (PEER, 1, 0.3, 2.0), (OURS, 1, 0.1, 1.0), (PEER, 2, 9.0, 9.0)]
+    ours, peer = model_bench.results({"records": [record(*each) for each in rounds]})
+    assert (ours["variant"], ours["rounds"], peer["rounds"]) == (OURS, 2, 3)
+    assert ours["decode_tokens_per_second"] == pytest.approx(10)
+    assert ours["prompt_tokens_per_second"] == {"128": pytest.approx(128)}
+    assert peer["decode_tokens_per_second"] == pytest.approx(1 / 0.3)
+    # Round 2 has no time of ours.
+    assert peer["slower_than_ours"]["token"]["median"] == pytest.approx(2.5)
+    assert peer["slower_than_ours"]["128"]["median"] == pytest.approx(3)
+    lines = list(model_bench.table([ours, peer]))
+    assert len({line.count("|") for line in lines}) == 1
+
+
+def test_a_peer_that_is_not_installed_is_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(model_files, "PEERS_PYTHON", tmp_path / "python")
+    arguments = ["--models", "smollm2", "--variants", "llama.cpp", "genai", "--work", str(tmp_path), "--json"]
+    assert model_bench.main(arguments) == 0
+    missing = json.loads(capsys.readouterr().out)["missing"]
+    assert set(missing) == {
+        "smollm2, llama.cpp Q4_0",
+        "smollm2, llama.cpp Q4_0, plain",
+        "smollm2, genai int4",
+    }
+    assert all("make bench-peers" in reason for reason in missing.values())
+
+
+def test_a_variant_that_fails_has_one_turn_and_the_others_go_on(tmp_path, monkeypatch, capsys):
+    turns = []
+
+    def measured(_path, variant, *_):
+        turns.append(variant.name)
+        if variant.name == OURS:
+            raise DualBinaryError("no")
+        return values(0.1, 1.0)
+
+    monkeypatch.setattr(model_bench, "make", lambda *_: tmp_path / "model.onnx")
+    monkeypatch.setattr(model_bench, "measure_round", measured)
+    arguments = ["--models", "smollm2", "--variants", "2 bits", "--rounds", "2", "--pause", "0", "--json"]
+    assert model_bench.main(arguments) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["missing"] == {f"smollm2, {OURS}": "no"}
+    assert turns == [OURS, VARIANTS[1].name, VARIANTS[1].name]
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory) -> Path:
+    return tiny.make_weights(tmp_path_factory.mktemp("weights"))
+
+
+def test_a_round_of_our_engine(weights, tmp_path):
+    path = tiny.make_model(weights, tmp_path)
+    arguments = Namespace(engine="dualbinary", file=path, threads=1, prompts=[8, 16], tokens=4, options="{}")
+    found = model_engine.measure(arguments)
+    assert set(found["prompt_seconds"]) == {"8", "16"}
+    assert found["token_seconds"] > 0
+    assert found["peak_bytes"] >= found["loaded_bytes"] >= 0
+
+
+def test_a_gguf_file_has_every_tensor_with_heads_in_llama_cpp_order(weights, tmp_path):
+    write_gguf(weights, tmp_path / "model.gguf")
+    stored = load_file(weights / "model.safetensors")
+    tensors = {tensor.name: tensor.data for tensor in gguf.GGUFReader(tmp_path / "model.gguf").tensors}
+    assert len(tensors) == len(stored)
+    up = stored["model.layers.1.mlp.up_proj.weight"].astype(np.float16)
+    np.testing.assert_array_equal(tensors["blk.1.ffn_up.weight"], up)
+    # Rows 2i and 2i + 1 of a head of llama.cpp rotate together; Hugging Face has them half a head, here 8, apart.
+    key = stored["model.layers.0.self_attn.k_proj.weight"].astype(np.float16).reshape(2, 16, 64)
+    expected = np.stack([key[:, :8], key[:, 8:]], axis=2).reshape(32, 64)
+    np.testing.assert_array_equal(tensors["blk.0.attn_k.weight"], expected)

@@ -1,0 +1,43 @@
+"""The file of measurements: gone on with where the conditions are the same, refused elsewhere."""
+
+import json
+
+import pytest
+
+from benchmarks.records import OtherLoad, Records
+from dualbinary import InputError
+
+
+def test_a_run_goes_on_where_it_was(tmp_path):
+    path = tmp_path / "new" / "file.json"
+    first = Records(path, {"rounds": 3})
+    first.add("a", seconds=[1.0])
+    again = Records(path, {"rounds": 3})
+    assert "a" in again
+    assert "b" not in again
+    again.add("b", seconds=[2.0])
+    stored = json.loads(path.read_text())
+    assert [(record["key"], record["seconds"]) for record in stored["records"]] == [("a", [1.0]), ("b", [2.0])]
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_other_settings_are_refused_by_name(tmp_path):
+    Records(tmp_path / "file.json", {"rounds": 3}).add("a")
+    with pytest.raises(InputError, match=r"file\.json: measured with rounds 3, now it is 4"):
+        Records(tmp_path / "file.json", {"rounds": 4})
+
+
+def test_another_build_of_the_library_is_refused(tmp_path):
+    path = tmp_path / "file.json"
+    Records(path, {}).add("a")
+    content = json.loads(path.read_text())
+    content["machine"]["library"] = "another"
+    path.write_text(json.dumps(content))
+    with pytest.raises(InputError, match="measured with library another"):
+        Records(path, {})
+
+
+def test_own_work_is_not_another_process():
+    with OtherLoad() as load:
+        sum(range(3_000_000))
+    assert load.cores is None or load.cores >= 0
