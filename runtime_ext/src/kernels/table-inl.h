@@ -31,12 +31,11 @@ constexpr int kNibble = 4;
 constexpr int kTableEntries = 16;
 constexpr int kMaxLines = static_cast<int>(kMaxSegment) / kLineInputs;
 
-template <int kDigits>
-constexpr int kDigitBits = kDigits == 1 ? 8 : 7;
+constexpr int kDigitBits = 8;
 
 // Largest |entry - bias|: an entry spans [0, 2 * bias].
 template <int kDigits>
-constexpr int kBias = (1 << (kDigits * kDigitBits<kDigits> - 1)) - 1;
+constexpr int kBias = (1 << (kDigits * kDigitBits - 1)) - 1;
 
 // +-1/2 for input i of a nibble and subset s: plus where s selects i. The sum over i of sign * x is the centred entry.
 alignas(64) constexpr float kHalfSign[kNibble][kTableEntries] = {
@@ -122,7 +121,7 @@ void build_nibble(const float* x, std::uint8_t* out, std::size_t stride) {
   for (int i = 0; i < kNibble; ++i) {
     entry = F32x16::multiply_add(F32x16::load(kHalfSign[i]), F32x16::set(x[i]), entry);
   }
-  entry.template store_digits<kDigits, kDigitBits<kDigits>>(kBias<kDigits>, out, stride);
+  entry.template store_digits<kDigits>(kBias<kDigits>, out, stride);
 }
 
 // Tables of one segment. `count` of its inputs exist. Returns false where they cannot represent x.

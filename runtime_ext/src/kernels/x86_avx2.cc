@@ -20,7 +20,7 @@ struct Avx2 {
   // Rows whose sums are kept in registers at a time, so that one decoded index serves them all: 4 rows of
   // one digit take 8 of the 16 registers. One row of three takes 6; two rows ran slower.
   template <int kDigits>
-  static constexpr int kRowTile = kDigits == 1 ? 4 : 1;
+  static constexpr int kRowTile = kDigits == 1 ? 4 : 2;
 
   static void pack_line(const std::uint32_t* words, std::uint8_t* out) {
     for (int eight = 0; eight < kLineInputs / 8; ++eight) {
@@ -45,7 +45,7 @@ struct Avx2 {
       __m256i sum = widen(words(sums[kDigits - 1]), i % 2);
 #pragma GCC unroll 2
       for (int d = kDigits - 2; d >= 0; --d) {
-        sum = _mm256_add_epi32(_mm256_slli_epi32(sum, kDigitBits<kDigits>), widen(words(sums[d]), i % 2));
+        sum = _mm256_add_epi32(_mm256_slli_epi32(sum, kDigitBits), widen(words(sums[d]), i % 2));
       }
       const __m256 total = _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_add_epi32(sum, start)), step);
       __m256 result = _mm256_fmadd_ps(total, load_scales(a.scales, half, i), _mm256_loadu_ps(y + 8 * i));
@@ -72,10 +72,10 @@ struct Avx2 {
       const __m256i high = high_index(bits);
 #pragma GCC unroll 4
       for (std::size_t m = 0; m < kRows; ++m) {
-#pragma GCC unroll 3
+#pragma GCC unroll 2
         for (std::size_t d = 0; d < kDigits; ++d) {
           const std::uint8_t* table = entries + m * kRowBytes + d * kDigitBytes + eight * 2 * kTableEntries;
-          sums[m][d].template add<kDigitBits<kDigits>>(_mm256_shuffle_epi8(load_table(table), low),
+          sums[m][d].add(_mm256_shuffle_epi8(load_table(table), low),
                                                        _mm256_shuffle_epi8(load_table(table + kTableEntries), high));
         }
       }
@@ -97,6 +97,6 @@ struct Avx2 {
 }  // namespace
 
 constinit const Kernel table8_n32_avx2 = table_kernel<Avx2, 1>("table8_n32_avx2", Isa::kAvx2);
-constinit const Kernel table21_n32_avx2 = table_kernel<Avx2, 3>("table21_n32_avx2", Isa::kAvx2);
+constinit const Kernel table16_n32_avx2 = table_kernel<Avx2, 2>("table16_n32_avx2", Isa::kAvx2);
 
 }  // namespace dualbinary

@@ -43,7 +43,7 @@ struct Avx512 {
     __m512i sum = digits[kDigits - 1];
 #pragma GCC unroll 2
     for (int d = kDigits - 2; d >= 0; --d) {
-      sum = _mm512_add_epi32(_mm512_slli_epi32(sum, kDigitBits<kDigits>), digits[d]);
+      sum = _mm512_add_epi32(_mm512_slli_epi32(sum, kDigitBits), digits[d]);
     }
     return _mm512_cvtepi32_ps(sum);
   }
@@ -70,7 +70,7 @@ struct Avx512 {
 #pragma GCC unroll 2
         for (int v = 0; v < kBlockVectors; ++v) {
           const __m512i bits = load_line(a, p * kLines + line, v);
-#pragma GCC unroll 3
+#pragma GCC unroll 2
           for (int d = 0; d < kDigits; ++d) {
             const std::uint8_t* tables = a.entries + static_cast<std::size_t>(2 * (d * kLines + line)) * kVector;
             acc[v][p][d] = look_up(acc[v][p][d], low_index(bits), _mm512_loadu_si512(tables));
@@ -116,7 +116,7 @@ struct Avx512 {
       for (int v = 0; v < kVectors; ++v) begin<kDigits, kPlanes>(a.segments[m].start, acc[v]);
 #pragma GCC unroll 8
       for (int t = 0; t < kHalfLines; ++t) {
-#pragma GCC unroll 3
+#pragma GCC unroll 2
         for (int d = 0; d < kDigits; ++d) {
           const __m512i table = _mm512_loadu_si512(entries + static_cast<std::size_t>(d * kHalfLines + t) * kVector);
 #pragma GCC unroll 2
@@ -183,6 +183,6 @@ struct Avx512 {
 }  // namespace
 
 constinit const Kernel table8_n32_avx512 = table_kernel<Avx512, 1>("table8_n32_avx512", Isa::kAvx512);
-constinit const Kernel table21_n32_avx512 = table_kernel<Avx512, 3>("table21_n32_avx512", Isa::kAvx512);
+constinit const Kernel table16_n32_avx512 = table_kernel<Avx512, 2>("table16_n32_avx512", Isa::kAvx512);
 
 }  // namespace dualbinary

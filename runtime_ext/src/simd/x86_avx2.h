@@ -50,17 +50,17 @@ struct F32x16 {
     const __m128 two = _mm_max_ps(four, _mm_permute_ps(four, 0x4E));
     return _mm_cvtss_f32(_mm_max_ss(two, _mm_permute_ps(two, 0xB1)));
   }
-  // Rounds to nearest even, adds `bias` and stores the sums, which must not be negative, as digits of kBits bits: digit
-  // d, lowest first, at p + d * stride.
-  template <int kDigits, int kBits>
+  // Rounds to nearest even, adds `bias` and stores the sums, which must not be negative, as digits of 8 bits: digit d,
+  // lowest first, at p + d * stride.
+  template <int kDigits>
   void store_digits(std::int32_t bias, std::uint8_t* p, std::size_t stride) const {
     const __m256i first = _mm256_add_epi32(_mm256_cvtps_epi32(a), _mm256_set1_epi32(bias));
     const __m256i second = _mm256_add_epi32(_mm256_cvtps_epi32(b), _mm256_set1_epi32(bias));
-    const __m256i mask = _mm256_set1_epi32((1 << kBits) - 1);
-#pragma GCC unroll 3
+    const __m256i mask = _mm256_set1_epi32(255);
+#pragma GCC unroll 2
     for (int d = 0; d < kDigits; ++d) {
-      store_bytes(p, _mm256_and_si256(_mm256_srli_epi32(first, kBits * d), mask),
-                  _mm256_and_si256(_mm256_srli_epi32(second, kBits * d), mask));
+      store_bytes(p, _mm256_and_si256(_mm256_srli_epi32(first, 8 * d), mask),
+                  _mm256_and_si256(_mm256_srli_epi32(second, 8 * d), mask));
       p += stride;
     }
   }
@@ -86,23 +86,16 @@ inline __m256i load_table(const std::uint8_t* p) {
 inline __m256i low_index(__m256i line) { return _mm256_and_si256(line, _mm256_set1_epi8(15)); }
 inline __m256i high_index(__m256i line) { return low_index(_mm256_srli_epi16(line, 4)); }
 
-// Sums of unsigned bytes, of kBits bits each, in 16-bit lanes without widening them first. `both` adds the raw 16-bit
+// Sums of unsigned bytes in 16-bit lanes without widening them first. `both` adds the raw 16-bit
 // words, low + 256 * high modulo 2^16; `high` adds the high bytes alone; the low bytes' sum is what remains. Exact
 // while sums stay below 2^16.
 struct ByteSums {
   __m256i both = _mm256_setzero_si256();
   __m256i high = _mm256_setzero_si256();
 
-  template <int kBits>
   void add(__m256i x, __m256i y) {
-    if constexpr (kBits < 8) {  // x + y carries nothing from byte to byte
-      const __m256i pairs = _mm256_add_epi8(x, y);
-      both = _mm256_add_epi16(both, pairs);
-      high = _mm256_add_epi16(high, _mm256_srli_epi16(pairs, 8));
-    } else {
-      both = _mm256_add_epi16(both, _mm256_add_epi16(x, y));
-      high = _mm256_add_epi16(high, _mm256_add_epi16(_mm256_srli_epi16(x, 8), _mm256_srli_epi16(y, 8)));
-    }
+    both = _mm256_add_epi16(both, _mm256_add_epi16(x, y));
+    high = _mm256_add_epi16(high, _mm256_add_epi16(_mm256_srli_epi16(x, 8), _mm256_srli_epi16(y, 8)));
   }
   __m256i low_sums() const { return _mm256_sub_epi16(both, _mm256_slli_epi16(high, 8)); }
   __m256i high_sums() const { return high; }

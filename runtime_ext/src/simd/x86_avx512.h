@@ -34,16 +34,15 @@ struct F32x16 {
   }
   float reduce_add() const { return _mm512_reduce_add_ps(v); }
   float reduce_max() const { return _mm512_reduce_max_ps(v); }
-  // Rounds to nearest even, adds `bias` and stores the sums, which must not be negative, as digits of kBits bits: digit
-  // d, lowest first, at p + d * stride.
-  template <int kDigits, int kBits>
+  // Rounds to nearest even, adds `bias` and stores the sums, which must not be negative, as digits of 8 bits: digit d,
+  // lowest first, at p + d * stride.
+  template <int kDigits>
   void store_digits(std::int32_t bias, std::uint8_t* p, std::size_t stride) const {
     const __m512i sums = _mm512_add_epi32(_mm512_cvtps_epi32(v), _mm512_set1_epi32(bias));
-    const __m512i mask = _mm512_set1_epi32((1 << kBits) - 1);
-#pragma GCC unroll 3
+#pragma GCC unroll 2
     for (int d = 0; d < kDigits; ++d) {
-      const __m512i digit = _mm512_and_si512(_mm512_srli_epi32(sums, static_cast<unsigned>(kBits * d)), mask);
-      _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(digit));
+      const __m512i digit = _mm512_srli_epi32(sums, static_cast<unsigned>(8 * d));
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(digit));  // keeps the low byte
       p += stride;
     }
   }
