@@ -99,13 +99,13 @@ void multiply_tables(const Tile& tile, const Tables& tables) {
   });
   const std::int64_t blocks = ceil_div(shape.N, kernel.block_rows);
   for_runs(blocks, tile.plane_bits() / kTableWork, tile.parallel, [&](std::int64_t begin, std::int64_t end) {
-    kernel.multiply({&shape, tile.weight.packed(), tables, tile.y, tile.x.type, begin, end});
+    const bool finite = kernel.multiply({&shape, tile.weight.packed(), tables, tile.y, tile.x.type, begin, end});
     const std::int64_t n_begin = begin * kernel.block_rows;
     const std::int64_t n_end = std::min(shape.N, end * kernel.block_rows);
     for (std::int64_t m = 0; m < tile.rows; ++m) {
       if (!regular[static_cast<std::size_t>(m)]) {
         exact_row(tile, m, n_begin, n_end, false);
-      } else if (!all_finite(tile.y_row(m), tile.x.type, n_begin, n_end)) {
+      } else if (!finite && !all_finite(tile.y_row(m), tile.x.type, n_begin, n_end)) {
         // Float sums overflowed on the way, or rightly so; the exact kernel tells which.
         exact_row(tile, m, n_begin, n_end, true);
       }

@@ -17,8 +17,8 @@
 // An entry is written in digits of 8 bits, each in a byte of its own, and each digit is looked up and added by itself.
 // One digit carries int8 accuracy (level 4; bias 127, for centring halves the range), two carry that of activations of
 // 15 bits, or better (level 0; bias 32767): those would have a step of a = max|x| / 16383 and an error of up to a/2 in
-// each of the four inputs of a nibble. The step of an entry is at most (4 max|x| / 2) / 32767, less than a, and a nibble
-// has one rounding error, whatever it selects.
+// each of the four inputs of a nibble. The step of an entry is at most (4 max|x| / 2) / 32767, less than a, and a
+// nibble has one rounding error, whatever it selects.
 //
 // This header is included by files that are compiled for one ISA, so it holds no function: an inline function compiled
 // there could be kept by the linker for everyone and then fail on an older CPU.
@@ -107,7 +107,8 @@ struct Kernel {
   // Fills the tables of row `row` of both X and tables. Returns false where this row needs the exact kernel: it holds
   // NaN or infinity, its sums overflow, or a step would be too small for a normal float. Its tables are then void.
   bool (*build_tables)(const Shape&, const Activations&, std::int64_t row, const Tables&);
-  void (*multiply)(const Product&);
+  // Returns false where one of the results may be infinite or NaN.
+  bool (*multiply)(const Product&);
 };
 
 }  // namespace dualbinary
