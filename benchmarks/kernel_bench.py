@@ -133,12 +133,14 @@ def _case(args: argparse.Namespace, shape: str, rows: int, level: int, kernel: s
     planes = rng.integers(0, 256, (args.planes, N, groups * args.group_size // 8), np.uint8)
     scales = rng.uniform(0.01, 0.03, (args.planes + args.offset, N, groups)).astype(np.float16)
 
-    def create() -> Weight:
-        return Weight(planes, scales, K=K, group_size=args.group_size, accuracy_level=level, kernel=kernel)
+    def create(index: int) -> Weight:
+        # Equal weights would share one packed copy, which would then come from a cache.
+        own = (scales * (1 + index / 1024)).astype(np.float16)
+        return Weight(planes, own, K=K, group_size=args.group_size, accuracy_level=level, kernel=kernel)
 
-    weights = [create()]
+    weights = [create(0)]
     copies = args.megabytes * MEGA // weights[0].nbytes // rows  # compute takes over as M grows, so fewer will do
-    weights += [create() for _ in range(copies - 1)]
+    weights += [create(index) for index in range(1, copies)]
     x = rng.standard_normal((rows, K)).astype(args.dtype)
     return Case(weights[0].kernel, level, N, K, rows, weights, x, [])
 
