@@ -76,11 +76,14 @@ def test_a_large_weight_is_the_weights_it_consists_of(kernel):
 
     def multiply(rows: slice) -> np.ndarray:
         part = np.ascontiguousarray(planes[:, rows]), np.ascontiguousarray(scales[:, rows])
-        with Weight(*part, K=K, group_size=128, accuracy_level=LEVELS[kernel], kernel=kernel) as weight:
-            with Weight(*part, K=K, group_size=128, accuracy_level=LEVELS[kernel], kernel=kernel) as again:
-                y = weight.multiply(x)
-                np.testing.assert_array_equal(again.multiply(x), y)
-                return y
+
+        def create() -> Weight:
+            return Weight(*part, K=K, group_size=128, accuracy_level=LEVELS[kernel], kernel=kernel)
+
+        with create() as weight, create() as again:
+            y = weight.multiply(x)
+            np.testing.assert_array_equal(again.multiply(x), y)
+            return y
 
     halves = [multiply(slice(0, N // 2)), multiply(slice(N // 2, N))]
     np.testing.assert_array_equal(multiply(slice(0, N)), np.concatenate(halves, axis=1))
