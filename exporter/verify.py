@@ -39,9 +39,10 @@ _ROWS = 512  # dequantised at a time
 _SHARD_BYTES = 1 << 30
 
 # Largest relative error of the logits that the arithmetic explains, with room for models that amplify it. Level 0 may
-# lose 1e-4 in a product (the contract's 15 bits), which adds up over layers like the square root of their number; our
-# kernels lose far less. float16 activations carry 5e-4 a step; level 4 rounds activations to 8 bits, 6e-3 a product.
-_TOLERANCE = {("fp32", 0): 1e-3, ("fp16", 0): 1e-2, ("fp32", 4): 1.5e-1, ("fp16", 4): 1.5e-1}
+# lose 1e-4 in a product (the contract's 15 bits), which adds up like the square root of the number of products: 1.5e-3
+# for the 210 of a model of 30 layers. float16 activations carry 5e-4 a step; level 4 rounds activations to 8 bits, 6e-3
+# a product.
+_TOLERANCE = {("fp32", 0): 4e-3, ("fp16", 0): 1e-2, ("fp32", 4): 1.5e-1, ("fp16", 4): 1.5e-1}
 
 
 @dataclass(frozen=True)

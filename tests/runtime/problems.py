@@ -1,7 +1,7 @@
 """Random products for the tests of kernels and op, and what a correct result may differ by.
 
 The bound follows the kernels' arithmetic (runtime_ext/src/kernels/kernel.h). In a segment of S inputs the rounding step
-is d = (largest sum of |x| of a nibble) / 2 / B with B = 127 (level 4) or 2^20 - 1 (level 0). Each of the S/4 looked-up
+is d = (largest sum of |x| of a nibble) / 2 / B with B = 127 (level 4) or 2^15 - 1 (level 0). Each of the S/4 looked-up
 entries is off by at most d/2 from its value in float32, and so is the integer start value. That value, at most B, errs
 by 2^-24 of it in each of five operations: the inverse of d, a product with it, and three sums. A plane's error is
 |scale| times all that. On top come float32 sums of the outputs: each addition errs by 2^-24 of the sum of magnitudes.
@@ -21,7 +21,7 @@ from dualbinary.schema import OP, padded_k
 
 EPS = 2.0**-24
 """Rounding error of float32, relative."""
-ENTRY_RANGE = {0: 2**20 - 1, 4: 127}
+ENTRY_RANGE = {0: 2**15 - 1, 4: 127}
 """B: the largest magnitude of a centred table entry, for each accuracy_level."""
 ENTRY_OPERATIONS = 5
 """float32 operations that round on the way to an entry."""

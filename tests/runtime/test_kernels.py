@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import runtime_ext
 from dualbinary.scale_codes import scale_values
 from runtime_ext.capi import Weight
-from tests.runtime.problems import Problem, assert_close, make_problem, problems
+from tests.runtime.problems import ENTRY_RANGE, Problem, assert_close, make_problem, problems
 
 KERNELS = runtime_ext.describe()["kernels"]
 EXACT = "exact_f64_scalar"
@@ -63,13 +63,15 @@ def test_product_of_any_shape_is_within_the_derived_bound(kernel, problem):
 
 
 @each(TABLE_KERNELS)
-@pytest.mark.parametrize("group_size", [32, 64, 128, 1024])
+@pytest.mark.parametrize("group_size", [32, 64, 96, 128, 1024])
 @pytest.mark.parametrize("rows", [1, 9])
 def test_relative_error_on_gaussian_input_is_as_promised(kernel, group_size, rows):
     problem = make_problem(M=rows, K=1024, N=256, group_size=group_size)
     expected = problem.reference()
     error = np.linalg.norm(product(kernel, problem) - expected) / np.linalg.norm(expected)
-    assert error <= {0: 1e-6, 4: 8e-3}[LEVELS[kernel]]
+    # Level 4 promises 8e-3. The error is made of independent roundings and so as small as the step, which is finer by
+    # the range of an entry: 3.1e-5 at level 0, where the contract's 15 bits of activations would be 1e-4.
+    assert error <= 8e-3 * ENTRY_RANGE[4] / ENTRY_RANGE[LEVELS[kernel]]
 
 
 @each(TABLE_KERNELS)

@@ -38,7 +38,7 @@ typedef struct {
   int64_t planes;         /* P: 1 to 8 */
   int64_t scale_rows;     /* C: P, or P+1 where the last row is the offset */
   int64_t layout;         /* of the planes: 1 */
-  int64_t accuracy_level; /* 0: activations keep 15 bits; 4: int8 */
+  int64_t accuracy_level; /* 0: activations keep 15 bits or better; 4: int8 */
   int32_t scale_type;     /* a dualbinary_type */
 } dualbinary_spec;
 
@@ -60,8 +60,9 @@ DUALBINARY_API const char* dualbinary_digest(void);
  * valid until the same thread calls this library again. Fails where DUALBINARY_ISA asks for what is not there. */
 DUALBINARY_API const char* dualbinary_describe(const char** json);
 
-/* Checks and packs a weight. `kernel` is a name from the inventory, or NULL for the best. The sizes are those of the
- * two buffers, which must stay readable and unchanged until the weight is destroyed, and be aligned for their elements.
+/* Checks and packs a weight; weights of equal content share the packed copy, and large ones are packed by several
+ * threads of their own. `kernel` is a name from the inventory, or NULL for the best. The sizes are those of the two
+ * buffers, which must stay readable and unchanged until the weight is destroyed, and be aligned for their elements.
  */
 DUALBINARY_API const char* dualbinary_weight_create(const dualbinary_spec* spec, const void* planes,
                                                     size_t planes_bytes, const void* scales, size_t scales_bytes,

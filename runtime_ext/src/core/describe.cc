@@ -5,6 +5,7 @@
 #include "contract.h"
 #include "core/cpu_features.h"
 #include "core/dispatch.h"
+#include "core/packed.h"
 
 namespace dualbinary {
 namespace {
@@ -36,10 +37,13 @@ std::string describe() {
   for (const std::string& name : cpu_features()) features = joined(features, quoted(name));
   std::string kernels;
   for (const Kernel* kernel : inventory()) kernels = joined(kernels, kernel_json(*kernel));
+  const Packed::Usage packed = Packed::usage();
   const char* forced = std::getenv(kIsaVariable);
   return "{\"version\": " + quoted(version()) + ", \"digest\": " + quoted(contract::kDigest) + ", \"cpu_features\": [" +
          features + "], \"forced_isa\": " + (forced == nullptr || *forced == '\0' ? "null" : quoted(forced)) +
-         ", \"kernels\": [" + kernels + "], \"chosen\": {" + chosen + "}}";
+         ", \"kernels\": [" + kernels + "], \"chosen\": {" + chosen +
+         "}, \"packed\": {\"copies\": " + std::to_string(packed.copies) +
+         ", \"bytes\": " + std::to_string(packed.bytes) + "}}";
 }
 
 }  // namespace dualbinary

@@ -14,6 +14,7 @@ const char* version();
 //   forced_isa        value of DUALBINARY_ISA, or null
 //   kernels           the inventory, fastest first: name, isa, accuracy_level, available
 //   chosen            accuracy_level -> name of the kernel that a new weight gets
+//   packed            packed weights in use: copies, which equal weights share, and bytes
 // Throws std::invalid_argument where DUALBINARY_ISA asks for what is not there.
 std::string describe();
 

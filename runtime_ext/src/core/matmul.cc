@@ -2,6 +2,7 @@
 // cannot represent.
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <exception>
 #include <mutex>
 #include <vector>
@@ -18,24 +19,29 @@ namespace {
 constexpr std::int64_t kTableBudget = 640 << 10;
 
 // Work for one task, at least. Handing out a parallel loop costs 2 to 3 us with spinning workers and up to 14 us
-// without. Table kernels take about 10 us for 2^20 plane bits times rows, the exact kernel for 2^13, building tables
-// for 2^13 inputs.
+// without. Table kernels take about 5 us for 2^20 plane bits, whether one row passes over them or four; the exact
+// kernel takes 10 us for 2^13 plane bits times rows, and building tables 5 us for 2^14 inputs.
 constexpr std::int64_t kTableWork = 1 << 20;
+constexpr std::int64_t kTableRows = 4;
 constexpr std::int64_t kExactWork = 1 << 13;
-constexpr std::int64_t kBuildWork = 1 << 13;
+constexpr std::int64_t kBuildWork = 1 << 14;
 
 // Tasks of one loop, at most. The host does not say how many threads it has; this balances 16 and costs 4 us at worst.
 constexpr std::int64_t kMaxTasks = 64;
 
 std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
-// Splits [0, items) into at most `tasks` runs of equal length and calls body(begin, end) for each, in parallel where
-// there is more than one. An exception in a body reaches the caller after the loop: it must not cross the host's
+// Splits [0, items) into runs of equal length, about `tasks` of them, and calls body(begin, end) for each, in parallel
+// where there is more than one. An exception in a body reaches the caller after the loop: it must not cross the host's
 // frames.
 template <class Body>
 void for_runs(std::int64_t items, std::int64_t tasks, const ParallelFor& parallel, const Body& body) {
-  tasks = std::clamp<std::int64_t>(tasks, 1, std::min(items, kMaxTasks));
-  if (tasks == 1 || parallel.run == nullptr) return body(std::int64_t{0}, items);
+  // A power of two, so that 2, 4 or 8 threads get equal shares: of 7 tasks one of two threads would wait for the
+  // fourth.
+  tasks = static_cast<std::int64_t>(
+      std::bit_ceil(static_cast<std::uint64_t>(std::clamp<std::int64_t>(tasks, 1, kMaxTasks))));
+  tasks = std::min(items, tasks);
+  if (tasks <= 1 || parallel.run == nullptr) return body(std::int64_t{0}, items);
   struct Loop {
     const Body& body;
     std::int64_t items;
@@ -67,7 +73,7 @@ struct Tile {
 
   std::size_t element_bytes() const { return x.type == Element::kFloat16 ? 2 : 4; }
   void* y_row(std::int64_t m) const { return y + static_cast<std::size_t>(m * weight.shape().N) * element_bytes(); }
-  std::int64_t plane_bits() const { return weight.shape().planes * weight.shape().N * weight.shape().K * rows; }
+  std::int64_t plane_bits() const { return weight.shape().planes * weight.shape().N * weight.shape().K; }
 };
 
 // Outputs [n_begin, n_end) of row m by the exact kernel; all of them, or only those that came out infinite or NaN.
@@ -82,7 +88,7 @@ void exact_row(const Tile& tile, std::int64_t m, std::int64_t n_begin, std::int6
 }
 
 void multiply_exact(const Tile& tile) {
-  for_runs(tile.weight.shape().N, tile.plane_bits() / kExactWork, tile.parallel,
+  for_runs(tile.weight.shape().N, tile.plane_bits() * tile.rows / kExactWork, tile.parallel,
            [&](std::int64_t begin, std::int64_t end) {
              for (std::int64_t m = 0; m < tile.rows; ++m) exact_row(tile, m, begin, end, false);
            });
@@ -98,14 +104,15 @@ void multiply_tables(const Tile& tile, const Tables& tables) {
     }
   });
   const std::int64_t blocks = ceil_div(shape.N, kernel.block_rows);
-  for_runs(blocks, tile.plane_bits() / kTableWork, tile.parallel, [&](std::int64_t begin, std::int64_t end) {
-    kernel.multiply({&shape, tile.weight.packed(), tables, tile.y, tile.x.type, begin, end});
+  const std::int64_t work = tile.plane_bits() * ceil_div(tile.rows, kTableRows);
+  for_runs(blocks, work / kTableWork, tile.parallel, [&](std::int64_t begin, std::int64_t end) {
+    const bool finite = kernel.multiply({&shape, tile.weight.packed(), tables, tile.y, tile.x.type, begin, end});
     const std::int64_t n_begin = begin * kernel.block_rows;
     const std::int64_t n_end = std::min(shape.N, end * kernel.block_rows);
     for (std::int64_t m = 0; m < tile.rows; ++m) {
       if (!regular[static_cast<std::size_t>(m)]) {
         exact_row(tile, m, n_begin, n_end, false);
-      } else if (!all_finite(tile.y_row(m), tile.x.type, n_begin, n_end)) {
+      } else if (!finite && !all_finite(tile.y_row(m), tile.x.type, n_begin, n_end)) {
         // Float sums overflowed on the way, or rightly so; the exact kernel tells which.
         exact_row(tile, m, n_begin, n_end, true);
       }

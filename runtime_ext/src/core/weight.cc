@@ -24,12 +24,7 @@ Weight::Weight(const Shape& shape, const Stored& stored, const Kernel& kernel)
     : shape_(shape), stored_(stored), kernel_(kernel) {
   check_factors(shape, stored.scales);
   if (kernel.pack_block == nullptr) return;
-  const std::size_t block_bytes = kernel.block_bytes(shape);
-  const std::int64_t blocks = (shape.N + kernel.block_rows - 1) / kernel.block_rows;
-  packed_ = allocate(bytes());
-  for (std::int64_t block = 0; block < blocks; ++block) {
-    kernel.pack_block(shape, stored, block, packed_.get() + static_cast<std::size_t>(block) * block_bytes);
-  }
+  packed_ = Packed::get(shape, stored, kernel);
   release_file_pages(stored.planes, static_cast<std::size_t>(planes_bytes(shape)));
   release_file_pages(stored.scales, static_cast<std::size_t>(scales_bytes(shape)));
 }

@@ -1,10 +1,11 @@
-// A weight that is ready for products: checked, and packed once for the kernel that was chosen.
+// A weight that is ready for products: checked, and packed for the kernel that was chosen.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 
-#include "core/memory.h"
+#include "core/packed.h"
 #include "core/spec.h"
 #include "kernels/kernel.h"
 
@@ -31,7 +32,7 @@ class Weight {
   const Shape& shape() const { return shape_; }
   const Stored& stored() const { return stored_; }
   const Kernel& kernel() const { return kernel_; }
-  const std::uint8_t* packed() const { return packed_.get(); }
+  const std::uint8_t* packed() const { return packed_->data(); }
 
   // Bytes that one product reads of the weight.
   std::size_t bytes() const;
@@ -40,7 +41,7 @@ class Weight {
   Shape shape_;
   Stored stored_;
   const Kernel& kernel_;
-  Buffer packed_;
+  std::shared_ptr<const Packed> packed_;  // null for the exact kernel
 };
 
 }  // namespace dualbinary

@@ -14,11 +14,11 @@
 //   sum over a segment of plane * x  ~=  step * (sum of entries + start),   start = round(half sum / step) - bias *
 //   nibbles
 //
-// An entry is written in digits, each in a byte of its own, and each digit is looked up and added by itself. One digit
-// of 8 bits carries int8 accuracy (level 4; bias 127, for centring halves the range). Three digits of 7 bits carry
-// nearly that of float32 (level 0; bias 2^20 - 1): two such bytes add up without a carry, which spares kernels that add
-// bytes every third operation, and 21 bits are few enough for float32 to compute an entry. Each nibble has one rounding
-// error, whatever it selects.
+// An entry is written in digits of 8 bits, each in a byte of its own, and each digit is looked up and added by itself.
+// One digit carries int8 accuracy (level 4; bias 127, for centring halves the range), two carry that of activations of
+// 15 bits, or better (level 0; bias 32767): those would have a step of a = max|x| / 16383 and an error of up to a/2 in
+// each of the four inputs of a nibble. The step of an entry is at most (4 max|x| / 2) / 32767, less than a, and a
+// nibble has one rounding error, whatever it selects.
 //
 // This header is included by files that are compiled for one ISA, so it holds no function: an inline function compiled
 // there could be kept by the linker for everyone and then fail on an older CPU.
@@ -36,7 +36,7 @@ enum class Isa : std::int32_t { kScalar = 0, kAvx2 = 1, kAvx512 = 2 };
 
 // Inputs in a segment, at most. One step for 128 inputs keeps level 4 within 8e-3 for any group_size (Gaussian input:
 // 6.5e-3 at 128), and sums of entries stay small: 32 nibbles * 255 = 8160 fits the 16-bit lanes of AVX2, and
-// 32 * 2^21 = 2^26 the 32-bit ones, so no kernel can overflow.
+// 32 * 2^16 = 2^21 is exact in float32, so no kernel can overflow.
 inline constexpr std::int64_t kMaxSegment = 128;
 
 // Rows of X that one call of Kernel::multiply takes, at most: the block of results, 64 rows * 32 outputs * 4 bytes,
@@ -118,7 +118,8 @@ struct Kernel {
   // Fills the tables of row `row` of both X and tables. Returns false where this row needs the exact kernel: it holds
   // NaN or infinity, its sums overflow, or a step would be too small for a normal float. Its tables are then void.
   bool (*build_tables)(const Shape&, const Activations&, std::int64_t row, const Tables&);
-  void (*multiply)(const Product&);
+  // Returns false where one of the results may be infinite or NaN.
+  bool (*multiply)(const Product&);
 };
 
 }  // namespace dualbinary

@@ -4,7 +4,7 @@
 // A `Policy` says how outputs are grouped and provides the two inner pieces:
 //
 //   kBlockRows        outputs in a packed block
-//   kPlanesPerPass    planes that one pass over the tables can accumulate
+//   kPlanesPerPass<Lines>  planes that one pass over the tables of a segment can accumulate
 //   pack_line         32 inputs of kBlockRows outputs, one 32-bit word per output -> kLineBytes in its own order
 //   accumulate<Digits, Lines, Planes, Offset>
 //                     adds one segment of `Planes` planes (and the offset) to the results of all rows of the tile,
@@ -32,14 +32,14 @@ constexpr std::size_t kAlignment = 64;  // a cache line, and the widest vector
 constexpr int kLineInputs = 32;         // the contract's group_multiple
 constexpr int kNibble = 4;
 constexpr int kTableEntries = 16;
+constexpr int kFourNibbles = 4 * kNibble;
 constexpr int kMaxLines = static_cast<int>(kMaxSegment) / kLineInputs;
 
-template <int kDigits>
-constexpr int kDigitBits = kDigits == 1 ? 8 : 7;
+constexpr int kDigitBits = 8;
 
 // Largest |entry - bias|: an entry spans [0, 2 * bias].
 template <int kDigits>
-constexpr int kBias = (1 << (kDigits * kDigitBits<kDigits> - 1)) - 1;
+constexpr int kBias = (1 << (kDigits * kDigitBits - 1)) - 1;
 
 // +-1/2 for input i of a nibble and subset s: plus where s selects i. The sum over i of sign * x is the centred entry.
 alignas(64) constexpr float kHalfSign[kNibble][kTableEntries] = {
@@ -170,15 +170,26 @@ F32x16 load_activations(const T* x, std::int64_t count) {
   return F32x16::load(padded);
 }
 
-// Entries of one nibble, bias + round(sum over i of (+-1/2) * x[i]): digit d at out + d * stride. `x` is in units
-// of the step.
+// Entries of all nibbles of x [size], in units of the step: bias + round(sum over i of (+-1/2) * x[i]); digit d of all
+// at out + d * stride.
 template <class F32x16, int kDigits>
-void build_nibble(const float* x, std::uint8_t* out, std::size_t stride) {
-  F32x16 entry = F32x16::set(0);
-  for (int i = 0; i < kNibble; ++i) {
-    entry = F32x16::multiply_add(F32x16::load(kHalfSign[i]), F32x16::set(x[i]), entry);
+void build_entries(const float* x, std::int64_t size, float inverse_step, std::uint8_t* out, std::size_t stride) {
+  const F32x16 inverse = F32x16::set(inverse_step);
+  const F32x16 half0 = F32x16::multiply(F32x16::load(kHalfSign[0]), inverse);
+  const F32x16 half1 = F32x16::multiply(F32x16::load(kHalfSign[1]), inverse);
+  const F32x16 half2 = F32x16::multiply(F32x16::load(kHalfSign[2]), inverse);
+  const F32x16 half3 = F32x16::multiply(F32x16::load(kHalfSign[3]), inverse);
+  for (std::int64_t k = 0; k < size; k += kFourNibbles) {
+    F32x16 entries[4];
+#pragma GCC unroll 4
+    for (F32x16& entry : entries) {
+      const F32x16 two = F32x16::multiply_add(half1, F32x16::set(x[1]), F32x16::multiply(half0, F32x16::set(x[0])));
+      entry = F32x16::multiply_add(half3, F32x16::set(x[3]), F32x16::multiply_add(half2, F32x16::set(x[2]), two));
+      x += kNibble;
+    }
+    F32x16::template store_digits<kDigits>(entries, kBias<kDigits>, out, stride);
+    out += 4 * kTableEntries;
   }
-  entry.template store_digits<kDigits, kDigitBits<kDigits>>(kBias<kDigits>, out, stride);
 }
 
 // Tables of one segment. `count` of its inputs exist. Returns false where they cannot represent x.
@@ -206,12 +217,7 @@ bool build_segment(const T* x, std::int64_t count, std::int64_t size, std::uint8
   const float inverse = half_range > 0 ? 1 / step : 0;
   const auto nibbles = static_cast<std::int32_t>(size / kNibble);
   const auto digit_bytes = static_cast<std::size_t>(nibbles) * kTableEntries;
-  for (std::int64_t k = 0; k < size; k += kTableEntries) {
-    F32x16::multiply(F32x16::load(values + k), F32x16::set(inverse)).store(values + k);
-  }
-  for (std::int32_t q = 0; q < nibbles; ++q) {
-    build_nibble<F32x16, kDigits>(values + q * kNibble, entries + q * kTableEntries, digit_bytes);
-  }
+  build_entries<F32x16, kDigits>(values, size, inverse, entries, digit_bytes);
   segment.step = step;
   segment.sum = sum.reduce_add();
   segment.start = F32x16::round_scalar(0.5F * segment.sum * inverse) - kBias<kDigits> * nibbles;
@@ -251,35 +257,43 @@ struct SegmentView {
   float* y;  // [rows][kBlockRows]
 };
 
-// All planes of one segment, kPlanesPerPass at a time; the last pass takes the offset along.
-template <class Policy, int kDigits, int kLines>
-void accumulate_segment(const Shape& shape, SegmentView view) {
-  constexpr int kPass = Policy::kPlanesPerPass;
-  constexpr std::size_t kPlaneBytes = kLines * PackedLayout<Policy>::kLineBytes;
-  const std::size_t scale_bytes = PackedLayout<Policy>::scale_row_bytes(view.scale_type);
-  std::int64_t left = shape.planes;
-  const bool offset = shape.scale_rows > shape.planes;
-  while (left > 0) {
-    if (left > kPass || (left == kPass && !offset)) {
-      Policy::template accumulate<kDigits, kLines, kPass, false>(view);
-    } else if (left == kPass) {
-      Policy::template accumulate<kDigits, kLines, kPass, true>(view);
-    } else if (offset) {
-      Policy::template accumulate<kDigits, kLines, 1, true>(view);
-    } else {
-      Policy::template accumulate<kDigits, kLines, 1, false>(view);
-    }
-    left -= kPass;
-    view.lines += kPass * kPlaneBytes;
-    view.scales += kPass * scale_bytes;
+// The last pass of a segment, of at most kPlanes planes, takes the offset along.
+template <class Policy, int kDigits, int kLines, int kPlanes>
+void accumulate_last(std::int64_t planes, bool offset, const SegmentView& view) {
+  if constexpr (kPlanes > 1) {
+    if (planes < kPlanes) return accumulate_last<Policy, kDigits, kLines, kPlanes - 1>(planes, offset, view);
+  }
+  if (offset) {
+    Policy::template accumulate<kDigits, kLines, kPlanes, true>(view);
+  } else {
+    Policy::template accumulate<kDigits, kLines, kPlanes, false>(view);
   }
 }
 
-// Results of a block, of which `count` outputs exist, to sixteen-wide pieces of Y.
-template <class F32x16, int kBlockRows, class T>
-void store_row(const float* y, std::int64_t count, T* out) {
+// All planes of one segment, kPlanesPerPass at a time.
+template <class Policy, int kDigits, int kLines>
+void accumulate_segment(const Shape& shape, SegmentView view) {
+  constexpr int kPass = Policy::template kPlanesPerPass<kLines>;
+  std::int64_t left = shape.planes;
+  for (; left > kPass; left -= kPass) {
+    Policy::template accumulate<kDigits, kLines, kPass, false>(view);
+    view.lines += kPass * kLines * PackedLayout<Policy>::kLineBytes;
+    view.scales += kPass * PackedLayout<Policy>::scale_row_bytes(view.scale_type);
+  }
+  accumulate_last<Policy, kDigits, kLines, kPass>(left, shape.scale_rows > shape.planes, view);
+}
+
+// What turns a float that T cannot hold into infinity.
+template <class T>
+constexpr float kOverflow = sizeof(T) == sizeof(std::uint16_t) ? FLT_MAX / 65504.F : 1.F;
+
+// Results of a block, of which `count` outputs exist, to sixteen-wide pieces of Y. `special` becomes NaN where one of
+// them is infinite or NaN as T, for 0 * infinity is NaN, and else stays zero.
+template <class F32x16, class T>
+void store_row(const float* y, std::int64_t count, T* out, F32x16& special) {
   for (std::int64_t n = 0; n < count; n += kTableEntries) {
     const F32x16 v = F32x16::load(y + n);
+    special = F32x16::multiply_add(F32x16::multiply(v, F32x16::set(kOverflow<T>)), F32x16::set(0), special);
     if (n + kTableEntries <= count) {
       v.store(out + n);
     } else {
@@ -290,18 +304,21 @@ void store_row(const float* y, std::int64_t count, T* out) {
   }
 }
 
+// Returns whether all results are finite.
 template <class Policy, class T>
-void store_block(const Product& a, std::int64_t block, const float* y) {
+bool store_block(const Product& a, std::int64_t block, const float* y) {
+  using F32x16 = typename Policy::F32x16;
   const std::int64_t n0 = block * Policy::kBlockRows;
   const std::int64_t count = a.shape->N - n0 < Policy::kBlockRows ? a.shape->N - n0 : Policy::kBlockRows;
+  F32x16 special = F32x16::set(0);
   for (std::int64_t m = 0; m < a.tables.rows; ++m) {
-    store_row<typename Policy::F32x16, Policy::kBlockRows>(y + m * Policy::kBlockRows, count,
-                                                           static_cast<T*>(a.y) + m * a.shape->N + n0);
+    store_row<F32x16>(y + m * Policy::kBlockRows, count, static_cast<T*>(a.y) + m * a.shape->N + n0, special);
   }
+  return special.reduce_add() == 0;
 }
 
 template <class Policy, int kDigits, int kLines>
-void multiply_blocks(const Product& a) {
+bool multiply_blocks(const Product& a) {
   const Shape& shape = *a.shape;
   const std::int64_t rows = a.tables.rows;
   const std::int64_t group_segments = shape.group_size / shape.segment_size;
@@ -314,6 +331,7 @@ void multiply_blocks(const Product& a) {
   alignas(64) float y[kMaxTileRows * Policy::kBlockRows];
   const std::uint8_t* at =
       a.packed + static_cast<std::size_t>(a.block_begin) * PackedLayout<Policy>::block_bytes(shape);
+  bool finite = true;
   for (std::int64_t block = a.block_begin; block < a.block_end; ++block) {
     std::memset(y, 0, static_cast<std::size_t>(rows) * Policy::kBlockRows * sizeof(float));
     if (coded) decoded.load_factors(shape, at);
@@ -329,16 +347,14 @@ void multiply_blocks(const Product& a) {
           shape, {at, scales, scale_type, a.tables.entries + s * table_bytes, a.tables.segments + s * rows, rows, y});
       at += segment_bytes;
     }
-    if (a.y_type == Element::kFloat16) {
-      store_block<Policy, std::uint16_t>(a, block, y);
-    } else {
-      store_block<Policy, float>(a, block, y);
-    }
+    finite &= a.y_type == Element::kFloat16 ? store_block<Policy, std::uint16_t>(a, block, y)
+                                            : store_block<Policy, float>(a, block, y);
   }
+  return finite;
 }
 
 template <class Policy, int kDigits>
-void multiply(const Product& a) {
+bool multiply(const Product& a) {
   static_assert(kMaxLines == 4, "one case for each number of lines in a segment");
   switch (a.shape->segment_size / kLineInputs) {
     case 1:

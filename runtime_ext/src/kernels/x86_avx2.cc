@@ -15,12 +15,13 @@ namespace {
 struct Avx2 {
   using F32x16 = dualbinary::F32x16;
   static constexpr int kBlockRows = 32;
+  template <int kLines>
   static constexpr int kPlanesPerPass = 1;
   static constexpr std::size_t kVector = 32;
   // Rows whose sums are kept in registers at a time, so that one decoded index serves them all: 4 rows of
   // one digit take 8 of the 16 registers. One row of three takes 6; two rows ran slower.
   template <int kDigits>
-  static constexpr int kRowTile = kDigits == 1 ? 4 : 1;
+  static constexpr int kRowTile = kDigits == 1 ? 4 : 2;
 
   static void pack_line(const std::uint32_t* words, std::uint8_t* out) {
     for (int eight = 0; eight < kLineInputs / 8; ++eight) {
@@ -47,7 +48,7 @@ struct Avx2 {
       __m256i sum = widen(words(sums[kDigits - 1]), i % 2);
 #pragma GCC unroll 2
       for (int d = kDigits - 2; d >= 0; --d) {
-        sum = _mm256_add_epi32(_mm256_slli_epi32(sum, kDigitBits<kDigits>), widen(words(sums[d]), i % 2));
+        sum = _mm256_add_epi32(_mm256_slli_epi32(sum, kDigitBits), widen(words(sums[d]), i % 2));
       }
       const __m256 total = _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_add_epi32(sum, start)), step);
       __m256 result = _mm256_fmadd_ps(total, load_scales(a.scales, half, i), _mm256_loadu_ps(y + 8 * i));
@@ -59,36 +60,57 @@ struct Avx2 {
     }
   }
 
-  template <int kDigits, int kLines, bool kOffset, int kRows>
-  static void accumulate_rows(const SegmentView& a, std::int64_t m0) {
-    constexpr int kEights = 4 * kLines;
-    constexpr std::size_t kDigitBytes = kEights * 2 * kTableEntries;  // one digit of all entries of a segment
-    constexpr std::size_t kRowBytes = kDigits * kDigitBytes;
-    const std::uint8_t* entries = a.entries + static_cast<std::size_t>(m0) * kRowBytes;
-    ByteSums sums[kRows][kDigits];
-#pragma GCC unroll 4
-    for (std::size_t eight = 0; eight < kEights; ++eight) {
-      if (eight % 2 == 0) fetch_ahead(a.lines + eight * kVector);  // two vectors are one cache line
-      const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(a.lines + eight * kVector));
+  // One cache line, which is 16 inputs of all outputs, for kRows rows whose entries start at `entries`.
+  template <int kDigits, int kRows>
+  static void accumulate_line(const std::uint8_t* line, const std::uint8_t* entries, std::size_t digit_bytes,
+                              ByteSums (*sums)[kDigits]) {
+#pragma GCC unroll 2
+    for (std::size_t eight = 0; eight < 2; ++eight) {
+      const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(line + eight * kVector));
       const __m256i low = low_index(bits);
       const __m256i high = high_index(bits);
 #pragma GCC unroll 4
       for (std::size_t m = 0; m < kRows; ++m) {
-#pragma GCC unroll 3
+#pragma GCC unroll 2
         for (std::size_t d = 0; d < kDigits; ++d) {
-          const std::uint8_t* table = entries + m * kRowBytes + d * kDigitBytes + eight * 2 * kTableEntries;
-          sums[m][d].template add<kDigitBits<kDigits>>(_mm256_shuffle_epi8(load_table(table), low),
-                                                       _mm256_shuffle_epi8(load_table(table + kTableEntries), high));
+          const std::uint8_t* table = entries + (m * kDigits + d) * digit_bytes + eight * 2 * kTableEntries;
+          sums[m][d].add(_mm256_shuffle_epi8(load_table(table), low),
+                         _mm256_shuffle_epi8(load_table(table + kTableEntries), high));
         }
       }
     }
+  }
+
+  template <int kDigits, int kLines, bool kOffset, int kRows>
+  static void accumulate_rows(const SegmentView& a, std::int64_t m0) {
+    constexpr std::size_t kCacheLine = 2 * kVector;
+    constexpr std::size_t kLineEntries = 4 * kTableEntries;  // of 16 inputs, one digit
+    constexpr std::size_t kCacheLines = 2 * kLines;
+    constexpr std::size_t kDigitBytes = kCacheLines * kLineEntries;
+    const std::uint8_t* entries = a.entries + static_cast<std::size_t>(m0) * kDigits * kDigitBytes;
+    ByteSums sums[kRows][kDigits];
+    // How far to unroll was measured: more for one row, or less for many, costs up to a fifth (GCC 12, Zen 5).
+    if constexpr (kRows == 1) {
+#pragma GCC unroll 2
+      for (std::size_t i = 0; i < kCacheLines; ++i) {
+        fetch_stream(a.lines + i * kCacheLine);
+        accumulate_line<kDigits, kRows>(a.lines + i * kCacheLine, entries + i * kLineEntries, kDigitBytes, sums);
+      }
+    } else {
+#pragma GCC unroll 4
+      for (std::size_t i = 0; i < kCacheLines; ++i) {
+        if (m0 == 0) fetch_blocks(a.lines + i * kCacheLine, kCacheLines * kCacheLine);
+        accumulate_line<kDigits, kRows>(a.lines + i * kCacheLine, entries + i * kLineEntries, kDigitBytes, sums);
+      }
+    }
+#pragma GCC unroll 4
     for (int m = 0; m < kRows; ++m) finish_row<kDigits, kOffset>(a, m0 + m, sums[m]);
   }
 
   template <int kDigits, int kLines, int kPlanes, bool kOffset>
   static void accumulate(const SegmentView& a) {
     static_assert(kPlanes == 1);
-    fetch_ahead(a.scales);
+    fetch_stream(a.scales);
     constexpr int kTile = kRowTile<kDigits>;
     std::int64_t m = 0;
     for (; m + kTile <= a.rows; m += kTile) accumulate_rows<kDigits, kLines, kOffset, kTile>(a, m);
@@ -99,6 +121,6 @@ struct Avx2 {
 }  // namespace
 
 constinit const Kernel table8_n32_avx2 = table_kernel<Avx2, 1>("table8_n32_avx2", Isa::kAvx2);
-constinit const Kernel table21_n32_avx2 = table_kernel<Avx2, 3>("table21_n32_avx2", Isa::kAvx2);
+constinit const Kernel table16_n32_avx2 = table_kernel<Avx2, 2>("table16_n32_avx2", Isa::kAvx2);
 
 }  // namespace dualbinary

@@ -54,18 +54,22 @@ struct F32x16 {
     const __m128 two = _mm_max_ps(four, _mm_permute_ps(four, 0x4E));
     return _mm_cvtss_f32(_mm_max_ss(two, _mm_permute_ps(two, 0xB1)));
   }
-  // Rounds to nearest even, adds `bias` and stores the sums, which must not be negative, as digits of kBits bits: digit
-  // d, lowest first, at p + d * stride.
-  template <int kDigits, int kBits>
-  void store_digits(std::int32_t bias, std::uint8_t* p, std::size_t stride) const {
-    const __m256i first = _mm256_add_epi32(_mm256_cvtps_epi32(a), _mm256_set1_epi32(bias));
-    const __m256i second = _mm256_add_epi32(_mm256_cvtps_epi32(b), _mm256_set1_epi32(bias));
-    const __m256i mask = _mm256_set1_epi32((1 << kBits) - 1);
-#pragma GCC unroll 3
-    for (int d = 0; d < kDigits; ++d) {
-      store_bytes(p, _mm256_and_si256(_mm256_srli_epi32(first, kBits * d), mask),
-                  _mm256_and_si256(_mm256_srli_epi32(second, kBits * d), mask));
-      p += stride;
+  // Rounds four vectors to nearest even, adds `bias`, which is their largest magnitude, and stores the sums as digits
+  // of 8 bits: digit d of all 64, lowest first, at p + d * stride.
+  template <int kDigits>
+  static void store_digits(const F32x16* four, std::int32_t bias, std::uint8_t* p, std::size_t stride) {
+    static_assert(kDigits <= 2);
+    const __m256i biases = _mm256_set1_epi16(static_cast<std::int16_t>(bias));
+    for (int i = 0; i < 4; i += 2) {
+      const __m256i first = _mm256_add_epi16(four[i].words(), biases);
+      const __m256i second = _mm256_add_epi16(four[i + 1].words(), biases);
+      if constexpr (kDigits == 1) {
+        store_bytes(p + 16 * i, first, second);
+      } else {
+        const __m256i mask = _mm256_set1_epi16(255);
+        store_bytes(p + 16 * i, _mm256_and_si256(first, mask), _mm256_and_si256(second, mask));
+        store_bytes(p + 16 * i + stride, _mm256_srli_epi16(first, 8), _mm256_srli_epi16(second, 8));
+      }
     }
   }
 
@@ -74,12 +78,13 @@ struct F32x16 {
     const __m256 pairs = _mm256_add_ps(x, _mm256_permute_ps(x, 0xB1));
     return _mm256_add_ps(pairs, _mm256_permute_ps(pairs, 0x4E));
   }
-  // Sixteen 32-bit lanes, each below 256, as bytes in order; the pack works within halves, so quarters 1 and 2 swap
-  // back.
+  // Rounded, as signed words: lanes 0..3, 8..11, 4..7, 12..15, for packs work within halves.
+  __m256i words() const { return _mm256_packs_epi32(_mm256_cvtps_epi32(a), _mm256_cvtps_epi32(b)); }
+  // Two such vectors, of words below 256, as bytes in order.
   static void store_bytes(std::uint8_t* p, __m256i first, __m256i second) {
-    const __m256i words = _mm256_permute4x64_epi64(_mm256_packus_epi32(first, second), 0xD8);
-    const __m128i bytes = _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), bytes);
+    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
+                        _mm256_permutevar8x32_epi32(_mm256_packus_epi16(first, second), order));
   }
 };
 
@@ -90,23 +95,16 @@ inline __m256i load_table(const std::uint8_t* p) {
 inline __m256i low_index(__m256i line) { return _mm256_and_si256(line, _mm256_set1_epi8(15)); }
 inline __m256i high_index(__m256i line) { return low_index(_mm256_srli_epi16(line, 4)); }
 
-// Sums of unsigned bytes, of kBits bits each, in 16-bit lanes without widening them first. `both` adds the raw 16-bit
+// Sums of unsigned bytes in 16-bit lanes without widening them first. `both` adds the raw 16-bit
 // words, low + 256 * high modulo 2^16; `high` adds the high bytes alone; the low bytes' sum is what remains. Exact
 // while sums stay below 2^16.
 struct ByteSums {
   __m256i both = _mm256_setzero_si256();
   __m256i high = _mm256_setzero_si256();
 
-  template <int kBits>
   void add(__m256i x, __m256i y) {
-    if constexpr (kBits < 8) {  // x + y carries nothing from byte to byte
-      const __m256i pairs = _mm256_add_epi8(x, y);
-      both = _mm256_add_epi16(both, pairs);
-      high = _mm256_add_epi16(high, _mm256_srli_epi16(pairs, 8));
-    } else {
-      both = _mm256_add_epi16(both, _mm256_add_epi16(x, y));
-      high = _mm256_add_epi16(high, _mm256_add_epi16(_mm256_srli_epi16(x, 8), _mm256_srli_epi16(y, 8)));
-    }
+    both = _mm256_add_epi16(both, _mm256_add_epi16(x, y));
+    high = _mm256_add_epi16(high, _mm256_add_epi16(_mm256_srli_epi16(x, 8), _mm256_srli_epi16(y, 8)));
   }
   __m256i low_sums() const { return _mm256_sub_epi16(both, _mm256_slli_epi16(high, 8)); }
   __m256i high_sums() const { return high; }

@@ -37,18 +37,31 @@ struct F32x16 {
   }
   float reduce_add() const { return _mm512_reduce_add_ps(v); }
   float reduce_max() const { return _mm512_reduce_max_ps(v); }
-  // Rounds to nearest even, adds `bias` and stores the sums, which must not be negative, as digits of kBits bits: digit
-  // d, lowest first, at p + d * stride.
-  template <int kDigits, int kBits>
-  void store_digits(std::int32_t bias, std::uint8_t* p, std::size_t stride) const {
-    const __m512i sums = _mm512_add_epi32(_mm512_cvtps_epi32(v), _mm512_set1_epi32(bias));
-    const __m512i mask = _mm512_set1_epi32((1 << kBits) - 1);
-#pragma GCC unroll 3
-    for (int d = 0; d < kDigits; ++d) {
-      const __m512i digit = _mm512_and_si512(_mm512_srli_epi32(sums, static_cast<unsigned>(kBits * d)), mask);
-      _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(digit));
-      p += stride;
+  // Rounds four vectors to nearest even, adds `bias`, which is their largest magnitude, and stores the sums as digits
+  // of 8 bits: digit d of all 64, lowest first, at p + d * stride.
+  template <int kDigits>
+  static void store_digits(const F32x16* four, std::int32_t bias, std::uint8_t* p, std::size_t stride) {
+    static_assert(kDigits <= 2);
+    const __m512i first = _mm512_packs_epi32(_mm512_cvtps_epi32(four[0].v), _mm512_cvtps_epi32(four[1].v));
+    const __m512i second = _mm512_packs_epi32(_mm512_cvtps_epi32(four[2].v), _mm512_cvtps_epi32(four[3].v));
+    const __m512i biases = _mm512_set1_epi16(static_cast<std::int16_t>(bias));
+    const __m512i low = _mm512_add_epi16(first, biases);
+    const __m512i high = _mm512_add_epi16(second, biases);
+    if constexpr (kDigits == 1) {
+      store_bytes(p, low, high);
+    } else {
+      const __m512i mask = _mm512_set1_epi16(255);
+      store_bytes(p, _mm512_and_si512(low, mask), _mm512_and_si512(high, mask));
+      store_bytes(p + stride, _mm512_srli_epi16(low, 8), _mm512_srli_epi16(high, 8));
     }
+  }
+
+ private:
+  // 64 words below 256 as bytes. Packs work within quarters, so that quarter i holds lanes 4i..4i+3 of all four
+  // vectors.
+  static void store_bytes(std::uint8_t* p, __m512i first, __m512i second) {
+    const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    _mm512_storeu_si512(p, _mm512_permutexvar_epi32(order, _mm512_packus_epi16(first, second)));
   }
 };
 

@@ -1,0 +1,134 @@
+#include "core/packed.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+#include <mutex>
+#include <string_view>
+#include <system_error>
+#include <thread>
+#include <tuple>
+#include <unordered_map>
+#include <vector>
+
+namespace dualbinary {
+namespace {
+
+// Packed bytes for each thread, at least: about a millisecond of packing, where starting a thread takes 50 us.
+constexpr std::size_t kThreadBytes = std::size_t{4} << 20;
+
+// Calls body(thread, i) for every i in [0, count) from at most `threads` threads, numbered from 0; the caller is one of
+// them. The host's pool cannot be had while kernels are created. Where no more threads can be started, fewer do it all.
+template <class Body>
+void for_each_index(std::int64_t count, std::size_t threads, const Body& body) {
+  std::atomic<std::int64_t> next{0};
+  const auto work = [&](std::size_t thread) {
+    for (std::int64_t i = next++; i < count; i = next++) body(thread, i);
+  };
+  std::vector<std::thread> helpers;
+  helpers.reserve(threads);
+  try {
+    for (std::size_t thread = 1; thread < threads; ++thread) helpers.emplace_back(work, thread);
+  } catch (const std::system_error&) {
+  }
+  work(0);
+  for (std::thread& helper : helpers) helper.join();
+}
+
+std::size_t threads_for(std::size_t bytes) {
+  const std::size_t most = std::max(1U, std::thread::hardware_concurrency());
+  return std::clamp<std::size_t>(bytes / kThreadBytes, 1, most);
+}
+
+// Everything else of a shape follows from these.
+auto identity(const Shape& s) { return std::tie(s.K, s.N, s.group_size, s.planes, s.scale_rows, s.scale_type); }
+
+// The copies in use, by a hash of their first block, which only narrows the search.
+struct Registry {
+  std::mutex mutex;
+  std::unordered_multimap<std::size_t, std::weak_ptr<const Packed>> copies;
+};
+
+Registry& registry() {
+  static auto* const instance = new Registry;  // never destroyed: sessions may outlive this library's statics
+  return *instance;
+}
+
+std::vector<std::shared_ptr<const Packed>> copies_with(std::size_t key) {
+  std::vector<std::shared_ptr<const Packed>> found;
+  const std::lock_guard lock(registry().mutex);
+  found.reserve(registry().copies.count(key));
+  const auto [begin, end] = registry().copies.equal_range(key);
+  for (auto it = begin; it != end; ++it) {
+    if (auto copy = it->second.lock()) found.push_back(std::move(copy));
+  }
+  return found;
+}
+
+}  // namespace
+
+Packed::Packed(const Shape& shape, const Kernel& kernel, std::size_t key)
+    : shape_(shape),
+      pack_block_(kernel.pack_block),
+      blocks_((shape.N + kernel.block_rows - 1) / kernel.block_rows),
+      block_bytes_(kernel.block_bytes(shape)),
+      key_(key),
+      memory_(allocate(static_cast<std::size_t>(blocks_) * block_bytes_)) {}
+
+Packed::~Packed() {
+  const std::lock_guard lock(registry().mutex);
+  const auto [begin, end] = registry().copies.equal_range(key_);
+  for (auto it = begin; it != end;) it = it->second.expired() ? registry().copies.erase(it) : std::next(it);
+}
+
+void Packed::pack(const Stored& stored) {
+  const std::size_t bytes = static_cast<std::size_t>(blocks_) * block_bytes_;
+  for_each_index(blocks_, threads_for(bytes), [&](std::size_t, std::int64_t block) {
+    pack_block_(shape_, stored, block, memory_.get() + static_cast<std::size_t>(block) * block_bytes_);
+  });
+}
+
+bool Packed::holds(const Shape& shape, const Stored& stored, const Kernel& kernel) const {
+  if (kernel.pack_block != pack_block_ || identity(shape) != identity(shape_)) return false;
+  const std::size_t threads = threads_for(static_cast<std::size_t>(blocks_) * block_bytes_);
+  const Buffer scratch = allocate(threads * block_bytes_);
+  std::atomic<bool> equal{true};
+  for_each_index(blocks_, threads, [&](std::size_t thread, std::int64_t block) {
+    if (!equal) return;
+    std::uint8_t* const own = scratch.get() + thread * block_bytes_;
+    pack_block_(shape, stored, block, own);
+    if (std::memcmp(own, data() + static_cast<std::size_t>(block) * block_bytes_, block_bytes_) != 0) equal = false;
+  });
+  return equal;
+}
+
+std::shared_ptr<const Packed> Packed::get(const Shape& shape, const Stored& stored, const Kernel& kernel) {
+  const std::size_t block_bytes = kernel.block_bytes(shape);
+  const Buffer first = allocate(block_bytes);
+  kernel.pack_block(shape, stored, 0, first.get());
+  const std::size_t key = std::hash<std::string_view>{}({reinterpret_cast<const char*>(first.get()), block_bytes});
+  for (auto& copy : copies_with(key)) {
+    if (copy->holds(shape, stored, kernel)) return std::move(copy);
+  }
+  const std::shared_ptr<Packed> made(new Packed(shape, kernel, key));
+  made->pack(stored);
+  const std::lock_guard lock(registry().mutex);
+  registry().copies.emplace(key, made);
+  return made;
+}
+
+Packed::Usage Packed::usage() {
+  std::vector<std::shared_ptr<const Packed>> live;  // released after the lock: a destructor takes it too
+  const std::lock_guard lock(registry().mutex);
+  Usage usage{0, 0};
+  for (const auto& [key, weak] : registry().copies) {
+    auto copy = weak.lock();
+    if (copy == nullptr) continue;
+    ++usage.copies;
+    usage.bytes += static_cast<std::size_t>(copy->blocks_) * copy->block_bytes_;
+    live.push_back(std::move(copy));
+  }
+  return usage;
+}
+
+}  // namespace dualbinary
