@@ -32,7 +32,7 @@ struct Avx2 {
     }
   }
 
-  static void fetch(const std::uint8_t* at) { fetch_ahead(at); }
+  static void fetch(const std::uint8_t* at) { fetch_stream(at); }
 
   // y += step * scale * (sums + start) (+ offset * sum), for the 32 outputs of one row.
   template <int kDigits, bool kOffset>

@@ -38,7 +38,7 @@ struct Avx512 {
     std::memcpy(out, line, sizeof(line));
   }
 
-  static void fetch(const std::uint8_t* at) { fetch_ahead(at); }
+  static void fetch(const std::uint8_t* at) { fetch_stream(at); }
 
   // Sum of the entries from those of their digits.
   template <int kDigits>
