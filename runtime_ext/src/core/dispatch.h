@@ -8,7 +8,7 @@
 
 namespace dualbinary {
 
-// Environment variable that forces one ISA: scalar, avx2 or avx512. Read whenever a kernel is chosen.
+// Environment variable that forces one ISA: a name of isa_name(). Read whenever a kernel is chosen.
 inline constexpr char kIsaVariable[] = "DUALBINARY_ISA";
 
 // All kernels in this build, fastest first.
