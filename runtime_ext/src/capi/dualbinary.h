@@ -58,7 +58,8 @@ DUALBINARY_API const char* dualbinary_digest(void);
  * valid until the same thread calls this library again. Fails where DUALBINARY_ISA asks for what is not there. */
 DUALBINARY_API const char* dualbinary_describe(const char** json);
 
-/* Checks and packs a weight. `kernel` is a name from the inventory, or NULL for the best. The sizes are those of the
+/* Checks and packs a weight. `kernel` is a name from the inventory, or NULL for the best; then
+ * calls of many rows may be given to another kernel that reads the same packed form. The sizes are those of the
  * two buffers, which must stay readable and unchanged until the weight is destroyed, and be aligned for their elements.
  */
 DUALBINARY_API const char* dualbinary_weight_create(const dualbinary_spec* spec, const void* planes,
@@ -68,7 +69,7 @@ DUALBINARY_API const char* dualbinary_weight_create(const dualbinary_spec* spec,
 /* NULL is allowed. */
 DUALBINARY_API void dualbinary_weight_destroy(dualbinary_weight* weight);
 
-/* Name of the kernel that the weight was prepared for; a static string. */
+/* Name of the kernel that the weight was packed for; a static string. */
 DUALBINARY_API const char* dualbinary_weight_kernel(const dualbinary_weight* weight);
 
 /* Bytes that the kernel reads of the weight for one product: its packed form, or the stored one. */

@@ -2,8 +2,8 @@
 
 namespace dualbinary {
 
-Weight::Weight(const Shape& shape, const Stored& stored, const Kernel& kernel)
-    : shape_(shape), stored_(stored), kernel_(kernel) {
+Weight::Weight(const Shape& shape, const Stored& stored, const Kernel& kernel, const Kernel* many_rows)
+    : shape_(shape), stored_(stored), kernel_(kernel), many_rows_(many_rows) {
   if (kernel.pack_block == nullptr) return;
   const std::size_t block_bytes = kernel.block_bytes(shape);
   const std::int64_t blocks = (shape.N + kernel.block_rows - 1) / kernel.block_rows;

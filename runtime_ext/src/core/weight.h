@@ -21,8 +21,8 @@ class Weight {
  public:
   // `planes` and `scales` must have planes_bytes() and scales_bytes() bytes, natural alignment, and stay readable as
   // long as the weight: packing reads them once, and the exact kernel reads them for activations that tables cannot
-  // hold.
-  Weight(const Shape& shape, const Stored& stored, const Kernel& kernel);
+  // hold. `many_rows`, if given, reads the form that `kernel` packs and takes the calls of many rows.
+  Weight(const Shape& shape, const Stored& stored, const Kernel& kernel, const Kernel* many_rows = nullptr);
 
   // Y [rows, N] of x.type = X [rows, K] times this weight. `y` must not overlap anything else. Safe to call from
   // several threads at once. Results do not depend on the number of threads. Throws std::bad_alloc.
@@ -40,6 +40,7 @@ class Weight {
   Shape shape_;
   Stored stored_;
   const Kernel& kernel_;
+  const Kernel* many_rows_;
   Buffer packed_;
 };
 

@@ -23,7 +23,7 @@ struct Neon : NeonBlock {
   // y += step * scale * (sums + start) (+ offset * sum), for the 32 outputs of one row. The same operations in the same
   // order as AVX2's.
   template <int kDigits, bool kOffset>
-  static void finish_row(const SegmentView& a, std::int64_t m, const Sums<kDigits>& sums) {
+  [[gnu::always_inline]] static void finish_row(const SegmentView& a, std::int64_t m, const Sums<kDigits>& sums) {
     const bool half = a.scale_type == Element::kFloat16;
     const Segment& segment = a.segments[m];
     const int32x4_t start = vdupq_n_s32(segment.start);
@@ -83,6 +83,8 @@ struct Neon : NeonBlock {
         }
       }
     }
+    // Unrolled and inlined, or else the sums would live in memory and be stored there in every step.
+#pragma GCC unroll 4
     for (int m = 0; m < kRows; ++m) finish_row<kDigits, kOffset>(a, m0 + m, sums[m]);
   }
 

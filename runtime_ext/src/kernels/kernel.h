@@ -20,6 +20,12 @@
 // bytes every third operation, and 21 bits are few enough for float32 to compute an entry. Each nibble has one rounding
 // error, whatever it selects.
 //
+// Another method ("level", for calls of many rows on CPUs that multiply matrices of bytes; arm_i8mm.cc): the planes and
+// scales of a group give each input one of 2^P levels. Levels are rounded to bytes, with a step and a least level of
+// their own for each output and group, inputs to 8 bits, with a step for each segment, and bytes are multiplied:
+//
+//   sum over a segment of level * x  ~=  step of x * (step of levels * sum of (byte * x byte) + least * sum of x bytes)
+//
 // This header is included by files that are compiled for one ISA, so it holds no function: an inline function compiled
 // there could be kept by the linker for everyone and then fail on an older CPU.
 #pragma once
@@ -64,11 +70,12 @@ struct Stored {
 // What a table kernel keeps of one segment of one row of X, beside the entries.
 struct Segment {
   float step;
-  std::int32_t start;
-  float sum;  // of the inputs, for the offset
+  std::int32_t start;  // of the level method: the sum of the bytes
+  float sum;           // of the inputs, for the offset
 };
 
 // Activation tables of `rows` rows. Entries: [segment][row][digit, lowest first][nibble][16]; segments: [segment][row].
+// The level method has bytes instead of entries, in its own order; there is room for one row more where rows is odd.
 struct Tables {
   std::uint8_t* entries;
   Segment* segments;
@@ -99,7 +106,11 @@ struct Kernel {
   Isa isa;
   int accuracy_level;  // the lowest level whose promise the kernel keeps; it may serve higher ones
   int block_rows;      // outputs in a packed block
-  int digits;          // of a table entry, a byte each; 0 for the exact kernel
+  int row_bytes_per_input;  // of prepared activations; 0 for the exact kernel, which prepares none
+  // A kernel for calls of many rows may read the packed form of another one, which then serves the other calls: a weight
+  // that was packed for `packed_as` takes this kernel from `min_rows` rows on. Null: stands for itself.
+  const Kernel* packed_as;
+  int min_rows;
   // Bytes of one packed block.
   std::size_t (*block_bytes)(const Shape&);
   // Rearranges block number `block` of the stored weight; outputs past N become zero.

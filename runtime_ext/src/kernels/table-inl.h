@@ -244,14 +244,15 @@ void store_block(const Product& a, std::int64_t block, const float* y) {
   }
 }
 
-template <class Policy, int kDigits, int kLines>
-void multiply_blocks(const Product& a) {
+// Calls add(SegmentView) for all segments of each block in turn and stores the block's results. `entry_bytes` is what a
+// segment takes of the tables, all rows.
+template <class Policy, class AddSegment>
+void for_blocks(const Product& a, std::int64_t entry_bytes, const AddSegment& add) {
   const Shape& shape = *a.shape;
   const std::int64_t rows = a.tables.rows;
   const std::int64_t group_segments = shape.group_size / shape.segment_size;
   const std::size_t scale_bytes = PackedLayout<Policy>::scale_bytes(shape);
   const std::size_t segment_bytes = PackedLayout<Policy>::segment_bytes(shape);
-  const std::int64_t table_bytes = kLines * kLineInputs * kDigits * kTableEntries / kNibble * rows;
   alignas(64) float y[kMaxTileRows * Policy::kBlockRows];
   const std::uint8_t* at =
       a.packed + static_cast<std::size_t>(a.block_begin) * PackedLayout<Policy>::block_bytes(shape);
@@ -263,9 +264,8 @@ void multiply_blocks(const Product& a) {
         scales = at;
         at += scale_bytes;
       }
-      accumulate_segment<Policy, kDigits, kLines>(
-          shape,
-          {at, scales, shape.scale_type, a.tables.entries + s * table_bytes, a.tables.segments + s * rows, rows, y});
+      add(SegmentView{at, scales, shape.scale_type, a.tables.entries + s * entry_bytes, a.tables.segments + s * rows,
+                      rows, y});
       at += segment_bytes;
     }
     if (a.y_type == Element::kFloat16) {
@@ -274,6 +274,13 @@ void multiply_blocks(const Product& a) {
       store_block<Policy, float>(a, block, y);
     }
   }
+}
+
+template <class Policy, int kDigits, int kLines>
+void multiply_blocks(const Product& a) {
+  for_blocks<Policy>(
+      a, kLines * kLineInputs * kDigits * kTableEntries / kNibble * a.tables.rows,
+      [&](const SegmentView& view) { accumulate_segment<Policy, kDigits, kLines>(*a.shape, view); });
 }
 
 template <class Policy, int kDigits>
@@ -297,7 +304,9 @@ constexpr Kernel table_kernel(const char* name, Isa isa) {
           .isa = isa,
           .accuracy_level = kDigits == 1 ? 4 : 0,
           .block_rows = Policy::kBlockRows,
-          .digits = kDigits,
+          .row_bytes_per_input = kDigits * kTableEntries / kNibble,
+          .packed_as = nullptr,
+          .min_rows = 1,
           .block_bytes = PackedLayout<Policy>::block_bytes,
           .pack_block = pack_block<Policy>,
           .build_tables = build_tables<Policy, kDigits>,
