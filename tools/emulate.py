@@ -91,8 +91,10 @@ def interpreter(cpu: Cpu) -> Path:
     # The name that Python is told must lie in the environment of the real one, which it finds by it.
     told = script if cpu.emulator != "qemu-x86_64" else python
     command = f'exec env {settings} {emulator} -0 {shlex.quote(str(told))} {shlex.quote(str(python))} "$@"'
-    script.write_text(f"#!/bin/sh\n{command}\n")
-    script.chmod(0o755)
+    partial = script.with_name(f"python.{os.getpid()}")
+    partial.write_text(f"#!/bin/sh\n{command}\n")
+    partial.chmod(0o755)
+    partial.replace(script)  # in one step: another run may be starting from it
     return script
 
 

@@ -8,8 +8,8 @@ by 2^-24 of it in each of five operations: the inverse of d, a product with it, 
 The result is rounded once more to its own type.
 
 The level method rounds inputs to d = max |x| / 127 in a segment and the weights of an output and group to bytes of at
-most e = sum over planes of |scales| / 255, so that an input x of weight w errs by |w| * d/2 and e/2 * |x|, to which float32
-adds 2^-24 of 127 in three operations, and what float32 sums lose.
+most e = sum over planes of |scales| / 255. With c, the centre of all weights, an input x of weight w errs by |w - c| * d/2
+and e/2 * |x|, to which float32 adds 2^-24 of 127 and of 255 in three operations, and what float32 sums lose.
 """
 
 from dataclasses import dataclass
@@ -83,8 +83,10 @@ class Problem:
         steps = segments.max(axis=2) / INPUT_RANGE
         per_segment = self.group_size // segments.shape[2]
         scales = np.abs(self.scales, dtype=np.float64).repeat(per_segment, axis=2)  # [C, N, segments]
-        dense = dequantize(self.planes, self.scales, segments.shape[1] * segments.shape[2], self.group_size)
-        weights = np.abs(dense).reshape(self.N, *segments.shape[1:]).sum(axis=2)  # [N, segments]
+        variable = self.scales[: len(self.planes)]  # without the offset
+        dense = dequantize(self.planes, variable, segments.shape[1] * segments.shape[2], self.group_size)
+        centre = variable.astype(np.float64).sum(axis=0).repeat(per_segment, axis=1) / 2  # [N, segments]
+        weights = np.abs(dense.reshape(self.N, *segments.shape[1:]) - centre[..., None]).sum(axis=2)  # [N, segments]
         of_inputs = (0.5 + 3 * EPS * INPUT_RANGE) * np.einsum("ms,ns->mn", steps, weights)
         level_steps = scales[: len(self.planes)].sum(axis=0) / LEVEL_RANGE
         inputs = segments.sum(axis=2) + segments.shape[2] * steps / 2

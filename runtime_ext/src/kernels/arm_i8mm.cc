@@ -5,12 +5,13 @@
 // whole weights, where the table kernel's two instructions add up 32 inputs of one plane. Decoding takes about 3 P + 3
 // instructions for 16 weights, so it pays from kMinRows rows on (P = 2; benchmarks/instruction_count.py).
 //
-// Error, beside float rounding, in a segment: an input is off by at most half a step, so that a weight w adds
-// |w| * step / 2; a level is off by at most half its step, (sum of |scales|) / 255 / 2, times |x|. For Gaussian inputs and
-// random planes the first gives 6.5e-3 of the result's norm at 128 inputs a segment. Rounded levels err by 0.29 steps
-// (uniform), of a range R / 255, and the deviation of the levels is at least R / (2 sqrt(P)), which makes up to
-// 0.29 / 255 * 2 sqrt(P) = 3.2e-3 at P = 2 and 4.6e-3 at P = 4. Together 7.2e-3 and 7.9e-3, within level 4's 8e-3. The
-// offset is part of the levels: a sum over exact inputs would leave the error of levels that are far from zero.
+// Error, beside float rounding, in a segment: an input is off by at most half a step, and what that makes of the weights'
+// centre c is put right by the exact sum of the inputs, so that a weight w adds |w - c| * step / 2; a level is off by at
+// most half its step, (sum of |scales|) / 255 / 2, times |x|. For Gaussian inputs and random planes the first gives at
+// most 6.5e-3 of the result's norm at 128 inputs a segment. Rounded levels err by 0.29 steps (uniform), of a range
+// R / 255, and the deviation of the levels is at least R / (2 sqrt(P)), which makes up to 0.29 / 255 * 2 sqrt(P) = 3.2e-3
+// at P = 2 and 4.6e-3 at P = 4. Together 7.2e-3 and 7.9e-3, within level 4's 8e-3. The offset is part of the levels: by
+// itself it could be far larger than the weights.
 #include "kernels/inventory.h"
 #include "kernels/neon_block.h"
 #include "kernels/table-inl.h"
@@ -67,7 +68,7 @@ bool build_bytes(const T* x, std::int64_t count, std::int64_t size, std::uint8_t
     vst1_u8(out + kVector, vget_high_u8(bytes));
     out += 2 * kVector;
   }
-  segment = {step, total, sum.reduce_add()};
+  segment = {step, total, sum.reduce_add() - step * static_cast<float>(total)};
   return true;
 }
 
@@ -97,6 +98,7 @@ struct Levels {
   alignas(16) std::uint8_t bytes[kOutputs][kLevels];
   alignas(16) float step[kOutputs];
   alignas(16) float least[kOutputs];
+  alignas(16) float centre[kOutputs];
 };
 
 // Levels of `kPlanes` planes: level[code] = sum of the scales of the bits in code, plus the offset.
@@ -131,6 +133,7 @@ void find_levels(const SegmentView& a, bool offset, Levels& levels) {
     }
     vst1q_f32(levels.step + 4 * i, vdivq_f32(range, vdupq_n_f32(kLevelRange)));
     vst1q_f32(levels.least + 4 * i, least);
+    vst1q_f32(levels.centre + 4 * i, vmulq_n_f32(vaddq_f32(level[0], level[kCodes - 1]), 0.5F));
   }
 }
 
@@ -177,11 +180,13 @@ void decode_segment(const SegmentView& a, std::int64_t lines, const Levels& leve
 
 constexpr int kTilePairs = 4;  // of outputs and of rows: 16 sums and 8 operands of 32 registers
 
-// y += step of x * (step of levels * sum + least * sum of x bytes), for four outputs of one row.
+// y += step of x * (step of levels * sum + least * sum of x bytes) + centre * (rest of the sum of x), for four outputs of
+// one row.
 inline void finish_four(const Levels& levels, int n, const Segment& segment, int32x4_t sums, float* y) {
   const float32x4_t least = vmulq_n_f32(vld1q_f32(levels.least + n), static_cast<float>(segment.start));
   const float32x4_t total = vfmaq_f32(least, vcvtq_f32_s32(sums), vld1q_f32(levels.step + n));
-  vst1q_f32(y, vfmaq_n_f32(vld1q_f32(y), total, segment.step));
+  const float32x4_t result = vfmaq_n_f32(vld1q_f32(y), total, segment.step);
+  vst1q_f32(y, vfmaq_n_f32(result, vld1q_f32(levels.centre + n), segment.sum));
 }
 
 // Rows 2 * pair0 to 2 * (pair0 + kRowPairs) - 1, all outputs.

@@ -25,6 +25,7 @@
 // their own for each output and group, inputs to 8 bits, with a step for each segment, and bytes are multiplied:
 //
 //   sum over a segment of level * x  ~=  step of x * (step of levels * sum of (byte * x byte) + least * sum of x bytes)
+//                                        + centre of the levels * (sum of x - step of x * sum of x bytes)
 //
 // This header is included by files that are compiled for one ISA, so it holds no function: an inline function compiled
 // there could be kept by the linker for everyone and then fail on an older CPU.
@@ -71,7 +72,7 @@ struct Stored {
 struct Segment {
   float step;
   std::int32_t start;  // of the level method: the sum of the bytes
-  float sum;           // of the inputs, for the offset
+  float sum;           // of the inputs, for the offset; of the level method: of what their bytes miss
 };
 
 // Activation tables of `rows` rows. Entries: [segment][row][digit, lowest first][nibble][16]; segments: [segment][row].
