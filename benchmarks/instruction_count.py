@@ -4,8 +4,8 @@
 
 One line for each innermost loop that multiplies: the function, its instructions in one turn, those that do the work
 (lookups or matrix products), moves between registers, accesses to the stack (spilled registers), and instructions per
-weight and row of X. A lookup of the table method serves four inputs of one plane with each byte it returns, and each of an
-entry's digits takes one; a weight here has two planes. A matrix product of the level method counts whole weights; its
+weight and row of X. A lookup of the table method serves four inputs of one plane with each byte it returns, and each of
+an entry's digits takes one; a weight here has two planes. A matrix product of the level method counts whole weights; its
 loops of lookups decode weights, once for all rows of a tile, with one to four planes.
 
 Only loops are counted: what is done once for each segment and output, scales and sums, is not. Needs binutils for the
@@ -97,7 +97,9 @@ def loops(text: str) -> Iterator[Loop]:
         if name is None or not code:
             continue
         place = {int(address, 16): i for i, (address, _, _) in enumerate(code)}
-        ends = [(start, i) for i, line in enumerate(code) if (start := _branch_to(line, place)) is not None and start <= i]
+        ends = [
+            (start, i) for i, line in enumerate(code) if (start := _branch_to(line, place)) is not None and start <= i
+        ]
         for start, end in ends:
             if not any(start <= s and e <= end and (s, e) != (start, end) for s, e in ends):
                 yield Loop(_short(name), [(mnemonic, operands) for _, mnemonic, operands in code[start : end + 1]])

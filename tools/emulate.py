@@ -3,8 +3,8 @@
     python tools/emulate.py nehalem -m pytest tests/runtime/test_kernels.py        x86-64 without AVX
     python tools/emulate.py cortex-a53 -m pytest tests/runtime/test_kernels.py     64-bit Arm: `make check-arm`
 
-x86-64 CPUs run this environment's own Python and library. For Arm CPUs a Python with the packages of the kernel tests is
-put together under build/emulated, once, from the Debian archive and PyPI; nothing is installed. The library is the
+x86-64 CPUs run this environment's own Python and library. For Arm CPUs a Python with the packages of the kernel tests
+is put together under build/emulated, once, from the Debian archive and PyPI; nothing is installed. The library is the
 cross-built one of the preset aarch64.
 """
 
@@ -49,7 +49,7 @@ MACHINE_FILES = {
 }
 
 
-class CannotEmulate(Exception):
+class EmulationError(Exception):
     """Something that this machine lacks; the message says what to install."""
 
 
@@ -60,7 +60,7 @@ def main(arguments: list[str]) -> int:
         return 2
     try:
         python = interpreter(CPUS[arguments[0]])
-    except CannotEmulate as error:
+    except EmulationError as error:
         print(f"emulate.py: {error}", file=sys.stderr)
         return 2
     return subprocess.run([python, *arguments[1:]], cwd=ROOT, check=False).returncode
@@ -75,7 +75,7 @@ def interpreter(cpu: Cpu) -> Path:
         environment["OPENBLAS_CORETYPE"] = cpu.model  # else it takes code for a newer CPU, by its model number
     else:
         if not ARM_LIBRARY.is_file():
-            raise CannotEmulate(f"{ARM_LIBRARY.relative_to(ROOT)} is not there; `make check-arm` builds it")
+            raise EmulationError(f"{ARM_LIBRARY.relative_to(ROOT)} is not there; `make check-arm` builds it")
         python = arm_python()
         system = python.parent.parent.parent
         environment |= {
@@ -150,7 +150,7 @@ def tool(name: str, package: str) -> str:
     """Path of a program of this machine."""
     path = shutil.which(name)
     if path is None:
-        raise CannotEmulate(f"{name} was not found: install the Debian package {package}")
+        raise EmulationError(f"{name} was not found: install the Debian package {package}")
     return path
 
 
@@ -158,7 +158,7 @@ def run(command: list[str], environment: dict[str, str] | None = None) -> None:
     """Run a command that must succeed."""
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if result.returncode != 0:
-        raise CannotEmulate(f"`{shlex.join(command)}` failed:\n{result.stdout}{result.stderr}")
+        raise EmulationError(f"`{shlex.join(command)}` failed:\n{result.stdout}{result.stderr}")
 
 
 if __name__ == "__main__":

@@ -8,8 +8,8 @@ by 2^-24 of it in each of five operations: the inverse of d, a product with it, 
 The result is rounded once more to its own type.
 
 The level method rounds inputs to d = max |x| / 127 in a segment and the weights of an output and group to bytes of at
-most e = sum over planes of |scales| / 255. With c, the centre of all weights, an input x of weight w errs by |w - c| * d/2
-and e/2 * |x|, to which float32 adds 2^-24 of 127 and of 255 in three operations, and what float32 sums lose.
+most e = sum over planes of |scales| / 255. With c, the centre of all weights, an input x of weight w errs by
+|w - c| * d/2 and e/2 * |x|, to which float32 adds 2^-24 of 127 and of 255 in three operations, and what its sums lose.
 """
 
 from dataclasses import dataclass

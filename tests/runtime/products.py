@@ -29,7 +29,7 @@ def save_problems(path: Path, problems: Iterable[Problem]) -> None:
     for i, problem in enumerate(problems):
         numbers = np.array([problem.K, problem.N, problem.group_size])
         arrays |= {f"{i}.x": problem.x, f"{i}.planes": problem.planes, f"{i}.scales": problem.scales, f"{i}": numbers}
-    np.savez(path, **arrays)
+    np.savez(path, allow_pickle=False, **arrays)
 
 
 def results(path: Path, kernels: Iterable[str]) -> dict[str, np.ndarray]:
@@ -49,4 +49,4 @@ def results(path: Path, kernels: Iterable[str]) -> dict[str, np.ndarray]:
 
 
 if __name__ == "__main__":
-    np.savez(sys.argv[2], **results(Path(sys.argv[1]), sys.argv[3:]))
+    np.savez(sys.argv[2], allow_pickle=False, **results(Path(sys.argv[1]), sys.argv[3:]))

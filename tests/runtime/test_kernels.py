@@ -144,9 +144,10 @@ def test_many_rows_get_the_kernel_that_is_made_for_them(monkeypatch, isa, dtype)
     if isa and not any(kernel["isa"] == isa and kernel["available"] for kernel in KERNELS):
         pytest.skip(f"this CPU has no {isa}")
     monkeypatch.setenv("DUALBINARY_ISA", isa)
-    shape = {"K": GOOD.K, "group_size": GOOD.group_size, "accuracy_level": 4}
-    many = [kernel for kernel in KERNELS if kernel["min_rows"] > 1 and kernel["available"] and isa in ("", kernel["isa"])]
-    with Weight(GOOD.planes, GOOD.scales, **shape) as weight:
+    many = [
+        kernel for kernel in KERNELS if kernel["min_rows"] > 1 and kernel["available"] and isa in ("", kernel["isa"])
+    ]
+    with Weight(GOOD.planes, GOOD.scales, K=GOOD.K, group_size=GOOD.group_size, accuracy_level=4) as weight:
         name, from_rows = (many[0]["name"], many[0]["min_rows"]) if many else (weight.kernel, 16)
         for rows, kernel in ((1, weight.kernel), (from_rows - 1, weight.kernel), (from_rows, name), (137, name)):
             x = np.resize(GOOD.x, (rows, GOOD.K)).astype(dtype)

@@ -125,8 +125,7 @@ std::vector<std::string_view> needs(Isa isa) {
     case Isa::kAvx2:
       return {"avx2", "fma", "f16c"};
     case Isa::kAvx512:
-      return {"avx2",     "fma",      "f16c",       "avx512f",   "avx512bw",
-              "avx512dq", "avx512vl", "avx512vnni", "avx512vbmi"};
+      return {"avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vnni", "avx512vbmi"};
     case Isa::kNeon:
       return {"asimd"};
     case Isa::kI8mm:

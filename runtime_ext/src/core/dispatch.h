@@ -21,8 +21,8 @@ bool runs_here(const Kernel& kernel);
 // if it is set. Throws where that ISA is unknown, not in this build, or not supported by this machine.
 const Kernel& choose_kernel(int accuracy_level);
 
-// The kernel that takes calls of many rows (Kernel::min_rows) from `kernel`, whose packed form it reads; null where there
-// is none, this machine cannot run it, or DUALBINARY_ISA names another ISA.
+// The kernel that takes calls of many rows (Kernel::min_rows) from `kernel`, whose packed form it reads; null where
+// there is none, this machine cannot run it, or DUALBINARY_ISA names another ISA.
 const Kernel* many_rows_kernel(const Kernel& kernel);
 
 // The kernel of that name. Throws where there is none, it does not run here, or its results are too coarse for

@@ -1,17 +1,17 @@
 // The level kernel, for calls of many rows on Arm CPUs with int8 matrix multiplication (i8mm). Its maths: kernel.h.
 //
 // It reads the packed form of the NEON table kernels. For each segment of a block it decodes the planes to bytes once,
-// and multiplies them with all rows of the tile: usmmla multiplies two outputs by two rows over 8 inputs, 32 products of
-// whole weights, where the table kernel's two instructions add up 32 inputs of one plane. Decoding takes about 3 P + 3
-// instructions for 16 weights, so it pays from kMinRows rows on (P = 2; benchmarks/instruction_count.py).
+// and multiplies them with all rows of the tile: usmmla multiplies two outputs by two rows over 8 inputs, 32 products
+// of whole weights, where the table kernel's two instructions add up 32 inputs of one plane. Decoding takes about 3 P +
+// 3 instructions for 16 weights, so it pays from kMinRows rows on (P = 2; benchmarks/instruction_count.py).
 //
-// Error, beside float rounding, in a segment: an input is off by at most half a step, and what that makes of the weights'
-// centre c is put right by the exact sum of the inputs, so that a weight w adds |w - c| * step / 2; a level is off by at
-// most half its step, (sum of |scales|) / 255 / 2, times |x|. For Gaussian inputs and random planes the first gives at
-// most 6.5e-3 of the result's norm at 128 inputs a segment. Rounded levels err by 0.29 steps (uniform), of a range
-// R / 255, and the deviation of the levels is at least R / (2 sqrt(P)), which makes up to 0.29 / 255 * 2 sqrt(P) = 3.2e-3
-// at P = 2 and 4.6e-3 at P = 4. Together 7.2e-3 and 7.9e-3, within level 4's 8e-3. The offset is part of the levels: by
-// itself it could be far larger than the weights.
+// Error, beside float rounding, in a segment: an input is off by at most half a step, and what that makes of the
+// weights' centre c is put right by the exact sum of the inputs, so that a weight w adds |w - c| * step / 2; a level is
+// off by at most half its step, (sum of |scales|) / 255 / 2, times |x|. For Gaussian inputs and random planes the first
+// gives at most 6.5e-3 of the result's norm at 128 inputs a segment. Rounded levels err by 0.29 steps (uniform), of a
+// range R / 255, and the deviation of the levels is at least R / (2 sqrt(P)), which makes up to 0.29 / 255 * 2 sqrt(P)
+// = 3.2e-3 at P = 2 and 4.6e-3 at P = 4. Together 7.2e-3 and 7.9e-3, within level 4's 8e-3. The offset is part of the
+// levels: by itself it could be far larger than the weights.
 #include "kernels/inventory.h"
 #include "kernels/neon_block.h"
 #include "kernels/table-inl.h"
@@ -139,7 +139,8 @@ void find_levels(const SegmentView& a, bool offset, Levels& levels) {
 
 // All ones where bit t of an output's two bytes is set, in lanes 2t and 2t + 1.
 inline uint8x16_t spread_bits(const std::uint8_t* two_bytes) {
-  const uint8x16_t bits = vreinterpretq_u8_u64(vzip1q_u64(vdupq_n_u64(0x0808040402020101), vdupq_n_u64(0x8080404020201010)));
+  const uint8x16_t bits =
+      vreinterpretq_u8_u64(vzip1q_u64(vdupq_n_u64(0x0808040402020101), vdupq_n_u64(0x8080404020201010)));
   return vtstq_u8(vreinterpretq_u8_u16(vld1q_dup_u16(reinterpret_cast<const std::uint16_t*>(two_bytes))), bits);
 }
 
@@ -180,8 +181,8 @@ void decode_segment(const SegmentView& a, std::int64_t lines, const Levels& leve
 
 constexpr int kTilePairs = 4;  // of outputs and of rows: 16 sums and 8 operands of 32 registers
 
-// y += step of x * (step of levels * sum + least * sum of x bytes) + centre * (rest of the sum of x), for four outputs of
-// one row.
+// y += step of x * (step of levels * sum + least * sum of x bytes) + centre * (rest of the sum of x), for four outputs
+// of one row.
 inline void finish_four(const Levels& levels, int n, const Segment& segment, int32x4_t sums, float* y) {
   const float32x4_t least = vmulq_n_f32(vld1q_f32(levels.least + n), static_cast<float>(segment.start));
   const float32x4_t total = vfmaq_f32(least, vcvtq_f32_s32(sums), vld1q_f32(levels.step + n));
@@ -267,8 +268,7 @@ void add_segment(const Shape& shape, SegmentView view) {
 
 void multiply_levels(const Product& a) {
   const std::int64_t rows = a.tables.rows + a.tables.rows % 2;
-  for_blocks<NeonBlock>(a, rows * a.shape->segment_size,
-                        [&](const SegmentView& view) { add_segment(*a.shape, view); });
+  for_blocks<NeonBlock>(a, rows * a.shape->segment_size, [&](const SegmentView& view) { add_segment(*a.shape, view); });
 }
 
 }  // namespace

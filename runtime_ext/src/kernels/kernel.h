@@ -105,11 +105,11 @@ struct Product {
 struct Kernel {
   const char* name;
   Isa isa;
-  int accuracy_level;  // the lowest level whose promise the kernel keeps; it may serve higher ones
-  int block_rows;      // outputs in a packed block
+  int accuracy_level;       // the lowest level whose promise the kernel keeps; it may serve higher ones
+  int block_rows;           // outputs in a packed block
   int row_bytes_per_input;  // of prepared activations; 0 for the exact kernel, which prepares none
-  // A kernel for calls of many rows may read the packed form of another one, which then serves the other calls: a weight
-  // that was packed for `packed_as` takes this kernel from `min_rows` rows on. Null: stands for itself.
+  // A kernel for calls of many rows may read the packed form of another one, which then serves the other calls: a
+  // weight that was packed for `packed_as` takes this kernel from `min_rows` rows on. Null: stands for itself.
   const Kernel* packed_as;
   int min_rows;
   // Bytes of one packed block.

@@ -278,9 +278,8 @@ void for_blocks(const Product& a, std::int64_t entry_bytes, const AddSegment& ad
 
 template <class Policy, int kDigits, int kLines>
 void multiply_blocks(const Product& a) {
-  for_blocks<Policy>(
-      a, kLines * kLineInputs * kDigits * kTableEntries / kNibble * a.tables.rows,
-      [&](const SegmentView& view) { accumulate_segment<Policy, kDigits, kLines>(*a.shape, view); });
+  for_blocks<Policy>(a, kLines * kLineInputs * kDigits * kTableEntries / kNibble * a.tables.rows,
+                     [&](const SegmentView& view) { accumulate_segment<Policy, kDigits, kLines>(*a.shape, view); });
 }
 
 template <class Policy, int kDigits>

@@ -39,9 +39,7 @@ struct F32x16 {
     return each([&](int i) { return vfmaq_f32(z.q[i], x.q[i], y.q[i]); });
   }
   static std::int32_t round_scalar(float x) { return vcvtns_s32_f32(x); }
-  static float32x4_t half_to_float(const std::uint16_t* p) {
-    return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p)));
-  }
+  static float32x4_t half_to_float(const std::uint16_t* p) { return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p))); }
 
   void store(float* p) const {
     for (int i = 0; i < 4; ++i) vst1q_f32(p + 4 * i, q[i]);
@@ -59,9 +57,7 @@ struct F32x16 {
   // In the order of AVX2's: lanes 8 apart, then neighbours, then pairs, then quads. So the two kernels agree bit for
   // bit.
   float reduce_add() const { return sum_quad(vaddq_f32(q[0], q[2])) + sum_quad(vaddq_f32(q[1], q[3])); }
-  float reduce_max() const {
-    return vmaxvq_f32(vmaxq_f32(vmaxq_f32(q[0], q[2]), vmaxq_f32(q[1], q[3])));
-  }
+  float reduce_max() const { return vmaxvq_f32(vmaxq_f32(vmaxq_f32(q[0], q[2]), vmaxq_f32(q[1], q[3]))); }
   // Rounds to nearest even, as 32-bit integers.
   int32x4_t rounded(int quarter) const { return vcvtnq_s32_f32(q[quarter]); }
   // Rounds to nearest even, adds `bias` and stores the sums, which must not be negative, as digits of kBits bits: digit
