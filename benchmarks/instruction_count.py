@@ -5,8 +5,8 @@
 One line for each innermost loop that multiplies: the function, its instructions in one turn, those that do the work
 (lookups or matrix products), moves between registers, accesses to the stack (spilled registers), and instructions per
 weight and row of X. A lookup of the table method serves four inputs of one plane with each byte it returns, and each of
-an entry's digits takes one; a weight here has two planes. A matrix product of the level method counts whole weights; its
-loops of lookups decode weights, once for all rows of a tile, with one to four planes.
+an entry's digits takes one; a weight here has two planes. A matrix product of the level method counts whole weights;
+its loops of lookups decode weights, once for all rows of a tile, with one to four planes.
 
 Only loops are counted: what is done once for each segment and output, scales and sums, is not. Needs binutils for the
 library's CPU, and a library that has its symbols (those of the build tree have).
