@@ -16,7 +16,7 @@ export HF_HUB_OFFLINE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all check bench bench-models bench-peers docs clean
+.PHONY: help arm-library setup demo test test-all check check-arm check-baseline bench bench-models bench-peers docs clean
 
 help: ## list the verbs
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
@@ -55,6 +55,25 @@ check: setup ## lint, format, types, generated files, file budget
 	$(BIN)/python -m dualbinary.codegen --docs docs/op_reference.md --golden dualbinary/golden/layout1.json --check
 	$(BIN)/python tools/check_files.py
 	$(BIN)/pyright
+
+# What qemu can be: an Armv8.0 CPU, one with dotprod, one with i8mm.
+ARM_CPUS ?= cortex-a53 neoverse-n1 arm-max
+# Tests that need nothing but the library, NumPy, onnx and ONNX Runtime.
+LIBRARY_TESTS := $(addprefix tests/runtime/test_,kernels.py validation.py library.py op.py)
+EMULATED_PYTEST := -m pytest -q -p no:cacheprovider $(LIBRARY_TESTS)
+
+arm-library: setup
+	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --preset aarch64 -DPython3_EXECUTABLE="$(CURDIR)/$(BIN)/python"
+	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --build --preset aarch64 --parallel $(TEST_WORKERS)
+
+check-arm: arm-library ## cross-build for 64-bit Arm, and the library's tests under qemu, CPU by CPU
+	set -e; for cpu in $(ARM_CPUS); do \
+		echo "== $$cpu"; \
+		$(BIN)/python tools/emulate.py $$cpu $(EMULATED_PYTEST); \
+	done
+
+check-baseline: setup ## the library's tests under qemu on an x86-64 CPU without AVX
+	$(BIN)/python tools/emulate.py nehalem $(EMULATED_PYTEST)
 
 # Both go on where an interrupted run was; after a change of the library or of options, remove the file first.
 bench: setup ## speed of the kernels beside MatMulNBits and a plain read of memory

@@ -2,10 +2,14 @@
 # Only these files get the flags. What they may include, and why: src/kernels/kernel.h.
 
 function(dualbinary_add_isa_kernels target)
-  if(NOT CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
+  if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(aarch64|arm64|ARM64)$" AND NOT MSVC)
+    # GCC's pass that schedules before registers are given out lengthens lives until they spill, in the innermost loops.
+    set(no_spills $<$<CXX_COMPILER_ID:GNU>:-fno-schedule-insns>)
+    dualbinary_isa(${target} NEON src/kernels/arm_neon.cc ${no_spills})
+    dualbinary_isa(${target} I8MM src/kernels/arm_i8mm.cc -march=armv8.2-a+i8mm ${no_spills})
+  elseif(NOT CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
     return()
-  endif()
-  if(MSVC)
+  elseif(MSVC)
     dualbinary_isa(${target} AVX2 src/kernels/x86_avx2.cc /arch:AVX2)
     dualbinary_isa(${target} AVX512 src/kernels/x86_avx512.cc /arch:AVX512)
   else()

@@ -1,22 +1,28 @@
-"""Fixtures shared by the runtime's tests."""
+"""Fixtures shared by the runtime's tests.
+
+`tiny` needs the exporter's packages. It is imported where a model is made, so that the tests of kernels and op also run
+where there are none, such as under an emulator of another CPU.
+"""
 
 import shutil
 from pathlib import Path
 
 import pytest
 
-from tests.runtime import tiny
-
 
 @pytest.fixture(scope="session")
 def tiny_weights(tmp_path_factory) -> Path:
     """Directory of a tiny random Llama."""
+    from tests.runtime import tiny
+
     return tiny.make_weights(tmp_path_factory.mktemp("weights"))
 
 
 @pytest.fixture(scope="session")
 def tiny_model(tiny_weights, tmp_path_factory) -> Path:
     """ONNX file of the tiny Llama in float32 with shared cache buffers. Not to be changed: see `tiny_copy`."""
+    from tests.runtime import tiny
+
     return tiny.make_model(tiny_weights, tmp_path_factory.mktemp("model"))
 
 

@@ -6,6 +6,10 @@ entries is off by at most d/2 from its value in float32, and so is the integer s
 by 2^-24 of it in each of five operations: the inverse of d, a product with it, and three sums. A plane's error is
 |scale| times all that. On top come float32 sums of the outputs: each addition errs by 2^-24 of the sum of magnitudes.
 The result is rounded once more to its own type.
+
+The level method rounds inputs to d = max |x| / 127 in a segment and the weights of an output and group to bytes of at
+most e = sum over planes of |scales| / 255. With c, the centre of all weights, an input x of weight w errs by
+|w - c| * d/2 and e/2 * |x|, to which float32 adds 2^-24 of 127 and of 255 in three operations, and what its sums lose.
 """
 
 from dataclasses import dataclass
@@ -14,7 +18,7 @@ import numpy as np
 from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 
-from dualbinary.layout import pack_planes
+from dualbinary.layout import dequantize, pack_planes
 from dualbinary.reference import dual_binary_matmul
 from dualbinary.scale_codes import round_scales, scale_values
 from dualbinary.schema import OP, padded_k
@@ -23,6 +27,9 @@ EPS = 2.0**-24
 """Rounding error of float32, relative."""
 ENTRY_RANGE = {0: 2**15 - 1, 4: 127}
 """B: the largest magnitude of a centred table entry, for each accuracy_level."""
+INPUT_RANGE = 127
+LEVEL_RANGE = 255
+"""Largest bytes of inputs and of weights in the level method."""
 ENTRY_OPERATIONS = 5
 """float32 operations that round on the way to an entry."""
 MAX_SEGMENT = 128
@@ -53,13 +60,13 @@ class Problem:
 
     def float_error(self) -> np.ndarray:
         """Bound of what float32 sums lose, [M, N]."""
-        additions = 2 * (self.planes.shape[0] + 1) * self._segments().shape[1] + 32
+        additions = 2 * (self.planes.shape[0] + 1) * self.segments().shape[1] + 32
         magnitude = np.einsum("mg,cng->mn", self._per_group(np.abs(self._padded())), self.magnitudes)
         return additions * EPS * magnitude
 
     def step_error(self, level: int) -> np.ndarray:
         """One rounding step in every plane and segment, [M, N]."""
-        segments = self._segments()
+        segments = self.segments()
         nibbles = (
             np.abs(segments).reshape(*segments.shape[:2], segments.shape[2] // 4, 4).sum(axis=3).max(axis=2)
         )  # [M, segments]
@@ -71,9 +78,25 @@ class Problem:
 
     def error_bound(self, level: int) -> np.ndarray:
         """What a kernel that serves `level` may differ by from the reference before its result is rounded, [M, N]."""
-        entries = self._segments().shape[2] / 4 + 1  # and the start value
+        entries = self.segments().shape[2] / 4 + 1  # and the start value
         float32_entries = ENTRY_OPERATIONS * EPS * ENTRY_RANGE[level]
         return entries * (0.5 + float32_entries) * self.step_error(level) + self.float_error()
+
+    def level_error_bound(self) -> np.ndarray:
+        """What a kernel of the level method may differ by from the reference before its result is rounded, [M, N]."""
+        segments = np.abs(self.segments())  # [M, segments, S]
+        steps = segments.max(axis=2) / INPUT_RANGE
+        per_segment = self.group_size // segments.shape[2]
+        scales = self.magnitudes.repeat(per_segment, axis=2)  # [C, N, segments]
+        variable = scale_values(self.scales)[: len(self.planes)]  # without the offset
+        dense = dequantize(self.planes, variable, segments.shape[1] * segments.shape[2], self.group_size)
+        centre = variable.sum(axis=0).repeat(per_segment, axis=1) / 2  # [N, segments]
+        weights = np.abs(dense.reshape(self.N, *segments.shape[1:]) - centre[..., None]).sum(axis=2)  # [N, segments]
+        of_inputs = (0.5 + 3 * EPS * INPUT_RANGE) * np.einsum("ms,ns->mn", steps, weights)
+        level_steps = scales[: len(self.planes)].sum(axis=0) / LEVEL_RANGE
+        inputs = segments.sum(axis=2) + segments.shape[2] * steps / 2
+        of_levels = (0.5 + 3 * EPS * LEVEL_RANGE) * np.einsum("ms,ns->mn", inputs, level_steps)
+        return of_inputs + of_levels + 2 * self.float_error()
 
     def _padded(self) -> np.ndarray:
         rows = np.asarray(self.x, np.float64).reshape(-1, self.K)
@@ -82,8 +105,13 @@ class Problem:
     def _per_group(self, rows: np.ndarray) -> np.ndarray:
         return rows.reshape(len(rows), rows.shape[1] // self.group_size, self.group_size).sum(axis=2)
 
-    def _segments(self) -> np.ndarray:
-        size = max(s for s in range(32, MAX_SEGMENT + 1, 32) if self.group_size % s == 0)
+    def segment_size(self) -> int:
+        """Inputs that share a rounding step."""
+        return max(s for s in range(32, MAX_SEGMENT + 1, 32) if self.group_size % s == 0)
+
+    def segments(self) -> np.ndarray:
+        """X as [M, segments, S] in float64, with zeros past K."""
+        size = self.segment_size()
         rows = self._padded()
         return rows.reshape(len(rows), rows.shape[1] // size, size)
 

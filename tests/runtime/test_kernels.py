@@ -16,7 +16,10 @@ from tests.runtime.problems import ENTRY_RANGE, Problem, assert_close, make_prob
 KERNELS = runtime_ext.describe()["kernels"]
 EXACT = "exact_f64_scalar"
 LEVELS = {kernel["name"]: kernel["accuracy_level"] for kernel in KERNELS}
-TABLE_KERNELS = [name for name in LEVELS if name != EXACT]
+FAST_KERNELS = [name for name in LEVELS if name != EXACT]
+TABLE_KERNELS = [name for name in LEVELS if name.startswith("table")]
+LEVEL_KERNELS = [name for name in LEVELS if name.startswith("level")]
+GOOD = make_problem(M=40, K=320, N=70, group_size=64, offset=True)
 GUARD = 512
 """Elements around an output that no kernel may touch: more than any block of outputs."""
 
@@ -24,6 +27,8 @@ GUARD = 512
 def each(names):
     """Run a test for each of the kernels; those that this CPU cannot run are skipped by name."""
     here = {kernel["name"] for kernel in KERNELS if kernel["available"]}
+    if not names:
+        return pytest.mark.skip(reason="this build has no such kernel")
     return pytest.mark.parametrize(
         "kernel",
         [
@@ -51,8 +56,9 @@ def prepared(kernel: str, problem: Problem) -> Weight:
 
 
 def error_bound(kernel: str, problem: Problem) -> np.ndarray | float:
-    # The exact kernel sums in float64, as the reference does, but in another order.
-    return 1e-9 * problem.float_error() if kernel == EXACT else problem.error_bound(LEVELS[kernel])
+    if kernel == EXACT:  # sums in float64, as the reference does, but in another order
+        return 1e-9 * problem.float_error()
+    return problem.level_error_bound() if kernel in LEVEL_KERNELS else problem.error_bound(LEVELS[kernel])
 
 
 @each(LEVELS)
@@ -62,11 +68,11 @@ def test_product_of_any_shape_is_within_the_derived_bound(kernel, problem):
     assert_close(product(kernel, problem), problem, error_bound(kernel, problem))
 
 
-@each(TABLE_KERNELS)
+@each(FAST_KERNELS)
 @pytest.mark.parametrize("group_size", [32, 64, 96, 128, 1024])
-@pytest.mark.parametrize("rows", [1, 9])
-def test_relative_error_on_gaussian_input_is_as_promised(kernel, group_size, rows):
-    problem = make_problem(M=rows, K=1024, N=256, group_size=group_size)
+@pytest.mark.parametrize(("rows", "planes", "offset"), [(1, 2, False), (9, 2, False), (17, 1, True), (17, 4, False)])
+def test_relative_error_on_gaussian_input_is_as_promised(kernel, group_size, rows, planes, offset):
+    problem = make_problem(M=rows, K=1024, N=256, group_size=group_size, planes=planes, offset=offset)
     expected = problem.reference()
     error = np.linalg.norm(product(kernel, problem) - expected) / np.linalg.norm(expected)
     # Level 4 promises 8e-3. The error is made of independent roundings and so as small as the step, which is finer by
@@ -84,6 +90,73 @@ def test_kernels_of_one_level_differ_by_float_rounding_only(kernel, problem):
     ours, theirs = product(kernel, problem).astype(np.float64), product(other, problem).astype(np.float64)
     rounding = 2 * np.abs(theirs) * (2.0**-11 if problem.x.dtype == np.float16 else 2.0**-24) + 2.0**-24
     assert (np.abs(ours - theirs) <= 2 * problem.float_error() + problem.step_error(level) + rounding).all()
+
+
+@each(TABLE_KERNELS)
+@pytest.mark.parametrize("rows", [1, 6])
+@pytest.mark.parametrize("offset", [False, True])
+@pytest.mark.parametrize(("K", "group_size"), [(64, 32), (190, 96), (600, 128)])
+def test_table_kernels_agree_in_every_integer(kernel, rows, offset, K, group_size):
+    # Whole inputs, scales that are powers of two, and a step of 1: floats are then exact in any order of operations,
+    # and what is left is the integers. Half of the entries are ties of rounding, which go to the even neighbour.
+    rng = np.random.default_rng(K + rows)
+    problem = make_problem(M=rows, K=K, N=70, group_size=group_size, planes=2, offset=offset)
+    bias = ENTRY_RANGE[LEVELS[kernel]]
+    # 24 bits must hold a scale times an entry's range times the 2^4 of planes and segments.
+    powers = rng.integers(0, 24 - 4 - bias.bit_length() + 1, problem.scales.shape)
+    problem.scales[:] = 2.0**powers * rng.choice([-1, 1], powers.shape)
+    problem.x[:] = rng.integers(-20, 21, problem.x.shape)
+    size = problem.segment_size()
+    for start in range(0, K, size):  # one nibble of each segment takes the whole range of an entry
+        problem.x[:, start : start + 2] = [bias - 1, -bias - 1]
+        problem.x[:, start + 2 : start + 4] = 0
+    np.testing.assert_array_equal(product(kernel, problem), rounded_nibbles_product(problem))
+
+
+def rounded_nibbles_product(problem: Problem) -> np.ndarray:
+    """The table method at a step of 1, in integers: Y [M, N]."""
+    x = problem.segments()  # [M, segments, S]
+    planes = np.unpackbits(problem.planes, axis=2, bitorder="little")
+    bits = planes.reshape(len(planes), problem.N, x.shape[1], -1, 4).astype(np.float64)
+    nibbles = x.reshape(*x.shape[:2], -1, 4)
+    selected = np.einsum("pnsqi,msqi->pmnsq", bits, nibbles)
+    entries = np.rint(selected - nibbles.sum(axis=3)[:, None] / 2).sum(axis=4)  # rint: ties to even
+    sums = entries + np.rint(x.sum(axis=2) / 2)[:, None]  # [P, M, N, segments]
+    scales = problem.scales.astype(np.float64).repeat(problem.group_size // x.shape[2], axis=2)
+    y = np.einsum("pmns,pns->mn", sums, scales[: len(planes)])
+    return y + np.einsum("ms,cns->mn", x.sum(axis=2), scales[len(planes) :])
+
+
+@each(LEVEL_KERNELS)
+@pytest.mark.parametrize("rows", [1, 6, 19])
+@pytest.mark.parametrize("offset", [False, True])
+@pytest.mark.parametrize("planes", [1, 2, 4, 8])
+def test_level_kernels_are_exact_where_weights_and_inputs_are_bytes(kernel, rows, offset, planes):
+    rng = np.random.default_rng(planes)
+    problem = make_problem(M=rows, K=190, N=70, group_size=96, planes=planes, offset=offset)
+    count = min(planes, 4)  # of planes whose levels are spread evenly over the bytes
+    problem.scales[:planes] = np.resize(255 // (2**count - 1) * 2.0 ** np.arange(count), planes)[:, None, None]
+    problem.scales[planes:] = rng.integers(-300, 300, problem.scales[planes:].shape)
+    problem.x[:] = rng.integers(-20, 21, problem.x.shape)
+    problem.x[:, [0, 100]] = [127, -127]
+    np.testing.assert_array_equal(product(kernel, problem), problem.reference())
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+@pytest.mark.parametrize("isa", ["", "neon"])
+def test_many_rows_get_the_kernel_that_is_made_for_them(monkeypatch, isa, dtype):
+    if isa and not any(kernel["isa"] == isa and kernel["available"] for kernel in KERNELS):
+        pytest.skip(f"this CPU has no {isa}")
+    monkeypatch.setenv("DUALBINARY_ISA", isa)
+    many = [
+        kernel for kernel in KERNELS if kernel["min_rows"] > 1 and kernel["available"] and isa in ("", kernel["isa"])
+    ]
+    with Weight(GOOD.planes, GOOD.scales, K=GOOD.K, group_size=GOOD.group_size, accuracy_level=4) as weight:
+        name, from_rows = (many[0]["name"], many[0]["min_rows"]) if many else (weight.kernel, 16)
+        for rows, kernel in ((1, weight.kernel), (from_rows - 1, weight.kernel), (from_rows, name), (137, name)):
+            x = np.resize(GOOD.x, (rows, GOOD.K)).astype(dtype)
+            problem = Problem(x, GOOD.planes, GOOD.scales, GOOD.K, GOOD.N, GOOD.group_size)
+            np.testing.assert_array_equal(weight.multiply(x), product(kernel, problem))
 
 
 def any_available(name: str) -> bool:

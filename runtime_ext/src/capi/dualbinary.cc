@@ -74,7 +74,8 @@ std::unique_ptr<dualbinary_weight> create(const dualbinary_spec& s, const void* 
   const dualbinary::Kernel& kernel =
       kernel_name == nullptr ? dualbinary::choose_kernel(level) : dualbinary::kernel_named(kernel_name, level);
   const dualbinary::Stored stored{static_cast<const std::uint8_t*>(planes), scales};
-  return std::make_unique<dualbinary_weight>(dualbinary_weight{dualbinary::Weight(shape, stored, kernel)});
+  const dualbinary::Kernel* many_rows = kernel_name == nullptr ? dualbinary::many_rows_kernel(kernel) : nullptr;
+  return std::make_unique<dualbinary_weight>(dualbinary_weight{dualbinary::Weight(shape, stored, kernel, many_rows)});
 }
 
 }  // namespace

@@ -61,8 +61,9 @@ DUALBINARY_API const char* dualbinary_digest(void);
 DUALBINARY_API const char* dualbinary_describe(const char** json);
 
 /* Checks and packs a weight; weights of equal content share the packed copy, and large ones are packed by several
- * threads of their own. `kernel` is a name from the inventory, or NULL for the best. The sizes are those of the two
- * buffers, which must stay readable and unchanged until the weight is destroyed, and be aligned for their elements.
+ * threads of their own. `kernel` is a name from the inventory, or NULL for the best; then calls of many rows may be given
+ * to another kernel that reads the same packed form. The sizes are those of the two buffers, which must stay readable and
+ * unchanged until the weight is destroyed, and be aligned for their elements.
  */
 DUALBINARY_API const char* dualbinary_weight_create(const dualbinary_spec* spec, const void* planes,
                                                     size_t planes_bytes, const void* scales, size_t scales_bytes,
@@ -71,7 +72,7 @@ DUALBINARY_API const char* dualbinary_weight_create(const dualbinary_spec* spec,
 /* NULL is allowed. */
 DUALBINARY_API void dualbinary_weight_destroy(dualbinary_weight* weight);
 
-/* Name of the kernel that the weight was prepared for; a static string. */
+/* Name of the kernel that the weight was packed for; a static string. */
 DUALBINARY_API const char* dualbinary_weight_kernel(const dualbinary_weight* weight);
 
 /* Bytes that the kernel reads of the weight for one product: its packed form, or the stored one. */

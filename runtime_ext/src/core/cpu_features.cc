@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cstdint>
+#include <string_view>
 
 #if defined(__x86_64__) || defined(_M_X64)
 #define DUALBINARY_X86 1
@@ -11,6 +12,10 @@
 #else
 #include <cpuid.h>
 #endif
+#elif defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
+#elif defined(__aarch64__) && defined(__APPLE__)
+#include <sys/sysctl.h>
 #endif
 
 namespace dualbinary {
@@ -70,7 +75,6 @@ constexpr std::array<Feature, 9> kAll = {{
     {"avx512vnni", 7, kEcx, 11, kZmm},
     {"avx512vbmi", 7, kEcx, 1, kZmm},
 }};
-constexpr std::size_t kAvx2Count = 3;  // the first three are what the AVX2 kernels use; the AVX-512 kernels use all
 
 std::vector<std::string> detect() {
   const Registers leaf1 = cpuid(1);
@@ -84,20 +88,51 @@ std::vector<std::string> detect() {
   return found;
 }
 
-bool has_first(std::size_t count) {
-  const auto& found = cpu_features();
-  return std::all_of(kAll.begin(), kAll.begin() + static_cast<std::ptrdiff_t>(count),
-                     [&](const Feature& f) { return std::find(found.begin(), found.end(), f.name) != found.end(); });
+#elif defined(__aarch64__)
+
+// Int8 matrix multiplication, of Armv8.6-A and an option before it.
+bool has_i8mm() {
+#if defined(__linux__)
+  constexpr unsigned long kI8mmBit = 1UL << 13;  // HWCAP2_I8MM, which older system headers do not know
+  return (getauxval(AT_HWCAP2) & kI8mmBit) != 0;
+#elif defined(__APPLE__)
+  int value = 0;
+  std::size_t bytes = sizeof(value);
+  return sysctlbyname("hw.optional.arm.FEAT_I8MM", &value, &bytes, nullptr, 0) == 0 && value != 0;
+#else
+  return false;
+#endif
+}
+
+// Advanced SIMD is part of every AArch64 that runs an operating system of ours.
+std::vector<std::string> detect() {
+  std::vector<std::string> found = {"asimd"};
+  if (has_i8mm()) found.emplace_back("i8mm");
+  return found;
 }
 
 #else
 
-constexpr std::size_t kAvx2Count = 0;
-constexpr std::array<int, 0> kAll{};
 std::vector<std::string> detect() { return {}; }
-bool has_first(std::size_t) { return false; }
 
 #endif
+
+// The features that kernels of an instruction set use.
+std::vector<std::string_view> needs(Isa isa) {
+  switch (isa) {
+    case Isa::kScalar:
+      return {};
+    case Isa::kAvx2:
+      return {"avx2", "fma", "f16c"};
+    case Isa::kAvx512:
+      return {"avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vnni", "avx512vbmi"};
+    case Isa::kNeon:
+      return {"asimd"};
+    case Isa::kI8mm:
+      return {"asimd", "i8mm"};
+  }
+  return {"an instruction set without a name"};
+}
 
 }  // namespace
 
@@ -107,15 +142,10 @@ const std::vector<std::string>& cpu_features() {
 }
 
 bool cpu_has(Isa isa) {
-  switch (isa) {
-    case Isa::kScalar:
-      return true;
-    case Isa::kAvx2:
-      return has_first(kAvx2Count);
-    case Isa::kAvx512:
-      return has_first(kAll.size());
-  }
-  return false;
+  const auto& found = cpu_features();
+  const auto needed = needs(isa);
+  return std::all_of(needed.begin(), needed.end(),
+                     [&](std::string_view name) { return std::find(found.begin(), found.end(), name) != found.end(); });
 }
 
 const char* isa_name(Isa isa) {
@@ -126,6 +156,10 @@ const char* isa_name(Isa isa) {
       return "avx2";
     case Isa::kAvx512:
       return "avx512";
+    case Isa::kNeon:
+      return "neon";
+    case Isa::kI8mm:
+      return "i8mm";
   }
   return "unknown";
 }

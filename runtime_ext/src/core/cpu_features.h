@@ -11,10 +11,10 @@ namespace dualbinary {
 // True if every instruction of `isa` works here: the CPU has it and the operating system saves its registers.
 bool cpu_has(Isa isa);
 
-// "scalar", "avx2", "avx512": the names that DUALBINARY_ISA and describe() use.
+// "scalar", "avx2", "avx512", "neon", "i8mm": the names that DUALBINARY_ISA and describe() use.
 const char* isa_name(Isa isa);
 
-// Names of the detected x86 features that kernels depend on, for bug reports; empty on other CPUs.
+// Names of the detected features that kernels depend on, for bug reports; empty on CPUs that have no kernels.
 const std::vector<std::string>& cpu_features();
 
 }  // namespace dualbinary

@@ -20,6 +20,7 @@ std::string joined(const std::string& list, const std::string& item) {
 std::string kernel_json(const Kernel& kernel) {
   return "{\"name\": " + quoted(kernel.name) + ", \"isa\": " + quoted(isa_name(kernel.isa)) +
          ", \"accuracy_level\": " + std::to_string(kernel.accuracy_level) +
+         ", \"min_rows\": " + std::to_string(kernel.min_rows) +
          ", \"available\": " + (runs_here(kernel) ? "true" : "false") + "}";
 }
 

@@ -1,5 +1,6 @@
 #include "core/dispatch.h"
 
+#include <algorithm>
 #include <array>
 #include <cstdlib>
 #include <stdexcept>
@@ -16,6 +17,17 @@ constexpr std::array kInventory = {
 #include "kernels/kernels.inc"
 };
 #undef DUALBINARY_KERNEL
+
+// What DUALBINARY_ISA names; empty where it is not set.
+std::string_view forced_isa() {
+  const char* forced = std::getenv(kIsaVariable);
+  return forced == nullptr ? "" : forced;
+}
+
+// True if `forced` allows kernels of `isa`. An instruction set that adds to another one stands for both.
+bool allows(std::string_view forced, Isa isa) {
+  return forced.empty() || forced == isa_name(isa) || (forced == isa_name(Isa::kI8mm) && isa == Isa::kNeon);
+}
 
 bool serves(const Kernel& kernel, int accuracy_level) { return kernel.accuracy_level <= accuracy_level; }
 
@@ -43,15 +55,24 @@ std::span<const Kernel* const> inventory() { return kInventory; }
 bool runs_here(const Kernel& kernel) { return cpu_has(kernel.isa); }
 
 const Kernel& choose_kernel(int accuracy_level) {
-  const char* forced = std::getenv(kIsaVariable);
-  const bool any = forced == nullptr || *forced == '\0';
+  const std::string_view forced = forced_isa();
+  const bool there = forced.empty() || std::any_of(kInventory.begin(), kInventory.end(), [&](const Kernel* kernel) {
+                       return runs_here(*kernel) && forced == isa_name(kernel->isa);
+                     });
   for (const Kernel* kernel : kInventory) {
-    const bool wanted = any || std::string_view(forced) == isa_name(kernel->isa);
+    const bool wanted = there && kernel->packed_as == nullptr && allows(forced, kernel->isa);
     if (wanted && runs_here(*kernel) && serves(*kernel, accuracy_level)) return *kernel;
   }
-  throw std::invalid_argument(std::string(kIsaVariable) + "=" + (any ? "" : forced) +
+  throw std::invalid_argument(std::string(kIsaVariable) + "=" + std::string(forced) +
                               ": this machine and build have no such kernels; available: " + available(name_of_isa) +
                               ". Unset it to take the fastest.");
+}
+
+const Kernel* many_rows_kernel(const Kernel& kernel) {
+  for (const Kernel* other : kInventory) {
+    if (other->packed_as == &kernel && runs_here(*other) && allows(forced_isa(), other->isa)) return other;
+  }
+  return nullptr;
 }
 
 const Kernel& kernel_named(std::string_view name, int accuracy_level) {

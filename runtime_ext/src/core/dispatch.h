@@ -8,7 +8,7 @@
 
 namespace dualbinary {
 
-// Environment variable that forces one ISA: scalar, avx2 or avx512. Read whenever a kernel is chosen.
+// Environment variable that forces one ISA: a name of isa_name(). Read whenever a kernel is chosen.
 inline constexpr char kIsaVariable[] = "DUALBINARY_ISA";
 
 // All kernels in this build, fastest first.
@@ -20,6 +20,10 @@ bool runs_here(const Kernel& kernel);
 // The fastest kernel that runs here, keeps the promise of `accuracy_level` and has the ISA that DUALBINARY_ISA names,
 // if it is set. Throws where that ISA is unknown, not in this build, or not supported by this machine.
 const Kernel& choose_kernel(int accuracy_level);
+
+// The kernel that takes calls of many rows (Kernel::min_rows) from `kernel`, whose packed form it reads; null where
+// there is none, this machine cannot run it, or DUALBINARY_ISA names another ISA.
+const Kernel* many_rows_kernel(const Kernel& kernel);
 
 // The kernel of that name. Throws where there is none, it does not run here, or its results are too coarse for
 // `accuracy_level`.

@@ -66,6 +66,7 @@ void for_runs(std::int64_t items, std::int64_t tasks, const ParallelFor& paralle
 // One tile of rows of X and the same rows of Y.
 struct Tile {
   const Weight& weight;
+  const Kernel& kernel;
   Activations x;  // starts at the tile's first row
   std::int64_t rows;
   std::uint8_t* y;
@@ -96,7 +97,7 @@ void multiply_exact(const Tile& tile) {
 
 void multiply_tables(const Tile& tile, const Tables& tables) {
   const Shape& shape = tile.weight.shape();
-  const Kernel& kernel = tile.weight.kernel();
+  const Kernel& kernel = tile.kernel;
   std::array<bool, kMaxTileRows> regular{};
   for_runs(tile.rows, tile.rows * shape.K / kBuildWork, tile.parallel, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t m = begin; m < end; ++m) {
@@ -123,27 +124,30 @@ void multiply_tables(const Tile& tile, const Tables& tables) {
 }  // namespace
 
 void Weight::multiply(const Activations& x, std::int64_t rows, void* y, const ParallelFor& parallel) const {
-  const std::int64_t segment_bytes = shape_.segment_size * kernel_.digits * 4;  // 16 entries for 4 inputs
-  const std::int64_t row_bytes = shape_.segments * (segment_bytes + static_cast<std::int64_t>(sizeof(Segment)));
+  const Kernel& kernel = many_rows_ != nullptr && rows >= many_rows_->min_rows ? *many_rows_ : kernel_;
+  const std::int64_t entry_bytes = shape_.segments * shape_.segment_size * kernel.row_bytes_per_input;
+  const std::int64_t row_bytes = entry_bytes + shape_.segments * static_cast<std::int64_t>(sizeof(Segment));
   const std::int64_t most_rows = std::clamp<std::int64_t>(kTableBudget / row_bytes, 1, kMaxTileRows);
   // Tiles of equal size: a short last one would read all weights for little work.
   const std::int64_t tiles = std::max<std::int64_t>(1, ceil_div(rows, most_rows));
   const std::int64_t tile_rows = std::max<std::int64_t>(1, ceil_div(rows, tiles));
-  const Scratch scratch(static_cast<std::size_t>(tile_rows * row_bytes));
+  const std::int64_t paired_rows = tile_rows + tile_rows % 2;
+  const Scratch scratch(static_cast<std::size_t>(paired_rows * row_bytes));
   const std::size_t element = x.type == Element::kFloat16 ? 2 : 4;
   for (std::int64_t m = 0; m < rows; m += tile_rows) {
     const std::int64_t count = std::min(tile_rows, rows - m);
     const Tile tile{
         *this,
+        kernel,
         {static_cast<const std::uint8_t*>(x.data) + static_cast<std::size_t>(m * shape_.K) * element, x.type},
         count,
         static_cast<std::uint8_t*>(y) + static_cast<std::size_t>(m * shape_.N) * element,
         parallel};
-    if (kernel_.digits == 0) {
+    if (kernel.multiply == nullptr) {
       multiply_exact(tile);
       continue;
     }
-    auto* segments = reinterpret_cast<Segment*>(scratch.data() + shape_.segments * segment_bytes * count);
+    auto* segments = reinterpret_cast<Segment*>(scratch.data() + paired_rows * entry_bytes);
     multiply_tables(tile, {scratch.data(), segments, count});
   }
 }

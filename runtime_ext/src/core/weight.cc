@@ -20,8 +20,8 @@ void check_factors(const Shape& shape, const void* scales) {
 
 }  // namespace
 
-Weight::Weight(const Shape& shape, const Stored& stored, const Kernel& kernel)
-    : shape_(shape), stored_(stored), kernel_(kernel) {
+Weight::Weight(const Shape& shape, const Stored& stored, const Kernel& kernel, const Kernel* many_rows)
+    : shape_(shape), stored_(stored), kernel_(kernel), many_rows_(many_rows) {
   check_factors(shape, stored.scales);
   if (kernel.pack_block == nullptr) return;
   packed_ = Packed::get(shape, stored, kernel);

@@ -22,8 +22,9 @@ class Weight {
  public:
   // `planes` and `scales` must have planes_bytes() and scales_bytes() bytes, natural alignment, and stay readable as
   // long as the weight: packing reads them once, and the exact kernel reads them for activations that tables cannot
-  // hold. Throws std::invalid_argument where coded scales have a factor that is not finite.
-  Weight(const Shape& shape, const Stored& stored, const Kernel& kernel);
+  // hold. `many_rows`, if given, reads the form that `kernel` packs and takes the calls of many rows. Throws
+  // std::invalid_argument where coded scales have a factor that is not finite.
+  Weight(const Shape& shape, const Stored& stored, const Kernel& kernel, const Kernel* many_rows = nullptr);
 
   // Y [rows, N] of x.type = X [rows, K] times this weight. `y` must not overlap anything else. Safe to call from
   // several threads at once. Results do not depend on the number of threads. Throws std::bad_alloc.
@@ -41,6 +42,7 @@ class Weight {
   Shape shape_;
   Stored stored_;
   const Kernel& kernel_;
+  const Kernel* many_rows_;
   std::shared_ptr<const Packed> packed_;  // null for the exact kernel
 };
 

@@ -20,6 +20,13 @@
 // each of the four inputs of a nibble. The step of an entry is at most (4 max|x| / 2) / 32767, less than a, and a
 // nibble has one rounding error, whatever it selects.
 //
+// Another method ("level", for calls of many rows on CPUs that multiply matrices of bytes; arm_i8mm.cc): the planes and
+// scales of a group give each input one of 2^P levels. Levels are rounded to bytes, with a step and a least level of
+// their own for each output and group, inputs to 8 bits, with a step for each segment, and bytes are multiplied:
+//
+//   sum over a segment of level * x  ~=  step of x * (step of levels * sum of (byte * x byte) + least * sum of x bytes)
+//                                        + centre of the levels * (sum of x - step of x * sum of x bytes)
+//
 // This header is included by files that are compiled for one ISA, so it holds no function: an inline function compiled
 // there could be kept by the linker for everyone and then fail on an older CPU.
 #pragma once
@@ -32,7 +39,7 @@ namespace dualbinary {
 // kCode8 is for scales alone: see Stored.
 enum class Element : std::int32_t { kFloat32 = 0, kFloat16 = 1, kCode8 = 2 };
 
-enum class Isa : std::int32_t { kScalar = 0, kAvx2 = 1, kAvx512 = 2 };
+enum class Isa : std::int32_t { kScalar = 0, kAvx2 = 1, kAvx512 = 2, kNeon = 3, kI8mm = 4 };
 
 // Inputs in a segment, at most. One step for 128 inputs keeps level 4 within 8e-3 for any group_size (Gaussian input:
 // 6.5e-3 at 128), and sums of entries stay small: 32 nibbles * 255 = 8160 fits the 16-bit lanes of AVX2, and
@@ -75,11 +82,12 @@ struct Stored {
 // What a table kernel keeps of one segment of one row of X, beside the entries.
 struct Segment {
   float step;
-  std::int32_t start;
-  float sum;  // of the inputs, for the offset
+  std::int32_t start;  // of the level method: the sum of the bytes
+  float sum;           // of the inputs, for the offset; of the level method: of what their bytes miss
 };
 
 // Activation tables of `rows` rows. Entries: [segment][row][digit, lowest first][nibble][16]; segments: [segment][row].
+// The level method has bytes instead of entries, in its own order; there is room for one row more where rows is odd.
 struct Tables {
   std::uint8_t* entries;
   Segment* segments;
@@ -108,9 +116,13 @@ struct Product {
 struct Kernel {
   const char* name;
   Isa isa;
-  int accuracy_level;  // the lowest level whose promise the kernel keeps; it may serve higher ones
-  int block_rows;      // outputs in a packed block
-  int digits;          // of a table entry, a byte each; 0 for the exact kernel
+  int accuracy_level;       // the lowest level whose promise the kernel keeps; it may serve higher ones
+  int block_rows;           // outputs in a packed block
+  int row_bytes_per_input;  // of prepared activations; 0 for the exact kernel, which prepares none
+  // A kernel for calls of many rows may read the packed form of another one, which then serves the other calls: a
+  // weight that was packed for `packed_as` takes this kernel from `min_rows` rows on. Null: stands for itself.
+  const Kernel* packed_as;
+  int min_rows;
   // Bytes of one packed block.
   std::size_t (*block_bytes)(const Shape&);
   // Rearranges block number `block` of the stored weight; outputs past N become zero.

@@ -317,14 +317,15 @@ bool store_block(const Product& a, std::int64_t block, const float* y) {
   return special.reduce_add() == 0;
 }
 
-template <class Policy, int kDigits, int kLines>
-bool multiply_blocks(const Product& a) {
+// Calls add(SegmentView) for all segments of each block in turn and stores the block's results; returns whether all are
+// finite. `entry_bytes` is what a segment takes of the tables, all rows.
+template <class Policy, class AddSegment>
+bool for_blocks(const Product& a, std::int64_t entry_bytes, const AddSegment& add) {
   const Shape& shape = *a.shape;
   const std::int64_t rows = a.tables.rows;
   const std::int64_t group_segments = shape.group_size / shape.segment_size;
   const std::size_t scale_bytes = PackedLayout<Policy>::scale_bytes(shape);
   const std::size_t segment_bytes = PackedLayout<Policy>::segment_bytes(shape);
-  const std::int64_t table_bytes = kLines * kLineInputs * kDigits * kTableEntries / kNibble * rows;
   const bool coded = shape.scale_type == Element::kCode8;
   const Element scale_type = coded ? Element::kFloat32 : shape.scale_type;
   CodedScales<Policy> decoded;
@@ -343,14 +344,20 @@ bool multiply_blocks(const Product& a) {
         scales = coded ? reinterpret_cast<const std::uint8_t*>(decoded.values) : at;
         at += scale_bytes;
       }
-      accumulate_segment<Policy, kDigits, kLines>(
-          shape, {at, scales, scale_type, a.tables.entries + s * table_bytes, a.tables.segments + s * rows, rows, y});
+      add(SegmentView{at, scales, scale_type, a.tables.entries + s * entry_bytes, a.tables.segments + s * rows, rows, y});
       at += segment_bytes;
     }
     finite &= a.y_type == Element::kFloat16 ? store_block<Policy, std::uint16_t>(a, block, y)
                                             : store_block<Policy, float>(a, block, y);
   }
   return finite;
+}
+
+template <class Policy, int kDigits, int kLines>
+bool multiply_blocks(const Product& a) {
+  return for_blocks<Policy>(
+      a, kLines * kLineInputs * kDigits * kTableEntries / kNibble * a.tables.rows,
+      [&](const SegmentView& view) { accumulate_segment<Policy, kDigits, kLines>(*a.shape, view); });
 }
 
 template <class Policy, int kDigits>
@@ -374,7 +381,9 @@ constexpr Kernel table_kernel(const char* name, Isa isa) {
           .isa = isa,
           .accuracy_level = kDigits == 1 ? 4 : 0,
           .block_rows = Policy::kBlockRows,
-          .digits = kDigits,
+          .row_bytes_per_input = kDigits * kTableEntries / kNibble,
+          .packed_as = nullptr,
+          .min_rows = 1,
           .block_bytes = PackedLayout<Policy>::block_bytes,
           .pack_block = pack_block<Policy>,
           .build_tables = build_tables<Policy, kDigits>,

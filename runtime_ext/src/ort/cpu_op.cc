@@ -125,7 +125,8 @@ std::unique_ptr<CpuKernel> create(const CpuOp& op, const OrtApi& api, const OrtK
   const Shape shape = check_inputs(spec, x, read_info(api, planes), read_info(api, scales)).value();
   const Stored stored{static_cast<const std::uint8_t*>(tensor_data(api, planes)), tensor_data(api, scales)};
   const Kernel& kernel = choose_kernel(static_cast<int>(spec.accuracy_level));
-  return std::make_unique<CpuKernel>(CpuKernel{api, std::move(where), Weight(shape, stored, kernel)});
+  return std::make_unique<CpuKernel>(
+      CpuKernel{api, std::move(where), Weight(shape, stored, kernel, many_rows_kernel(kernel))});
 }
 
 OrtStatus* ORT_API_CALL create_kernel(const OrtCustomOp* op, const OrtApi* runtime_api, const OrtKernelInfo* info,
