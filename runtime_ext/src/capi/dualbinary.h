@@ -61,9 +61,9 @@ DUALBINARY_API const char* dualbinary_digest(void);
 DUALBINARY_API const char* dualbinary_describe(const char** json);
 
 /* Checks and packs a weight; weights of equal content share the packed copy, and large ones are packed by several
- * threads of their own. `kernel` is a name from the inventory, or NULL for the best; then calls of many rows may be given
- * to another kernel that reads the same packed form. The sizes are those of the two buffers, which must stay readable and
- * unchanged until the weight is destroyed, and be aligned for their elements.
+ * threads of their own. `kernel` is a name from the inventory, or NULL for the best; then calls of many rows may be
+ * given to another kernel that reads the same packed form. The sizes are those of the two buffers, which must stay
+ * readable and unchanged until the weight is destroyed, and be aligned for their elements.
  */
 DUALBINARY_API const char* dualbinary_weight_create(const dualbinary_spec* spec, const void* planes,
                                                     size_t planes_bytes, const void* scales, size_t scales_bytes,
