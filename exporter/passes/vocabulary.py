@@ -158,8 +158,11 @@ class VocabularyPass(ir.passes.InPlacePass):
         scales = build.cast(table.scales, self._dtype)
         if len(table.codes) == 1:
             return [scales]
-        factor = build.constant("half_range", np.array(_HALF_RANGE, self._dtype.numpy()))
-        return [build("Mul", scales, factor), scales]
+        # As float32: ONNX Runtime 1.32 has no float16 product on a CPU, so it would fold this one only after MatMulNBits
+        # has packed its weights, which at accuracy level 4 then multiplies without scales.
+        factor = build.constant("half_range", np.array(_HALF_RANGE, np.float32))
+        wide = build("Mul", build.cast(table.scales, ir.DataType.FLOAT), factor)
+        return [build.cast(wide, self._dtype), scales]
 
 
 def _table_shape(weight: ir.Value | None) -> tuple[int, int]:

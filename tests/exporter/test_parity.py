@@ -36,9 +36,11 @@ def test_fallback_agrees_with_transformers_without_the_library(pristine_model, e
 
 
 @pytest.mark.parametrize("fallback", ["ort4", "standard"])
-@pytest.mark.parametrize("dtype", ["fp32", "fp16"])
-def test_fallback_of_coded_scales_agrees_without_the_library(pristine_model, exported, fallback, dtype):
-    result, out = exported(pristine_model("qwen2"), fallback=fallback, dtype=dtype, scale_bits=8)
+@pytest.mark.parametrize(("dtype", "level"), [("fp32", 0), ("fp16", 0), ("fp16", 4)])
+@pytest.mark.parametrize("scale_bits", [8, 16])
+def test_fallback_agrees_for_all_types_of_scales(pristine_model, exported, fallback, dtype, level, scale_bits):
+    options = {"dtype": dtype, "accuracy_level": level, "scale_bits": scale_bits}
+    result, out = exported(pristine_model("qwen2"), fallback=fallback, **options)
 
     assert check(result, out, None).passed
 
@@ -53,6 +55,7 @@ def test_fallback_of_coded_scales_agrees_without_the_library(pristine_model, exp
         {"scale_bits": 8},
         {"scale_bits": 8, "planes": 2, "group_size": 96, "accuracy_level": 4},
         {"accuracy_level": 4},
+        {"accuracy_level": 4, "dtype": "fp16"},
         {"embedding_bits": 4},
         {"embedding_bits": 16},
         {"embedding_bits": 32, "dtype": "fp16"},
