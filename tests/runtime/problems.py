@@ -88,9 +88,9 @@ class Problem:
         steps = segments.max(axis=2) / INPUT_RANGE
         per_segment = self.group_size // segments.shape[2]
         scales = self.magnitudes.repeat(per_segment, axis=2)  # [C, N, segments]
-        variable = scale_values(self.scales)[: len(self.planes)]  # without the offset
+        variable = scale_values(self.scales)[: len(self.planes)].astype(np.float32)  # exact; without the offset
         dense = dequantize(self.planes, variable, segments.shape[1] * segments.shape[2], self.group_size)
-        centre = variable.sum(axis=0).repeat(per_segment, axis=1) / 2  # [N, segments]
+        centre = variable.sum(axis=0, dtype=np.float64).repeat(per_segment, axis=1) / 2  # [N, segments]
         weights = np.abs(dense.reshape(self.N, *segments.shape[1:]) - centre[..., None]).sum(axis=2)  # [N, segments]
         of_inputs = (0.5 + 3 * EPS * INPUT_RANGE) * np.einsum("ms,ns->mn", steps, weights)
         level_steps = scales[: len(self.planes)].sum(axis=0) / LEVEL_RANGE
