@@ -158,7 +158,7 @@ class VocabularyPass(ir.passes.InPlacePass):
         scales = build.cast(table.scales, self._dtype)
         if len(table.codes) == 1:
             return [scales]
-        # As float32: ONNX Runtime 1.32 has no float16 product on a CPU, so it would fold this one only after MatMulNBits
+        # As float32: ONNX Runtime 1.32 has no float16 product on a CPU and would fold this one only after MatMulNBits
         # has packed its weights, which at accuracy level 4 then multiplies without scales.
         factor = build.constant("half_range", np.array(_HALF_RANGE, np.float32))
         wide = build("Mul", build.cast(table.scales, ir.DataType.FLOAT), factor)
