@@ -344,7 +344,8 @@ bool for_blocks(const Product& a, std::int64_t entry_bytes, const AddSegment& ad
         scales = coded ? reinterpret_cast<const std::uint8_t*>(decoded.values) : at;
         at += scale_bytes;
       }
-      add(SegmentView{at, scales, scale_type, a.tables.entries + s * entry_bytes, a.tables.segments + s * rows, rows, y});
+      add(SegmentView{at, scales, scale_type, a.tables.entries + s * entry_bytes, a.tables.segments + s * rows, rows,
+                      y});
       at += segment_bytes;
     }
     finite &= a.y_type == Element::kFloat16 ? store_block<Policy, std::uint16_t>(a, block, y)

@@ -67,8 +67,8 @@ struct F32x16 {
   float reduce_max() const { return vmaxvq_f32(vmaxq_f32(vmaxq_f32(q[0], q[2]), vmaxq_f32(q[1], q[3]))); }
   // Rounds to nearest even, as 32-bit integers.
   int32x4_t rounded(int quarter) const { return vcvtnq_s32_f32(q[quarter]); }
-  // Rounds four vectors to nearest even, adds `bias`, which is their largest magnitude, and stores the sums as digits of
-  // 8 bits: digit d of all 64, lowest first, at p + d * stride.
+  // Rounds four vectors to nearest even, adds `bias`, which is their largest magnitude, and stores the sums as digits
+  // of 8 bits: digit d of all 64, lowest first, at p + d * stride.
   template <int kDigits>
   static void store_digits(const F32x16* four, std::int32_t bias, std::uint8_t* p, std::size_t stride) {
     static_assert(kDigits <= 2);
