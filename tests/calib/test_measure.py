@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from calib.measure import PreferenceTable, frequency_classes, layer_statistics
 from dualbinary import InputError, dequantize
-from tests.contract.strategies import cases
+from tests.contract.strategies import FLOATS, cases
 
 
 def moments(rng, K):
@@ -20,7 +20,7 @@ def naive_correlation(a, b):
     return (a * b).sum() / np.sqrt((a * a).sum() * (b * b).sum())
 
 
-@given(cases())
+@given(cases(FLOATS))
 def test_layer_statistics_are_those_of_outputs_computed_one_by_one(case):
     weight = case.rng.standard_normal((case.N, case.K))
     x, hessian = moments(case.rng, case.K)
@@ -45,7 +45,7 @@ def test_layer_statistics_are_those_of_outputs_computed_one_by_one(case):
     assert got["corr_residual"] == pytest.approx(residuals, abs=1e-4)
 
 
-@given(cases())
+@given(cases(FLOATS))
 def test_level_shares_count_weights_from_the_lowest_level_of_their_group_up(case):
     planes, scales = torch.from_numpy(case.planes), torch.from_numpy(case.scales)
     got = layer_statistics(torch.ones(case.N, case.K), planes, scales, case.group_size, None)
