@@ -19,9 +19,7 @@ from torch.nn.utils import parametrize
 from tqdm import trange
 
 from calib.config import CalibConfig
-from calib.data.collect import collect
-from calib.data.documents import read_documents
-from calib.data.windows import tokenize
+from calib.data.collect import collect, first_windows
 from calib.layers import QuantLinear
 from calib.losses import LossWeights, chunk_size, sequence_loss
 from calib.models.blocks import autocast, compute_dtype
@@ -101,12 +99,7 @@ def _command(args: argparse.Namespace) -> None:
         raise InputError(
             f"the text is {len(training)} windows, expected one for each of {args.steps} steps; lower --steps"
         )
-    ids = torch.cat(
-        [torch.from_numpy(part) for part in tokenize(args.model_dir, read_documents((str(args.test),), None))]
-    )
-    if len(ids) < args.windows * args.length:
-        raise InputError(f"{args.test}: {len(ids)} tokens, expected {args.windows} windows of {args.length}")
-    test = ids[: args.windows * args.length].view(args.windows, args.length).long()
+    test = first_windows(args.model_dir, (str(args.test),), args.windows, args.length, vocabulary).long()
     tuned = _Tuned(source, compute_dtype("auto", "cpu"))
     before = tuned.perplexity(test)
     tuned.tune(training[: args.steps], config.e2e.scale_rate, config.e2e.warmup)

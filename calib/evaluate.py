@@ -20,8 +20,7 @@ from torch import Tensor
 from torch.nn import Module
 from tqdm import tqdm
 
-from calib.data.documents import read_documents
-from calib.data.windows import tokenize
+from calib.data.collect import first_windows
 from calib.layers import Format
 from calib.losses import chunk_size, cross_entropy, kl_divergence
 from calib.models.blocks import autocast, compute_dtype
@@ -129,7 +128,8 @@ def _command(args: argparse.Namespace) -> None:
     if len(formats) > 1:
         raise InputError("checkpoints of different formats: expected one format, evaluate them one by one")
     source = SourceModel(args.model_dir, formats.pop() if formats else Format())
-    windows = _windows(args.model_dir, tuple(args.text), args.windows, args.length)
+    vocabulary = source.model.config.get_text_config().vocab_size
+    windows = first_windows(args.model_dir, tuple(args.text), args.windows, args.length, vocabulary)
     device = Team.launched(args.device).device
     with tqdm(unit="window", disable=args.quiet or not sys.stderr.isatty(), file=sys.stderr) as bar:
 
@@ -144,12 +144,3 @@ def _command(args: argparse.Namespace) -> None:
         return
     for one in results:
         print(f"{one.name}: perplexity {one.perplexity:.3f}, KL {one.kl:.4f}, same top token {one.agreement:.3f}")
-
-
-def _windows(directory: Path, text: tuple[str, ...], count: int, length: int) -> Tensor:
-    tokens = torch.cat([torch.from_numpy(ids) for ids in tokenize(directory, read_documents(text, None))])
-    if len(tokens) < count * length:
-        raise InputError(
-            f"the text has {len(tokens)} tokens, expected {count} windows of {length}; lower --windows or give more"
-        )
-    return tokens[: count * length].view(count, length)

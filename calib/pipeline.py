@@ -28,7 +28,7 @@ from calib.initialisers.base import Initialised
 from calib.initialisers.stored import from_planes
 from calib.layers import QuantLinear, quant_linears
 from calib.measure import layer_statistics
-from calib.models.blocks import compute_dtype
+from calib.models.blocks import choose_attention, compute_dtype
 from calib.models.source import SourceModel, parameter_count
 from calib.parallel import ALONE, Team
 from calib.report.record import RECORD_FILE, RECORD_VERSION, write_record
@@ -46,9 +46,6 @@ __all__ = ["RunResult", "run"]
 WINDOWS = "windows"  # the result that holds the tokens
 WORK_SUFFIX = ".work"
 GENERATED_SUFFIX = ".generated.safetensors"  # text that the model wrote, for --generated of other runs
-# Up to this many tokens in a window, attention on a CPU is made of its own products and a softmax: its gradient takes a
-# third of the time of PyTorch's fused kernel, for heads * T numbers more of memory a token.
-EXPLICIT_ATTENTION = 512
 
 Progress = Callable[..., None]
 
@@ -96,8 +93,7 @@ def run(
     if team.leads and out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
         raise InputError(f"{out_dir}: exists and isn't empty; expected a new directory")
     source = SourceModel(model_dir, config.format.format, config.skip)
-    if team.device == "cpu" and config.data.length <= EXPLICIT_ATTENTION:
-        source.model.set_attn_implementation("eager")
+    choose_attention(source, team.device, config.data.length)
     start = _start(config)
     identity = {"config": config.to_json(), "model": _fingerprint(source), "dualbinary": release()}
     work_path = out_dir.with_name(out_dir.name + WORK_SUFFIX)

@@ -14,7 +14,7 @@ from calib.data.generate import load_windows
 from calib.data.windows import load_tokenizer, pack_windows, separator_token, tokenize
 from dualbinary import InputError
 
-__all__ = ["MOST_TOKENS", "collect"]
+__all__ = ["MOST_TOKENS", "collect", "first_windows"]
 
 MOST_TOKENS = 64_000_000  # of text that is read; a run uses a hundredth of it, and 250 MB of memory hold it
 
@@ -67,6 +67,23 @@ def collect(
         "generated_file": config.generated and str(config.generated),
     }
     return windows, origin
+
+
+def first_windows(directory: Path, files: tuple[str, ...], count: int, length: int, vocabulary: int) -> Tensor:
+    """The first `count` windows of a text to measure on, int32 [count, length], read as it is, file after file.
+
+    No special tokens, and no more is read than that takes. Raises InputError where the text is shorter.
+    """
+    if count < 1 or length < 2:
+        raise InputError(f"--windows {count} --length {length}: expected at least 1 window of 2 tokens")
+    wanted = count * length
+    documents = tokenize(directory, read_documents(files, None), vocabulary=vocabulary, most=wanted)
+    tokens = torch.cat([torch.empty(0, dtype=torch.int32), *map(torch.from_numpy, documents)])
+    if len(tokens) < wanted:
+        raise InputError(
+            f"the text has {len(tokens)} tokens, expected {count} windows of {length}; lower --windows or give more"
+        )
+    return tokens.view(count, length)
 
 
 def _text(

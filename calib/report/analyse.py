@@ -6,11 +6,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from calib.data.documents import expand, read_documents
-from calib.data.windows import tokenize
+from calib.data.collect import first_windows
+from calib.data.documents import expand
 from calib.models.source import SourceModel
 from calib.report.analyses import AFTER, ANALYSES_VERSION, BEFORE, write_analyses
 from calib.report.landscape import POINTS, landscape
@@ -63,7 +60,8 @@ def analyse(
         raise InputError(f"--layer {chosen}: the model has no such layer; expected a name such as {names[0]}")
     if points < 3 or points % 2 == 0:
         raise InputError(f"--points {points}: expected an odd number from 3, so that the layer itself is in the middle")
-    tokens = _windows(source, text)
+    vocabulary = source.model.config.get_text_config().vocab_size
+    tokens = first_windows(model_dir, text.files, text.windows, text.length, vocabulary)
     value = {
         "version": ANALYSES_VERSION,
         "dualbinary": release(),
@@ -80,19 +78,3 @@ def analyse(
     }
     write_analyses(directory, value)
     return value
-
-
-def _windows(source: SourceModel, text: Text) -> Tensor:
-    """The first windows of the text, int32 [W, T]."""
-    if text.windows < 1 or text.length < 2:
-        raise InputError(f"--windows {text.windows} --length {text.length}: expected at least 1 window of 2 tokens")
-    wanted = text.windows * text.length
-    vocabulary = source.model.config.get_text_config().vocab_size
-    documents = tokenize(source.directory, read_documents(text.files, None), vocabulary=vocabulary, most=wanted)
-    tokens = torch.cat([torch.empty(0, dtype=torch.int32), *map(torch.from_numpy, documents)])
-    if len(tokens) < wanted:
-        raise InputError(
-            f"the text has {len(tokens)} tokens, expected {text.windows} windows of {text.length}; "
-            "lower --windows or give more"
-        )
-    return tokens.view(text.windows, text.length)

@@ -168,7 +168,7 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bytes(model, tm
 
 def test_evaluation_of_a_model_and_its_checkpoint(model, finished, tmp_path, capsys, monkeypatch):
     windows = torch.randint(0, 256, (3, 32), generator=torch.Generator().manual_seed(1))
-    monkeypatch.setattr("calib.evaluate._windows", lambda *_: windows)
+    monkeypatch.setattr("calib.evaluate.first_windows", lambda *_: windows)
     arguments = [str(model), str(finished), "--text", "any.txt", "--json", "--device", "cpu"]
     assert main(["eval", *arguments]) == 0
     full, student = json.loads(capsys.readouterr().out)["models"]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from runtime_ext import describe
 from runtime_ext.capi import Weight
 from tests.runtime.problems import Problem, make_problem
 
@@ -35,15 +36,14 @@ def save_problems(path: Path, problems: Iterable[Problem]) -> None:
 def results(path: Path, kernels: Iterable[str]) -> dict[str, np.ndarray]:
     """Y of each problem, as "<problem> <kernel>"; a kernel serves the lowest level it can."""
     stored = np.load(path)
+    levels = {kernel["name"]: kernel["accuracy_level"] for kernel in describe()["kernels"]}
     found = {}
     for i in (name for name in stored.files if name.isdecimal()):
         K, N, group_size = map(int, stored[i])
         problem = Problem(stored[f"{i}.x"], stored[f"{i}.planes"], stored[f"{i}.scales"], K, N, group_size)
         for kernel in kernels:
-            level = 4 if "8_" in kernel else 0
-            with Weight(
-                problem.planes, problem.scales, K=K, group_size=group_size, accuracy_level=level, kernel=kernel
-            ) as weight:
+            form = {"K": K, "group_size": group_size, "accuracy_level": levels[kernel], "kernel": kernel}
+            with Weight(problem.planes, problem.scales, **form) as weight:
                 found[f"{i} {kernel}"] = weight.multiply(problem.x)
     return found
 
