@@ -18,7 +18,7 @@ class Preset:
 
 
 PRESETS = {
-    "fast": Preset("the default: 135 million weights in about 25 minutes of one core"),
+    "fast": Preset("the default: 135 million weights in about 15 minutes on two cores"),
     "best": Preset(
         "a harder start and three times the steps, for what more text still gives",
         init={"windows": 128, "refits": 4, "polishes": 2},
