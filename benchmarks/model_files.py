@@ -95,7 +95,8 @@ def _gguf(kind: str) -> Callable[[Path, Path], None]:
 
 def _genai(work: Path, path: Path) -> None:
     cache = work / "builder-cache"
-    options = ("block_size=128", "accuracy_level=4")
+    # Pruned: logits of the last token alone, as in the other engines.
+    options = ("block_size=128", "accuracy_level=4", "prune_lm_head=true")
     _run(
         *(sys.executable, "-m", "onnxruntime_genai.models.builder", "-i", work / "hf", "-o", path.parent),
         *("-p", "int4", "-e", "cpu", "-c", cache, "--extra_options", *options),

@@ -3,7 +3,8 @@
     python -m benchmarks.perplexity OUT.onnx --text FILE [--windows 40] [--length 512] [--no-library] [--json]
 
 The text is read as it is and tokenised once, without special tokens. The first windows of `length` tokens, which do not
-overlap, are fed one by one; the mean is over the length - 1 next-token predictions of each:
+overlap, are fed one by one, at once where the model gives logits behind every token, and otherwise token by token
+through its cache, which takes minutes; the mean is over the length - 1 next-token predictions of each:
 
     perplexity = exp( - mean over windows and positions of log p(token[i+1] | token[0..i]) )
 
@@ -25,30 +26,44 @@ from tqdm import tqdm
 
 from dualbinary import InputError
 from dualbinary.console import add_common_options, run
-from runtime_ext.decoder import CACHE_TYPES, session_options
+from runtime_ext.decoder import CACHE_TYPES, PAST, PRESENT, session_options
 
 __all__ = ["perplexity"]
 
 
 def perplexity(session: ort.InferenceSession, windows: npt.NDArray[np.int64], *, progress: bool = False) -> float:
     """Perplexity of the model over `windows`, int64 [windows, length]."""
-    inputs = {value.name: value for value in session.get_inputs()}
-    past = {
-        name: np.zeros((1, value.shape[1], 0, value.shape[3]), CACHE_TYPES[value.type])
-        for name, value in inputs.items()
-        if name.startswith("past_key_values.")
-    }
-    length = windows.shape[1]
     total = 0.0
     for window in tqdm(windows, unit="window", disable=not progress, file=sys.stderr):
-        feeds = {"input_ids": window[None], "attention_mask": np.ones((1, length), np.int64), **past}
-        if "position_ids" in inputs:
-            feeds["position_ids"] = np.arange(length, dtype=np.int64)[None]
-        logits = np.asarray(session.run(["logits"], feeds)[0])[0, :-1].astype(np.float64)  # [length - 1, vocabulary]
+        logits = _logits(session, window)[:-1].astype(np.float64)  # [length - 1, vocabulary]
         top = logits.max(axis=1, keepdims=True)
         log_sum = np.log(np.exp(logits - top).sum(axis=1)) + top[:, 0]
         total += float((log_sum - np.take_along_axis(logits, window[1:, None], axis=1)[:, 0]).mean())
     return math.exp(total / len(windows))
+
+
+def _logits(session: ort.InferenceSession, window: npt.NDArray[np.int64]) -> npt.NDArray[np.floating]:
+    """Logits [length, vocabulary] behind every token of a window."""
+    inputs = {value.name: value for value in session.get_inputs()}
+    past = {
+        name: np.zeros((1, value.shape[1], 0, value.shape[3]), CACHE_TYPES[value.type])
+        for name, value in inputs.items()
+        if name.startswith(PAST)
+    }
+    single = next(value.shape[1] for value in session.get_outputs() if value.name == "logits") == 1
+    names = [value.name for value in session.get_outputs()] if single else ["logits"]
+    step = 1 if single else len(window)
+    rows = []
+    for begin in range(0, len(window), step):
+        end = begin + step
+        feeds = {"input_ids": window[None, begin:end], "attention_mask": np.ones((1, end), np.int64), **past}
+        if "position_ids" in inputs:
+            feeds["position_ids"] = np.arange(begin, end, dtype=np.int64)[None]
+        outputs = dict(zip(names, session.run(names, feeds), strict=True))
+        rows.append(np.asarray(outputs["logits"])[0])
+        if single:
+            past = {name: outputs[PRESENT + name.removeprefix(PAST)] for name in past}
+    return np.concatenate(rows)
 
 
 def _windows(model: Path, text: Path, count: int, length: int) -> npt.NDArray[np.int64]:

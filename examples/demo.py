@@ -41,7 +41,7 @@ class Row:
 def command(args: argparse.Namespace) -> None:
     """Run the steps and print the table."""
     _run("examples.smollm2", MODEL)
-    reference, exported = OUTPUT / "fp32" / "model.onnx", OUTPUT / "dualbinary" / "model.onnx"
+    reference, exported = OUTPUT / "float32" / "model.onnx", OUTPUT / "dualbinary" / "model.onnx"
     _run("examples.reference", MODEL, reference.parent)
     _run("exporter", MODEL, exported, "--check", "--force")
     _run("runtime_ext", "generate", exported, "--prompt", PROMPT, "--max-new-tokens", "16")

@@ -1,4 +1,4 @@
-"""A full-precision ONNX export to compare with: the same graph builder, plain float32 weights.
+"""A full-precision ONNX export to compare with: the same graph builder, plain float32 weights, the last logits.
 
 python -m examples.reference MODEL_DIR OUT_DIR      write OUT_DIR/model.onnx and the files a runtime needs beside it
 """
@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 
 from dualbinary import console
+from exporter.passes.last_logits import LastLogitsPass
 
 __all__ = ["export_reference"]
 
@@ -25,6 +26,9 @@ def export_reference(model_directory: Path, output_directory: Path) -> Path:
 
     output_directory.parent.mkdir(parents=True, exist_ok=True)
     package = mobius.build(str(model_directory), dtype="f32", execution_provider="cpu")
+    model = package["model"]
+    logits = next(value for value in model.graph.outputs if value.name == "logits")
+    LastLogitsPass(logits.producer())(model)  # the same work as the export's
     with tempfile.TemporaryDirectory(dir=output_directory.parent) as scratch:
         whole = Path(scratch) / "reference"
         export_package(package, str(whole), local_config_dir=str(model_directory), progress_bar=False)

@@ -12,7 +12,7 @@ from typing import Any
 
 from dualbinary import OP, DualBinaryError, InputError
 from dualbinary.console import add_common_options, run
-from exporter.options import FALLBACKS, PLAIN_PLANES, SCALE_BITS, ExportOptions
+from exporter.options import FALLBACKS, LOGITS, PLAIN_PLANES, SCALE_BITS, ExportOptions
 from exporter.output import check_output
 
 __all__ = ["main"]
@@ -113,6 +113,12 @@ def _add_graph_options(result: argparse.ArgumentParser) -> None:
         help="bits of token embedding and head (default 8)",
     )
     graph.add_argument(
+        "--logits",
+        default="last",
+        choices=LOGITS,
+        help="last: behind the last token only, which is what generating takes; all: behind every token (default last)",
+    )
+    graph.add_argument(
         "--fallback",
         default="ort4",
         choices=FALLBACKS,
@@ -139,6 +145,7 @@ def _command(args: argparse.Namespace) -> None:
         accuracy_level=args.accuracy_level,
         dtype=args.dtype,
         embedding_bits=args.embedding_bits,
+        logits=args.logits,
         fallback=args.fallback,
         target=args.target,
     )

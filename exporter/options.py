@@ -4,9 +4,10 @@ from dataclasses import dataclass
 
 from dualbinary import OP, InputError
 
-__all__ = ["FALLBACKS", "PLAIN_PLANES", "SCALE_BITS", "ExportOptions"]
+__all__ = ["FALLBACKS", "LOGITS", "PLAIN_PLANES", "SCALE_BITS", "ExportOptions"]
 
 FALLBACKS = ("ort4", "ort2", "standard", "none")
+LOGITS = ("last", "all")
 SCALE_BITS = (8, 16)
 
 # Planes for a directory without trained planes. Two planes fitted without data ruin a model; four with an offset hold
@@ -25,6 +26,7 @@ class ExportOptions:
     accuracy_level: what kernels may do to activations: 0 keeps 15 bits or better, 4 allows int8.
     dtype: element type of activations, KV cache and everything that is not quantised: "fp32" or "fp16".
     embedding_bits: 4, 8, 16 or 32 for the token embedding and the head.
+    logits: "last" gives the logits [batch, 1, V] behind the last token of what is fed, "all" those behind every one.
     fallback: body of the model-local function that runs the op where the library is absent.
     target: "cpu" or "cuda": what genai_config.json selects.
     """
@@ -36,6 +38,7 @@ class ExportOptions:
     accuracy_level: int = 0
     dtype: str = "fp32"
     embedding_bits: int = 8
+    logits: str = "last"
     fallback: str = "ort4"
     target: str = "cpu"
 
@@ -52,6 +55,7 @@ class ExportOptions:
             ("--accuracy-level", self.accuracy_level, OP.attribute("accuracy_level").values),
             ("--dtype", self.dtype, ("fp32", "fp16")),
             ("--embedding-bits", self.embedding_bits, (4, 8, 16, 32)),
+            ("--logits", self.logits, LOGITS),
             ("--fallback", self.fallback, FALLBACKS),
             ("--target", self.target, ("cpu", "cuda")),
         ):

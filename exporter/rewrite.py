@@ -10,6 +10,7 @@ from exporter.graph import BuiltGraph
 from exporter.options import ExportOptions
 from exporter.passes.fallback import fallback_function
 from exporter.passes.group_query_attention import GroupQueryAttentionPass
+from exporter.passes.last_logits import LastLogitsPass
 from exporter.passes.linear import DualBinaryLinearPass, Linear, PlaneFormat, PlaneNode, find_linears
 from exporter.passes.lower_opset import LowerOpsetPass
 from exporter.passes.pack_qkv import PackQkvPass
@@ -53,6 +54,8 @@ def rewrite(graph: BuiltGraph, weights: Weights, options: ExportOptions) -> Rewr
     linear_pass(model)
     pack_pass = PackQkvPass()
     pack_pass(model)
+    if options.logits == "last":
+        LastLogitsPass(head and head.matmul)(model)
     tied = head is not None and embedding is not None and _tied(head, embedding, weights)
     vocabulary = VocabularyPass(
         embedding, head, tied=tied, bits=options.embedding_bits, dtype=dtype, accuracy_level=options.accuracy_level

@@ -6,7 +6,7 @@ The model's inputs and outputs are those of onnxruntime-genai, for L layers:
     attention_mask          int64 [1, t]                ones; t counts the tokens in the cache and the new ones
     position_ids            int64 [1, s]                only where the model declares it
     past_key_values.i.key   float [1, H, length, D]     and .value, for i in 0..L-1
-    logits                  float [1, s, vocabulary]
+    logits                  float [1, n, vocabulary]    n is s, or 1 where the model keeps the last alone
     present.i.key           float [1, H, length, D]     and .value
 
 Where the configuration allows a shared buffer (GroupQueryAttention), `length` is the capacity of the cache, and past
@@ -26,10 +26,10 @@ import runtime_ext
 from dualbinary import DualBinaryError, InputError
 from runtime_ext.config import DecoderConfig
 
-__all__ = ["Decoder", "session_options"]
+__all__ = ["CACHE_TYPES", "PAST", "PRESENT", "PROMPT_CHUNK", "Decoder", "session_options"]
 
-# A prompt is read in pieces of this many tokens: logits are float32 [s, vocabulary], so with a vocabulary of 150,000 a
-# piece takes 154 MB, where a prompt of 8,192 tokens at once would take 5 GB.
+# A prompt is read in pieces of this many tokens. Attention holds scores [heads, s, t] at once; and models that give
+# logits of all s tokens, in float32, take 154 MB for a piece where the vocabulary has 150,000 words.
 PROMPT_CHUNK = 256
 
 CACHE_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}

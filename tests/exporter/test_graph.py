@@ -49,6 +49,14 @@ def test_inputs_and_outputs_have_the_names_that_runtimes_expect(pristine_model, 
     ]
 
 
+@pytest.mark.parametrize(("logits", "positions"), [("last", 1), ("all", "sequence_len")])
+def test_logits_declare_how_many_positions_they_have(pristine_model, exported, logits, positions):
+    _, out = exported(pristine_model("llama"), logits=logits)
+
+    session = ort.InferenceSession(str(out), providers=["CPUExecutionProvider"])
+    assert session.get_outputs()[0].shape == ["batch", positions, VOCABULARY]
+
+
 def test_positions_stay_an_input_where_the_model_looks_them_up(pristine_model, exported):
     _, out = exported(pristine_model("gpt2"))
 

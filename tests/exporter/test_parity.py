@@ -15,13 +15,24 @@ from tests.exporter.tiny_models import CONFIGS, edit_config
 @pytest.mark.parametrize("dtype", ["fp32", "fp16"])
 @pytest.mark.parametrize("name", CONFIGS)
 def test_export_agrees_with_transformers(pristine_model, exported, library, name, dtype):
-    result, out = exported(pristine_model(name), dtype=dtype)
+    result, out = exported(pristine_model(name), dtype=dtype, logits="all")
 
     outcome = check(result, out, library)
 
     assert outcome.passed, outcome
+    assert outcome.tokens == 40
     assert outcome.kernel == "library"
     assert outcome.top1 >= 0.95
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_logits_of_the_last_token_agree_with_transformers(pristine_model, exported, library, name):
+    result, out = exported(pristine_model(name))
+
+    outcome = check(result, out, library)
+
+    assert outcome.passed, outcome
+    assert outcome.tokens == 1 + 8  # one behind the prompt, then one for each decoded token
 
 
 @pytest.mark.parametrize("fallback", ["ort4", "ort2", "standard"])
@@ -105,7 +116,7 @@ def test_tied_head_that_is_stored_twice_is_stored_once_and_agrees(tiny_model, ex
 
 def test_linear_biases_of_attention_stay_exact_over_long_prompts(pristine_model, exported):
     """ALiBi in float16: what follows a prefix must not change its logits, however long it is."""
-    _, out = exported(pristine_model("bloom"), dtype="fp16")
+    _, out = exported(pristine_model("bloom"), dtype="fp16", logits="all")
     session = ort.InferenceSession(str(out), providers=["CPUExecutionProvider"])
     ids = np.random.default_rng(0).integers(4, 250, (1, 2048))
 
