@@ -45,6 +45,7 @@ def rows(steps: int) -> list[Row]:
         "CE": "--e2e-kl 0 --e2e-ce 1",
         **{f"DAD, gamma {gamma}": f"--e2e-kl 0 --e2e-dad 1 --e2e-gamma {gamma}" for gamma in (0.0, 0.1, 0.5, 0.9)},
         "MSE": "--e2e-kl 0 --e2e-mse 1",
+        "MSE, its shift too": "--e2e-kl 0 --e2e-mse 1 --e2e-mse-shift",
         "MSE, features": FEATURES,
         "MSE, features, falling swap": f"{FEATURES} --e2e-swap 0.5",
         "MSE, features, rising swap": f"{FEATURES} --e2e-swap 0.5 --e2e-swap-schedule rising",

@@ -125,6 +125,9 @@ class DistillConfig(_Part):
         default=0.1, description="exponent of the teacher's entropy in DAD; the student's has 1 - gamma"
     )
     mse: float = Field(default=0.0, ge=0, description="weight of the mean square of logit differences")
+    mse_shift: bool = Field(
+        default=False, description="count what shifts all logits of a token alike, too, which no softmax sees"
+    )
     features: float = Field(default=0.0, ge=0, description="weight of the relative squared error of block outputs")
     swap: Share = Field(
         default=0.0, description="highest probability of a teacher's block to be the student's in a step; 0: never"

@@ -6,7 +6,7 @@ the token that follows, and ft[l], fs[l] in R^H what block l returns:
     CE  = -log Ps[y]
     KL  = sum over v of Pt[v] * (log Pt[v] - log Ps[v])
     DAD = omega * KL,   omega = H(Pt)^gamma * H(Ps)^(1-gamma) / its mean over the sequence,   H(P) = -sum of P log P
-    MSE = mean over v of (zt[v] - zs[v])^2
+    MSE = mean over v of (d[v] - mean of d)^2,   d = zs - zt
     F   = sum over l of || fs[l] - ft[l] ||^2 / || ft[l] ||^2
 
 DAD is the deviation-aware distillation of DB-LLM (arXiv 2402.11960): tokens where the two are unsure weigh more. The
@@ -14,17 +14,18 @@ paper writes -sum of Pt log Ps in place of KL; since omega is detached, the two 
 changes. Were omega not detached, the student could lower the loss by becoming sure of itself. Divided by its mean,
 it leaves the learning rate's meaning alone; the mean is over one sequence, so that a batch may be split at will.
 
-MSE and F are the loss of QBB (NeurIPS 2024), there plain sums with two weights that aren't known. Dividing by the size
-of ft[l] at each token is ours: the first token of many models is thousands of times as large as all others, and deep
-blocks are larger than early ones, so that a plain sum would be about that token in those blocks. F needs no logits:
-`pulled` takes it where a block returns.
+MSE and F are the loss of QBB (NeurIPS 2024), there plain sums of squares with two weights that aren't known. Two things
+are ours. A softmax doesn't see what shifts all logits of a token alike, which in a real model is most of d, so MSE
+leaves its mean out; `mse_shift` leaves it in, as QBB does. And F divides by the size of ft[l] at each token: the first
+token of many models is thousands of times as large as all others, and deep blocks are larger than early ones, so that a
+plain sum would be about that token in those blocks. F needs no logits: `pulled` takes it where a block returns.
 
 The loss of a sequence is the mean over its tokens of  kl * KL + ce * CE + dad * DAD + mse * MSE + features * F.
 
 Logits are wide (a vocabulary of 128k and 2,048 tokens make 1 GiB in float32), so `sequence_loss` goes through a few
 tokens at a time and returns the gradient at the head's input. With respect to the student's logits it is
 
-    dKL = Ps - Pt,   dCE = Ps - onehot(y),   dDAD = omega * dKL,   dMSE = 2 (zs - zt) / V,
+    dKL = Ps - Pt,   dCE = Ps - onehot(y),   dDAD = omega * dKL,   dMSE = 2 (d - mean of d) / V,
 
 and since a head treats every token alone, omega may multiply its gradient behind the head, when its mean is known.
 """
@@ -64,9 +65,10 @@ LEAST_CHUNK = 32
 
 @dataclass(frozen=True)
 class LossWeights:
-    """What share each term has in the loss, none negative and not all 0; and gamma of DAD, in 0 .. 1.
+    """What share each term has in the loss, none negative and not all 0; gamma of DAD, in 0 .. 1; and the form of MSE.
 
-    gamma 1 weighs tokens by the teacher's entropy alone, 0 by the student's. The paper leaves it open.
+    gamma 1 weighs tokens by the teacher's entropy alone, 0 by the student's. The paper leaves it open. `mse_shift`
+    counts what shifts all logits of a token alike.
     """
 
     kl: float = 1.0
@@ -75,6 +77,7 @@ class LossWeights:
     gamma: float = 0.5
     mse: float = 0.0
     features: float = 0.0
+    mse_shift: bool = False
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -116,10 +119,11 @@ def dad_weights(teacher_entropy: Tensor, student_entropy: Tensor, gamma: float) 
     return omega / omega.mean()
 
 
-def logit_error(teacher_logits: Tensor, student_logits: Tensor) -> Tensor:
-    """The mean square of zs - zt of each token: [T] from two times logits [T, V]."""
+def logit_error(teacher_logits: Tensor, student_logits: Tensor, *, shift: bool = False) -> Tensor:
+    """MSE of each token, with the mean of d if asked for: [T] from two times logits [T, V]."""
     teacher, student = (z if z.dtype == torch.float64 else z.float() for z in (teacher_logits, student_logits))
-    return (student - teacher).square().mean(-1)
+    apart = student - teacher
+    return (apart if shift else apart - apart.mean(-1, keepdim=True)).square().mean(-1)
 
 
 def feature_error(student: Tensor, teacher: Tensor) -> Tensor:
@@ -212,7 +216,7 @@ def sequence_loss(
         # Autocast would take some of the operations in 16 bits.
         with torch.autocast(logits.device.type, enabled=False):
             part = _Chunk(buffers, logits.detach(), teacher_logits, targets[rows])
-            terms.append(part.terms(mse=weights.mse > 0))
+            terms.append(part.terms(weights))
         # DAD's gradient goes into a buffer of its own, for the factors that come last, and KL's goes with it.
         other = weights.ce + weights.mse > 0
         if gradient and weights.dad:
@@ -269,8 +273,8 @@ class _Chunk:
         self.student = _Softmax(buffers[:2], student)
         self.teacher = None if teacher is None else _Softmax(buffers[2:], teacher)
 
-    def terms(self, *, mse: bool = False) -> dict[str, Tensor]:
-        """Each [t], MSE if asked for. The teacher's z becomes its difference from the student's."""
+    def terms(self, weights: LossWeights) -> dict[str, Tensor]:
+        """Each [t], MSE where it has a weight. The teacher's z becomes -d, or what of it counts."""
         student, teacher = self.student, self.teacher
         terms = {
             "ce": student.log_sum - student.z.gather(-1, self.targets[:, None])[:, 0],
@@ -280,8 +284,9 @@ class _Chunk:
             terms["teacher_entropy"] = teacher.entropy()
             teacher.z -= student.z
             terms["kl"] = teacher.mean(teacher.z) - teacher.log_sum + student.log_sum
-            if mse:
-                teacher.z += teacher.largest - student.largest
+            if weights.mse:
+                shift = student.largest - teacher.largest if weights.mse_shift else teacher.z.mean(-1, keepdim=True)
+                teacher.z -= shift
                 terms["mse"] = torch.linalg.vecdot(teacher.z, teacher.z) / teacher.z.shape[1]
         return terms
 

@@ -99,7 +99,8 @@ class _Distillation:
     ) -> None:
         self.model, self.layers = source.model, list(source.linears.values())
         self.config, self.work, self.team = config, work, team
-        weights = LossWeights(config.kl, config.ce, config.dad, config.gamma, config.mse, config.features)
+        shares = {name: getattr(config, name) for name in LossWeights.__dataclass_fields__}
+        weights = LossWeights(**shares)
         self.passes = Passes(source, weights, team.device, dtype)
         split = len(tokens) - config.held_out
         self.training, self.held_out = tokens[:split], tokens[split:]

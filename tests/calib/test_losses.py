@@ -31,6 +31,7 @@ MIXTURES = {
     "kl_dad": LossWeights(kl=1, dad=0.5, gamma=0.1),
     "ce_dad": LossWeights(kl=0, ce=0.3, dad=1.5, gamma=0.9),
     "mse": LossWeights(kl=0, mse=1),
+    "mse_shift": LossWeights(kl=0, mse=1, mse_shift=True),
     "kl_mse": LossWeights(kl=1, mse=0.3),
     "dad_mse": LossWeights(kl=0, dad=0.5, mse=2),
     "all": LossWeights(kl=0.2, ce=0.3, dad=0.5, mse=0.1),
@@ -60,7 +61,10 @@ def naive(student, teacher, targets, head, weights):
     kl = (pt * (pt / ps).log()).sum(-1)
     omega = (-(pt * pt.log()).sum(-1)) ** weights.gamma * (-(ps * ps.log()).sum(-1)) ** (1 - weights.gamma)
     omega = (omega / omega.mean()).detach()
-    mse = sum((ls[:, v] - lt[:, v]) ** 2 for v in range(ls.shape[1])) / ls.shape[1]
+    apart = ls - lt
+    if not weights.mse_shift:
+        apart = apart - apart.mean(1, keepdim=True)
+    mse = (apart**2).mean(1)
     return (weights.kl * kl + weights.ce * ce + weights.dad * omega * kl + weights.mse * mse).mean()
 
 
@@ -70,7 +74,8 @@ def test_functions_are_what_their_equations_say():
     torch.testing.assert_close(cross_entropy(student, targets), -ps.gather(1, targets[:, None])[:, 0].log())
     torch.testing.assert_close(kl_divergence(teacher, student), (pt * (pt / ps).log()).sum(1))
     torch.testing.assert_close(entropy(student), -(ps * ps.log()).sum(1))
-    torch.testing.assert_close(logit_error(teacher, student), ((student - teacher) ** 2).mean(1))
+    torch.testing.assert_close(logit_error(teacher, student), (student - teacher).var(1, correction=0))
+    torch.testing.assert_close(logit_error(teacher, student, shift=True), ((student - teacher) ** 2).mean(1))
     relative = ((student - teacher) ** 2).sum(1) / (teacher**2).sum(1)
     torch.testing.assert_close(feature_error(student, teacher), relative)
     weights = dad_weights(entropy(teacher), entropy(student), 0.3)
@@ -245,11 +250,14 @@ def test_large_logits_do_not_overflow():
     assert shifted.losses["loss"] == pytest.approx(plain.losses["loss"], rel=1e-3)
 
 
-def test_a_shift_of_all_logits_counts_in_their_square():
-    """Unlike every loss of distributions; so the maximum that a softmax takes away must come back."""
+@pytest.mark.parametrize("counts", [False, True])
+def test_a_shift_of_all_logits_counts_where_it_is_asked_for(counts):
+    """Unlike in any loss of distributions; and the maximum that a softmax takes away must come back."""
     student, teacher, targets, matrix = drawn()
     shifts = iter((0.0, 3.0) * 4)  # the head sees the student's chunk, then the teacher's
-    weights = LossWeights(kl=0, mse=1)
+    weights = LossWeights(kl=0, mse=1, mse_shift=counts)
     result = sequence_loss(student, teacher, targets, lambda x: x @ matrix.T + next(shifts), weights, 2)
-    expected = logit_error(teacher @ matrix.T + 3, student @ matrix.T).mean().item()
-    assert result.losses["mse"] == pytest.approx(expected, rel=1e-12)
+    plain = logit_error(teacher @ matrix.T, student @ matrix.T).mean().item()
+    shifted = logit_error(teacher @ matrix.T + 3, student @ matrix.T, shift=True).mean().item()
+    assert result.losses["mse"] == pytest.approx(shifted if counts else plain, rel=1e-12)
+    assert shifted > plain + 1

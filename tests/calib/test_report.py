@@ -77,8 +77,8 @@ DAMAGES = {
     "planes": lambda value: first_figures(value).update(
         density=[0.5], level_shares=[0.5, 0.5], corr_paths=[], corr_residual=[]
     ),
-    "filter.scores": lambda value: value.update(filter=filtered(scores=[0.5])),
-    "filter.chosen": lambda value: value.update(filter=filtered(chosen=[3])),
+    "filter: scores": lambda value: value.update(filter=filtered(scores=[0.5])),
+    "filter: chosen": lambda value: value.update(filter=filtered(chosen=[3])),
     "e2e.curve": lambda value: value["e2e"]["curve"][0].update(tokens=-1),
     "finite": lambda value: value["model"].update(bits_per_weight=float("nan")),
     "seconds": lambda value: value["seconds"].update(data=10**400),
