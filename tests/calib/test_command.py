@@ -160,6 +160,8 @@ def test_a_run_trains_on_what_it_keeps_and_another_can_take_its_scores(model, fi
     record = json.loads((tmp_path / "fourth/calibration.json").read_text())
     assert record["filter"]["scores"] is None
     assert len(record["filter"]["chosen"]) == 4
+    assert record["filter"]["chosen"] != found["chosen"]
+    assert (tmp_path / "fourth/model.safetensors").read_bytes() != first.read_bytes()  # it learned from others
 
 
 def killed(model, out, seconds):
