@@ -51,6 +51,7 @@ def rows(steps: int) -> list[Row]:
         "MSE, features, rising swap": f"{FEATURES} --e2e-swap 0.5 --e2e-swap-schedule rising",
         "KL, features": "--e2e-features 0.1",
         "KL, falling swap": "--e2e-swap 0.5",
+        "KL, rising swap": "--e2e-swap 0.5 --e2e-swap-schedule rising",
     }
     return [
         Row("init paper", None, "--stages init --init-method paper"),
