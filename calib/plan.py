@@ -41,9 +41,7 @@ __all__ = ["Machine", "Plan", "Shapes", "make_plan", "plan"]
 LIBRARIES = 0.5e9  # bytes
 STEP_BYTES = 40  # read and written for each weight by quantise or dequantise and their gradients
 SWAP_BYTES = 12  # read and written for each weight to dequantise it
-FEATURE_BYTES = (
-    56  # read and written for each number of a block's output: norm, difference, pull, and into the gradient
-)
+FEATURE_BYTES = 56  # read and written for each number that a block returns: norm, difference, pull, into the gradient
 ADAM_BYTES = 16  # a float32 parameter, its gradient and two moments
 KEPT_BYTES = 8  # of reconstruction, for each weight: quantised form, its gradient, ranks
 ACTIVATIONS = 34  # numbers kept for each token, in units of the hidden size, by one block
