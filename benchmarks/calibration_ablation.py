@@ -1,6 +1,7 @@
 """What each choice of calibration is worth: starts, stages and losses, one model, same text, same tokens.
 
     python -m benchmarks.calibration_ablation MODEL_DIR WORK_DIR --text train.txt --test test.txt [--steps 30]
+    ... --generated FILE in place of --text        sequences that the model wrote
 
 Rows of starts are the stage init alone. The row of the stage block goes on from the chosen start; rows of losses go on
 from there, each with the same number of steps on the same windows. Every row is `python -m calib` with the command that
@@ -11,23 +12,19 @@ standard error over windows. Rows that WORK_DIR has already are not made again.
 
 import argparse
 import json
-import os
-import re
-import shlex
-import subprocess
 import sys
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any
 
-from dualbinary import DualBinaryError
+from benchmarks.calibration_runs import calibrated, difference, file_name
 from dualbinary.console import add_common_options, run
 
 START = "init error-feedback"
 BLOCK = "+ block"
 LOSS = "+ e2e "
+FEATURES = "--e2e-kl 0 --e2e-mse 1 --e2e-features 1"
 PLAIN = LOSS + "KL"  # what the other losses are held against
 
 
@@ -47,6 +44,14 @@ def rows(steps: int) -> list[Row]:
         "KL": "",
         "CE": "--e2e-kl 0 --e2e-ce 1",
         **{f"DAD, gamma {gamma}": f"--e2e-kl 0 --e2e-dad 1 --e2e-gamma {gamma}" for gamma in (0.0, 0.1, 0.5, 0.9)},
+        "MSE": "--e2e-kl 0 --e2e-mse 1",
+        "MSE, its shift too": "--e2e-kl 0 --e2e-mse 1 --e2e-mse-shift",
+        "MSE, features": FEATURES,
+        "MSE, features, falling swap": f"{FEATURES} --e2e-swap 0.5",
+        "MSE, features, rising swap": f"{FEATURES} --e2e-swap 0.5 --e2e-swap-schedule rising",
+        "KL, features": "--e2e-features 0.1",
+        "KL, falling swap": "--e2e-swap 0.5",
+        "KL, rising swap": "--e2e-swap 0.5 --e2e-swap-schedule rising",
     }
     return [
         Row("init paper", None, "--stages init --init-method paper"),
@@ -69,7 +74,7 @@ def _command(args: argparse.Namespace) -> None:
         result = {**_row(row, args), "name": row.name}
         plain = result["nll"] if row.name == PLAIN else plain
         if plain is not None and row.name.startswith(LOSS):
-            result["against_kl"] = _difference(result["nll"], plain)
+            result["against_kl"] = difference(result["nll"], plain)
         results.append(result)
         if not args.json:
             print(_line(result), flush=True)
@@ -78,37 +83,11 @@ def _command(args: argparse.Namespace) -> None:
 
 
 def _row(row: Row, args: argparse.Namespace) -> dict[str, Any]:
-    out = args.work_dir / _file_name(row.name)
-    stored = out.with_name(out.name + ".json")
-    if stored.is_file():
-        return json.loads(stored.read_text())
-    if not out.is_dir():
-        start = [] if row.start is None else ["--start", str(args.work_dir / _file_name(row.start))]
-        text = [word for file in args.text for word in ("--text", str(file))]
-        _run("", str(args.model_dir), str(out), *text, *row.options.split(), *start, *args.options.split())
-    found = _run("eval", str(args.model_dir), str(out), "--text", str(args.test), "--dtype", "auto", "--json")
-    full, student = json.loads(found)["models"]
-    record = json.loads((out / "calibration.json").read_text())
-    result = {**student, "full_precision": full["perplexity"], "seconds": sum(record["seconds"].values())}
-    aside = stored.with_suffix(".new")
-    aside.write_text(json.dumps(result))
-    aside.replace(stored)
-    return result
-
-
-def _run(verb: str, *arguments: str) -> str:
-    command = [sys.executable, "-m", "calib", *([verb] if verb else []), *arguments]
-    print("$", shlex.join(["python", *command[1:]]), file=sys.stderr, flush=True)
-    done = subprocess.run(command, check=False, stdout=subprocess.PIPE, text=True, env={**os.environ})
-    if done.returncode:
-        raise DualBinaryError(f"{shlex.join(command[1:])}: ended with exit code {done.returncode}")
-    return done.stdout
-
-
-def _difference(nll: list[float], base: list[float]) -> tuple[float, float]:
-    """The mean of nll - base over windows, and its standard error."""
-    changes = [mine - theirs for mine, theirs in zip(nll, base, strict=True)]
-    return mean(changes), stdev(changes) / len(changes) ** 0.5
+    start = [] if row.start is None else ["--start", str(args.work_dir / file_name(row.start))]
+    source = [word for file in args.text or () for word in ("--text", str(file))]
+    source += [] if args.generated is None else ["--generated", str(args.generated)]
+    arguments = [*source, *row.options.split(), *start, *args.options.split()]
+    return calibrated(row.name, args.model_dir, args.work_dir, arguments, args.test)
 
 
 def _line(result: dict[str, Any]) -> str:
@@ -119,10 +98,6 @@ def _line(result: dict[str, Any]) -> str:
     )
 
 
-def _file_name(row: str) -> str:
-    return "-".join(re.findall(r"[\w.]+", row))
-
-
 def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit code."""
     parser = argparse.ArgumentParser(
@@ -130,7 +105,9 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("model_dir", type=Path, metavar="MODEL_DIR")
     parser.add_argument("work_dir", type=Path, metavar="WORK_DIR", help="checkpoints and results; can be gone on with")
-    parser.add_argument("--text", type=Path, nargs="+", required=True, metavar="FILE", help="to train on")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--text", type=Path, nargs="+", metavar="FILE", help="to train on")
+    source.add_argument("--generated", type=Path, metavar="FILE", help="sequences that the model wrote, to train on")
     parser.add_argument("--test", type=Path, required=True, metavar="FILE", help="to measure on")
     parser.add_argument("--steps", type=int, default=30, help="of each loss (default 30)")
     parser.add_argument(

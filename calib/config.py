@@ -59,8 +59,27 @@ class DataConfig(_Part):
     )
     generate: int = Field(default=0, ge=0, description="sequences that the teacher writes itself")
     generated: str | None = Field(default=None, description="a file of such sequences, made before")
+    keep: int = Field(
+        default=0, ge=0, description="of the generated sequences, how many e2e trains on; 0: as they come"
+    )
+    keep_by: Literal["discrepancy", "random"] = Field(
+        default="discrepancy", description="which: those where student and teacher differ most as e2e begins, or any"
+    )
+    scores: str | None = Field(
+        default=None, description="calibration.json of a run from the same start that scored the same sequences"
+    )
     text_share: Share = Field(default=0.5, description="share of text where there is text and generated sequences")
     length: int = Field(default=512, ge=8, description="T, tokens in a window")
+
+    @model_validator(mode="after")
+    def _can_choose(self) -> "DataConfig":
+        if self.keep and self.text:
+            raise ValueError("keep: chooses among generated sequences; leave out text")
+        if self.keep and self.generate and self.keep > self.generate:
+            raise ValueError(f"keep: expected at most the {self.generate} sequences that are generated")
+        if self.scores and not (self.keep and self.keep_by == "discrepancy"):
+            raise ValueError("scores: are for choosing sequences; expected a number to keep, by discrepancy")
+        return self
 
 
 class InitConfig(_Part):
@@ -105,6 +124,17 @@ class DistillConfig(_Part):
     gamma: Share = Field(
         default=0.1, description="exponent of the teacher's entropy in DAD; the student's has 1 - gamma"
     )
+    mse: float = Field(default=0.0, ge=0, description="weight of the mean square of logit differences")
+    mse_shift: bool = Field(
+        default=False, description="count what shifts all logits of a token alike, too, which no softmax sees"
+    )
+    features: float = Field(default=0.0, ge=0, description="weight of the relative squared error of block outputs")
+    swap: Share = Field(
+        default=0.0, description="highest probability of a teacher's block to be the student's in a step; 0: never"
+    )
+    swap_schedule: Literal["falling", "rising"] = Field(
+        default="falling", description="whether that probability goes down to 0 over the steps, or up from it"
+    )
     scale_rate: Rate = Field(default=0.001, description="learning rate of scales, relative")
     latent_rate: Rate = Field(default=0.0, description="learning rate of latents, relative; 0: planes stay")
     warmup: int = Field(default=10, ge=0, description="steps until the rate is whole")
@@ -116,8 +146,8 @@ class DistillConfig(_Part):
 
     @model_validator(mode="after")
     def _some_loss(self) -> "DistillConfig":
-        if not self.kl + self.ce + self.dad:
-            raise ValueError("expected a positive weight for kl, ce or dad")
+        if not self.kl + self.ce + self.dad + self.mse + self.features:
+            raise ValueError("expected a positive weight for kl, ce, dad, mse or features")
         return self
 
 
@@ -147,6 +177,8 @@ class CalibConfig(_Part):
             raise ValueError(f"stages: expected some of {', '.join(STAGES)}, in this order, each once")
         if ("init" in self.stages) == (self.start is not None):
             raise ValueError("expected either the stage init or a checkpoint to start from")
+        if self.data.keep and "e2e" not in self.stages:
+            raise ValueError("data.keep: chooses what the stage e2e trains on; add it, or keep all")
         return self
 
     @property

@@ -1,32 +1,42 @@
-"""Losses of distillation: per-token functions of logits, and one gradient for a whole sequence.
+"""Losses of distillation: per-token functions of logits and block outputs, and one gradient for a whole sequence.
 
-With Pt and Ps the teacher's and the student's distributions over a vocabulary of V, and y the token that follows:
+With Pt and Ps the teacher's and the student's distributions over a vocabulary of V, zt and zs the logits behind them, y
+the token that follows, and ft[l], fs[l] in R^H what block l returns:
 
     CE  = -log Ps[y]
     KL  = sum over v of Pt[v] * (log Pt[v] - log Ps[v])
     DAD = omega * KL,   omega = H(Pt)^gamma * H(Ps)^(1-gamma) / its mean over the sequence,   H(P) = -sum of P log P
+    MSE = mean over v of (d[v] - mean of d)^2,   d = zs - zt
+    F   = sum over l of || fs[l] - ft[l] ||^2 / || ft[l] ||^2
 
 DAD is the deviation-aware distillation of DB-LLM (arXiv 2402.11960): tokens where the two are unsure weigh more. The
 paper writes -sum of Pt log Ps in place of KL; since omega is detached, the two differ by what no weight of the student
 changes. Were omega not detached, the student could lower the loss by becoming sure of itself. Divided by its mean,
 it leaves the learning rate's meaning alone; the mean is over one sequence, so that a batch may be split at will.
 
-The loss of a sequence is the mean over its tokens of  kl * KL + ce * CE + dad * DAD.
+MSE and F are the loss of QBB (NeurIPS 2024), there plain sums of squares with two weights that aren't known. Two things
+are ours. A softmax doesn't see what shifts all logits of a token alike, which in a real model is most of d, so MSE
+leaves its mean out; `mse_shift` leaves it in, as QBB does. And F divides by the size of ft[l] at each token: the first
+token of many models is thousands of times as large as all others, and deep blocks are larger than early ones, so that a
+plain sum would be about that token in those blocks. F needs no logits: `pulled` takes it where a block returns.
+
+The loss of a sequence is the mean over its tokens of  kl * KL + ce * CE + dad * DAD + mse * MSE + features * F.
 
 Logits are wide (a vocabulary of 128k and 2,048 tokens make 1 GiB in float32), so `sequence_loss` goes through a few
 tokens at a time and returns the gradient at the head's input. With respect to the student's logits it is
 
-    dKL = Ps - Pt,   dCE = Ps - onehot(y),   dDAD = omega * dKL,
+    dKL = Ps - Pt,   dCE = Ps - onehot(y),   dDAD = omega * dKL,   dMSE = 2 (d - mean of d) / V,
 
 and since a head treats every token alone, omega may multiply its gradient behind the head, when its mean is known.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from dualbinary.errors import InputError
 
@@ -37,10 +47,14 @@ __all__ = [
     "cross_entropy",
     "dad_weights",
     "entropy",
+    "feature_error",
     "kl_divergence",
+    "logit_error",
+    "pulled",
     "sequence_loss",
 ]
 
+LOGIT_TERMS = ("kl", "ce", "dad", "mse")
 LEAST_ENTROPY = 1e-4  # nats; below it H^gamma would make a token's weight a matter of rounding
 
 # Logits in float32 at a time: 24 MiB. On a CPU larger temporaries come from the system anew each time, page by page,
@@ -51,15 +65,19 @@ LEAST_CHUNK = 32
 
 @dataclass(frozen=True)
 class LossWeights:
-    """What share each term has in the loss, none negative and not all 0; and gamma of DAD, in 0 .. 1.
+    """What share each term has in the loss, none negative and not all 0; gamma of DAD, in 0 .. 1; and the form of MSE.
 
-    gamma 1 weighs tokens by the teacher's entropy alone, 0 by the student's. The paper leaves it open.
+    gamma 1 weighs tokens by the teacher's entropy alone, 0 by the student's. The paper leaves it open. `mse_shift`
+    counts what shifts all logits of a token alike.
     """
 
     kl: float = 1.0
     ce: float = 0.0
     dad: float = 0.0
     gamma: float = 0.5
+    mse: float = 0.0
+    features: float = 0.0
+    mse_shift: bool = False
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -68,13 +86,13 @@ class LossWeights:
             if not (0 <= value <= most and value < float("inf")):
                 allowed = "0 to 1" if field.name == "gamma" else "a finite number of at least 0"
                 raise InputError(f"loss weight {field.name}: expected {allowed}, got {value}")
-        if not self.kl + self.ce + self.dad > 0:
-            raise InputError("loss weights: kl, ce and dad are all 0; expected at least one above 0")
+        if not self.kl + self.ce + self.dad + self.mse + self.features > 0:
+            raise InputError("loss weights: kl, ce, dad, mse and features are all 0; expected at least one above 0")
 
     @property
     def needs_teacher(self) -> bool:
         """Whether the loss looks at the teacher at all."""
-        return self.kl > 0 or self.dad > 0
+        return self.kl + self.dad + self.mse + self.features > 0
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
@@ -101,11 +119,55 @@ def dad_weights(teacher_entropy: Tensor, student_entropy: Tensor, gamma: float) 
     return omega / omega.mean()
 
 
+def logit_error(teacher_logits: Tensor, student_logits: Tensor, *, shift: bool = False) -> Tensor:
+    """MSE of each token, with the mean of d if asked for: [T] from two times logits [T, V]."""
+    teacher, student = (z if z.dtype == torch.float64 else z.float() for z in (teacher_logits, student_logits))
+    apart = student - teacher
+    return (apart if shift else apart - apart.mean(-1, keepdim=True)).square().mean(-1)
+
+
+def feature_error(student: Tensor, teacher: Tensor) -> Tensor:
+    """||fs - ft||^2 / ||ft||^2 of each token: [..., T] from hidden states [..., T, H], the teacher's float."""
+    return (student.to(teacher.dtype) - teacher).square().mean(-1) * _token_weight(teacher)
+
+
+def pulled(student: Tensor, teacher: Tensor, factor: float) -> tuple[Tensor, Tensor]:
+    """`student` [..., T, H] itself, and the mean of its `feature_error` over the tokens, [...].
+
+    Back through the first goes, beside what comes in, the gradient of `factor` times the sum of the second, which has
+    none of its own. So a block's output is pulled towards the teacher's on the way, and all that is kept is the pull.
+    """
+    return _Pull.apply(student, teacher, factor)
+
+
+class _Pull(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, student: Tensor, teacher: Tensor, factor: float) -> tuple[Tensor, Tensor]:
+        error = feature_error(student, teacher).mean(-1)
+        if ctx.needs_input_grad[0]:
+            scale = _token_weight(teacher)[..., None] * (2 * factor / (teacher.shape[-1] * teacher.shape[-2]))
+            ctx.save_for_backward((student.to(teacher.dtype) - teacher).mul_(scale))
+        ctx.mark_non_differentiable(error)
+        return student.view_as(student), error
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, incoming: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        (pull,) = ctx.saved_tensors
+        return incoming + pull.to(incoming.dtype), None, None
+
+
+def _token_weight(teacher: Tensor) -> Tensor:
+    """1 / mean square of each token's hidden state: [..., T] from [..., T, H]."""
+    return 1 / teacher.square().mean(-1).clamp_min(torch.finfo(teacher.dtype).tiny)
+
+
 class SequenceLoss(NamedTuple):
-    """The loss of one sequence of T tokens and its gradient.
+    """The loss of one sequence of T tokens and its gradient, but for what block outputs add.
 
     Attributes:
-        losses: means over the tokens: "loss" (the weighted sum), "ce", and "kl" and "dad" where there is a teacher.
+        losses: means over the tokens: "loss" (the weighted sum), "ce", "kl" and "dad" where there is a teacher, and
+            "mse" where it has a weight.
         gradient: d loss / d hidden states [T, H] of the student, in their dtype; None where it wasn't asked for.
         per_token: the same terms and both entropies, float32 [T]; those of the teacher only where there is one.
     """
@@ -154,13 +216,14 @@ def sequence_loss(
         # Autocast would take some of the operations in 16 bits.
         with torch.autocast(logits.device.type, enabled=False):
             part = _Chunk(buffers, logits.detach(), teacher_logits, targets[rows])
-            terms.append(part.terms())
+            terms.append(part.terms(weights))
         # DAD's gradient goes into a buffer of its own, for the factors that come last, and KL's goes with it.
+        other = weights.ce + weights.mse > 0
         if gradient and weights.dad:
-            (distilled[rows],) = torch.autograd.grad(logits, here, part.gradient(1, 0), retain_graph=weights.ce > 0)
-        if gradient and (weights.ce or not weights.dad):
+            (distilled[rows],) = torch.autograd.grad(logits, here, part.gradient(1, 0, 0), retain_graph=other)
+        if gradient and (other or not weights.dad):
             kl = 0 if weights.dad else weights.kl
-            (direct[rows],) = torch.autograd.grad(logits, here, part.gradient(kl, weights.ce))
+            (direct[rows],) = torch.autograd.grad(logits, here, part.gradient(kl, weights.ce, weights.mse))
     per_token = {name: torch.cat([part[name] for part in terms]) for name in terms[0]}
     if teacher is not None:
         omega = dad_weights(per_token["teacher_entropy"], per_token["student_entropy"], weights.gamma)
@@ -168,10 +231,10 @@ def sequence_loss(
         if gradient and weights.dad:
             direct.addcmul_(distilled, (weights.kl + weights.dad * omega)[:, None].to(distilled.dtype))
     per_token["loss"] = sum(
-        (getattr(weights, name) * per_token[name] for name in ("kl", "ce", "dad") if name in per_token),
+        (getattr(weights, name) * per_token[name] for name in LOGIT_TERMS if name in per_token),
         start=torch.zeros_like(per_token["ce"]),
     )
-    names = [name for name in ("loss", "kl", "ce", "dad") if name in per_token]
+    names = [name for name in ("loss", *LOGIT_TERMS) if name in per_token]
     means = torch.stack([per_token[name].mean() for name in names]).tolist()  # one wait for the device
     return SequenceLoss(
         dict(zip(names, means, strict=True)), direct.div_(len(student)) if gradient else None, per_token
@@ -188,7 +251,8 @@ class _Softmax:
     def __init__(self, buffers: Tensor, logits: Tensor) -> None:
         self.z, self.e = buffers[0, : len(logits)], buffers[1, : len(logits)]
         self.z.copy_(logits)
-        self.z -= self.z.amax(-1, keepdim=True)
+        self.largest = self.z.amax(-1, keepdim=True)
+        self.z -= self.largest
         torch.exp(self.z, out=self.e)
         self.sum = self.e.sum(-1)
         self.log_sum = self.sum.log()
@@ -209,8 +273,8 @@ class _Chunk:
         self.student = _Softmax(buffers[:2], student)
         self.teacher = None if teacher is None else _Softmax(buffers[2:], teacher)
 
-    def terms(self) -> dict[str, Tensor]:
-        """Each [t]. Uses up the teacher's z."""
+    def terms(self, weights: LossWeights) -> dict[str, Tensor]:
+        """Each [t], MSE where it has a weight. The teacher's z becomes -d, or what of it counts."""
         student, teacher = self.student, self.teacher
         terms = {
             "ce": student.log_sum - student.z.gather(-1, self.targets[:, None])[:, 0],
@@ -220,13 +284,19 @@ class _Chunk:
             terms["teacher_entropy"] = teacher.entropy()
             teacher.z -= student.z
             terms["kl"] = teacher.mean(teacher.z) - teacher.log_sum + student.log_sum
+            if weights.mse:
+                shift = student.largest - teacher.largest if weights.mse_shift else teacher.z.mean(-1, keepdim=True)
+                teacher.z -= shift
+                terms["mse"] = torch.linalg.vecdot(teacher.z, teacher.z) / teacher.z.shape[1]
         return terms
 
-    def gradient(self, kl: float, ce: float) -> Tensor:
-        """D (kl * KL + ce * CE) / d logits, [t, V] in the dtype of the logits. Overwrites the student's z."""
+    def gradient(self, kl: float, ce: float, mse: float) -> Tensor:
+        """D (kl * KL + ce * CE + mse * MSE) / d logits, [t, V] in their dtype. Overwrites the student's z."""
         result = torch.mul(self.student.e, ((kl + ce) / self.student.sum)[:, None], out=self.student.z)
         if kl and self.teacher is not None:
             result.addcmul_(self.teacher.e, (-kl / self.teacher.sum)[:, None])
+        if mse and self.teacher is not None:
+            result.add_(self.teacher.z, alpha=-2 * mse / result.shape[1])
         if ce:
             result[torch.arange(len(result), device=result.device), self.targets] -= ce
         return result.to(self.dtype)

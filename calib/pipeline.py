@@ -2,6 +2,7 @@
 
     tokens      windows of the text                            result "windows" of the work directory
     walk        start and reconstruction, block by block       one result for each block
+    filter      which generated sequences e2e trains on        result "scores"
     e2e         distillation of the whole model                result "e2e"
     save        OUT_DIR, in one step                           with calibration.json, the record of the run
 
@@ -22,7 +23,7 @@ from torch import Tensor
 from torch.nn import Module
 
 from calib.config import CalibConfig
-from calib.data.collect import collect
+from calib.data.collect import collect, generated_count
 from calib.data.generate import PARTS_SUFFIX, generate_to
 from calib.initialisers.base import Initialised
 from calib.initialisers.stored import from_planes
@@ -34,6 +35,7 @@ from calib.parallel import ALONE, Team
 from calib.report.record import RECORD_FILE, RECORD_VERSION, write_record
 from calib.save import save_checkpoint
 from calib.stages.distill import distill
+from calib.stages.filter import RECORD_KEY, choose
 from calib.stages.walk import Walked, walk
 from calib.state import WorkDirectory
 from calib.stored import Checkpoint
@@ -155,6 +157,11 @@ class _Job:
             if not self.team.leads:
                 tokens, _ = self._tokens()
             assert tokens is not None
+            self._place()
+            if self.config.data.keep:
+                begin = time.perf_counter()
+                tokens, record[RECORD_KEY] = self._choose(tokens)
+                seconds["filter"] = time.perf_counter() - begin
             record["e2e"] = self._distill(tokens)
             seconds["e2e"] = record["e2e"]["seconds"]
             self._collect(blocks)
@@ -206,7 +213,8 @@ class _Job:
 
     def _windows_wanted(self) -> int:
         e2e = self.config.e2e.steps * self.config.e2e.batch if "e2e" in self.config.stages else 0
-        return max(self._walked(), e2e) + self._held_out()
+        wanted = max(self._walked(), e2e) + self._held_out()
+        return generated_count(self.config.data) if self.config.data.keep else wanted
 
     def _generate(self, count: int) -> Tensor:
         """`count` windows that the model writes itself."""
@@ -244,9 +252,23 @@ class _Job:
             progress=partial(self.progress, "init+block"),
         )
 
+    def _choose(self, tokens: Tensor) -> tuple[Tensor, dict[str, Any]]:
+        """Of `tokens` what distillation gets: the sequences that are kept, and what it holds out."""
+        split = len(tokens) - self.config.e2e.held_out
+        chosen, record = choose(
+            self.source,
+            tokens[:split],
+            self.config.data,
+            seed=self.config.seed,
+            dtype=self.dtype,
+            work=self.work,
+            team=self.team,
+            progress=partial(self.progress, "filter"),
+        )
+        return torch.cat([chosen, tokens[split:]]), record
+
     def _distill(self, tokens: Tensor) -> dict[str, Any]:
         begin = time.perf_counter()
-        self._place()
         result = distill(
             self.source,
             tokens,

@@ -7,9 +7,12 @@ counts as 2, and a backward pass as two forward passes:
     second moments                  2 n t + sum of 2 K^2 t         for the windows of init; layers see half of a block
     start (error feedback)          2 N K^2 (refits + 1) (polishes + 1) of each layer
     reconstruction                  6 n t              for each epoch
+    filter                          a teacher and a student pass of each generated sequence, and the head, 4 H V t
     distillation, all blocks        8 n t, 10 n t with recomputed activations; and the head, 6 H V t
 
-The quantiser reads and writes memory rather than computes: STEP_BYTES for each weight and optimiser step. Time is
+The quantiser reads and writes memory rather than computes: STEP_BYTES for each weight and optimiser step, SWAP_BYTES
+where a swapped block makes its weights for the teacher as well. So does the loss of block outputs: FEATURE_BYTES for
+each number that a block returns. Time is
 operations / rate + bytes / bandwidth with both measured on this device, so it is good to about a factor of 1.5.
 
 Memory is parameters, gradients, Adam's two moments, what the backward pass keeps and the second moments. What PyTorch
@@ -28,6 +31,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from calib.config import CalibConfig
+from calib.data.collect import generated_count
 from calib.models.blocks import compute_dtype
 from calib.models.source import decoder_blocks, empty_model, parameter_count
 from calib.parallel import Team
@@ -36,6 +40,8 @@ __all__ = ["Machine", "Plan", "Shapes", "make_plan", "plan"]
 
 LIBRARIES = 0.5e9  # bytes
 STEP_BYTES = 40  # read and written for each weight by quantise or dequantise and their gradients
+SWAP_BYTES = 12  # read and written for each weight to dequantise it
+FEATURE_BYTES = 56  # read and written for each number that a block returns: norm, difference, pull, into the gradient
 ADAM_BYTES = 16  # a float32 parameter, its gradient and two moments
 KEPT_BYTES = 8  # of reconstruction, for each weight: quantised form, its gradient, ranks
 ACTIVATIONS = 34  # numbers kept for each token, in units of the hidden size, by one block
@@ -135,6 +141,8 @@ def plan(name: str, shapes: Shapes, config: CalibConfig, machine: Machine) -> Pl
     result = Plan(name, machine, shapes, config.format.format.bits_per_weight())
     if {"init", "block"} & set(config.stages):
         result.stages["init+block"] = _walk(shapes, config, machine)
+    if config.data.keep and config.data.keep_by == "discrepancy" and not config.data.scores:
+        result.stages["filter"] = _filter(shapes, config, machine)
     if "e2e" in config.stages:
         result.stages["e2e"] = _distill(shapes, config, machine)
     return result
@@ -165,6 +173,17 @@ def _walk(shapes: Shapes, config: CalibConfig, machine: Machine) -> Stage:
     return Stage(flops / machine.flops + data / machine.bandwidth, memory, disk, windows * T)
 
 
+def _filter(shapes: Shapes, config: CalibConfig, machine: Machine) -> Stage:
+    T, H, n = config.data.length, shapes.hidden, shapes.weights
+    windows = max(0, generated_count(config.data) - config.e2e.held_out)
+    flops = windows * T * (4 * n + 8 * T * H * len(shapes.blocks) + 4 * H * shapes.vocabulary)
+    scales = n / config.format.group_size * config.format.format.rows
+    weights = 2 * n + n * config.format.planes / 8 + 4 * scales + 6 * (shapes.parameters - n)
+    memory = LIBRARIES + weights + T * H * ACTIVATIONS * 4
+    seconds = flops / machine.flops + windows * n * SWAP_BYTES / machine.bandwidth
+    return Stage(seconds, memory, 8 * windows + _planes(shapes, config), windows * T)
+
+
 def _distill(shapes: Shapes, config: CalibConfig, machine: Machine) -> Stage:
     T, H, n, settings = config.data.length, shapes.hidden, shapes.weights, config.e2e
     tokens = settings.steps * settings.batch * T
@@ -174,7 +193,9 @@ def _distill(shapes: Shapes, config: CalibConfig, machine: Machine) -> Stage:
     flops = tokens * (passes * n + 2 * passes * attention / 2 + 6 * H * shapes.vocabulary)
     flops += measured * (4 * n + 2 * attention + 4 * H * shapes.vocabulary)
     forwards = settings.steps * settings.batch // settings.micro_batch
-    data = n * STEP_BYTES * forwards
+    outputs = settings.micro_batch * T * H * len(shapes.blocks) if settings.features else 0
+    swapped = settings.swap / 2  # of the blocks, over the steps
+    data = (n * (STEP_BYTES + SWAP_BYTES * swapped) + outputs * FEATURE_BYTES) * forwards
     scales = n / config.format.group_size * config.format.format.rows
     weights = 2 * n + n * config.format.planes / 8 + scales * (ADAM_BYTES + 4)
     weights += n * (ADAM_BYTES + 1) if settings.latent_rate else 0
@@ -183,6 +204,7 @@ def _distill(shapes: Shapes, config: CalibConfig, machine: Machine) -> Stage:
     kept = one_block if settings.gradient_checkpointing else one_block * len(shapes.blocks) + 2 * n
     if settings.gradient_checkpointing:
         kept += settings.micro_batch * T * H * 4 * len(shapes.blocks) + 2 * n / len(shapes.blocks)
+    kept += 2 * 4 * outputs  # the teacher's, and the pulls
     disk = 4 * scales * 4 + _planes(shapes, config)
     return Stage(flops / machine.flops + data / machine.bandwidth, LIBRARIES + weights + outside + kept, disk, tokens)
 

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from calib.config import DataConfig
 from calib.data.documents import read_documents
-from calib.data.generate import load_windows
+from calib.data.generate import count_windows, load_windows
 from calib.data.windows import load_tokenizer, pack_windows, separator_token, tokenize
 from dualbinary import InputError
 
-__all__ = ["MOST_TOKENS", "collect", "first_windows"]
+__all__ = ["MOST_TOKENS", "collect", "first_windows", "generated_count"]
 
 MOST_TOKENS = 64_000_000  # of text that is read; a run uses a hundredth of it, and 250 MB of memory hold it
 
@@ -67,6 +67,11 @@ def collect(
         "generated_file": config.generated and str(config.generated),
     }
     return windows, origin
+
+
+def generated_count(config: DataConfig) -> int:
+    """Sequences that the model writes or has written. Raises InputError where their file can't be used."""
+    return config.generate if config.generated is None else count_windows(Path(config.generated))
 
 
 def first_windows(directory: Path, files: tuple[str, ...], count: int, length: int, vocabulary: int) -> Tensor:

@@ -1,8 +1,9 @@
 """Text that the full-precision model writes itself, for calibration without data (LLM-QAT, arXiv 2305.17888).
 
-A sequence begins with a token that is swept: each ordinary token of the vocabulary begins one sequence, in random
-order, before any begins a second. So rare tokens come up as well. The next three to five tokens are the likeliest,
-which makes a sensible beginning of it; all others are drawn from the whole distribution, for variety.
+A sequence begins with a random token, drawn evenly from the ordinary tokens of the vocabulary, without special ones,
+and none a second time before all have begun one. So rare tokens come up as well. The next three to five tokens are the
+likeliest, which makes a sensible beginning of it; all others are drawn from the whole distribution at temperature 1,
+for variety. QBB (NeurIPS 2024) says of its own text only that it begins with a random token.
 
 An end-of-text token ends nothing: windows have equal lengths, and a model goes on with a new document behind it, as it
 did in its training.
@@ -30,7 +31,7 @@ from calib.data.windows import load_tokenizer, ordinary_tokens
 from calib.models.blocks import autocast
 from dualbinary import DualBinaryError, InputError
 
-__all__ = ["PARTS_SUFFIX", "generate_to", "load_windows"]
+__all__ = ["PARTS_SUFFIX", "count_windows", "generate_to", "load_windows"]
 
 PARTS_SUFFIX = ".parts"  # of the directory of finished batches
 TOKENS = "tokens"  # the one tensor of a file
@@ -91,6 +92,11 @@ def generate_to(
     _save(path, tokens, description)
     shutil.rmtree(directory)
     return tokens
+
+
+def count_windows(path: Path) -> int:
+    """How many sequences are in a file that `generate_to` wrote. Raises InputError for anything else."""
+    return len(_read(path)[0])
 
 
 def load_windows(path: Path, length: int, vocabulary: int) -> Tensor:

@@ -6,18 +6,28 @@ blocks that only write down what they were given. Windows have equal lengths and
 one batch holds for every batch of that size: `check_calls` refuses the models of which that isn't true.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from calib.models.source import SourceModel
 from dualbinary import InputError
 
-__all__ = ["BlockCall", "autocast", "check_calls", "choose_attention", "compute_dtype", "record_calls"]
+__all__ = [
+    "BlockCall",
+    "autocast",
+    "check_calls",
+    "choose_attention",
+    "compute_dtype",
+    "outputs_visited",
+    "recomputed",
+    "record_calls",
+]
 
 # Up to this many tokens in a window, attention on a CPU is made of its own products and a softmax instead of PyTorch's
 # fused kernel, which costs heads * T more numbers a token and block: a step of distillation takes a tenth less time.
@@ -108,6 +118,47 @@ def _forward_replaced(blocks: list[nn.Module], forward: Any) -> Iterator[None]:
     finally:
         for block in blocks:
             del block.forward  # the class's own shows again
+
+
+@contextmanager
+def outputs_visited(blocks: list[nn.Module], visit: Callable[[int, Tensor], Tensor]) -> Iterator[None]:
+    """Within: where block i returns hidden states, `visit(i, hidden states)` goes on in their place."""
+
+    def hook(index: int) -> Callable[..., Any]:
+        def run(_: nn.Module, __: Any, output: Any) -> Any:
+            if isinstance(output, Tensor):
+                return visit(index, output)
+            return (visit(index, output[0]), *output[1:])
+
+        return run
+
+    handles = [block.register_forward_hook(hook(index)) for index, block in enumerate(blocks)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def recomputed(blocks: list[nn.Module]) -> Iterator[None]:
+    """Within: blocks keep their inputs only and compute again what their gradients need."""
+    for block in blocks:
+        block.forward = _recomputed(block.forward)
+    try:
+        yield
+    finally:
+        for block in blocks:
+            del block.forward
+
+
+def _recomputed(forward: Callable[..., Any]) -> Callable[..., Any]:
+    def run(*args: Any, **kwargs: Any) -> Any:
+        if not torch.is_grad_enabled():
+            return forward(*args, **kwargs)
+        return checkpoint(forward, *args, use_reentrant=False, **kwargs)
+
+    return run
 
 
 def compute_dtype(requested: str, device: str) -> torch.dtype:

@@ -52,7 +52,14 @@ class Chart:
 def run_charts(record: dict[str, Any]) -> list[Chart]:
     """The pictures of a record. Raises InputError where matplotlib is missing."""
     layers = layers_of(record)
-    drawn = (_training(record), _blocks(record), _errors(record, layers), _planes(layers), _levels(record, layers))
+    drawn = (
+        _filter(record),
+        _training(record),
+        _blocks(record),
+        _errors(record, layers),
+        _planes(layers),
+        _levels(record, layers),
+    )
     return [chart for chart in (*drawn, _correlations(layers)) if chart]
 
 
@@ -73,19 +80,41 @@ def _training(record: dict[str, Any]) -> Chart | None:
     chosen = [point["tokens"] for point in curve if point["step"] == best]
     for tokens in chosen:
         losses.axvline(tokens, color=SERIES_COLORS[1], linewidth=0.8, linestyle=":", label="kept")
-    for name, color in zip(("kl", "ce", "dad"), SERIES_COLORS, strict=False):
+    for name, color in zip(("kl", "ce", "dad", "mse", "features"), SERIES_COLORS, strict=True):
         _line(terms, curve, name, "", color, linewidth=0.6, alpha=0.5)
         _line(terms, held_out, name, name, color, marker="o", markersize=4)
+    others = {"mse", "features"} & {name for point in curve for name in point}
     for axes in (losses, terms):
-        axes.set(xlabel="tokens", ylabel="nats a token")
+        axes.set(xlabel="tokens", ylabel="loss of a token" if others else "nats a token")
         _thousands(axes)
         _legend(axes)
     caption = (
         "Left: the loss that training lowers, and the same on held-out windows, measured as the state would be stored. "
         f"The state of step {best} was kept. Right: its terms, thin lines in training; kl is the divergence from the "
-        "full-precision model, ce the cross entropy with the text."
+        "full-precision model, ce the cross entropy with the text, mse the mean square of logit differences, features "
+        "the relative squared errors of all blocks' outputs together."
     )
     return Chart("Distillation", caption, _svg(figure, "training"))
+
+
+def _filter(record: dict[str, Any]) -> Chart | None:
+    found = record.get("filter")
+    if not found or found["scores"] is None:
+        return None
+    figure, (axes,) = _figure(1)
+    chosen = set(found["chosen"])
+    rows = list(zip(found["distinct"], found["scores"], strict=True))
+    for label, kept, color in (("left", False, SERIES_COLORS[4]), ("kept", True, SERIES_COLORS[1])):
+        points = [point for index, point in enumerate(rows) if (index in chosen) is kept]
+        if points:
+            axes.plot(*zip(*points, strict=True), linestyle="", marker=".", label=label, color=color)
+    axes.set(xlabel="share of distinct tokens", ylabel="KL from the teacher")
+    _legend(axes)
+    caption = (
+        "Sequences that the model wrote: how far the student was from the teacher on each as distillation began, and "
+        "how much it repeats itself. Distillation trained on those kept."
+    )
+    return Chart("Sequences", caption, _svg(figure, "filter"))
 
 
 def _blocks(record: dict[str, Any]) -> Chart | None:

@@ -4,11 +4,13 @@
      "model": {"name", "parameters", "quantised_parameters", "hidden", "vocabulary", "bits_per_weight"},
      "data": {"length", "text_windows", "generated_windows", "files", ...} or null,
      "blocks": [{"name", "seconds", "error_before", "error_after", "layers": {name: {stage: figures}}}],
+     "filter": {"by", "candidates", "chosen", "scores", "distinct", "sequences"} or absent,
      "e2e": {"curve", "best_step", "first_loss", "best_loss", "seconds"} or absent,
-     "seconds": {"data", "init+block", "e2e"}}
+     "seconds": {"data", "init+block", "filter", "e2e"}}
 
-Figures of a layer after a stage are those of calib.measure.layer_statistics. Block errors are there where the stage
-block ran; layers after distillation know no inputs any more, so what needs them is null there.
+The filter's figures are those of calib.stages.filter.choose, a layer's after a stage those of
+calib.measure.layer_statistics. Block errors are there where the stage block ran; layers after distillation know no
+inputs any more, so what needs them is null there.
 """
 
 from pathlib import Path
@@ -75,6 +77,8 @@ class _Losses(Part):
     ce: Loss
     kl: Loss | None = None
     dad: Loss | None = None
+    mse: Loss | None = None
+    features: Loss | None = None
 
 
 class _Point(Part):
@@ -85,7 +89,27 @@ class _Point(Part):
     ce: Loss | None = None
     kl: Loss | None = None
     dad: Loss | None = None
+    mse: Loss | None = None
+    features: Loss | None = None
     held_out: _Losses | None = None
+
+
+class _Filter(Part):
+    by: Literal["discrepancy", "random"]
+    candidates: Count
+    chosen: list[Count] = Field(min_length=1)
+    scores: list[Loss] | None
+    distinct: Shares
+    sequences: str
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> "_Filter":
+        for name, values in (("scores", self.scores), ("distinct", self.distinct)):
+            if values is not None and len(values) != self.candidates:
+                raise ValueError(f"{name}: expected {self.candidates} numbers, got {len(values)}")
+        if max(self.chosen) >= self.candidates or len(set(self.chosen)) < len(self.chosen):
+            raise ValueError(f"chosen: expected numbers below {self.candidates}, none twice")
+        return self
 
 
 class _Distillation(Part):
@@ -103,6 +127,7 @@ class _Record(Part):
     model: _Model
     data: dict[str, Any] | None
     blocks: list[_Block] = Field(min_length=1)
+    filter: _Filter | None = None
     e2e: _Distillation | None = None
     seconds: dict[str, Size]
 

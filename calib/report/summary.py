@@ -190,6 +190,8 @@ def sentences(record: dict[str, Any]) -> list[str]:
     if known:
         before, after = (sum(block[key] for block in known) / len(known) for key in ("error_before", "error_after"))
         lines.append(f"reconstruction: held-out error of a block, mean, {before:.4f} -> {after:.4f}")
+    if record.get("filter"):
+        lines.append(_filter_sentence(record["filter"]))
     e2e = record.get("e2e")
     if e2e and e2e["first_loss"] is not None and e2e["best_loss"] is not None:
         lines.append(
@@ -197,3 +199,14 @@ def sentences(record: dict[str, Any]) -> list[str]:
         )
     times = ", ".join(f"{stage} {seconds / 60:.1f}" for stage, seconds in record["seconds"].items())
     return [*lines, f"minutes: {times}"]
+
+
+def _filter_sentence(chosen: dict[str, Any]) -> str:
+    """What was kept of the generated sequences, and how it differs from all of them."""
+    text = f"filter: {len(chosen['chosen'])} of {chosen['candidates']} generated sequences by {chosen['by']}"
+    for key, name in (("scores", "KL from the teacher"), ("distinct", "share of distinct tokens")):
+        values = chosen[key]
+        if values is not None:
+            kept = [values[index] for index in chosen["chosen"]]
+            text += f"; {name} {sum(values) / len(values):.3f} in all, {sum(kept) / len(kept):.3f} in those kept"
+    return text

@@ -1,8 +1,10 @@
 """Distillation of the whole model from its full-precision self, end to end.
 
 Teacher and student are one model (calib.layers.full_precision). What trains: the scales and, where the configuration
-gives them a rate, latents that may move weights to other levels. The loss is a mixture of KL divergence, cross entropy
-and deviation-aware distillation (calib.losses); Adam, with rates relative to each layer's root mean square.
+gives them a rate, latents that may move weights to other levels. The loss is a mixture of those of calib.losses, which
+calib.stages.passes computes; Adam, with rates relative to each layer's root mean square. In every step each block of
+the teacher may be the student's, with a probability that changes over the steps; what is drawn depends on seed and step
+alone. Losses that decide anything are measured against the teacher itself.
 
 The state with the lowest loss on held-out windows wins; the one at the beginning counts too, so that this stage makes
 nothing worse by its own measure. It is measured as it will be stored, with scales that float16 holds.
@@ -14,23 +16,22 @@ last one to the same result, bit for bit on a CPU.
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from calib.config import DistillConfig
-from calib.layers import QuantLinear, full_precision
-from calib.losses import LossWeights, chunk_size, sequence_loss
-from calib.models.blocks import autocast
-from calib.models.head import head_of
+from calib.layers import QuantLinear
+from calib.losses import LossWeights
+from calib.models.blocks import recomputed
 from calib.models.source import SourceModel
 from calib.parallel import ALONE, Team
 from calib.quantizer import codes_of, into_cells
-from calib.schedule import learning_rate
+from calib.schedule import learning_rate, swap_probability
+from calib.stages.passes import TERMS, Passes
 from calib.state import WorkDirectory
 from dualbinary import DualBinaryError, InputError
 
@@ -38,7 +39,6 @@ __all__ = ["Distilled", "distill"]
 
 RESULT = "e2e"  # in the work directory
 BETAS = (0.9, 0.99)
-TERMS = ("loss", "kl", "ce", "dad")
 CURVE_POINTS = 500  # of the record; longer runs are thinned out
 
 
@@ -47,8 +47,9 @@ class Distilled:
     """What the stage did.
 
     Attributes:
-        curve: for some steps {"step", "tokens", "seconds", "loss", "kl", "ce", "dad"} of the training windows, and
-            "held_out" {"loss", ...} where it was measured; a step counts from 1, 0 is the state before.
+        curve: for some steps {"step", "tokens", "seconds", "loss", "kl", ...} of the training windows, against the
+            teacher as it was in that step, and "held_out" {"loss", ...} where it was measured; a step counts from 1, 0
+            is the state before.
         best_step: the step whose state was kept.
         first_loss, best_loss: on held-out windows, before and at the best step; None where there are none.
     """
@@ -81,7 +82,8 @@ def distill(
             f"--e2e-batch {config.batch}: {team.size} processes share a batch; expected a multiple of {team.size}"
         )
     job = _Distillation(source, tokens, config, dtype, work, team)
-    with _checkpointing(source, enabled=config.gradient_checkpointing):
+    blocks = [block for _, block in source.blocks]
+    with recomputed(blocks) if config.gradient_checkpointing else nullcontext():
         return job.run(seed, progress)
 
 
@@ -96,11 +98,10 @@ class _Distillation:
         team: Team,
     ) -> None:
         self.model, self.layers = source.model, list(source.linears.values())
-        self.config, self.dtype, self.work, self.team = config, dtype, work, team
-        self.device = team.device
-        self.head, vocabulary = head_of(self.model, self.device, dtype)
-        self.chunk = chunk_size(vocabulary)
-        self.weights = LossWeights(config.kl, config.ce, config.dad, config.gamma)
+        self.config, self.work, self.team = config, work, team
+        shares = {name: getattr(config, name) for name in LossWeights.__dataclass_fields__}
+        weights = LossWeights(**shares)
+        self.passes = Passes(source, weights, team.device, dtype)
         split = len(tokens) - config.held_out
         self.training, self.held_out = tokens[:split], tokens[split:]
         self.trained = self._prepare()
@@ -120,8 +121,9 @@ class _Distillation:
             self._measure({"step": 0, "tokens": 0, "seconds": 0.0})
         while step < steps:
             chosen = self._windows(step, seed)
+            probability = swap_probability(step, steps, self.config.swap, self.config.swap_schedule)
             self._set_rate(learning_rate(step, steps, self.config.warmup))
-            figures = self._step(chosen)
+            figures = self._step(chosen, _drawn(len(self.passes.blocks), probability, seed, step))
             step += 1
             tokens = step * self.config.batch * window
             self.seconds = before + time.perf_counter() - begin
@@ -175,49 +177,18 @@ class _Distillation:
         for group in self.optimiser.param_groups:
             group["lr"] = group["rate"] * factor
 
-    def _step(self, windows: Tensor) -> dict[str, float]:
+    def _step(self, windows: Tensor, swapped: list[bool]) -> dict[str, float]:
         """One step of the optimiser on windows [batch, T]; returns the mean losses."""
-        sums = dict.fromkeys(self._terms(), 0.0)
+        sums = dict.fromkeys(self.passes.terms, 0.0)
+        factor = self.team.loss_factor / self.config.batch
         for part in self.team.share(windows).split(self.config.micro_batch):
-            for name, value in self._pass(part, gradient=True).items():
+            for name, value in self.passes.losses(part, factor=factor, swapped=swapped).items():
                 sums[name] += value
         self.team.add_gradients([value for value, _ in self.trained.values()])
         self.optimiser.step()
         self.optimiser.zero_grad()
         totals = self.team.total(list(sums.values()))
         return {name: value / len(windows) for name, value in zip(sums, totals, strict=True)}
-
-    def _terms(self) -> list[str]:
-        return [name for name in TERMS if name in ("loss", "ce") or self.weights.needs_teacher]
-
-    def _pass(self, windows: Tensor, *, gradient: bool) -> dict[str, float]:
-        """Forward, and backward if asked for, over windows [batch, T]; returns sums of their losses."""
-        tokens = windows.to(self.device, torch.int64)
-        teacher = None
-        with autocast(self.device, self.dtype):
-            if self.weights.needs_teacher:
-                with torch.no_grad(), full_precision(self.model):
-                    teacher = self._hidden(tokens)
-            with torch.set_grad_enabled(gradient):
-                student = self._hidden(tokens)
-        flow = torch.zeros_like(student)
-        sums = dict.fromkeys(self._terms(), 0.0)
-        for index, window in enumerate(tokens):
-            known = None if teacher is None else teacher[index, :-1]
-            found = sequence_loss(
-                student[index, :-1], known, window[1:], self.head, self.weights, self.chunk, gradient=gradient
-            )
-            for name, value in found.losses.items():
-                sums[name] += value
-            if found.gradient is not None:
-                flow[index, :-1] = found.gradient
-        if gradient:
-            student.backward(flow.mul_(self.team.loss_factor / self.config.batch))
-        return sums
-
-    def _hidden(self, tokens: Tensor) -> Tensor:
-        """What the head reads: [batch, T, H]."""
-        return self.model.base_model(input_ids=tokens, use_cache=False).last_hidden_state
 
     @torch.no_grad()
     def _measure(self, entry: dict[str, Any]) -> None:
@@ -238,10 +209,10 @@ class _Distillation:
     def _held_out_losses(self) -> dict[str, float]:
         """Mean losses. Sharded processes must make equally many passes, so some window may be seen for nothing."""
         count, size = len(self.held_out), self.team.size
-        sums = dict.fromkeys(self._terms(), 0.0)
+        sums = dict.fromkeys(self.passes.terms, 0.0)
         for begin in range(0, count, size):
             index = begin + self.team.rank
-            found = self._pass(self.held_out[index % count][None], gradient=False)
+            found = self.passes.losses(self.held_out[index % count][None])
             for name, value in found.items():
                 sums[name] += value if index < count else 0.0
         totals = self.team.total(list(sums.values()))
@@ -303,6 +274,12 @@ def _order(count: int, seed: int, epoch: int) -> Tensor:
     return torch.randperm(count, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
 
 
+def _drawn(count: int, probability: float, seed: int, step: int) -> list[bool]:
+    """Which of `count` blocks are swapped in a step; no other draw decides it, so that a resumed run draws the same."""
+    random = torch.rand(count, generator=torch.Generator().manual_seed(seed * 998_244_353 + step))
+    return (random < probability).tolist()
+
+
 def _whole_mean_square(weight: Tensor) -> float:
     return Team.whole(weight).float().square().mean().item()
 
@@ -313,28 +290,6 @@ def _give_latent(layer: QuantLinear) -> None:
     codes = codes_of(layer.current_planes(), layer.in_features)
     format_ = layer.format
     layer.set_latent(into_cells(layer.weight.float(), codes, layer.scales, format_.planes, format_.group_size))
-
-
-@contextmanager
-def _checkpointing(source: SourceModel, *, enabled: bool) -> Iterator[None]:
-    """Within: blocks keep their inputs only and compute again what their gradients need."""
-    blocks = [block for _, block in source.blocks] if enabled else []
-    for block in blocks:
-        block.forward = _recomputed(block.forward)
-    try:
-        yield
-    finally:
-        for block in blocks:
-            del block.forward
-
-
-def _recomputed(forward: Callable[..., Any]) -> Callable[..., Any]:
-    def run(*args: Any, **kwargs: Any) -> Any:
-        if not torch.is_grad_enabled():
-            return forward(*args, **kwargs)
-        return checkpoint(forward, *args, use_reentrant=False, **kwargs)
-
-    return run
 
 
 def _thinned(curve: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from calib.config import BlockConfig
 from calib.layers import QuantLinear
+from calib.losses import feature_error
 from calib.schedule import learning_rate
 from dualbinary import DualBinaryError
 
@@ -92,8 +93,7 @@ def reconstruct(
 
 
 def _error(found: Tensor, wanted: Tensor) -> Tensor:
-    weight = 1 / wanted.square().mean(-1).clamp_min(torch.finfo(wanted.dtype).tiny)
-    return ((found.float() - wanted).square().mean(-1) * weight).mean()
+    return feature_error(found, wanted).mean()
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from calib.__main__ import main, parser
-from calib.config import CalibConfig
+from calib.config import CalibConfig, DataConfig
 from calib.options import config_from
 from calib.plan import Machine, Shapes, plan
 from calib.presets import PRESETS, preset
@@ -89,7 +89,11 @@ def test_a_start_takes_the_place_of_init():
         (["--group-size", "50"], "group_size"),
         (["--stages", "e2e,init"], "stages"),
         (["--init-method", "magic"], "init.method"),
-        (["--e2e-kl", "0"], "kl, ce or dad"),
+        (["--e2e-kl", "0"], "kl, ce, dad, mse or features"),
+        (["--generate", "5", "--keep", "9"], "keep"),
+        (["--text", "a", "--keep", "9"], "keep"),
+        (["--generate", "9", "--keep", "5", "--stages", "init"], "data.keep"),
+        (["--generate", "9", "--scores", "file"], "scores"),
     ],
 )
 def test_a_wrong_value_is_named(arguments, named):
@@ -131,6 +135,33 @@ def test_a_run_can_go_on_from_a_checkpoint(model, finished, tmp_path):
     refused = tmp_path / "refused"
     assert main([str(model), str(refused), *words(group_size=32), "--start", str(finished), "--stages", "e2e"]) == 2
     assert not refused.exists()
+
+
+def test_a_run_trains_on_what_it_keeps_and_another_can_take_its_scores(model, finished, tmp_path, capsys):
+    """From what `finished` was made of; its sequences are read again."""
+    generated = finished.with_name("out.generated.safetensors")
+    shared = words(generate=None, generated=generated, keep=4, start=finished, stages="e2e")
+    assert main([str(model), str(tmp_path / "first"), *shared]) == 0
+    record = json.loads((tmp_path / "first/calibration.json").read_text())
+    found, held_out = record["filter"], SMALL["e2e-held-out"]
+    assert found["candidates"] == len(found["scores"]) == record["data"]["generated_windows"] - held_out
+    best = sorted(range(len(found["scores"])), key=lambda index: -found["scores"][index])[:4]
+    assert found["chosen"] == sorted(best)
+    capsys.readouterr()
+    assert main(["report", str(tmp_path / "first")]) == 0
+    assert f"filter: 4 of {found['candidates']} generated sequences by discrepancy" in capsys.readouterr().out
+    scores = ["--scores", str(tmp_path / "first/calibration.json")]
+    assert main([str(model), str(tmp_path / "second"), *shared, *scores]) == 0
+    first, second = (tmp_path / name / "model.safetensors" for name in ("first", "second"))
+    assert first.read_bytes() == second.read_bytes()
+    assert main([str(model), str(tmp_path / "third"), *shared, *scores, "--seed", "1"]) == 2
+    assert "has no scores of these" in capsys.readouterr().err
+    assert main([str(model), str(tmp_path / "fourth"), *shared, "--keep-by", "random"]) == 0
+    record = json.loads((tmp_path / "fourth/calibration.json").read_text())
+    assert record["filter"]["scores"] is None
+    assert len(record["filter"]["chosen"]) == 4
+    assert record["filter"]["chosen"] != found["chosen"]
+    assert (tmp_path / "fourth/model.safetensors").read_bytes() != first.read_bytes()  # it learned from others
 
 
 def killed(model, out, seconds):
@@ -225,6 +256,14 @@ def test_plans_grow_with_what_they_are_of():
         for stage, value in stages[0].items():
             assert value.seconds < stages[1][stage].seconds
             assert value.memory < stages[1][stage].memory
+    plain = preset("fast")
+    e2e = plain.e2e.model_copy(update={"features": 1.0, "swap": 0.5})
+    dear = plain.model_copy(update={"e2e": e2e, "data": DataConfig(generate=100, keep=20)})
+    first, second = (plan("some", small, config, machine).stages for config in (plain, dear))
+    assert first["e2e"].seconds < second["e2e"].seconds
+    assert first["e2e"].memory < second["e2e"].memory
+    assert second["filter"].tokens == (100 - plain.e2e.held_out) * plain.data.length
+    assert second["filter"].seconds < second["e2e"].seconds
     half = plan("slow", small, preset("fast"), Machine("test", 5e11, 5e9))
     whole = plan("quick", small, preset("fast"), machine)
     assert half.stages["e2e"].seconds == pytest.approx(2 * whole.stages["e2e"].seconds)

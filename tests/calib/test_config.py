@@ -93,6 +93,9 @@ WRONG = [
     ("format.offset", 1),
     ("data.text", "book.txt"),
     ("data.generate", -1),
+    ("data.keep", -1),
+    ("data.keep_by", "length"),
+    ("data.scores", "calibration.json"),  # of nothing that is kept
     ("data.text_share", 1.5),
     ("data.length", 7),
     ("init.method", "best"),
@@ -116,6 +119,11 @@ WRONG = [
     ("e2e.ce", "some"),
     ("e2e.dad", [1]),
     ("e2e.gamma", 2),
+    ("e2e.mse", -1),
+    ("e2e.mse_shift", 1),
+    ("e2e.features", "all"),
+    ("e2e.swap", 1.5),
+    ("e2e.swap_schedule", "constant"),
     ("e2e.scale_rate", 1),
     ("e2e.latent_rate", -1),
     ("e2e.warmup", -1),
@@ -139,7 +147,12 @@ def test_a_wrong_value_is_refused_by_its_name(key: str, value):
     assert message.startswith("run.json: ")
     assert "\n" not in message
     # What several keys say together is named by the part they are in, or by the keys themselves.
-    named = {"stages": "stage", "start": "checkpoint to start", "e2e.kl": "e2e: expected a positive weight for kl"}
+    named = {
+        "stages": "stage",
+        "start": "checkpoint to start",
+        "data.scores": "data: scores",
+        "e2e.kl": "e2e: expected a positive weight for kl",
+    }
     assert key in message or named.get(key, key) in message
 
 

@@ -8,11 +8,12 @@ from torch.nn import functional
 
 from calib.config import DistillConfig
 from calib.initialisers import METHODS
-from calib.layers import Format, full_precision
-from calib.losses import cross_entropy, dad_weights, entropy, kl_divergence
+from calib.layers import Format, full_precision, quant_linears
+from calib.losses import LossWeights, cross_entropy, dad_weights, entropy, kl_divergence, logit_error
 from calib.models.source import SourceModel
 from calib.schedule import learning_rate
 from calib.stages.distill import BETAS, distill
+from calib.stages.passes import Passes
 from calib.state import WorkDirectory
 from dualbinary import DualBinaryError, InputError
 from tests.exporter.tiny_models import VOCABULARY, make_model
@@ -66,14 +67,31 @@ def assert_same(left, right):
         assert all(map(torch.equal, tensors, states(right)[name])), name
 
 
-def plain_loss(model, window, config):
+def seen(model, window):
+    """Logits [T - 1, V] of one window and the outputs of all blocks, [blocks, T, H]."""
+    outputs = []
+    handles = [
+        block.register_forward_hook(lambda _, __, output: outputs.append(output)) for block in model.model.layers
+    ]
+    logits = model(input_ids=window[None]).logits[0, :-1]
+    for handle in handles:
+        handle.remove()
+    return logits, torch.cat(outputs)
+
+
+def plain_loss(model, window, config, swapped=(False, False)):
     """The loss of one window, with all logits and by autograd."""
     with torch.no_grad(), full_precision(model):
-        teacher = model(input_ids=window[None]).logits[0, :-1]
-    student = model(input_ids=window[None]).logits[0, :-1]
+        for block, own in zip(model.model.layers, swapped, strict=True):
+            for layer in quant_linears(block):
+                layer.quantised = own
+        teacher, wanted = seen(model, window)
+    student, found = seen(model, window)
     kl, omega = kl_divergence(teacher, student), dad_weights(entropy(teacher), entropy(student), config.gamma)
     terms = config.kl * kl + config.ce * cross_entropy(student, window[1:]) + config.dad * omega.detach() * kl
-    return terms.mean()
+    features = ((found - wanted) ** 2).sum(-1) / (wanted**2).sum(-1)
+    mse = logit_error(teacher, student)
+    return terms.mean() + config.mse * mse.mean() + config.features * features.mean(1).sum()
 
 
 def plain_loop(directory, order, config):
@@ -98,8 +116,16 @@ def plain_loop(directory, order, config):
 
 @pytest.mark.parametrize(
     "losses",
-    [{}, {"kl": 0.0, "ce": 1.0}, {"kl": 0.0, "dad": 1.0, "gamma": 0.7}, {"kl": 0.5, "ce": 0.25, "dad": 0.5}],
-    ids=["kl", "ce", "dad", "mixture"],
+    [
+        {},
+        {"kl": 0.0, "ce": 1.0},
+        {"kl": 0.0, "dad": 1.0, "gamma": 0.7},
+        {"kl": 0.5, "ce": 0.25, "dad": 0.5},
+        {"kl": 0.0, "mse": 1.0},
+        {"kl": 0.0, "features": 1.0},
+        {"kl": 0.5, "mse": 0.5, "features": 0.25},
+    ],
+    ids=["kl", "ce", "dad", "mixture", "mse", "features", "three"],
 )
 def test_agrees_with_a_plain_training_loop(llama, tmp_path, losses):
     # One batch that holds every window, so that their order doesn't matter; two passes at a time.
@@ -154,9 +180,12 @@ def test_the_best_loss_is_that_of_the_kept_state(llama, tmp_path):
     assert torch.stack(losses).mean().item() == pytest.approx(result.best_loss, rel=1e-4)
 
 
-@pytest.mark.parametrize("latent_rate", [0.0, 0.01])
-def test_goes_on_after_a_kill_to_the_same_bits(llama, tmp_path, latent_rate):
-    settings = {"steps": 9, "batch": 2, "held_out": 2, "evaluate_every": 2, "latent_rate": latent_rate}
+QBB = {"kl": 0.0, "mse": 1.0, "features": 1.0, "swap": 0.6}
+
+
+@pytest.mark.parametrize("options", [{}, {"latent_rate": 0.01}, QBB], ids=["scales", "latents", "qbb"])
+def test_goes_on_after_a_kill_to_the_same_bits(llama, tmp_path, options):
+    settings = {"steps": 9, "batch": 2, "held_out": 2, "evaluate_every": 2, **options}
     whole, expected = distilled(llama, tmp_path / "whole", windows(7), **settings)
 
     for calls_until_killed in (1, 3, 3, 4):
@@ -175,6 +204,44 @@ def test_goes_on_after_a_kill_to_the_same_bits(llama, tmp_path, latent_rate):
         return dataclasses.replace(value, curve=[{**point, "seconds": 0} for point in value.curve])
 
     assert timeless(result) == timeless(expected)
+
+
+@pytest.mark.parametrize("swapped", [(False, False), (True, False), (False, True), (True, True)])
+def test_a_swapped_block_of_the_teacher_is_the_students(llama, swapped):
+    source, tokens = opened(llama), windows(3)
+    model = source.model.requires_grad_(requires_grad=False)
+    scales = [layer.scales.requires_grad_() for layer in source.linears.values()]
+    config = DistillConfig(kl=0.5, mse=0.2, features=0.3)
+    passes = Passes(source, LossWeights(kl=0.5, mse=0.2, features=0.3), "cpu", torch.float32)
+    found = passes.losses(tokens, factor=0.25, swapped=swapped)
+    gradients = [one.grad for one in scales]
+    expected = torch.stack([plain_loss(model, window, config, swapped) for window in tokens]).sum()
+    wanted = torch.autograd.grad(0.25 * expected, scales, allow_unused=all(swapped))
+    if all(swapped):
+        assert found["loss"] == pytest.approx(0, abs=1e-6)  # two roundings of sums that cancel
+        return
+    # Sums of a thousand float32 terms of either sign in another order.
+    assert found["loss"] == pytest.approx(expected.item(), rel=1e-4)
+    for mine, theirs in zip(gradients, wanted, strict=True):
+        assert mine is not None
+        assert torch.allclose(mine, theirs, rtol=1e-3, atol=1e-4 * theirs.abs().max().item())
+    assert all(layer.quantised for layer in source.linears.values())
+
+
+def test_swaps_follow_their_schedule_and_do_not_touch_what_is_measured(llama, tmp_path):
+    settings = {"steps": 4, "batch": 2, "held_out": 2, "evaluate_every": 4, "scale_rate": 1e-9}
+    _, plain = distilled(llama, tmp_path / "plain", windows(6), **settings)
+    _, falling = distilled(llama, tmp_path / "falling", windows(6), swap=1.0, **settings)
+    _, rising = distilled(llama, tmp_path / "rising", windows(6), swap=1.0, swap_schedule="rising", **settings)
+    losses = [[point["loss"] for point in one.curve[1:]] for one in (plain, falling, rising)]
+    # Where no block or every one is drawn, the loss is that of the whole teacher, or none at all.
+    assert losses[1][0] == pytest.approx(0, abs=1e-6)
+    assert losses[2][3] == pytest.approx(0, abs=1e-6)
+    assert losses[1][3] == pytest.approx(losses[0][3], rel=1e-4)
+    assert losses[2][0] == pytest.approx(losses[0][0], rel=1e-4)
+    assert plain.first_loss is not None
+    assert plain.first_loss > 0.01
+    assert plain.first_loss == falling.first_loss == rising.first_loss
 
 
 def test_planes_stay_unless_latents_have_a_rate(llama, tmp_path):
@@ -198,7 +265,7 @@ def test_latents_of_no_use_leave_the_planes(llama, tmp_path):
 @pytest.mark.parametrize("name", ["gemma2", "gpt2", "bloom", "opt", "phi3"])
 def test_recomputed_activations_give_the_same(name, tmp_path):
     directory = make_model(name, tmp_path / name)
-    settings = {"steps": 2, "batch": 2, "held_out": 1}
+    settings = {"steps": 2, "batch": 2, "held_out": 1, "features": 0.5}
     plain, first = distilled(directory, tmp_path / "plain", windows(4), **settings)
     recomputed, second = distilled(
         directory, tmp_path / "recomputed", windows(4), gradient_checkpointing=True, **settings

@@ -13,7 +13,10 @@ from calib.losses import (
     cross_entropy,
     dad_weights,
     entropy,
+    feature_error,
     kl_divergence,
+    logit_error,
+    pulled,
     sequence_loss,
 )
 from dualbinary.errors import InputError
@@ -27,7 +30,12 @@ MIXTURES = {
     "kl_ce": LossWeights(kl=0.7, ce=0.4),
     "kl_dad": LossWeights(kl=1, dad=0.5, gamma=0.1),
     "ce_dad": LossWeights(kl=0, ce=0.3, dad=1.5, gamma=0.9),
-    "all": LossWeights(kl=0.2, ce=0.3, dad=0.5),
+    "mse": LossWeights(kl=0, mse=1),
+    "mse_shift": LossWeights(kl=0, mse=1, mse_shift=True),
+    "kl_mse": LossWeights(kl=1, mse=0.3),
+    "dad_mse": LossWeights(kl=0, dad=0.5, mse=2),
+    "all": LossWeights(kl=0.2, ce=0.3, dad=0.5, mse=0.1),
+    "features alone": LossWeights(kl=0, features=1),
 }
 
 
@@ -46,13 +54,18 @@ def probabilities(logits):
 
 
 def naive(student, teacher, targets, head, weights):
-    """The loss of papers, written over the whole matrices; differentiable in `student`."""
-    ps, pt = probabilities(head(student)), probabilities(head(teacher))
+    """The loss of papers, written over the whole matrices; differentiable in `student`. Of logits alone."""
+    ls, lt = head(student), head(teacher)
+    ps, pt = probabilities(ls), probabilities(lt)
     ce = torch.stack([-ps[t, y].log() for t, y in enumerate(targets)])
     kl = (pt * (pt / ps).log()).sum(-1)
     omega = (-(pt * pt.log()).sum(-1)) ** weights.gamma * (-(ps * ps.log()).sum(-1)) ** (1 - weights.gamma)
     omega = (omega / omega.mean()).detach()
-    return (weights.kl * kl + weights.ce * ce + weights.dad * omega * kl).mean()
+    apart = ls - lt
+    if not weights.mse_shift:
+        apart = apart - apart.mean(1, keepdim=True)
+    mse = (apart**2).mean(1)
+    return (weights.kl * kl + weights.ce * ce + weights.dad * omega * kl + weights.mse * mse).mean()
 
 
 def test_functions_are_what_their_equations_say():
@@ -61,6 +74,10 @@ def test_functions_are_what_their_equations_say():
     torch.testing.assert_close(cross_entropy(student, targets), -ps.gather(1, targets[:, None])[:, 0].log())
     torch.testing.assert_close(kl_divergence(teacher, student), (pt * (pt / ps).log()).sum(1))
     torch.testing.assert_close(entropy(student), -(ps * ps.log()).sum(1))
+    torch.testing.assert_close(logit_error(teacher, student), (student - teacher).var(1, correction=0))
+    torch.testing.assert_close(logit_error(teacher, student, shift=True), ((student - teacher) ** 2).mean(1))
+    relative = ((student - teacher) ** 2).sum(1) / (teacher**2).sum(1)
+    torch.testing.assert_close(feature_error(student, teacher), relative)
     weights = dad_weights(entropy(teacher), entropy(student), 0.3)
     expected = entropy(teacher) ** 0.3 * entropy(student) ** 0.7
     torch.testing.assert_close(weights, expected / expected.mean())
@@ -80,6 +97,8 @@ def test_gradients_of_the_smooth_losses():
     teacher.requires_grad_()
     assert torch.autograd.gradcheck(lambda s: cross_entropy(s, targets), student)
     assert torch.autograd.gradcheck(kl_divergence, (teacher, student))
+    assert torch.autograd.gradcheck(logit_error, (teacher, student))
+    assert torch.autograd.gradcheck(feature_error, (student, teacher))
     assert torch.autograd.gradcheck(entropy, student)
 
 
@@ -114,6 +133,29 @@ def test_losses_ignore_a_shift_of_the_logits_and_keep_their_bounds(shift, seed, 
     torch.testing.assert_close(kl_divergence(student, student), torch.zeros_like(h))
 
 
+def test_features_of_an_enormous_token_count_as_much_as_any():
+    student, teacher, *_ = drawn()
+    size = torch.ones(len(student), 1, dtype=student.dtype)
+    size[0] = 1e4
+    torch.testing.assert_close(feature_error(student * size, teacher * size), feature_error(student, teacher))
+    assert torch.isfinite(feature_error(student, torch.zeros_like(teacher))).all()
+
+
+def test_pulled_goes_on_unchanged_with_the_gradient_of_its_error_besides():
+    shape = 2, 3, 5  # sequences, tokens, width
+    student, teacher, behind = torch.randn(3, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    student.requires_grad_()
+    found, error = pulled(student, teacher, 0.7)
+    assert torch.equal(found, student)
+    assert not error.requires_grad
+    expected = feature_error(student, teacher).mean(1)
+    torch.testing.assert_close(error, expected)
+    loss = (behind * student**2).sum() + 0.7 * expected.sum()
+    (wanted,) = torch.autograd.grad(loss, student)
+    (gradient,) = torch.autograd.grad((behind * found**2).sum(), student)
+    torch.testing.assert_close(gradient, wanted, rtol=1e-12, atol=1e-14)
+
+
 @pytest.mark.parametrize("weights", MIXTURES.values(), ids=MIXTURES)
 @pytest.mark.parametrize("chunk", [1, 3, 7, 100])
 def test_a_sequence_is_the_naive_loss_whatever_the_chunk(weights, chunk):
@@ -132,19 +174,20 @@ def test_a_sequence_is_the_naive_loss_whatever_the_chunk(weights, chunk):
 def test_a_sequence_says_its_terms_and_entropies():
     student, teacher, targets, matrix = drawn()
     ls, lt = student @ matrix.T, teacher @ matrix.T
-    weights = LossWeights(kl=0.2, ce=0.3, dad=0.5, gamma=0.2)
+    weights = LossWeights(kl=0.2, ce=0.3, dad=0.5, gamma=0.2, mse=0.1)
     result = sequence_loss(student, teacher, targets, lambda x: x @ matrix.T, weights, 2, gradient=False)
     assert result.gradient is None
     expected = {
         "kl": kl_divergence(lt, ls),
         "ce": cross_entropy(ls, targets),
         "dad": dad_weights(entropy(lt), entropy(ls), 0.2) * kl_divergence(lt, ls),
+        "mse": logit_error(lt, ls),
         "teacher_entropy": entropy(lt),
         "student_entropy": entropy(ls),
     }
     for name, values in expected.items():
         torch.testing.assert_close(result.per_token[name], values)
-    for name in ("kl", "ce", "dad"):
+    for name in ("kl", "ce", "dad", "mse"):
         assert result.losses[name] == pytest.approx(expected[name].mean().item())
 
 
@@ -178,7 +221,16 @@ def test_a_head_in_16_bits_costs_only_its_own_rounding():
 
 @pytest.mark.parametrize(
     "values",
-    [{"kl": -1}, {"ce": math.nan}, {"dad": math.inf}, {"gamma": 1.5}, {"gamma": -0.1}, {"kl": 0}],
+    [
+        {"kl": -1},
+        {"mse": -1},
+        {"features": math.nan},
+        {"ce": math.nan},
+        {"dad": math.inf},
+        {"gamma": 1.5},
+        {"gamma": -0.1},
+        {"kl": 0},
+    ],
     ids=lambda values: str(values),
 )
 def test_wrong_weights_are_refused_by_name(values):
@@ -192,6 +244,20 @@ def test_chunks_shrink_with_the_vocabulary():
 
 def test_large_logits_do_not_overflow():
     student, teacher, targets, matrix = drawn(dtype=torch.float32)
-    shifted = sequence_loss(student, teacher, targets, lambda x: x @ matrix.T + 500, LossWeights(kl=1, ce=1), 4)
-    plain = sequence_loss(student, teacher, targets, lambda x: x @ matrix.T, LossWeights(kl=1, ce=1), 4)
+    weights = LossWeights(kl=1, ce=1, mse=1)
+    shifted = sequence_loss(student, teacher, targets, lambda x: x @ matrix.T + 500, weights, 4)
+    plain = sequence_loss(student, teacher, targets, lambda x: x @ matrix.T, weights, 4)
     assert shifted.losses["loss"] == pytest.approx(plain.losses["loss"], rel=1e-3)
+
+
+@pytest.mark.parametrize("counts", [False, True])
+def test_a_shift_of_all_logits_counts_where_it_is_asked_for(counts):
+    """Unlike in any loss of distributions; and the maximum that a softmax takes away must come back."""
+    student, teacher, targets, matrix = drawn()
+    shifts = iter((0.0, 3.0) * 4)  # the head sees the student's chunk, then the teacher's
+    weights = LossWeights(kl=0, mse=1, mse_shift=counts)
+    result = sequence_loss(student, teacher, targets, lambda x: x @ matrix.T + next(shifts), weights, 2)
+    plain = logit_error(teacher @ matrix.T, student @ matrix.T).mean().item()
+    shifted = logit_error(teacher @ matrix.T + 3, student @ matrix.T, shift=True).mean().item()
+    assert result.losses["mse"] == pytest.approx(shifted if counts else plain, rel=1e-12)
+    assert shifted > plain + 1

@@ -22,6 +22,10 @@ OPTIONS = {
     "e2e-evaluate-every": 3,
     "e2e-scale-rate": 0.001,
     "e2e-ce": 1,
+    "e2e-mse": 0.1,
+    "e2e-features": 0.1,
+    "e2e-swap": 0.3,
+    "keep": 13,
     "dtype": "float32",
     "device": "cpu",
 }

@@ -13,7 +13,7 @@ from calib.measure import layer_statistics
 from calib.report.command import main
 from calib.report.page import page
 from calib.report.record import RECORD_FILE, read_record, write_record
-from calib.report.summary import flops, totals
+from calib.report.summary import flops, sentences, totals
 from calib.stored import Checkpoint
 from dualbinary import InputError, unpack_planes
 from dualbinary.statistics import PAPER_PROMPT_TOKENS, paper_flops, weight_statistics
@@ -52,6 +52,12 @@ def test_a_record_comes_back_as_it_was_written(record, checkpoint):
     assert not list(checkpoint.glob("*.new"))
 
 
+def filtered(**changes):
+    """What a record says of a filter that kept two of three sequences."""
+    value = {"by": "discrepancy", "candidates": 3, "chosen": [0, 2], "scores": [0.9, 0.6, 0.8]}
+    return {**value, "distinct": [0.25, 0.5, 0.75], "sequences": "00", **changes}
+
+
 def first_figures(value):
     return next(iter(next(iter(value["blocks"][0]["layers"].values())).values()))
 
@@ -71,6 +77,8 @@ DAMAGES = {
     "planes": lambda value: first_figures(value).update(
         density=[0.5], level_shares=[0.5, 0.5], corr_paths=[], corr_residual=[]
     ),
+    "filter: scores": lambda value: value.update(filter=filtered(scores=[0.5])),
+    "filter: chosen": lambda value: value.update(filter=filtered(chosen=[3])),
     "e2e.curve": lambda value: value["e2e"]["curve"][0].update(tokens=-1),
     "finite": lambda value: value["model"].update(bits_per_weight=float("nan")),
     "seconds": lambda value: value["seconds"].update(data=10**400),
@@ -221,6 +229,19 @@ def test_the_page_is_whole_and_loads_nothing(record, checkpoint, capsys, tmp_pat
     assert main([str(checkpoint), "--html", str(tmp_path / "again.html"), "--json"]) == 0
     assert (tmp_path / "again.html").read_text(encoding="utf-8") == text  # nothing of the day or the run
     assert json.loads(capsys.readouterr().out)["html"] == str(tmp_path / "again.html")
+
+
+def test_a_filter_is_a_sentence_and_a_picture(record):
+    text = page({**record, "filter": filtered()}, None)
+    assert Page(text).tags.count("svg") == 7
+    (sentence,) = [line for line in sentences({**record, "filter": filtered()}) if line.startswith("filter")]
+    assert (
+        "2 of 3 generated sequences by discrepancy; KL from the teacher 0.767 in all, 0.850 in those kept" in sentence
+    )
+    assert sentence in Page(text).texts
+    by_chance = sentences({**record, "filter": filtered(by="random", scores=None)})
+    assert any("distinct tokens 0.500 in all, 0.500 in those kept" in line for line in by_chance)
+    assert Page(page({**record, "filter": filtered(by="random", scores=None)}, None)).tags.count("svg") == 6
 
 
 def test_names_are_text_on_the_page(record):

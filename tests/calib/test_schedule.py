@@ -1,9 +1,10 @@
 """The factor of the learning rate over a run."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from calib.schedule import LAST, learning_rate
+from calib.schedule import LAST, learning_rate, swap_probability
 
 
 def factors(steps, warmup=0):
@@ -38,3 +39,10 @@ def test_a_run_that_is_shorter_than_its_warmup_only_rises(steps, more):
 
 def test_a_single_step_has_the_whole_rate():
     assert factors(1) == [1]
+
+
+def test_swaps_fade_out_or_come_in():
+    falling = [swap_probability(step, 5, 0.8, "falling") for step in range(5)]
+    assert falling == pytest.approx([0.8, 0.6, 0.4, 0.2, 0])
+    assert [swap_probability(step, 5, 0.8, "rising") for step in range(5)] == pytest.approx(falling[::-1])
+    assert swap_probability(0, 1, 0.8, "falling") == 0.8

@@ -1,0 +1,123 @@
+"""Which of the generated sequences distillation trains on: by default those where student and teacher differ most.
+
+    discrepancy of a sequence  =  mean over its tokens of KL(Pt || Ps),    the student as it enters distillation
+
+QBB (NeurIPS 2024) keeps the K sequences of highest discrepancy and doesn't say which measure it takes. KL is ours, for
+every loss: logits that nobody would draw have no say in it, and scores of two runs mean the same. The danger of
+such a choice is that text which no one writes may score high: so the record has the share of distinct tokens of every
+sequence beside its score.
+
+Held-out windows are never chosen from. Scores depend on nothing but sequences, model and start; what is scored is kept
+in the work directory, and a run with --scores takes those of another one.
+"""
+
+import hashlib
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from calib.config import DataConfig
+from calib.losses import LossWeights
+from calib.models.source import SourceModel
+from calib.parallel import Team
+from calib.stages.passes import Passes
+from calib.state import WorkDirectory
+from dualbinary import InputError
+from dualbinary.files import read_json_object
+
+__all__ = ["RECORD_KEY", "choose"]
+
+RESULT = "scores"  # in the work directory
+RECORD_KEY = "filter"  # in the record of a run
+STORE_EVERY = 16  # sequences; scoring one takes about as long as half a step of distillation
+
+
+def choose(
+    source: SourceModel,
+    candidates: Tensor,
+    config: DataConfig,
+    *,
+    seed: int,
+    dtype: torch.dtype,
+    work: WorkDirectory,
+    team: Team,
+    progress: Callable[[int, int], None],
+) -> tuple[Tensor, dict[str, Any]]:
+    """The `config.keep` of `candidates` int [n, T] that `config.keep_by` says, in their order, and a record of it.
+
+    The layers of `source` are as distillation gets them. By "random" a larger number keeps what a smaller one does, as
+    by "discrepancy". `progress(done, total)` is told tokens. The record is a JSON object:
+
+        by, candidates        what was chosen by, and n
+        chosen                indices of what is kept, in order
+        scores, distinct      of each candidate: its discrepancy (null where nobody asked), its share of distinct tokens
+        sequences             a digest of the candidates
+
+    Raises InputError where there are fewer candidates, or scores that are of others.
+    """
+    if config.keep > len(candidates):
+        raise InputError(
+            f"--keep {config.keep}: {len(candidates)} sequences are there to choose from beside those held out; "
+            "generate more, or keep fewer"
+        )
+    digest = hashlib.sha256(candidates.int().contiguous().numpy().tobytes()).hexdigest()
+    scores = None
+    if config.keep_by == "random":
+        order = torch.randperm(len(candidates), generator=torch.Generator().manual_seed(seed))
+    else:
+        if config.scores is not None:
+            scores = _stored(Path(config.scores), digest, len(candidates))
+        else:
+            scores = _scores(source, candidates, dtype, work, team, progress)
+        order = scores.argsort(descending=True, stable=True)
+    chosen = order[: config.keep].sort().values
+    return candidates[chosen], {
+        "by": config.keep_by,
+        "candidates": len(candidates),
+        "chosen": chosen.tolist(),
+        "scores": None if scores is None else scores.tolist(),
+        "distinct": [len(window.unique()) / len(window) for window in candidates],
+        "sequences": digest,
+    }
+
+
+def _scores(
+    source: SourceModel,
+    candidates: Tensor,
+    dtype: torch.dtype,
+    work: WorkDirectory,
+    team: Team,
+    progress: Callable[[int, int], None],
+) -> Tensor:
+    """The discrepancy of each candidate, float64 [n]; each process sees its share of them."""
+    known = work.read_tensors(RESULT)[0][RESULT].tolist() if work.has(RESULT) else []
+    count, length = candidates.shape
+    passes = Passes(source, LossWeights(kl=1), team.device, dtype)
+    while len(known) < count:
+        found = [0.0] * team.size
+        index = len(known) + team.rank
+        # Sharded processes must make equally many passes, so some sequence may be seen for nothing.
+        with torch.no_grad():
+            found[team.rank] = passes.losses(candidates[index % count][None])["kl"]
+        known += team.total(found)[: count - len(known)]
+        if team.leads and (len(known) % STORE_EVERY < team.size or len(known) == count):
+            work.write_tensors(RESULT, {RESULT: torch.tensor(known, dtype=torch.float64)}, {})
+        progress(len(known) * length, count * length)
+    return torch.tensor(known, dtype=torch.float64)
+
+
+def _stored(file: Path, digest: str, count: int) -> Tensor:
+    """The scores in the record of another run. Raises InputError where they aren't those of these sequences."""
+    found = read_json_object(file).get(RECORD_KEY)
+    scores = found.get("scores") if isinstance(found, dict) and found.get("sequences") == digest else None
+    numbers = isinstance(scores, list) and all(isinstance(one, float) and math.isfinite(one) for one in scores)
+    if not isinstance(scores, list) or not numbers or len(scores) != count:
+        raise InputError(
+            f"{file}: has no scores of these {count} sequences; expected the calibration.json of a run with --keep "
+            "that had the same sequences, --seed and --e2e-held-out"
+        )
+    return torch.tensor(scores, dtype=torch.float64)
