@@ -52,7 +52,7 @@ check: setup ## lint, format, types, generated files, file budget
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	git ls-files '*.c' '*.cc' '*.h' '*.cu' '*.cuh' | xargs --no-run-if-empty $(BIN)/clang-format --dry-run --Werror
-	$(BIN)/python -m dualbinary.codegen --docs docs/op_reference.md --golden dualbinary/golden/layout1.json --check
+	$(BIN)/python -m dualbinary.codegen --docs docs/op_reference.md --golden dualbinary/golden --check
 	$(BIN)/python tools/check_files.py
 	$(BIN)/pyright
 

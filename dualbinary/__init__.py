@@ -4,7 +4,7 @@
 """
 
 from dualbinary.errors import DualBinaryError, InputError
-from dualbinary.layout import check_tensors, dequantize, pack_planes, unpack_planes
+from dualbinary.layout import check_tensors, dequantize, pack_planes, to_layout, to_plain, unpack_planes
 from dualbinary.reference import dual_binary_matmul
 from dualbinary.schema import OP, digest, padded_k
 
@@ -18,5 +18,7 @@ __all__ = [
     "dual_binary_matmul",
     "pack_planes",
     "padded_k",
+    "to_layout",
+    "to_plain",
     "unpack_planes",
 ]

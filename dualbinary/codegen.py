@@ -2,12 +2,13 @@
 
 python -m dualbinary.codegen --header PATH      write the header; CMake calls this, so it can't be stale in a build
 python -m dualbinary.codegen --docs PATH        write the operator's reference page
-python -m dualbinary.codegen --golden PATH      write the golden vectors
+python -m dualbinary.codegen --golden DIR       write the golden vectors, a file for each layout
 python -m dualbinary.codegen --docs PATH --check    exit 1 if PATH is not what would be written
 """
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 
 from dualbinary import golden
@@ -36,6 +37,8 @@ def header() -> str:
         lines.append(f"inline constexpr std::int64_t k{_camel(key)} = {value};")
     for key, value in OP.scale_codes.items():
         lines.append(f"inline constexpr std::int64_t kScaleCode{_camel(key)} = {value};")
+    for key, value in OP.blocks.items():
+        lines.append(f"inline constexpr std::int64_t kBlock{_camel(key)} = {value};")
     lines.append("")
     for index, value in enumerate(OP.inputs):
         lines.append(f"inline constexpr int kInput{_camel(value.name)} = {index};")
@@ -53,6 +56,8 @@ def header() -> str:
     lines.append("")
     for layout in OP.layouts:
         lines.append(f"inline constexpr std::int64_t kLayout{_camel(layout.name)} = {layout.number};")
+    names = ", ".join(f'"{layout.name}"' for layout in OP.layouts)
+    lines.append(f"inline constexpr const char* kLayoutNames[] = {{{names}}};  // numbers {_consecutive_numbers()}")
     lines += ["", "}  // namespace dualbinary::contract", ""]
     return "\n".join(lines)
 
@@ -98,7 +103,15 @@ def reference_page() -> str:
             f"- **{layout.number}, {layout.name}.** {layout.text} Tensors in external data start at multiples of"
         )
         lines.append(f"  {layout.alignment} bytes. A number never changes its meaning.")
+    lines += ["", "[layouts.md](layouts.md) shows them byte by byte."]
     return "\n".join(lines) + "\n"
+
+
+def _consecutive_numbers() -> str:
+    """The layouts' numbers, which index the list of names: from 1, without gaps."""
+    numbers = [layout.number for layout in OP.layouts]
+    assert numbers == list(range(1, len(numbers) + 1))
+    return f"{numbers[0]} to {numbers[-1]}"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -106,13 +119,14 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m dualbinary.codegen", description="Derive files from the contract.")
     parser.add_argument("--header", type=Path, metavar="PATH", help="write the C++ header")
     parser.add_argument("--docs", type=Path, metavar="PATH", help="write the operator's reference page")
-    parser.add_argument("--golden", type=Path, metavar="PATH", help="write the golden vectors")
+    parser.add_argument("--golden", type=Path, metavar="DIR", help="write the golden vectors, a file for each layout")
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if a file is not up to date")
     args = parser.parse_args(argv)
+    wanted_files = [(path, text) for path, text in ((args.header, header), (args.docs, reference_page)) if path]
+    for layout in OP.layouts if args.golden else ():
+        wanted_files.append((args.golden / golden.file_name(layout.number), partial(golden.text, layout.number)))
     stale = []
-    for path, text in ((args.header, header), (args.docs, reference_page), (args.golden, golden.text)):
-        if path is None:
-            continue
+    for path, text in wanted_files:
         wanted = text()
         if path.exists() and path.read_text(encoding="utf-8") == wanted:
             continue  # an untouched time stamp keeps the C++ build from recompiling

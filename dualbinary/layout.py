@@ -1,17 +1,19 @@
 """Pack and unpack the stored layouts. Deliberately plain: this file is the definition that fast code is tested against.
 
 Layout 1 ("plain"): planes is uint8 [P, N, Kp/8]; bit i of byte j of a row is input k = 8j+i. K is padded with zero bits
-to Kp, a multiple of the group size.
+to Kp, a multiple of the group size. The layouts of blocks are in blocks.py; `to_layout` and `to_plain` go between all of
+them, byte for byte.
 """
 
 import numpy as np
 import numpy.typing as npt
 
+from dualbinary.blocks import pack_blocks, unpack_blocks
 from dualbinary.errors import InputError
 from dualbinary.scale_codes import factors_of, scale_columns, scale_values
 from dualbinary.schema import OP, padded_k
 
-__all__ = ["check_tensors", "dequantize", "pack_planes", "unpack_planes"]
+__all__ = ["check_tensors", "dequantize", "pack_planes", "to_layout", "to_plain", "unpack_planes"]
 
 
 def pack_planes(bits: npt.ArrayLike, group_size: int) -> npt.NDArray[np.uint8]:
@@ -33,6 +35,24 @@ def pack_planes(bits: npt.ArrayLike, group_size: int) -> npt.NDArray[np.uint8]:
 def unpack_planes(planes: npt.NDArray[np.uint8], k: int) -> npt.NDArray[np.uint8]:
     """Unpack layout 1 planes [P, N, Kp/8] into bits [P, N, K], dropping the padding."""
     return np.unpackbits(planes, axis=2, count=k, bitorder="little")
+
+
+def to_layout(
+    name: str, planes: npt.NDArray[np.uint8], scales: npt.NDArray[np.generic], k: int, group_size: int
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.generic]]:
+    """Planes and scales of the layout called `name` from those of layout plain, which must fit the contract."""
+    if not OP.layout_named(name).blocks:
+        return planes, scales
+    return pack_blocks(name, planes, scales, k, group_size)
+
+
+def to_plain(
+    name: str, planes: npt.NDArray[np.uint8], scales: npt.NDArray[np.generic], k: int, group_size: int
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.generic]]:
+    """Planes and scales of layout plain from those of the layout called `name`. Raises InputError for other shapes."""
+    if not OP.layout_named(name).blocks:
+        return planes, scales
+    return unpack_blocks(name, planes, scales, k, group_size)
 
 
 def dequantize(

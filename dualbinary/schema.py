@@ -37,10 +37,14 @@ class Attribute:
 
 @dataclass(frozen=True)
 class Layout:
-    """A stored form of the planes. A number never changes its meaning."""
+    """A stored form of planes and scales. A number never changes its meaning.
+
+    `blocks` says whether both lie in blocks for the kernels of the instruction set that `name` is.
+    """
 
     number: int
     name: str
+    blocks: bool
     bit_order: str
     byte_order: str
     alignment: int
@@ -60,6 +64,7 @@ class Operator:
     formula: str
     limits: dict[str, int]
     scale_codes: dict[str, int]
+    blocks: dict[str, int]
     symbols: dict[str, str]
     inputs: tuple[Value, ...]
     outputs: tuple[Value, ...]
@@ -79,6 +84,13 @@ class Operator:
             if layout.number == number:
                 return layout
         raise KeyError(number)
+
+    def layout_named(self, name: str) -> Layout:
+        """Return the layout of that name; KeyError if the contract has none."""
+        for layout in self.layouts:
+            if layout.name == name:
+                return layout
+        raise KeyError(name)
 
 
 def padded_k(k: int, group_size: int) -> int:

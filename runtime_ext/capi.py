@@ -37,7 +37,8 @@ class _Spec(ctypes.Structure):
 class Weight:
     """Planes [P, N, Kp/8] and scales [C, N, Kp/G], packed for one kernel. Use as a context manager, or `close()` it.
 
-    Scales may have any type of the contract. `kernel` is a name from describe()["kernels"], or None for the best at
+    Scales may have any type of the contract. `layout` is a number of the contract; blocks [B, bytes] come with scales
+    [C, N, 0], of `planes_in_blocks` planes, and are used where they are. `kernel` is a name from describe()["kernels"], or None for the best at
     this accuracy_level. The arrays are kept and must not be changed. Raises InputError where the library refuses
     something.
     """
@@ -51,14 +52,22 @@ class Weight:
         group_size: int,
         accuracy_level: int = 0,
         layout: int = OP.layouts[0].number,
+        planes_in_blocks: int | None = None,
         kernel: str | None = None,
     ) -> None:
-        self.N, self.K = planes.shape[1], K
+        self.N, self.K = scales.shape[1], K
         self._planes, self._scales = np.ascontiguousarray(planes), np.ascontiguousarray(scales)
         self._library = _typed_library()
         self._handle = ctypes.c_void_p()
         spec = _Spec(
-            K, self.N, group_size, len(planes), len(scales), layout, accuracy_level, _TYPES.get(scales.dtype, -1)
+            K,
+            self.N,
+            group_size,
+            len(planes) if planes_in_blocks is None else planes_in_blocks,
+            len(scales),
+            layout,
+            accuracy_level,
+            _TYPES.get(scales.dtype, -1),
         )
         _check(
             self._library.dualbinary_weight_create(

@@ -1,9 +1,10 @@
 """Golden vectors: small cases of the stored layouts and of the op, as JSON that Python and C++ tests read alike.
 
-    { "layout": 1, "cases": [ { "name", "P", "C", "M", "N", "K", "group_size", "scale_type",
+    { "layout": number, "cases": [ { "name", "P", "C", "M", "N", "K", "group_size", "scale_type",
         "bits":   "0" and "1", one string for each plane and output, K long
         "planes": bytes of the planes tensor in the stored layout, hexadecimal
-        "scales": bytes of the scales tensor, little endian, hexadecimal; of type uint8 with 2 + Kp/G of them in a row
+        "scales": bytes of the scales tensor, little endian, hexadecimal; of type uint8 with 2 + Kp/G of them in a row;
+                  in layouts of blocks none
         "x":      M * K numbers
         "y":      M * N numbers } ] }
 
@@ -19,14 +20,11 @@ from typing import Any
 
 import numpy as np
 
-from dualbinary.layout import pack_planes
+from dualbinary.layout import pack_planes, to_layout
 from dualbinary.reference import dual_binary_matmul
-from dualbinary.schema import padded_k
+from dualbinary.schema import OP, padded_k
 
-__all__ = ["FILE_NAME", "load", "text"]
-
-LAYOUT = 1
-FILE_NAME = f"layout{LAYOUT}.json"
+__all__ = ["file_name", "load", "text"]
 
 
 @dataclass(frozen=True)
@@ -55,18 +53,32 @@ SHAPES = (
 )
 
 
-def text() -> str:
+# For layouts of blocks: more than one block, segments of 32 and 96 inputs, and two of them in a group.
+BLOCK_SHAPES = (
+    _Shape("two_blocks", 1, True, 1, 33, 64, 64),
+    _Shape("segments_of_96", 2, False, 1, 2, 192, 192),
+    _Shape("segments_of_32", 1, False, 1, 1, 160, 160, "uint8"),
+)
+
+
+def file_name(layout: int) -> str:
+    """Name of the golden file of the layout of that number."""
+    return f"layout{layout}.json"
+
+
+def text(layout: int) -> str:
     """The golden file as it should be; `python -m dualbinary.codegen --golden` writes and checks it."""
-    cases = ",\n".join(json.dumps(_case(shape)) for shape in SHAPES)
-    return f'{{"layout": {LAYOUT}, "cases": [\n{cases}\n]}}\n'
+    shapes = SHAPES + BLOCK_SHAPES if OP.layout(layout).blocks else SHAPES
+    cases = ",\n".join(json.dumps(_case(shape, OP.layout(layout).name)) for shape in shapes)
+    return f'{{"layout": {layout}, "cases": [\n{cases}\n]}}\n'
 
 
-def load() -> list[dict[str, Any]]:
+def load(layout: int) -> list[dict[str, Any]]:
     """The cases of the golden file as it is."""
-    return json.loads(files(__name__).joinpath(FILE_NAME).read_text(encoding="utf-8"))["cases"]
+    return json.loads(files(__name__).joinpath(file_name(layout)).read_text(encoding="utf-8"))["cases"]
 
 
-def _case(shape: _Shape) -> dict[str, Any]:
+def _case(shape: _Shape, layout: str) -> dict[str, Any]:
     C = shape.P + shape.offset
     groups = padded_k(shape.K, shape.group_size) // shape.group_size
     bits = _integers(shape, "bits", shape.P * shape.N * shape.K).reshape(shape.P, shape.N, shape.K) % 2
@@ -75,6 +87,7 @@ def _case(shape: _Shape) -> dict[str, Any]:
     scales = _scales(shape, C, groups)
     planes = pack_planes(bits, shape.group_size)
     y = dual_binary_matmul(x, planes, scales, K=shape.K, N=shape.N, group_size=shape.group_size)
+    planes, scales = to_layout(layout, planes, scales, shape.K, shape.group_size)
     return {
         "name": shape.name,
         "P": shape.P,

@@ -52,9 +52,9 @@ Element scale_element(std::int32_t type) {
   return static_cast<Element>(type);
 }
 
-void require_bytes(const char* name, const void* data, std::size_t bytes, std::int64_t expected) {
-  require(data != nullptr, std::string(name) + " is NULL");
-  require(bytes == static_cast<std::size_t>(expected),
+void require_bytes(const char* name, const void* data, std::size_t bytes, std::uint64_t expected) {
+  require(data != nullptr || expected == 0, std::string(name) + " is NULL");
+  require(bytes == expected,
           std::string(name) + ": expected " + std::to_string(expected) + " bytes, got " + std::to_string(bytes));
 }
 
@@ -71,8 +71,8 @@ std::unique_ptr<dualbinary_weight> create(const dualbinary_spec& s, const void* 
   require_bytes("planes", planes, planes_bytes, dualbinary::planes_bytes(shape));
   require_bytes("scales", scales, scales_bytes, dualbinary::scales_bytes(shape));
   const auto level = static_cast<int>(s.accuracy_level);
-  const dualbinary::Kernel& kernel =
-      kernel_name == nullptr ? dualbinary::choose_kernel(level) : dualbinary::kernel_named(kernel_name, level);
+  const dualbinary::Kernel& kernel = kernel_name == nullptr ? dualbinary::choose_kernel(level, s.layout)
+                                                            : dualbinary::kernel_named(kernel_name, level, s.layout);
   const dualbinary::Stored stored{static_cast<const std::uint8_t*>(planes), scales};
   const dualbinary::Kernel* many_rows = kernel_name == nullptr ? dualbinary::many_rows_kernel(kernel) : nullptr;
   return std::make_unique<dualbinary_weight>(dualbinary_weight{dualbinary::Weight(shape, stored, kernel, many_rows)});

@@ -30,14 +30,15 @@ typedef enum { DUALBINARY_FLOAT32 = 0, DUALBINARY_FLOAT16 = 1, DUALBINARY_UINT8 
 
 /* The weight [N, K]. `planes` is uint8 [P, N, Kp/8], `scales` is [C, N, Kp/G] with Kp = K rounded up to G = group_size.
  * Scales of type uint8 are [C, N, 2 + Kp/G]: each row a finite float16 factor, low byte first, and codes; the scale is
- * factor * (code - 128) / 128. */
+ * factor * (code - 128) / 128. In a layout of blocks `planes` is uint8 [B, bytes of a block] with the scales inside,
+ * and `scales` is empty; docs/layouts.md has them byte by byte. */
 typedef struct {
   int64_t K;
   int64_t N;
   int64_t group_size;     /* G: a multiple of 32, at most K rounded up to one */
   int64_t planes;         /* P: 1 to 8 */
   int64_t scale_rows;     /* C: P, or P+1 where the last row is the offset */
-  int64_t layout;         /* of the planes: 1 */
+  int64_t layout;         /* 1: plain; 2, 3, 4: blocks for AVX-512, AVX2, NEON */
   int64_t accuracy_level; /* 0: activations keep 15 bits or better; 4: int8 */
   int32_t scale_type;     /* a dualbinary_type */
 } dualbinary_spec;
@@ -63,8 +64,8 @@ DUALBINARY_API const char* dualbinary_describe(const char** json);
 /* Checks and packs a weight; weights of equal content share the packed copy, and large ones are packed by several
  * threads of their own. `kernel` is a name from the inventory, or NULL for the best; then calls of many rows may be
  * given to another kernel that reads the same packed form. The sizes are those of the two buffers, which must stay
- * readable and unchanged until the weight is destroyed, and be aligned for their elements.
- */
+ * readable and unchanged until the weight is destroyed, and be aligned for their elements. Blocks are used where they
+ * are, without a copy if they start at a multiple of 64 bytes. */
 DUALBINARY_API const char* dualbinary_weight_create(const dualbinary_spec* spec, const void* planes,
                                                     size_t planes_bytes, const void* scales, size_t scales_bytes,
                                                     const char* kernel, dualbinary_weight** weight);

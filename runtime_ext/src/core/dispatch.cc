@@ -6,7 +6,9 @@
 #include <stdexcept>
 #include <string>
 
+#include "contract.h"
 #include "core/cpu_features.h"
+#include "core/spec.h"
 #include "kernels/inventory.h"
 
 namespace dualbinary {
@@ -31,6 +33,25 @@ bool allows(std::string_view forced, Isa isa) {
 
 bool serves(const Kernel& kernel, int accuracy_level) { return kernel.accuracy_level <= accuracy_level; }
 
+// Tables are packed from a plain weight, or come from a file as they are.
+bool reads(const Kernel& kernel, std::int64_t layout) {
+  return layout == contract::kLayoutPlain || layout == kernel.layout;
+}
+
+[[noreturn]] void refuse_layout(std::int64_t layout, std::string_view forced) {
+  const std::string name = layout_name(layout);
+  std::string readable;
+  for (const std::int64_t other : readable_layouts()) {
+    readable += std::string(readable.empty() ? "" : ", ") + layout_name(other);
+  }
+  // A layout of blocks is named after the instruction set that reads it.
+  const std::string reason = forced.empty() ? "this CPU or this build of the library does not have"
+                                            : std::string(kIsaVariable) + "=" + std::string(forced) + " rules out";
+  throw std::invalid_argument("layout " + std::to_string(layout) + " (" + name + "): the weights are stored for " +
+                              name + " kernels, which " + reason + "; readable here: " + readable +
+                              ". Convert the file: dualbinary relayout FILE OUT --layout plain");
+}
+
 // The names of what runs here, by `name_of`, without repetition.
 template <class NameOf>
 std::string available(NameOf name_of) {
@@ -54,18 +75,33 @@ std::span<const Kernel* const> inventory() { return kInventory; }
 
 bool runs_here(const Kernel& kernel) { return cpu_has(kernel.isa); }
 
-const Kernel& choose_kernel(int accuracy_level) {
+const Kernel& choose_kernel(int accuracy_level, std::int64_t layout) {
   const std::string_view forced = forced_isa();
   const bool there = forced.empty() || std::any_of(kInventory.begin(), kInventory.end(), [&](const Kernel* kernel) {
                        return runs_here(*kernel) && forced == isa_name(kernel->isa);
                      });
+  if (!there) {
+    throw std::invalid_argument(std::string(kIsaVariable) + "=" + std::string(forced) +
+                                ": this machine and build have no such kernels; available: " + available(name_of_isa) +
+                                ". Unset it to take the fastest.");
+  }
   for (const Kernel* kernel : kInventory) {
-    const bool wanted = there && kernel->packed_as == nullptr && allows(forced, kernel->isa);
+    const bool wanted = kernel->packed_as == nullptr && allows(forced, kernel->isa) && reads(*kernel, layout);
     if (wanted && runs_here(*kernel) && serves(*kernel, accuracy_level)) return *kernel;
   }
-  throw std::invalid_argument(std::string(kIsaVariable) + "=" + std::string(forced) +
-                              ": this machine and build have no such kernels; available: " + available(name_of_isa) +
-                              ". Unset it to take the fastest.");
+  refuse_layout(layout, forced);
+}
+
+std::vector<std::int64_t> readable_layouts() {
+  std::vector<std::int64_t> layouts{contract::kLayoutPlain};
+  for (const Kernel* kernel : kInventory) {
+    const bool wanted = runs_here(*kernel) && allows(forced_isa(), kernel->isa);
+    if (wanted && std::find(layouts.begin(), layouts.end(), kernel->layout) == layouts.end()) {
+      layouts.push_back(kernel->layout);
+    }
+  }
+  std::sort(layouts.begin(), layouts.end());
+  return layouts;
 }
 
 const Kernel* many_rows_kernel(const Kernel& kernel) {
@@ -75,7 +111,7 @@ const Kernel* many_rows_kernel(const Kernel& kernel) {
   return nullptr;
 }
 
-const Kernel& kernel_named(std::string_view name, int accuracy_level) {
+const Kernel& kernel_named(std::string_view name, int accuracy_level, std::int64_t layout) {
   for (const Kernel* kernel : kInventory) {
     if (name != kernel->name) continue;
     if (!runs_here(*kernel)) {
@@ -86,6 +122,10 @@ const Kernel& kernel_named(std::string_view name, int accuracy_level) {
       throw std::invalid_argument("kernel " + std::string(name) + " serves accuracy_level " +
                                   std::to_string(kernel->accuracy_level) + " and up, asked for " +
                                   std::to_string(accuracy_level));
+    }
+    if (!reads(*kernel, layout)) {
+      throw std::invalid_argument("kernel " + std::string(name) + " reads the layouts plain and " +
+                                  layout_name(kernel->layout) + ", got " + layout_name(layout));
     }
     return *kernel;
   }

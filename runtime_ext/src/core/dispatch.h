@@ -1,8 +1,10 @@
 // Chooses a kernel of the inventory. Errors are std::invalid_argument, and say what there is.
 #pragma once
 
+#include <cstdint>
 #include <span>
 #include <string_view>
+#include <vector>
 
 #include "kernels/kernel.h"
 
@@ -17,16 +19,20 @@ std::span<const Kernel* const> inventory();
 // True if this machine can run the kernel.
 bool runs_here(const Kernel& kernel);
 
-// The fastest kernel that runs here, keeps the promise of `accuracy_level` and has the ISA that DUALBINARY_ISA names,
-// if it is set. Throws where that ISA is unknown, not in this build, or not supported by this machine.
-const Kernel& choose_kernel(int accuracy_level);
+// The fastest kernel that runs here, keeps the promise of `accuracy_level`, reads the stored `layout` and has the ISA
+// that DUALBINARY_ISA names, if it is set. Throws where that ISA is unknown, not in this build, or not supported by
+// this machine, and where no such kernel reads the layout.
+const Kernel& choose_kernel(int accuracy_level, std::int64_t layout);
+
+// The stored layouts that choose_kernel() finds a kernel for, by number.
+std::vector<std::int64_t> readable_layouts();
 
 // The kernel that takes calls of many rows (Kernel::min_rows) from `kernel`, whose packed form it reads; null where
 // there is none, this machine cannot run it, or DUALBINARY_ISA names another ISA.
 const Kernel* many_rows_kernel(const Kernel& kernel);
 
-// The kernel of that name. Throws where there is none, it does not run here, or its results are too coarse for
-// `accuracy_level`.
-const Kernel& kernel_named(std::string_view name, int accuracy_level);
+// The kernel of that name. Throws where there is none, it does not run here, its results are too coarse for
+// `accuracy_level`, or it does not read `layout`.
+const Kernel& kernel_named(std::string_view name, int accuracy_level, std::int64_t layout);
 
 }  // namespace dualbinary

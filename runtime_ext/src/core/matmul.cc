@@ -7,6 +7,7 @@
 #include <mutex>
 #include <vector>
 
+#include "contract.h"
 #include "core/memory.h"
 #include "core/weight.h"
 #include "kernels/exact.h"
@@ -77,22 +78,62 @@ struct Tile {
   std::int64_t plane_bits() const { return weight.shape().planes * weight.shape().N * weight.shape().K; }
 };
 
-// Outputs [n_begin, n_end) of row m by the exact kernel; all of them, or only those that came out infinite or NaN.
-void exact_row(const Tile& tile, std::int64_t m, std::int64_t n_begin, std::int64_t n_end, bool only_special) {
-  const Shape& shape = tile.weight.shape();
-  std::vector<double> row(static_cast<std::size_t>(shape.groups * shape.group_size));
-  exact_load_row(shape, tile.x, m, row.data());
-  for (std::int64_t n = n_begin; n < n_end; ++n) {
-    if (only_special && all_finite(tile.y_row(m), tile.x.type, n, n + 1)) continue;
-    exact_multiply(shape, tile.weight.stored(), row.data(), tile.y_row(m), tile.x.type, n, n + 1);
+// Outputs [n_begin, n_begin + count) of row m by the exact kernel; all of them, or only those that came out infinite or
+// NaN. `part` and `stored` are a weight whose first outputs are these.
+void exact_row(const Tile& tile, std::int64_t m, const Shape& part, const Stored& stored, std::int64_t n_begin,
+               std::int64_t count, bool only_special) {
+  std::vector<double> row(static_cast<std::size_t>(part.groups * part.group_size));
+  exact_load_row(part, tile.x, m, row.data());
+  auto* y = static_cast<std::uint8_t*>(tile.y_row(m)) + static_cast<std::size_t>(n_begin) * tile.element_bytes();
+  for (std::int64_t n = 0; n < count; ++n) {
+    if (only_special && all_finite(y, tile.x.type, n, n + 1)) continue;
+    exact_multiply(part, stored, row.data(), y, tile.x.type, n, n + 1);
   }
 }
 
 void multiply_exact(const Tile& tile) {
-  for_runs(tile.weight.shape().N, tile.plane_bits() * tile.rows / kExactWork, tile.parallel,
+  const Weight& weight = tile.weight;
+  for_runs(weight.shape().N, tile.plane_bits() * tile.rows / kExactWork, tile.parallel,
            [&](std::int64_t begin, std::int64_t end) {
-             for (std::int64_t m = 0; m < tile.rows; ++m) exact_row(tile, m, begin, end, false);
+             std::vector<double> row(static_cast<std::size_t>(weight.shape().groups * weight.shape().group_size));
+             for (std::int64_t m = 0; m < tile.rows; ++m) {
+               exact_load_row(weight.shape(), tile.x, m, row.data());
+               exact_multiply(weight.shape(), weight.stored(), row.data(), tile.y_row(m), tile.x.type, begin, end);
+             }
            });
+}
+
+// What a product by tables leaves to the exact kernel in blocks [begin, end): rows that tables cannot represent, and
+// results that are infinite or NaN. Their weights come from the packed form, the only one that every layout has.
+void exact_blocks(const Tile& tile, const bool* regular, bool finite, std::int64_t begin, std::int64_t end) {
+  const Kernel& kernel = tile.kernel;
+  Shape part = tile.weight.shape();
+  const std::int64_t N = part.N;
+  part.layout = contract::kLayoutPlain;
+  part.N = kernel.block_rows;
+  const bool any = std::any_of(regular, regular + tile.rows, [](bool is_regular) { return !is_regular; });
+  if (finite && !any) return;
+  std::vector<std::uint8_t> planes;
+  std::vector<std::uint8_t> scales;
+  for (std::int64_t block = begin; block < end; ++block) {
+    const std::int64_t n_begin = block * kernel.block_rows;
+    const std::int64_t count = std::min<std::int64_t>(N - n_begin, kernel.block_rows);
+    bool unpacked = false;
+    for (std::int64_t m = 0; m < tile.rows; ++m) {
+      // Float sums overflowed on the way, or rightly so; the exact kernel tells which.
+      const bool special = regular[m] && !finite && !all_finite(tile.y_row(m), tile.x.type, n_begin, n_begin + count);
+      if (regular[m] && !special) continue;
+      if (!unpacked) {
+        planes.resize(static_cast<std::size_t>(planes_bytes(part)));
+        scales.resize(static_cast<std::size_t>(scales_bytes(part)));
+        kernel.unpack_block(part, tile.weight.packed() + static_cast<std::size_t>(block) * kernel.block_bytes(part),
+                            {planes.data(), scales.data()});
+        check_factors(part, scales.data(), n_begin);  // no load has looked at those of a file of blocks
+        unpacked = true;
+      }
+      exact_row(tile, m, part, {planes.data(), scales.data()}, n_begin, count, special);
+    }
+  }
 }
 
 void multiply_tables(const Tile& tile, const Tables& tables) {
@@ -108,16 +149,7 @@ void multiply_tables(const Tile& tile, const Tables& tables) {
   const std::int64_t work = tile.plane_bits() * ceil_div(tile.rows, kTableRows);
   for_runs(blocks, work / kTableWork, tile.parallel, [&](std::int64_t begin, std::int64_t end) {
     const bool finite = kernel.multiply({&shape, tile.weight.packed(), tables, tile.y, tile.x.type, begin, end});
-    const std::int64_t n_begin = begin * kernel.block_rows;
-    const std::int64_t n_end = std::min(shape.N, end * kernel.block_rows);
-    for (std::int64_t m = 0; m < tile.rows; ++m) {
-      if (!regular[static_cast<std::size_t>(m)]) {
-        exact_row(tile, m, n_begin, n_end, false);
-      } else if (!finite && !all_finite(tile.y_row(m), tile.x.type, n_begin, n_end)) {
-        // Float sums overflowed on the way, or rightly so; the exact kernel tells which.
-        exact_row(tile, m, n_begin, n_end, true);
-      }
-    }
+    exact_blocks(tile, regular.data(), finite, begin, end);
   });
 }
 

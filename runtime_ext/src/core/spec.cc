@@ -1,5 +1,6 @@
 #include "core/spec.h"
 
+#include <iterator>
 #include <stdexcept>
 
 #include "contract.h"
@@ -16,6 +17,39 @@ std::int64_t round_up(std::int64_t value, std::int64_t multiple) {
 
 [[noreturn]] void refuse(const char* name, const std::string& expected, std::int64_t got) {
   throw std::invalid_argument(std::string(name) + ": expected " + expected + ", got " + std::to_string(got));
+}
+
+constexpr std::int64_t kLayouts = std::size(contract::kLayoutNames);
+
+// "1 (plain), 2 (avx512), .."
+std::string known_layouts() {
+  std::string list;
+  for (std::int64_t layout = contract::kLayoutPlain; layout < contract::kLayoutPlain + kLayouts; ++layout) {
+    list += (list.empty() ? "" : ", ") + std::to_string(layout) + " (" + layout_name(layout) + ")";
+  }
+  return list;
+}
+
+std::int64_t scale_bytes(Element type) {
+  if (type == Element::kCode8) return 1;
+  return type == Element::kFloat16 ? 2 : 4;
+}
+
+std::int64_t blocks(const Shape& shape) { return round_up(shape.N, contract::kBlockRows) / contract::kBlockRows; }
+
+// Bytes of one block: factors where scales are codes, then the scales and lines of each group.
+std::int64_t block_bytes(const Shape& shape) {
+  const std::int64_t scales = shape.scale_rows * contract::kBlockRows;
+  const std::int64_t factors = shape.scale_type == Element::kCode8 ? scales * kFactorBytes : 0;
+  const std::int64_t group_scales = round_up(scales * scale_bytes(shape.scale_type), contract::kBlockAlignment);
+  const std::int64_t group_lines = shape.planes * shape.group_size / 8 * contract::kBlockRows;
+  return round_up(factors, contract::kBlockAlignment) + shape.groups * (group_scales + group_lines);
+}
+
+std::uint64_t product(const std::vector<std::int64_t>& dims) {
+  std::uint64_t result = 1;
+  for (const std::int64_t dim : dims) result *= static_cast<std::uint64_t>(dim);
+  return result;
 }
 
 void check_range(const char* name, std::int64_t value, std::int64_t low, std::int64_t high) {
@@ -36,8 +70,8 @@ void check_attributes(const Spec& spec) {
     refuse(kAttrGroupSize, "at most " + std::to_string(largest) + " for K = " + std::to_string(spec.K),
            spec.group_size);
   }
-  if (spec.layout != kLayoutPlain) {
-    refuse(kAttrLayout, std::to_string(kLayoutPlain) + ", the only stored layout that this library knows", spec.layout);
+  if (spec.layout < kLayoutPlain || spec.layout >= kLayoutPlain + kLayouts) {
+    refuse(kAttrLayout, "one of " + known_layouts() + ", the stored layouts that this library knows", spec.layout);
   }
   if (spec.accuracy_level != kAttrAccuracyLevel0 && spec.accuracy_level != kAttrAccuracyLevel4) {
     refuse(kAttrAccuracyLevel, "0 or 4", spec.accuracy_level);
@@ -55,7 +89,8 @@ Shape checked_shape(const Spec& spec) {
   const std::int64_t padded = round_up(spec.K, spec.group_size);
   std::int64_t segment = kMaxSegment;
   while (spec.group_size % segment != 0) segment -= contract::kGroupMultiple;
-  return {.K = spec.K,
+  return {.layout = spec.layout,
+          .K = spec.K,
           .N = spec.N,
           .group_size = spec.group_size,
           .planes = spec.planes,
@@ -67,19 +102,34 @@ Shape checked_shape(const Spec& spec) {
 }
 
 std::vector<std::int64_t> planes_dims(const Shape& shape) {
+  if (shape.layout != contract::kLayoutPlain) return {blocks(shape), block_bytes(shape)};
   return {shape.planes, shape.N, shape.groups * shape.group_size / 8};
 }
 
 std::vector<std::int64_t> scales_dims(const Shape& shape) {
+  if (shape.layout != contract::kLayoutPlain) return {shape.scale_rows, shape.N, 0};
   return {shape.scale_rows, shape.N, shape.groups + (shape.scale_type == Element::kCode8 ? kFactorBytes : 0)};
 }
 
-std::int64_t planes_bytes(const Shape& shape) { return shape.planes * shape.N * (shape.groups * shape.group_size / 8); }
+std::uint64_t planes_bytes(const Shape& shape) { return product(planes_dims(shape)); }
 
-std::int64_t scales_bytes(const Shape& shape) {
-  const std::int64_t scales = shape.scale_rows * shape.N * shape.groups;
-  if (shape.scale_type == Element::kCode8) return scales + shape.scale_rows * shape.N * kFactorBytes;
-  return scales * (shape.scale_type == Element::kFloat16 ? 2 : 4);
+std::uint64_t scales_bytes(const Shape& shape) {
+  return product(scales_dims(shape)) * static_cast<std::uint64_t>(scale_bytes(shape.scale_type));
+}
+
+const char* layout_name(std::int64_t layout) { return contract::kLayoutNames[layout - contract::kLayoutPlain]; }
+
+void check_factors(const Shape& shape, const void* scales, std::int64_t first_output) {
+  if (shape.scale_type != Element::kCode8) return;
+  constexpr unsigned kHalfExponentHigh = 0x7c;  // of a float16's high byte
+  const auto* row = static_cast<const std::uint8_t*>(scales);
+  for (std::int64_t i = 0; i < shape.scale_rows * shape.N; ++i, row += kFactorBytes + shape.groups) {
+    if ((row[1] & kHalfExponentHigh) == kHalfExponentHigh) {
+      throw std::invalid_argument("scales: expected finite factors, got infinity or NaN in row " +
+                                  std::to_string(i / shape.N) + " of output " +
+                                  std::to_string(first_output + i % shape.N));
+    }
+  }
 }
 
 std::string to_string(const std::vector<std::int64_t>& dims) {

@@ -27,13 +27,21 @@ void check_attributes(const Spec& spec);
 // Checks everything against the contract and derives the rest; throws std::invalid_argument.
 Shape checked_shape(const Spec& spec);
 
-// [P, N, Kp/8] and [C, N, Kp/G], or [C, N, 2 + Kp/G] for codes; their products fit std::int64_t for every checked
-// shape.
+// Dimensions of the stored tensors. Layout plain: [P, N, Kp/8], and [C, N, Kp/G] or [C, N, 2 + Kp/G] for codes. Blocks:
+// [B, bytes of a block] with the scales inside, and [C, N, 0].
 std::vector<std::int64_t> planes_dims(const Shape& shape);
 std::vector<std::int64_t> scales_dims(const Shape& shape);
 
-std::int64_t planes_bytes(const Shape& shape);
-std::int64_t scales_bytes(const Shape& shape);
+// They fit for every checked shape.
+std::uint64_t planes_bytes(const Shape& shape);
+std::uint64_t scales_bytes(const Shape& shape);
+
+// Of a layout that check_attributes() accepts.
+const char* layout_name(std::int64_t layout);
+
+// Throws std::invalid_argument where coded scales of layout plain have a factor that is not finite, which would turn
+// zeros into NaN. `shape.N` outputs from `first_output` on are at `scales`.
+void check_factors(const Shape& shape, const void* scales, std::int64_t first_output = 0);
 
 // "[2, 64, 16]"; a negative dimension is unknown and printed as "?".
 std::string to_string(const std::vector<std::int64_t>& dims);

@@ -1,31 +1,39 @@
 #include "core/weight.h"
 
+#include <cstring>
 #include <stdexcept>
+
+#include "contract.h"
 
 namespace dualbinary {
 namespace {
 
-// A factor that is not finite would turn zeros into NaN. Refused here, so that no kernel needs an answer to it.
-void check_factors(const Shape& shape, const void* scales) {
-  if (shape.scale_type != Element::kCode8) return;
-  constexpr unsigned kHalfExponentHigh = 0x7c;  // of a float16's high byte
-  const auto* row = static_cast<const std::uint8_t*>(scales);
-  for (std::int64_t i = 0; i < shape.scale_rows * shape.N; ++i, row += kFactorBytes + shape.groups) {
-    if ((row[1] & kHalfExponentHigh) == kHalfExponentHigh) {
-      throw std::invalid_argument("scales: expected finite factors, got infinity or NaN in row " +
-                                  std::to_string(i / shape.N) + " of output " + std::to_string(i % shape.N));
-    }
-  }
+bool starts_cache_line(const void* memory) {
+  return reinterpret_cast<std::uintptr_t>(memory) % contract::kBlockAlignment == 0;
 }
 
 }  // namespace
 
 Weight::Weight(const Shape& shape, const Stored& stored, const Kernel& kernel, const Kernel* many_rows)
     : shape_(shape), stored_(stored), kernel_(kernel), many_rows_(many_rows) {
+  const auto stored_bytes = static_cast<std::size_t>(planes_bytes(shape));
+  if (shape.layout != contract::kLayoutPlain) {
+    if (kernel.layout != shape.layout || bytes() != stored_bytes) {
+      throw std::logic_error(std::string(kernel.name) + " does not read layout " + layout_name(shape.layout));
+    }
+    packed_ = stored.planes;
+    if (!starts_cache_line(packed_)) {
+      copy_ = allocate(stored_bytes);
+      std::memcpy(copy_.get(), stored.planes, stored_bytes);
+      packed_ = copy_.get();
+    }
+    return;
+  }
   check_factors(shape, stored.scales);
   if (kernel.pack_block == nullptr) return;
-  packed_ = Packed::get(shape, stored, kernel);
-  release_file_pages(stored.planes, static_cast<std::size_t>(planes_bytes(shape)));
+  shared_ = Packed::get(shape, stored, kernel);
+  packed_ = shared_->data();
+  release_file_pages(stored.planes, stored_bytes);
   release_file_pages(stored.scales, static_cast<std::size_t>(scales_bytes(shape)));
 }
 

@@ -12,6 +12,7 @@
 // range R / 255, and the deviation of the levels is at least R / (2 sqrt(P)), which makes up to 0.29 / 255 * 2 sqrt(P)
 // = 3.2e-3 at P = 2 and 4.6e-3 at P = 4. Together 7.2e-3 and 7.9e-3, within level 4's 8e-3. The offset is part of the
 // levels: by itself it could be far larger than the weights.
+#include "contract.h"
 #include "kernels/inventory.h"
 #include "kernels/neon_block.h"
 #include "kernels/table-inl.h"
@@ -277,12 +278,14 @@ bool multiply_levels(const Product& a) {
 constinit const Kernel level8_n32_i8mm = {.name = "level8_n32_i8mm",
                                           .isa = Isa::kI8mm,
                                           .accuracy_level = 4,
+                                          .layout = contract::kLayoutNeon,
                                           .block_rows = NeonBlock::kBlockRows,
                                           .row_bytes_per_input = 1,
                                           .packed_as = &table8_n32_neon,
                                           .min_rows = kMinRows,
                                           .block_bytes = PackedLayout<NeonBlock>::block_bytes,
                                           .pack_block = pack_block<NeonBlock>,
+                                          .unpack_block = unpack_block<NeonBlock>,
                                           .build_tables = build_level_rows,
                                           .multiply = multiply_levels};
 

@@ -2,6 +2,7 @@
 //
 // Four instructions, two lookups and two additions, add 32 entries: 128 plane bits. Making the two indices takes three
 // more, shared by the rows of a tile.
+#include "contract.h"
 #include "kernels/inventory.h"
 #include "kernels/neon_block.h"
 #include "kernels/table-inl.h"
@@ -102,7 +103,7 @@ struct Neon : NeonBlock {
 
 }  // namespace
 
-constinit const Kernel table8_n32_neon = table_kernel<Neon, 1>("table8_n32_neon", Isa::kNeon);
-constinit const Kernel table16_n32_neon = table_kernel<Neon, 2>("table16_n32_neon", Isa::kNeon);
+constinit const Kernel table8_n32_neon = table_kernel<Neon, 1>("table8_n32_neon", Isa::kNeon, contract::kLayoutNeon);
+constinit const Kernel table16_n32_neon = table_kernel<Neon, 2>("table16_n32_neon", Isa::kNeon, contract::kLayoutNeon);
 
 }  // namespace dualbinary

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <limits>
 
+#include "contract.h"
 #include "kernels/inventory.h"
 
 namespace dualbinary {
@@ -12,12 +13,14 @@ namespace dualbinary {
 constinit const Kernel exact_f64_scalar = {.name = "exact_f64_scalar",
                                            .isa = Isa::kScalar,
                                            .accuracy_level = 0,
+                                           .layout = contract::kLayoutPlain,
                                            .block_rows = 1,
                                            .row_bytes_per_input = 0,
                                            .packed_as = nullptr,
                                            .min_rows = 1,
                                            .block_bytes = nullptr,
                                            .pack_block = nullptr,
+                                           .unpack_block = nullptr,
                                            .build_tables = nullptr,
                                            .multiply = nullptr};
 

@@ -61,6 +61,7 @@ inline constexpr std::int64_t kMaxScaleRows = 9;
 
 // The weight's fixed numbers, checked. checked_shape() of core derives what is not given.
 struct Shape {
+  std::int64_t layout;  // stored layout of the contract: plain, or blocks for one instruction set
   std::int64_t K;
   std::int64_t N;
   std::int64_t group_size;
@@ -77,6 +78,12 @@ struct Shape {
 struct Stored {
   const std::uint8_t* planes;
   const void* scales;
+};
+
+// Where a block is unpacked to: its outputs in layout 1, planes [P, block_rows, Kp/8] and scales [C, block_rows, ..].
+struct Unpacked {
+  std::uint8_t* planes;
+  std::uint8_t* scales;
 };
 
 // What a table kernel keeps of one segment of one row of X, beside the entries.
@@ -117,6 +124,7 @@ struct Kernel {
   const char* name;
   Isa isa;
   int accuracy_level;       // the lowest level whose promise the kernel keeps; it may serve higher ones
+  std::int64_t layout;      // the stored layout of the contract that its packed form is
   int block_rows;           // outputs in a packed block
   int row_bytes_per_input;  // of prepared activations; 0 for the exact kernel, which prepares none
   // A kernel for calls of many rows may read the packed form of another one, which then serves the other calls: a
@@ -127,6 +135,8 @@ struct Kernel {
   std::size_t (*block_bytes)(const Shape&);
   // Rearranges block number `block` of the stored weight; outputs past N become zero.
   void (*pack_block)(const Shape&, const Stored&, std::int64_t block, std::uint8_t* packed);
+  // The reverse, of the block at `packed`; outputs past N too.
+  void (*unpack_block)(const Shape&, const std::uint8_t* packed, const Unpacked&);
   // Fills the tables of row `row` of both X and tables. Returns false where this row needs the exact kernel: it holds
   // NaN or infinity, its sums overflow, or a step would be too small for a normal float. Its tables are then void.
   bool (*build_tables)(const Shape&, const Activations&, std::int64_t row, const Tables&);

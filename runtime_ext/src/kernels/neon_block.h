@@ -32,6 +32,19 @@ struct NeonBlock {
     }
   }
 
+  static void unpack_line(const std::uint8_t* line, std::uint32_t* words) {
+    for (int r = 0; r < kBlockRows; ++r) {
+      words[r] = 0;
+      for (int half = 0; half < 2; ++half) {
+        const std::uint32_t first = line[half * 2 * kBlockRows + 2 * r];
+        const std::uint32_t second = line[half * 2 * kBlockRows + 2 * r + 1];
+        const std::uint32_t sixteen =
+            (first & 0x0fU) | (second & 0x0fU) << 4 | (first & 0xf0U) << 4 | (second & 0xf0U) << 8;
+        words[r] |= sixteen << (16 * half);
+      }
+    }
+  }
+
   static void fetch(const std::uint8_t* at) { fetch_ahead(at); }
 };
 

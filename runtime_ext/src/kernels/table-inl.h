@@ -6,6 +6,7 @@
 //   kBlockRows        outputs in a packed block
 //   kPlanesPerPass<Lines>  planes that one pass over the tables of a segment can accumulate
 //   pack_line         32 inputs of kBlockRows outputs, one 32-bit word per output -> kLineBytes in its own order
+//   unpack_line       the reverse
 //   accumulate<Digits, Lines, Planes, Offset>
 //                     adds one segment of `Planes` planes (and the offset) to the results of all rows of the tile,
 //                     and prefetches the packed stream ahead of what it reads
@@ -15,7 +16,8 @@
 // Packed block: for each group its scales [C][kBlockRows], rounded up to kAlignment bytes, then for each segment of the
 // group its lines [P][segment_size / 32][kLineBytes]. One forward stream. Scales of type kCode8 are signed bytes there,
 // code - 128; the block then starts with the factors [C][kBlockRows], float16, rounded up as well. They are decoded
-// here, once for each group, so accumulate() never sees them: its scales are float32 then.
+// here, once for each group, so accumulate() never sees them: its scales are float32 then. A packed form is a stored
+// layout of the contract (docs/layouts.md), so a change here is a new layout.
 #pragma once
 
 #include <cfloat>
@@ -131,6 +133,50 @@ void pack_block(const Shape& shape, const Stored& stored, std::int64_t block, st
       for (std::int64_t line = 0; line < lines; ++line) {
         for (std::int64_t r = 0; r < rows; ++r) std::memcpy(words + r, plane + r * row_bytes + line * 4, 4);
         Policy::pack_line(words, packed);
+        packed += PackedLayout<Policy>::kLineBytes;
+      }
+    }
+  }
+}
+
+template <class Policy>
+void unpack_scales(const Shape& shape, const std::uint8_t* packed, std::int64_t group, std::uint8_t* scales) {
+  const std::size_t element = PackedLayout<Policy>::element_bytes(shape.scale_type);
+  for (std::int64_t i = 0; i < shape.scale_rows * Policy::kBlockRows; ++i) {
+    if (shape.scale_type == Element::kCode8) {
+      scales[i * (kFactorBytes + shape.groups) + kFactorBytes + group] =
+          static_cast<std::uint8_t>(packed[i] + kCodeZero);
+      continue;
+    }
+    std::memcpy(scales + static_cast<std::size_t>(i * shape.groups + group) * element,
+                packed + static_cast<std::size_t>(i) * element, element);
+  }
+}
+
+template <class Policy>
+void unpack_block(const Shape& shape, const std::uint8_t* packed, const Unpacked& out) {
+  const std::int64_t row_bytes = shape.groups * shape.group_size / 8;
+  const std::int64_t lines = shape.segment_size / kLineInputs;
+  const std::int64_t group_segments = shape.group_size / shape.segment_size;
+  std::uint32_t words[Policy::kBlockRows];
+  if (shape.scale_type == Element::kCode8) {
+    for (std::int64_t i = 0; i < shape.scale_rows * Policy::kBlockRows; ++i) {
+      std::memcpy(out.scales + i * (kFactorBytes + shape.groups), packed + i * kFactorBytes, kFactorBytes);
+    }
+    packed += PackedLayout<Policy>::factor_bytes(shape);
+  }
+  for (std::int64_t s = 0; s < shape.segments; ++s) {
+    if (s % group_segments == 0) {
+      unpack_scales<Policy>(shape, packed, s / group_segments, out.scales);
+      packed += PackedLayout<Policy>::scale_bytes(shape);
+    }
+    for (std::int64_t p = 0; p < shape.planes; ++p) {
+      std::uint8_t* plane = out.planes + p * Policy::kBlockRows * row_bytes + s * shape.segment_size / 8;
+      for (std::int64_t line = 0; line < lines; ++line) {
+        Policy::unpack_line(packed, words);
+        for (std::int64_t r = 0; r < Policy::kBlockRows; ++r) {
+          std::memcpy(plane + r * row_bytes + line * 4, words + r, 4);
+        }
         packed += PackedLayout<Policy>::kLineBytes;
       }
     }
@@ -377,16 +423,18 @@ bool multiply(const Product& a) {
 }
 
 template <class Policy, int kDigits>
-constexpr Kernel table_kernel(const char* name, Isa isa) {
+constexpr Kernel table_kernel(const char* name, Isa isa, std::int64_t layout) {
   return {.name = name,
           .isa = isa,
           .accuracy_level = kDigits == 1 ? 4 : 0,
+          .layout = layout,
           .block_rows = Policy::kBlockRows,
           .row_bytes_per_input = kDigits * kTableEntries / kNibble,
           .packed_as = nullptr,
           .min_rows = 1,
           .block_bytes = PackedLayout<Policy>::block_bytes,
           .pack_block = pack_block<Policy>,
+          .unpack_block = unpack_block<Policy>,
           .build_tables = build_tables<Policy, kDigits>,
           .multiply = multiply<Policy, kDigits>};
 }

@@ -5,6 +5,7 @@
 // nibble 4..7, as stored.
 #include "simd/x86_avx2.h"
 
+#include "contract.h"
 #include "kernels/inventory.h"
 #include "kernels/table-inl.h"
 #include "simd/x86_prefetch.h"
@@ -28,6 +29,16 @@ struct Avx2 {
       for (int i = 0; i < 16; ++i) {
         out[eight * 32 + 2 * i] = static_cast<std::uint8_t>(words[i] >> (8 * eight));
         out[eight * 32 + 2 * i + 1] = static_cast<std::uint8_t>(words[16 + i] >> (8 * eight));
+      }
+    }
+  }
+
+  static void unpack_line(const std::uint8_t* line, std::uint32_t* words) {
+    std::memset(words, 0, kBlockRows * sizeof(*words));
+    for (int eight = 0; eight < kLineInputs / 8; ++eight) {
+      for (int i = 0; i < 16; ++i) {
+        words[i] |= std::uint32_t{line[eight * 32 + 2 * i]} << (8 * eight);
+        words[16 + i] |= std::uint32_t{line[eight * 32 + 2 * i + 1]} << (8 * eight);
       }
     }
   }
@@ -120,7 +131,7 @@ struct Avx2 {
 
 }  // namespace
 
-constinit const Kernel table8_n32_avx2 = table_kernel<Avx2, 1>("table8_n32_avx2", Isa::kAvx2);
-constinit const Kernel table16_n32_avx2 = table_kernel<Avx2, 2>("table16_n32_avx2", Isa::kAvx2);
+constinit const Kernel table8_n32_avx2 = table_kernel<Avx2, 1>("table8_n32_avx2", Isa::kAvx2, contract::kLayoutAvx2);
+constinit const Kernel table16_n32_avx2 = table_kernel<Avx2, 2>("table16_n32_avx2", Isa::kAvx2, contract::kLayoutAvx2);
 
 }  // namespace dualbinary

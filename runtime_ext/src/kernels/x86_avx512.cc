@@ -6,6 +6,7 @@
 // sum anywhere.
 #include "simd/x86_avx512.h"
 
+#include "contract.h"
 #include "kernels/inventory.h"
 #include "kernels/table-inl.h"
 #include "simd/x86_prefetch.h"
@@ -36,6 +37,19 @@ struct Avx512 {
     std::uint32_t line[kBlockRows];
     for (int r = 0; r < kBlockRows; ++r) line[r] = spread(words[r] & 0xffffU) | spread(words[r] >> 16) << 4;
     std::memcpy(out, line, sizeof(line));
+  }
+
+  // The reverse of spread.
+  static std::uint32_t collect(std::uint32_t bytes) {
+    bytes = (bytes | bytes >> 4) & 0x00ff00ffU;
+    return (bytes | bytes >> 8) & 0xffffU;
+  }
+
+  static void unpack_line(const std::uint8_t* line, std::uint32_t* words) {
+    std::memcpy(words, line, kBlockRows * sizeof(*words));
+    for (int r = 0; r < kBlockRows; ++r) {
+      words[r] = collect(words[r] & 0x0f0f0f0fU) | collect(words[r] >> 4 & 0x0f0f0f0fU) << 16;
+    }
   }
 
   static void fetch(const std::uint8_t* at) { fetch_stream(at); }
@@ -190,7 +204,9 @@ struct Avx512 {
 
 }  // namespace
 
-constinit const Kernel table8_n32_avx512 = table_kernel<Avx512, 1>("table8_n32_avx512", Isa::kAvx512);
-constinit const Kernel table16_n32_avx512 = table_kernel<Avx512, 2>("table16_n32_avx512", Isa::kAvx512);
+constinit const Kernel table8_n32_avx512 =
+    table_kernel<Avx512, 1>("table8_n32_avx512", Isa::kAvx512, contract::kLayoutAvx512);
+constinit const Kernel table16_n32_avx512 =
+    table_kernel<Avx512, 2>("table16_n32_avx512", Isa::kAvx512, contract::kLayoutAvx512);
 
 }  // namespace dualbinary

@@ -124,7 +124,7 @@ std::unique_ptr<CpuKernel> create(const CpuOp& op, const OrtApi& api, const OrtK
   const TensorInfo x{op.x_type, {spec.K}};  // its dimensions are checked by each run
   const Shape shape = check_inputs(spec, x, read_info(api, planes), read_info(api, scales)).value();
   const Stored stored{static_cast<const std::uint8_t*>(tensor_data(api, planes)), tensor_data(api, scales)};
-  const Kernel& kernel = choose_kernel(static_cast<int>(spec.accuracy_level));
+  const Kernel& kernel = choose_kernel(static_cast<int>(spec.accuracy_level), spec.layout);
   return std::make_unique<CpuKernel>(
       CpuKernel{api, std::move(where), Weight(shape, stored, kernel, many_rows_kernel(kernel))});
 }

@@ -9,7 +9,9 @@
 namespace dualbinary {
 namespace {
 
-constexpr std::size_t kWeightRank = 3;  // planes [P, N, Kp/8], scales [C, N, Kp/G]
+constexpr std::size_t kPlanesRank = 3;  // [P, N, Kp/8]
+constexpr std::size_t kBlocksRank = 2;  // [B, bytes of a block]
+constexpr std::size_t kScalesRank = 3;  // [C, N, Kp/G]
 
 // Expected and got differ where both are known.
 void check_dims(const char* name, const std::vector<std::int64_t>& expected, const std::vector<std::int64_t>& got) {
@@ -21,9 +23,23 @@ void check_dims(const char* name, const std::vector<std::int64_t>& expected, con
   }
 }
 
-void check_rank(const char* name, const char* shape, const std::vector<std::int64_t>& dims) {
-  if (dims.size() == kWeightRank) return;
+void check_rank(const char* name, const char* shape, std::size_t rank, const std::vector<std::int64_t>& dims) {
+  if (dims.size() == rank) return;
   throw std::invalid_argument(std::string(name) + ": expected shape " + shape + ", got " + to_string(dims));
+}
+
+// P of a block of that many bytes: C, or C-1 where one row is the offset. Throws where neither fits.
+std::int64_t planes_in_block(Spec spec, std::int64_t bytes) {
+  std::string expected;
+  for (spec.planes = spec.scale_rows; spec.planes >= spec.scale_rows - 1; --spec.planes) {
+    if (spec.planes < contract::kMinPlanes || spec.planes > contract::kMaxPlanes) continue;
+    const std::vector<std::int64_t> dims = planes_dims(checked_shape(spec));
+    if (dims.back() == bytes) return spec.planes;
+    expected += (expected.empty() ? "" : " or ") + std::to_string(dims.back());
+  }
+  if (expected.empty()) return spec.scale_rows;  // which checked_shape() refuses
+  throw std::invalid_argument("planes: expected blocks of " + expected + " bytes for " +
+                              std::to_string(spec.scale_rows) + " rows of scales, got " + std::to_string(bytes));
 }
 
 Element scale_element_of(ONNXTensorElementDataType type) {
@@ -91,11 +107,17 @@ std::optional<Shape> check_inputs(Spec spec, const TensorInfo& x, const TensorIn
     throw std::invalid_argument("planes: expected uint8, got ONNX element type " + std::to_string(planes.type));
   }
   spec.scale_type = scale_element_of(scales.type);
-  check_rank("planes", "[P, N, Kp/8]", planes.dims);
-  check_rank("scales", "[C, N, Kp/G]", scales.dims);
-  if (planes.dims[0] < 0 || scales.dims[0] < 0) return std::nullopt;
-  spec.planes = planes.dims[0];
+  const bool plain = spec.layout == contract::kLayoutPlain;
+  if (plain) {
+    check_rank("planes", "[P, N, Kp/8]", kPlanesRank, planes.dims);
+    check_rank("scales", "[C, N, Kp/G]", kScalesRank, scales.dims);
+  } else {
+    check_rank("planes", "[B, bytes of a block]", kBlocksRank, planes.dims);
+    check_rank("scales", "[C, N, 0]", kScalesRank, scales.dims);
+  }
+  if ((plain ? planes.dims[0] : planes.dims[1]) < 0 || scales.dims[0] < 0) return std::nullopt;
   spec.scale_rows = scales.dims[0];
+  spec.planes = plain ? planes.dims[0] : planes_in_block(spec, planes.dims[1]);
   const Shape shape = checked_shape(spec);
   check_dims("planes", planes_dims(shape), planes.dims);
   check_dims("scales", scales_dims(shape), scales.dims);
