@@ -3,6 +3,7 @@
     dualbinary export ...       python -m exporter ...
     dualbinary quantize ...     python -m calib ...
     dualbinary generate ...     python -m runtime_ext generate ...     and so on for bench and info
+    dualbinary relayout ...     python -m dualbinary.relayout ...
 
 The packages are run by name, not imported: this one depends on none of them.
 """
@@ -30,6 +31,7 @@ class Verb:
 VERBS = {
     "export": Verb("exporter", (), "export", "turn a Hugging Face model directory into an ONNX file"),
     "quantize": Verb("calib", (), "calib", "train a model to two bits a weight"),
+    "relayout": Verb("dualbinary.relayout", (), "relayout", "change the stored layout of an exported model"),
     "generate": Verb("runtime_ext", ("generate",), "", "continue a prompt with an exported model"),
     "bench": Verb("runtime_ext", ("bench",), "", "measure an exported model"),
     "info": Verb("runtime_ext", ("info",), "", "describe the runtime library and this machine"),

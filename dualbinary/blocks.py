@@ -15,6 +15,7 @@ goes; nothing else tells these layouts apart. Deliberately plain: this file is t
 against.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +25,7 @@ import numpy.typing as npt
 from dualbinary.errors import InputError
 from dualbinary.schema import OP, padded_k
 
-__all__ = ["LINE_BYTES", "NIBBLE_ORDERS", "BlockShape", "block_shape", "pack_blocks", "unpack_blocks"]
+__all__ = ["LINE_BYTES", "NIBBLE_ORDERS", "BlockShape", "block_shape", "pack_blocks", "stored_shape", "unpack_blocks"]
 
 _ROWS = OP.blocks["rows"]
 _ALIGNMENT = OP.blocks["alignment"]
@@ -133,7 +134,9 @@ def unpack_blocks(
     name: str, planes: npt.NDArray[np.uint8], scales: npt.NDArray[np.generic], k: int, group_size: int
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.generic]]:
     """The reverse of `pack_blocks`. Raises InputError where the tensors are not of the shape that it makes."""
-    shape = _shape_of(planes, scales, k, group_size)
+    shape = stored_shape(planes.shape, scales.shape, scales.dtype, k, group_size)
+    if planes.dtype != np.uint8:
+        raise InputError(f"planes: expected uint8, got {planes.dtype}")
     B, n = shape.count, shape.n
     groups = planes[:, shape.factor_bytes :].reshape(B, shape.groups, shape.group_bytes)
     packed = groups[:, :, shape.scale_bytes :].reshape(
@@ -157,19 +160,22 @@ def unpack_blocks(
     return np.ascontiguousarray(rows[:, :n]), values
 
 
-def _shape_of(planes: np.ndarray, scales: np.ndarray, k: int, group_size: int) -> BlockShape:
-    if scales.ndim != 3 or scales.shape[2] != 0 or scales.dtype not in (np.float16, np.float32, np.uint8):
-        raise InputError(f"scales: expected empty [C, N, 0] beside blocks, got {scales.dtype} {list(scales.shape)}")
-    if planes.dtype != np.uint8 or planes.ndim != 2:
-        raise InputError(f"planes: expected uint8 [B, bytes of a block], got {planes.dtype} {list(planes.shape)}")
-    limits, rows = OP.limits, scales.shape[0]
+def stored_shape(
+    planes: Sequence[int], scales: Sequence[int], scale_dtype: npt.DTypeLike, k: int, group_size: int
+) -> BlockShape:
+    """The shape of a weight from the dimensions of its tensors. Raises InputError where they are not those of blocks."""
+    if np.dtype(scale_dtype) not in (np.float16, np.float32, np.uint8) or len(scales) != 3 or scales[2] != 0:
+        raise InputError(f"scales: expected empty [C, N, 0] beside blocks, got {np.dtype(scale_dtype)} {list(scales)}")
+    limits, rows = OP.limits, scales[0]
     counts = [p for p in (rows, rows - 1) if limits["min_planes"] <= p <= limits["max_planes"]]
-    shapes = [block_shape(p, rows, scales.dtype, n=scales.shape[1], k=k, group_size=group_size) for p in counts]
+    shapes = [block_shape(p, rows, scale_dtype, n=scales[1], k=k, group_size=group_size) for p in counts]
     for shape in shapes:
-        if planes.shape == (shape.count, shape.block_bytes):
+        if tuple(planes) == (shape.count, shape.block_bytes):
             return shape
-    expected = " or ".join(str([shape.count, shape.block_bytes]) for shape in shapes) or f"1 to {limits['max_planes']}"
-    raise InputError(f"planes: expected shape {expected} for {rows} rows of scales, got {list(planes.shape)}")
+    expected = " or ".join(str([shape.count, shape.block_bytes]) for shape in shapes)
+    raise InputError(
+        f"planes: expected shape {expected or '[B, bytes of a block]'} for {rows} rows of scales, got {list(planes)}"
+    )
 
 
 def _by_block(values: np.ndarray, shape: BlockShape) -> np.ndarray:

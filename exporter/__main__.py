@@ -12,8 +12,8 @@ from typing import Any
 
 from dualbinary import OP, DualBinaryError, InputError
 from dualbinary.console import add_common_options, run
+from dualbinary.output import check_output
 from exporter.options import FALLBACKS, LOGITS, PLAIN_PLANES, SCALE_BITS, ExportOptions
-from exporter.output import check_output
 
 __all__ = ["main"]
 
@@ -98,6 +98,15 @@ def _add_graph_options(result: argparse.ArgumentParser) -> None:
         help="16: float16 scales, or as a checkpoint stores them; 8: rounded to 8 bits, for a smaller and faster file "
         "(default 16)",
     )
+    layouts = [layout.name for layout in OP.layouts]
+    graph.add_argument(
+        "--layout",
+        default=layouts[0],
+        choices=layouts,
+        help="how planes and scales are stored: plain runs on every CPU; the others are ready for one instruction set, so "
+        "that a device maps the file and starts at once, and run on such CPUs only; see dualbinary relayout "
+        "(default plain)",
+    )
     graph.add_argument(
         "--accuracy-level", type=int, default=0, choices=OP.attribute("accuracy_level").values,
         help="0: activations at 15 bits or better; 4: activations at int8, faster (default 0)",
@@ -142,6 +151,7 @@ def _command(args: argparse.Namespace) -> None:
         group_size=args.group_size,
         offset=args.offset,
         scale_bits=args.scale_bits,
+        layout=args.layout,
         accuracy_level=args.accuracy_level,
         dtype=args.dtype,
         embedding_bits=args.embedding_bits,
@@ -158,7 +168,7 @@ def _command(args: argparse.Namespace) -> None:
         raise InputError(
             "--calibrate decides planes, group size and offset; leave --planes, --group-size and --offset out"
         )
-    check_output(args.out, args.model_dir, [args.out.name], force=args.force)
+    check_output(args.out, [args.out.name], force=args.force, model_dir=args.model_dir)
     checkpoint = args.out.with_name(args.out.stem + "-checkpoint")
     if checkpoint.exists():
         raise InputError(
@@ -188,7 +198,7 @@ def _export(args: argparse.Namespace, model_dir: Path, options: ExportOptions) -
     from exporter.pipeline import export
 
     begin = time.perf_counter()
-    library, reason = _library()
+    library, readable, reason = _library()
     show = not args.quiet and sys.stderr.isatty()
     result = export(model_dir, args.out, options, library=library, force=args.force, progress=show)
     summary: dict[str, Any] = {
@@ -206,6 +216,12 @@ def _export(args: argparse.Namespace, model_dir: Path, options: ExportOptions) -
     if args.check or (args.check is None and not result.verified):
         from exporter.verify import check
 
+        if library is not None and options.layout not in readable:
+            print(
+                f"note: this machine does not read layout {options.layout}, so the fallback function is checked instead",
+                file=sys.stderr,
+            )
+            library = None
         outcome = check(result, args.out, library)
         summary["check"] = outcome.to_dict()
         if not args.json:
@@ -234,14 +250,18 @@ def _check_sentence(outcome: dict[str, Any]) -> str:
     )
 
 
-def _library() -> tuple[Path | None, str]:
-    """The custom-op library of an installed runtime_ext, or None and why; a child process, as packages stay apart."""
+def _library() -> tuple[Path | None, list[str], str]:
+    """The custom-op library of an installed runtime_ext with the layouts that it reads here, or None and why.
+
+    A child process tells, as packages stay apart.
+    """
     command = [sys.executable, "-m", "runtime_ext", "info", "--json"]
     answer = subprocess.run(command, check=False, capture_output=True, text=True)
     if answer.returncode:
         lines = answer.stderr.strip().splitlines()
-        return None, lines[-1].removeprefix("error: ") if lines else f"{' '.join(command[1:])} said nothing"
-    return Path(json.loads(answer.stdout)["library"]["library"]), ""
+        return None, [], lines[-1].removeprefix("error: ") if lines else f"{' '.join(command[1:])} said nothing"
+    facts = json.loads(answer.stdout)["library"]
+    return Path(facts["library"]), facts["layouts"], ""
 
 
 def _interrupt(signum: int, frame: object) -> None:

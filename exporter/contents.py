@@ -12,6 +12,7 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
+from dualbinary import to_layout
 from dualbinary.checkpoint import load_module
 from dualbinary.fit import fit
 from dualbinary.scale_codes import round_scales
@@ -73,7 +74,8 @@ def plane_piece(node: PlaneNode, weights: Weights, figures: Figures) -> Piece:
 
     def compute() -> list[np.ndarray]:
         parts = [_planes_of(linear, node.format, weights, figures) for linear in node.linears]
-        return [np.concatenate(arrays, axis=1) for arrays in zip(*parts, strict=True)]
+        planes, scales = (np.concatenate(arrays, axis=1) for arrays in zip(*parts, strict=True))
+        return list(to_layout(node.layout.name, planes, scales, node.linears[0].K, node.format.group_size))
 
     work = sum(linear.N * linear.K for linear in node.linears)
     return Piece(str(node.planes.name), (node.planes, node.scales), work, compute)

@@ -11,12 +11,9 @@ from typing import BinaryIO
 import numpy as np
 import onnx_ir as ir
 
-from dualbinary import OP
+from dualbinary.datafile import ALIGNMENT, INLINE_BYTES, AlignedFile
 
 __all__ = ["DataFile", "padded_size"]
-
-ALIGNMENT = OP.layouts[0].alignment
-INLINE_BYTES = 1024  # smaller tensors stay in the graph file: a page of the data file each would be waste
 
 
 class DataFile:
@@ -24,9 +21,8 @@ class DataFile:
 
     def __init__(self, file: BinaryIO, path: Path) -> None:
         """Write to `file`, which lies at `path` now and will lie beside the model under the same name."""
-        self._file = file
+        self._file = AlignedFile(file)
         self._path = path
-        self._end = 0
 
     def add(self, value: ir.Value, array: np.ndarray) -> None:
         """Store `array` as the content of `value`; both must agree in shape and element type."""
@@ -38,10 +34,7 @@ class DataFile:
         if array.nbytes < INLINE_BYTES:
             value.const_value = ir.tensor(array, name=name)
             return
-        self._file.write(bytes(-self._end % ALIGNMENT))
-        offset = self._end + -self._end % ALIGNMENT
-        self._file.write(array.data)
-        self._end = offset + array.nbytes
+        offset, _ = self._file.append([array.data.cast("B")])
         value.const_value = ir.ExternalTensor(
             self._path.name, offset, array.nbytes, dtype, shape=shape, name=name, base_dir=self._path.parent
         )

@@ -23,6 +23,8 @@ class ExportOptions:
         None means the default: 4 planes, groups of 64, with offset (no offset where planes are given and are not 4).
     scale_bits: 8 rounds scales to 8-bit codes with a float16 factor for each output and plane; 16 keeps what a
         checkpoint stores, and is float16 for a fit.
+    layout: name of the stored layout of planes and scales; "plain" runs everywhere, the others are ready for the
+        instruction set that they are named after and run nowhere else.
     accuracy_level: what kernels may do to activations: 0 keeps 15 bits or better, 4 allows int8.
     dtype: element type of activations, KV cache and everything that is not quantised: "fp32" or "fp16".
     embedding_bits: 4, 8, 16 or 32 for the token embedding and the head.
@@ -35,6 +37,7 @@ class ExportOptions:
     group_size: int | None = None
     offset: bool | None = None
     scale_bits: int = 16
+    layout: str = OP.layouts[0].name
     accuracy_level: int = 0
     dtype: str = "fp32"
     embedding_bits: int = 8
@@ -52,6 +55,7 @@ class ExportOptions:
             raise InputError(f"--group-size must be a positive multiple of {multiple}, got {self.group_size}")
         for name, value, allowed in (
             ("--scale-bits", self.scale_bits, SCALE_BITS),
+            ("--layout", self.layout, [layout.name for layout in OP.layouts]),
             ("--accuracy-level", self.accuracy_level, OP.attribute("accuracy_level").values),
             ("--dtype", self.dtype, ("fp32", "fp16")),
             ("--embedding-bits", self.embedding_bits, (4, 8, 16, 32)),

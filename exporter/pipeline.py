@@ -12,17 +12,18 @@ from onnx_ir.passes.common import CheckerPass
 from tqdm import tqdm
 
 from dualbinary import OP, InputError
+from dualbinary.companions import CONFIGS, EXPORT_REPORT, POSSIBLE_COMPANIONS
+from dualbinary.output import check_output, check_space, staged
 from exporter.architectures import VERIFIED
 from exporter.contents import Figures, Piece, computed, parameter_piece, plane_piece, table_piece
 from exporter.datafile import DataFile, padded_size
 from exporter.graph import BuiltGraph, build_graph
 from exporter.options import ExportOptions
-from exporter.output import check_output, check_space, staged
 from exporter.passes.linear import PlaneNode
 from exporter.passes.vocabulary import Table
 from exporter.report import export_report
 from exporter.rewrite import Rewritten, rewrite
-from exporter.sidecars import POSSIBLE_COMPANIONS, genai_config, read_companions, write_sidecars
+from exporter.sidecars import genai_config, read_companions, write_sidecars
 from exporter.source import ModelSource
 from exporter.tables import finite
 from exporter.weights import Weights
@@ -68,9 +69,10 @@ def export(
     _refuse_contradictions(source, options)
     data_name = f"{out.name}.data"
     companions = read_companions(source)
-    names = [out.name, data_name, "genai_config.json", "config.json", "generation_config.json", "export_report.json"]
+    names = [out.name, data_name, *CONFIGS]
     names += companions.names
-    check_output(out, model_dir, [*names, *([library.name] if library is not None else [])], force=force)
+    names += [library.name] if library is not None else []
+    check_output(out, names, force=force, model_dir=model_dir)
     graph = build_graph(source, options.dtype)
     weights = Weights(source, graph)
     rewritten = rewrite(graph, weights, options)
@@ -89,7 +91,7 @@ def export(
         if library is not None:
             (stage / library.name).write_bytes(library.read_bytes())
         report = export_report(graph.model, weights, rewritten, figures, options, stage / data_name)
-        (stage / "export_report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        (stage / EXPORT_REPORT).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return Export(
         weights, rewritten.nodes, rewritten.tables, options, report, tuple(_warnings(source, options, report))
     )

@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from dualbinary import OP, padded_k
+from dualbinary import OP, InputError, padded_k
 from exporter.graph import BuiltGraph
 from exporter.options import ExportOptions
 from exporter.passes.fallback import fallback_function
@@ -50,7 +51,9 @@ def rewrite(graph: BuiltGraph, weights: Weights, options: ExportOptions) -> Rewr
         for linear in linears
         if linear is not head and (layout := _plane_format(linear, weights, options)) is not None
     }
-    linear_pass = DualBinaryLinearPass([x for x in linears if x.parameter in formats], formats, options.accuracy_level)
+    layout = OP.layout_named(options.layout)
+    quantised = [linear for linear in linears if linear.parameter in formats]
+    linear_pass = DualBinaryLinearPass(quantised, formats, layout, options.accuracy_level)
     linear_pass(model)
     pack_pass = PackQkvPass()
     pack_pass(model)
@@ -66,16 +69,23 @@ def rewrite(graph: BuiltGraph, weights: Weights, options: ExportOptions) -> Rewr
         model.graph.inputs.remove(value)
     LowerOpsetPass()(model)
     if options.fallback != "none" and linear_pass.nodes:
-        _add_fallback(model, linear_pass.nodes, options.fallback)
+        _add_fallback(model, linear_pass.nodes, options)
     return Rewritten(tuple(linear_pass.nodes), tuple(vocabulary.tables), pack_pass.joined)
 
 
-def _add_fallback(model: ir.Model, nodes: list[PlaneNode], kind: str) -> None:
-    layout = nodes[0].format  # planes, offset and 8-bit scales are one choice for the whole model
+def _add_fallback(model: ir.Model, nodes: list[PlaneNode], options: ExportOptions) -> None:
+    first = nodes[0].format  # planes, offset and 8-bit scales are one choice for the whole model
+    if OP.layout_named(options.layout).blocks and len({node.format.scale_dtype for node in nodes}) > 1:
+        raise InputError(
+            f"--layout {options.layout}: the checkpoint has scales of several types, which one fallback function cannot "
+            "decode; use --scale-bits 8, or --fallback none"
+        )
     group_sizes = {node.format.group_size for node in nodes}
     opset = model.graph.opset_imports[""]
-    offset, coded = layout.scale_rows > layout.planes, layout.scale_dtype == ir.DataType.UINT8
-    function = fallback_function(kind, layout.planes, offset, coded, group_sizes, opset)
+    offset, scale_dtype = first.scale_rows > first.planes, np.dtype(first.scale_dtype.numpy())
+    function = fallback_function(
+        options.fallback, first.planes, offset, scale_dtype, group_sizes, opset, options.layout
+    )
     model.functions[function.identifier()] = function
     model.graph.opset_imports.setdefault("com.microsoft", 1)
 

@@ -8,30 +8,11 @@ from typing import Any
 
 import onnx_ir as ir
 
+from dualbinary.companions import GENAI_CONFIG, GENERATION_CONFIG, MODEL_CONFIG, TOKENIZER_CONFIG, TOKENIZER_FILES
 from dualbinary.files import read_json_object
 from exporter.source import ModelSource
 
-__all__ = ["POSSIBLE_COMPANIONS", "Companions", "genai_config", "read_companions", "write_sidecars"]
-
-_GENERATION_CONFIG = "generation_config.json"
-_TOKENIZER_CONFIG = "tokenizer_config.json"
-_TOKENIZER_FILES = (
-    "tokenizer.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "tokenizer.model",
-    "chat_template.jinja",
-)
-# Everything that an export may lay beside a model for its tokenizer and library, on any system.
-POSSIBLE_COMPANIONS = (
-    *_TOKENIZER_FILES,
-    _TOKENIZER_CONFIG,
-    "libdualbinary.so",
-    "libdualbinary.dylib",
-    "libdualbinary.dll",
-)
+__all__ = ["Companions", "genai_config", "read_companions", "write_sidecars"]
 
 # Decoders that onnxruntime-genai knows by name; every other one runs as its generic "decoder".
 _GENAI_TYPES = frozenset(
@@ -133,32 +114,32 @@ class Companions:
     @property
     def names(self) -> list[str]:
         """Names of the files that `write_sidecars` will write for it."""
-        return [path.name for path in self.files] + ([_TOKENIZER_CONFIG] if self.tokenizer_config is not None else [])
+        return [path.name for path in self.files] + ([TOKENIZER_CONFIG] if self.tokenizer_config is not None else [])
 
 
 def read_companions(source: ModelSource) -> Companions:
     """Read the companions of `source`. Raises InputError for JSON that is none."""
     keys = ("bos_token_id", "eos_token_id", "pad_token_id")
     generation = {key: source.config[key] for key in keys if source.config.get(key) is not None}
-    if (source.directory / _GENERATION_CONFIG).is_file():
-        generation = read_json_object(source.directory / _GENERATION_CONFIG)
+    if (source.directory / GENERATION_CONFIG).is_file():
+        generation = read_json_object(source.directory / GENERATION_CONFIG)
     tokenizer_config = None
-    if (source.directory / _TOKENIZER_CONFIG).is_file():
-        tokenizer_config = read_json_object(source.directory / _TOKENIZER_CONFIG)
+    if (source.directory / TOKENIZER_CONFIG).is_file():
+        tokenizer_config = read_json_object(source.directory / TOKENIZER_CONFIG)
         # Transformers 5 names its own class for a bare tokenizer.json; other runtimes know the one that it replaced.
         if tokenizer_config.get("tokenizer_class") == "TokenizersBackend":
             tokenizer_config["tokenizer_class"] = "PreTrainedTokenizerFast"
-    files = tuple(source.directory / name for name in _TOKENIZER_FILES if (source.directory / name).is_file())
+    files = tuple(source.directory / name for name in TOKENIZER_FILES if (source.directory / name).is_file())
     return Companions(generation, tokenizer_config, files)
 
 
 def write_sidecars(directory: Path, source: ModelSource, genai: dict[str, Any], companions: Companions) -> None:
     """Write genai_config.json, config.json, generation_config.json and the tokenizer's files into `directory`."""
-    _write_json(directory / "genai_config.json", genai)
-    _write_json(directory / "config.json", source.config)
-    _write_json(directory / _GENERATION_CONFIG, companions.generation)
+    _write_json(directory / GENAI_CONFIG, genai)
+    _write_json(directory / MODEL_CONFIG, source.config)
+    _write_json(directory / GENERATION_CONFIG, companions.generation)
     if companions.tokenizer_config is not None:
-        _write_json(directory / _TOKENIZER_CONFIG, companions.tokenizer_config)
+        _write_json(directory / TOKENIZER_CONFIG, companions.tokenizer_config)
     for path in companions.files:
         shutil.copyfile(path, directory / path.name)
 

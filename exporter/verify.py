@@ -19,9 +19,10 @@ import onnxruntime as ort
 import torch
 from safetensors.torch import save_file
 
-from dualbinary import DualBinaryError, dequantize
+from dualbinary import DualBinaryError, dequantize, to_plain
 from dualbinary.checkpoint import INDEX_FILE
 from exporter.deferred import RowOrigin
+from exporter.passes.linear import PlaneNode
 from exporter.passes.vocabulary import Table
 from exporter.pipeline import Export
 from exporter.source import ModelSource
@@ -202,7 +203,7 @@ def _replaced_rows(result: Export, out: Path) -> dict[str, list[_Rows]]:
         for linear in node.linears:
             first = begin  # of the layer's rows among the node's
             arrays = (stored[str(node.planes.name)], stored[str(node.scales.name)])
-            add(linear.parameter, partial(_linear_rows, arrays, linear.K, node.format.group_size, first))
+            add(linear.parameter, partial(_linear_rows, node, arrays, first))
             begin += linear.N
     for table in result.tables:
         values = [stored[str(v.name)] for v in (*table.codes, *([table.scales] if table.scales is not None else []))]
@@ -210,8 +211,9 @@ def _replaced_rows(result: Export, out: Path) -> dict[str, list[_Rows]]:
     return replaced
 
 
-def _linear_rows(values: tuple[ir.Value, ir.Value], k: int, group_size: int, first: int, rows: slice) -> np.ndarray:
-    planes, scales = (_array(value) for value in values)
+def _linear_rows(node: PlaneNode, values: tuple[ir.Value, ir.Value], first: int, rows: slice) -> np.ndarray:
+    k, group_size = node.linears[0].K, node.format.group_size
+    planes, scales = to_plain(node.layout.name, *(_array(value) for value in values), k, group_size)
     parts = []
     for begin in range(first + rows.start, first + rows.stop, _ROWS):
         block = slice(begin, min(begin + _ROWS, first + rows.stop))

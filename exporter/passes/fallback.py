@@ -13,6 +13,8 @@ scales.
 
 Scales of 8 bits are decoded first, to float32: a table of 256 entries, by the factor's high byte, gives what the factor
 is at low byte 0 and what each step of the low byte adds, for float16 is linear in its low byte.
+
+Layouts of blocks are put back into layout plain first (dualbinary/decoding.py).
 """
 
 import numpy as np
@@ -21,6 +23,8 @@ import onnx_ir as ir
 from onnx import helper, numpy_helper, parser
 
 from dualbinary import OP
+from dualbinary.decoding import decoding
+from dualbinary.relayout.function import exchange_decoding
 
 __all__ = ["fallback_function"]
 
@@ -29,13 +33,20 @@ _LARGEST_BLOCK = 256  # of MatMulNBits
 
 
 def fallback_function(
-    kind: str, planes: int, has_offset: bool, coded_scales: bool, group_sizes: set[int], opset: int
+    kind: str,
+    planes: int,
+    has_offset: bool,
+    scale_dtype: np.dtype,
+    group_sizes: set[int],
+    opset: int,
+    layout: str = OP.layouts[0].name,
 ) -> ir.Function:
     """The function for nodes of `planes` planes, with or without offset row, of any of `group_sizes`.
 
-    `coded_scales` says whether scales are uint8. `kind` is "ort4", "ort2" or "standard"; `opset` is the model's, at
-    least 18.
+    `scale_dtype` matters where it is uint8, and in layouts of blocks. `kind` is "ort4", "ort2" or "standard"; `opset`
+    is the model's, at least 18.
     """
+    coded_scales = scale_dtype == np.uint8
     if kind == "standard":
         body, tables = _standard_body(planes, has_offset), {}
     else:
@@ -60,6 +71,7 @@ def fallback_function(
     nodes = [*constants, *function.node]
     del function.node[:]
     function.node.extend(nodes)
+    exchange_decoding(function, decoding(layout, planes, planes + has_offset, scale_dtype))
     onnx.checker.check_function(function, _checker_context(opset))
     return ir.from_proto(function)
 

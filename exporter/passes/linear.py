@@ -15,7 +15,9 @@ import numpy as np
 import onnx_ir as ir
 
 from dualbinary import OP, padded_k
+from dualbinary.blocks import block_shape
 from dualbinary.scale_codes import scale_columns
+from dualbinary.schema import Layout
 from exporter.passes.values import constant, copy_type, is_parameter, parameter, replace_value, static_shape
 
 __all__ = ["DualBinaryLinearPass", "Linear", "PlaneFormat", "PlaneNode", "find_linears"]
@@ -49,10 +51,11 @@ class PlaneFormat:
 
 @dataclass(frozen=True)
 class PlaneNode:
-    """A DualBinaryMatMul node and the layers whose rows its planes and scales hold, in order."""
+    """A DualBinaryMatMul node and the layers whose rows its planes and scales hold, in order, in `layout`."""
 
     linears: tuple[Linear, ...]
     format: PlaneFormat
+    layout: Layout
     planes: ir.Value
     scales: ir.Value
 
@@ -74,11 +77,14 @@ def find_linears(model: ir.Model) -> list[Linear]:
 class DualBinaryLinearPass(ir.passes.InPlacePass):
     """See the module's docstring. After the run, `nodes` lists what was made."""
 
-    def __init__(self, linears: Iterable[Linear], formats: Mapping[str, PlaneFormat], accuracy_level: int) -> None:
-        """`formats` gives the format of each of `linears` by parameter name."""
+    def __init__(
+        self, linears: Iterable[Linear], formats: Mapping[str, PlaneFormat], layout: Layout, accuracy_level: int
+    ) -> None:
+        """`formats` gives the format of each of `linears` by parameter name; all are stored in `layout`."""
         super().__init__()
         self._linears = list(linears)
         self._formats = formats
+        self._layout = layout
         self._accuracy_level = accuracy_level
         self.nodes: list[PlaneNode] = []
 
@@ -99,16 +105,16 @@ class DualBinaryLinearPass(ir.passes.InPlacePass):
         parent = first.module.rpartition(".")[0]
         leaves = "_".join(linear.module.rpartition(".")[2] for linear in linears)
         name = f"{parent}.{leaves}" if parent else leaves
-        n, kp = sum(linear.N for linear in linears), padded_k(first.K, layout.group_size)
-        planes = parameter(model, f"{name}.planes", [layout.planes, n, kp // 8], ir.DataType.UINT8)
-        columns = scale_columns(kp // layout.group_size, layout.scale_dtype.numpy())
-        scales = parameter(model, f"{name}.scales", [layout.scale_rows, n, columns], layout.scale_dtype)
+        n = sum(linear.N for linear in linears)
+        planes_shape, scales_shape = self._shapes(layout, n, first.K)
+        planes = parameter(model, f"{name}.planes", planes_shape, ir.DataType.UINT8)
+        scales = parameter(model, f"{name}.scales", scales_shape, layout.scale_dtype)
         x = first.matmul.inputs[0]
         attributes = {
             "K": first.K,
             "N": n,
             "group_size": layout.group_size,
-            "layout": OP.layouts[0].number,
+            "layout": self._layout.number,
             "accuracy_level": self._accuracy_level,
         }
         node = ir.node(OP.name, [x, planes, scales], attributes, domain=OP.domain, version=OP.version, name=name)
@@ -124,7 +130,17 @@ class DualBinaryLinearPass(ir.passes.InPlacePass):
         model.graph.insert_before(first.matmul, new)
         for linear, output in zip(linears, outputs, strict=True):
             replace_value(model, linear.matmul.outputs[0], output)
-        self.nodes.append(PlaneNode(tuple(linears), layout, planes, scales))
+        self.nodes.append(PlaneNode(tuple(linears), layout, self._layout, planes, scales))
+
+    def _shapes(self, form: PlaneFormat, n: int, k: int) -> tuple[list[int], list[int]]:
+        """Dimensions of planes and scales of a weight [n, k]."""
+        dtype = form.scale_dtype.numpy()
+        if self._layout.blocks:
+            blocks = block_shape(form.planes, form.scale_rows, dtype, n=n, k=k, group_size=form.group_size)
+            return [blocks.count, blocks.block_bytes], [form.scale_rows, n, 0]
+        kp = padded_k(k, form.group_size)
+        columns = scale_columns(kp // form.group_size, dtype)
+        return [form.planes, n, kp // 8], [form.scale_rows, n, columns]
 
 
 def _split(model: ir.Model, value: ir.Value, sizes: list[int], name: str) -> ir.Node:

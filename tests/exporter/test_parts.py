@@ -94,7 +94,7 @@ def assert_function_is_the_op(kind, planes, offset, group_size, k, dtype, *, cod
     values = rng.normal(size=(planes + offset, n, packed.shape[2] * 8 // group_size))
     scales = round_scales(values) if coded else values.astype(np.float16)
     x = rng.normal(size=(2, 3, k)).astype(dtype)
-    function = ir.to_proto(fallback_function(kind, planes, offset, coded, {group_size}, opset=21))
+    function = ir.to_proto(fallback_function(kind, planes, offset, scales.dtype, {group_size}, opset=21))
 
     y = _run(function, x, packed, scales, K=k, N=n, group_size=group_size)
 
@@ -112,7 +112,7 @@ def test_fallback_function_decodes_every_factor_and_every_code(kind):
     codes = (np.arange(len(factors)) * 37 % 256).astype(np.uint8)  # neighbours differ, each beside many factors
     scales = np.concatenate([factors.view(np.uint8).reshape(-1, 2), codes[:, None]], axis=1)[None]
     packed = np.full((1, len(factors), 4), [1, 0, 0, 0], np.uint8)  # the first input alone
-    function = ir.to_proto(fallback_function(kind, 1, False, True, {32}, opset=21))
+    function = ir.to_proto(fallback_function(kind, 1, False, scales.dtype, {32}, opset=21))
 
     y = _run(function, np.eye(1, 32, dtype=np.float32), packed, scales, K=32, N=len(factors), group_size=32)
 

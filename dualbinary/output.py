@@ -1,4 +1,4 @@
-"""An export's files appear together or not at all.
+"""The files of a model appear together or not at all.
 
 Everything is written into a directory beside the output; at the end its files move into place, each in one step. Files
 that they replace are kept until all have moved and come back if one does not.
@@ -11,20 +11,23 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from dualbinary import InputError
+from dualbinary.errors import InputError
 
-__all__ = ["check_output", "staged"]
+__all__ = ["check_output", "check_space", "staged"]
 
 _PREFIX = ".dualbinary-export-"
 _REPLACED = "replaced"
 
 
-def check_output(out: Path, model_dir: Path, names: list[str], *, force: bool) -> None:
-    """Raise InputError, before any work, where `names` cannot be written beside `out` or would replace something."""
+def check_output(out: Path, names: list[str], *, force: bool, model_dir: Path | None = None) -> None:
+    """Raise InputError, before any work, where `names` cannot be written beside `out` or would replace something.
+
+    `model_dir` is a Hugging Face directory that must stay as it is.
+    """
     directory = out.parent
     if out.suffix != ".onnx":
         raise InputError(f"{out}: the output's name must end in .onnx")
-    if directory.resolve() == model_dir.resolve():
+    if model_dir is not None and directory.resolve() == model_dir.resolve():
         raise InputError(
             f"{out}: lies in the model directory, whose config.json it would replace; choose another directory"
         )
@@ -104,7 +107,7 @@ def _missing_parents(directory: Path) -> list[Path]:
 
 
 def _remove_abandoned(directory: Path) -> None:
-    """Remove what an export that was killed left behind; older files that it had moved aside come back first."""
+    """Remove what a run that was killed left behind; older files that it had moved aside come back first."""
     for path in directory.glob(f"{_PREFIX}*"):
         owner = path.name.removeprefix(_PREFIX)
         if not owner.isdigit() or Path(f"/proc/{owner}").exists() or not Path("/proc").exists():
