@@ -163,7 +163,7 @@ def unpack_blocks(
 def stored_shape(
     planes: Sequence[int], scales: Sequence[int], scale_dtype: npt.DTypeLike, k: int, group_size: int
 ) -> BlockShape:
-    """The shape of a weight from the dimensions of its tensors. Raises InputError where they are not those of blocks."""
+    """The shape of a weight from the dimensions of its tensors. Raises InputError where these are not of blocks."""
     if np.dtype(scale_dtype) not in (np.float16, np.float32, np.uint8) or len(scales) != 3 or scales[2] != 0:
         raise InputError(f"scales: expected empty [C, N, 0] beside blocks, got {np.dtype(scale_dtype)} {list(scales)}")
     limits, rows = OP.limits, scales[0]

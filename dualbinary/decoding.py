@@ -147,8 +147,6 @@ _CODES = [
 ]
 
 
-
-
 def _float_scales(dtype: np.dtype) -> list[str]:
     """Scales of an IEEE type from their bytes, lowest first: (hidden + mantissa) * step by sign and exponent."""
     size = dtype.itemsize

@@ -103,8 +103,8 @@ def _add_graph_options(result: argparse.ArgumentParser) -> None:
         "--layout",
         default=layouts[0],
         choices=layouts,
-        help="how planes and scales are stored: plain runs on every CPU; the others are ready for one instruction set, so "
-        "that a device maps the file and starts at once, and run on such CPUs only; see dualbinary relayout "
+        help="how planes and scales are stored: plain runs on every CPU; the others are ready for one instruction set: "
+        "a device maps the file and starts at once, and other CPUs refuse it; dualbinary relayout goes between them "
         "(default plain)",
     )
     graph.add_argument(
@@ -218,7 +218,7 @@ def _export(args: argparse.Namespace, model_dir: Path, options: ExportOptions) -
 
         if library is not None and options.layout not in readable:
             print(
-                f"note: this machine does not read layout {options.layout}, so the fallback function is checked instead",
+                f"note: this machine does not read layout {options.layout}; its fallback function is checked instead",
                 file=sys.stderr,
             )
             library = None

@@ -77,8 +77,8 @@ def _add_fallback(model: ir.Model, nodes: list[PlaneNode], options: ExportOption
     first = nodes[0].format  # planes, offset and 8-bit scales are one choice for the whole model
     if OP.layout_named(options.layout).blocks and len({node.format.scale_dtype for node in nodes}) > 1:
         raise InputError(
-            f"--layout {options.layout}: the checkpoint has scales of several types, which one fallback function cannot "
-            "decode; use --scale-bits 8, or --fallback none"
+            f"--layout {options.layout}: the checkpoint has scales of several types, which one fallback function "
+            "cannot decode; use --scale-bits 8, or --fallback none"
         )
     group_sizes = {node.format.group_size for node in nodes}
     opset = model.graph.opset_imports[""]

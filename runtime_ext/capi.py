@@ -38,9 +38,9 @@ class Weight:
     """Planes [P, N, Kp/8] and scales [C, N, Kp/G], packed for one kernel. Use as a context manager, or `close()` it.
 
     Scales may have any type of the contract. `layout` is a number of the contract; blocks [B, bytes] come with scales
-    [C, N, 0], of `planes_in_blocks` planes, and are used where they are. `kernel` is a name from describe()["kernels"], or None for the best at
-    this accuracy_level. The arrays are kept and must not be changed. Raises InputError where the library refuses
-    something.
+    [C, N, 0], are of `planes_in_blocks` planes, and are used where they are. `kernel` is a name from
+    describe()["kernels"], or None for the best at this accuracy_level. The arrays are kept and must not be changed.
+    Raises InputError where the library refuses something.
     """
 
     def __init__(

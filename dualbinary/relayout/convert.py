@@ -97,8 +97,8 @@ def _exchange_functions(model: onnx.ModelProto, weights: list[Weight], layout: s
     forms = {weight.form for weight in weights}
     if functions and len(forms) > 1 and OP.layout_named(layout).blocks:
         raise InputError(
-            "the nodes differ in planes, offset or type of scales, which one fallback function cannot decode from layout "
-            f"{layout}; export the model with --fallback none"
+            "the nodes differ in planes, offset or type of scales, which one fallback function cannot decode from "
+            f"layout {layout}; export the model with --fallback none"
         )
     for function in functions:
         exchange_decoding(function, decoding(layout, *next(iter(forms))))

@@ -26,8 +26,8 @@ def exchange_decoding(function: onnx.FunctionProto, stored: Decoding) -> None:
         )
     if stored.text and opset < _OPSET:
         raise InputError(
-            f"the fallback function needs opset {_OPSET} to decode a layout of blocks, the model has {opset}; export it "
-            "again"
+            f"the fallback function needs opset {_OPSET} to decode a layout of blocks, the model has {opset}; "
+            "export it again"
         )
     tables = [
         helper.make_node("Constant", [], [name], value=numpy_helper.from_array(value))

@@ -57,7 +57,9 @@ class Weight:
         dtype = helper.tensor_dtype_to_np_dtype(self.scales.data_type)
         if not OP.layout_named(self.layout).blocks:
             if len(planes) != 3 or len(scales) != 3:
-                raise InputError(f"{self.name}: expected planes [P, N, Kp/8] and scales [C, N, Kp/G], got {planes}, {scales}")
+                raise InputError(
+                    f"{self.name}: expected planes [P, N, Kp/8] and scales [C, N, Kp/G], got {planes}, {scales}"
+                )
             return planes[0], scales[0], dtype
         try:
             shape = stored_shape(planes, scales, dtype, self.K, self.group_size)
@@ -131,7 +133,7 @@ def _weight(node: onnx.NodeProto, initializers: dict[str, onnx.TensorProto]) -> 
 
 
 def external_data(tensor: onnx.TensorProto, directory: Path) -> External | None:
-    """Where the tensor's bytes lie outside of the model file; None if they are in it. Raises InputError for nonsense."""
+    """Where the tensor's bytes lie outside of the model file; None if they are in it. Raises InputError."""
     if tensor.data_location != onnx.TensorProto.EXTERNAL:
         return None
     entries = {entry.key: entry.value for entry in tensor.external_data}
@@ -209,6 +211,4 @@ def _array(tensor: onnx.TensorProto, directory: Path) -> np.ndarray:
         data = b"".join(read_chunks(external))
         return np.frombuffer(data, dtype.newbyteorder("<")).astype(dtype, copy=False).reshape(tuple(tensor.dims))
     except ValueError:
-        raise InputError(
-            f"tensor '{tensor.name}': its data has not the size of {list(tensor.dims)} elements"
-        ) from None
+        raise InputError(f"tensor '{tensor.name}': its data has not the size of {list(tensor.dims)} elements") from None

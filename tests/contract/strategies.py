@@ -28,11 +28,11 @@ FLOATS: tuple[type, ...] = (np.float16, np.float32)
 
 
 @st.composite
-def cases(draw, scale_types: tuple[type, ...] = (*FLOATS, np.uint8)) -> Case:
+def cases(draw, scale_types: tuple[type, ...] = (*FLOATS, np.uint8), most_outputs: int = 5) -> Case:
     """Any number of planes, with and without offset, ragged or not, of any of `scale_types`."""
     K = draw(st.integers(1, 200))
     group_size = 32 * draw(st.integers(1, -(-K // 32)))
-    P, N = draw(st.integers(1, 8)), draw(st.integers(1, 5))
+    P, N = draw(st.integers(1, 8)), draw(st.integers(1, most_outputs))
     offset, dtype = draw(st.booleans()), draw(st.sampled_from(scale_types))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     bits = rng.integers(0, 2, (P, N, K))

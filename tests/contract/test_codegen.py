@@ -3,28 +3,29 @@ from pathlib import Path
 
 import pytest
 
-from dualbinary import OP, codegen, digest, golden
+from dualbinary import OP, codegen, digest
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(
     ("option", "file"),
-    [("--docs", "docs/op_reference.md"), ("--golden", f"dualbinary/golden/{golden.FILE_NAME}")],
+    [("--docs", "docs/op_reference.md"), ("--golden", "dualbinary/golden")],
 )
 def test_committed_file_is_what_codegen_writes(option, file):
     assert codegen.main([option, str(ROOT / file), "--check"]) == 0
 
 
-@pytest.mark.parametrize("option", ["--header", "--docs", "--golden"])
-def test_check_reports_a_stale_file_and_writes_nothing(tmp_path, capsys, option):
-    path = tmp_path / "sub" / "file"
-    assert codegen.main([option, str(path), "--check"]) == 1
-    assert not path.parent.exists()
-    assert codegen.main([option, str(path)]) == 0
-    assert codegen.main([option, str(path), "--check"]) == 0
+@pytest.mark.parametrize(("option", "name"), [("--header", ""), ("--docs", ""), ("--golden", "layout4.json")])
+def test_check_reports_a_stale_file_and_writes_nothing(tmp_path, capsys, option, name):
+    argument = tmp_path / "sub" / "file"  # a directory where the files in it have names of their own
+    path = argument / name
+    assert codegen.main([option, str(argument), "--check"]) == 1
+    assert not argument.parent.exists()
+    assert codegen.main([option, str(argument)]) == 0
+    assert codegen.main([option, str(argument), "--check"]) == 0
     path.write_text(path.read_text() + "x")
-    assert codegen.main([option, str(path), "--check"]) == 1
+    assert codegen.main([option, str(argument), "--check"]) == 1
     assert path.name in capsys.readouterr().err
 
 
@@ -50,9 +51,12 @@ def test_header_holds_every_name_and_limit_of_the_contract():
 
 
 def test_operator_lookups_find_what_the_contract_names_and_nothing_else():
-    assert OP.attribute("layout").values == (1,)
+    assert OP.attribute("layout").values == tuple(layout.number for layout in OP.layouts)
     assert OP.layout(1).bit_order == "little"
+    assert OP.layout_named("neon") is OP.layout(4)
     with pytest.raises(KeyError):
         OP.attribute("bits")
     with pytest.raises(KeyError):
-        OP.layout(2)
+        OP.layout(5)
+    with pytest.raises(KeyError):
+        OP.layout_named("sve")

@@ -1,13 +1,15 @@
 import json
 import struct
 from fractions import Fraction
+from importlib.resources import files
 
 import numpy as np
 import pytest
 
-from dualbinary import dequantize, dual_binary_matmul, golden, pack_planes, unpack_planes
+from dualbinary import OP, dequantize, dual_binary_matmul, golden, pack_planes, unpack_planes
 
-CASES = golden.load()
+CASES = golden.load(1)
+BLOCK_CASES = [(layout.name, case) for layout in OP.layouts if layout.blocks for case in golden.load(layout.number)]
 
 
 @pytest.fixture(params=CASES, ids=[case["name"] for case in CASES])
@@ -39,14 +41,57 @@ def scale_of(case, scales, c, n, group):
     return Fraction(factor) * (int(row[2 + group]) - 128) / 128
 
 
-def test_golden_file_is_what_the_generator_writes():
-    assert golden.text() == json_file().read_text(encoding="utf-8")
+@pytest.mark.parametrize("layout", [layout.number for layout in OP.layouts])
+def test_golden_file_is_what_the_generator_writes(layout):
+    text = files(golden.__name__).joinpath(golden.file_name(layout)).read_text(encoding="utf-8")
+    assert golden.text(layout) == text
+    assert json.loads(text)["layout"] == layout
 
 
-def json_file():
-    from importlib.resources import files
+@pytest.mark.parametrize(("layout", "case"), BLOCK_CASES, ids=[f"{name}-{case['name']}" for name, case in BLOCK_CASES])
+def test_golden_blocks_hold_every_bit_and_scale_where_the_page_says(layout, case):
+    """Byte by byte from docs/layouts.md, without the code that packs."""
+    data, bits = bytes.fromhex(case["planes"]), bits_of(case)
+    K, N, P, C, G = (case[name] for name in ("K", "N", "P", "C", "group_size"))
+    coded, size = case["scale_type"] == "uint8", {"uint8": 1, "float16": 2, "float32": 4}[case["scale_type"]]
+    groups, segment = -(-K // G), max(s for s in (32, 64, 96, 128) if G % s == 0)
+    factor_bytes = -(-C * 64 // 64) * 64 if coded else 0
+    scale_bytes = -(-C * 32 * size // 64) * 64
+    group_bytes = scale_bytes + P * 4 * G
+    block_bytes = factor_bytes + groups * group_bytes
+    assert len(data) == -(-N // 32) * block_bytes
+    assert case["scales"] == ""
+    for n in range(N):
+        block, r = n // 32 * block_bytes, n % 32
+        for p in range(P):
+            for k in range(K):
+                s, line, j = k % G // segment, k % segment // 32, k % 32 // 4
+                at = block + factor_bytes + k // G * group_bytes + scale_bytes
+                at += 128 * ((s * P + p) * (segment // 32) + line)
+                byte, high = nibble_of(layout, r, j)
+                assert data[at + byte] >> (4 * high + k % 4) & 1 == bits[p, n, k]
+    first = next(c for c in [*golden.load(1), case] if c["name"] == case["name"])
+    if first is case:
+        return  # a shape that layout 1 has no vector of: its scales are held by the products of the kernels
+    _, plain = tensors_of(first)
+    for c, n, g in np.ndindex(C, N, groups):
+        at = n // 32 * block_bytes + factor_bytes + g * group_bytes + (c * 32 + n % 32) * size
+        stored = data[at : at + size]
+        if not coded:
+            assert stored == plain[c, n, g : g + 1].tobytes()
+            continue
+        assert stored[0] == (int(plain[c, n, 2 + g]) - 128) % 256
+        at = n // 32 * block_bytes + (c * 32 + n % 32) * 2
+        assert data[at : at + 2] == plain[c, n, :2].tobytes()
 
-    return files(golden.__name__).joinpath(golden.FILE_NAME)
+
+def nibble_of(layout, r, j):
+    """Byte of a line, and whether its high half: where inputs 4j .. 4j+3 of output r are."""
+    if layout == "avx512":
+        return 4 * r + j % 4, j // 4
+    if layout == "avx2":
+        return 32 * (j // 2) + 2 * (r % 16) + r // 16, j % 2
+    return 64 * (j // 4) + 2 * r + j % 2, j % 4 // 2
 
 
 def test_golden_bits_are_packed_to_the_stored_bytes(case):
@@ -97,4 +142,5 @@ def test_golden_cases_cover_offset_ragged_and_every_limit_of_planes():
     assert any(case["C"] > case["P"] for case in CASES)
     assert any(case["K"] % case["group_size"] for case in CASES)
     assert {case["scale_type"] for case in CASES} == {"float16", "float32", "uint8"}
-    assert json.loads(golden.text())["layout"] == 1
+    assert {case["N"] > 32 for _, case in BLOCK_CASES} == {False, True}
+    assert {case["group_size"] for _, case in BLOCK_CASES} >= {32, 64, 96, 160, 192}

@@ -2,8 +2,20 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from dualbinary import InputError, check_tensors, dequantize, pack_planes, padded_k, unpack_planes
+from dualbinary import (
+    OP,
+    InputError,
+    check_tensors,
+    dequantize,
+    pack_planes,
+    padded_k,
+    to_layout,
+    to_plain,
+    unpack_planes,
+)
 from tests.contract.strategies import cases
+
+BLOCKS = [layout.name for layout in OP.layouts if layout.blocks]
 
 
 @given(cases())
@@ -32,6 +44,44 @@ def test_dequantize_any_case_is_the_formula_weight_by_weight(case):
             expected = sum(scales[p] for p in range(P) if case.bits[p, n, k]) + (scales[P] if len(scales) > P else 0.0)
             # A sum of at most nine terms, in another order than NumPy's: 9 roundings of the largest partial sum.
             assert abs(weight[n, k] - expected) <= 9 * np.finfo(np.float64).eps * np.abs(scales).sum()
+
+
+@pytest.mark.parametrize("layout", [layout.name for layout in OP.layouts])
+@given(cases(most_outputs=70))
+def test_any_weight_comes_back_from_any_layout_to_the_byte(layout, case):
+    stored = to_layout(layout, case.planes, case.scales, case.K, case.group_size)
+    planes, scales = to_plain(layout, *stored, case.K, case.group_size)
+    for again, before in ((planes, case.planes), (scales, case.scales)):
+        assert (again.shape, again.dtype) == (before.shape, before.dtype)
+        assert again.tobytes() == before.tobytes()
+
+
+def test_layouts_of_blocks_differ():
+    bits = np.random.default_rng(0).integers(0, 2, (1, 32, 32))
+    planes, scales = pack_planes(bits, 32), np.ones((1, 32, 1), np.float16)
+    stored = [to_layout(name, planes, scales, 32, 32)[0] for name in BLOCKS]
+    assert len({blocks.tobytes() for blocks in stored}) == len(BLOCKS)
+
+
+BAD_BLOCKS = to_layout("avx2", np.zeros((2, 3, 16), np.uint8), np.zeros((3, 3, 2), np.float16), 128, 64)
+
+
+@pytest.mark.parametrize(
+    ("planes", "scales", "message"),
+    [
+        (BAD_BLOCKS[0][:, :-1], BAD_BLOCKS[1], r"planes: expected shape \[1, \d+\] or \[1, \d+\] for 3 rows"),
+        (np.concatenate([BAD_BLOCKS[0]] * 2), BAD_BLOCKS[1], "planes: expected shape"),
+        (BAD_BLOCKS[0][0], BAD_BLOCKS[1], "planes: expected shape"),
+        (BAD_BLOCKS[0].astype(np.int8), BAD_BLOCKS[1], "planes: expected uint8"),
+        (BAD_BLOCKS[0], np.zeros((3, 3, 2), np.float16), r"expected empty \[C, N, 0\]"),
+        (BAD_BLOCKS[0], np.zeros((3, 40, 0), np.float16), "planes: expected shape"),
+        (BAD_BLOCKS[0], np.zeros((11, 3, 0), np.float16), "planes: expected shape"),
+        (BAD_BLOCKS[0], np.zeros((3, 3, 0), np.float64), r"expected empty \[C, N, 0\]"),
+    ],
+)
+def test_blocks_of_another_shape_are_refused(planes, scales, message):
+    with pytest.raises(InputError, match=message):
+        to_plain("avx2", planes, scales, 128, 64)
 
 
 @pytest.mark.parametrize(

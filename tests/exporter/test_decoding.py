@@ -2,16 +2,13 @@
 
 import numpy as np
 import onnx
-import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 from hypothesis import given, settings
-from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 
-from dualbinary import OP, dual_binary_matmul, to_layout
+from dualbinary import OP, to_layout
 from dualbinary.decoding import decoding
-from exporter.passes.fallback import fallback_function
 from tests.contract.strategies import Case, cases
 
 BLOCKS = [layout.name for layout in OP.layouts if layout.blocks]
@@ -33,7 +30,9 @@ def decode(layout: str, case: Case, scales: np.ndarray) -> list[np.ndarray]:
     del function.node[:]
     function.node.extend(nodes)
     arrays = to_layout(layout, case.planes, scales, case.K, case.group_size)
-    node = helper.make_node("decode", ["a", "b"], ["planes", "scales"], domain="t", N=case.N, group_size=case.group_size)
+    node = helper.make_node(
+        "decode", ["a", "b"], ["planes", "scales"], domain="t", N=case.N, group_size=case.group_size
+    )
     graph = helper.make_graph(
         [node],
         "g",

@@ -63,8 +63,10 @@ def test_the_undamaged_node_loads():
         ({"group_size": 96}, ["group_size: expected at most 64 for K = 64, got 96"]),
         ({"group_size": 2**62}, ["group_size: expected at most 64", str(2**62)]),
         ({"group_size": 64}, ["scales: expected shape [2, 8, 1], got [2, 8, 2]"]),
-        ({"layout": 2}, ["layout: expected 1", "got 2"]),
-        ({"layout": -1}, ["layout: expected 1", "got -1"]),
+        ({"layout": 0}, ["layout: expected one of 1 (plain), 2 (avx512), 3 (avx2), 4 (neon)", "got 0"]),
+        ({"layout": 5}, ["layout: expected one of 1 (plain)", "got 5"]),
+        ({"layout": -1}, ["layout: expected one of 1 (plain)", "got -1"]),
+        ({"layout": 2**62}, ["layout: expected one of 1 (plain)", f"got {2**62}"]),
         ({"accuracy_level": 3}, ["accuracy_level: expected 0 or 4, got 3"]),
     ],
 )
@@ -152,7 +154,7 @@ def test_activations_without_dimensions_are_refused():
     [
         ({"kernel": "table9"}, "kernel 'table9' is unknown; available: "),
         ({"group_size": 33}, "group_size: expected a positive multiple of 32, got 33"),
-        ({"layout": 7}, "layout: expected 1"),
+        ({"layout": 7}, "layout: expected one of 1 (plain)"),
         ({"accuracy_level": 1}, "accuracy_level: expected 0 or 4, got 1"),
         ({"K": 32}, "planes: expected 64 bytes, got 128"),
         ({"scales": GOOD.scales[:, :, :1]}, "scales: expected 64 bytes, got 32"),
