@@ -213,7 +213,8 @@ def _replaced_rows(result: Export, out: Path) -> dict[str, list[_Rows]]:
 
 def _linear_rows(node: PlaneNode, values: tuple[ir.Value, ir.Value], first: int, rows: slice) -> np.ndarray:
     k, group_size = node.linears[0].K, node.format.group_size
-    planes, scales = to_plain(node.layout.name, *(_array(value) for value in values), k, group_size)
+    stored = _array(values[0]), _array(values[1])
+    planes, scales = to_plain(node.layout.name, *stored, k, group_size)
     parts = []
     for begin in range(first + rows.start, first + rows.stop, _ROWS):
         block = slice(begin, min(begin + _ROWS, first + rows.stop))

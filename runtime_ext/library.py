@@ -70,9 +70,10 @@ def register(session_options: _SessionOptions) -> None:
 
 
 def describe() -> dict[str, Any]:
-    """What the library is and does here: version, digest, cpu_features, forced_isa, kernels, chosen; and its path.
+    """What the library is and does here: version, digest, cpu_features, forced_isa, kernels, layouts, chosen; its path.
 
-    `kernels` lists the inventory (name, isa, accuracy_level, available); `chosen` maps an accuracy_level, as a string,
+    `kernels` lists the inventory (name, isa, accuracy_level, layout, available); `layouts` names the stored layouts
+    that this machine reads; `chosen` maps an accuracy_level, as a string,
     to the kernel that new weights get. Raises InputError if the library is missing, or if DUALBINARY_ISA names an ISA
     that this machine or build lacks.
     """

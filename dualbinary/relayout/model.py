@@ -69,9 +69,9 @@ class Weight:
 
     def convert(self, layout: str, directory: Path) -> tuple[np.ndarray, np.ndarray]:
         """Planes and scales in another layout. Raises InputError, naming a node, where they break the contract."""
-        stored = [_array(tensor, directory) for tensor in (self.planes, self.scales)]
+        stored, sizes = (_array(self.planes, directory), _array(self.scales, directory)), (self.K, self.group_size)
         try:
-            planes, scales = to_plain(self.layout, *stored, self.K, self.group_size)
+            planes, scales = to_plain(self.layout, *stored, *sizes)
         except InputError as error:
             raise InputError(f"{self.name}: layout {self.layout}: {error}") from None
         check_tensors(planes, scales, self.N, self.K, self.group_size, self.name)

@@ -3,6 +3,7 @@
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -224,7 +225,7 @@ def test_the_c_api_wants_the_bytes_of_all_blocks():
         pytest.skip("this machine reads layout plain alone")
     layout = READABLE[0]
     blocks = in_blocks(GOOD, layout.name)
-    arguments = {"K": 64, "group_size": 32, "layout": layout.number, "planes_in_blocks": 2}
+    arguments: dict[str, Any] = {"K": 64, "group_size": 32, "layout": layout.number, "planes_in_blocks": 2}
     with pytest.raises(
         InputError, match=rf"planes: expected {blocks.planes.size} bytes, got {blocks.planes.size // 2}"
     ):

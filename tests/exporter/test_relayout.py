@@ -1,0 +1,344 @@
+"""`dualbinary relayout` on exported models: every way and back, refusals, files that appear together or not at all."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from onnx import helper, numpy_helper
+
+import runtime_ext
+from benchmarks.peak_memory import run_measured
+from dualbinary import OP, InputError, pack_planes
+from dualbinary.relayout.__main__ import main
+from dualbinary.relayout.convert import relayout
+from exporter.verify import check
+from tests.runtime.problems import make_problem, op_model
+
+LAYOUTS = [layout.name for layout in OP.layouts]
+BLOCKS = [layout.name for layout in OP.layouts if layout.blocks]
+READABLE = [name for name in runtime_ext.describe()["layouts"] if name in BLOCKS]
+FORMS = [{}, {"planes": 2, "offset": False, "group_size": 96, "scale_bits": 8}, {"planes": 3, "fallback": "standard"}]
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in directory.iterdir() if path.is_file()}
+
+
+def layouts_of(path: Path) -> set[int]:
+    nodes = onnx.load(path, load_external_data=False).graph.node
+    return {helper.get_node_attr_value(node, "layout") for node in nodes if node.op_type == OP.name}
+
+
+@pytest.fixture
+def model(pristine_model, exported):
+    """A tiny model as it is exported."""
+    return exported(pristine_model("llama"))[1]
+
+
+@pytest.mark.parametrize("form", FORMS, ids=str)
+def test_every_way_and_back_gives_the_same_bytes(pristine_model, exported, tmp_path, form):
+    _, plain = exported(pristine_model("qwen2"), **form)
+    for name in BLOCKS:
+        there, back = tmp_path / name / "model.onnx", tmp_path / f"{name}-plain" / "model.onnx"
+        outcome = relayout(plain, there, name)
+        assert (outcome.before, outcome.layout) == (("plain",), name)
+        assert layouts_of(there) == {OP.layout_named(name).number}
+        relayout(there, back, "plain")
+        assert contents(back.parent) == contents(plain.parent)
+        for other in BLOCKS:
+            direct, around = tmp_path / f"{name}-{other}" / "model.onnx", tmp_path / f"{other}.direct" / "model.onnx"
+            relayout(there, direct, other)
+            relayout(plain, around, other, force=True)
+            assert contents(direct.parent) == contents(around.parent)
+
+
+@pytest.mark.parametrize("form", FORMS, ids=str)
+@pytest.mark.parametrize("layout", BLOCKS)
+def test_an_export_in_blocks_holds_what_relayout_makes(pristine_model, exported, tmp_path, layout, form):
+    _, plain = exported(pristine_model("qwen2"), **form)
+    relayout(plain, tmp_path / "converted" / "model.onnx", layout)
+    result, out = exported(pristine_model("qwen2"), layout=layout, **form)
+    # The function's nodes may stand in another form of the same text; data, configuration and report are the same.
+    names = set(contents(out.parent)) - {"model.onnx"}
+    assert {n: contents(out.parent)[n] for n in names} == {n: contents(tmp_path / "converted")[n] for n in names}
+    onnx.checker.check_model(str(out))
+    outcome = check(result, out, None)
+    assert outcome.passed, outcome
+    assert outcome.kernel == "fallback"
+
+
+@pytest.mark.parametrize("layout", READABLE)
+@pytest.mark.parametrize("level", [0, 4])
+def test_a_session_gives_the_logits_of_layout_plain(pristine_model, exported, tmp_path, library, layout, level):
+    result, plain = exported(pristine_model("llama"), accuracy_level=level)
+    relayout(plain, tmp_path / "model.onnx", layout)
+    kernels = {kernel["layout"]: kernel["isa"] for kernel in runtime_ext.describe()["kernels"]}
+    assert check(result, tmp_path / "model.onnx", library).passed
+
+    def logits(path: Path) -> np.ndarray:
+        options = ort.SessionOptions()
+        options.register_custom_ops_library(str(library))
+        session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        feeds = {"input_ids": np.array([[5, 9, 40]]), "attention_mask": np.ones((1, 3), np.int64)}
+        for value in session.get_inputs():
+            if value.name.startswith("past_key_values."):
+                feeds[value.name] = np.zeros((1, value.shape[1], 0, value.shape[3]), np.float32)
+            elif value.name == "position_ids":
+                feeds[value.name] = np.arange(3)[None]
+        return np.asarray(session.run(["logits"], feeds)[0])
+
+    os.environ["DUALBINARY_ISA"] = kernels[layout]
+    try:
+        np.testing.assert_array_equal(logits(tmp_path / "model.onnx"), logits(plain))
+    finally:
+        del os.environ["DUALBINARY_ISA"]
+
+
+def test_companions_come_along_and_say_what_is_true(model, tmp_path):
+    (model.parent / "tokenizer.json").write_text("{}")
+    out = tmp_path / "new" / "other.onnx"
+    outcome = relayout(model, out, "avx2")
+    files = {path.name for path in out.parent.iterdir()}
+    expected = {path.name for path in model.parent.iterdir()} - {"model.onnx", "model.onnx.data"}
+    assert files == expected | {"other.onnx", "other.onnx.data"}
+    assert set(outcome.copied) == expected
+    assert json.loads((out.parent / "genai_config.json").read_text())["model"]["decoder"]["filename"] == "other.onnx"
+    report = json.loads((out.parent / "export_report.json").read_text())
+    assert report["options"]["layout"] == "avx2"
+    assert report["totals"]["file_bytes"] == (out.parent / "other.onnx.data").stat().st_size
+
+
+def test_in_the_same_directory_companions_stay(model):
+    before = contents(model.parent)
+    outcome = relayout(model, model.with_name("fast.onnx"), "avx2")
+    assert outcome.copied == ()
+    after = contents(model.parent)
+    assert {name: after[name] for name in before} == before
+    assert set(after) == {*before, "fast.onnx", "fast.onnx.data"}
+
+
+def test_existing_files_are_replaced_only_when_forced(model, tmp_path):
+    (tmp_path / "model.onnx.data").write_text("mine")
+    with pytest.raises(InputError, match=r"already holds model\.onnx\.data"):
+        relayout(model, tmp_path / "model.onnx", "neon")
+    assert (tmp_path / "model.onnx.data").read_text() == "mine"
+    relayout(model, tmp_path / "model.onnx", "neon", force=True)
+    assert layouts_of(tmp_path / "model.onnx") == {4}
+
+
+def test_the_input_is_never_the_output(model, tmp_path):
+    before = contents(model.parent)
+    link = tmp_path / "link.onnx"
+    link.symlink_to(model)
+    for out in (model, link):
+        with pytest.raises(InputError, match="is the input"):
+            relayout(model, out, "avx2", force=True)
+    moved = model.with_name("renamed.onnx")
+    shutil.copy(model, moved)
+    with pytest.raises(InputError, match=r"would replace model\.onnx\.data, which the input reads"):
+        relayout(moved, model, "avx2", force=True)
+    moved.unlink()
+    assert contents(model.parent) == before
+
+
+def save(model: onnx.ModelProto, path: Path) -> Path:
+    path.parent.mkdir(exist_ok=True)
+    onnx.save(model, str(path), save_as_external_data=True, location="data", size_threshold=1024)
+    return path
+
+
+def damaged(kind: str, model: onnx.ModelProto, path: Path) -> None:
+    """Write the model with one thing wrong."""
+    node = model.graph.node[0]
+    attributes = {attribute.name: attribute for attribute in node.attribute}
+    if kind == "unknown layout":
+        attributes["layout"].i = 9
+    elif kind == "no K":
+        node.attribute.remove(attributes["K"])
+    elif kind == "negative N":
+        attributes["N"].i = -4
+    elif kind == "other N":
+        attributes["N"].i = 999
+    elif kind == "group size":
+        attributes["group_size"].i = 48
+    elif kind == "not an initializer":
+        node.input[1] = "X"
+    elif kind == "claims blocks":
+        attributes["layout"].i = 2
+    elif kind == "second user":
+        model.graph.node.append(helper.make_node("Cast", ["planes"], ["Z"], to=1))
+    elif kind == "no node":
+        node.op_type = "Other"
+    save(model, path)
+    if kind == "truncated":
+        os.truncate(path.with_name("data"), 100)
+    elif kind == "missing data":
+        path.with_name("data").unlink()
+    elif kind in ("outside", "negative offset"):
+        broken = onnx.load(path, load_external_data=False)
+        for entry in broken.graph.initializer[0].external_data:
+            if kind == "outside" and entry.key == "location":
+                entry.value = "../data"
+            if kind == "negative offset" and entry.key == "offset":
+                entry.value = "-5"
+        path.write_bytes(broken.SerializeToString())
+    elif kind == "not onnx":
+        path.write_bytes(b"\x00\x01\x02 nothing")
+    elif kind == "empty":
+        path.write_bytes(b"")
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("unknown layout", r"node 'proj': attribute layout: expected one of \[1, 2, 3, 4\], got 9"),
+        ("no K", "node 'proj': attribute K: expected an integer, got None"),
+        ("negative N", "node 'proj': attribute N: expected an integer"),
+        ("other N", r"node 'proj'.planes: expected shape \[2, 999, 64\]"),
+        ("group size", "group_size must be a positive multiple of 32, got 48"),
+        ("not an initializer", "node 'proj': planes and scales must be initializers"),
+        ("claims blocks", "node 'proj': layout avx512: scales: expected empty"),
+        ("second user", "initializer 'planes' has another use"),
+        ("no node", "has no dualbinary::DualBinaryMatMul node"),
+        ("truncated", r"needs bytes \d+ to \d+ of data, which has 100"),
+        ("missing data", "its data file 'data' is not beside the model"),
+        ("outside", r"its data file '../data' is not beside the model"),
+        ("negative offset", "needs bytes -5"),
+        ("not onnx", "not an ONNX model"),
+        ("empty", "not an ONNX model"),
+    ],
+)
+def test_a_damaged_model_gives_one_error_and_no_file(tmp_path, capsys, kind, message):
+    (tmp_path / "data").write_bytes(bytes(1 << 20))
+    model = op_model(make_problem(K=512, N=96), layout=1, accuracy_level=0)
+    damaged(kind, model, tmp_path / "in" / "model.onnx")
+    out = tmp_path / "out" / "model.onnx"
+    assert main([str(tmp_path / "in" / "model.onnx"), str(out), "--layout", "avx2"]) == 2
+    errors = capsys.readouterr().err.strip().splitlines()
+    assert len(errors) == 1
+    assert re.search(message, errors[0]), errors[0]
+    assert not out.parent.exists()
+
+
+def test_a_model_that_is_not_there_is_named(tmp_path, capsys):
+    assert main([str(tmp_path / "none.onnx"), str(tmp_path / "out.onnx"), "--layout", "avx2"]) == 2
+    assert "none.onnx: no such file" in capsys.readouterr().err
+
+
+def test_weights_inside_the_model_file_and_shared_by_nodes_change_once(tmp_path):
+    model = op_model(make_problem(K=64, N=64, group_size=32))
+    second = model.graph.node.add()
+    second.CopyFrom(model.graph.node[0])
+    second.name, second.input[0], second.output[0] = "second", "Y", "Z"
+    model.graph.output[0].name = "Z"
+    onnx.save(model, tmp_path / "model.onnx")
+    outcome = relayout(tmp_path / "model.onnx", tmp_path / "new.onnx", "avx512")
+    assert (outcome.weights, outcome.before) == (1, ("plain",))
+    onnx.checker.check_model(str(tmp_path / "new.onnx"))
+    assert layouts_of(tmp_path / "new.onnx") == {2}
+    relayout(tmp_path / "new.onnx", tmp_path / "back.onnx", "plain")
+    back = {
+        t.name: numpy_helper.to_array(t, str(tmp_path)) for t in onnx.load(tmp_path / "back.onnx").graph.initializer
+    }
+    for tensor in model.graph.initializer:
+        np.testing.assert_array_equal(back[tensor.name], numpy_helper.to_array(tensor))
+
+
+def test_nodes_that_read_one_weight_differently_are_refused(tmp_path):
+    model = op_model(make_problem(K=64, N=64, group_size=32))
+    second = model.graph.node.add()
+    second.CopyFrom(model.graph.node[0])
+    second.name, second.output[0] = "second", "Z"
+    next(a for a in second.attribute if a.name == "N").i = 32
+    onnx.save(model, tmp_path / "model.onnx")
+    with pytest.raises(InputError, match="nodes 'proj' and 'second' read the same planes differently"):
+        relayout(tmp_path / "model.onnx", tmp_path / "new.onnx", "avx512")
+
+
+def test_a_function_that_is_not_ours_is_refused(model, tmp_path):
+    proto = onnx.load(model, load_external_data=False)
+    function = next(f for f in proto.functions if f.name == OP.name)
+    del function.node[:]
+    function.node.append(helper.make_node("Identity", ["X"], ["Y"]))
+    model.write_bytes(proto.SerializeToString())
+    with pytest.raises(InputError, match="was not made by this project's exporter"):
+        relayout(model, tmp_path / "out.onnx", "avx2")
+
+
+def test_json_output_is_one_object(model, tmp_path):
+    command = [sys.executable, "-m", "dualbinary", "relayout", str(model), str(tmp_path / "o.onnx"), "--layout", "avx2"]
+    done = subprocess.run([*command, "--json"], capture_output=True, text=True, check=True)
+    answer = json.loads(done.stdout)
+    assert (answer["layout"], answer["before"], answer["out"]) == ("avx2", ["plain"], str(tmp_path / "o.onnx"))
+    assert done.stderr == ""
+
+
+def test_without_onnx_one_line_says_what_to_install(model, tmp_path):
+    hide = "import sys, runpy; sys.modules['onnx'] = None; sys.argv = sys.argv[1:]; "
+    hide += "runpy.run_module('dualbinary', run_name='__main__', alter_sys=True)"
+    words = ["dualbinary", "relayout", str(model), str(tmp_path / "out.onnx"), "--layout", "avx2"]
+    done = subprocess.run([sys.executable, "-c", hide, *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "pip install 'dualbinary[relayout]'" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_importing_dualbinary_brings_no_onnx():
+    code = "import sys, dualbinary, dualbinary.__main__, dualbinary.decoding; assert 'onnx' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def large_model(path: Path, nodes: int) -> Path:
+    """A chain of products with weights of 4 MiB each."""
+    K = N = 4096
+    first = op_model(make_problem(K=64, N=32))
+    del first.graph.node[:], first.graph.initializer[:]
+    first.graph.input[0].type.tensor_type.shape.dim[-1].dim_value = K
+    planes = pack_planes(np.random.default_rng(0).integers(0, 2, (2, N, K), np.uint8), 128)
+    for i in range(nodes):
+        arrays = {f"planes{i}": planes, f"scales{i}": np.full((2, N, K // 128), i, np.float16)}
+        first.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in arrays.items())
+        ends = ["X" if i == 0 else f"y{i}", *arrays], ["Y" if i == nodes - 1 else f"y{i + 1}"]
+        sizes = {"K": K, "N": N, "group_size": 128}
+        first.graph.node.append(helper.make_node(OP.name, *ends, domain=OP.domain, name=f"n{i}", **sizes))
+    return save(first, path)
+
+
+def test_memory_does_not_grow_with_the_model(tmp_path):
+    peaks = []
+    for nodes in (2, 24):
+        path = large_model(tmp_path / str(nodes) / "model.onnx", nodes)
+        out = tmp_path / f"out{nodes}" / "model.onnx"
+        peaks.append(run_measured(tmp_path, "dualbinary.relayout", path, out, "--layout", "neon")[1])
+    # 22 more weights of 4.5 MB; a reader that kept them would take 99 MB more.
+    assert peaks[1] - peaks[0] < 30e6
+
+
+def test_a_run_that_is_ended_leaves_nothing(tmp_path):
+    path = large_model(tmp_path / "in" / "model.onnx", 24)
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "notes.txt").write_text("mine")
+    command = [sys.executable, "-m", "dualbinary.relayout", str(path), str(out / "model.onnx"), "--layout", "avx512"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        for _ in range(2000):
+            if any(out.glob(".dualbinary-*/model.onnx.data")) or process.poll() is not None:
+                break
+            time.sleep(0.005)
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130, errors
+    assert {file.name for file in out.iterdir()} == {"notes.txt"}
