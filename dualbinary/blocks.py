@@ -112,15 +112,17 @@ def pack_blocks(
     rows[:, :n] = planes
     lines = rows.reshape(P, shape.count, _ROWS, shape.groups, shape.segments, shape.lines, _LINE_INPUTS // 8)
     lines = np.ascontiguousarray(lines.transpose(1, 3, 4, 0, 5, 2, 6))  # [B, groups, segments, P, lines, 32, 4]
-    nibbles = np.stack([lines & 15, lines >> 4], axis=-1).reshape(*lines.shape[:5], _ROWS * _NIBBLES)
+    nibbles = np.stack([lines & np.uint8(15), lines >> np.uint8(4)], axis=-1).reshape(
+        *lines.shape[:5], _ROWS * _NIBBLES
+    )
     low, high = NIBBLE_ORDERS[name].T
-    packed = nibbles[..., low] | nibbles[..., high] << 4  # [B, groups, segments, P, lines, 128]
+    packed = nibbles[..., low] | nibbles[..., high] << np.uint8(4)  # [B, groups, segments, P, lines, 128]
     blocks = np.zeros((shape.count, shape.block_bytes), np.uint8)
     values = scales
     if scales.dtype == np.uint8:
         factors = _by_block(scales[:, :, :_FACTOR_BYTES], shape).transpose(1, 0, 2, 3).reshape(shape.count, -1)
         blocks[:, : factors.shape[1]] = factors
-        values = scales[:, :, _FACTOR_BYTES:] - np.uint8(_ZERO)  # signed, in two's complement
+        values = scales[:, :, _FACTOR_BYTES:].view(np.uint8) - np.uint8(_ZERO)  # signed, in two's complement
     groups = blocks[:, shape.factor_bytes :].reshape(shape.count, shape.groups, shape.group_bytes)  # a view
     of_group = np.ascontiguousarray(_by_block(values, shape).transpose(1, 3, 0, 2))  # [B, groups, C, 32]
     of_group = of_group.astype(of_group.dtype.newbyteorder("<"), copy=False).view(np.uint8)
@@ -146,7 +148,9 @@ def unpack_blocks(
     low, high = NIBBLE_ORDERS[name].T
     nibbles[..., low] = packed & 15
     nibbles[..., high] = packed >> 4
-    lines = (nibbles[..., 0::2] | nibbles[..., 1::2] << 4).reshape(*packed.shape[:5], _ROWS, _LINE_INPUTS // 8)
+    lines = (nibbles[..., 0::2] | nibbles[..., 1::2] << np.uint8(4)).reshape(
+        *packed.shape[:5], _ROWS, _LINE_INPUTS // 8
+    )
     rows = lines.transpose(3, 0, 5, 1, 2, 4, 6).reshape(shape.planes, B * _ROWS, -1)
     used = shape.scale_rows * _ROWS * shape.scale_dtype.itemsize
     values = np.ascontiguousarray(groups[:, :, :used]).view(shape.scale_dtype.newbyteorder("<"))

@@ -5,6 +5,7 @@
 
 import json
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from examples import smollm2
 from exporter.source import ModelSource
 from runtime_ext.decoder import Decoder, session_options
 from runtime_ext.generate import Generation, generate
-from runtime_ext.library import library_path
+from runtime_ext.library import describe, library_path
 from runtime_ext.sampling import Sampler
 from runtime_ext.text import TextCodec
 
@@ -105,6 +106,20 @@ def test_two_planes_take_a_quarter_of_the_bfloat16_weights(tmp_path):
 
 def test_the_answer_is_paris(exported, greedy):
     assert TextCodec(exported.path.parent).decode(greedy).startswith(" Paris")
+
+
+def test_a_layout_ready_for_this_cpu_gives_the_same_tokens(exported, greedy, tmp_path):
+    kernels = {kernel["name"]: kernel["layout"] for kernel in describe()["kernels"]}
+    layout = kernels[describe()["chosen"]["0"]]
+    if layout == "plain":
+        pytest.skip("this CPU has no kernel with a layout of its own")
+    path = tmp_path / "out.onnx"
+    subprocess.run(
+        [sys.executable, "-m", "dualbinary", "relayout", exported.path, path, "--layout", layout], check=True
+    )
+    copies = describe()["packed"]["copies"]
+    assert answer(path, library=True) == greedy
+    assert describe()["packed"]["copies"] == copies, "a layout that is ready was packed again"
 
 
 def test_stock_onnxruntime_gives_the_same_tokens_by_the_fallback_function(exported, greedy):

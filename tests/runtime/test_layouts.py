@@ -233,4 +233,4 @@ def test_the_c_api_wants_the_bytes_of_all_blocks():
     with pytest.raises(InputError, match="scales: expected 0 bytes, got 480"):
         Weight(blocks.planes, GOOD.scales, **arguments)
     with pytest.raises(InputError, match="rows of scales"):
-        Weight(blocks.planes, blocks.scales, **arguments | {"planes_in_blocks": 4})
+        Weight(blocks.planes, blocks.scales, **{**arguments, "planes_in_blocks": 4})

@@ -45,8 +45,8 @@ bool reads(const Kernel& kernel, std::int64_t layout) {
     readable += std::string(readable.empty() ? "" : ", ") + layout_name(other);
   }
   // A layout of blocks is named after the instruction set that reads it.
-  const bool in_build = std::any_of(kInventory.begin(), kInventory.end(),
-                                    [&](const Kernel* kernel) { return kernel->layout == layout; });
+  const bool in_build =
+      std::any_of(kInventory.begin(), kInventory.end(), [&](const Kernel* kernel) { return kernel->layout == layout; });
   std::string reason = in_build ? "this CPU cannot run" : "this build of the library does not have";
   if (in_build && !forced.empty()) reason = std::string(kIsaVariable) + "=" + std::string(forced) + " rules out";
   throw std::invalid_argument("layout " + std::to_string(layout) + " (" + name + "): the weights are stored for " +
