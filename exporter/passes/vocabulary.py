@@ -131,6 +131,8 @@ class VocabularyPass(ir.passes.InPlacePass):
                 )
                 for codes, scales in zip(table.codes, self._half_scales(build, table), strict=True)
             ]  # fmt: skip
+            if self._scales_high_half(table):
+                parts[0] = build("Mul", parts[0], build.constant("half_range", np.array(_HALF_RANGE, np.float32)))
             blocks = parts[0] if len(parts) == 1 else build("Add", *parts)
             result = build("Reshape", blocks, shape)
         replace_value(model, gather.outputs[0], result)
@@ -145,19 +147,32 @@ class VocabularyPass(ir.passes.InPlacePass):
             flat = build.constant("scales_shape", np.array([head.N, head.K // table.block_size], np.int64))
             sizes = {"K": head.K, "N": head.N, "bits": _HALF_BITS, "block_size": table.block_size}
             sizes["accuracy_level"] = self._accuracy_level
+            scales = self._half_scales(build, table)
+            rows = {value: build("Reshape", value, flat) for value in dict.fromkeys(scales)}
+            inputs = [x] * len(table.codes)
+            if self._scales_high_half(table):
+                inputs[0] = build("Mul", x, build.constant("half_range", np.array(_HALF_RANGE, np.float32)))
             parts = [
-                build("MatMulNBits", x, codes, build("Reshape", scales, flat), domain=_DOMAIN, **sizes)
-                for codes, scales in zip(table.codes, self._half_scales(build, table), strict=True)
-            ]  # fmt: skip
+                build("MatMulNBits", each, codes, rows[value], domain=_DOMAIN, **sizes)
+                for each, codes, value in zip(inputs, table.codes, scales, strict=True)
+            ]
             result = parts[0] if len(parts) == 1 else build("Add", *parts)
         replace_value(model, head.matmul.outputs[0], result)
+
+    def _scales_high_half(self, table: Table) -> bool:
+        """Whether the factor 16 of the high half is applied to activations and not to its scales.
+
+        It is exact in either place. In float32 activations cannot overflow by it, and a runtime need not make a second
+        table of scales when it loads the model.
+        """
+        return len(table.codes) == 2 and self._dtype == ir.DataType.FLOAT
 
     def _half_scales(self, build: NodeBuilder, table: Table) -> list[ir.Value]:
         """Scales of each half, [V, H/block, 1], in the activations' type."""
         assert table.scales is not None
         scales = build.cast(table.scales, self._dtype)
-        if len(table.codes) == 1:
-            return [scales]
+        if len(table.codes) == 1 or self._scales_high_half(table):
+            return [scales] * len(table.codes)
         # As float32: ONNX Runtime 1.32 has no float16 product on a CPU and would fold this one only after MatMulNBits
         # has packed its weights, which at accuracy level 4 then multiplies without scales.
         factor = build.constant("half_range", np.array(_HALF_RANGE, np.float32))
