@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["Chart", "analysis_charts", "run_charts"]
 
 WIDTH, HEIGHT = 9.0, 3.2  # inches
-STAGE_COLORS = {"init": "#8a94a6", "block": "#2b6cb0", "e2e": "#c05621"}
+STAGE_COLORS = {"init": "#8a94a6", "layer": "#2f855a", "block": "#2b6cb0", "e2e": "#c05621"}
 SERIES_COLORS = ("#2b6cb0", "#c05621", "#2f855a", "#6b46c1", "#8a94a6")
 STYLE: dict[Any, Any] = {
     "axes.axisbelow": True,
