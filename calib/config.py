@@ -132,8 +132,8 @@ class LayerConfig(_Part):
     )
     rounds: PositiveInt = Field(default=40, description="alternations of scales and bits (closed-form)")
     steps: PositiveInt = Field(default=100, description="gradient steps for each basis (iterative, simultaneous)")
-    latent_rate: Rate = Field(default=0.02, description="learning rate of latents, in units of a scale")
-    scale_rate: Rate = Field(default=0.005, description="learning rate of scales, relative to them")
+    latent_rate: Rate = Field(default=0.01, description="step of latents, as a share of a Newton step (gradients)")
+    scale_rate: Rate = Field(default=0.3, description="step of scales, as a share of a Newton step (gradients)")
 
 
 class BlockConfig(_Part):
@@ -222,7 +222,7 @@ class CalibConfig(_Part):
         method = self.format.method
         if "layer" in self.stages and method != "qbb":
             raise ValueError(f"stages: layer belongs to --method qbb, not to {method}")
-        allowed = [name for name, start in METHODS.items() if start.of == method]
+        allowed = [name for name, start in METHODS.items() if method in start.of]
         if "init" in self.stages and self.init.method not in allowed:
             raise ValueError(f"init.method: expected one of {', '.join(allowed)} for {method}, got {self.init.method}")
         if self.targets is not None and not {"init", "layer"} & set(self.stages):
@@ -247,10 +247,11 @@ class CalibConfig(_Part):
 
     @property
     def walk_looks(self) -> bool:
-        """Whether the walk through the blocks has text go along. QBB's own stages are about weights alone."""
-        if self.format.method == "qbb":
-            return "block" in self.stages
-        return "block" in self.stages or ("init" in self.stages and self.needs_tokens)
+        """Whether the walk through the blocks has text go along: QBB's only where something asks for it."""
+        if "block" in self.stages:
+            return True
+        asked = METHODS[self.init.method].needs_inputs if self.format.method == "qbb" else self.needs_tokens
+        return "init" in self.stages and asked
 
     def to_json(self) -> dict[str, Any]:
         """The value as JSON data; `from_json` gives it back."""

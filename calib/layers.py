@@ -72,12 +72,14 @@ class Format:
         return groups * (size * self.planes + self.rows * scale_bits)
 
     def trained(self, scales: Tensor) -> Tensor:
-        """What is free of `scales` [C, ...]. Raises InputError where they aren't of this format."""
-        if not self.symmetric:
-            return scales
-        if not torch.equal(scales[: self.planes].sum(0) / 2, -scales[self.planes]):
+        """What is free of `scales` [C, ...]. Raises InputError where they aren't exactly of this format."""
+        if self.symmetric and not torch.equal(scales[: self.planes].sum(0) / 2, -scales[self.planes]):
             raise InputError("scales: the offset isn't minus half the sum of the others, expected of method qbb")
-        return scales[: self.planes] / 2
+        return self.free(scales)
+
+    def free(self, scales: Tensor) -> Tensor:
+        """The same without a look at the rest: after arithmetic, which rounds, it is true only nearly."""
+        return scales[: self.planes] / 2 if self.symmetric else scales
 
     def stored(self, trained: Tensor) -> Tensor:
         """The scales [C, ...] that belong to what is free of them; differentiable."""

@@ -2,12 +2,12 @@
 
 To add one: a file with a function of (weight, hessian, format, name), and a row in METHODS.
 
-Starts of FDB choose planes of 0 and 1 with free scales, starts of QBB bases of -1 and 1.
+Starts of FDB choose planes of 0 and 1 with free scales, starts of QBB bases of -1 and 1; those that look at inputs do
+either, as the format says. QBB itself looks at none: there they are ours.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 from torch import Tensor
 
@@ -26,13 +26,13 @@ __all__ = ["METHODS", "ErrorFeedback", "Initialised", "Method", "RandomSigns", "
 
 @dataclass(frozen=True)
 class Method:
-    """A way to start: of which method, whether it needs text, and the function.
+    """A way to start: of which methods, whether it needs text, and the function.
 
     `start` takes a weight [N, K], second moments of its inputs [K, K], a format and the layer's name. The format's
     group size is a number, whatever K is.
     """
 
-    of: Literal["fdb", "qbb"]
+    of: tuple[str, ...]
     needs_inputs: bool
     text: str
     start: Callable[[Tensor, Tensor, Format, str], Initialised]
@@ -40,40 +40,40 @@ class Method:
 
 METHODS: dict[str, Method] = {
     "paper": Method(
-        "fdb",
+        ("fdb",),
         needs_inputs=False,
         text="DB-LLM's: 2-bit proxy with clip search, then scales 2s and -s",
         start=lambda w, _, f, n: paper(w, f, n),
     ),
     "fit": Method(
-        "fdb",
+        ("fdb",),
         needs_inputs=False,
         text="least squares on the weights alone",
         start=lambda w, _, f, n: closed_form(w, f, n),
     ),
     "activation": Method(
-        "fdb",
+        ("fdb", "qbb"),
         needs_inputs=True,
         text="least squares weighted with the inputs' mean squares",
         start=activation_weighted,
     ),
     "error-feedback": Method(
-        "fdb",
+        ("fdb", "qbb"),
         needs_inputs=True,
         text="the metric of the inputs, errors fed into later columns",
         start=ErrorFeedback(),
     ),
     "cascaded": Method(
-        "qbb",
+        ("qbb",),
         needs_inputs=False,
         text="QBB's: each basis the signs of what those before left over",
         start=lambda w, _, f, n: cascaded(w, f, n),
     ),
     "independent": Method(
-        "qbb",
+        ("qbb",),
         needs_inputs=False,
         text="every basis the weight's own signs",
         start=lambda w, _, f, n: independent(w, f, n),
     ),
-    "random": Method("qbb", needs_inputs=False, text="random signs", start=RandomSigns()),
+    "random": Method(("qbb",), needs_inputs=False, text="random signs", start=RandomSigns()),
 }

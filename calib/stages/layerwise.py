@@ -4,7 +4,9 @@
 
 closed-form    a by least squares for the bits there are, P x P for each group; then the bits by the nearest of the 2^P
                levels; again and again (the alternation of BCQ). Each step is the best there is while the other half
-               stays, so the error of a group never rises. Groups that have stopped moving are left out.
+               stays, so the error of a group never rises. Groups that have stopped moving are left out. It ends in the
+               valley it began in, so it begins three times, and a group takes the best: at the start, and with levels
+               as far apart as fits a Gaussian group, or the group's largest weight, crowded towards the middle.
 iterative      the paper's: round i trains the bits of basis i, by gradient descent through latents v with B = sign(v),
                all other bits stay; the factors train in every round.
 simultaneous   the latents of all bases at once, as many steps in all.
@@ -34,6 +36,7 @@ from calib.initialisers.least_squares import solve
 from calib.layers import Format
 from calib.quantizer import dequantise, grouped, levels_of, nearest, pack, sorted_levels, unpack
 from calib.schedule import learning_rate
+from dualbinary.fit import CROWDED, GAUSSIAN_HALF_WIDTH
 
 __all__ = ["Binarised", "binarise"]
 
@@ -82,8 +85,13 @@ def _closed_form(weight: Tensor, start: Initialised, format_: Format, rounds: in
     for inputs, groups in _whole_and_ragged(weight.shape[1], format_.group_size):
         part = factors[:, :, groups]
         values = weight[:, inputs].unflatten(1, (part.shape[2], -1)).flatten(0, 1)
-        found = _alternate(values, part.flatten(1), format_, rounds)
-        factors[:, :, groups] = found.unflatten(1, part.shape[1:])
+        problem = _Groups(values, format_)
+        best, least = part.flatten(1).double(), torch.full_like(values[:, 0], torch.inf, dtype=torch.float64)
+        for begin in (best, *problem.crowded()):
+            found = problem.alternate(begin, rounds)
+            error = problem.error(found)
+            best, least = torch.where(error < least, found, best), torch.minimum(error, least)
+        factors[:, :, groups] = best.float().unflatten(1, part.shape[1:])
     factors = format_.rounded(factors)
     scales = format_.stored(factors)
     codes = nearest(weight, scales, format_.planes, format_.group_size)
@@ -99,36 +107,57 @@ def _whole_and_ragged(K: int, size: int) -> Iterator[tuple[slice, slice]]:
         yield slice(full * size, K), slice(full, full + 1)
 
 
-def _alternate(values: Tensor, factors: Tensor, format_: Format, rounds: int) -> Tensor:
-    """Factors [P, R] for groups `values` [R, g], from those given, by alternation with nearest levels.
+class _Groups:
+    """Groups [R, g] of weights, sorted once for all rounds.
 
-    A group's weights are sorted once: the weights of a level are then a run, whose sum is a difference of two prefix
-    sums, so that a round costs what its levels cost and not what its weights do.
+    The weights of a level are then a run, whose sum is a difference of two prefix sums, so that a round costs what its
+    levels cost and not what its weights do.
     """
-    count = format_.planes
-    ordered = values.double().sort(1).values
-    prefix = torch.cat([torch.zeros_like(ordered[:, :1]), ordered.cumsum(1)], 1)
-    units = torch.eye(count, dtype=torch.float64, device=values.device)
-    uses = levels_of(format_.stored(units), count)  # [2^P, P]: by what sign each level counts each factor
-    result = factors.double().clone()
-    moving = torch.arange(len(values), device=values.device)
-    before: Tensor | None = None
-    for _ in range(rounds):
-        current = result[:, moving]
-        table = sorted_levels(format_.stored(current), count)
-        ends = torch.searchsorted(ordered[moving], table.cuts.T.contiguous(), right=True)
+
+    def __init__(self, values: Tensor, format_: Format) -> None:
+        self.format, self.planes = format_, format_.planes
+        self.ordered = values.double().sort(1).values
+        self.prefix = torch.cat([torch.zeros_like(self.ordered[:, :1]), self.ordered.cumsum(1)], 1)
+        units = torch.eye(self.planes, dtype=torch.float64, device=values.device)
+        self.uses = levels_of(format_.stored(units), self.planes)  # [2^P, P]: the sign of each factor in each level
+
+    def crowded(self) -> tuple[Tensor, Tensor]:
+        """Factors [P, R] to begin with, each CROWDED times the next, whose highest level is given."""
+        ratio = CROWDED ** torch.arange(self.planes - 1, -1, -1, dtype=torch.float64, device=self.ordered.device)
+        shares = (ratio / ratio.sum())[:, None]
+        deviation = self.ordered.square().mean(1).sqrt()
+        return shares * GAUSSIAN_HALF_WIDTH[self.planes - 1] * deviation, shares * self.ordered.abs().amax(1)
+
+    def alternate(self, factors: Tensor, rounds: int) -> Tensor:
+        """Factors [P, R] from those given, by least squares and nearest levels in turn."""
+        result = factors.clone()
+        moving = torch.arange(len(self.ordered), device=factors.device)
+        before: Tensor | None = None
+        for _ in range(rounds):
+            table = sorted_levels(self.format.stored(result[:, moving]), self.planes)
+            bounds, counts, sums = self._runs(table.cuts, moving)
+            kept = (bounds != before).any(1) if before is not None else torch.ones_like(moving, dtype=torch.bool)
+            moving, before = moving[kept], bounds[kept]
+            if not len(moving):
+                break
+            used, counts, sums = self.uses[table.order.T[kept]], counts[kept], sums[kept]  # [R, 2^P, P], [R, 2^P]
+            gram = (used * counts[..., None]).transpose(1, 2) @ used
+            result[:, moving] = solve(gram, (used * sums[..., None]).sum(1), result[:, moving], RIDGE)
+        return result
+
+    def error(self, factors: Tensor) -> Tensor:
+        """Squared error [R] with nearest levels, but for rounding."""
+        table = sorted_levels(self.format.stored(factors), self.planes)
+        _, counts, sums = self._runs(table.cuts, torch.arange(len(self.ordered), device=factors.device))
+        levels = table.levels.T
+        return self.ordered.square().sum(1) + (levels * (levels * counts - 2 * sums)).sum(1)
+
+    def _runs(self, cuts: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Where the run of each level begins and ends [R, 2^P + 1], its length and its sum [R, 2^P]."""
+        ordered = self.ordered[chosen]
+        ends = torch.searchsorted(ordered, cuts.T.contiguous(), right=True)
         bounds = torch.cat([torch.zeros_like(ends[:, :1]), ends, torch.full_like(ends[:, :1], ordered.shape[1])], 1)
-        counts, sums = bounds.diff(dim=1).double(), prefix[moving].gather(1, bounds).diff(dim=1)  # [R, 2^P]
-        used = uses[table.order.T]  # [R, 2^P, P]
-        gram = (used * counts[..., None]).transpose(1, 2) @ used
-        result[:, moving] = solve(gram, (used * sums[..., None]).sum(1), current, RIDGE)
-        kept = torch.ones(len(moving), dtype=torch.bool, device=values.device)
-        if before is not None:
-            kept = (bounds != before).any(1)
-        moving, before = moving[kept], bounds[kept]
-        if not len(moving):
-            break
-    return result.float()
+        return bounds, bounds.diff(dim=1).double(), self.prefix[chosen].gather(1, bounds).diff(dim=1)
 
 
 def _descend(weight: Tensor, start: Initialised, format_: Format, config: LayerConfig, name: str) -> Initialised:

@@ -30,7 +30,7 @@ def output_error(weight, hessian, state, format_):
 
 
 def format_for(method, size=32, offset=True):
-    symmetric = METHODS[method].of == "qbb"
+    symmetric = "fdb" not in METHODS[method].of
     return Format(2, size, symmetric or (offset and method != "paper"), symmetric)
 
 
@@ -58,6 +58,19 @@ def test_each_metric_is_served_better_by_its_own_method():
     assert error["error-feedback"] < 0.7 * error["activation"]
     assert error["activation"] < error["fit"] < error["paper"]
     assert error["cascaded"] < error["independent"] < error["random"]
+
+
+@pytest.mark.parametrize("planes", [1, 2, 3])
+def test_starts_that_look_at_inputs_do_so_with_bases(planes):
+    weight, hessian = layer(48, 192)
+    format_ = Format(planes, 64, True, True)
+    error = {}
+    for method, row in METHODS.items():
+        if "qbb" in row.of:
+            state = row.start(weight, hessian, format_, "w")
+            error[method] = output_error(weight, hessian, state, format_)
+            assert torch.equal(format_.stored(format_.trained(state.scales)), state.scales)
+    assert error["error-feedback"] < 0.7 * error["activation"] < 0.7 * error["cascaded"]
 
 
 def test_refits_polishes_and_offset_each_help():

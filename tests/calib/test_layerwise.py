@@ -1,4 +1,4 @@
-"""Layer-wise binarisation: every solver keeps what is promised of it, and the closed form what least squares promises."""
+"""Layer-wise binarisation: what every solver promises, and that the closed form solves its normal equations."""
 
 import pytest
 import torch
