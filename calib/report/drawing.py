@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["SERIES_COLORS", "dots", "legend", "new_figure", "positive_log", "svg"]
+__all__ = ["NO_METADATA", "SERIES_COLORS", "STYLE", "dots", "legend", "new_figure", "positive_log", "svg"]
 
 WIDTH, HEIGHT = 9.0, 3.2  # inches
 SERIES_COLORS = ("#2b6cb0", "#c05621", "#2f855a", "#6b46c1", "#8a94a6")

@@ -7,11 +7,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from calib.__main__ import main, parser
 from calib.layers import Format, QuantLinear
+from calib.models.source import SourceModel
+from calib.models.targets import Targets
 from calib.options import config_from
 from dualbinary import InputError, dequantize
 from dualbinary.checkpoint import read_quantization_config
@@ -252,6 +254,38 @@ def test_a_checkpoint_of_ours_is_approached_dequantised(model, tmp_path):
     )
     for name, wanted in dequantised(layers_of(fdb)).items():
         assert (approached[name] - wanted).square().sum() < (plain[name] - wanted).square().sum()
+
+
+@pytest.fixture(scope="module")
+def eight_bits(model, tmp_path_factory):
+    """The model in blocks of float8, as transformers stores fp8, and its weights dequantised."""
+    path = tmp_path_factory.mktemp("models") / "fp8"
+    shutil.copytree(model, path)
+    tensors, weights = load_file(model / "model.safetensors"), {}
+    for name in [name for name in tensors if "_proj.weight" in name]:
+        N, K = tensors[name].shape
+        blocks = tensors[name].view(N // 32, 32, K // 32, 32)
+        factors = blocks.abs().amax((1, 3)) / torch.finfo(torch.float8_e4m3fn).max
+        codes = (blocks / factors[:, None, :, None]).to(torch.float8_e4m3fn)
+        weights[name.removesuffix(".weight")] = (codes.float() * factors[:, None, :, None]).reshape(N, K)
+        tensors[name], tensors[f"{name}_scale_inv"] = codes.reshape(N, K), factors
+    save_file(tensors, path / "model.safetensors", {"format": "pt"})
+    config = json.loads((path / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "fp8", "weight_block_size": [32, 32]}
+    config["quantization_config"] |= {"activation_scheme": "dynamic", "modules_to_not_convert": ["lm_head"]}
+    (path / "config.json").write_text(json.dumps(config))
+    return path, weights
+
+
+def test_another_quantisers_result_is_dequantised_and_approached(model, eight_bits):
+    directory, wanted = eight_bits
+    source = SourceModel(model, Format(2, 32, True, True))
+    source.load(source.model)
+    targets = Targets(directory, source)
+    for name, layer in source.linears.items():
+        # Dequantised in bfloat16, whose 8 bits round by 2^-9 of a value; half as much again for the product.
+        torch.testing.assert_close(targets.of(layer), wanted[name], rtol=2.0**-8, atol=1e-6)
+        assert not torch.equal(targets.of(layer), layer.weight)
 
 
 def test_what_can_not_be_approached_is_named(model, tmp_path, capsys):
