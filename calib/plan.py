@@ -6,7 +6,8 @@ counts as 2, and a backward pass as two forward passes:
     teacher and student pass        4 n t              + attention, 8 T H t
     second moments                  2 n t + sum of 2 K^2 t         for the windows of init; layers see half of a block
     start (error feedback)          2 N K^2 (refits + 1) (polishes + 1) of each layer
-    layer-wise (QBB)                no products: SORT_BYTES a weight, or GRADIENT_BYTES a weight, basis and step
+    layer-wise (QBB)                no products: SORT_BYTES a weight and LEVEL_BYTES a weight and level in closed form;
+                                    by gradients GRADIENT_BYTES a weight, basis and step
     reconstruction                  6 n t              for each epoch
     filter                          a teacher and a student pass of each generated sequence, and the head, 4 H V t
     distillation, all blocks        8 n t, 10 n t with recomputed activations; and the head, 6 H V t
@@ -43,7 +44,7 @@ LIBRARIES = 0.5e9  # bytes
 STEP_BYTES = 40  # read and written for each weight by quantise or dequantise and their gradients
 SWAP_BYTES = 12  # read and written for each weight to dequantise it
 FEATURE_BYTES = 56  # read and written for each number that a block returns: norm, difference, pull, into the gradient
-SORT_BYTES = 2000  # read and written for each weight by the closed form, as fast as sorting is; measured
+SORT_BYTES, LEVEL_BYTES = 4000, 500  # of the closed form: the bytes that take as long; measured for 2 to 4 bases
 GRADIENT_BYTES = 60  # read and written for each weight and basis by a gradient step of the layer-wise stage
 ADAM_BYTES = 16  # a float32 parameter, its gradient and two moments
 KEPT_BYTES = 8  # of reconstruction, for each weight: quantised form, its gradient, ranks
@@ -195,7 +196,7 @@ def _layerwise_bytes(config: CalibConfig) -> float:
     if "layer" not in config.stages:
         return 0
     if settings.solver == "closed-form":
-        return SORT_BYTES
+        return SORT_BYTES + LEVEL_BYTES * 2**planes
     return GRADIENT_BYTES * settings.steps * planes * planes
 
 
