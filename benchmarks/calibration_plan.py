@@ -10,7 +10,7 @@ import json
 import sys
 
 from calib.plan import Machine, Shapes, plan
-from calib.presets import DEFAULT, PRESETS, preset
+from calib.presets import DEFAULTS, PRESETS, preset
 from dualbinary.console import add_common_options, run
 
 __all__ = ["MODELS"]
@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.calibration_plan", description="What calibration takes for the usual model sizes."
     )
-    parser.add_argument("--preset", choices=PRESETS, default=DEFAULT)
+    parser.add_argument("--preset", choices=PRESETS, default=DEFAULTS["fdb"])
     parser.add_argument("--tflops", type=float, default=300, help="sustained, of matrix products (default 300)")
     parser.add_argument("--bandwidth", type=float, default=3000, help="of memory, GB/s (default 3000)")
     parser.add_argument("--length", type=int, default=2048, help="tokens in a window (default 2048)")

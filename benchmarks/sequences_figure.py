@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.calibration_runs import calibrated, difference
-from calib.report.charts import NO_METADATA, STYLE
+from calib.report.drawing import NO_METADATA, STYLE
 from calib.report.files import write_whole
 from calib.report.record import RECORD_FILE
 from calib.stored import Checkpoint

@@ -25,7 +25,7 @@ from calib.losses import LossWeights, chunk_size, sequence_loss
 from calib.models.blocks import autocast, compute_dtype
 from calib.models.head import head_of
 from calib.models.source import SourceModel
-from calib.presets import DEFAULT, preset
+from calib.presets import DEFAULTS, preset
 from calib.schedule import learning_rate
 from calib.stages.distill import BETAS
 from dualbinary import InputError
@@ -85,7 +85,7 @@ class _Tuned:
 
 
 def _command(args: argparse.Namespace) -> None:
-    base = preset(DEFAULT).to_json()
+    base = preset(DEFAULTS["fdb"]).to_json()
     base["data"] |= {"text": [str(path) for path in args.text], "length": args.length}
     base["e2e"] |= {"steps": args.steps}
     config = CalibConfig.from_json({**base, "seed": args.seed}, "options")

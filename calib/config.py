@@ -13,13 +13,24 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator,
 from calib.initialisers import METHODS
 from calib.layers import Format
 from dualbinary import InputError
+from dualbinary.checkpoint import PER_CHANNEL
 from dualbinary.files import read_json_object
 from dualbinary.schema import OP
 
-__all__ = ["STAGES", "BlockConfig", "CalibConfig", "DataConfig", "DistillConfig", "FormatConfig", "InitConfig"]
+__all__ = [
+    "STAGES",
+    "BlockConfig",
+    "CalibConfig",
+    "DataConfig",
+    "DistillConfig",
+    "FormatConfig",
+    "InitConfig",
+    "LayerConfig",
+]
 
-CONFIG_VERSION = 1
-STAGES = ("init", "block", "e2e")
+# Version 2 has keys that version 1 didn't know: format.method, layer, targets. What version 1 says means what it meant.
+CONFIG_VERSION = 2
+STAGES = ("init", "layer", "block", "e2e")
 
 Rate = Annotated[float, Field(ge=0, lt=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -32,22 +43,33 @@ class _Part(BaseModel):
 class FormatConfig(_Part):
     """What a weight becomes: P planes, groups of G inputs, perhaps an offset for each group."""
 
-    planes: int = Field(default=2, ge=1, le=4, description="P, binary planes")
-    group_size: PositiveInt = Field(default=96, description="G, inputs that share scales; a multiple of 32")
-    offset: bool = Field(default=True, description="an offset for each group")
+    method: Literal["fdb", "qbb"] = Field(
+        default="fdb", description="planes of 0 and 1 with free scales, or bases of -1 and 1 with a scale each (QBB)"
+    )
+    planes: int = Field(default=2, ge=1, le=4, description="P, binary planes, which QBB calls bases")
+    group_size: int = Field(
+        default=96, description=f"G, inputs that share scales; a multiple of 32, or {PER_CHANNEL}: all of an output"
+    )
+    offset: bool = Field(default=True, description="an offset for each group; QBB's is minus the sum of its scales")
 
     @field_validator("group_size")
     @classmethod
     def _multiple(cls, value: int) -> int:
         multiple = OP.limits["group_multiple"]
-        if value % multiple:
-            raise ValueError(f"expected a multiple of {multiple}")
+        if value != PER_CHANNEL and (value <= 0 or value % multiple):
+            raise ValueError(f"expected a multiple of {multiple}, or {PER_CHANNEL} for a group an output")
         return value
+
+    @model_validator(mode="after")
+    def _bases_have_an_offset(self) -> "FormatConfig":
+        if self.method == "qbb" and not self.offset:
+            raise ValueError("bases of -1 and 1 are stored as planes with an offset; leave out --no-offset")
+        return self
 
     @property
     def format(self) -> Format:
         """The same, as the layers take it."""
-        return Format(self.planes, self.group_size, self.offset)
+        return Format(self.planes, self.group_size, self.offset, symmetric=self.method == "qbb")
 
 
 class DataConfig(_Part):
@@ -99,6 +121,19 @@ class InitConfig(_Part):
         if value not in METHODS:
             raise ValueError(f"expected one of {', '.join(METHODS)}")
         return value
+
+
+class LayerConfig(_Part):
+    """Layer-wise binarisation of QBB: bases and their scales nearer to the weight, whatever the inputs are."""
+
+    solver: Literal["closed-form", "iterative", "simultaneous"] = Field(
+        default="closed-form",
+        description="alternating least squares, or gradients: one basis after another (the paper's), or all at once",
+    )
+    rounds: PositiveInt = Field(default=40, description="alternations of scales and bits (closed-form)")
+    steps: PositiveInt = Field(default=100, description="gradient steps for each basis (iterative, simultaneous)")
+    latent_rate: Rate = Field(default=0.01, description="step of latents, as a share of a Newton step (gradients)")
+    scale_rate: Rate = Field(default=0.3, description="step of scales, as a share of a Newton step (gradients)")
 
 
 class BlockConfig(_Part):
@@ -154,15 +189,20 @@ class DistillConfig(_Part):
 class CalibConfig(_Part):
     """A run: stages in order, format, data and what each stage does."""
 
-    version: Literal[1] = CONFIG_VERSION
-    stages: tuple[Literal["init", "block", "e2e"], ...] = Field(
-        default=STAGES, description="stages to run, in this order"
+    version: Literal[1, 2] = CONFIG_VERSION
+    stages: tuple[Literal["init", "layer", "block", "e2e"], ...] = Field(
+        default=("init", "block", "e2e"), description="stages to run, in this order; layer is QBB's"
     )
     start: str | None = Field(default=None, description="a checkpoint to go on from, in place of the stage init")
+    targets: str | None = Field(
+        default=None,
+        description="a model whose weights init and layer approach in place of MODEL_DIR's: another quantiser's result",
+    )
     skip: tuple[str, ...] = Field(default=(), description="patterns of modules that keep full precision")
     format: FormatConfig = FormatConfig()
     data: DataConfig = DataConfig()
     init: InitConfig = InitConfig()
+    layer: LayerConfig = LayerConfig()
     block: BlockConfig = BlockConfig()
     e2e: DistillConfig = DistillConfig()
     seed: int = Field(default=0, ge=0, lt=1 << 32, description="of everything random")
@@ -170,6 +210,24 @@ class CalibConfig(_Part):
         default="auto", description="of matrix products; sums are float32"
     )
     cache_gb: float = Field(default=64.0, gt=0, description="limit of the activations kept on disk, GB")
+
+    @field_validator("version")
+    @classmethod
+    def _newest(cls, _: int) -> int:
+        """What was read is written again in the newest version."""
+        return CONFIG_VERSION
+
+    @model_validator(mode="after")
+    def _method_fits(self) -> "CalibConfig":
+        method = self.format.method
+        if "layer" in self.stages and method != "qbb":
+            raise ValueError(f"stages: layer belongs to --method qbb, not to {method}")
+        allowed = [name for name, start in METHODS.items() if method in start.of]
+        if "init" in self.stages and self.init.method not in allowed:
+            raise ValueError(f"init.method: expected one of {', '.join(allowed)} for {method}, got {self.init.method}")
+        if self.targets is not None and not {"init", "layer"} & set(self.stages):
+            raise ValueError("targets: only the stages init and layer look at them; leave out --from")
+        return self
 
     @model_validator(mode="after")
     def _stages_fit(self) -> "CalibConfig":
@@ -186,6 +244,14 @@ class CalibConfig(_Part):
         """Whether some stage looks at text."""
         trains = "block" in self.stages or "e2e" in self.stages
         return trains or ("init" in self.stages and METHODS[self.init.method].needs_inputs)
+
+    @property
+    def walk_looks(self) -> bool:
+        """Whether the walk through the blocks has text go along: QBB's only where something asks for it."""
+        if "block" in self.stages:
+            return True
+        asked = METHODS[self.init.method].needs_inputs if self.format.method == "qbb" else self.needs_tokens
+        return "init" in self.stages and asked
 
     def to_json(self) -> dict[str, Any]:
         """The value as JSON data; `from_json` gives it back."""

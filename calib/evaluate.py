@@ -124,7 +124,7 @@ def main(argv: list[str]) -> int:
 
 def _command(args: argparse.Namespace) -> None:
     checkpoints = [Checkpoint(path) for path in args.checkpoints]
-    formats = {checkpoint.format for checkpoint in checkpoints}
+    formats = {checkpoint.format.plain for checkpoint in checkpoints}
     if len(formats) > 1:
         raise InputError("checkpoints of different formats: expected one format, evaluate them one by one")
     source = SourceModel(args.model_dir, formats.pop() if formats else Format())

@@ -1,9 +1,10 @@
 """The command line of a run, made from the configuration: one option for each of its fields.
 
     format, data       --planes, --group-size, --text, ...
-    init, block, e2e   --init-windows, --block-epochs, --e2e-steps, ...
+    init, layer, ...   --init-windows, --layer-rounds, --block-epochs, --e2e-steps, ...
 
-A value comes from the option, else from --config FILE, else from --preset NAME.
+A value comes from the option, else from --config FILE, else from --preset NAME; without either, from the default preset
+of --method.
 """
 
 import argparse
@@ -15,7 +16,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from calib.config import STAGES, CalibConfig
-from calib.presets import DEFAULT, PRESETS, preset
+from calib.presets import DEFAULTS, PRESETS, preset
 
 __all__ = ["add_options", "config_from"]
 
@@ -24,10 +25,12 @@ GROUPS = {
     "format": "format of the weights",
     "data": "text",
     "init": "stage init: planes and scales to begin with",
+    "layer": "stage layer: QBB's bases of one layer after another",
     "block": "stage block: reconstruction of one block after another",
     "e2e": "stage e2e: distillation of the whole model",
 }
-PREFIXED = ("init", "block", "e2e")
+PREFIXED = ("init", "layer", "block", "e2e")
+OTHER_NAMES = {"--planes": "--bases", "--targets": "--from"}  # the words of QBB, and of people
 HIDDEN = ("version",)
 SEPARATOR = "."  # between section and key in the names of parsed arguments
 ESCAPES = {"\\n": "\n", "\\t": "\t", "\\f": "\f"}
@@ -37,7 +40,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add --preset, --config and an option for each field of the configuration."""
     base = parser.add_argument_group("configuration").add_mutually_exclusive_group()
     listing = "; ".join(f"{name}: {value.text}" for name, value in PRESETS.items())
-    base.add_argument("--preset", choices=PRESETS, help=f"values to begin with (default {DEFAULT}). {listing}")
+    defaults = ", ".join(f"{name} for --method {method}" for method, name in DEFAULTS.items())
+    base.add_argument("--preset", choices=PRESETS, help=f"values to begin with (default: {defaults}). {listing}")
     base.add_argument(
         "--config", type=Path, metavar="FILE", help="the configuration of another run: its calibration.json"
     )
@@ -51,9 +55,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def config_from(args: argparse.Namespace) -> CalibConfig:
     """The configuration that the parsed arguments ask for. Raises InputError, naming the option."""
-    config = CalibConfig.read(args.config) if args.config else preset(args.preset or DEFAULT)
-    value = config.to_json()
     given = vars(args)
+    name = args.preset or DEFAULTS[given.get("format.method", "fdb")]
+    config = CalibConfig.read(args.config) if args.config else preset(name)
+    value = config.to_json()
     for name in given:
         section, dot, key = name.partition(SEPARATOR)
         if dot:
@@ -81,7 +86,8 @@ def _add_field(group: argparse._ArgumentGroup, section: str, key: str, field: Fi
     if default not in (None, ()) and not isinstance(default, bool):
         text += f" (fast: {shown})"
     options: dict[str, Any] = {"dest": section + SEPARATOR + key, "default": argparse.SUPPRESS, "help": text}
-    group.add_argument(flag, **options, **_kind(key, field.annotation))
+    names = [flag, OTHER_NAMES[flag]] if flag in OTHER_NAMES else [flag]
+    group.add_argument(*names, **options, **_kind(key, field.annotation))
 
 
 def _kind(key: str, annotation: Any) -> dict[str, Any]:

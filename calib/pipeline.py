@@ -31,6 +31,7 @@ from calib.layers import QuantLinear, quant_linears
 from calib.measure import layer_statistics
 from calib.models.blocks import choose_attention, compute_dtype
 from calib.models.source import SourceModel, parameter_count
+from calib.models.targets import Targets
 from calib.parallel import ALONE, Team
 from calib.report.record import RECORD_FILE, RECORD_VERSION, write_record
 from calib.save import save_checkpoint
@@ -174,7 +175,7 @@ class _Job:
             return planes.numpy(), scales.numpy()
         layer = self.source.linears[name]
         self.walked.restore(layer)
-        return layer.current_planes().numpy(), layer.scales.detach().half().numpy()
+        return layer.current_planes().numpy(), layer.stored_scales.detach().half().numpy()
 
     def _tokens(self) -> tuple[Tensor | None, dict[str, Any] | None]:
         """Windows int64 [W, T], those that losses are measured on last; none where no stage looks at any."""
@@ -234,9 +235,8 @@ class _Job:
         return tokens
 
     def _walk(self, tokens: Tensor | None, start: Callable[[QuantLinear], Initialised] | None) -> None:
-        looks = "block" in self.config.stages or ("init" in self.config.stages and self.config.needs_tokens)
         seen = None
-        if tokens is not None and looks:
+        if tokens is not None and self.config.walk_looks:
             # What is held out for distillation, no stage before it may learn from.
             training = tokens[: len(tokens) - self._held_out()][: self._walked()]
             held_out = self.config.block.held_out if "block" in self.config.stages else 0
@@ -247,6 +247,7 @@ class _Job:
             seen,
             self.work,
             start=start,
+            target=self._target(),
             device=self.team.device,
             dtype=self.dtype,
             progress=partial(self.progress, "init+block"),
@@ -266,6 +267,12 @@ class _Job:
             progress=partial(self.progress, "filter"),
         )
         return torch.cat([chosen, tokens[split:]]), record
+
+    def _target(self) -> Callable[[QuantLinear], Tensor] | None:
+        """What layers approach where the configuration names another model."""
+        if self.config.targets is None:
+            return None
+        return Targets(Path(self.config.targets), self.source).of
 
     def _distill(self, tokens: Tensor) -> dict[str, Any]:
         begin = time.perf_counter()
@@ -304,22 +311,23 @@ class _Job:
                 layer = self.source.linears[name]
                 planes, scales, weight = map(self.team.whole, (layer.current_planes(), layer.scales, layer.weight))
                 if self.team.leads:
+                    scales = layer.format.stored(scales)
                     self.trained[name] = planes, scales.half()
                     stages["e2e"] = layer_statistics(weight.float(), planes, scales, layer.format.group_size, None)
 
     def _sizes(self) -> dict[str, Any]:
         """Parameters of the model, and stored bits of a quantised weight, padding and scales included."""
-        format_, layers = self.config.format.format, self.source.linears.values()
+        layers = self.source.linears.values()
         config = self.source.model.config.get_text_config()
         weights = sum(layer.out_features * layer.in_features for layer in layers)
-        groups = sum(layer.out_features * -(-layer.in_features // format_.group_size) for layer in layers)
+        bits = sum(layer.out_features * layer.format.row_bits(layer.in_features) for layer in layers)
         return {
             "name": self.source.directory.resolve().name,
             "parameters": parameter_count(self.source.model),
             "quantised_parameters": weights,
             "hidden": config.hidden_size,
             "vocabulary": config.vocab_size,
-            "bits_per_weight": groups * format_.group_size * format_.bits_per_weight() / weights,
+            "bits_per_weight": bits / weights,
         }
 
 
@@ -331,11 +339,11 @@ def _start(config: CalibConfig) -> Callable[[QuantLinear], Initialised] | None:
     if checkpoint.format != config.format.format:
         raise InputError(
             f"{config.start}: holds {checkpoint.format}, expected {config.format.format}; "
-            "set --planes, --group-size and --offset as in the checkpoint"
+            "set --method, --planes, --group-size and --offset as in the checkpoint"
         )
 
     def start(layer: QuantLinear) -> Initialised:
-        return from_planes(layer.weight, *checkpoint.read(layer), checkpoint.format)
+        return from_planes(layer.weight, *checkpoint.read(layer), layer.format)
 
     return start
 

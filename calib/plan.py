@@ -6,6 +6,8 @@ counts as 2, and a backward pass as two forward passes:
     teacher and student pass        4 n t              + attention, 8 T H t
     second moments                  2 n t + sum of 2 K^2 t         for the windows of init; layers see half of a block
     start (error feedback)          2 N K^2 (refits + 1) (polishes + 1) of each layer
+    layer-wise (QBB)                no products: SORT_BYTES a weight and LEVEL_BYTES a weight and level in closed form;
+                                    by gradients GRADIENT_BYTES a weight, basis and step
     reconstruction                  6 n t              for each epoch
     filter                          a teacher and a student pass of each generated sequence, and the head, 4 H V t
     distillation, all blocks        8 n t, 10 n t with recomputed activations; and the head, 6 H V t
@@ -42,6 +44,8 @@ LIBRARIES = 0.5e9  # bytes
 STEP_BYTES = 40  # read and written for each weight by quantise or dequantise and their gradients
 SWAP_BYTES = 12  # read and written for each weight to dequantise it
 FEATURE_BYTES = 56  # read and written for each number that a block returns: norm, difference, pull, into the gradient
+SORT_BYTES, LEVEL_BYTES = 4000, 500  # of the closed form: the bytes that take as long; measured for 2 to 4 bases
+GRADIENT_BYTES = 60  # read and written for each weight and basis by a gradient step of the layer-wise stage
 ADAM_BYTES = 16  # a float32 parameter, its gradient and two moments
 KEPT_BYTES = 8  # of reconstruction, for each weight: quantised form, its gradient, ranks
 ACTIVATIONS = 34  # numbers kept for each token, in units of the hidden size, by one block
@@ -138,8 +142,8 @@ def make_plan(model_dir: Path, config: CalibConfig, device: str | None = None) -
 
 def plan(name: str, shapes: Shapes, config: CalibConfig, machine: Machine) -> Plan:
     """The plan of `config` for a model of these shapes on a machine of this speed."""
-    result = Plan(name, machine, shapes, config.format.format.bits_per_weight())
-    if {"init", "block"} & set(config.stages):
+    result = Plan(name, machine, shapes, 8 * _planes(shapes, config) / shapes.weights)
+    if {"init", "layer", "block"} & set(config.stages):
         result.stages["init+block"] = _walk(shapes, config, machine)
     if config.data.keep and config.data.keep_by == "discrepancy" and not config.data.scores:
         result.stages["filter"] = _filter(shapes, config, machine)
@@ -152,7 +156,8 @@ def _walk(shapes: Shapes, config: CalibConfig, machine: Machine) -> Stage:
     T, H = config.data.length, shapes.hidden
     init = config.init.windows * T if "init" in config.stages else 0
     trained = config.block.windows * T * config.block.epochs if "block" in config.stages else 0
-    windows = max(config.init.windows, config.block.windows) + config.block.held_out
+    windows = max(config.init.windows, config.block.windows) + config.block.held_out if config.walk_looks else 0
+    init = init if config.walk_looks else 0
     steps = trained // (config.block.batch * T)
     flops = data = 0.0
     for block in shapes.blocks:
@@ -163,6 +168,7 @@ def _walk(shapes: Shapes, config: CalibConfig, machine: Machine) -> Stage:
             flops += sum(2 * N * K * K for N, K in block) * (config.init.refits + 1) * (config.init.polishes + 1)
         flops += (6 * n + 12 * T * H) * trained
         data += n * STEP_BYTES * steps
+        data += n * _layerwise_bytes(config)
     n = max(sum(N * K for N, K in block) for block in shapes.blocks)
     widest = max(K for block in shapes.blocks for _, K in block)
     training = n * (4 + ADAM_BYTES + KEPT_BYTES) if trained else 0
@@ -177,11 +183,21 @@ def _filter(shapes: Shapes, config: CalibConfig, machine: Machine) -> Stage:
     T, H, n = config.data.length, shapes.hidden, shapes.weights
     windows = max(0, generated_count(config.data) - config.e2e.held_out)
     flops = windows * T * (4 * n + 8 * T * H * len(shapes.blocks) + 4 * H * shapes.vocabulary)
-    scales = n / config.format.group_size * config.format.format.rows
+    scales = _scales(shapes, config)
     weights = 2 * n + n * config.format.planes / 8 + 4 * scales + 6 * (shapes.parameters - n)
     memory = LIBRARIES + weights + T * H * ACTIVATIONS * 4
     seconds = flops / machine.flops + windows * n * SWAP_BYTES / machine.bandwidth
     return Stage(seconds, memory, 8 * windows + _planes(shapes, config), windows * T)
+
+
+def _layerwise_bytes(config: CalibConfig) -> float:
+    """Bytes a weight that the stage layer moves."""
+    settings, planes = config.layer, config.format.planes
+    if "layer" not in config.stages:
+        return 0
+    if settings.solver == "closed-form":
+        return SORT_BYTES + LEVEL_BYTES * 2**planes
+    return GRADIENT_BYTES * settings.steps * planes * planes
 
 
 def _distill(shapes: Shapes, config: CalibConfig, machine: Machine) -> Stage:
@@ -196,7 +212,7 @@ def _distill(shapes: Shapes, config: CalibConfig, machine: Machine) -> Stage:
     outputs = settings.micro_batch * T * H * len(shapes.blocks) if settings.features else 0
     swapped = settings.swap / 2  # of the blocks, over the steps
     data = (n * (STEP_BYTES + SWAP_BYTES * swapped) + outputs * FEATURE_BYTES) * forwards
-    scales = n / config.format.group_size * config.format.format.rows
+    scales = _scales(shapes, config)
     weights = 2 * n + n * config.format.planes / 8 + scales * (ADAM_BYTES + 4)
     weights += n * (ADAM_BYTES + 1) if settings.latent_rate else 0
     outside = 6 * (shapes.parameters - n)  # float32, and the head once more in 16 bits
@@ -209,9 +225,16 @@ def _distill(shapes: Shapes, config: CalibConfig, machine: Machine) -> Stage:
     return Stage(flops / machine.flops + data / machine.bandwidth, LIBRARIES + weights + outside + kept, disk, tokens)
 
 
+def _scales(shapes: Shapes, config: CalibConfig) -> int:
+    """Numbers that scales are."""
+    format_ = config.format.format
+    return sum(N * format_.groups(K) * format_.rows for block in shapes.blocks for N, K in block)
+
+
 def _planes(shapes: Shapes, config: CalibConfig) -> float:
-    """Bytes of the walk's results."""
-    return shapes.weights * config.format.format.bits_per_weight() / 8
+    """Bytes of the walk's results: planes, and scales of 16 bits."""
+    format_ = config.format.format
+    return sum(N * format_.row_bits(K) for block in shapes.blocks for N, K in block) / 8
 
 
 def _linears(block: nn.Module) -> Iterator[tuple[int, int]]:

@@ -4,9 +4,9 @@ from typing import Any
 
 from calib.config import CalibConfig
 
-__all__ = ["DEFAULT", "PRESETS", "Preset", "preset"]
+__all__ = ["DEFAULTS", "PRESETS", "Preset", "preset"]
 
-DEFAULT = "fast"
+DEFAULTS = {"fdb": "fast", "qbb": "qbb"}  # by method
 
 
 class Preset:
@@ -33,6 +33,21 @@ PRESETS = {
         data={"generate": 1024},
         init={"method": "paper"},
         e2e={"steps": 1000, "scale_rate": 0.001, "kl": 1.0, "dad": 1.0, "gamma": 0.5, "latent_rate": 0.0005},
+    ),
+    "qbb": Preset(
+        "three bases, in groups of 64, by the closed form, then distillation on text that the model writes",
+        stages=["init", "layer", "e2e"],
+        format={"method": "qbb", "planes": 3, "group_size": 64},
+        data={"generate": 256},
+        init={"method": "cascaded"},
+    ),
+    "qbb-paper": Preset(
+        "QBB as far as it is published: four bases, a scale for each output, one basis after another by gradients",
+        stages=["init", "layer", "e2e"],
+        format={"method": "qbb", "planes": 4, "group_size": -1},
+        data={"generate": 256},
+        init={"method": "cascaded"},
+        layer={"solver": "iterative"},
     ),
 }
 

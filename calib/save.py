@@ -19,7 +19,6 @@ from dualbinary.checkpoint import (
 
 __all__ = ["save_checkpoint"]
 
-METHOD = "fdb"
 COMPANIONS = ("*.json", "*.jinja", "*.txt", "*.model")  # tokenizer files, generation_config.json and the like
 
 
@@ -42,7 +41,7 @@ def save_checkpoint(
         if name.endswith(".weight") and len(tensor.shape) > 1
     } - set(source.linears)
     quantization = QuantizationConfig(
-        method=METHOD,
+        method=format_.method,
         planes=format_.planes,
         group_size=format_.group_size,
         has_offset=format_.offset,

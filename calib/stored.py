@@ -17,7 +17,7 @@ class Checkpoint:
 
     Attributes:
         directory: where it is.
-        format: P, G and offset.
+        format: P, G, offset, and whether training keeps it symmetric.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -30,7 +30,8 @@ class Checkpoint:
             raise InputError(
                 f"{directory}: its config.json has no quantization_config; expected a checkpoint that calibration wrote"
             )
-        self.format = Format(quantization.planes, quantization.group_size, quantization.has_offset)
+        symmetric = quantization.method == "qbb" and quantization.has_offset
+        self.format = Format(quantization.planes, quantization.group_size, quantization.has_offset, symmetric)
         self._tensors = stored_tensors(directory)
 
     def holds(self, layer: QuantLinear) -> bool:
@@ -47,7 +48,11 @@ class Checkpoint:
         if scales_name(layer.name) not in self._tensors:
             raise InputError(f"{self.directory}: has planes of {layer.name}, but no scales; fetch or write it again")
         planes, scales = load_module(
-            self._tensors, layer.name, layer.out_features, layer.in_features, self.format.group_size
+            self._tensors,
+            layer.name,
+            layer.out_features,
+            layer.in_features,
+            self.format.for_inputs(layer.in_features).group_size,
         )
         if len(planes) != self.format.planes or len(scales) != self.format.rows:
             raise InputError(

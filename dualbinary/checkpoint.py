@@ -28,6 +28,7 @@ from dualbinary.schema import OP, padded_k
 __all__ = [
     "FORMAT_VERSION",
     "METHODS",
+    "PER_CHANNEL",
     "QUANT_METHOD",
     "QuantizationConfig",
     "StoredTensor",
@@ -42,7 +43,9 @@ __all__ = [
 ]
 
 QUANT_METHOD = "dualbinary"
-FORMAT_VERSION = 1
+VERSIONS = (1, 2)  # that are read; a checkpoint is written in the oldest that can say what it holds
+FORMAT_VERSION = VERSIONS[-1]
+PER_CHANNEL = -1  # a group_size, from version 2 on: each row is one group, of Kp = K rounded up to 32
 METHODS = ("fdb", "fit", "qbb")  # who chose the planes; the stored form means the same for all
 CONFIG_FILE = "config.json"
 SINGLE_FILE = "model.safetensors"
@@ -57,7 +60,7 @@ class QuantizationConfig:
     Attributes:
         method: one of METHODS.
         planes: P.
-        group_size: G, a multiple of 32.
+        group_size: G, a multiple of 32, or PER_CHANNEL.
         has_offset: whether scales have P+1 rows.
         modules_to_not_convert: full names of the Linear modules that keep their weight.
     """
@@ -80,9 +83,10 @@ class QuantizationConfig:
             self.planes,
         )
         _require(
-            type(self.group_size) is int and self.group_size > 0 and self.group_size % multiple == 0,
+            type(self.group_size) is int
+            and (self.group_size == PER_CHANNEL or (self.group_size > 0 and self.group_size % multiple == 0)),
             "group_size",
-            f"a positive multiple of {multiple}",
+            f"a positive multiple of {multiple}, or {PER_CHANNEL} for a group a row",
             self.group_size,
         )
         _require(type(self.has_offset) is bool, "has_offset", "true or false", self.has_offset)
@@ -98,11 +102,20 @@ class QuantizationConfig:
         """C: P, or P+1 with an offset."""
         return self.planes + self.has_offset
 
+    @property
+    def format_version(self) -> int:
+        """The oldest version that can say this."""
+        return 2 if self.group_size == PER_CHANNEL else 1
+
+    def group_of(self, k: int) -> int:
+        """G of a module of `k` inputs."""
+        return padded_k(k, OP.limits["group_multiple"]) if self.group_size == PER_CHANNEL else self.group_size
+
     def to_dict(self) -> dict[str, Any]:
         """The block as it is written to config.json."""
         block = asdict(self)
         block["modules_to_not_convert"] = list(self.modules_to_not_convert)
-        return {"quant_method": QUANT_METHOD, "format_version": FORMAT_VERSION, **block}
+        return {"quant_method": QUANT_METHOD, "format_version": self.format_version, **block}
 
     @classmethod
     def from_dict(cls, block: object) -> "QuantizationConfig":
@@ -117,7 +130,7 @@ class QuantizationConfig:
                 f"quantization_config.format_version: {version} is newer than {FORMAT_VERSION}, the newest that this "
                 "release reads; upgrade dualbinary"
             )
-        _require(type(version) is int and version == FORMAT_VERSION, "format_version", str(FORMAT_VERSION), version)
+        _require(version in VERSIONS and type(version) is int, "format_version", "1 or 2", version)
         values = {key: value for key, value in block.items() if key not in ("quant_method", "format_version")}
         known = [field.name for field in fields(cls)]
         for key in values:
@@ -125,10 +138,17 @@ class QuantizationConfig:
                 raise InputError(f"quantization_config.{key}: unknown key; expected {', '.join(known)}")
         for key in known:
             if key not in values:
-                raise InputError(f"quantization_config.{key}: missing; expected in format_version {FORMAT_VERSION}")
+                raise InputError(f"quantization_config.{key}: missing; expected in format_version {version}")
         names = values["modules_to_not_convert"]
         _require(isinstance(names, list), "modules_to_not_convert", "a list of module names", names)
-        return cls(**{**values, "modules_to_not_convert": tuple(names)})
+        config = cls(**{**values, "modules_to_not_convert": tuple(names)})
+        _require(
+            version != 1 or config.format_version == 1,
+            "group_size",
+            f"a positive multiple of {OP.limits['group_multiple']} in format_version {version}",
+            config.group_size,
+        )
+        return config
 
 
 @dataclass(frozen=True)
@@ -152,8 +172,9 @@ def scales_name(module: str) -> str:
 
 def module_shapes(config: QuantizationConfig, n: int, k: int) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
     """The shapes [P, N, Kp/8] and [C, N, Kp/G] of a quantised Linear with `k` inputs and `n` outputs."""
-    kp = padded_k(k, config.group_size)
-    return (config.planes, n, kp // 8), (config.scale_rows, n, kp // config.group_size)
+    group_size = config.group_of(k)
+    kp = padded_k(k, group_size)
+    return (config.planes, n, kp // 8), (config.scale_rows, n, kp // group_size)
 
 
 def read_quantization_config(model_dir: Path) -> QuantizationConfig | None:

@@ -58,6 +58,11 @@ class WeightStatistics:
         )
 
     @property
+    def ones(self) -> int:
+        """Bits that are set, in all planes."""
+        return sum(n * code.bit_count() for code, n in enumerate(self.code_counts))
+
+    @property
     def density(self) -> tuple[float, ...]:
         """Share of ones in each plane."""
         planes = len(self.code_counts).bit_length() - 1

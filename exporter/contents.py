@@ -137,7 +137,7 @@ def _stored_planes(linear: Linear, weights: Weights) -> tuple[np.ndarray, np.nda
     for origin in weights.origin(linear.parameter):
         module = origin.name.removesuffix(".weight")
         n, k, _ = weights.linears[module]
-        all_planes, all_scales = load_module(source.tensors, module, n, k, source.quantization.group_size)
+        all_planes, all_scales = load_module(source.tensors, module, n, k, source.quantization.group_of(k))
         rows = origin.rows.numpy()
         planes.append(all_planes[:, rows])
         scales.append(all_scales[:, rows])

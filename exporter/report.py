@@ -7,11 +7,12 @@ from typing import Any
 
 import onnx_ir as ir
 
-from dualbinary import OP
+from dualbinary import OP, padded_k
+from dualbinary.operations import Operations, operations
 from dualbinary.statistics import PAPER_RULE, paper_flops
 from exporter.contents import Figures
 from exporter.options import ExportOptions
-from exporter.passes.linear import PlaneNode
+from exporter.passes.linear import Linear, PlaneNode
 from exporter.passes.vocabulary import Table
 from exporter.rewrite import Rewritten
 from exporter.weights import Weights
@@ -33,15 +34,18 @@ def export_report(
 
     scale_rounding_error is the relative squared error that rounding a checkpoint's scales to 8 bits made in its
     weights; null where they are as stored, and for a fit, whose relative_squared_error has all of it.
+    operations_per_token counts additions and multiplications as dualbinary/operations.py defines them.
     """
     nodes, tables = rewritten.nodes, rewritten.tables
-    rows = []
+    rows, counts = [], []
     for node in nodes:
         for linear in node.linears:
             row = {"module": linear.module, "N": linear.N, "K": linear.K, "group_size": node.format.group_size}
             row |= {"node": str(node.planes.name).removesuffix(".planes")}
             row |= figures.statistics[linear.module].to_dict()
             rounding = [figures.rounding[linear.module]] if linear.module in figures.rounding else []
+            counts.append(_operations(linear, node, figures))
+            row |= {"operations_per_token": counts[-1].to_dict()}
             rows.append({**row, "scale_rounding_error": _relative_error(rounding)})
     quantised = sum(row["weights"] for row in rows)
     flops = paper_flops(figures.statistics.values(), _head_weights(weights, tables), _attention_width(model))
@@ -62,7 +66,7 @@ def export_report(
         "report_version": REPORT_VERSION,
         "op": f"{OP.domain}::{OP.name}-{OP.version}",
         "model_type": weights.source.model_type,
-        "options": {**asdict(options), **_format(nodes)},
+        "options": {**asdict(options), **_format(nodes, weights)},
         "method": weights.source.quantization.method if weights.source.quantization else "fit",
         "totals": {
             "quantised_weights": quantised,
@@ -75,6 +79,7 @@ def export_report(
             "table_bytes": sum(row["bytes"] for row in table_rows),
             "source_bytes": weights.source.stored_bytes,
             "nodes": sum(1 for _ in model.graph),
+            "operations_per_token": Operations.total(counts).to_dict(),
             "paper_flops": {"rule": PAPER_RULE, "full": flops.full, "quantised": flops.quantised},
         },
         "layers": rows,
@@ -82,14 +87,21 @@ def export_report(
     }
 
 
-def _format(nodes: tuple[PlaneNode, ...]) -> dict[str, Any]:
+def _operations(linear: Linear, node: PlaneNode, figures: Figures) -> Operations:
+    layout, statistics = node.format, figures.statistics[linear.module]
+    groups = padded_k(linear.K, layout.group_size) // layout.group_size
+    return operations(linear.N, linear.K, layout.planes, layout.scale_rows, groups, statistics.ones)
+
+
+def _format(nodes: tuple[PlaneNode, ...], weights: Weights) -> dict[str, Any]:
     """Planes, group size, offset and bits of a scale as in the file, whether asked for, fitted by default or stored."""
     if not nodes:
         return {}
+    stored = weights.source.quantization
     layout = max((node.format for node in nodes), key=lambda layout: layout.group_size)  # short rows have short groups
     return {
         "planes": layout.planes,
-        "group_size": layout.group_size,
+        "group_size": stored.group_size if stored is not None else layout.group_size,
         "offset": layout.scale_rows > layout.planes,
         "scale_bits": 8 * layout.scale_dtype.numpy().itemsize,
     }

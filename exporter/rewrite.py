@@ -98,7 +98,7 @@ def _plane_format(linear: Linear, weights: Weights, options: ExportOptions) -> P
         if not weights.has_planes(linear.parameter):
             return None
         dtype = coded or _SCALE_DTYPES[weights.stored_scale_dtype(linear.parameter)]
-        return PlaneFormat(stored.planes, stored.scale_rows, stored.group_size, dtype)
+        return PlaneFormat(stored.planes, stored.scale_rows, stored.group_of(linear.K), dtype)
     if linear.module.endswith(_ROUTERS):
         return None
     # A row shorter than a group is one group.

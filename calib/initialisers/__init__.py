@@ -1,6 +1,9 @@
 """Ways to start: planes and scales of a layer, from its weight and perhaps from what its inputs look like.
 
 To add one: a file with a function of (weight, hessian, format, name), and a row in METHODS.
+
+Starts of FDB choose planes of 0 and 1 with free scales, starts of QBB bases of -1 and 1; those that look at inputs do
+either, as the format says. QBB itself looks at none: there they are ours.
 """
 
 from collections.abc import Callable
@@ -10,18 +13,26 @@ from torch import Tensor
 
 from calib.initialisers.activation import activation_weighted
 from calib.initialisers.base import Initialised
+from calib.initialisers.cascaded import cascaded
 from calib.initialisers.data_free import closed_form, paper
 from calib.initialisers.error_feedback import ErrorFeedback
+from calib.initialisers.independent import independent
+from calib.initialisers.random_signs import RandomSigns
 from calib.initialisers.stored import from_planes
 from calib.layers import Format
 
-__all__ = ["METHODS", "ErrorFeedback", "Initialised", "Method", "from_planes"]
+__all__ = ["METHODS", "ErrorFeedback", "Initialised", "Method", "RandomSigns", "from_planes"]
 
 
 @dataclass(frozen=True)
 class Method:
-    """A way to start: whether it needs text, and the function (weight [N, K], hessian [K, K], format, name)."""
+    """A way to start: of which methods, whether it needs text, and the function.
 
+    `start` takes a weight [N, K], second moments of its inputs [K, K], a format and the layer's name. The format's
+    group size is a number, whatever K is.
+    """
+
+    of: tuple[str, ...]
     needs_inputs: bool
     text: str
     start: Callable[[Tensor, Tensor, Format, str], Initialised]
@@ -29,9 +40,40 @@ class Method:
 
 METHODS: dict[str, Method] = {
     "paper": Method(
-        False, "DB-LLM's: 2-bit proxy with clip search, then scales 2s and -s", lambda w, _, f, n: paper(w, f, n)
+        ("fdb",),
+        needs_inputs=False,
+        text="DB-LLM's: 2-bit proxy with clip search, then scales 2s and -s",
+        start=lambda w, _, f, n: paper(w, f, n),
     ),
-    "fit": Method(False, "least squares on the weights alone", lambda w, _, f, n: closed_form(w, f, n)),
-    "activation": Method(True, "least squares weighted with the inputs' mean squares", activation_weighted),
-    "error-feedback": Method(True, "the metric of the inputs, errors fed into later columns", ErrorFeedback()),
+    "fit": Method(
+        ("fdb",),
+        needs_inputs=False,
+        text="least squares on the weights alone",
+        start=lambda w, _, f, n: closed_form(w, f, n),
+    ),
+    "activation": Method(
+        ("fdb", "qbb"),
+        needs_inputs=True,
+        text="least squares weighted with the inputs' mean squares",
+        start=activation_weighted,
+    ),
+    "error-feedback": Method(
+        ("fdb", "qbb"),
+        needs_inputs=True,
+        text="the metric of the inputs, errors fed into later columns",
+        start=ErrorFeedback(),
+    ),
+    "cascaded": Method(
+        ("qbb",),
+        needs_inputs=False,
+        text="QBB's: each basis the signs of what those before left over",
+        start=lambda w, _, f, n: cascaded(w, f, n),
+    ),
+    "independent": Method(
+        ("qbb",),
+        needs_inputs=False,
+        text="every basis the weight's own signs",
+        start=lambda w, _, f, n: independent(w, f, n),
+    ),
+    "random": Method(("qbb",), needs_inputs=False, text="random signs", start=RandomSigns()),
 }

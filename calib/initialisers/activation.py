@@ -21,6 +21,6 @@ def activation_weighted(weight: Tensor, hessian: Tensor, format_: Format, name: 
     groups = grouped(weight, size)  # [N, groups, G]
     importance = grouped(hessian.diagonal()[None], size).expand_as(groups).flatten(0, 1)
     flat = groups.flatten(0, 1)
-    scales, _ = refine(flat, importance, fitted_scales(flat, format_, name), planes, ROUNDS)
-    scales = scales.unflatten(1, groups.shape[:2]).half().float()
+    scales, _ = refine(flat, importance, fitted_scales(flat, format_, name), format_, ROUNDS)
+    scales = format_.stored(format_.rounded(format_.free(scales.unflatten(1, groups.shape[:2]))))
     return Initialised(pack(nearest(weight, scales, planes, size), planes, size), scales, weight.clone())

@@ -72,7 +72,7 @@ class ErrorFeedback:
         metric = inverse @ inverse.T
         rows = weights.T.contiguous()  # [N, g]
         importance = (1 / factor.diagonal() ** 2)[None].expand_as(rows)
-        scales, _ = refine(rows, importance, fitted_scales(rows, format_, name), format_.planes, START_ROUNDS)
+        scales, _ = refine(rows, importance, fitted_scales(rows, format_, name), format_, START_ROUNDS)
         best: _Solved | None = None
         least = torch.full((weights.shape[1],), torch.inf, device=weights.device)
         for _ in range(self.refits + 1):
@@ -82,7 +82,7 @@ class ErrorFeedback:
                 for _ in range(self.polishes):
                     _polish(state, weights, table, metric)
             codes = table.order.to(torch.uint8).gather(0, state.rank)
-            scales = _refit(codes, rows, inverse, scales, format_.planes).half().float()
+            scales = _refit(codes, rows, inverse, scales, format_)
             values = levels_of(scales, format_.planes).gather(0, codes.long())
             error = ((weights - values).T @ inverse).square().sum(1)
             better = error < least
@@ -163,11 +163,15 @@ def _polish(state: _State, weights: Tensor, table: SortedLevels, metric: Tensor)
         state.rank[c], state.values[c], state.latent[c] = rank, value, wanted
 
 
-def _refit(codes: Tensor, rows: Tensor, inverse: Tensor, scales: Tensor, planes: int) -> Tensor:
-    """The scales [C, N] that are best for `codes` [g, N] in the metric of the group."""
-    features = [(codes >> plane & 1).T.to(rows.dtype) @ inverse for plane in range(planes)]
-    if len(scales) > planes:
-        features.append(inverse.sum(0).expand_as(features[0]))
-    used = torch.stack(features, 1)  # [N, C, g]
+def _refit(codes: Tensor, rows: Tensor, inverse: Tensor, scales: Tensor, format_: Format) -> Tensor:
+    """The scales [C, N] that are best for `codes` [g, N] in the metric of the group, as float16 holds them."""
+    features = [(codes >> plane & 1).T.to(rows.dtype) @ inverse for plane in range(format_.planes)]
+    everything = inverse.sum(0).expand_as(features[0])
+    if format_.symmetric:
+        features = [2 * feature - everything for feature in features]  # of signs
+    elif format_.offset:
+        features.append(everything)
+    used = torch.stack(features, 1)  # [N, free, g]
     target = (rows @ inverse)[..., None]
-    return solve(used @ used.transpose(1, 2), (used @ target)[..., 0], scales)
+    free = solve(used @ used.transpose(1, 2), (used @ target)[..., 0], format_.free(scales))
+    return format_.stored(format_.rounded(free))

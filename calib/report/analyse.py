@@ -49,9 +49,9 @@ def analyse(
     """
     checkpoints = {BEFORE: Checkpoint(before)} if before else {}
     checkpoints[AFTER] = Checkpoint(directory)
-    format_ = checkpoints[AFTER].format
+    format_ = checkpoints[AFTER].format.plain
     for checkpoint in checkpoints.values():
-        if checkpoint.format != format_:
+        if checkpoint.format.plain != format_:
             raise InputError(f"{checkpoint.directory}: holds {checkpoint.format}, expected {format_} as in {directory}")
     source = SourceModel(model_dir, format_)
     names = list(source.linears)

@@ -4,40 +4,21 @@ Layers are on the axes by their number, never by name: names come from files tha
 some characters as mathematics.
 """
 
-import io
-import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from calib.report.analyses import AFTER, BEFORE
+from calib.report.drawing import SERIES_COLORS, dots, legend, new_figure, positive_log, svg
 from calib.report.summary import Layer, layers_of, stages_of, totals
-from dualbinary import InputError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 __all__ = ["Chart", "analysis_charts", "run_charts"]
 
-WIDTH, HEIGHT = 9.0, 3.2  # inches
-STAGE_COLORS = {"init": "#8a94a6", "block": "#2b6cb0", "e2e": "#c05621"}
-SERIES_COLORS = ("#2b6cb0", "#c05621", "#2f855a", "#6b46c1", "#8a94a6")
-STYLE: dict[Any, Any] = {
-    "axes.axisbelow": True,
-    "axes.grid": True,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "font.family": "sans-serif",
-    "font.size": 9,
-    "grid.alpha": 0.3,
-    "svg.fonttype": "none",  # text stays text
-    "svg.hashsalt": "dualbinary",  # ids that are the same in every run
-}
-NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+STAGE_COLORS = {"init": "#8a94a6", "layer": "#2f855a", "block": "#2b6cb0", "e2e": "#c05621"}
 CONTOURS = 12
 LEVELS = ("lowest", "2nd", "3rd", "4th", "5th", "6th", "7th", "8th", "9th")
-IDS = re.compile(r'(id="|url\(#|href="#)')
 
 
 @dataclass(frozen=True)
@@ -60,7 +41,7 @@ def run_charts(record: dict[str, Any]) -> list[Chart]:
         _planes(layers),
         _levels(record, layers),
     )
-    return [chart for chart in (*drawn, _correlations(layers)) if chart]
+    return [chart for chart in (*drawn, _flipped(layers), _correlations(layers)) if chart]
 
 
 def analysis_charts(analyses: dict[str, Any]) -> list[Chart]:
@@ -72,7 +53,7 @@ def _training(record: dict[str, Any]) -> Chart | None:
     curve = (record.get("e2e") or {}).get("curve")
     if not curve:
         return None
-    figure, (losses, terms) = _figure(2)
+    figure, (losses, terms) = new_figure(2)
     best = record["e2e"]["best_step"]
     _line(losses, curve, "loss", "training", SERIES_COLORS[4], linewidth=0.8)
     held_out = [{"tokens": point["tokens"], **point["held_out"]} for point in curve if point.get("held_out")]
@@ -87,21 +68,21 @@ def _training(record: dict[str, Any]) -> Chart | None:
     for axes in (losses, terms):
         axes.set(xlabel="tokens", ylabel="loss of a token" if others else "nats a token")
         _thousands(axes)
-        _legend(axes)
+        legend(axes)
     caption = (
         "Left: the loss that training lowers, and the same on held-out windows, measured as the state would be stored. "
         f"The state of step {best} was kept. Right: its terms, thin lines in training; kl is the divergence from the "
         "full-precision model, ce the cross entropy with the text, mse the mean square of logit differences, features "
         "the relative squared errors of all blocks' outputs together."
     )
-    return Chart("Distillation", caption, _svg(figure, "training"))
+    return Chart("Distillation", caption, svg(figure, "training"))
 
 
 def _filter(record: dict[str, Any]) -> Chart | None:
     found = record.get("filter")
     if not found or found["scores"] is None:
         return None
-    figure, (axes,) = _figure(1)
+    figure, (axes,) = new_figure(1)
     chosen = set(found["chosen"])
     rows = list(zip(found["distinct"], found["scores"], strict=True))
     for label, kept, color in (("left", False, SERIES_COLORS[4]), ("kept", True, SERIES_COLORS[1])):
@@ -109,12 +90,12 @@ def _filter(record: dict[str, Any]) -> Chart | None:
         if points:
             axes.plot(*zip(*points, strict=True), linestyle="", marker=".", label=label, color=color)
     axes.set(xlabel="share of distinct tokens", ylabel="KL from the teacher")
-    _legend(axes)
+    legend(axes)
     caption = (
         "Sequences that the model wrote: how far the student was from the teacher on each as distillation began, and "
         "how much it repeats itself. Distillation trained on those kept."
     )
-    return Chart("Sequences", caption, _svg(figure, "filter"))
+    return Chart("Sequences", caption, svg(figure, "filter"))
 
 
 def _blocks(record: dict[str, Any]) -> Chart | None:
@@ -122,14 +103,14 @@ def _blocks(record: dict[str, Any]) -> Chart | None:
     before, after = ([block.get(key) for block in blocks] for key in ("error_before", "error_after"))
     if after == [None] * len(blocks):
         return None
-    figure, (axes,) = _figure(1)
-    _dots(axes, before, "before", STAGE_COLORS["init"])
-    _dots(axes, after, "after", STAGE_COLORS["block"])
-    _positive_log(axes, before + after)
+    figure, (axes,) = new_figure(1)
+    dots(axes, before, "before", STAGE_COLORS["init"])
+    dots(axes, after, "after", STAGE_COLORS["block"])
+    positive_log(axes, before + after)
     axes.set(xlabel="block", ylabel="relative squared error")
-    _legend(axes)
+    legend(axes)
     caption = "Error of each block's output against the full-precision model's, on held-out windows, before and after "
-    return Chart("Reconstruction", caption + "the block was trained.", _svg(figure, "blocks"))
+    return Chart("Reconstruction", caption + "the block was trained.", svg(figure, "blocks"))
 
 
 def _errors(record: dict[str, Any], layers: list[Layer]) -> Chart:
@@ -138,43 +119,43 @@ def _errors(record: dict[str, Any], layers: list[Layer]) -> Chart:
         for key, label in (("weight_error", "weights"), ("output_error", "outputs"))
         if any(layer.known(key) is not None for layer in layers)
     ]
-    figure, panels = _figure(len(kinds))
+    figure, panels = new_figure(len(kinds))
     for axes, (key, label) in zip(panels, kinds, strict=True):
         for stage in stages_of(record):
             values = [layer.errors(key, [stage])[0] for layer in layers]
-            _dots(axes, values, f"after {stage}", STAGE_COLORS[stage])
-        _positive_log(axes, [value for layer in layers for value in layer.errors(key, layer.stages)])
+            dots(axes, values, f"after {stage}", STAGE_COLORS[stage])
+        positive_log(axes, [value for layer in layers for value in layer.errors(key, layer.stages)])
         axes.set(xlabel="layer", ylabel=f"relative squared error of {label}")
-        _legend(axes)
+        legend(axes)
     caption = (
         "How far each layer is from its full-precision weight, and its outputs from the full-precision outputs of the "
         "same inputs. Training may move weights away to bring outputs nearer. Distillation keeps no inputs, so it has "
         "no error of outputs."
     )
-    return Chart("Layers", caption, _svg(figure, "errors"))
+    return Chart("Layers", caption, svg(figure, "errors"))
 
 
 def _planes(layers: list[Layer]) -> Chart:
-    figure, (ones, bits) = _figure(2)
+    figure, (ones, bits) = new_figure(2)
     for plane in range(len(layers[0].last["density"])):
         values = [layer.last["density"][plane] for layer in layers]
-        _dots(ones, values, f"plane {plane + 1}", SERIES_COLORS[plane])
+        dots(ones, values, f"plane {plane + 1}", SERIES_COLORS[plane])
     ones.set(xlabel="layer", ylabel="share of bits set", ylim=(0, 1))
     for key, label, color in (("huffman_bits", "Huffman code", "#c05621"), ("entropy", "entropy", "#2b6cb0")):
-        _dots(bits, [layer.last[key] for layer in layers], label, color)
+        dots(bits, [layer.last[key] for layer in layers], label, color)
     bits.axhline(len(layers[0].last["density"]), color="#8a94a6", linewidth=0.8, label="as stored")
     bits.set(xlabel="layer", ylabel="bits a weight, without scales")
     for axes in (ones, bits):
-        _legend(axes)
+        legend(axes)
     caption = (
         "Left: how full each plane is. Right: the joint entropy of a weight's bits, below which no code of single "
         "weights gets, and what a Huffman code takes; the planes are stored without either."
     )
-    return Chart("Planes", caption, _svg(figure, "planes"))
+    return Chart("Planes", caption, svg(figure, "planes"))
 
 
 def _levels(record: dict[str, Any], layers: list[Layer]) -> Chart:
-    figure, (means, stack) = _figure(2)
+    figure, (means, stack) = new_figure(2)
     found = totals(record)
     count = len(layers[0].last["level_shares"])
     names = [LEVELS[place] if count < len(LEVELS) else str(place + 1) for place in range(count)]
@@ -184,7 +165,7 @@ def _levels(record: dict[str, Any], layers: list[Layer]) -> Chart:
         means.bar(places, mean["level_shares"], width, label=f"after {stage}", color=STAGE_COLORS[stage])
     means.set_xticks(range(count), names)
     means.set(xlabel="level of the group", ylabel="share of all weights")
-    _legend(means)
+    legend(means)
     bottom = [0.0] * len(layers)
     for place in range(count):
         shares = [layer.last["level_shares"][place] for layer in layers]
@@ -193,35 +174,48 @@ def _levels(record: dict[str, Any], layers: list[Layer]) -> Chart:
         bottom = [below + share for below, share in zip(bottom, shares, strict=True)]
     stack.set(xlabel="layer", ylabel="share of weights, lowest level first", ylim=(0, 1))
     caption = "How many weights are at the lowest level of their group, at the next, and so on: over all layers after "
-    return Chart("Levels", caption + "each stage, and in each layer after the last one.", _svg(figure, "levels"))
+    return Chart("Levels", caption + "each stage, and in each layer after the last one.", svg(figure, "levels"))
+
+
+def _flipped(layers: list[Layer]) -> Chart | None:
+    shares = [layer.stages.get("layer", {}).get("flipped") for layer in layers]
+    if not any(shares):
+        return None
+    figure, (axes,) = new_figure(1)
+    for basis in range(len(layers[0].last["density"])):
+        dots(axes, [one and one[basis] for one in shares], f"basis {basis + 1}", SERIES_COLORS[basis])
+    axes.set(xlabel="layer", ylabel="share of bits turned over", ylim=(0, 1))
+    legend(axes)
+    caption = "How many bits of each basis are others after the layer-wise stage than at its start."
+    return Chart("Bits turned over", caption, svg(figure, "flipped"))
 
 
 def _correlations(layers: list[Layer]) -> Chart | None:
     pairs = len(layers[0].last["density"]) - 1
     if not pairs or all(layer.known("corr_paths") is None for layer in layers):
         return None
-    figure, panels = _figure(2)
+    figure, panels = new_figure(2)
     titles = ("corr_paths", "with the plane before"), ("corr_residual", "with what is left over for it")
     for axes, (key, label) in zip(panels, titles, strict=True):
         for pair in range(pairs):
             known = [layer.known(key) for layer in layers]
             values = [None if one is None else one[pair] for one in known]
-            _dots(axes, values, f"plane {pair + 2}", SERIES_COLORS[pair])
+            dots(axes, values, f"plane {pair + 2}", SERIES_COLORS[pair])
         axes.axhline(0, color="#8a94a6", linewidth=0.8)
         axes.set(xlabel="layer", ylabel=f"correlation {label}", ylim=(-1.05, 1.05))
-        _legend(axes)
+        legend(axes)
     caption = (
         "Correlation of a plane's output with that of the plane before it, negative where it takes back what that one "
         "gave, and with what the planes before left over, 1 where it fits. With bits that are 0 or 1 the first is "
         "negative wherever a level is a difference of two scales."
     )
-    return Chart("Paths", caption, _svg(figure, "correlations"))
+    return Chart("Paths", caption, svg(figure, "correlations"))
 
 
 def _preference(preference: dict[str, Any]) -> Chart:
     models = {name: preference["models"][name] for name in (BEFORE, AFTER) if name in preference["models"]}
     quartiles = next(iter(models.values()))["quartiles"]
-    figure, panels = _figure(2)
+    figure, panels = new_figure(2)
     for axes, kind, label in zip(panels, ("argmax", "mass"), ("most likely token", "probability"), strict=True):
         series = [("text", [part["target"] for part in quartiles], "#cbd2dc")]
         series += [("full precision", [part[f"teacher_{kind}"] for part in quartiles], "#8a94a6")]
@@ -234,19 +228,19 @@ def _preference(preference: dict[str, Any]) -> Chart:
             axes.bar(places, [one[0] if one else 0.0 for one in shares], width, label=name, color=color)
         axes.set_xticks(range(len(quartiles)), ["surest", "2nd", "3rd", "least sure"])
         axes.set(xlabel="quarter by the teacher's entropy", ylabel=f"head share of the {label}", ylim=(0, 1.3))
-        _legend(axes)
+        legend(axes)
     caption = (
         "How often the most likely token is one of the most frequent ones, which make half of the text, and how much "
         "probability they get, where the full-precision model is sure and where it is not. The most likely token alone "
         "overstates a quantised model that is merely less sure."
     )
-    return Chart("Preference of frequent tokens", caption, _svg(figure, "preference"))
+    return Chart("Preference of frequent tokens", caption, svg(figure, "preference"))
 
 
 def _landscape(landscape: dict[str, Any]) -> Chart:
     formats, factors = landscape["formats"], landscape["factors"]
     middle = len(factors) // 2
-    figure, panels = _figure(len(formats))
+    figure, panels = new_figure(len(formats))
     rises = {
         name: [[loss - valley["losses"][middle][middle] for loss in row] for row in valley["losses"]]
         for name, valley in formats.items()
@@ -272,29 +266,7 @@ def _landscape(landscape: dict[str, Any]) -> Chart:
         f"over the picture: {mean}. Binary has one plane, the others two; parameters that mean different things are "
         "compared, so this is how much care each format's own parameters need, and no more."
     )
-    return Chart("Landscape of the loss", caption, _svg(figure, "landscape"))
-
-
-def _figure(panels: int) -> tuple["Figure", Sequence["Axes"]]:
-    try:
-        from matplotlib import rc_context
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise InputError("--html: its pictures need matplotlib; pip install 'dualbinary[report]'") from None
-    with rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
-        return figure, list(figure.subplots(1, panels, squeeze=False)[0])
-
-
-def _svg(figure: "Figure", name: str) -> str:
-    """The figure as an <svg> element; ids begin with `name`, since those of one page must differ."""
-    from matplotlib import rc_context
-
-    file = io.StringIO()
-    with rc_context(STYLE):
-        figure.savefig(file, format="svg", metadata=NO_METADATA, transparent=True)
-    text = file.getvalue()
-    return IDS.sub(rf"\g<1>{name}-", text[text.index("<svg") :])
+    return Chart("Landscape of the loss", caption, svg(figure, "landscape"))
 
 
 def _line(axes: "Axes", points: list[dict[str, Any]], key: str, label: str, color: str, **options: Any) -> None:
@@ -304,28 +276,9 @@ def _line(axes: "Axes", points: list[dict[str, Any]], key: str, label: str, colo
         axes.plot(tokens, values, label=label, color=color, **options)
 
 
-def _dots(axes: "Axes", values: Sequence[float | None], label: str, color: str) -> None:
-    known = [(place, value) for place, value in enumerate(values) if value is not None]
-    if known:
-        places, heights = zip(*known, strict=True)
-        axes.plot(places, heights, linestyle="", marker=".", label=label, color=color)
-        axes.locator_params(axis="x", integer=True)
-
-
-def _positive_log(axes: "Axes", values: Sequence[float | None]) -> None:
-    """A logarithmic scale, where every value has a logarithm."""
-    if all(value for value in values if value is not None):
-        axes.set_yscale("log")
-
-
 def _thousands(axes: "Axes") -> None:
     """Numbers on the x axis as 50k rather than 50000, few enough that they don't run into one another."""
     from matplotlib.ticker import EngFormatter
 
     axes.locator_params(axis="x", nbins=6)
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-
-
-def _legend(axes: "Axes") -> None:
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(fontsize=8, frameon=False)

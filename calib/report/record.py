@@ -9,8 +9,9 @@
      "seconds": {"data", "init+block", "filter", "e2e"}}
 
 The filter's figures are those of calib.stages.filter.choose, a layer's after a stage those of
-calib.measure.layer_statistics. Block errors are there where the stage block ran; layers after distillation know no
-inputs any more, so what needs them is null there.
+calib.measure.layer_statistics; the stage layer adds "flipped", for each plane the share of bits that differ from the
+start's. Block errors are there where the stage block ran; layers after distillation know no inputs any more, so what
+needs them is null there.
 """
 
 from pathlib import Path
@@ -51,6 +52,7 @@ class _Figures(Part):
     level_shares: Shares
     corr_paths: Correlations | None
     corr_residual: Correlations | None
+    flipped: Shares | None = None
 
     @model_validator(mode="after")
     def _fit_together(self) -> "_Figures":
@@ -69,7 +71,7 @@ class _Block(Part):
     seconds: Size
     error_before: Size | None = None
     error_after: Size | None = None
-    layers: dict[str, Annotated[dict[Literal["init", "block", "e2e"], _Figures], Field(min_length=1)]]
+    layers: dict[str, Annotated[dict[Literal["init", "layer", "block", "e2e"], _Figures], Field(min_length=1)]]
 
 
 class _Losses(Part):

@@ -24,7 +24,7 @@ __all__ = [
     "totals_rows",
 ]
 
-STAGE_NAMES = ("init", "block", "e2e")
+STAGE_NAMES = ("init", "layer", "block", "e2e")
 MEANS = (
     "weight_error",
     "output_error",

@@ -289,7 +289,7 @@ def _give_latent(layer: QuantLinear) -> None:
     """Latents as near to the full-precision weights as the planes that the layer has allow."""
     codes = codes_of(layer.current_planes(), layer.in_features)
     format_ = layer.format
-    layer.set_latent(into_cells(layer.weight.float(), codes, layer.scales, format_.planes, format_.group_size))
+    layer.set_latent(into_cells(layer.weight.float(), codes, layer.stored_scales, format_.planes, format_.group_size))
 
 
 def _thinned(curve: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -59,7 +59,7 @@ def reconstruct(
     optimiser = torch.optim.Adam(groups, lr=0.0, betas=BETAS, eps=1e-12, foreach=True)
     held_out = range(trained, len(inputs), config.batch)
     before = _mean_error(run, inputs, targets, held_out, config.batch)
-    started = [(layer.current_planes(), layer.scales.detach().clone()) for layer in layers]
+    started = [(layer.current_planes(), layer.stored_scales.detach().clone()) for layer in layers]
     steps_per_epoch = trained // config.batch
     steps = config.epochs * steps_per_epoch
     losses: list[float] = []

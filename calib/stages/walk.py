@@ -5,9 +5,12 @@ For each block, in order:
     1. teacher stream    y = block(x), full precision, for all windows
     2. start             layers in the order in which the block calls them, those that read the same value together.
                          Second moments of the inputs are those of the student stream, behind the layers already done
-    3. reconstruction    latents and scales, from student inputs x' to teacher outputs y
-    4. student stream    y' = block(x'), quantised
-    5. planes, scales and latents of the block are stored, and the streams move on
+    3. layer-wise        QBB's bases nearer to each weight, whatever the inputs are
+    4. reconstruction    latents and scales, from student inputs x' to teacher outputs y
+    5. student stream    y' = block(x'), quantised
+    6. planes, scales and latents of the block are stored, and the streams move on
+
+Only the start of FDB and reconstruction look at the streams; where neither runs there are none.
 
 A run that is killed goes on with the block it was in, to the same result: what a block needs is on disk before its
 predecessor counts as done, and its random order depends on the seed and its number alone.
@@ -25,11 +28,12 @@ import torch
 from torch import Tensor
 
 from calib.config import CalibConfig
-from calib.initialisers import METHODS, ErrorFeedback, Initialised
+from calib.initialisers import METHODS, ErrorFeedback, Initialised, RandomSigns
 from calib.layers import QuantLinear, full_precision, quant_linears
 from calib.measure import layer_statistics
 from calib.models.blocks import BlockCall, autocast, check_calls, record_calls
 from calib.models.source import SourceModel
+from calib.stages.layerwise import binarise
 from calib.stages.moments import groups_by_input, second_moments
 from calib.stages.reconstruct import Reconstruction, reconstruct
 from calib.stages.streams import Streams
@@ -39,6 +43,7 @@ from dualbinary import InputError
 __all__ = ["Walked", "walk"]
 
 STREAMS = "streams"  # the directory of the hidden states
+WITHOUT_STREAMS = 100  # of progress a block, where no tokens pass
 FORWARD_TOKENS = 4096  # of a batch whose gradients nobody asks for
 
 
@@ -49,6 +54,7 @@ class _Work:
     source: SourceModel
     config: CalibConfig
     start: Callable[[QuantLinear], Initialised] | None
+    target: Callable[[QuantLinear], Tensor]
     work: WorkDirectory
     device: str
     dtype: torch.dtype
@@ -77,17 +83,19 @@ def walk(
     work: WorkDirectory,
     *,
     start: Callable[[QuantLinear], Initialised] | None,
+    target: Callable[[QuantLinear], Tensor] | None = None,
     device: str,
     dtype: torch.dtype,
     progress: Callable[..., None],
 ) -> None:
-    """Run the stages init and block of `config` and leave one file for each block in `work`.
+    """Run the stages before distillation of `config` and leave one file for each block in `work`.
 
     `tokens` int [windows, T] may be None where no stage looks at text. `start` gives the state of a layer to begin with
-    where the stage init is left out. `progress(done, total, **figures)` is told tokens. Raises InputError for too few
-    windows, too little room for hidden states, and models whose blocks can't be run one by one.
+    where the stage init is left out. `target` gives the weight [N, K] that a layer is to approach, none: its own.
+    `progress(done, total, **figures)` is told tokens. Raises InputError for too few windows, too little room for hidden
+    states, and models whose blocks can't be run one by one.
     """
-    job = _Work(source, config, start, work, device, dtype, progress)
+    job = _Work(source, config, start, target or _own_weight, work, device, dtype, progress)
     done = 0
     while done < len(source.blocks) and work.has(_block_file(done)):
         done += 1
@@ -96,6 +104,10 @@ def walk(
     for index in range(done, len(source.blocks)):
         _walk_block(job, index)
     shutil.rmtree(work.path / STREAMS, ignore_errors=True)
+
+
+def _own_weight(layer: QuantLinear) -> Tensor:
+    return layer.weight.float()
 
 
 def _prepare_streams(job: _Work, tokens: Tensor, block: int) -> None:
@@ -169,6 +181,8 @@ def _walk_block(job: _Work, index: int) -> None:
     report: dict[str, Any] = {"name": name, "layers": {layer.name: {} for layer in layers}}
     if "init" in job.config.stages:
         _measure(report, "init", layers, started)
+    if "layer" in job.config.stages:
+        _binarise_layers(job, index, layers, started, report)
     if "block" in job.config.stages:
         assert inputs is not None and targets is not None
         result = _reconstruct(job, index, layers, started, inputs, targets)
@@ -184,7 +198,7 @@ def _walk_block(job: _Work, index: int) -> None:
 
 def _tell(job: _Work, blocks: float, **figures: float) -> None:
     """Report progress: a block counts for as many tokens as pass through it."""
-    tokens = math.prod(job.streams.shape[:2]) if job.streams is not None else 1
+    tokens = math.prod(job.streams.shape[:2]) if job.streams is not None else WITHOUT_STREAMS
     job.progress(round(blocks * tokens), tokens * len(job.source.blocks), **figures)
 
 
@@ -228,14 +242,34 @@ def _start_group(job: _Work, group: list[QuantLinear], moments: Tensor | None) -
     method = METHODS[settings.method].start
     if settings.method == "error-feedback":
         method = ErrorFeedback(settings.refits, settings.polishes, settings.damping)
-    weight = torch.cat([layer.weight.float() for layer in group])
+    if settings.method == "random":
+        method = RandomSigns(job.config.seed)
+    weight = torch.cat([job.target(layer) for layer in group])
     none = torch.empty(0, 0)
-    state = method(weight, none if moments is None else moments, job.source.format, group[0].name)
+    state = method(weight, none if moments is None else moments, group[0].format, group[0].name)
     begin, parts = 0, []
     for layer in group:
         parts.append(state.rows(begin, begin + layer.out_features))
         begin += layer.out_features
     return parts
+
+
+def _binarise_layers(
+    job: _Work, index: int, layers: list[QuantLinear], started: dict[str, _Started], report: dict[str, Any]
+) -> None:
+    """The stage layer: every layer by itself, from what it started with."""
+    flipped: dict[str, list[float]] = {}
+    for place, layer in enumerate(layers):
+        known = started[layer.name]
+        found = binarise(job.target(layer), known.state, layer.format, job.config.layer, layer.name)
+        started[layer.name] = _Started(found.state, known.moments)
+        layer.set_scales(found.state.scales)
+        layer.set_planes(found.state.planes)
+        flipped[layer.name] = found.flipped
+        _tell(job, index + (place + 1) / len(layers), error=found.after)
+    _measure(report, "layer", layers, started)
+    for name, shares in flipped.items():
+        report["layers"][name]["layer"]["flipped"] = shares
 
 
 def _reconstruct(
@@ -287,7 +321,7 @@ def _measure(report: dict[str, Any], stage: str, layers: list[QuantLinear], star
         report["layers"][layer.name][stage] = layer_statistics(
             layer.weight.float(),
             layer.current_planes(),
-            layer.scales.detach(),
+            layer.stored_scales.detach(),
             layer.format.group_size,
             started[layer.name].moments,
         )
@@ -297,7 +331,7 @@ def _store(job: _Work, index: int, layers: list[QuantLinear], report: dict[str, 
     tensors: dict[str, Tensor] = {}
     for layer in layers:
         tensors[f"{layer.name}.planes"] = layer.current_planes().cpu()
-        tensors[f"{layer.name}.scales"] = layer.scales.detach().half().cpu()
+        tensors[f"{layer.name}.scales"] = layer.stored_scales.detach().half().cpu()
     job.work.write_tensors(_block_file(index), tensors, report)
     if job.streams is not None:
         job.streams.drop(index)

@@ -16,18 +16,26 @@ from dualbinary import InputError
 counts = st.integers(1, 10_000)
 rates = st.floats(0, 1, exclude_max=True)
 shares = st.floats(0, 1)
-formats = st.builds(FormatConfig, planes=st.integers(1, 4), group_size=st.integers(1, 9).map(lambda n: 32 * n))
+formats = st.builds(
+    FormatConfig,
+    method=st.sampled_from(["fdb", "qbb"]),
+    planes=st.integers(1, 4),
+    group_size=st.just(-1) | st.integers(1, 9).map(lambda n: 32 * n),
+)
 weights = st.floats(0, 100)
 
 
 @st.composite
 def configs(draw):
-    stages: Any = tuple(stage for stage in STAGES if draw(st.booleans())) or ("init",)
+    format_ = draw(formats)
+    known = [stage for stage in STAGES if stage != "layer" or format_.method == "qbb"]
+    stages: Any = tuple(stage for stage in known if draw(st.booleans())) or ("init",)
+    methods = [name for name, method in METHODS.items() if format_.method in method.of]
     return CalibConfig(
         stages=stages,
         start=None if "init" in stages else draw(st.text(min_size=1)),
         skip=tuple(draw(st.lists(st.text(), max_size=3))),
-        format=draw(formats),
+        format=format_,
         data=draw(
             st.builds(
                 DataConfig,
@@ -38,7 +46,7 @@ def configs(draw):
                 length=st.integers(8, 9999),
             )
         ),
-        init=draw(st.builds(InitConfig, method=st.sampled_from(list(METHODS)), windows=counts, refits=counts)),
+        init=draw(st.builds(InitConfig, method=st.sampled_from(methods), windows=counts, refits=counts)),
         block=draw(st.builds(BlockConfig, windows=counts, latent_rate=rates, scale_rate=rates)),
         e2e=draw(st.builds(DistillConfig, ce=weights, dad=weights, gamma=shares, scale_rate=rates)),
         seed=draw(st.integers(0, 2**32 - 1)),
@@ -61,14 +69,37 @@ def test_there_and_back_through_a_file(tmp_path):
     assert CalibConfig.read(tmp_path / "record.json") == config
 
 
+def test_a_file_of_the_first_version_means_the_same():
+    old = CalibConfig().to_json()
+    del old["layer"], old["targets"], old["format"]["method"]
+    assert CalibConfig.from_json({**old, "version": 1, "seed": 3}, "a file") == CalibConfig(seed=3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"format": {"method": "qbb", "offset": False}}, "no-offset"),
+        (
+            {"format": {"method": "qbb"}, "init": {"method": "paper"}},
+            "init.method: expected one of .*cascaded.* for qbb, got paper",
+        ),
+        ({"stages": ["e2e"], "start": "a", "targets": "b"}, "targets: only the stages init and layer"),
+    ],
+)
+def test_what_does_not_go_together_is_named(changes, named):
+    with pytest.raises(InputError, match=named):
+        CalibConfig.from_json(changes, "a file")
+
+
 def test_what_is_left_out_has_its_default():
     config = CalibConfig.from_json({"seed": 3, "block": {"epochs": 2}}, "a file")
     assert config == CalibConfig(seed=3, block=BlockConfig(epochs=2))
 
 
 WRONG = [
-    ("version", 2),
+    ("version", 3),
     ("stages", []),
+    ("stages", ["init", "layer", "block"]),  # layer is of another method
     ("stages", ["block", "init"]),
     ("stages", ["init", "init"]),
     ("stages", ["init", "train"]),
@@ -91,6 +122,7 @@ WRONG = [
     ("format.group_size", 48),
     ("format.group_size", -32),
     ("format.offset", 1),
+    ("format.method", "gptq"),
     ("data.text", "book.txt"),
     ("data.generate", -1),
     ("data.keep", -1),
@@ -99,6 +131,13 @@ WRONG = [
     ("data.text_share", 1.5),
     ("data.length", 7),
     ("init.method", "best"),
+    ("init.method", "cascaded"),  # of another method
+    ("layer.solver", "magic"),
+    ("layer.rounds", 0),
+    ("layer.steps", 0),
+    ("layer.latent_rate", 1),
+    ("layer.scale_rate", -1),
+    ("targets", 3),
     ("init.windows", 0),
     ("init.refits", -1),
     ("init.polishes", -1),

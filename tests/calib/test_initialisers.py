@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from calib.initialisers import METHODS, ErrorFeedback, from_planes
+from calib.initialisers import METHODS, ErrorFeedback, RandomSigns, from_planes
 from calib.layers import Format
 from calib.quantizer import codes_of, dequantise, nearest, pack
 from dualbinary import InputError
@@ -30,7 +30,8 @@ def output_error(weight, hessian, state, format_):
 
 
 def format_for(method, size=32, offset=True):
-    return Format(2, size, offset and method != "paper")
+    symmetric = "fdb" not in METHODS[method].of
+    return Format(2, size, symmetric or (offset and method != "paper"), symmetric)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -52,10 +53,24 @@ def test_each_metric_is_served_better_by_its_own_method():
     weight, hessian = layer(48, 192)
     error = {}
     for method, row in METHODS.items():
-        format_ = format_for(method, offset=False)
+        format_ = format_for(method, offset=False)  # but for QBB's
         error[method] = output_error(weight, hessian, row.start(weight, hessian, format_, "a.layer"), format_)
     assert error["error-feedback"] < 0.7 * error["activation"]
     assert error["activation"] < error["fit"] < error["paper"]
+    assert error["cascaded"] < error["independent"] < error["random"]
+
+
+@pytest.mark.parametrize("planes", [1, 2, 3])
+def test_starts_that_look_at_inputs_do_so_with_bases(planes):
+    weight, hessian = layer(48, 192)
+    format_ = Format(planes, 64, True, True)
+    error = {}
+    for method, row in METHODS.items():
+        if "qbb" in row.of:
+            state = row.start(weight, hessian, format_, "w")
+            error[method] = output_error(weight, hessian, state, format_)
+            assert torch.equal(format_.stored(format_.trained(state.scales)), state.scales)
+    assert error["error-feedback"] < 0.7 * error["activation"] < 0.7 * error["cascaded"]
 
 
 def test_refits_polishes_and_offset_each_help():
@@ -113,3 +128,54 @@ def test_weights_that_are_not_finite_are_refused_by_name(method):
     weight[2, 3] = torch.nan
     with pytest.raises(InputError, match=r"a\.layer"):
         METHODS[method].start(weight, hessian, Format(2, 32, True), "a.layer")
+
+
+@pytest.mark.parametrize("size", [32, 128])
+@pytest.mark.parametrize("planes", [1, 2, 3, 4])
+def test_the_cascade_takes_signs_and_mean_sizes_of_what_is_left(planes, size):
+    """Against a loop over groups; factors differ by what `Format.rounded` may move them."""
+    weight, _ = layer(3, 100)
+    format_ = Format(planes, size, True, True)
+    state = METHODS["cascaded"].start(weight, torch.empty(0), format_, "w")
+    codes, factors = codes_of(state.planes, 100), format_.trained(state.scales)
+    for n in range(3):
+        for group, rest in enumerate(weight[n].split(size)):
+            bits = codes[n].split(size)[group]
+            for plane in range(planes):
+                assert torch.equal(bits >> plane & 1 == 1, rest >= 0)
+                factor = rest.abs().mean()
+                limit = 2.0**-11 * factors[:, n, group].abs().sum() * 1.01
+                assert abs(factor - factors[plane, n, group]) <= limit
+                rest = rest - factor * torch.where(rest >= 0, 1.0, -1.0)
+
+
+def test_without_cascade_all_bases_are_the_first_one():
+    weight, _ = layer(3, 64)
+    one = METHODS["cascaded"].start(weight, torch.empty(0), Format(1, 32, True, True), "w")
+    three = METHODS["independent"].start(weight, torch.empty(0), Format(3, 32, True, True), "w")
+    assert all(torch.equal(plane, one.planes[0]) for plane in three.planes)
+    torch.testing.assert_close(three.scales[:3].sum(0), one.scales[0], rtol=3 * 2.0**-11, atol=0)
+
+
+def test_random_signs_depend_on_seed_and_name_alone():
+    weight, _ = layer(3, 64)
+    format_ = Format(2, 32, True, True)
+
+    def planes(seed, name):
+        return RandomSigns(seed)(weight, torch.empty(0), format_, name).planes
+
+    assert torch.equal(planes(0, "a"), planes(0, "a"))
+    assert not torch.equal(planes(0, "a"), planes(1, "a"))
+    assert not torch.equal(planes(0, "a"), planes(0, "b"))
+
+
+@pytest.mark.parametrize("method", ["cascaded", "independent", "random"])
+def test_starts_of_bases_refuse_other_formats_and_broken_weights(method):
+    weight, _ = layer(4, 64)
+    with pytest.raises(InputError, match=r"a\.layer.*--method qbb"):
+        METHODS[method].start(weight, torch.empty(0), Format(2, 32, True), "a.layer")
+    weight[1, 2] = torch.inf
+    with pytest.raises(InputError, match=r"a\.layer.*finite"):
+        METHODS[method].start(weight, torch.empty(0), Format(2, 32, True, True), "a.layer")
+    with pytest.raises(InputError, match=r"a\.layer.*float16"):
+        METHODS[method].start(weight.clamp(-1, 1) * 1e6, torch.empty(0), Format(2, 32, True, True), "a.layer")

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from dualbinary import InputError
 from dualbinary.checkpoint import (
     FORMAT_VERSION,
     METHODS,
+    PER_CHANNEL,
     QuantizationConfig,
     StoredTensor,
     check_modules,
@@ -52,7 +54,7 @@ def block(**changes):
         QuantizationConfig,
         method=st.sampled_from(METHODS),
         planes=st.integers(1, 8),
-        group_size=st.integers(1, 100).map(lambda multiple: 32 * multiple),
+        group_size=st.just(PER_CHANNEL) | st.integers(1, 100).map(lambda multiple: 32 * multiple),
         has_offset=st.booleans(),
         modules_to_not_convert=st.lists(st.text(min_size=1), max_size=3).map(tuple),
     )
@@ -65,17 +67,18 @@ def test_config_through_json_comes_back(config):
     ("wrong", "message"),
     [
         (block(quant_method="gptq"), r'quant_method: expected "dualbinary", got "gptq"'),
-        (block(format_version=FORMAT_VERSION + 1), "format_version: 2 is newer than 1.*upgrade"),
-        (block(format_version=0), "format_version: expected 1, got 0"),
-        (block(format_version="1"), 'format_version: expected 1, got "1"'),
-        (block(format_version=True), "format_version: expected 1, got true"),
+        (block(format_version=FORMAT_VERSION + 1), "format_version: 3 is newer than 2.*upgrade"),
+        (block(format_version=0), "format_version: expected 1 or 2, got 0"),
+        (block(format_version="1"), 'format_version: expected 1 or 2, got "1"'),
+        (block(format_version=True), "format_version: expected 1 or 2, got true"),
         (block(method="magic"), 'method: expected one of fdb, fit, qbb, got "magic"'),
         (block(method=["fit"]), "method: expected one of"),
         (block(planes=0), "planes: expected an integer from 1 to 8, got 0"),
         (block(planes=9), "planes: .* got 9"),
         (block(planes=2.0), "planes: .* got 2.0"),
         (block(planes=True), "planes: .* got true"),
-        (block(group_size=0), "group_size: expected a positive multiple of 32, got 0"),
+        (block(group_size=0), "group_size: expected a positive multiple of 32, or -1 for a group a row, got 0"),
+        (block(group_size=-1), "group_size: expected a positive multiple of 32 in format_version 1, got -1"),
         (block(group_size=-32), "group_size"),
         (block(group_size=48), "group_size: .* got 48"),
         (block(group_size=None), "group_size: .* got null"),
@@ -92,6 +95,26 @@ def test_config_through_json_comes_back(config):
 def test_config_that_is_wrong_is_refused_by_key(wrong, message):
     with pytest.raises(InputError, match=message):
         QuantizationConfig.from_dict(wrong)
+
+
+def test_only_what_needs_it_is_written_in_the_second_version():
+    assert CONFIG.to_dict()["format_version"] == 1
+    assert replace(CONFIG, group_size=PER_CHANNEL).to_dict()["format_version"] == 2
+    assert QuantizationConfig.from_dict(block(format_version=2)) == CONFIG
+
+
+@pytest.mark.parametrize(("k", "padded"), [(1, 32), (32, 32), (33, 64), (100, 128)])
+def test_a_group_a_row_is_as_long_as_the_padded_row(tmp_path, k, padded):
+    config = replace(CONFIG, group_size=PER_CHANNEL)
+    assert config.group_of(k) == padded
+    assert module_shapes(config, 6, k) == ((2, 6, padded // 8), (3, 6, 1))
+    planes, scales = np.zeros((2, 6, padded // 8), np.uint8), np.ones((3, 6, 1), np.float16)
+    arrays = {"m.planes": planes, "m.scales": scales, "lm_head.weight": np.zeros((2, 2), np.float32)}
+    write_checkpoint(tmp_path / "c", {}, config, arrays.items())
+    assert read_quantization_config(tmp_path / "c") == config
+    stored = stored_tensors(tmp_path / "c")
+    check_modules(config, stored, {"m": (6, k)})
+    np.testing.assert_array_equal(load_module(stored, "m", 6, k, config.group_of(k))[1], scales)
 
 
 @pytest.mark.parametrize("shard_bytes", [1 << 30, 600, 1])

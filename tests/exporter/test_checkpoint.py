@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from dualbinary import InputError, dequantize, pack_planes
-from dualbinary.checkpoint import QuantizationConfig, planes_name, scales_name, write_checkpoint
+from dualbinary import InputError, dequantize, pack_planes, padded_k
+from dualbinary.checkpoint import PER_CHANNEL, QuantizationConfig, planes_name, scales_name, write_checkpoint
 from exporter.options import ExportOptions
 from exporter.pipeline import export
 from exporter.verify import check
@@ -40,10 +40,11 @@ def quantize(
             continue
         k, n = tensor.shape if "gpt2" in str(model_dir) else reversed(tensor.shape)
         bits = rng.integers(0, 2, (planes, n, k))
-        packed = pack_planes(bits, group_size)
-        scales = rng.normal(0, 0.1, (planes + has_offset, n, packed.shape[2] * 8 // group_size)).astype(scale_dtype)
+        packed = pack_planes(bits, 32 if group_size == PER_CHANNEL else group_size)
+        size = 8 * packed.shape[2] if group_size == PER_CHANNEL else group_size
+        scales = rng.normal(0, 0.1, (planes + has_offset, n, packed.shape[2] * 8 // size)).astype(scale_dtype)
         tensors[planes_name(module)], tensors[scales_name(module)] = packed, scales
-        modules[module] = dequantize(packed, scales, k, group_size)
+        modules[module] = dequantize(packed, scales, k, size)
     quantization = QuantizationConfig(
         method="fdb",
         planes=planes,
@@ -84,6 +85,36 @@ def test_stored_format_decides_and_options_may_not_contradict(pristine_model, tm
         export(tmp_path / "checkpoint", tmp_path / "out" / "model.onnx", ExportOptions(planes=2))
     result = export(tmp_path / "checkpoint", tmp_path / "out" / "model.onnx", ExportOptions())
     assert {(n.format.planes, n.format.scale_rows, n.format.group_size) for n in result.nodes} == {(3, 3, 64)}
+
+
+@pytest.mark.parametrize("with_library", [True, False])
+@pytest.mark.parametrize("name", ["llama", "phi3", "gpt2"])
+def test_a_group_a_row_is_each_nodes_own_row(pristine_model, tmp_path, library, name, with_library):
+    quantize(pristine_model(name), tmp_path / "checkpoint", planes=3, group_size=PER_CHANNEL)
+    out = tmp_path / "out" / "model.onnx"
+
+    result = export(tmp_path / "checkpoint", out, ExportOptions())
+
+    for node in result.nodes:
+        assert node.format.group_size == padded_k(node.linears[0].K, 32)
+    assert len({node.format.group_size for node in result.nodes}) > 1
+    assert result.report["options"]["group_size"] == PER_CHANNEL
+    assert check(result, out, library if with_library else None).passed
+
+
+def test_the_report_counts_additions_and_multiplications(pristine_model, tmp_path):
+    quantize(pristine_model("llama"), tmp_path / "checkpoint", planes=3, group_size=64)
+    result = export(tmp_path / "checkpoint", tmp_path / "out" / "model.onnx", ExportOptions())
+    total = dict.fromkeys(result.report["totals"]["operations_per_token"], 0)
+    for row in result.report["layers"]:
+        N, K, counts = row["N"], row["K"], row["operations_per_token"]
+        groups = -(-K // 64)
+        assert counts["dense_multiplications"] == counts["dense_additions"] == N * K
+        assert counts["multiplications"] == 4 * N * groups
+        assert counts["additions"] == 3 * N * K + 4 * N * groups + K
+        assert counts["additions"] - counts["set_additions"] == round(3 * N * K - N * K * sum(row["density"]))
+        total = {name: value + counts[name] for name, value in total.items()}
+    assert result.report["totals"]["operations_per_token"] == total
 
 
 def test_float32_scales_stay_float32(pristine_model, tmp_path, library):

@@ -1,0 +1,111 @@
+"""Weights to approach that are not the model's own: what another quantiser made of it, dequantised.
+
+    a checkpoint of dualbinary       its planes and scales
+    a plain model directory          its weights; what transformers saves after `dequantize=True` is one
+    any other quantised directory    loaded by transformers, whole, and dequantised by it where its format can be
+
+Layers are found by their place in the model, so that names in the files may differ.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM
+from transformers.pytorch_utils import Conv1D
+
+from calib.layers import Format, QuantLinear
+from calib.models.source import SourceModel
+from calib.quantizer import dequantise
+from calib.stored import Checkpoint
+from dualbinary import InputError
+from dualbinary.checkpoint import CONFIG_FILE, QUANT_METHOD
+from dualbinary.files import read_json_object
+
+__all__ = ["Targets"]
+
+
+class Targets:
+    """The weights of another directory for the layers of `source`."""
+
+    def __init__(self, directory: Path, source: SourceModel) -> None:
+        """Open `directory`. Raises InputError where it is no model, or one that can't be read dequantised."""
+        self.directory = directory
+        if not directory.is_dir():
+            raise InputError(f"--from {directory}: not a directory; expected a Hugging Face model directory")
+        self._paths = {id(module): path for path, module in source.model.named_modules()}
+        self._read = self._reader()
+
+    def of(self, layer: QuantLinear) -> Tensor:
+        """The weight, float32 [N, K], that `layer` is to approach. Raises InputError where it is not there."""
+        weight = self._read(layer, self._paths[id(layer)]).to(layer.weight.device, torch.float32)
+        if weight.shape != layer.weight.shape:
+            raise InputError(
+                f"--from {self.directory}: {layer.name} is {list(weight.shape)}, expected "
+                f"{list(layer.weight.shape)}; is it the same model?"
+            )
+        return weight
+
+    def _reader(self) -> Callable[[QuantLinear, str], Tensor]:
+        block = read_json_object(self.directory / CONFIG_FILE).get("quantization_config")
+        if block is None:
+            return self._of_plain(SourceModel(self.directory, Format()))
+        if isinstance(block, dict) and block.get("quant_method") == QUANT_METHOD:
+            return self._of_checkpoint(Checkpoint(self.directory))
+        return self._of_loaded()
+
+    def _of_plain(self, other: SourceModel) -> Callable[[QuantLinear, str], Tensor]:
+        modules = dict(other.model.named_modules())
+
+        def read(layer: QuantLinear, path: str) -> Tensor:
+            module = modules.get(path)
+            if not isinstance(module, QuantLinear):
+                raise self._missing(layer)
+            other.load(module)
+            weight = module.weight.detach()
+            other.unload(module)
+            return weight
+
+        return read
+
+    def _of_checkpoint(self, checkpoint: Checkpoint) -> Callable[[QuantLinear, str], Tensor]:
+        def read(layer: QuantLinear, _: str) -> Tensor:
+            if not checkpoint.holds(layer):  # kept in full precision
+                return layer.weight.detach()
+            planes, scales = checkpoint.read(layer)
+            size = checkpoint.format.for_inputs(layer.in_features).group_size
+            return dequantise(planes, scales, layer.in_features, size, torch.float32)
+
+        return read
+
+    def _of_loaded(self) -> Callable[[QuantLinear, str], Tensor]:
+        try:
+            model = AutoModelForCausalLM.from_pretrained(self.directory, dtype=torch.float32, trust_remote_code=False)
+            if not all(_is_plain(module) for _, module in model.named_modules()):
+                model.dequantize()
+        except Exception as error:  # whatever the code of a quantiser raises, its own package missing among it
+            raise InputError(
+                f"--from {self.directory}: transformers doesn't load it dequantised ({error}); save a dequantised copy"
+            ) from None
+        modules = dict(model.named_modules())
+
+        def read(layer: QuantLinear, path: str) -> Tensor:
+            module = modules.get(path)
+            weight = getattr(module, "weight", None)
+            if not isinstance(weight, Tensor) or not weight.is_floating_point() or weight.dim() != 2:
+                raise self._missing(layer)
+            return weight.detach().T if isinstance(module, Conv1D) else weight.detach()
+
+        return read
+
+    def _missing(self, layer: QuantLinear) -> InputError:
+        return InputError(
+            f"--from {self.directory}: has no weight matrix for {layer.name}; expected another form of the same model"
+        )
+
+
+def _is_plain(module: nn.Module) -> bool:
+    """Whether the weight of a module, if it has one, is a number for each weight."""
+    weight = getattr(module, "weight", None)
+    return not isinstance(weight, Tensor) or (weight.is_floating_point() and weight.element_size() > 1)

@@ -1,0 +1,49 @@
+"""Additions and multiplications of one token, in the binary form and in the dense layer it stands for.
+
+A layer of N outputs, K inputs, P planes, C rows of scales and g groups a row; `ones` bits of its planes are set:
+
+    dense     multiplications   N K
+              additions         N K
+    binary    multiplications   C N g                      one a scale
+              additions         P N K + C N g (+ K)        one a weight and plane, and one for each product of a
+                                                           scale; where there is an offset, K for the sums of the
+                                                           groups' inputs, which all outputs share
+              set_additions     the same with `ones` in place of P N K: a bit of 0 adds nothing
+
+A basis of -1 and 1 costs as much as a plane: an addition or a subtraction for each weight, P N K in all. Biases count
+nowhere. These are counts of the form, not of what a kernel does: ours looks up sums of four inputs at a time.
+"""
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+__all__ = ["Operations", "operations"]
+
+
+@dataclass(frozen=True)
+class Operations:
+    """Counts for one token, of one layer or of several together."""
+
+    dense_multiplications: int = 0
+    dense_additions: int = 0
+    multiplications: int = 0
+    additions: int = 0
+    set_additions: int = 0
+
+    @classmethod
+    def total(cls, parts: Iterable["Operations"]) -> "Operations":
+        """The sum of several layers."""
+        columns = zip(*(asdict(part).values() for part in parts), strict=True)
+        return cls(*(sum(column) for column in columns))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The counts, for a report in JSON."""
+        return asdict(self)
+
+
+def operations(N: int, K: int, planes: int, rows: int, groups: int, ones: int) -> Operations:
+    """The counts of one layer; `rows` is C, and `groups` those of one output."""
+    scales = rows * N * groups
+    shared = scales + (K if rows > planes else 0)
+    return Operations(N * K, N * K, scales, planes * N * K + shared, ones + shared)
