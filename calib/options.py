@@ -4,10 +4,11 @@
     init, layer, ...   --init-windows, --layer-rounds, --block-epochs, --e2e-steps, ...
 
 A value comes from the option, else from --config FILE, else from --preset NAME; without either, from the default preset
-of --method.
+of --method. Without any of these the format is that of the checkpoint that --start names.
 """
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, get_args, get_origin
@@ -17,6 +18,8 @@ from pydantic.fields import FieldInfo
 
 from calib.config import STAGES, CalibConfig
 from calib.presets import DEFAULTS, PRESETS, preset
+from dualbinary import InputError
+from dualbinary.checkpoint import CONFIG_FILE, read_quantization_config
 
 __all__ = ["add_options", "config_from"]
 
@@ -56,9 +59,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def config_from(args: argparse.Namespace) -> CalibConfig:
     """The configuration that the parsed arguments ask for. Raises InputError, naming the option."""
     given = vars(args)
-    name = args.preset or DEFAULTS[given.get("format.method", "fdb")]
+    found = {} if args.config or args.preset else _format_of_start(given)
+    name = args.preset or DEFAULTS[given.get("format.method", found.get("method", "fdb"))]
     config = CalibConfig.read(args.config) if args.config else preset(name)
     value = config.to_json()
+    value["format"] |= found
+    if "data.generated" in given:
+        value["data"]["generate"] = 0  # unless it is asked for as well, which is refused
     for name in given:
         section, dot, key = name.partition(SEPARATOR)
         if dot:
@@ -69,6 +76,19 @@ def config_from(args: argparse.Namespace) -> CalibConfig:
     for escape, character in ESCAPES.items() if separator else ():
         value["data"]["separator"] = separator = separator.replace(escape, character)
     return CalibConfig.from_json(value, "options")
+
+
+def _format_of_start(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The format of the checkpoint that --start names, unless some of a format is given."""
+    start = given.get(".start")
+    if start is None or any(name.startswith("format.") for name in given) or not (Path(start) / CONFIG_FILE).is_file():
+        return {}
+    stored = read_quantization_config(Path(start))
+    if stored is None:
+        raise InputError(f"--start {start}: holds a full-precision model; expected a checkpoint of calibration")
+    method = "qbb" if stored.method == "qbb" else "fdb"
+    sizes = {"planes": stored.planes, "group_size": stored.group_size}
+    return {"method": method, **sizes, "offset": stored.has_offset}
 
 
 def _section(name: str) -> type[BaseModel]:

@@ -18,6 +18,7 @@ from calib.options import config_from
 from calib.plan import Machine, Shapes, plan
 from calib.presets import PRESETS, preset
 from dualbinary import InputError
+from dualbinary.checkpoint import QuantizationConfig
 from tests.exporter.tiny_models import make_model
 
 SMALL = {
@@ -80,6 +81,32 @@ def test_a_separator_may_be_written_with_backslashes():
 
 def test_a_start_takes_the_place_of_init():
     assert parsed("--start", "somewhere").stages == ("block", "e2e")
+
+
+def test_the_format_is_that_of_the_start_unless_options_say_one(finished):
+    config = parsed("--start", str(finished))
+    stored = json.loads((finished / "calibration.json").read_text())["config"]["format"]
+    assert json.loads(config.format.model_dump_json()) == stored
+    assert parsed("--start", str(finished), "--group-size", "96").format == preset("fast").format
+
+
+def test_a_start_of_bases_brings_the_preset_of_its_method(tmp_path):
+    block = QuantizationConfig("qbb", planes=4, group_size=-1, has_offset=True).to_dict()
+    (tmp_path / "config.json").write_text(json.dumps({"quantization_config": block}))
+    config = parsed("--start", str(tmp_path))
+    assert (config.format.method, config.format.planes, config.format.group_size) == ("qbb", 4, -1)
+    assert config.stages == ("layer", "e2e")
+
+
+def test_a_start_in_full_precision_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(InputError, match=r"--start .*full-precision"):
+        parsed("--start", str(tmp_path))
+
+
+def test_sequences_made_before_take_the_place_of_new_ones():
+    assert parsed("--method", "qbb", "--generated", "file").data.generate == 0
+    assert parsed("--generated", "file", "--generate", "5").data.generate == 5  # which the run refuses
 
 
 @pytest.mark.parametrize(
