@@ -76,7 +76,10 @@ def onnx_logits(file: Path, tokens: torch.Tensor) -> np.ndarray:
 def test_the_exporter_makes_the_same_model_of_it(saved, random_tokens, tmp_path, name):
     result, checkpoint = saved(name)
     out = tmp_path / "onnx" / "model.onnx"
-    assert exporter_main([str(checkpoint), str(out), "--embedding-bits", "32", "--quiet", "--no-check"]) == 0
+    assert (
+        exporter_main([str(checkpoint), str(out), "--embedding-bits", "32", "--logits", "all", "--quiet", "--no-check"])
+        == 0
+    )
 
     tokens = random_tokens(1, LENGTH, seed=5)
     wanted, found = student_logits(result, tokens), onnx_logits(out, tokens)
@@ -90,7 +93,10 @@ def test_the_exporter_makes_the_same_model_of_it(saved, random_tokens, tmp_path,
 def test_layers_that_were_left_out_are_exported_as_they_are(saved, random_tokens, tmp_path):
     result, checkpoint = saved("llama", skip=("*.down_proj", "model.layers.0.self_attn.q_proj"))
     out = tmp_path / "onnx" / "model.onnx"
-    assert exporter_main([str(checkpoint), str(out), "--embedding-bits", "32", "--quiet", "--no-check"]) == 0
+    assert (
+        exporter_main([str(checkpoint), str(out), "--embedding-bits", "32", "--logits", "all", "--quiet", "--no-check"])
+        == 0
+    )
     tokens = random_tokens(1, LENGTH, seed=5)
     wanted, found = student_logits(result, tokens), onnx_logits(out, tokens)
     assert np.abs(found - wanted).max() < 1e-3 * np.abs(wanted).max()  # as above

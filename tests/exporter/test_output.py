@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from dualbinary import InputError
-from exporter import output, pipeline
+from dualbinary import InputError, output
+from exporter import pipeline
 from exporter.__main__ import main
 from exporter.options import ExportOptions
 from exporter.pipeline import export
