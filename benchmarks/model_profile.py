@@ -25,6 +25,7 @@ import onnxruntime as ort
 from benchmarks.memory_read import AHEAD, MemoryRead
 from dualbinary import InputError
 from dualbinary.console import add_common_options, run
+from runtime_ext.bench import SEED, TOKEN_RANGE
 from runtime_ext.config import DecoderConfig
 from runtime_ext.decoder import PROMPT_CHUNK, Decoder, session_options
 
@@ -33,8 +34,6 @@ __all__ = ["OperatorTime", "Phase", "Profile", "main", "profile"]
 LOOKUPS = ("Gather", "GatherBlockQuantized")  # read the rows they are asked for, not their table
 READ_BYTES = 256_000_000
 READS = 7
-SEED = 0
-TOKEN_RANGE = (100, 200)  # below any vocabulary in use, above most special tokens
 PROMPTS = 6
 WARM_UP = 4
 

@@ -18,7 +18,7 @@ import numpy as np
 from dualbinary import InputError
 from runtime_ext.decoder import Decoder
 
-__all__ = ["Measurement", "measure", "peak_rss_bytes"]
+__all__ = ["SEED", "TOKEN_RANGE", "Measurement", "measure", "peak_rss_bytes"]
 
 SEED = 0
 # The ids of the prompt: below any vocabulary in use, above most special tokens.
