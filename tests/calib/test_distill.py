@@ -7,15 +7,14 @@ import torch
 from torch.nn import functional
 
 from calib.config import DistillConfig
-from calib.initialisers import METHODS
 from calib.layers import Format, full_precision, quant_linears
 from calib.losses import LossWeights, cross_entropy, dad_weights, entropy, kl_divergence, logit_error
-from calib.models.source import SourceModel
 from calib.schedule import learning_rate
 from calib.stages.distill import BETAS, distill
 from calib.stages.passes import Passes
 from calib.state import WorkDirectory
 from dualbinary import DualBinaryError, InputError
+from tests.calib.fitted import fitted
 from tests.exporter.tiny_models import VOCABULARY, make_model
 
 T = 24
@@ -24,14 +23,7 @@ FORMAT = Format(2, 64, offset=True)
 
 def opened(directory):
     """The model with planes fitted without data, loaded."""
-    source = SourceModel(directory, FORMAT)
-    source.load(source.model)
-    for layer in source.linears.values():
-        state = METHODS["fit"].start(layer.weight, torch.empty(0, 0), FORMAT, layer.name)
-        layer.set_scales(state.scales.half())
-        layer.set_planes(state.planes)
-        layer.quantised = True
-    return source
+    return fitted(directory, FORMAT)
 
 
 @pytest.fixture(scope="module")

@@ -6,14 +6,13 @@ import pytest
 import torch
 
 from calib.config import DataConfig
-from calib.initialisers import METHODS
 from calib.layers import Format, full_precision
 from calib.losses import kl_divergence
-from calib.models.source import SourceModel
 from calib.parallel import ALONE
 from calib.stages.filter import STORE_EVERY, choose
 from calib.state import WorkDirectory
 from dualbinary import InputError
+from tests.calib.fitted import fitted
 from tests.exporter.tiny_models import VOCABULARY, make_model
 
 FORMAT = Format(1, 64, offset=True)
@@ -22,14 +21,7 @@ COUNT, T = 2 * STORE_EVERY + 5, 12
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    source = SourceModel(make_model("llama", tmp_path_factory.mktemp("models") / "llama"), FORMAT)
-    source.load(source.model)
-    for layer in source.linears.values():
-        state = METHODS["fit"].start(layer.weight, torch.empty(0, 0), FORMAT, layer.name)
-        layer.set_scales(state.scales.half())
-        layer.set_planes(state.planes)
-        layer.quantised = True
-    return source
+    return fitted(make_model("llama", tmp_path_factory.mktemp("models") / "llama"), FORMAT)
 
 
 @pytest.fixture(scope="module")
