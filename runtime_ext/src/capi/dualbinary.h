@@ -25,8 +25,13 @@
 extern "C" {
 #endif
 
-/* DUALBINARY_UINT8 is for scales alone. */
-typedef enum { DUALBINARY_FLOAT32 = 0, DUALBINARY_FLOAT16 = 1, DUALBINARY_UINT8 = 2 } dualbinary_type;
+/* DUALBINARY_UINT8 is for scales alone, DUALBINARY_BFLOAT16 for activations on CUDA devices alone. */
+typedef enum {
+  DUALBINARY_FLOAT32 = 0,
+  DUALBINARY_FLOAT16 = 1,
+  DUALBINARY_UINT8 = 2,
+  DUALBINARY_BFLOAT16 = 3
+} dualbinary_type;
 
 /* The weight [N, K]. `planes` is uint8 [P, N, Kp/8], `scales` is [C, N, Kp/G] with Kp = K rounded up to G = group_size.
  * Scales of type uint8 are [C, N, 2 + Kp/G]: each row a finite float16 factor, low byte first, and codes; the scale is
