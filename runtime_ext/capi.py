@@ -14,9 +14,9 @@ from dualbinary.errors import InputError
 from dualbinary.schema import OP
 from runtime_ext.library import library_path, load
 
-__all__ = ["Weight"]
+__all__ = ["TYPES", "Spec", "Weight"]
 
-_TYPES = {np.dtype(np.float32): 0, np.dtype(np.float16): 1, np.dtype(np.uint8): 2}  # uint8 for scales alone
+TYPES = {np.dtype(np.float32): 0, np.dtype(np.float16): 1, np.dtype(np.uint8): 2}  # uint8 for scales alone
 _TASK = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_size_t)
 _PARALLEL_FOR = ctypes.CFUNCTYPE(None, ctypes.c_void_p, _TASK, ctypes.c_void_p, ctypes.c_size_t)
 
@@ -24,7 +24,9 @@ ParallelFor = Callable[[Callable[[int], None], int], None]
 """A parallel loop: called with (task, count), it calls task(i) for every i below count; it returns after the last."""
 
 
-class _Spec(ctypes.Structure):
+class Spec(ctypes.Structure):
+    """dualbinary_spec of src/capi/dualbinary.h."""
+
     _fields_ = [
         *(
             (name, ctypes.c_int64)
@@ -59,7 +61,7 @@ class Weight:
         self._planes, self._scales = np.ascontiguousarray(planes), np.ascontiguousarray(scales)
         self._library = _typed_library()
         self._handle = ctypes.c_void_p()
-        spec = _Spec(
+        spec = Spec(
             K,
             self.N,
             group_size,
@@ -67,7 +69,7 @@ class Weight:
             len(scales),
             layout,
             accuracy_level,
-            _TYPES.get(scales.dtype, -1),
+            TYPES.get(scales.dtype, -1),
         )
         _check(
             self._library.dualbinary_weight_create(
@@ -107,7 +109,7 @@ class Weight:
         callback = _PARALLEL_FOR() if parallel is None else _as_callback(parallel)
         _check(
             self._library.dualbinary_multiply(
-                self._handle, x.ctypes.data, _TYPES.get(x.dtype, -1), len(x), y.ctypes.data, callback, None
+                self._handle, x.ctypes.data, TYPES.get(x.dtype, -1), len(x), y.ctypes.data, callback, None
             )
         )
         return y

@@ -1,0 +1,58 @@
+// The devices and their memory, as far as the launcher needs them. Errors are std::runtime_error.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace dualbinary::cuda {
+
+struct Device {
+  int index;
+  std::string name;
+  int capability;  // 90 for 9.0
+  int multiprocessors;
+  std::size_t memory;  // bytes
+};
+
+// True in the emulation.
+extern const bool kEmulated;
+
+// Compute capabilities that this build has machine code for.
+std::vector<int> architectures();
+
+// All devices. Where there are none, `error` says why.
+std::vector<Device> devices(std::string& error);
+
+// Throws std::invalid_argument for an index that no device has.
+Device device(int index);
+
+// Makes a device the calling thread's current one until the end of the scope.
+class DeviceScope {
+ public:
+  explicit DeviceScope(int index);
+  ~DeviceScope();
+  DeviceScope(const DeviceScope&) = delete;
+  DeviceScope& operator=(const DeviceScope&) = delete;
+
+ private:
+  int before_;
+};
+
+struct FreeOnDevice {
+  int device = 0;
+  void operator()(void* memory) const;
+};
+using DeviceMemory = std::unique_ptr<void, FreeOnDevice>;
+
+// On the current device, which is `index`. Throws std::bad_alloc.
+DeviceMemory allocate_on(int index, std::size_t bytes);
+
+// Copies from host memory, and waits.
+void upload(void* to, const void* from, std::size_t bytes);
+
+// Waits for the default stream, and throws where one of its kernels failed.
+void wait_for_device();
+
+}  // namespace dualbinary::cuda

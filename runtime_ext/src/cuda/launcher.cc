@@ -1,0 +1,218 @@
+#include "cuda/launcher.h"
+
+#include <climits>
+#include <exception>
+#include <memory>
+#include <new>
+#include <stdexcept>
+#include <string>
+
+#include "contract.h"
+#include "core/spec.h"
+#include "cuda/device.h"
+#include "cuda/inventory.h"
+#include "cuda/weight.h"
+
+struct dualbinary_cuda_weight {
+  dualbinary::cuda::DeviceWeight weight;
+};
+
+namespace {
+
+using namespace dualbinary;
+
+constexpr std::size_t kWorkspaceAlignment = 256;
+
+thread_local std::string last_message;
+thread_local std::string last_json;
+
+// Runs `body`; an exception becomes a message, as none may cross a C frame.
+template <class Body>
+const char* guarded(const Body& body) {
+  try {
+    body();
+    return nullptr;
+  } catch (const std::bad_alloc&) {
+    return "out of device memory";
+  } catch (const std::exception& error) {
+    last_message = error.what();
+    return last_message.c_str();
+  }
+}
+
+void require(bool condition, const std::string& message) {
+  if (!condition) throw std::invalid_argument(message);
+}
+
+Element scale_element(std::int32_t type) {
+  switch (type) {
+    case DUALBINARY_FLOAT32:
+      return Element::kFloat32;
+    case DUALBINARY_FLOAT16:
+      return Element::kFloat16;
+    case DUALBINARY_UINT8:
+      return Element::kCode8;
+    default:
+      throw std::invalid_argument("scale_type: expected type 0 (float32), 1 (float16) or 2 (uint8), got " +
+                                  std::to_string(type));
+  }
+}
+
+cuda::Type activation_type(std::int32_t type) {
+  switch (type) {
+    case DUALBINARY_FLOAT32:
+      return cuda::Type::kFloat32;
+    case DUALBINARY_FLOAT16:
+      return cuda::Type::kFloat16;
+    case DUALBINARY_BFLOAT16:
+      return cuda::Type::kBfloat16;
+    default:
+      throw std::invalid_argument("type: expected 0 (float32), 1 (float16) or 3 (bfloat16), got " +
+                                  std::to_string(type));
+  }
+}
+
+void require_bytes(const char* name, const void* data, std::size_t bytes, std::uint64_t expected) {
+  require(data != nullptr || expected == 0, std::string(name) + " is NULL");
+  require(bytes == expected,
+          std::string(name) + ": expected " + std::to_string(expected) + " bytes, got " + std::to_string(bytes));
+}
+
+std::unique_ptr<dualbinary_cuda_weight> create(const dualbinary_spec& s, const void* planes, std::size_t planes_size,
+                                               const void* scales, std::size_t scales_size, std::int32_t device) {
+  const Shape shape = checked_shape({.K = s.K,
+                                     .N = s.N,
+                                     .group_size = s.group_size,
+                                     .planes = s.planes,
+                                     .scale_rows = s.scale_rows,
+                                     .layout = s.layout,
+                                     .accuracy_level = s.accuracy_level,
+                                     .scale_type = scale_element(s.scale_type)});
+  require_bytes("planes", planes, planes_size, planes_bytes(shape));
+  require_bytes("scales", scales, scales_size, scales_bytes(shape));
+  return std::make_unique<dualbinary_cuda_weight>(dualbinary_cuda_weight{
+      cuda::DeviceWeight(shape, {static_cast<const std::uint8_t*>(planes), scales},
+                         static_cast<int>(s.accuracy_level), cuda::device(device))});
+}
+
+cuda::Call call_of(const dualbinary_cuda_weight* weight, std::int32_t type, std::int64_t rows) {
+  require(weight != nullptr, "weight is NULL");
+  require(rows >= 0 && rows <= INT_MAX / 2,
+          "rows: expected 0 to " + std::to_string(INT_MAX / 2) + ", got " + std::to_string(rows));
+  cuda::Call call = weight->weight.call();
+  call.x = {nullptr, activation_type(type), static_cast<int>(rows)};
+  return call;
+}
+
+std::string quoted(const std::string& text) {
+  std::string result = "\"";
+  for (const char c : text) {
+    if (c == '"' || c == '\\') result += '\\';
+    result += static_cast<unsigned char>(c) < ' ' ? ' ' : c;
+  }
+  return result + "\"";
+}
+
+template <class List, class Describe>
+std::string array(const List& list, const Describe& describe) {
+  std::string result;
+  for (const auto& item : list) result += (result.empty() ? "" : ", ") + describe(item);
+  return "[" + result + "]";
+}
+
+std::string describe_kernel(const cuda::Kernel* kernel) {
+  return "{\"name\": " + quoted(kernel->name) + ", \"min_rows\": " + std::to_string(kernel->min_rows) +
+         ", \"max_rows\": " + std::to_string(kernel->max_rows) +
+         ", \"min_capability\": " + std::to_string(kernel->min_capability) +
+         ", \"max_capability\": " + std::to_string(kernel->max_capability) + "}";
+}
+
+std::string describe_device(const cuda::Device& device) {
+  return "{\"index\": " + std::to_string(device.index) + ", \"name\": " + quoted(device.name) +
+         ", \"compute_capability\": " + std::to_string(device.capability) +
+         ", \"multiprocessors\": " + std::to_string(device.multiprocessors) +
+         ", \"memory\": " + std::to_string(device.memory) + "}";
+}
+
+std::string describe() {
+  std::string error;
+  const auto devices = cuda::devices(error);
+  return "{\"version\": " + quoted(DUALBINARY_VERSION) + ", \"digest\": " + quoted(contract::kDigest) +
+         ", \"emulated\": " + (cuda::kEmulated ? "true" : "false") + ", \"architectures\": " +
+         array(cuda::architectures(), [](int architecture) { return std::to_string(architecture); }) +
+         ", \"kernels\": " + array(cuda::inventory(), describe_kernel) + ", \"devices\": " +
+         array(devices, describe_device) + ", \"error\": " + (error.empty() ? "null" : quoted(error)) + "}";
+}
+
+void multiply(const dualbinary_cuda_weight* weight, cuda::Call call, std::size_t workspace_bytes, const char* name) {
+  require(call.x.data != nullptr && call.y != nullptr, "x or y is NULL");
+  const cuda::Kernel& kernel = weight->weight.kernel(name, call.x.rows);
+  const std::size_t needed = kernel.workspace(call);
+  require(workspace_bytes >= needed, "workspace: expected " + std::to_string(needed) + " bytes or more, got " +
+                                         std::to_string(workspace_bytes));
+  require(needed == 0 || (call.workspace != nullptr &&
+                          reinterpret_cast<std::uintptr_t>(call.workspace) % kWorkspaceAlignment == 0),
+          "workspace: expected an address that is a multiple of " + std::to_string(kWorkspaceAlignment));
+  const cuda::DeviceScope scope(weight->weight.device().index);
+  kernel.launch(call);
+}
+
+}  // namespace
+
+const char* dualbinary_cuda_version(void) { return DUALBINARY_VERSION; }
+
+const char* dualbinary_cuda_digest(void) { return dualbinary::contract::kDigest; }
+
+const char* dualbinary_cuda_describe(const char** json) {
+  return guarded([&] {
+    require(json != nullptr, "json is NULL");
+    last_json = describe();
+    *json = last_json.c_str();
+  });
+}
+
+const char* dualbinary_cuda_weight_create(const dualbinary_spec* spec, const void* planes, size_t planes_bytes,
+                                          const void* scales, size_t scales_bytes, int32_t device,
+                                          dualbinary_cuda_weight** weight) {
+  return guarded([&] {
+    require(spec != nullptr, "spec is NULL");
+    require(weight != nullptr, "weight is NULL");
+    *weight = create(*spec, planes, planes_bytes, scales, scales_bytes, device).release();
+  });
+}
+
+void dualbinary_cuda_weight_destroy(dualbinary_cuda_weight* weight) { delete weight; }
+
+size_t dualbinary_cuda_weight_bytes(const dualbinary_cuda_weight* weight) { return weight->weight.bytes(); }
+
+const char* dualbinary_cuda_kernel(const dualbinary_cuda_weight* weight, int32_t type, int64_t rows) {
+  const char* name = nullptr;
+  (void)guarded([&] {
+    const dualbinary::cuda::Call call = call_of(weight, type, rows);
+    if (call.x.rows > 0) name = weight->weight.kernel(nullptr, call.x.rows).name;
+  });
+  return name;
+}
+
+const char* dualbinary_cuda_workspace(const dualbinary_cuda_weight* weight, int32_t type, int64_t rows,
+                                      const char* kernel, size_t* bytes) {
+  return guarded([&] {
+    require(bytes != nullptr, "bytes is NULL");
+    const dualbinary::cuda::Call call = call_of(weight, type, rows);
+    *bytes = call.x.rows == 0 ? 0 : weight->weight.kernel(kernel, call.x.rows).workspace(call);
+  });
+}
+
+const char* dualbinary_cuda_multiply(const dualbinary_cuda_weight* weight, const void* x, int32_t type, int64_t rows,
+                                     void* y, void* workspace, size_t workspace_bytes, void* stream,
+                                     const char* kernel) {
+  return guarded([&] {
+    dualbinary::cuda::Call call = call_of(weight, type, rows);
+    if (call.x.rows == 0) return;
+    call.x.data = x;
+    call.y = y;
+    call.workspace = static_cast<std::uint8_t*>(workspace);
+    call.stream = stream;
+    multiply(weight, call, workspace_bytes, kernel);
+  });
+}

@@ -1,0 +1,89 @@
+// The packed form of a weight on a device: one copy, in the order of the fragments of all matrix instructions at once.
+//
+// Rows (outputs) come in tiles of 16, inputs in tiles of 128. Of a tile and a plane, lane l of a warp has two words: of
+// row l / 4 and of row l / 4 + 8; with t = l % 4, bit 4 j + s of a word is input
+//
+//     32 s + 16 (j / 4) + 2 t + (j & 1) + 8 (j / 2 & 1)          s = 0..3, j = 0..7
+//
+//   - As they are, the words are A of mma_b1: its order of inputs does not matter as long as B has the same.
+//   - Byte b of (word << 7 - i) & 0x80808080 is bit 8 b + i, that is j = 2 b + i / 4, s = i % 4: with i = s and i = s + 4
+//     they are A of mma_u8 for the 32 inputs of part s.
+//   - (word >> s) & 0x11111111 has in its eight nibbles the eight halves of two A of mma_f16 and wgmma, for the first
+//     and second 16 inputs of part s in their natural order, ready to select one of a few levels (levels.h).
+//
+// A group of the contract has a multiple of 32 inputs, so that each part s of a tile lies in one group.
+//
+//   planes    uint32 [row tiles][input tiles][32 lanes][P][2 rows]
+//   scales    [row tiles][groups][C][8][2]: of rows r and r + 8; float16 and float32 as stored, codes as int8 code - zero
+//   factors   float [row tiles][C][8][2]: factor / unit; only beside codes
+//
+// Rows past N and inputs past K have zero bits, and the rows zero scales.
+#pragma once
+
+#include <cstdint>
+
+#include "cuda/simt/simt.h"
+
+namespace dualbinary::cuda {
+
+inline constexpr int kTileRows = 16;
+inline constexpr int kTileInputs = 128;
+inline constexpr int kPartInputs = 32;  // a part: what one bit s of every nibble holds
+inline constexpr int kParts = kTileInputs / kPartInputs;
+inline constexpr int kMaxPlanes = 4;
+
+// The input of a tile that bit `bit` of a word of the lanes with l % 4 = t holds.
+DUALBINARY_HOST_DEVICE constexpr int input_of_bit(int t, int bit) {
+  const int s = bit % 4;
+  const int j = bit / 4;
+  return kPartInputs * s + 16 * (j / 4) + 2 * t + (j & 1) + 8 * (j / 2 & 1);
+}
+
+enum class Scales { kFloat16, kFloat32, kCodes };
+
+// A weight as kernels get it, by value. Pointers are to device memory.
+struct PackedWeight {
+  int K;
+  int N;
+  int row_tiles;
+  int input_tiles;
+  int groups;       // of a row
+  int group_parts;  // G / 32
+  int P;
+  int C;  // P, or P+1 with an offset
+  Scales scale_type;
+  const std::uint32_t* planes;
+  const void* scales;
+  const float* factors;
+};
+
+struct Pair {
+  float low;   // of row r
+  float high;  // of row r + 8
+};
+
+// The group of part `part`, counted over the whole row. Parts of the padding count to the last group: their bits are 0.
+DUALBINARY_DEVICE int group_of(const PackedWeight& w, int part) {
+  const int group = part / w.group_parts;
+  return group < w.groups ? group : w.groups - 1;
+}
+
+// Scales of rows r and r + 8 of a row tile, for plane c (C-1 is the offset, where there is one).
+DUALBINARY_DEVICE Pair load_scales(const PackedWeight& w, int row_tile, int group, int c, int r) {
+  const std::int64_t line = (static_cast<std::int64_t>(row_tile) * w.groups + group) * w.C + c;
+  const std::int64_t index = line * 8 + r;
+  if (w.scale_type == Scales::kFloat16) {
+    const std::uint32_t both = static_cast<const std::uint32_t*>(w.scales)[index];
+    return {simt::half_to_float(static_cast<std::uint16_t>(both)),
+            simt::half_to_float(static_cast<std::uint16_t>(both >> 16))};
+  }
+  if (w.scale_type == Scales::kFloat32) {
+    const auto* both = static_cast<const float*>(w.scales) + 2 * index;
+    return {both[0], both[1]};
+  }
+  const auto* codes = static_cast<const std::int8_t*>(w.scales) + 2 * index;
+  const float* factors = w.factors + ((static_cast<std::int64_t>(row_tile) * w.C + c) * 8 + r) * 2;
+  return {static_cast<float>(codes[0]) * factors[0], static_cast<float>(codes[1]) * factors[1]};
+}
+
+}  // namespace dualbinary::cuda

@@ -1,0 +1,53 @@
+// The instructions that the kernels are written in: one name for each, with two implementations.
+//
+//   ptx.cuh      for nvcc: PTX and intrinsics
+//   emulated.h   for any C++ compiler: lane by lane on the CPU, so that the kernels themselves are tested without a GPU
+//
+// A kernel is a function template marked DUALBINARY_GLOBAL that uses nothing else of CUDA. The lanes of a warp must
+// reach its collective instructions together, and all threads of a block must reach sync_block().
+//
+// Fragments of the matrix instructions, for lane l with r = l / 4 and t = l % 4 (PTX ISA, "Matrix Fragments"); D is
+// always {row r, column 2t}, {r, 2t+1}, {r+8, 2t}, {r+8, 2t+1}:
+//
+//   mma_b1   m16n8k128   A: {r, bits 32t..}, {r+8, the same};  B: {bits 32t.., column r}
+//   mma_u8   m16n8k32    A: {r, bytes 4t..}, {r+8, the same}, {r, bytes 16+4t..}, {r+8, the same};
+//                        B: {bytes 4t.., column r}, {bytes 16+4t.., column r}
+//   mma_f16  m16n8k16    A: {r, halves 2t, 2t+1}, {r+8, the same}, {r, halves 2t+8, 2t+9}, {r+8, the same};
+//                        B: {halves 2t, 2t+1, column r}, {halves 2t+8, 2t+9, column r}
+//   wgmma    m64nTk16    A: as mma_f16, warp w of four has rows 16w to 16w+15;  B: from shared memory
+#pragma once
+
+#include <cstdint>
+
+namespace dualbinary::simt {
+
+inline constexpr int kLanes = 32;
+
+// Vectors that are loaded and stored by one instruction.
+struct alignas(8) Words2 {
+  std::uint32_t w[2];
+};
+struct alignas(16) Words4 {
+  std::uint32_t w[4];
+};
+
+struct Grid {
+  unsigned x = 1;
+  unsigned y = 1;
+};
+
+// Shape of a launch: blocks, threads of a block, bytes of dynamic shared memory, cudaStream_t.
+struct Launch {
+  Grid grid;
+  unsigned threads;
+  unsigned shared_bytes;
+  void* stream;
+};
+
+}  // namespace dualbinary::simt
+
+#if defined(__CUDACC__)
+#include "cuda/simt/ptx.cuh"
+#else
+#include "cuda/simt/emulated.h"
+#endif

@@ -1,0 +1,111 @@
+#include "cuda/weight.h"
+
+#include <limits>
+#include <stdexcept>
+#include <string>
+
+#include "contract.h"
+#include "cuda/pack.h"
+
+namespace dualbinary::cuda {
+namespace {
+
+PackedWeight describe(const Shape& shape) {
+  const auto tiles = [](std::int64_t count, int size) { return static_cast<int>((count + size - 1) / size); };
+  const Scales type = shape.scale_type == Element::kFloat16   ? Scales::kFloat16
+                      : shape.scale_type == Element::kFloat32 ? Scales::kFloat32
+                                                              : Scales::kCodes;
+  return {.K = static_cast<int>(shape.K),
+          .N = static_cast<int>(shape.N),
+          .row_tiles = tiles(shape.N, kTileRows),
+          .input_tiles = tiles(shape.K, kTileInputs),
+          .groups = static_cast<int>(shape.groups),
+          .group_parts = static_cast<int>(shape.group_size / kPartInputs),
+          .P = static_cast<int>(shape.planes),
+          .C = static_cast<int>(shape.scale_rows),
+          .scale_type = type,
+          .planes = nullptr,
+          .scales = nullptr,
+          .factors = nullptr};
+}
+
+void check(const Shape& shape, const Stored& stored) {
+  if (shape.layout != contract::kLayoutPlain) {
+    throw std::invalid_argument(std::string("layout ") + layout_name(shape.layout) +
+                                ": CUDA kernels read the layout plain alone. Convert the file: dualbinary relayout "
+                                "FILE OUT --layout plain");
+  }
+  if (shape.planes > kMaxPlanes) {
+    throw std::invalid_argument("number of planes: CUDA kernels take 1 to " + std::to_string(kMaxPlanes) + ", got " +
+                                std::to_string(shape.planes) + "; the CPU provider runs this weight");
+  }
+  // Indices of inputs are int, and the last tile may be padding.
+  constexpr std::int64_t kLargest = std::numeric_limits<int>::max() - kTileInputs;
+  if (shape.K > kLargest || shape.N > kLargest) {
+    throw std::invalid_argument("K and N: CUDA kernels take at most " + std::to_string(kLargest));
+  }
+  check_factors(shape, stored.scales);
+}
+
+simt::Launch over(std::int64_t count) {
+  const auto blocks = (count + kPackThreads - 1) / kPackThreads;
+  if (blocks > std::numeric_limits<int>::max()) throw std::invalid_argument("the weight is too large for one tensor");
+  return {{static_cast<unsigned>(blocks)}, kPackThreads, 0, nullptr};
+}
+
+}  // namespace
+
+DeviceWeight::DeviceWeight(const Shape& shape, const Stored& stored, int accuracy_level, const Device& device)
+    : device_(device), accuracy_level_(accuracy_level), packed_(describe(shape)) {
+  check(shape, stored);
+  (void)choose_kernel(1, device_.capability);  // refuses a device that is too old
+  const DeviceScope scope(device_.index);
+  pack(stored, shape);
+}
+
+const Kernel& DeviceWeight::kernel(const char* name, int rows) const {
+  return name == nullptr ? choose_kernel(rows, device_.capability) : kernel_named(name, rows, device_.capability);
+}
+
+void DeviceWeight::pack(const Stored& stored, const Shape& shape) {
+  PackedWeight& w = packed_;
+  const auto allocate = [&](DeviceMemory& memory, std::int64_t elements, std::size_t size) {
+    const std::size_t bytes = static_cast<std::size_t>(elements) * size;
+    memory = allocate_on(device_.index, bytes);
+    bytes_ += bytes;
+    return memory.get();
+  };
+  const DeviceMemory plain_planes = allocate_on(device_.index, planes_bytes(shape));
+  const DeviceMemory plain_scales = allocate_on(device_.index, scales_bytes(shape));
+  upload(plain_planes.get(), stored.planes, planes_bytes(shape));
+  upload(plain_scales.get(), stored.scales, scales_bytes(shape));
+  const PlainWeight plain{static_cast<const std::uint8_t*>(plain_planes.get()), plain_scales.get(),
+                          shape.groups * shape.group_size / 8};
+
+  const std::int64_t words = std::int64_t{w.row_tiles} * w.input_tiles * simt::kLanes * w.P * 2;
+  auto* planes = static_cast<std::uint32_t*>(allocate(planes_, words, sizeof(std::uint32_t)));
+  simt::launch(pack_planes, over(words), w, plain, planes, words);
+  w.planes = planes;
+
+  const std::int64_t factors = std::int64_t{w.row_tiles} * w.C * kTileRows;
+  const std::int64_t scales = factors * w.groups;
+  if (w.scale_type == Scales::kFloat16) {
+    auto* to = static_cast<std::uint16_t*>(allocate(scales_, scales, sizeof(std::uint16_t)));
+    simt::launch(pack_scales<std::uint16_t>, over(scales), w, plain, to, scales);
+  } else if (w.scale_type == Scales::kFloat32) {
+    auto* to = static_cast<std::uint32_t*>(allocate(scales_, scales, sizeof(std::uint32_t)));
+    simt::launch(pack_scales<std::uint32_t>, over(scales), w, plain, to, scales);
+  } else {
+    constexpr CodeRules kRules{static_cast<int>(kFactorBytes), static_cast<int>(kCodeZero),
+                               static_cast<int>(kCodeUnit)};
+    auto* to = static_cast<std::int8_t*>(allocate(scales_, scales, sizeof(std::int8_t)));
+    simt::launch(pack_codes, over(scales), w, plain, kRules, to, scales);
+    auto* of_rows = static_cast<float*>(allocate(factors_, factors, sizeof(float)));
+    simt::launch(pack_factors, over(factors), w, plain, kRules, of_rows, factors);
+    w.factors = of_rows;
+  }
+  w.scales = scales_.get();
+  wait_for_device();  // the plain copy goes now
+}
+
+}  // namespace dualbinary::cuda
