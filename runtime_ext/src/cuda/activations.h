@@ -38,8 +38,8 @@ inline constexpr int kLaneInputs = 32;  // of a tile, for one t: the bits of a w
 inline constexpr float kSmallestMagnitude = 1e-30f;
 
 // The 32 inputs of lane t in a tile of a row, in the order of the bits of packed.h, as integers of kBits bits, and the
-// step that is one. Lanes 4 i to 4 i + 3 of a warp must ask for t = 0 to 3 of one tile together, as they share the step.
-// A tile with NaN or infinity has the step NaN and integers 0.
+// step that is one. Lanes 4 i to 4 i + 3 of a warp must ask for t = 0 to 3 of one tile together, as they share the
+// step. A tile with NaN or infinity has the step NaN and integers 0.
 template <int kBits>
 DUALBINARY_DEVICE float quantise(const Activations& x, std::int64_t row, int K, int tile, int t,
                                  int (&q)[kLaneInputs]) {

@@ -86,7 +86,8 @@ DUALBINARY_DEVICE void fill_operands(const DecodeArguments& a, int first, int en
   const int tiles = end - first;
   if (a.operands != nullptr) {
     const std::int64_t from = static_cast<std::int64_t>(first) * Method::kTileWords;
-    for (int i = simt::thread(); i < tiles * Method::kTileWords; i += kDecodeThreads) operands[i] = a.operands[from + i];
+    for (int i = simt::thread(); i < tiles * Method::kTileWords; i += kDecodeThreads)
+      operands[i] = a.operands[from + i];
     for (int i = simt::thread(); i < tiles * Method::kRows; i += kDecodeThreads) {
       steps[i] = a.steps[static_cast<std::int64_t>(first) * Method::kRows + i];
     }

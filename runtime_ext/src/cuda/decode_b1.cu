@@ -1,5 +1,4 @@
 #include "cuda/decode_b1.h"
-
 #include "cuda/decode_launch.h"
 #include "cuda/inventory.h"
 
@@ -14,9 +13,8 @@ void launch_rows(const Call& call) {
 }
 
 void launch(const Call& call) {
-  for_planes(call.weight.P, [&]<int P>() {
-    call.accuracy_level == 0 ? launch_rows<P, 2>(call) : launch_rows<P, 1>(call);
-  });
+  for_planes(call.weight.P,
+             [&]<int P>() { call.accuracy_level == 0 ? launch_rows<P, 2>(call) : launch_rows<P, 1>(call); });
 }
 
 }  // namespace

@@ -36,10 +36,10 @@ void launch_decode(const Call& call, const std::uint32_t* operands, const float*
   const int fitting = (kDecodeSharedBytes / 4 - Shared::kSumWords) / Shared::kWordsOfTile;
   const int tiles = std::min(call.weight.input_tiles, fitting);
   const int blocks = std::min(call.weight.row_tiles, call.multiprocessors * kDecodeBlocksOfMultiprocessor);
-  simt::launch(decode_kernel<Method>,
-               {{static_cast<unsigned>(blocks)}, kDecodeThreads, static_cast<unsigned>(Shared::bytes(tiles)),
-                call.stream},
-               DecodeArguments{call.weight, call.x, call.y, tiles, operands, steps});
+  simt::launch(
+      decode_kernel<Method>,
+      {{static_cast<unsigned>(blocks)}, kDecodeThreads, static_cast<unsigned>(Shared::bytes(tiles)), call.stream},
+      DecodeArguments{call.weight, call.x, call.y, tiles, operands, steps});
 }
 
 }  // namespace dualbinary::cuda

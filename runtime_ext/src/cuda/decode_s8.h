@@ -17,7 +17,8 @@ struct ByteMethod {
   static constexpr int kPlanes = P;
   static constexpr int kRows = 8 * kBlocks;
   static constexpr int kBits = 8 * kSets;
-  // [set][first or second bytes][row][t][part]: a lane reads the four parts at once, and eight lanes 128 bytes in a row.
+  // [set][first or second bytes][row][t][part]: a lane reads the four parts at once, and eight lanes 128 bytes in a
+  // row.
   static constexpr int kHalfWords = kRows * 4 * kParts;
   static constexpr int kTileWords = kSets * 2 * kHalfWords;
 

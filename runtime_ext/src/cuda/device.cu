@@ -1,10 +1,10 @@
-#include "cuda/device.h"
-
 #include <cuda_runtime.h>
 
 #include <new>
 #include <sstream>
 #include <stdexcept>
+
+#include "cuda/device.h"
 
 namespace dualbinary::cuda {
 namespace {
@@ -29,10 +29,10 @@ Device describe(int index) {
 const bool kEmulated = false;
 
 std::vector<int> architectures() {
-  // "80;86;90a": what CMake compiled for.
+  // "80,86,90": what CMake compiled for.
   std::vector<int> list;
   std::stringstream names(DUALBINARY_CUDA_ARCHITECTURES);
-  for (std::string name; std::getline(names, name, ';');) list.push_back(std::stoi(name));
+  for (std::string name; std::getline(names, name, ',');) list.push_back(std::stoi(name));
   return list;
 }
 

@@ -1,5 +1,4 @@
 #include "cuda/halves.h"
-
 #include "cuda/prefill_launch.h"
 
 namespace dualbinary::cuda {

@@ -28,7 +28,7 @@ inline constexpr float kLowFactor = 2048.0f;  // 2^11: the low part has the size
 
 // One block for each row. `stride` is a multiple of 8 and at least K; the columns past K become zeros.
 DUALBINARY_GLOBAL(kHalvesThreads, 2)
-inline prepare_halves(Activations x, int K, std::int64_t stride, bool split, std::uint16_t* data, float* row_scale) {
+prepare_halves(Activations x, int K, std::int64_t stride, bool split, std::uint16_t* data, float* row_scale) {
   const std::int64_t row = simt::block_x();
   auto* of_warps = reinterpret_cast<float*>(simt::shared_memory());
   float largest = 0;

@@ -7,7 +7,17 @@
 namespace dualbinary::cuda {
 namespace {
 
-constexpr std::array kInventory = {&decode_b1, &decode_s8, &prefill_wgmma, &prefill_mma};
+// Not every architecture has the instructions of the first and the third (cmake/cuda.cmake).
+constexpr std::array kInventory = {
+#if defined(DUALBINARY_HAS_DECODE_B1)
+    &decode_b1,
+#endif
+    &decode_s8,
+#if defined(DUALBINARY_HAS_PREFILL_WGMMA)
+    &prefill_wgmma,
+#endif
+    &prefill_mma,
+};
 
 bool runs_on(const Kernel& kernel, int capability) {
   return capability >= kernel.min_capability && capability <= kernel.max_capability;
@@ -31,14 +41,13 @@ const Kernel& kernel_named(std::string_view name, int rows, int capability) {
     names += (names.empty() ? "" : ", ") + std::string(kernel->name);
     if (name != kernel->name) continue;
     if (rows > kernel->max_rows) {
-      throw std::invalid_argument("kernel " + std::string(name) + " takes at most " +
-                                  std::to_string(kernel->max_rows) + " rows, got " + std::to_string(rows));
+      throw std::invalid_argument("kernel " + std::string(name) + " takes at most " + std::to_string(kernel->max_rows) +
+                                  " rows, got " + std::to_string(rows));
     }
     if (!runs_on(*kernel, capability)) {
-      throw std::invalid_argument("kernel " + std::string(name) + " runs on compute capabilities " +
-                                  std::to_string(kernel->min_capability) + " to " +
-                                  std::to_string(kernel->max_capability) + ", the device has " +
-                                  std::to_string(capability));
+      throw std::invalid_argument(
+          "kernel " + std::string(name) + " runs on compute capabilities " + std::to_string(kernel->min_capability) +
+          " to " + std::to_string(kernel->max_capability) + ", the device has " + std::to_string(capability));
     }
     return *kernel;
   }

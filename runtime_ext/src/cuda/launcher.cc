@@ -90,9 +90,9 @@ std::unique_ptr<dualbinary_cuda_weight> create(const dualbinary_spec& s, const v
                                      .scale_type = scale_element(s.scale_type)});
   require_bytes("planes", planes, planes_size, planes_bytes(shape));
   require_bytes("scales", scales, scales_size, scales_bytes(shape));
-  return std::make_unique<dualbinary_cuda_weight>(dualbinary_cuda_weight{
-      cuda::DeviceWeight(shape, {static_cast<const std::uint8_t*>(planes), scales},
-                         static_cast<int>(s.accuracy_level), cuda::device(device))});
+  return std::make_unique<dualbinary_cuda_weight>(
+      dualbinary_cuda_weight{cuda::DeviceWeight(shape, {static_cast<const std::uint8_t*>(planes), scales},
+                                                static_cast<int>(s.accuracy_level), cuda::device(device))});
 }
 
 cuda::Call call_of(const dualbinary_cuda_weight* weight, std::int32_t type, std::int64_t rows) {
@@ -140,16 +140,17 @@ std::string describe() {
   return "{\"version\": " + quoted(DUALBINARY_VERSION) + ", \"digest\": " + quoted(contract::kDigest) +
          ", \"emulated\": " + (cuda::kEmulated ? "true" : "false") + ", \"architectures\": " +
          array(cuda::architectures(), [](int architecture) { return std::to_string(architecture); }) +
-         ", \"kernels\": " + array(cuda::inventory(), describe_kernel) + ", \"devices\": " +
-         array(devices, describe_device) + ", \"error\": " + (error.empty() ? "null" : quoted(error)) + "}";
+         ", \"kernels\": " + array(cuda::inventory(), describe_kernel) +
+         ", \"devices\": " + array(devices, describe_device) +
+         ", \"error\": " + (error.empty() ? "null" : quoted(error)) + "}";
 }
 
 void multiply(const dualbinary_cuda_weight* weight, cuda::Call call, std::size_t workspace_bytes, const char* name) {
   require(call.x.data != nullptr && call.y != nullptr, "x or y is NULL");
   const cuda::Kernel& kernel = weight->weight.kernel(name, call.x.rows);
   const std::size_t needed = kernel.workspace(call);
-  require(workspace_bytes >= needed, "workspace: expected " + std::to_string(needed) + " bytes or more, got " +
-                                         std::to_string(workspace_bytes));
+  require(workspace_bytes >= needed,
+          "workspace: expected " + std::to_string(needed) + " bytes or more, got " + std::to_string(workspace_bytes));
   require(needed == 0 || (call.workspace != nullptr &&
                           reinterpret_cast<std::uintptr_t>(call.workspace) % kWorkspaceAlignment == 0),
           "workspace: expected an address that is a multiple of " + std::to_string(kWorkspaceAlignment));

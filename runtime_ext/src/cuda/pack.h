@@ -22,7 +22,7 @@ DUALBINARY_DEVICE std::int64_t pack_index() {
 }
 
 DUALBINARY_GLOBAL(kPackThreads, 1)
-inline pack_planes(PackedWeight w, PlainWeight plain, std::uint32_t* packed, std::int64_t words) {
+pack_planes(PackedWeight w, PlainWeight plain, std::uint32_t* packed, std::int64_t words) {
   const std::int64_t index = pack_index();
   if (index >= words) return;
   const auto half = static_cast<int>(index % 2);
@@ -76,18 +76,18 @@ struct CodeRules {
 };
 
 DUALBINARY_GLOBAL(kPackThreads, 1)
-inline pack_codes(PackedWeight w, PlainWeight plain, CodeRules rules, std::int8_t* packed, std::int64_t count) {
+pack_codes(PackedWeight w, PlainWeight plain, CodeRules rules, std::int8_t* packed, std::int64_t count) {
   const std::int64_t index = pack_index();
   if (index >= count) return;
   const ScalePlace at = scale_place(w, index, w.groups);
   const std::int64_t row = (static_cast<std::int64_t>(at.c) * w.N + at.n) * (w.groups + rules.factor_bytes);
-  const int code = at.n < w.N ? static_cast<const std::uint8_t*>(plain.scales)[row + rules.factor_bytes + at.group]
-                              : rules.zero;
+  const int code =
+      at.n < w.N ? static_cast<const std::uint8_t*>(plain.scales)[row + rules.factor_bytes + at.group] : rules.zero;
   packed[index] = static_cast<std::int8_t>(code - rules.zero);
 }
 
 DUALBINARY_GLOBAL(kPackThreads, 1)
-inline pack_factors(PackedWeight w, PlainWeight plain, CodeRules rules, float* packed, std::int64_t count) {
+pack_factors(PackedWeight w, PlainWeight plain, CodeRules rules, float* packed, std::int64_t count) {
   const std::int64_t index = pack_index();
   if (index >= count) return;
   const ScalePlace at = scale_place(w, index, 1);

@@ -1,4 +1,5 @@
-// What the kernels of many rows share: a weight's rows decoded to fragments A, X in shared memory as B, and the outputs.
+// What the kernels of many rows share: a weight's rows decoded to fragments A, X in shared memory as B, and the
+// outputs.
 //
 // The product is computed as W X^T: outputs are the rows of the matrix instruction and tokens its columns, so that the
 // weights go from global memory through registers, and only X passes through shared memory. X comes in stages of 64

@@ -1,20 +1,19 @@
-#include "cuda/prefill_mma.h"
-
 #include <climits>
 
 #include "cuda/prefill_launch.h"
+#include "cuda/prefill_mma.h"
 
 namespace dualbinary::cuda {
 namespace {
 
-// At 1024 outputs a grid of 32 tokens' blocks has 32 of them, and one of 128 tokens' has 8: few tokens need small tiles.
+// At 1024 outputs a grid of 32 tokens' blocks has 32 of them, and one of 128 tokens' has 8: few tokens need small
+// tiles.
 template <int P, int kTokens, int kRowTiles, int kSplit>
 void launch_shape(const Call& call, const HalfRows& tokens) {
   using Shape = MmaShape<P, kTokens, kRowTiles, kSplit>;
   const simt::Grid grid{static_cast<unsigned>((call.weight.N + Shape::kRows - 1) / Shape::kRows),
                         static_cast<unsigned>((tokens.tokens + kTokens - 1) / kTokens)};
-  simt::launch(prefill_mma_kernel<P, kTokens, kRowTiles, kSplit>,
-               {grid, kMmaThreads, Shape::kSharedBytes, call.stream},
+  simt::launch(prefill_mma_kernel<P, kTokens, kRowTiles, kSplit>, {grid, kMmaThreads, Shape::kSharedBytes, call.stream},
                PrefillArguments{call.weight, tokens, call.x, call.y});
 }
 

@@ -1,7 +1,7 @@
 // Many rows by mma.sync, for every architecture.
 //
-// Four warps. With few tokens they split the inputs among them, so that enough blocks and loads are in flight; with many
-// each has two row tiles, so that a fragment of X from shared memory serves two products.
+// Four warps. With few tokens they split the inputs among them, so that enough blocks and loads are in flight; with
+// many each has two row tiles, so that a fragment of X from shared memory serves two products.
 #pragma once
 
 #include <cstdint>
@@ -47,9 +47,9 @@ prefill_mma_kernel(PrefillArguments a) {
       for (int part = 0; part < kSplit; ++part) {
         const int tile = kSplit * (stage / kStagesOfTile) + part;
         const int input = tile * kTileInputs + stage % kStagesOfTile * kStageInputs;
-        copy_stage<kTokens, kMmaThreads>(
-            a, first_token, input, shared + stage % kMmaStages * Shape::kStageBytes + part * Shape::kChunkOfSplit,
-            simt::thread());
+        copy_stage<kTokens, kMmaThreads>(a, first_token, input,
+                                         shared + stage % kMmaStages * Shape::kStageBytes + part * Shape::kChunkOfSplit,
+                                         simt::thread());
       }
     }
     simt::commit_copies();  // an empty group too: the waits count groups

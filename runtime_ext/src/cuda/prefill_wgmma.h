@@ -49,7 +49,7 @@ prefill_wgmma_kernel(PrefillArguments a) {
   copy(0);
   copy(1);
 
-  float d[kTokens / 2] = {};
+  float d[kTokens / 2];  // the first product writes them: setting them to zero would come between two wgmma
   std::uint32_t weights[kStagesOfTile][kStepsOfStage / 2][2][4];
   DUALBINARY_NO_UNROLL
   for (int tile = 0; tile < a.weight.input_tiles; ++tile) {
@@ -68,10 +68,12 @@ prefill_wgmma_kernel(PrefillArguments a) {
       simt::sync_block();  // everyone's copies are there and visible, and stage - 2 is free
       copy(stage + 2);
       const std::uint8_t* x = shared + stage % kWgmmaStages * Shape::kStageBytes;
+      DUALBINARY_UNROLL
+      for (int i = 0; i < kStepsOfStage * 4; ++i) simt::pin(weights[half][i / 8][i / 4 % 2][i % 4]);
       simt::wgmma_fence();
       DUALBINARY_UNROLL
       for (int step = 0; step < kStepsOfStage; ++step) {
-        simt::wgmma<kTokens>(d, weights[half][step / 2][step % 2], x + step * 16 * 2);
+        simt::wgmma<kTokens>(d, weights[half][step / 2][step % 2], x + step * 16 * 2, stage + step > 0);
       }
       simt::wgmma_commit();
       simt::wgmma_wait<1>();

@@ -1,11 +1,10 @@
-#include "cuda/weight.h"
-
 #include <limits>
 #include <stdexcept>
 #include <string>
 
 #include "contract.h"
 #include "cuda/pack.h"
+#include "cuda/weight.h"
 
 namespace dualbinary::cuda {
 namespace {

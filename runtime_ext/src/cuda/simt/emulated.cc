@@ -15,8 +15,8 @@
 #include <thread>
 #include <vector>
 
-#include "cuda/simt/simt.h"
 #include "cuda/simt/guarded.h"
+#include "cuda/simt/simt.h"
 
 namespace dualbinary::simt::emulated {
 namespace {
@@ -50,6 +50,7 @@ struct Wgmma {
   std::array<const std::uint32_t*, kWarpgroup> a;
   const void* b;
   int tokens;
+  bool add;
 };
 
 // The matrix B of a wgmma: 16 halves of a token, through the 128-byte swizzle, which permutes the chunks of 16 bytes of
@@ -80,7 +81,8 @@ void compute(const Wgmma& product) {
       float sum = 0;
       for (int k = 0; k < 16; ++k) sum += a[row][k] * b[k];
       const int thread = kLanes * (row / 16) + 4 * (row % 8) + token % 8 / 2;
-      product.d[static_cast<std::size_t>(thread)][4 * (token / 8) + 2 * (row / 8 % 2) + token % 2] += sum;
+      float& d = product.d[static_cast<std::size_t>(thread)][4 * (token / 8) + 2 * (row / 8 % 2) + token % 2];
+      d = product.add ? d + sum : sum;
     }
   }
 }
@@ -246,6 +248,7 @@ struct WgmmaPart {
   const std::uint32_t* a;
   const void* b;
   int tokens;
+  bool add;
 };
 
 void issue_together(void* const* arguments) {
@@ -256,6 +259,7 @@ void issue_together(void* const* arguments) {
     product.a[thread] = part.a;
     product.b = part.b;
     product.tokens = part.tokens;
+    product.add = part.add;
   }
   products().back().push_back(product);
 }
@@ -272,9 +276,9 @@ void wait_together(void* const* arguments) {
 
 }  // namespace
 
-void wgmma_issue(float* d, const std::uint32_t* a, const void* b, int tokens) {
+void wgmma_issue(float* d, const std::uint32_t* a, const void* b, int tokens, bool add) {
   if (reinterpret_cast<std::uintptr_t>(b) % 1024 >= 128) fail("B of a wgmma does not begin with a group of lines");
-  WgmmaPart part{d, a, b, tokens};
+  WgmmaPart part{d, a, b, tokens, add};
   meet_warpgroup(issue_together, &part);
 }
 

@@ -19,7 +19,7 @@
 
 #define DUALBINARY_DEVICE inline
 #define DUALBINARY_DEVICE_NOINLINE inline
-#define DUALBINARY_GLOBAL(threads, blocks) void
+#define DUALBINARY_GLOBAL(threads, blocks) inline void
 #define DUALBINARY_HOST_DEVICE
 #define DUALBINARY_UNROLL
 #define DUALBINARY_NO_UNROLL
@@ -45,7 +45,7 @@ void meet_warpgroup(Meet meet, void* argument);
 void meet_block();
 
 // One thread's part of an asynchronous product of its warpgroup, and their groups.
-void wgmma_issue(float* d, const std::uint32_t* a, const void* b, int tokens);
+void wgmma_issue(float* d, const std::uint32_t* a, const void* b, int tokens, bool add);
 void wgmma_commit();
 void wgmma_wait(int pending);
 
@@ -101,7 +101,9 @@ inline bool finite(float value) { return std::isfinite(value); }
 inline float not_a_number() { return std::numeric_limits<float>::quiet_NaN(); }
 inline int round_to_int(float value) { return static_cast<int>(std::nearbyint(value)); }
 inline float multiply_add(float a, float b, float c) { return std::fma(a, b, c); }
-inline float small_int_to_float(int value) { return float_of(static_cast<std::uint32_t>(value + 0x4b400000)) - 12582912.0f; }
+inline float small_int_to_float(int value) {
+  return float_of(static_cast<std::uint32_t>(value + 0x4b400000)) - 12582912.0f;
+}
 
 inline std::uint32_t permute_bytes(std::uint32_t a, std::uint32_t b, std::uint32_t selector) {
   const std::uint64_t pool = std::uint64_t{b} << 32 | a;
@@ -194,10 +196,9 @@ inline void mma_b1(int (&d)[4], std::uint32_t a0, std::uint32_t a1, std::uint32_
   Argument argument{d, {a0, a1}, {b}};
   emulated::meet_warp(
       [](void* const* arguments) {
-        emulated::multiply_fragments<Argument>(
-            arguments, [](const std::uint32_t* a, int half, const std::uint32_t* b) {
-              return __builtin_popcount(a[half] & b[0]);
-            });
+        emulated::multiply_fragments<Argument>(arguments, [](const std::uint32_t* a, int half, const std::uint32_t* b) {
+          return __builtin_popcount(a[half] & b[0]);
+        });
       },
       &argument);
 }
@@ -240,14 +241,16 @@ inline void mma_f16(float (&d)[4], const std::uint32_t (&a)[4], std::uint32_t b0
 }
 
 inline void wgmma_fence() {}
+inline void pin(std::uint32_t&) {}
+inline void pin(float&) {}
 inline void wgmma_commit() { emulated::wgmma_commit(); }
 template <int kPending>
 void wgmma_wait() {
   emulated::wgmma_wait(kPending);
 }
 template <int kTokens>
-void wgmma(float (&d)[kTokens / 2], const std::uint32_t (&a)[4], const void* b) {
-  emulated::wgmma_issue(d, a, b, kTokens);
+void wgmma(float (&d)[kTokens / 2], const std::uint32_t (&a)[4], const void* b, bool add) {
+  emulated::wgmma_issue(d, a, b, kTokens, add);
 }
 
 template <class... Parameters, class... Arguments>

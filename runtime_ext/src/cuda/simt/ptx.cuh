@@ -10,8 +10,8 @@
 #include <utility>
 
 #define DUALBINARY_DEVICE __device__ __forceinline__
-#define DUALBINARY_DEVICE_NOINLINE __device__ __noinline__
-#define DUALBINARY_GLOBAL(threads, blocks) __global__ void __launch_bounds__(threads, blocks)
+#define DUALBINARY_DEVICE_NOINLINE static __device__ __noinline__
+#define DUALBINARY_GLOBAL(threads, blocks) static __global__ void __launch_bounds__(threads, blocks)
 #define DUALBINARY_HOST_DEVICE __host__ __device__
 #define DUALBINARY_UNROLL _Pragma("unroll")
 #define DUALBINARY_NO_UNROLL _Pragma("unroll 1")
@@ -98,8 +98,7 @@ DUALBINARY_DEVICE std::uint32_t shared_address(const void* pointer) {
   return static_cast<std::uint32_t>(__cvta_generic_to_shared(pointer));
 }
 DUALBINARY_DEVICE void copy_async(void* to, const void* from, bool valid) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from),
-               "r"(valid ? 16 : 0)
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from), "r"(valid ? 16 : 0)
                : "memory");
 }
 DUALBINARY_DEVICE void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
@@ -133,11 +132,13 @@ DUALBINARY_DEVICE void mma_b1(int (&d)[4], std::uint32_t a0, std::uint32_t a1, s
 template <bool kSigned>
 DUALBINARY_DEVICE void mma_u8(int (&d)[4], const std::uint32_t (&a)[4], std::uint32_t b0, std::uint32_t b1) {
   if constexpr (kSigned) {
-    asm("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+    asm("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, "
+        "%3};"
         : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
   } else {
-    asm("mma.sync.aligned.m16n8k32.row.col.s32.u8.u8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+    asm("mma.sync.aligned.m16n8k32.row.col.s32.u8.u8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, "
+        "%3};"
         : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
   }
@@ -145,7 +146,8 @@ DUALBINARY_DEVICE void mma_u8(int (&d)[4], const std::uint32_t (&a)[4], std::uin
 
 // d += A B in halves, with float32 sums.
 DUALBINARY_DEVICE void mma_f16(float (&d)[4], const std::uint32_t (&a)[4], std::uint32_t b0, std::uint32_t b1) {
-  asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, "
+      "%3};"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
@@ -177,10 +179,15 @@ DUALBINARY_DEVICE void wgmma_wait() {
 #define DUALBINARY_F64(d, i) \
   DUALBINARY_F16(d, i), DUALBINARY_F16(d, i + 16), DUALBINARY_F16(d, i + 32), DUALBINARY_F16(d, i + 48)
 
-// d += A B for 64 rows, kTokens columns and 16 halves. B is 16 halves (32 bytes, at `b`) of each of the tokens' lines of
-// 128 bytes, with the 128-byte swizzle; the lines begin at a multiple of 1024 bytes.
+// Keeps the compiler from computing or moving a register past this point: operands of a wgmma must be ready before
+// wgmma_fence(), and sums must not be touched before wgmma_wait().
+DUALBINARY_DEVICE void pin(std::uint32_t& value) { asm volatile("" : "+r"(value)::"memory"); }
+DUALBINARY_DEVICE void pin(float& value) { asm volatile("" : "+f"(value)::"memory"); }
+
+// d = A B, or d += A B if `add`, for 64 rows, kTokens columns and 16 halves. B is 16 halves (32 bytes, at `b`) of each
+// of the tokens' lines of 128 bytes, with the 128-byte swizzle; the lines begin at a multiple of 1024 bytes.
 template <int kTokens>
-DUALBINARY_DEVICE void wgmma(float (&d)[kTokens / 2], const std::uint32_t (&a)[4], const void* b) {
+DUALBINARY_DEVICE void wgmma(float (&d)[kTokens / 2], const std::uint32_t (&a)[4], const void* b, bool add) {
   static_assert(kTokens == 128 || kTokens == 256);
 #if defined(DUALBINARY_HAS_WGMMA)
   // The descriptor: start; 1, which this swizzle does not read; 1024 bytes between groups of eight lines; 128-byte
@@ -189,15 +196,18 @@ DUALBINARY_DEVICE void wgmma(float (&d)[kTokens / 2], const std::uint32_t (&a)[4
                                    std::uint64_t{1024 >> 4} << 32 | std::uint64_t{1} << 62;
   if constexpr (kTokens == 128) {
     asm volatile(
+        "{\n.reg .pred add;\nsetp.ne.b32 add, %69, 0;\n"
         "wgmma.mma_async.sync.aligned.m64n128k16.f32.f16.f16 {"
         "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
         "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
         "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
-        "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, {%64, %65, %66, %67}, %68, 1, 1, 1, 0;"
+        "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, {%64, %65, %66, %67}, %68, "
+        "add, 1, 1, 0;\n}"
         : DUALBINARY_F64(d, 0)
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(descriptor));
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(descriptor), "r"(static_cast<int>(add)));
   } else {
     asm volatile(
+        "{\n.reg .pred add;\nsetp.ne.b32 add, %133, 0;\n"
         "wgmma.mma_async.sync.aligned.m64n256k16.f32.f16.f16 {"
         "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
         "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
@@ -206,12 +216,13 @@ DUALBINARY_DEVICE void wgmma(float (&d)[kTokens / 2], const std::uint32_t (&a)[4
         "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, "
         "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, "
         "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, "
-        "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127}, {%128, %129, %130, %131}, %132, 1, 1, 1, 0;"
+        "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127}, {%128, %129, "
+        "%130, %131}, %132, add, 1, 1, 0;\n}"
         : DUALBINARY_F64(d, 0), DUALBINARY_F64(d, 64)
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(descriptor));
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(descriptor), "r"(static_cast<int>(add)));
   }
 #else
-  (void)d, (void)a, (void)b;
+  (void)d, (void)a, (void)b, (void)add;
 #endif
 }
 
@@ -227,9 +238,9 @@ void launch(void (*kernel)(Parameters...), const Launch& shape, Arguments&&... a
   };
   constexpr unsigned kDefaultSharedBytes = 48 << 10;
   if (shape.shared_bytes > kDefaultSharedBytes) {
-    const cudaError_t error = cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
-                                                   cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                                   static_cast<int>(shape.shared_bytes));
+    const cudaError_t error =
+        cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
+                             static_cast<int>(shape.shared_bytes));
     if (error != cudaSuccess) refuse("cudaFuncSetAttribute", error);
   }
   cudaLaunchConfig_t config{};
