@@ -37,47 +37,86 @@ inline constexpr int kLaneInputs = 32;  // of a tile, for one t: the bits of a w
 // Below this, 1 / step would overflow; such a tile counts as zeros, an error below 1e-30 a weight of one.
 inline constexpr float kSmallestMagnitude = 1e-30f;
 
-// The 32 inputs of lane t in a tile of a row, in the order of the bits of packed.h, as integers of kBits bits, and the
-// step that is one. Lanes 4 i to 4 i + 3 of a warp must ask for t = 0 to 3 of one tile together, as they share the
-// step. A tile with NaN or infinity has the step NaN and integers 0.
-template <int kBits>
-DUALBINARY_DEVICE float quantise(const Activations& x, std::int64_t row, int K, int tile, int t,
-                                 int (&q)[kLaneInputs]) {
-  constexpr float kRange = static_cast<float>((1 << (kBits - 1)) - 1);
-  float values[kLaneInputs];
-  float largest = 0;
-  bool finite = true;
+// Two neighbours from an even index on, by one load.
+DUALBINARY_DEVICE void load_pair(const void* data, Type type, std::int64_t index, float& first, float& second) {
+  if (type == Type::kFloat32) {
+    const simt::Words2 both = static_cast<const simt::Words2*>(data)[index / 2];
+    first = simt::float_of(both.w[0]);
+    second = simt::float_of(both.w[1]);
+    return;
+  }
+  const std::uint32_t both = static_cast<const std::uint32_t*>(data)[index / 2];
+  const auto low = static_cast<std::uint16_t>(both);
+  const auto high = static_cast<std::uint16_t>(both >> 16);
+  first = type == Type::kFloat16 ? simt::half_to_float(low) : simt::bfloat_to_float(low);
+  second = type == Type::kFloat16 ? simt::half_to_float(high) : simt::bfloat_to_float(high);
+}
+
+// The inputs of lane t in tile `tile` of a row, in the order of the bits of packed.h; zeros past K.
+template <Type kType>
+DUALBINARY_DEVICE void load_inputs(const void* data, std::int64_t row, int K, int tile, int t,
+                                   float (&values)[kLaneInputs]) {
+  if (K % 2 == 0) {  // then so is the index of every first input of a pair
+    DUALBINARY_UNROLL
+    for (int i = 0; i < kLaneInputs; i += 2) {
+      const int k = tile * kTileInputs + input_of_bit(t, i);
+      values[i] = values[i + 1] = 0;
+      if (k < K) load_pair(data, kType, row * K + k, values[i], values[i + 1]);
+    }
+    return;
+  }
   DUALBINARY_UNROLL
   for (int i = 0; i < kLaneInputs; ++i) {
     const int k = tile * kTileInputs + input_of_bit(t, i);
-    values[i] = k < K ? load_value(x.data, x.type, row * K + k) : 0.0f;
-    const float magnitude = values[i] < 0 ? -values[i] : values[i];
-    finite = finite && simt::finite(values[i]);
-    largest = magnitude > largest ? magnitude : largest;
+    values[i] = k < K ? load_value(data, kType, row * K + k) : 0.0f;
   }
-  if (!finite) largest = simt::not_a_number();
-  DUALBINARY_UNROLL
-  for (int mask = 1; mask <= 2; mask *= 2) {
-    const float other = simt::shuffle_xor(largest, mask);
-    largest = other > largest || other != other ? other : largest;
-  }
-  const bool usable = largest >= kSmallestMagnitude;  // false for NaN
-  const float inverse = usable ? kRange / largest : 0.0f;
-  DUALBINARY_UNROLL
-  for (int i = 0; i < kLaneInputs; ++i) q[i] = usable ? simt::round_to_int(values[i] * inverse) : 0;
-  return usable ? largest / kRange : largest != largest ? largest : 0.0f;
 }
 
-// Eight words from 32 integers: bit i of word j is bit `first` + j of q[i].
-DUALBINARY_DEVICE void to_bit_planes(const int (&q)[kLaneInputs], int first, std::uint32_t (&words)[8]) {
-  // Word j begins with byte b = the low byte of q[8 b + j]; then an 8x8 transposition of bits in each byte lane.
-  DUALBINARY_UNROLL
-  for (int j = 0; j < 8; ++j) {
-    std::uint32_t word = 0;
-    DUALBINARY_UNROLL
-    for (int b = 0; b < 4; ++b) word |= (static_cast<std::uint32_t>(q[8 * b + j]) >> first & 0xffu) << 8 * b;
-    words[j] = word;
+// The 32 inputs of lane t in a tile of a row as integers of kBits bits, in the low bits of q, and the step that is one.
+// Lanes 4 i to 4 i + 3 of a warp must ask for t = 0 to 3 of one tile together, as they share the step. A tile with NaN
+// or infinity has the step NaN and integers 0.
+template <int kBits>
+DUALBINARY_DEVICE float quantise(const Activations& x, std::int64_t row, int K, int tile, int t,
+                                 std::uint32_t (&q)[kLaneInputs]) {
+  constexpr float kRange = static_cast<float>((1 << (kBits - 1)) - 1);
+  float values[kLaneInputs];
+  if (x.type == Type::kFloat16) {
+    load_inputs<Type::kFloat16>(x.data, row, K, tile, t, values);
+  } else if (x.type == Type::kFloat32) {
+    load_inputs<Type::kFloat32>(x.data, row, K, tile, t, values);
+  } else {
+    load_inputs<Type::kBfloat16>(x.data, row, K, tile, t, values);
   }
+  float largest = 0;
+  DUALBINARY_UNROLL
+  for (int i = 0; i < kLaneInputs; ++i) largest = simt::larger_magnitude(largest, values[i]);
+  largest = simt::larger_magnitude(largest, simt::shuffle_xor(largest, 1));
+  largest = simt::larger_magnitude(largest, simt::shuffle_xor(largest, 2));
+  const bool usable = largest >= kSmallestMagnitude && simt::finite(largest);  // false for NaN
+  const float inverse = usable ? kRange / largest : 0.0f;
+  DUALBINARY_UNROLL
+  for (int i = 0; i < kLaneInputs; ++i) q[i] = usable ? simt::round_product(values[i], inverse) : 0;
+  if (usable) return largest / kRange;
+  return simt::finite(largest) ? 0.0f : simt::not_a_number();
+}
+
+// Byte `index` of four words, as one.
+DUALBINARY_DEVICE std::uint32_t gather_bytes(std::uint32_t a, std::uint32_t b, std::uint32_t c, std::uint32_t d,
+                                             int index) {
+  const std::uint32_t selector = static_cast<std::uint32_t>(index) * 0x11 + 0x40;
+  return simt::permute_bytes(simt::permute_bytes(a, b, selector), simt::permute_bytes(c, d, selector), 0x5410);
+}
+
+// Eight words of four bytes: byte b of word i is byte `index` of q[8 b + i].
+DUALBINARY_DEVICE void to_bytes(const std::uint32_t (&q)[kLaneInputs], int index, std::uint32_t (&words)[8]) {
+  DUALBINARY_UNROLL
+  for (int i = 0; i < 8; ++i) words[i] = gather_bytes(q[i], q[8 + i], q[16 + i], q[24 + i], index);
+}
+
+// Eight words from 32 integers: bit i of word j is bit j of byte `index` of q[i].
+DUALBINARY_DEVICE void to_bit_planes(const std::uint32_t (&q)[kLaneInputs], int index, std::uint32_t (&words)[8]) {
+  // Byte b of word i is that of q[8 b + i]; what is left is the transposition of 8x8 bits in each byte lane.
+  to_bytes(q, index, words);
   constexpr std::uint32_t kMasks[3] = {0x55555555u, 0x33333333u, 0x0f0f0f0fu};
   DUALBINARY_UNROLL
   for (int level = 0; level < 3; ++level) {
@@ -87,21 +126,10 @@ DUALBINARY_DEVICE void to_bit_planes(const int (&q)[kLaneInputs], int first, std
       if ((j & distance) != 0) continue;
       std::uint32_t& low = words[j];
       std::uint32_t& high = words[j + distance];
-      const std::uint32_t swapped = (low >> distance ^ high) & kMasks[level];
-      high ^= swapped;
-      low ^= swapped << distance;
+      const std::uint32_t kept = (low & kMasks[level]) | (high & kMasks[level]) << distance;
+      high = (low >> distance & kMasks[level]) | (high & ~kMasks[level]);
+      low = kept;
     }
-  }
-}
-
-// Eight words of four bytes: byte b of word i is byte `index` of q[8 b + i].
-DUALBINARY_DEVICE void to_bytes(const int (&q)[kLaneInputs], int index, std::uint32_t (&words)[8]) {
-  DUALBINARY_UNROLL
-  for (int i = 0; i < 8; ++i) {
-    std::uint32_t word = 0;
-    DUALBINARY_UNROLL
-    for (int b = 0; b < 4; ++b) word |= (static_cast<std::uint32_t>(q[8 * b + i]) >> 8 * index & 0xffu) << 8 * b;
-    words[i] = word;
   }
 }
 

@@ -17,6 +17,7 @@ struct BinaryMethod {
   static constexpr int kPlanes = P;
   static constexpr int kRows = kRowsOfX;
   static constexpr int kBits = 8 * kSets;
+  static constexpr int kBlocksOfMultiprocessor = P <= 2 ? 3 : 2;
   static constexpr int kSetWords = simt::kLanes;  // [column][t], the order of the lanes
   // Four words more keep the writes of eight tiles at once off each other's banks.
   static constexpr int kTileWords = kRows * kSets * kSetWords + 4;
@@ -25,11 +26,11 @@ struct BinaryMethod {
     float of[kRows][2];  // rows r and r + 8 of the weight
   };
 
-  DUALBINARY_DEVICE static void fill(const int (&q)[kLaneInputs], int row, int t, std::uint32_t* operands) {
+  DUALBINARY_DEVICE static void fill(const std::uint32_t (&q)[kLaneInputs], int row, int t, std::uint32_t* operands) {
     DUALBINARY_UNROLL
     for (int set = 0; set < kSets; ++set) {
       std::uint32_t words[8];
-      to_bit_planes(q, 8 * set, words);
+      to_bit_planes(q, set, words);
       DUALBINARY_UNROLL
       for (int column = 0; column < 8; ++column) {
         operands[(row * kSets + set) * kSetWords + 4 * column + t] = words[column];
@@ -37,19 +38,14 @@ struct BinaryMethod {
     }
   }
 
-  DUALBINARY_DEVICE static void multiply(const PackedWeight& weight, int row_tile, int tile, const TileWords<P>& words,
-                                         int lane, const std::uint32_t* operands, const float* steps, Sums& sums) {
-    int part = 0;
-    while (part < kParts) {
-      // The parts of this tile that lie in one group.
-      const int group = group_of(weight, kParts * tile + part);
-      std::uint32_t mask = 0;
-      do {
-        mask |= 0x11111111u << part;
-        ++part;
-      } while (part < kParts && group_of(weight, kParts * tile + part) == group);
-      multiply_group(weight, row_tile, group, mask, words, lane, operands, steps, sums);
-    }
+  template <Scales kType>
+  DUALBINARY_DEVICE static void multiply(const PackedWeight& weight, const TileView<P>& view, int lane,
+                                         const std::uint32_t* operands, const float* steps, Sums& sums) {
+    view.for_groups(weight, [&](int, int begin, int end, const std::uint8_t* lines) {
+      // Bits of the parts that lie in this group.
+      const std::uint32_t mask = 0x11111111u * ((1u << end) - (1u << begin));
+      multiply_group<kType>(weight, view, lines, mask, lane, operands, steps, sums);
+    });
   }
 
   DUALBINARY_DEVICE static void reduce(const Sums& sums, int lane, float* out) {
@@ -68,14 +64,17 @@ struct BinaryMethod {
   }
 
  private:
-  DUALBINARY_DEVICE static void multiply_group(const PackedWeight& weight, int row_tile, int group, std::uint32_t mask,
-                                               const TileWords<P>& words, int lane, const std::uint32_t* operands,
-                                               const float* steps, Sums& sums) {
+  template <Scales kType>
+  DUALBINARY_DEVICE static void multiply_group(const PackedWeight& weight, const TileView<P>& view,
+                                               const std::uint8_t* lines, std::uint32_t mask, int lane,
+                                               const std::uint32_t* operands, const float* steps, Sums& sums) {
     Pair scales[P + 1] = {};
-    DUALBINARY_UNROLL
-    for (int c = 0; c < P; ++c) scales[c] = load_scales(weight, row_tile, group, c, lane / 4);
     const bool offset = weight.C > P;
-    if (offset) scales[P] = load_scales(weight, row_tile, group, P, lane / 4);
+    DUALBINARY_UNROLL
+    for (int c = 0; c <= P; ++c) {
+      if (c == P && !offset) break;
+      scales[c] = read_line<kType>(weight, lines + c * line_bytes(kType), view.row_tile, c, lane / 4);
+    }
     DUALBINARY_UNROLL
     for (int row = 0; row < kRows; ++row) {
       std::uint32_t columns[kSets];
@@ -83,7 +82,7 @@ struct BinaryMethod {
       for (int set = 0; set < kSets; ++set) columns[set] = operands[(row * kSets + set) * kSetWords + lane] & mask;
       Pair sum{0, 0};
       DUALBINARY_UNROLL
-      for (int p = 0; p < P; ++p) add(words.w[2 * p], words.w[2 * p + 1], columns, lane, scales[p], sum);
+      for (int p = 0; p < P; ++p) add(view.words.w[2 * p], view.words.w[2 * p + 1], columns, lane, scales[p], sum);
       // The offset is a plane of ones.
       if (offset) add(~0u, ~0u, columns, lane, scales[P], sum);
       sums.of[row][0] = simt::multiply_add(steps[row], sum.low, sums.of[row][0]);

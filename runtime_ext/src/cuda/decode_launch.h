@@ -26,20 +26,25 @@ void for_planes(int planes, const Body& body) {
   }
 }
 
-// Shared memory of a block. Three of them fit a multiprocessor of compute capability 9.0, one every other.
-inline constexpr int kDecodeSharedBytes = 64 << 10;
-inline constexpr int kDecodeBlocksOfMultiprocessor = 4;
+// Shared memory of a block, if a slice of one tile for each warp fits: three blocks on a multiprocessor of compute
+// capability 9.0. At the worst, 16 rows and four planes of float32 scales in groups of 32, such a slice takes 95 KiB;
+// every multiprocessor has 99.
+inline constexpr int kDecodeSharedBytes = 72 << 10;
+inline constexpr int kDecodeBlocksOfMultiprocessor = 3;
 
 template <class Method>
 void launch_decode(const Call& call, const std::uint32_t* operands, const float* steps) {
   using Shared = DecodeShared<Method>;
-  const int fitting = (kDecodeSharedBytes / 4 - Shared::kSumWords) / Shared::kWordsOfTile;
-  const int tiles = std::min(call.weight.input_tiles, fitting);
+  const int fixed = Shared::fixed_bytes(call.weight);
+  const int fitting = (kDecodeSharedBytes - fixed) / Shared::kTileBytes / kDecodeWarps * kDecodeWarps;
+  const int tiles = std::min(call.weight.input_tiles, std::max(fitting, kDecodeWarps));
   const int blocks = std::min(call.weight.row_tiles, call.multiprocessors * kDecodeBlocksOfMultiprocessor);
-  simt::launch(
-      decode_kernel<Method>,
-      {{static_cast<unsigned>(blocks)}, kDecodeThreads, static_cast<unsigned>(Shared::bytes(tiles)), call.stream},
-      DecodeArguments{call.weight, call.x, call.y, tiles, operands, steps});
+  simt::launch(decode_kernel<Method>,
+               {{static_cast<unsigned>(blocks)},
+                kDecodeThreads,
+                static_cast<unsigned>(fixed + tiles * Shared::kTileBytes),
+                call.stream},
+               DecodeArguments{call.weight, call.x, call.y, tiles, operands, steps});
 }
 
 }  // namespace dualbinary::cuda

@@ -17,54 +17,56 @@ struct ByteMethod {
   static constexpr int kPlanes = P;
   static constexpr int kRows = 8 * kBlocks;
   static constexpr int kBits = 8 * kSets;
-  // [set][first or second bytes][row][t][part]: a lane reads the four parts at once, and eight lanes 128 bytes in a
-  // row.
-  static constexpr int kHalfWords = kRows * 4 * kParts;
-  static constexpr int kTileWords = kSets * 2 * kHalfWords;
+  // Integer sums of all planes at once need registers: 80 at four planes, 16 rows and 16 bits.
+  static constexpr int kSumRegisters = (P + 1) * kBlocks * kSets * 4;
+  static constexpr int kBlocksOfMultiprocessor = kSumRegisters <= 16 ? 3 : kSumRegisters <= 48 ? 2 : 1;
+  // [part][row][t][set and half]: a lane reads all that it needs of a part at once, and the lanes of a block of rows
+  // one another's neighbours.
+  static constexpr int kLaneWords = 2 * kSets;
+  static constexpr int kPartWords = kRows * 4 * kLaneWords;
+  static constexpr int kTileWords = kParts * kPartWords;
 
   struct Sums {
     float of[kBlocks][4];  // as a fragment D
   };
 
-  DUALBINARY_DEVICE static void fill(const int (&q)[kLaneInputs], int row, int t, std::uint32_t* operands) {
+  DUALBINARY_DEVICE static void fill(const std::uint32_t (&q)[kLaneInputs], int row, int t, std::uint32_t* operands) {
     DUALBINARY_UNROLL
     for (int set = 0; set < kSets; ++set) {
       std::uint32_t words[8];
       to_bytes(q, set, words);
       DUALBINARY_UNROLL
-      for (int half = 0; half < 2; ++half) {
-        auto* to = reinterpret_cast<simt::Words4*>(operands + (2 * set + half) * kHalfWords) + 4 * row + t;
-        *to = {{words[4 * half], words[4 * half + 1], words[4 * half + 2], words[4 * half + 3]}};
+      for (int i = 0; i < 8; ++i) {
+        operands[i % kParts * kPartWords + (4 * row + t) * kLaneWords + 2 * set + i / kParts] = words[i];
       }
     }
   }
 
-  DUALBINARY_DEVICE static void multiply(const PackedWeight& weight, int row_tile, int tile, const TileWords<P>& words,
-                                         int lane, const std::uint32_t* operands, const float* steps, Sums& sums) {
+  template <Scales kType>
+  DUALBINARY_DEVICE static void multiply(const PackedWeight& weight, const TileView<P>& view, int lane,
+                                         const std::uint32_t* operands, const float* steps, Sums& sums) {
+    // Integer sums of a group, plane by plane; the offset is a plane of ones.
+    int d[P + 1][kBlocks][kSets][4] = {};
+    float of_tile[kBlocks][4] = {};
+    int group = view.group;
+    int group_end = end_of_group(weight, group) - view.first_part;
+    const std::uint8_t* lines = view.lines;
+    DUALBINARY_UNROLL
+    for (int part = 0; part < kParts; ++part) {
+      add_part(weight, view, part, lane, operands + part * kPartWords, d);
+      if (part + 1 < kParts && part + 1 != group_end) continue;
+      end_group<kType>(weight, view, lines, lane, d, of_tile);
+      lines += weight.C * line_bytes(kType);
+      group_end = end_of_group(weight, ++group) - view.first_part;
+    }
     const int t = lane % 4;
     DUALBINARY_UNROLL
     for (int block = 0; block < kBlocks; ++block) {
-      std::uint32_t b[kSets][2][kParts];
-      DUALBINARY_UNROLL
-      for (int i = 0; i < 2 * kSets; ++i) {
-        const auto* from = reinterpret_cast<const simt::Words4*>(operands + i * kHalfWords);
-        const simt::Words4 v = from[4 * (8 * block + lane / 4) + t];
-        DUALBINARY_UNROLL
-        for (int part = 0; part < kParts; ++part) b[i / 2][i % 2][part] = v.w[part];
-      }
-      float sum[4] = {};
-      DUALBINARY_UNROLL
-      for (int c = 0; c <= P; ++c) {
-        if (c == P && weight.C == P) break;  // no offset
-        const std::uint32_t low = c < P ? words.w[2 * (c < P ? c : 0)] : ~0u;
-        const std::uint32_t high = c < P ? words.w[2 * (c < P ? c : 0) + 1] : ~0u;
-        add_plane(weight, row_tile, tile, c, low, high, lane, b, sum);
-      }
       const float first = steps[8 * block + 2 * t];
       const float second = steps[8 * block + 2 * t + 1];
       DUALBINARY_UNROLL
       for (int i = 0; i < 4; ++i) {
-        sums.of[block][i] = simt::multiply_add(i % 2 == 0 ? first : second, sum[i], sums.of[block][i]);
+        sums.of[block][i] = simt::multiply_add(i % 2 == 0 ? first : second, of_tile[block][i], sums.of[block][i]);
       }
     }
   }
@@ -81,34 +83,70 @@ struct ByteMethod {
   }
 
  private:
-  // Adds one plane of a tile, group by group.
-  DUALBINARY_DEVICE static void add_plane(const PackedWeight& weight, int row_tile, int tile, int c, std::uint32_t low,
-                                          std::uint32_t high, int lane, const std::uint32_t (&b)[kSets][2][kParts],
-                                          float (&sum)[4]) {
-    int d[kSets][4] = {};
+  using Products = int (&)[P + 1][kBlocks][kSets][4];
+
+  // Adds the products of 32 inputs, for all planes.
+  DUALBINARY_DEVICE static void add_part(const PackedWeight& weight, const TileView<P>& view, int part, int lane,
+                                         const std::uint32_t* operands, Products d) {
+    std::uint32_t b[kBlocks][kLaneWords];
     DUALBINARY_UNROLL
-    for (int part = 0; part < kParts; ++part) {
-      constexpr std::uint32_t kBytes = 0x80808080u;
-      // A multiplication is a shift that the other pipe can do.
-      const std::uint32_t a[4] = {low * (1u << (7 - part)) & kBytes, high * (1u << (7 - part)) & kBytes,
-                                  low * (1u << (3 - part)) & kBytes, high * (1u << (3 - part)) & kBytes};
-      if constexpr (kSets == 1) {
-        simt::mma_u8<true>(d[0], a, b[0][0][part], b[0][1][part]);
-      } else {
-        simt::mma_u8<false>(d[0], a, b[0][0][part], b[0][1][part]);
-        simt::mma_u8<true>(d[1], a, b[1][0][part], b[1][1][part]);
-      }
-      const int group = group_of(weight, kParts * tile + part);
-      if (part + 1 < kParts && group_of(weight, kParts * tile + part + 1) == group) continue;
-      const Pair scales = load_scales(weight, row_tile, group, c, lane / 4);
+    for (int block = 0; block < kBlocks; ++block) {
+      // Words of the part in the order of the lanes.
+      const std::uint32_t* from = operands + (simt::kLanes * block + lane) * kLaneWords;
       DUALBINARY_UNROLL
-      for (int i = 0; i < 4; ++i) {
-        // Exact: a set bit is 128. At 16 bits the sum is at most 128 * 32767 < 2^22.
-        int whole = d[0][i] >> 7;
-        if constexpr (kSets == 2) whole += 2 * d[1][i];
-        sum[i] = simt::multiply_add(i < 2 ? scales.low : scales.high, simt::small_int_to_float(whole), sum[i]);
+      for (int i = 0; i < kSets; ++i) {
+        const simt::Words2 v = reinterpret_cast<const simt::Words2*>(from)[i];
+        b[block][2 * i] = v.w[0];
+        b[block][2 * i + 1] = v.w[1];
+      }
+    }
+    DUALBINARY_UNROLL
+    for (int c = 0; c <= P; ++c) {
+      if (c == P && weight.C == P) break;
+      constexpr std::uint32_t kBytes = 0x80808080u;
+      std::uint32_t a[4] = {kBytes, kBytes, kBytes, kBytes};
+      if (c < P) {
+        const std::uint32_t low = view.words.w[c < P ? 2 * c : 0];
+        const std::uint32_t high = view.words.w[c < P ? 2 * c + 1 : 0];
+        // A multiplication is a shift that the other pipe can do.
+        a[0] = low * (1u << (7 - part)) & kBytes;
+        a[1] = high * (1u << (7 - part)) & kBytes;
+        a[2] = low * (1u << (3 - part)) & kBytes;
+        a[3] = high * (1u << (3 - part)) & kBytes;
+      }
+      DUALBINARY_UNROLL
+      for (int block = 0; block < kBlocks; ++block) {
+        if constexpr (kSets == 1) {
+          simt::mma_u8<true>(d[c][block][0], a, b[block][0], b[block][1]);
+        } else {
+          simt::mma_u8<false>(d[c][block][0], a, b[block][0], b[block][1]);
+          simt::mma_u8<true>(d[c][block][1], a, b[block][2], b[block][3]);
+        }
+      }
+    }
+  }
+
+  // Adds the sums of a group, times its scales, to those of the tile, and sets them to zero.
+  template <Scales kType>
+  DUALBINARY_DEVICE static void end_group(const PackedWeight& weight, const TileView<P>& view,
+                                          const std::uint8_t* lines, int lane, Products d,
+                                          float (&of_tile)[kBlocks][4]) {
+    DUALBINARY_UNROLL
+    for (int c = 0; c <= P; ++c) {
+      if (c == P && weight.C == P) break;
+      const Pair scales = read_line<kType>(weight, lines + c * line_bytes(kType), view.row_tile, c, lane / 4);
+      DUALBINARY_UNROLL
+      for (int block = 0; block < kBlocks; ++block) {
         DUALBINARY_UNROLL
-        for (int set = 0; set < kSets; ++set) d[set][i] = 0;
+        for (int i = 0; i < 4; ++i) {
+          // Exact: a set bit is 128. At 16 bits the sum is at most 128 * 32767 < 2^22.
+          int whole = d[c][block][0][i] >> 7;
+          if constexpr (kSets == 2) whole += 2 * d[c][block][1][i];
+          of_tile[block][i] =
+              simt::multiply_add(i < 2 ? scales.low : scales.high, simt::small_int_to_float(whole), of_tile[block][i]);
+          DUALBINARY_UNROLL
+          for (int set = 0; set < kSets; ++set) d[c][block][set][i] = 0;
+        }
       }
     }
   }
@@ -122,7 +160,7 @@ prepare_operands(Activations x, int K, int tiles, std::uint32_t* operands, float
   const int t = unit % 4;
   const int tile = unit / 4 % tiles;
   const int row = unit / 4 / tiles;
-  int q[kLaneInputs] = {};
+  std::uint32_t q[kLaneInputs];
   const float step = quantise<Method::kBits>(x, row, row < x.rows ? K : 0, tile, t, q);
   if (row >= Method::kRows) return;
   Method::fill(q, row, t, operands + static_cast<std::int64_t>(tile) * Method::kTileWords);

@@ -42,7 +42,8 @@ pack_planes(PackedWeight w, PlainWeight plain, std::uint32_t* packed, std::int64
   packed[index] = word;
 }
 
-// Index of an element of `packed.h`'s scales as the c, n and group that it holds; n may be N or more.
+// Index of an element of `packed.h`'s scales as the c, n and group that it holds; n may be N or more, so past the end
+// too.
 struct ScalePlace {
   int c;
   int n;

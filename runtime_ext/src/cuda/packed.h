@@ -18,7 +18,8 @@
 //   scales    [row tiles][groups][C][8][2]: of rows r and r + 8; float16 and float32 as stored, codes as int8 code -
 //   zero factors   float [row tiles][C][8][2]: factor / unit; only beside codes
 //
-// Rows past N and inputs past K have zero bits, and the rows zero scales.
+// Rows past N and inputs past K have zero bits, and the rows zero scales. Behind the last scales lie those of another
+// tile's groups, unused, so that copies of whole tiles need not look where the row ends.
 #pragma once
 
 #include <cstdint>
@@ -48,8 +49,9 @@ struct PackedWeight {
   int N;
   int row_tiles;
   int input_tiles;
-  int groups;       // of a row
-  int group_parts;  // G / 32
+  int groups;                   // of a row
+  int group_parts;              // G / 32
+  std::uint32_t group_inverse;  // 2^32 / group_parts, rounded up; 0 for 1 part, whose inverse does not fit
   int P;
   int C;  // P, or P+1 with an offset
   Scales scale_type;
@@ -63,28 +65,69 @@ struct Pair {
   float high;  // of row r + 8
 };
 
+// Of a weight for a device: with so few parts the product with group_inverse is as good as the division.
+inline constexpr int kMaxInputs = 1 << 21;
+
 // The group of part `part`, counted over the whole row. Parts of the padding count to the last group: their bits are 0.
 DUALBINARY_DEVICE int group_of(const PackedWeight& w, int part) {
-  const int group = part / w.group_parts;
-  return group < w.groups ? group : w.groups - 1;
+  const auto number = static_cast<std::uint32_t>(part);
+  const std::uint32_t group = w.group_inverse == 0 ? number : simt::multiply_high(number, w.group_inverse);
+  const auto last = static_cast<std::uint32_t>(w.groups - 1);
+  return static_cast<int>(group < last ? group : last);
 }
 
-// Scales of rows r and r + 8 of a row tile, for plane c (C-1 is the offset, where there is one).
-DUALBINARY_DEVICE Pair load_scales(const PackedWeight& w, int row_tile, int group, int c, int r) {
-  const std::int64_t line = (static_cast<std::int64_t>(row_tile) * w.groups + group) * w.C + c;
-  const std::int64_t index = line * 8 + r;
-  if (w.scale_type == Scales::kFloat16) {
-    const std::uint32_t both = static_cast<const std::uint32_t*>(w.scales)[index];
+// The first part after those of `group`.
+DUALBINARY_DEVICE int end_of_group(const PackedWeight& w, int group) {
+  return group + 1 < w.groups ? (group + 1) * w.group_parts : w.input_tiles * kParts;
+}
+
+// Bytes of a line: the scales of one row tile, group and plane. Those of a group's planes, and the groups of a row
+// tile, follow one another.
+DUALBINARY_HOST_DEVICE constexpr int line_bytes(Scales type) {
+  const int scale_bytes = type == Scales::kFloat16 ? 2 : type == Scales::kFloat32 ? 4 : 1;
+  return kTileRows * scale_bytes;
+}
+
+DUALBINARY_DEVICE std::int64_t line_offset(const PackedWeight& w, int row_tile, int group) {
+  return (static_cast<std::int64_t>(row_tile) * w.groups + group) * w.C * line_bytes(w.scale_type);
+}
+
+// Scales of rows r and r + 8 of a row tile, for plane c, from a line of theirs wherever it lies.
+template <Scales kType>
+DUALBINARY_DEVICE Pair read_line(const PackedWeight& w, const void* line, int row_tile, int c, int r) {
+  if constexpr (kType == Scales::kFloat16) {
+    const std::uint32_t both = static_cast<const std::uint32_t*>(line)[r];
     return {simt::half_to_float(static_cast<std::uint16_t>(both)),
             simt::half_to_float(static_cast<std::uint16_t>(both >> 16))};
+  } else if constexpr (kType == Scales::kFloat32) {
+    const simt::Words2 both = static_cast<const simt::Words2*>(line)[r];
+    return {simt::float_of(both.w[0]), simt::float_of(both.w[1])};
+  } else {
+    const auto* codes = static_cast<const std::int8_t*>(line) + 2 * r;
+    const float* factors = w.factors + ((static_cast<std::int64_t>(row_tile) * w.C + c) * 8 + r) * 2;
+    return {static_cast<float>(codes[0]) * factors[0], static_cast<float>(codes[1]) * factors[1]};
   }
-  if (w.scale_type == Scales::kFloat32) {
-    const auto* both = static_cast<const float*>(w.scales) + 2 * index;
-    return {both[0], both[1]};
+}
+
+// Calls body.operator()<type>() for the type of the scales.
+template <class Body>
+DUALBINARY_DEVICE void for_scale_type(Scales type, const Body& body) {
+  if (type == Scales::kFloat16) {
+    body.template operator()<Scales::kFloat16>();
+  } else if (type == Scales::kFloat32) {
+    body.template operator()<Scales::kFloat32>();
+  } else {
+    body.template operator()<Scales::kCodes>();
   }
-  const auto* codes = static_cast<const std::int8_t*>(w.scales) + 2 * index;
-  const float* factors = w.factors + ((static_cast<std::int64_t>(row_tile) * w.C + c) * 8 + r) * 2;
-  return {static_cast<float>(codes[0]) * factors[0], static_cast<float>(codes[1]) * factors[1]};
+}
+
+// Scales from the weight itself. Plane C-1 is the offset, where there is one.
+DUALBINARY_DEVICE Pair load_scales(const PackedWeight& w, int row_tile, int group, int c, int r) {
+  const std::int64_t offset = line_offset(w, row_tile, group) + c * line_bytes(w.scale_type);
+  const auto* line = static_cast<const std::uint8_t*>(w.scales) + offset;
+  Pair scales;
+  for_scale_type(w.scale_type, [&]<Scales kType>() { scales = read_line<kType>(w, line, row_tile, c, r); });
+  return scales;
 }
 
 }  // namespace dualbinary::cuda

@@ -10,12 +10,12 @@
 #include <cstdint>
 
 #include "cuda/activations.h"
-#include "cuda/decode.h"
 #include "cuda/exact.h"
 #include "cuda/halves.h"
 #include "cuda/levels.h"
 #include "cuda/packed.h"
 #include "cuda/simt/simt.h"
+#include "cuda/tile_ring.h"
 
 namespace dualbinary::cuda {
 
@@ -54,6 +54,21 @@ DUALBINARY_DEVICE void copy_stage(const PrefillArguments& a, int first_token, in
     if (inside) from += (first_token + token) * a.tokens.stride + k;
     simt::copy_async(stage + chunk_offset(token, chunk), from, inside);
   }
+}
+
+// A lane's words of one tile, from the weight itself.
+template <int P>
+DUALBINARY_DEVICE TileWords<P> load_tile(const PackedWeight& weight, int row_tile, int tile, int lane) {
+  const std::int64_t index = (static_cast<std::int64_t>(row_tile) * weight.input_tiles + tile) * simt::kLanes + lane;
+  const auto* from = reinterpret_cast<const simt::Words2*>(weight.planes + index * (2 * P));
+  TileWords<P> words;
+  DUALBINARY_UNROLL
+  for (int p = 0; p < P; ++p) {
+    const simt::Words2 v = simt::load_once(from + p);
+    words.w[2 * p] = v.w[0];
+    words.w[2 * p + 1] = v.w[1];
+  }
+  return words;
 }
 
 // The levels of a row tile, made anew where a group begins.

@@ -11,6 +11,7 @@ namespace {
 
 PackedWeight describe(const Shape& shape) {
   const auto tiles = [](std::int64_t count, int size) { return static_cast<int>((count + size - 1) / size); };
+  const auto parts = static_cast<std::uint64_t>(shape.group_size / kPartInputs);
   const Scales type = shape.scale_type == Element::kFloat16   ? Scales::kFloat16
                       : shape.scale_type == Element::kFloat32 ? Scales::kFloat32
                                                               : Scales::kCodes;
@@ -19,7 +20,8 @@ PackedWeight describe(const Shape& shape) {
           .row_tiles = tiles(shape.N, kTileRows),
           .input_tiles = tiles(shape.K, kTileInputs),
           .groups = static_cast<int>(shape.groups),
-          .group_parts = static_cast<int>(shape.group_size / kPartInputs),
+          .group_parts = static_cast<int>(parts),
+          .group_inverse = parts == 1 ? 0u : static_cast<std::uint32_t>(((std::uint64_t{1} << 32) + parts - 1) / parts),
           .P = static_cast<int>(shape.planes),
           .C = static_cast<int>(shape.scale_rows),
           .scale_type = type,
@@ -38,10 +40,9 @@ void check(const Shape& shape, const Stored& stored) {
     throw std::invalid_argument("number of planes: CUDA kernels take 1 to " + std::to_string(kMaxPlanes) + ", got " +
                                 std::to_string(shape.planes) + "; the CPU provider runs this weight");
   }
-  // Indices of inputs are int, and the last tile may be padding.
-  constexpr std::int64_t kLargest = std::numeric_limits<int>::max() - kTileInputs;
-  if (shape.K > kLargest || shape.N > kLargest) {
-    throw std::invalid_argument("K and N: CUDA kernels take at most " + std::to_string(kLargest));
+  if (shape.K > kMaxInputs) {
+    throw std::invalid_argument("K: CUDA kernels take at most " + std::to_string(kMaxInputs) + ", got " +
+                                std::to_string(shape.K) + "; the CPU provider runs this weight");
   }
   check_factors(shape, stored.scales);
 }
@@ -87,7 +88,7 @@ void DeviceWeight::pack(const Stored& stored, const Shape& shape) {
   w.planes = planes;
 
   const std::int64_t factors = std::int64_t{w.row_tiles} * w.C * kTileRows;
-  const std::int64_t scales = factors * w.groups;
+  const std::int64_t scales = factors * w.groups + std::int64_t{kParts} * w.C * kTileRows;
   if (w.scale_type == Scales::kFloat16) {
     auto* to = static_cast<std::uint16_t*>(allocate(scales_, scales, sizeof(std::uint16_t)));
     simt::launch(pack_scales<std::uint16_t>, over(scales), w, plain, to, scales);

@@ -10,6 +10,7 @@
 //   - lanes that wait for different instructions, and threads that wait for ever, end the process with a message
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -67,6 +68,7 @@ inline int block_y() { return emulated::place().block_y; }
 inline int blocks_x() { return emulated::place().blocks_x; }
 inline std::uint8_t* shared_memory() { return emulated::place().shared; }
 inline void sync_block() { emulated::meet_block(); }
+inline void sync_warp() { emulated::meet_warp(nullptr, nullptr); }
 
 inline float float_of(std::uint32_t bits) {
   float value;
@@ -99,7 +101,14 @@ inline float power_of_two(int exponent) { return float_of(static_cast<std::uint3
 inline int exponent_of(float value) { return static_cast<int>(bits_of(value) >> 23 & 0xff) - 127; }
 inline bool finite(float value) { return std::isfinite(value); }
 inline float not_a_number() { return std::numeric_limits<float>::quiet_NaN(); }
-inline int round_to_int(float value) { return static_cast<int>(std::nearbyint(value)); }
+inline float larger_magnitude(float a, float b) {
+  if (a != a || b != b) return not_a_number();
+  return std::max(std::fabs(a), std::fabs(b));
+}
+inline std::uint32_t round_product(float a, float b) { return bits_of(std::fma(a, b, 12582912.0f)); }
+inline std::uint32_t multiply_high(std::uint32_t a, std::uint32_t b) {
+  return static_cast<std::uint32_t>(std::uint64_t{a} * b >> 32);
+}
 inline float multiply_add(float a, float b, float c) { return std::fma(a, b, c); }
 inline float small_int_to_float(int value) {
   return float_of(static_cast<std::uint32_t>(value + 0x4b400000)) - 12582912.0f;

@@ -39,6 +39,7 @@ DUALBINARY_DEVICE std::uint8_t* shared_memory() {
 }
 
 DUALBINARY_DEVICE void sync_block() { __syncthreads(); }
+DUALBINARY_DEVICE void sync_warp() { __syncwarp(); }
 DUALBINARY_DEVICE float shuffle_xor(float value, int mask) { return __shfl_xor_sync(0xffffffffu, value, mask); }
 
 DUALBINARY_DEVICE float half_to_float(std::uint16_t bits) { return __half2float(__ushort_as_half(bits)); }
@@ -67,7 +68,22 @@ DUALBINARY_DEVICE int exponent_of(float value) { return ((__float_as_int(value) 
 
 DUALBINARY_DEVICE bool finite(float value) { return (__float_as_int(value) & 0x7f800000) != 0x7f800000; }
 DUALBINARY_DEVICE float not_a_number() { return __int_as_float(0x7fc00000); }
-DUALBINARY_DEVICE int round_to_int(float value) { return __float2int_rn(value); }
+DUALBINARY_DEVICE float float_of(std::uint32_t bits) { return __uint_as_float(bits); }
+
+// The larger of |a| and |b|; NaN where either is.
+DUALBINARY_DEVICE float larger_magnitude(float a, float b) {
+  float larger;
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(larger) : "f"(fabsf(a)), "f"(fabsf(b)));
+  return larger;
+}
+
+// a b rounded to an integer, for |a b| < 2^15: in the low 16 bits, with others above. The addition of 1.5 * 2^23
+// rounds.
+DUALBINARY_DEVICE std::uint32_t round_product(float a, float b) {
+  return __float_as_uint(__fmaf_rn(a, b, 12582912.0f));
+}
+// The high 32 bits of a product.
+DUALBINARY_DEVICE std::uint32_t multiply_high(std::uint32_t a, std::uint32_t b) { return __umulhi(a, b); }
 DUALBINARY_DEVICE float multiply_add(float a, float b, float c) { return __fmaf_rn(a, b, c); }
 
 // Exact for |value| < 2^22: cheaper than the conversion instruction, which runs at a quarter of the rate or less.
