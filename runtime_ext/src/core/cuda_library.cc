@@ -77,21 +77,29 @@ std::filesystem::path own_path() {
 
 #endif
 
+bool is_there(const std::filesystem::path& path) {
+  std::error_code ignored;
+  return std::filesystem::exists(path, ignored);
+}
+
 std::filesystem::path library_path() {
   const char* named = std::getenv(kVariable);
-  const bool given = named != nullptr && *named != '\0';
-  const std::filesystem::path path = given ? std::filesystem::path(named) : own_path().parent_path() / kFileName;
-  std::error_code ignored;
-  if (!std::filesystem::exists(path, ignored)) {
-    if (given) {
+  if (named != nullptr && *named != '\0') {
+    if (!is_there(named)) {
       throw std::runtime_error(std::string(kVariable) + "=" + named +
                                ": no such file; name libdualbinary_cuda, or use the CPU provider");
     }
-    throw std::runtime_error("there is no " + path.string() +
-                             ": this build has no CUDA kernels; build with -DDUALBINARY_CUDA=ON, or use the CPU "
-                             "provider");
+    return std::filesystem::absolute(named);  // a bare name would be looked for in the system's directories
   }
-  return std::filesystem::absolute(path);  // a bare name would be looked for elsewhere
+  // Without a folder it would be one of whatever directory the process happens to be in.
+  const std::filesystem::path folder = own_path().parent_path();
+  const std::filesystem::path path = folder / kFileName;
+  if (folder.empty() || !is_there(path)) {
+    throw std::runtime_error("there is no " + path.string() +
+                             ", so no CUDA kernels; build with -DDUALBINARY_CUDA=ON, name the file in " + kVariable +
+                             ", or use the CPU provider");
+  }
+  return path;
 }
 
 template <class Function>
