@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import product
@@ -31,7 +32,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the launchers a
 
 @dataclass(frozen=True)
 class Adapter:
-    """A copy of the op's library, which opens its launcher by itself: a library keeps the one that it has opened."""
+    """A copy of the op's library, which opens a launcher of its own: a library keeps the one that it has opened."""
 
     path: Path
 
@@ -78,13 +79,14 @@ def adapter(build, tmp_path) -> Adapter:
 
 
 @pytest.fixture(scope="module", params=LAUNCHERS)
-def launched(request, build, tmp_path_factory) -> Adapter:
+def launched(request, build, tmp_path_factory) -> Iterator[Adapter]:
     """An adapter for each launcher."""
     copy = Adapter(Path(shutil.copy(build / "libcuda_adapter.so", tmp_path_factory.mktemp("launched"))))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(VARIABLE, str(build / request.param))
-        copy.open(op_model(make_problem()))
-    return copy
+        session = copy.open(op_model(make_problem()))
+    yield copy
+    del session  # the last one of a library unloads it, which then forgets its launcher
 
 
 @pytest.fixture
@@ -291,9 +293,10 @@ def test_a_failed_attempt_is_tried_anew(adapter, build, monkeypatch, tmp_path):
         monkeypatch.setenv(VARIABLE, str(path))
         assert_refused(adapter, *parts)
     monkeypatch.setenv(VARIABLE, str(build / "libfake_launcher.so"))
-    adapter.open(op_model(make_problem()))
+    first = adapter.open(op_model(make_problem()))
     monkeypatch.setenv(VARIABLE, str(tmp_path / "absent.so"))
     adapter.open(op_model(make_problem()))  # with the launcher that is open
+    del first
 
 
 def test_a_relative_name_is_that_of_a_file(adapter, build, monkeypatch, tmp_path):

@@ -16,7 +16,7 @@ struct CudaLibrary {
 };
 
 // Opens the file that the environment variable DUALBINARY_CUDA_LIBRARY names, else libdualbinary_cuda beside this
-// library, and checks that it was built from the same contract. It stays open until the process ends. Throws
+// library, and checks that it was built from the same contract. It stays open as long as this library. Throws
 // std::runtime_error, with the way out, where there is no such file, it cannot be opened, lacks a function, or has
 // another contract; the next call tries anew. Safe to call from several threads at once.
 const CudaLibrary& cuda_library();
