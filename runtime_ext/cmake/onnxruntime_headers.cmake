@@ -12,8 +12,9 @@ set(DUALBINARY_ORT_INCLUDE_DIR
     CACHE PATH "Directory of onnxruntime_c_api.h; empty to look for it")
 
 set(ort_header onnxruntime_c_api.h)
-# The op is built against version 17 of the C API; an older header lacks some of its functions.
-set(ort_minimum_api 17)
+# The op for CUDA devices is built against version 18 of the C API, the one for CPUs against 17; an older header lacks some
+# of their functions.
+set(ort_minimum_api 18)
 
 set(ort_npm_name com.github.asus4.onnxruntime)
 set(ort_npm_version 0.4.9)
@@ -21,7 +22,7 @@ set(ort_npm_sha256 e59788788818fdde1b2e522e766a21ba0f7d8391de55737abf81e32cc8017
 set(ort_npm_headers "package/Plugins/iOS~/onnxruntime.xcframework/ios-arm64/onnxruntime.framework/Headers")
 
 set(ort_ways_out
-    "Either pass -DDUALBINARY_ORT_INCLUDE_DIR=DIR, where DIR holds ${ort_header} of ONNX Runtime 1.17 or newer (in the \
+    "Either pass -DDUALBINARY_ORT_INCLUDE_DIR=DIR, where DIR holds ${ort_header} of ONNX Runtime 1.18 or newer (in the \
 include directory of its release archives), or install a development package of ONNX Runtime, or install npm and allow \
 it to download ${ort_npm_name}@${ort_npm_version} (143 MiB, once for each user).")
 

@@ -14,6 +14,7 @@ most e = sum over planes of |scales| / 255. With c, the centre of all weights, a
 
 from dataclasses import dataclass
 
+import ml_dtypes
 import numpy as np
 from hypothesis import strategies as st
 from onnx import helper, numpy_helper
@@ -34,7 +35,11 @@ ENTRY_OPERATIONS = 5
 """float32 operations that round on the way to an entry."""
 MAX_SEGMENT = 128
 """Inputs that share a rounding step, at most. The kernels take the largest multiple of 32 up to this that divides G."""
-RESULT_ERROR = {np.dtype(np.float32): (EPS, 2.0**-150), np.dtype(np.float16): (2.0**-11, 2.0**-25)}
+RESULT_ERROR = {
+    np.dtype(np.float32): (EPS, 2.0**-150),
+    np.dtype(np.float16): (2.0**-11, 2.0**-25),
+    np.dtype(ml_dtypes.bfloat16): (2.0**-9, 2.0**-134),
+}
 """Rounding to the result's type: relative, and absolute below the normal numbers."""
 
 
@@ -61,8 +66,11 @@ class Problem:
     def float_error(self) -> np.ndarray:
         """Bound of what float32 sums lose, [M, N]."""
         additions = 2 * (self.planes.shape[0] + 1) * self.segments().shape[1] + 32
-        magnitude = np.einsum("mg,cng->mn", self._per_group(np.abs(self._padded())), self.magnitudes)
-        return additions * EPS * magnitude
+        return additions * EPS * self.terms()
+
+    def terms(self) -> np.ndarray:
+        """Sum of the magnitudes of all products of a scale and an input, [M, N]."""
+        return np.einsum("mg,cng->mn", self._per_group(np.abs(self._padded())), self.magnitudes)
 
     def step_error(self, level: int) -> np.ndarray:
         """One rounding step in every plane and segment, [M, N]."""

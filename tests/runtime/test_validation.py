@@ -2,6 +2,7 @@
 
 import ctypes
 
+import ml_dtypes
 import numpy as np
 import onnxruntime as ort
 import pytest
@@ -133,6 +134,12 @@ def test_a_tensor_of_the_wrong_type_is_refused(name, kind):
     problem = Problem(GOOD.x, tensors["planes"], tensors["scales"], 64, 8, 32)
     with pytest.raises(Exception, match=rf"{name}.*proj"):
         load(problem)
+
+
+@pytest.mark.parametrize("scale_type", [np.float16, np.float32, np.uint8])
+def test_bfloat16_on_a_cpu_is_refused_with_the_way_out(scale_type):
+    problem = make_problem(K=64, N=8, group_size=32, x_type=ml_dtypes.bfloat16, scale_type=scale_type)
+    assert_refused(["X: expected float32 or float16, got bfloat16", "use the CUDA provider, or a model of"], problem)
 
 
 @pytest.mark.parametrize("shape", [(2, 63), (65,), (2, 0)])

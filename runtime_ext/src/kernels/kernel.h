@@ -36,8 +36,8 @@
 
 namespace dualbinary {
 
-// kCode8 is for scales alone: see Stored.
-enum class Element : std::int32_t { kFloat32 = 0, kFloat16 = 1, kCode8 = 2 };
+// kCode8 is for scales alone: see Stored. No kernel for CPUs takes kBFloat16, which is for activations on CUDA devices.
+enum class Element : std::int32_t { kFloat32 = 0, kFloat16 = 1, kCode8 = 2, kBFloat16 = 3 };
 
 enum class Isa : std::int32_t { kScalar = 0, kAvx2 = 1, kAvx512 = 2, kNeon = 3, kI8mm = 4 };
 

@@ -1,143 +1,15 @@
 #include "ort/cpu_op.h"
 
-#include <functional>
 #include <memory>
-#include <numeric>
-#include <optional>
-#include <string>
-#include <vector>
+#include <stdexcept>
 
-#include "contract.h"
 #include "core/dispatch.h"
 #include "core/weight.h"
-#include "ort/node.h"
+#include "ort/custom_op.h"
 #include "ort/status.h"
 
 namespace dualbinary {
 namespace {
-
-// OrtCustomOp's callbacks get the struct back, so what belongs to one entry stands behind it.
-struct CpuOp : OrtCustomOp {
-  const OrtApi* api;
-  ONNXTensorElementDataType x_type;
-  ONNXTensorElementDataType scale_type;
-};
-
-const CpuOp& self(const OrtCustomOp* op) { return *static_cast<const CpuOp*>(op); }
-
-[[noreturn]] void refuse_type(const char* name) {
-  throw std::invalid_argument(std::string("attribute ") + name + ": expected an integer, got another type");
-}
-
-class KernelAttributes : public AttributeReader {
- public:
-  KernelAttributes(const OrtApi& api, const OrtKernelInfo* info) : api_(api), info_(info) {}
-  std::optional<std::int64_t> read(const char* name) const override {
-    std::int64_t value = 0;
-    if (succeeds(api_.KernelInfoGetAttribute_int64(info_, name, &value))) return value;
-    if (has_other_type(name)) refuse_type(name);
-    return std::nullopt;
-  }
-
- private:
-  // The API answers alike for an absent attribute and for one of another type; only asking for the others tells. A
-  // default must not take the place of a value that the model does give.
-  bool has_other_type(const char* name) const {
-    float number = 0;
-    std::size_t size = 0;
-    return succeeds(api_.KernelInfoGetAttribute_float(info_, name, &number)) ||
-           succeeds(api_.KernelInfoGetAttribute_string(info_, name, nullptr, &size)) ||
-           succeeds(api_.KernelInfoGetAttributeArray_int64(info_, name, nullptr, &size)) ||
-           succeeds(api_.KernelInfoGetAttributeArray_float(info_, name, nullptr, &size));
-  }
-
-  bool succeeds(OrtStatus* status) const {
-    if (status == nullptr) return true;
-    api_.ReleaseStatus(status);
-    return false;
-  }
-
-  const OrtApi& api_;
-  const OrtKernelInfo* info_;
-};
-
-class InferenceAttributes : public AttributeReader {
- public:
-  InferenceAttributes(const OrtApi& api, const OrtShapeInferContext* context) : api_(api), context_(context) {}
-  std::optional<std::int64_t> read(const char* name) const override {
-    const OrtOpAttr* attribute = nullptr;
-    if (OrtStatus* absent = api_.ShapeInferContext_GetAttribute(context_, name, &attribute)) {
-      api_.ReleaseStatus(absent);
-      return std::nullopt;
-    }
-    std::int64_t value = 0;
-    std::size_t size = 0;
-    OrtStatus* status = api_.ReadOpAttr(attribute, ORT_OP_ATTR_INT, &value, sizeof(value), &size);
-    if (status == nullptr) return value;
-    api_.ReleaseStatus(status);
-    refuse_type(name);
-  }
-
- private:
-  const OrtApi& api_;
-  const OrtShapeInferContext* context_;
-};
-
-// A kernel instance: one node of one session.
-struct CpuKernel {
-  const OrtApi& api;
-  std::string where;  // starts every message: op and node
-  Weight weight;
-};
-
-std::string node_prefix(const OrtApi& api, const OrtKernelInfo* info) {
-  std::size_t size = 0;
-  std::string name;
-  check(api, api.KernelInfo_GetNodeName(info, nullptr, &size));
-  name.resize(size);
-  check(api, api.KernelInfo_GetNodeName(info, name.data(), &size));
-  while (!name.empty() && name.back() == '\0') name.pop_back();
-  return std::string(contract::kOpName) + " node '" + name + "': ";
-}
-
-const OrtValue* constant_input(const OrtApi& api, const OrtKernelInfo* info, int index, const char* name) {
-  int is_constant = 0;
-  const OrtValue* value = nullptr;
-  check(api, api.KernelInfoGetConstantInput_tensor(info, static_cast<std::size_t>(index), &is_constant, &value));
-  if (is_constant == 0 || value == nullptr) {
-    throw std::invalid_argument(std::string(name) + ": must be a constant initializer of the model");
-  }
-  return value;
-}
-
-const void* tensor_data(const OrtApi& api, const OrtValue* value) {
-  void* data = nullptr;
-  // The C API has no read-only access; constants are not written to.
-  check(api, api.GetTensorMutableData(const_cast<OrtValue*>(value), &data));
-  return data;
-}
-
-std::unique_ptr<CpuKernel> create(const CpuOp& op, const OrtApi& api, const OrtKernelInfo* info, std::string where) {
-  const Spec spec = read_attributes(KernelAttributes(api, info));
-  const OrtValue* planes = constant_input(api, info, contract::kInputPlanes, "planes");
-  const OrtValue* scales = constant_input(api, info, contract::kInputScales, "scales");
-  const TensorInfo x{op.x_type, {spec.K}};  // its dimensions are checked by each run
-  const Shape shape = check_inputs(spec, x, read_info(api, planes), read_info(api, scales)).value();
-  const Stored stored{static_cast<const std::uint8_t*>(tensor_data(api, planes)), tensor_data(api, scales)};
-  const Kernel& kernel = choose_kernel(static_cast<int>(spec.accuracy_level), spec.layout);
-  return std::make_unique<CpuKernel>(
-      CpuKernel{api, std::move(where), Weight(shape, stored, kernel, many_rows_kernel(kernel))});
-}
-
-OrtStatus* ORT_API_CALL create_kernel(const OrtCustomOp* op, const OrtApi* runtime_api, const OrtKernelInfo* info,
-                                      void** kernel) noexcept {
-  std::string where;
-  OrtStatus* status = guarded(*runtime_api, "", [&] { where = node_prefix(*runtime_api, info); });
-  if (status != nullptr) return status;
-  return guarded(*runtime_api, where, [&] { *kernel = create(self(op), *self(op).api, info, where).release(); });
-}
-
-void ORT_API_CALL destroy_kernel(void* kernel) noexcept { delete static_cast<CpuKernel*>(kernel); }
 
 // ONNX Runtime's intra-op pool as a ParallelFor.
 struct HostPool {
@@ -151,85 +23,30 @@ struct HostPool {
   }
 };
 
-void compute_output(const CpuKernel& kernel, OrtKernelContext* context) {
-  const OrtApi& api = kernel.api;
-  const OrtValue* x = nullptr;
-  check(api, api.KernelContext_GetInput(context, contract::kInputX, &x));
-  TensorInfo info = read_info(api, x);
-  check_activations(kernel.weight.shape().K, info.dims);
-  info.dims.back() = kernel.weight.shape().N;
-  OrtValue* y = nullptr;
-  check(api, api.KernelContext_GetOutput(context, 0, info.dims.data(), info.dims.size(), &y));
-  const std::int64_t rows =
-      std::accumulate(info.dims.begin(), info.dims.end() - 1, std::int64_t{1}, std::multiplies<>());
-  void* out = nullptr;
-  check(api, api.GetTensorMutableData(y, &out));
-  HostPool pool{api, context};
-  kernel.weight.multiply({tensor_data(api, x), element_of("X", info.type)}, rows, out, {HostPool::run, &pool});
+class CpuKernel : public NodeKernel {
+ public:
+  CpuKernel(const Node& node, const Kernel& kernel)
+      : weight_(node.shape, node.stored, kernel, many_rows_kernel(kernel)) {}
+
+  void multiply(const Call& call) const override {
+    HostPool pool{call.api, call.context};
+    weight_.multiply(call.x, call.rows, call.y, {HostPool::run, &pool});
+  }
+
+ private:
+  Weight weight_;
+};
+
+std::unique_ptr<NodeKernel> create(const Node& node) {
+  const Kernel& kernel = choose_kernel(static_cast<int>(node.accuracy_level), node.shape.layout);
+  return std::make_unique<CpuKernel>(node, kernel);
 }
 
-OrtStatus* ORT_API_CALL compute(void* kernel, OrtKernelContext* context) noexcept {
-  const auto& k = *static_cast<const CpuKernel*>(kernel);
-  return guarded(k.api, k.where, [&] { compute_output(k, context); });
-}
-
-TensorInfo inferred_info(const OrtApi& api, const OrtShapeInferContext* context, int index,
-                         OrtTensorTypeAndShapeInfo** info) {
-  check(api, api.ShapeInferContext_GetInputTypeShape(context, static_cast<std::size_t>(index), info));
-  return read_info(api, *info);
-}
-
-// Y has the type and dimensions of X, symbols included, but for the last, which is N. This function serves every entry.
-void infer_output(const OrtApi& api, OrtShapeInferContext* context) {
-  const Spec spec = read_attributes(InferenceAttributes(api, context));
-  OrtTensorTypeAndShapeInfo* info = nullptr;  // owned by the context
-  const TensorInfo planes = inferred_info(api, context, contract::kInputPlanes, &info);
-  const TensorInfo scales = inferred_info(api, context, contract::kInputScales, &info);
-  TensorInfo x = inferred_info(api, context, contract::kInputX, &info);
-  check_inputs(spec, x, planes, scales);
-  std::vector<const char*> symbols(x.dims.size());
-  check(api, api.GetSymbolicDimensions(info, symbols.data(), symbols.size()));
-  x.dims.back() = spec.N;
-  symbols.back() = "";
-  OrtTensorTypeAndShapeInfo* y = nullptr;
-  check(api, api.CreateTensorTypeAndShapeInfo(&y));
-  const Owned<OrtTensorTypeAndShapeInfo> owner(y, api.ReleaseTensorTypeAndShapeInfo);
-  check(api, api.SetTensorElementType(y, x.type));
-  check(api, api.SetDimensions(y, x.dims.data(), x.dims.size()));
-  check(api, api.SetSymbolicDimensions(y, symbols.data(), symbols.size()));
-  check(api, api.ShapeInferContext_SetOutputTypeShape(context, 0, y));
-}
-
-OrtStatus* ORT_API_CALL infer(const OrtCustomOp* op, OrtShapeInferContext* context) noexcept {
-  const OrtApi& api = *self(op).api;
-  return guarded(api, std::string(contract::kOpName) + ": ", [&] { infer_output(api, context); });
-}
-
-const OrtCustomOp* new_op(const OrtApi& api, ONNXTensorElementDataType x_type, ONNXTensorElementDataType scale_type) {
-  auto& op = *new CpuOp{};
-  op.api = &api;
-  op.x_type = x_type;
-  op.scale_type = scale_type;
-  op.version = kOrtApiVersion;
-  op.GetName = [](const OrtCustomOp*) noexcept { return contract::kOpName; };
-  op.GetExecutionProviderType = [](const OrtCustomOp*) noexcept { return "CPUExecutionProvider"; };
-  op.GetInputTypeCount = [](const OrtCustomOp*) noexcept { return std::size_t{contract::kInputCount}; };
-  op.GetInputType = [](const OrtCustomOp* o, std::size_t index) noexcept {
-    if (index == contract::kInputX) return self(o).x_type;
-    return index == contract::kInputPlanes ? ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8 : self(o).scale_type;
-  };
-  op.GetOutputTypeCount = [](const OrtCustomOp*) noexcept { return std::size_t{1}; };
-  op.GetOutputType = [](const OrtCustomOp* o, std::size_t) noexcept { return self(o).x_type; };
-  op.GetInputCharacteristic = [](const OrtCustomOp*, std::size_t) noexcept { return INPUT_OUTPUT_REQUIRED; };
-  op.GetOutputCharacteristic = [](const OrtCustomOp*, std::size_t) noexcept { return INPUT_OUTPUT_REQUIRED; };
-  op.GetInputMemoryType = [](const OrtCustomOp*, std::size_t) noexcept { return OrtMemTypeDefault; };
-  op.GetStartVersion = [](const OrtCustomOp*) noexcept { return contract::kOpVersion; };
-  op.GetEndVersion = [](const OrtCustomOp*) noexcept { return contract::kOpVersion; };
-  op.InferOutputShapeFn = infer;
-  op.CreateKernelV2 = create_kernel;
-  op.KernelComputeV2 = compute;
-  op.KernelDestroy = destroy_kernel;
-  return &op;
+// Without entries for bfloat16 ONNX Runtime would say that there is no implementation, and not why.
+std::unique_ptr<NodeKernel> refuse_bfloat16(const Node&) {
+  throw std::invalid_argument(
+      "X: expected float32 or float16, got bfloat16, which is for CUDA devices alone; use the CUDA provider, or a "
+      "model of another type");
 }
 
 }  // namespace
@@ -237,10 +54,14 @@ const OrtCustomOp* new_op(const OrtApi& api, ONNXTensorElementDataType x_type, O
 std::vector<const OrtCustomOp*> new_cpu_ops(const OrtApi& api) {
   constexpr auto kFloat32 = ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
   constexpr auto kFloat16 = ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16;
+  constexpr auto kBFloat16 = ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16;
   constexpr auto kUint8 = ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8;
   std::vector<const OrtCustomOp*> ops;
-  for (const auto x_type : {kFloat32, kFloat16}) {
-    for (const auto scale_type : {kFloat16, kFloat32, kUint8}) ops.push_back(new_op(api, x_type, scale_type));
+  for (const auto x_type : {kFloat32, kFloat16, kBFloat16}) {
+    const auto make = x_type == kBFloat16 ? refuse_bfloat16 : create;
+    for (const auto scale_type : {kFloat16, kFloat32, kUint8}) {
+      ops.push_back(new_custom_op(api, {"CPUExecutionProvider", x_type, scale_type, OrtMemTypeDefault, make}));
+    }
   }
   return ops;
 }

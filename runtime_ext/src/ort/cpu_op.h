@@ -7,8 +7,7 @@
 
 namespace dualbinary {
 
-// One entry for each pair of types of X and scales. ONNX Runtime merges them into one schema, and takes the shape
-// function of the first. They are never freed: sessions refer to them until the process ends.
+// One entry for each pair of types of X and scales. Those for bfloat16 refuse it, with the way out.
 std::vector<const OrtCustomOp*> new_cpu_ops(const OrtApi& api);
 
 }  // namespace dualbinary

@@ -84,7 +84,8 @@ TensorInfo read_info(const OrtApi& api, const OrtValue* value) {
 Element element_of(const char* name, ONNXTensorElementDataType type) {
   if (type == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT) return Element::kFloat32;
   if (type == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16) return Element::kFloat16;
-  throw std::invalid_argument(std::string(name) + ": expected float32 or float16, got ONNX element type " +
+  if (type == ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16) return Element::kBFloat16;
+  throw std::invalid_argument(std::string(name) + ": expected float32, float16 or bfloat16, got ONNX element type " +
                               std::to_string(type));
 }
 

@@ -19,7 +19,7 @@ struct TensorInfo {
 TensorInfo read_info(const OrtApi& api, const OrtTensorTypeAndShapeInfo* info);
 TensorInfo read_info(const OrtApi& api, const OrtValue* value);
 
-// float32 or float16; throws std::invalid_argument, naming `name`, for anything else.
+// float32, float16 or bfloat16; throws std::invalid_argument, naming `name`, for anything else.
 Element element_of(const char* name, ONNXTensorElementDataType type);
 
 // An integer attribute of the node, or nothing where the node does not have it.

@@ -4,6 +4,7 @@
 
 #include "contract.h"
 #include "ort/cpu_op.h"
+#include "ort/cuda_op.h"
 #include "ort/status.h"
 
 #if defined(_WIN32)
@@ -17,7 +18,7 @@ namespace {
 
 // Sessions refer to a domain after their options are gone, so it lives as long as the process. A process may hold more
 // than one copy of ONNX Runtime, each with its own table of functions, and objects of one must not reach the other.
-OrtCustomOpDomain* domain_of(const OrtApi& api) {
+OrtCustomOpDomain* domain_of(const OrtApiBase& base, const OrtApi& api) {
   static auto* const domains = new std::map<const OrtApi*, OrtCustomOpDomain*>;
   static std::mutex mutex;
   const std::lock_guard lock(mutex);
@@ -25,6 +26,9 @@ OrtCustomOpDomain* domain_of(const OrtApi& api) {
   if (domain == nullptr) {
     check(api, api.CreateCustomOpDomain(contract::kDomain, &domain));
     for (const OrtCustomOp* op : new_cpu_ops(api)) check(api, api.CustomOpDomain_Add(domain, op));
+    const OrtApi* newer = base.GetApi(kCudaApiVersion);
+    if (newer == nullptr) return domain;
+    for (const OrtCustomOp* op : new_cuda_ops(*newer)) check(api, api.CustomOpDomain_Add(domain, op));
   }
   return domain;
 }
@@ -33,7 +37,7 @@ OrtStatus* register_ops(OrtSessionOptions* options, const OrtApiBase* base) noex
   const OrtApi* api = base->GetApi(kOrtApiVersion);
   // A runtime older than 1.17. Registering nothing lets the model's own fallback function serve the op.
   if (api == nullptr) return nullptr;
-  return guarded(*api, "dualbinary: ", [&] { check(*api, api->AddCustomOpDomain(options, domain_of(*api))); });
+  return guarded(*api, "dualbinary: ", [&] { check(*api, api->AddCustomOpDomain(options, domain_of(*base, *api))); });
 }
 
 }  // namespace

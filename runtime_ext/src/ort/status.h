@@ -14,6 +14,8 @@ namespace dualbinary {
 // The version of ONNX Runtime's C API that this library speaks: 1.17, the first with all that the op needs. Older
 // runtimes refuse a struct that claims more than they know.
 inline constexpr std::uint32_t kOrtApiVersion = 17;
+// The first with what the op needs on CUDA devices: their allocators, and scratch memory in the order of a stream.
+inline constexpr std::uint32_t kCudaApiVersion = 18;
 
 // A failed call to ONNX Runtime, whose status passes through unchanged.
 class OrtFailure : public std::runtime_error {

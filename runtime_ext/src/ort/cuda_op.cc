@@ -1,0 +1,170 @@
+#include "ort/cuda_op.h"
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <new>
+#include <stdexcept>
+#include <string>
+
+#include "contract.h"
+#include "core/cuda_library.h"
+#include "core/memory.h"
+#include "core/spec.h"
+#include "ort/custom_op.h"
+#include "ort/status.h"
+
+namespace dualbinary {
+namespace {
+
+// What cuda/launcher.h asks for.
+constexpr std::int64_t kMostPlanes = 4;
+constexpr std::size_t kWorkspaceAlignment = 256;
+
+void check_launcher(const char* message) {
+  if (message != nullptr) throw std::runtime_error(message);
+}
+
+void check_served(const Shape& shape) {
+  if (shape.layout != contract::kLayoutPlain) {
+    throw std::invalid_argument("layout: expected 1 (plain) on a CUDA device, got " + std::to_string(shape.layout) +
+                                " (" + layout_name(shape.layout) +
+                                "), which is for CPUs; run `dualbinary relayout FILE OUT --layout plain`");
+  }
+  if (shape.planes > kMostPlanes) {
+    throw std::invalid_argument("number of planes: expected 1 to " + std::to_string(kMostPlanes) +
+                                " on a CUDA device, got " + std::to_string(shape.planes) + "; use the CPU provider");
+  }
+}
+
+dualbinary_spec spec_of(const Node& node) {
+  const Shape& shape = node.shape;
+  return {.K = shape.K,
+          .N = shape.N,
+          .group_size = shape.group_size,
+          .planes = shape.planes,
+          .scale_rows = shape.scale_rows,
+          .layout = shape.layout,
+          .accuracy_level = node.accuracy_level,
+          .scale_type = static_cast<std::int32_t>(shape.scale_type)};  // an Element is a dualbinary_type
+}
+
+// The provider's own memory: where it is, and what to give back to it.
+class DeviceMemory {
+ public:
+  DeviceMemory(const OrtApi& api, const OrtKernelInfo* info) : api_(api), allocator_(nullptr, api.ReleaseAllocator) {
+    OrtAllocator* allocator = nullptr;
+    check(api, api.KernelInfoGetAllocator(info, OrtMemTypeDefault, &allocator));
+    allocator_.reset(allocator);
+    check(api, api.AllocatorGetInfo(allocator, &info_));
+  }
+
+  // The device that the session runs this node on. The provider's options could say so too, but a custom op does not
+  // see them; and what the weight needs is the device of X and Y, which is the one of this memory.
+  std::int32_t device() const {
+    int id = 0;
+    check(api_, api_.MemoryInfoGetId(info_, &id));
+    return id;
+  }
+
+  // Memory in the order of the session's stream: what is given back may be used again by work that is enqueued later,
+  // so no call has to wait for the device.
+  void* take(const OrtKernelContext* context, std::size_t bytes) const {
+    void* memory = nullptr;
+    check(api_, api_.KernelContext_GetScratchBuffer(context, info_, bytes, &memory));
+    if (memory == nullptr) throw std::bad_alloc();
+    return memory;
+  }
+
+  void give_back(void* memory) const {
+    if (OrtStatus* failed = api_.AllocatorFree(allocator_.get(), memory)) api_.ReleaseStatus(failed);
+  }
+
+ private:
+  const OrtApi& api_;
+  Owned<OrtAllocator> allocator_;
+  const OrtMemoryInfo* info_ = nullptr;  // the allocator's
+};
+
+// Workspace of one call; none where `bytes` is 0.
+class Workspace {
+ public:
+  Workspace(const DeviceMemory& memory, const OrtKernelContext* context, std::size_t bytes) : memory_(memory) {
+    if (bytes == 0) return;
+    // Not every allocator that a session may be given aligns as much.
+    std::size_t space = bytes + kWorkspaceAlignment - 1;
+    taken_ = memory.take(context, space);
+    aligned_ = taken_;
+    std::align(kWorkspaceAlignment, bytes, aligned_, space);
+  }
+  ~Workspace() {
+    if (taken_ != nullptr) memory_.give_back(taken_);
+  }
+  Workspace(const Workspace&) = delete;
+  Workspace& operator=(const Workspace&) = delete;
+  void* data() const { return aligned_; }
+
+ private:
+  const DeviceMemory& memory_;
+  void* taken_ = nullptr;
+  void* aligned_ = nullptr;
+};
+
+class CudaKernel : public NodeKernel {
+ public:
+  explicit CudaKernel(const Node& node)
+      : library_(cuda_library()), memory_(node.api, node.info), weight_(nullptr, library_.weight_destroy) {
+    const dualbinary_spec spec = spec_of(node);
+    const auto planes = static_cast<std::size_t>(planes_bytes(node.shape));
+    const auto scales = static_cast<std::size_t>(scales_bytes(node.shape));
+    dualbinary_cuda_weight* weight = nullptr;
+    check_launcher(library_.weight_create(&spec, node.stored.planes, planes, node.stored.scales, scales,
+                                          memory_.device(), &weight));
+    weight_.reset(weight);
+    // The device's copy is all that products read.
+    release_file_pages(node.stored.planes, planes);
+    release_file_pages(node.stored.scales, scales);
+  }
+
+  // Enqueues and returns: whatever waits for the device here would forbid capturing the session into a graph.
+  void multiply(const Call& call) const override {
+    const auto type = static_cast<std::int32_t>(call.x.type);
+    void* stream = nullptr;
+    check(call.api, call.api.KernelContext_GetGPUComputeStream(call.context, &stream));
+    std::size_t bytes = 0;
+    check_launcher(library_.workspace(weight_.get(), type, call.rows, nullptr, &bytes));
+    const Workspace workspace(memory_, call.context, bytes);
+    check_launcher(library_.multiply(weight_.get(), call.x.data, type, call.rows, call.y, workspace.data(), bytes,
+                                     stream, nullptr));
+  }
+
+ private:
+  const CudaLibrary& library_;
+  DeviceMemory memory_;
+  std::unique_ptr<dualbinary_cuda_weight, void (*)(dualbinary_cuda_weight*)> weight_;
+};
+
+std::unique_ptr<NodeKernel> create(const Node& node) {
+  check_served(node.shape);
+  check_factors(node.shape, node.stored.scales);
+  return std::make_unique<CudaKernel>(node);
+}
+
+}  // namespace
+
+std::vector<const OrtCustomOp*> new_cuda_ops(const OrtApi& api, const char* provider) {
+  constexpr auto kFloat32 = ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
+  constexpr auto kFloat16 = ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16;
+  constexpr auto kBFloat16 = ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16;
+  constexpr auto kUint8 = ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8;
+  std::vector<const OrtCustomOp*> ops;
+  for (const auto x_type : {kFloat32, kFloat16, kBFloat16}) {
+    for (const auto scale_type : {kFloat16, kFloat32, kUint8}) {
+      // The stored weight stays with the host, so that a device holds one copy: the packed one.
+      ops.push_back(new_custom_op(api, {provider, x_type, scale_type, OrtMemTypeCPUInput, create}));
+    }
+  }
+  return ops;
+}
+
+}  // namespace dualbinary
