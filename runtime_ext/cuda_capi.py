@@ -75,9 +75,7 @@ class CudaWeight:
         size = ctypes.c_size_t()
         name = None if kernel is None else kernel.encode()
         _check(
-            self._library.dualbinary_cuda_workspace(
-                self._handle, TYPE_NUMBERS[x_type], rows, name, ctypes.byref(size)
-            )
+            self._library.dualbinary_cuda_workspace(self._handle, TYPE_NUMBERS[x_type], rows, name, ctypes.byref(size))
         )
         return size.value
 
