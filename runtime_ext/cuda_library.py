@@ -1,10 +1,8 @@
 """The shared object with the CUDA kernels, which the custom-op library opens when a session asks for CUDA.
 
-A build without CUDA has none, and nothing here is an error then. The C interface is runtime_ext/src/cuda/launcher.h.
+A build without CUDA has none, and nothing here is an error then.
 """
 
-import ctypes
-import json
 import os
 import sys
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import Any
 
 from dualbinary.errors import InputError
 from dualbinary.schema import digest
+from runtime_ext import cuda_capi
 from runtime_ext.library import SUFFIXES, library_path
 
 __all__ = ["CUDA_LIBRARY_VARIABLE", "cuda_library_path", "describe_cuda"]
@@ -44,18 +43,7 @@ def describe_cuda() -> dict[str, Any] | None:
     path = cuda_library_path()
     if path is None:
         return None
-    try:
-        library = ctypes.CDLL(str(path))
-        describe = library.dualbinary_cuda_describe
-    except (OSError, AttributeError) as error:
-        raise InputError(f"{path} is not a usable library of CUDA kernels: {error}") from error
-    describe.restype, describe.argtypes = ctypes.c_char_p, [ctypes.POINTER(ctypes.c_char_p)]
-    text = ctypes.c_char_p()
-    message = describe(ctypes.byref(text))
-    if message is not None:
-        raise InputError(f"{path}: {message.decode()}")
-    assert text.value is not None
-    facts = {"library": str(path), **json.loads(text.value)}
+    facts = {"library": str(path), **cuda_capi.describe(path)}
     if facts["digest"] != digest():
         raise InputError(
             f"{path} was built from contract {facts['digest']}, this package has {digest()}: build both as one"

@@ -15,6 +15,7 @@ from runtime_ext.cuda_library import cuda_library_path, describe_cuda
 COMPILER = shutil.which("cc")
 needs_compiler = pytest.mark.skipif(COMPILER is None, reason="no C compiler")
 FACTS = {"version": "0.1.0", "digest": digest(), "emulated": True, "architectures": [90], "kernels": []}
+OTHERS = ("weight_create", "weight_destroy", "weight_bytes", "kernel", "workspace", "multiply")
 FACTS |= {"devices": [{"index": 0, "name": "a GPU", "compute_capability": 90}], "error": None}
 
 
@@ -35,6 +36,7 @@ def stand_in(tmp_path):
         text = json.dumps(json.dumps(facts))  # JSON's escapes are C's
         body = f"return {json.dumps(message)};" if message else f"*json = {text}; return 0;"
         source = f"const char* dualbinary_cuda_describe(const char** json) {{ {body} }}\n"
+        source += "".join(f"void dualbinary_cuda_{name}(void) {{}}\n" for name in OTHERS)
         path = tmp_path / "stand_in.so"
         command = [str(COMPILER), "-shared", "-fPIC", "-x", "c", "-o", str(path), "-"]
         subprocess.run(command, input=source, text=True, check=True)
@@ -79,7 +81,7 @@ def test_a_library_of_another_contract_is_refused(monkeypatch, stand_in):
 @needs_compiler
 def test_its_own_complaint_is_passed_on(monkeypatch, stand_in):
     monkeypatch.setenv("DUALBINARY_CUDA_LIBRARY", str(stand_in(message="out of memory")))
-    with pytest.raises(InputError, match=r"stand_in\.so: out of memory"):
+    with pytest.raises(InputError, match="out of memory"):
         describe_cuda()
 
 
@@ -93,5 +95,5 @@ def test_a_foreign_library_is_refused(monkeypatch):
     foreign = importlib.util.find_spec("_ctypes")
     assert foreign is not None and foreign.origin is not None
     monkeypatch.setenv("DUALBINARY_CUDA_LIBRARY", foreign.origin)
-    with pytest.raises(InputError, match="is not a usable library of CUDA kernels"):
+    with pytest.raises(InputError, match="is not a usable CUDA library"):
         describe_cuda()
