@@ -31,8 +31,6 @@ TOKENIZER_FILES = (
 POSSIBLE_COMPANIONS = (
     *TOKENIZER_FILES,
     TOKENIZER_CONFIG,
-    "libdualbinary.so",
-    "libdualbinary.dylib",
-    "libdualbinary.dll",
+    *(f"{name}.{suffix}" for name in ("libdualbinary", "libdualbinary_cuda") for suffix in ("so", "dylib", "dll")),
 )
-"""Everything that an export may lay beside a model for its tokenizer and library, on any system."""
+"""Everything that an export may lay beside a model for its tokenizer and libraries, on any system."""

@@ -7,13 +7,14 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dualbinary import OP, DualBinaryError, InputError
 from dualbinary.console import add_common_options, run
 from dualbinary.output import check_output
-from exporter.options import FALLBACKS, LOGITS, PLAIN_PLANES, SCALE_BITS, ExportOptions
+from exporter.options import CUDA_PLANES, FALLBACKS, LOGITS, PLAIN_PLANES, SCALE_BITS, TARGETS, ExportOptions
 
 __all__ = ["main"]
 
@@ -112,7 +113,10 @@ def _add_graph_options(result: argparse.ArgumentParser) -> None:
         help="0: activations at 15 bits or better; 4: activations at int8, faster (default 0)",
     )  # fmt: skip
     graph.add_argument(
-        "--dtype", default="fp32", choices=("fp32", "fp16"), help="type of activations and KV cache (default fp32)"
+        "--dtype",
+        choices=("fp32", "fp16"),
+        help="type of activations and KV cache; with --target cuda, attention and cache are fp16 in either case "
+        "(default fp32, with --target cuda fp16)",
     )
     graph.add_argument(
         "--embedding-bits",
@@ -134,7 +138,11 @@ def _add_graph_options(result: argparse.ArgumentParser) -> None:
         help="how the model runs where the library is absent (default ort4)",
     )
     graph.add_argument(
-        "--target", default="cpu", choices=("cpu", "cuda"), help="provider in genai_config.json (default cpu)"
+        "--target",
+        default="cpu",
+        choices=TARGETS,
+        help="execution provider of ONNX Runtime that the graph and genai_config.json are made for; cuda takes layout "
+        f"plain and 1 to {CUDA_PLANES} planes (default cpu)",
     )
 
 
@@ -198,9 +206,17 @@ def _export(args: argparse.Namespace, model_dir: Path, options: ExportOptions) -
     from exporter.pipeline import export
 
     begin = time.perf_counter()
-    library, readable, reason = _library()
-    show = not args.quiet and sys.stderr.isatty()
-    result = export(model_dir, args.out, options, library=library, force=args.force, progress=show)
+    found = _installed_library()
+    library = found.path
+    result = export(
+        model_dir,
+        args.out,
+        options,
+        library=library,
+        cuda_library=found.cuda if options.target == "cuda" else None,
+        force=args.force,
+        progress=not args.quiet and sys.stderr.isatty(),
+    )
     summary: dict[str, Any] = {
         "out": str(args.out),
         "seconds": round(time.perf_counter() - begin, 1),
@@ -210,13 +226,15 @@ def _export(args: argparse.Namespace, model_dir: Path, options: ExportOptions) -
     for line in result.warnings:
         print(f"note: {line}", file=sys.stderr)
     if library is None:
-        print(f"note: no library beside the model, which runs by its fallback function: {reason}", file=sys.stderr)
+        print(
+            f"note: no library beside the model, which runs by its fallback function: {found.reason}", file=sys.stderr
+        )
     if not args.json:
         print(_sentence(args.out, summary))
     if args.check or (args.check is None and not result.verified):
         from exporter.verify import check
 
-        if library is not None and options.layout not in readable:
+        if library is not None and options.layout not in found.layouts:
             print(
                 f"note: this machine does not read layout {options.layout}; its fallback function is checked instead",
                 file=sys.stderr,
@@ -224,6 +242,12 @@ def _export(args: argparse.Namespace, model_dir: Path, options: ExportOptions) -
             library = None
         outcome = check(result, args.out, library)
         summary["check"] = outcome.to_dict()
+        if outcome.provider != options.target:
+            print(
+                "note: ONNX Runtime has no CUDA here, so its CPU provider ran the check: that covers the graph, and "
+                "none of CUDA's kernels",
+                file=sys.stderr,
+            )
         if not args.json:
             print(_check_sentence(summary["check"]))
     if args.json:
@@ -244,24 +268,38 @@ def _sentence(out: Path, summary: dict[str, Any]) -> str:
 
 def _check_sentence(outcome: dict[str, Any]) -> str:
     return (
-        f"check {'passed' if outcome['passed'] else 'FAILED'} ({outcome['kernel']}, {outcome['tokens']} tokens): "
+        f"check {'passed' if outcome['passed'] else 'FAILED'} ({outcome['provider']} provider, {outcome['kernel']}, "
+        f"{outcome['tokens']} tokens): "
         f"relative error {outcome['relative_error']:.2e} (allowed {outcome['tolerance']:.0e}), KL {outcome['kl']:.2e}, "
         f"same top token {outcome['top1']:.1%}"
     )
 
 
-def _library() -> tuple[Path | None, list[str], str]:
-    """The custom-op library of an installed runtime_ext with the layouts that it reads here, or None and why.
+@dataclass(frozen=True)
+class _Library:
+    """The custom-op library of an installed runtime_ext, or None and the `reason`.
 
-    A child process tells, as packages stay apart.
+    layouts: stored layouts that it reads here.
+    cuda: the library with the CUDA kernels, where there is one.
     """
+
+    path: Path | None
+    layouts: tuple[str, ...] = ()
+    cuda: Path | None = None
+    reason: str = ""
+
+
+def _installed_library() -> _Library:
+    """What a child process tells of the library, as packages stay apart."""
     command = [sys.executable, "-m", "runtime_ext", "info", "--json"]
     answer = subprocess.run(command, check=False, capture_output=True, text=True)
     if answer.returncode:
         lines = answer.stderr.strip().splitlines()
-        return None, [], lines[-1].removeprefix("error: ") if lines else f"{' '.join(command[1:])} said nothing"
-    facts = json.loads(answer.stdout)["library"]
-    return Path(facts["library"]), facts["layouts"], ""
+        reason = lines[-1].removeprefix("error: ") if lines else f"{' '.join(command[1:])} said nothing"
+        return _Library(None, reason=reason)
+    facts = json.loads(answer.stdout)
+    library, cuda = facts["library"], facts["cuda"]
+    return _Library(Path(library["library"]), tuple(library["layouts"]), Path(cuda["library"]) if cuda else None)
 
 
 def _interrupt(signum: int, frame: object) -> None:

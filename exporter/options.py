@@ -4,11 +4,16 @@ from dataclasses import dataclass
 
 from dualbinary import OP, InputError
 
-__all__ = ["FALLBACKS", "LOGITS", "PLAIN_PLANES", "SCALE_BITS", "ExportOptions"]
+__all__ = ["CUDA_PLANES", "FALLBACKS", "LOGITS", "PLAIN_PLANES", "SCALE_BITS", "TARGETS", "ExportOptions"]
 
 FALLBACKS = ("ort4", "ort2", "standard", "none")
 LOGITS = ("last", "all")
 SCALE_BITS = (8, 16)
+TARGETS = {"cpu": "fp32", "cuda": "fp16"}
+"""What a model is made for, and the type of its activations unless another one is asked for."""
+
+CUDA_PLANES = 4
+"""Planes that the CUDA kernels take at most (runtime_ext/src/cuda/launcher.h)."""
 
 # Planes for a directory without trained planes. Two planes fitted without data ruin a model; four with an offset hold
 # any four-bit affine grid, which is the least that is good text without training (docs/log.md).
@@ -26,11 +31,12 @@ class ExportOptions:
     layout: name of the stored layout of planes and scales; "plain" runs everywhere, the others are ready for the
         instruction set that they are named after and run nowhere else.
     accuracy_level: what kernels may do to activations: 0 keeps 15 bits or better, 4 allows int8.
-    dtype: element type of activations, KV cache and everything that is not quantised: "fp32" or "fp16".
+    dtype: element type of activations, KV cache and everything that is not quantised: "fp32" or "fp16"; None means
+        that of the target. Attention and cache are float16 for "cuda" in either case, as its kernel is.
     embedding_bits: 4, 8, 16 or 32 for the token embedding and the head.
     logits: "last" gives the logits [batch, 1, V] behind the last token of what is fed, "all" those behind every one.
     fallback: body of the model-local function that runs the op where the library is absent.
-    target: "cpu" or "cuda": what genai_config.json selects.
+    target: execution provider that the graph is made for and genai_config.json selects: "cpu" or "cuda".
     """
 
     planes: int | None = None
@@ -39,7 +45,7 @@ class ExportOptions:
     scale_bits: int = 16
     layout: str = OP.layouts[0].name
     accuracy_level: int = 0
-    dtype: str = "fp32"
+    dtype: str | None = None
     embedding_bits: int = 8
     logits: str = "last"
     fallback: str = "ort4"
@@ -57,14 +63,35 @@ class ExportOptions:
             ("--scale-bits", self.scale_bits, SCALE_BITS),
             ("--layout", self.layout, [layout.name for layout in OP.layouts]),
             ("--accuracy-level", self.accuracy_level, OP.attribute("accuracy_level").values),
-            ("--dtype", self.dtype, ("fp32", "fp16")),
+            ("--dtype", self.dtype, (None, "fp32", "fp16")),
             ("--embedding-bits", self.embedding_bits, (4, 8, 16, 32)),
             ("--logits", self.logits, LOGITS),
             ("--fallback", self.fallback, FALLBACKS),
-            ("--target", self.target, ("cpu", "cuda")),
+            ("--target", self.target, TARGETS),
         ):
             if value not in allowed:
-                raise InputError(f"{name} must be one of {', '.join(map(str, allowed))}, got {value}")
+                names = ", ".join(str(each) for each in allowed if each is not None)
+                raise InputError(f"{name} must be one of {names}, got {value}")
+        if self.target == "cuda":
+            self._refuse_what_cuda_lacks()
+
+    def _refuse_what_cuda_lacks(self) -> None:
+        plain = OP.layouts[0].name
+        if self.layout != plain:
+            raise InputError(
+                f"--target cuda: its kernels pack layout {plain} themselves, got --layout {self.layout}, which is for "
+                "CPUs; leave --layout out, or use --target cpu"
+            )
+        if self.planes is not None and self.planes > CUDA_PLANES:
+            raise InputError(
+                f"--target cuda: its kernels take 1 to {CUDA_PLANES} planes, got --planes {self.planes}; use fewer, or "
+                "--target cpu"
+            )
+
+    @property
+    def activations(self) -> str:
+        """Element type of activations: "fp32" or "fp16"."""
+        return TARGETS[self.target] if self.dtype is None else self.dtype
 
     @property
     def fit_planes(self) -> int:

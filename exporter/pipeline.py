@@ -16,9 +16,10 @@ from dualbinary.companions import CONFIGS, EXPORT_REPORT, POSSIBLE_COMPANIONS
 from dualbinary.output import check_output, check_space, staged
 from exporter.architectures import VERIFIED
 from exporter.contents import Figures, Piece, computed, parameter_piece, plane_piece, table_piece
+from exporter.cuda_kernels import copies_and_gaps
 from exporter.datafile import DataFile, padded_size
 from exporter.graph import BuiltGraph, build_graph
-from exporter.options import ExportOptions
+from exporter.options import CUDA_PLANES, ExportOptions
 from exporter.passes.linear import PlaneNode
 from exporter.passes.vocabulary import Table
 from exporter.report import export_report
@@ -57,12 +58,14 @@ def export(
     options: ExportOptions,
     *,
     library: Path | None = None,
+    cuda_library: Path | None = None,
     force: bool = False,
     progress: bool = False,
 ) -> Export:
     """Export `model_dir` to `out` and the files beside it.
 
-    `library` is the custom-op library to lay beside the model, where onnxruntime-genai looks for it.
+    `library` is the custom-op library to lay beside the model, where onnxruntime-genai looks for it, and `cuda_library`
+    the one with the CUDA kernels, which it opens there.
     Raises InputError before any work for whatever cannot be done.
     """
     source = ModelSource(model_dir)
@@ -71,9 +74,10 @@ def export(
     companions = read_companions(source)
     names = [out.name, data_name, *CONFIGS]
     names += companions.names
-    names += [library.name] if library is not None else []
+    libraries = [file for file in (library, cuda_library) if file is not None]
+    names += [file.name for file in libraries]
     check_output(out, names, force=force, model_dir=model_dir)
-    graph = build_graph(source, options.dtype)
+    graph = build_graph(source, options.activations)
     weights = Weights(source, graph)
     rewritten = rewrite(graph, weights, options)
     figures = Figures()
@@ -88,13 +92,14 @@ def export(
         ir.save(graph.model, stage / out.name)
         genai = genai_config(graph.model, source, companions.generation, out.name, options.target, library)
         write_sidecars(stage, source, genai, companions)
-        if library is not None:
-            (stage / library.name).write_bytes(library.read_bytes())
+        for file in libraries:
+            (stage / file.name).write_bytes(file.read_bytes())
         report = export_report(graph.model, weights, rewritten, figures, options, stage / data_name)
         (stage / EXPORT_REPORT).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    return Export(
-        weights, rewritten.nodes, rewritten.tables, options, report, tuple(_warnings(source, options, report))
-    )
+    warnings = _warnings(source, options, report)
+    if options.target == "cuda":
+        warnings += [f"on CUDA, {line}" for line in copies_and_gaps(graph.model)]
+    return Export(weights, rewritten.nodes, rewritten.tables, options, report, tuple(warnings))
 
 
 def _refuse_contradictions(source: ModelSource, options: ExportOptions) -> None:
@@ -112,6 +117,11 @@ def _refuse_contradictions(source: ModelSource, options: ExportOptions) -> None:
         raise InputError(
             f"{source.directory}: a checkpoint with planes={stored.planes}, group_size={stored.group_size}, "
             f"has_offset={stored.has_offset}, which is exported as it is stored; leave out {', '.join(given)}"
+        )
+    if stored is not None and options.target == "cuda" and stored.planes > CUDA_PLANES:
+        raise InputError(
+            f"{source.directory}: a checkpoint of {stored.planes} planes, but the kernels of --target cuda take 1 to "
+            f"{CUDA_PLANES}; use --target cpu, or train fewer"
         )
 
 

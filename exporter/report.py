@@ -66,7 +66,7 @@ def export_report(
         "report_version": REPORT_VERSION,
         "op": f"{OP.domain}::{OP.name}-{OP.version}",
         "model_type": weights.source.model_type,
-        "options": {**asdict(options), **_format(nodes, weights)},
+        "options": {**asdict(options), "dtype": options.activations, **_format(nodes, weights)},
         "method": weights.source.quantization.method if weights.source.quantization else "fit",
         "totals": {
             "quantised_weights": quantised,

@@ -11,11 +11,13 @@ from exporter.graph import BuiltGraph
 from exporter.options import ExportOptions
 from exporter.passes.fallback import fallback_function
 from exporter.passes.group_query_attention import GroupQueryAttentionPass
+from exporter.passes.half_attention import HalfAttentionPass
 from exporter.passes.last_logits import LastLogitsPass
 from exporter.passes.linear import DualBinaryLinearPass, Linear, PlaneFormat, PlaneNode, find_linears
 from exporter.passes.lower_opset import LowerOpsetPass
 from exporter.passes.pack_qkv import PackQkvPass
 from exporter.passes.vocabulary import Table, VocabularyPass, find_embedding, find_head
+from exporter.passes.zero_points import ExplicitZeroPointsPass
 from exporter.weights import Weights
 
 __all__ = ["Rewritten", "rewrite"]
@@ -41,7 +43,7 @@ class Rewritten:
 
 def rewrite(graph: BuiltGraph, weights: Weights, options: ExportOptions) -> Rewritten:
     """Run all passes over `graph`."""
-    model, dtype = graph.model, _DTYPES[options.dtype]
+    model, dtype = graph.model, _DTYPES[options.activations]
     GroupQueryAttentionPass(graph.window, weights.source.sliding_window)(model)
     RemoveUnusedNodesPass()(model)  # what the rotations and masks left behind would count as users
     linears = find_linears(model)
@@ -64,6 +66,9 @@ def rewrite(graph: BuiltGraph, weights: Weights, options: ExportOptions) -> Rewr
         embedding, head, tied=tied, bits=options.embedding_bits, dtype=dtype, accuracy_level=options.accuracy_level
     )
     vocabulary(model)
+    if options.target == "cuda":
+        HalfAttentionPass()(model)
+        ExplicitZeroPointsPass()(model)
     RemoveUnusedNodesPass()(model)
     for value in [v for v in model.graph.inputs if v.name == "position_ids" and not v.uses()]:
         model.graph.inputs.remove(value)

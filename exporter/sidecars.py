@@ -33,6 +33,9 @@ _GENAI_TYPES = frozenset(
 )
 # onnxruntime-genai allocates the KV cache for max_length at once: a phone should not pay for a context it rarely fills.
 _MAX_LENGTH = 4096
+# The key is there to be turned: with "1" onnxruntime-genai captures a step as a CUDA graph and replays it, which needs
+# every kernel to launch on the stream alone, and has not been tried with ours.
+_CUDA_OPTIONS = {"enable_cuda_graph": "0"}
 
 
 def genai_config(
@@ -53,7 +56,7 @@ def genai_config(
     if library is not None:
         options["custom_ops_library"] = library.name
     if target == "cuda":
-        options["provider_options"] = [{"cuda": {}}]
+        options["provider_options"] = [{"cuda": dict(_CUDA_OPTIONS)}]
     decoder = {
         "session_options": options,
         "filename": model_file,

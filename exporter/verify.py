@@ -38,6 +38,7 @@ _PROMPT_TOKENS = 32
 _DECODE_TOKENS = 8
 _ROWS = 512  # dequantised at a time
 _SHARD_BYTES = 1 << 30
+_CUDA = "CUDAExecutionProvider"
 
 # Largest relative error of the logits that the arithmetic explains, with room for models that amplify it. Level 0 may
 # lose 1e-4 in a product (the contract's 15 bits), which adds up like the square root of the number of products: 1.5e-3
@@ -55,6 +56,8 @@ class CheckResult:
     top1: share of positions with the same most likely token.
     tolerance: what relative_error may be.
     kernel: "library" or "fallback", whatever computed DualBinaryMatMul.
+    provider: execution provider that ran the file, "cpu" or "cuda". A model for CUDA runs on the CPU where ONNX Runtime
+        has no CUDA, which checks the graph but none of CUDA's kernels.
     """
 
     relative_error: float
@@ -63,6 +66,7 @@ class CheckResult:
     tolerance: float
     tokens: int
     kernel: str
+    provider: str
 
     @property
     def passed(self) -> bool:
@@ -81,18 +85,22 @@ def check(result: Export, out: Path, library: Path | None) -> CheckResult:
         _write_dequantized(result, out, Path(scratch))
         ids = _token_ids(source)
         reference = _torch_logits(Path(scratch), ids)
-    logits = _onnx_logits(out, ids, library)
+    session = _session(out, library, result.options.target)
+    logits = _onnx_logits(session, ids)
     reference = reference[-len(logits) :]
-    return _compare(logits, reference, result, "library" if library is not None else "fallback")
+    kernel = "library" if library is not None else "fallback"
+    return _compare(logits, reference, result, kernel, "cuda" if _CUDA in session.get_providers() else "cpu")
 
 
-def _compare(logits: np.ndarray, reference: np.ndarray, result: Export, kernel: str) -> CheckResult:
+def _compare(logits: np.ndarray, reference: np.ndarray, result: Export, kernel: str, provider: str) -> CheckResult:
     error = float(np.abs(logits - reference).max() / np.abs(reference).max())  # NaN where either holds one
     expected, got = (torch.from_numpy(x).double().log_softmax(-1) for x in (reference, logits))
     kl = (expected.exp() * (expected - got)).sum(-1).mean().item()
     top1 = float((logits.argmax(1) == reference.argmax(1)).mean())
-    tolerance = _TOLERANCE[result.options.dtype, result.options.accuracy_level]
-    return CheckResult(error, kl, top1, tolerance, len(logits), kernel)
+    # For CUDA attention is float16 whatever the rest is.
+    dtype = "fp16" if result.options.target == "cuda" else result.options.activations
+    tolerance = _TOLERANCE[dtype, result.options.accuracy_level]
+    return CheckResult(error, kl, top1, tolerance, len(logits), kernel, provider)
 
 
 def _token_ids(source: ModelSource) -> np.ndarray:
@@ -123,16 +131,26 @@ def _torch_logits(directory: Path, ids: np.ndarray) -> np.ndarray:
         return model.eval()(torch.from_numpy(ids)).logits[0].float().numpy()
 
 
-def _onnx_logits(out: Path, ids: np.ndarray, library: Path | None) -> np.ndarray:
-    """Logits [tokens, V]: the prompt at once, then token by token through the KV cache.
-
-    Of a prompt the file gives all rows or the last one.
-    """
+def _session(out: Path, library: Path | None, target: str) -> ort.InferenceSession:
+    """The file on the provider it was made for, where this ONNX Runtime has it, else on the CPU."""
     options = ort.SessionOptions()
     options.log_severity_level = 3
     if library is not None:
         options.register_custom_ops_library(str(library))
-    session = ort.InferenceSession(str(out), options, providers=["CPUExecutionProvider"])
+    providers: list[Any] = ["CPUExecutionProvider"]
+    if target == "cuda" and _CUDA in ort.get_available_providers():
+        providers.insert(0, (_CUDA, {"use_tf32": "0"}))
+    try:
+        return ort.InferenceSession(str(out), options, providers=providers)
+    except Exception as error:  # ONNX Runtime's own exceptions share no narrower base
+        raise DualBinaryError(f"{out}: ONNX Runtime cannot load it for --check: {error}") from error
+
+
+def _onnx_logits(session: ort.InferenceSession, ids: np.ndarray) -> np.ndarray:
+    """Logits [tokens, V]: the prompt at once, then token by token through the KV cache.
+
+    Of a prompt the file gives all rows or the last one.
+    """
     inputs = {value.name: value for value in session.get_inputs()}
     past = {}
     for name, value in inputs.items():

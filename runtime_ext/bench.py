@@ -1,9 +1,11 @@
 """`python -m runtime_ext bench`: how fast a model runs here.
 
     python -m runtime_ext bench OUT.onnx [--prompt-length 128] [--tokens 64] [--repeats 5] [--threads N] [--json]
+    python -m runtime_ext bench OUT.onnx --provider cuda [--device N] [--cuda-graph]
 
 Each repeat reads a prompt of random tokens and then feeds `--tokens` tokens one by one; the first repeat only warms up.
-Speeds are medians over the rest. Peak memory is that of the whole process, Python and ONNX Runtime included.
+Speeds are medians over the rest. Peak memory is that of the whole process, Python and ONNX Runtime included, without
+that of a GPU.
 """
 
 import argparse
@@ -17,6 +19,7 @@ import numpy as np
 
 from dualbinary import InputError
 from runtime_ext.decoder import Decoder
+from runtime_ext.providers import CPU, Provider, add_provider_options, provider_of
 
 __all__ = ["SEED", "TOKEN_RANGE", "Measurement", "measure", "peak_rss_bytes"]
 
@@ -33,16 +36,27 @@ class Measurement:
     prompt_length: int
     tokens: int
     threads: int
+    provider: str
+    device: int
+    cuda_graph: bool
     load_seconds: float
     prompt_tokens_per_second: float
     decode_tokens_per_second: float
     peak_rss_bytes: int | None
 
 
-def measure(path: Path, prompt_length: int, tokens: int, repeats: int, threads: int, library: bool) -> Measurement:
+def measure(
+    path: Path,
+    prompt_length: int,
+    tokens: int,
+    repeats: int,
+    threads: int,
+    library: bool,
+    provider: Provider = CPU,
+) -> Measurement:
     """Load the model at `path` and time it. Raises InputError as Decoder.load and Decoder.start do."""
     began = time.perf_counter()
-    decoder = Decoder.load(path, threads, library)
+    decoder = Decoder.load(path, threads, library, provider)
     load_seconds = time.perf_counter() - began
     ids = np.random.default_rng(SEED).integers(*TOKEN_RANGE, size=prompt_length + tokens).tolist()
     prompt_times, decode_times = [], []
@@ -59,6 +73,9 @@ def measure(path: Path, prompt_length: int, tokens: int, repeats: int, threads: 
         prompt_length=prompt_length,
         tokens=tokens,
         threads=threads,
+        provider=provider.name,
+        device=provider.device,
+        cuda_graph=provider.cuda_graph,
         load_seconds=load_seconds,
         prompt_tokens_per_second=prompt_length / statistics.median(prompt_times[1:]),
         decode_tokens_per_second=tokens / statistics.median(decode_times[1:]),
@@ -81,6 +98,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompt-length", type=int, default=128, metavar="N", help="prompt tokens (default 128)")
     parser.add_argument("--tokens", type=int, default=64, metavar="N", help="tokens to decode (default 64)")
     parser.add_argument("--repeats", type=int, default=5, metavar="N", help="measured repeats (default 5)")
+    add_provider_options(parser)
 
 
 def command(args: argparse.Namespace) -> None:
@@ -88,7 +106,8 @@ def command(args: argparse.Namespace) -> None:
     for name in ("prompt_length", "tokens", "repeats"):
         if getattr(args, name) < 1:
             raise InputError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(args, name)}")
-    result = measure(args.model, args.prompt_length, args.tokens, args.repeats, args.threads, args.library)
+    counts = (args.prompt_length, args.tokens, args.repeats, args.threads)
+    result = measure(args.model, *counts, args.library, provider_of(args))
     if args.json:
         print(json.dumps({"model": str(args.model), **asdict(result)}))
         return

@@ -12,8 +12,12 @@ The model's inputs and outputs are those of onnxruntime-genai, for L layers:
 Where the configuration allows a shared buffer (GroupQueryAttention), `length` is the capacity of the cache, and past
 and present of a layer are one buffer: a step writes its s rows and copies nothing. Elsewhere the cache grows: past has
 the tokens so far, present has s more, and each step's present is the next one's past.
+
+On CUDA the cache lives on the device and stays there. Tokens, mask and positions are bound as host memory, which ONNX
+Runtime copies, a few kilobytes a step; logits come back as host memory.
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +29,8 @@ import onnxruntime as ort
 import runtime_ext
 from dualbinary import DualBinaryError, InputError
 from runtime_ext.config import DecoderConfig
+from runtime_ext.providers import CPU, Provider
+from runtime_ext.static_step import NO_CAPTURE, StaticStep, graph_options
 
 __all__ = ["CACHE_TYPES", "PAST", "PRESENT", "PROMPT_CHUNK", "Decoder", "session_options"]
 
@@ -46,8 +52,11 @@ class _CacheTensor:
     head_size: int
     dtype: type[np.floating]
 
-    def empty(self, length: int) -> ort.OrtValue:
-        return ort.OrtValue.ortvalue_from_numpy(np.zeros((1, self.heads, length, self.head_size), self.dtype))
+    def empty(self, length: int, provider: Provider) -> ort.OrtValue:
+        """Zeros for `length` tokens on the provider's device; nothing at all may as well lie on the CPU."""
+        zeros = np.zeros((1, self.heads, length, self.head_size), self.dtype)
+        place = (provider.name, provider.device) if length else ("cpu", 0)
+        return ort.OrtValue.ortvalue_from_numpy(zeros, *place)
 
 
 def session_options(threads: int = 0, library: bool = True) -> ort.SessionOptions:
@@ -74,33 +83,63 @@ def session_options(threads: int = 0, library: bool = True) -> ort.SessionOption
 class Decoder:
     """A loaded model and its cache. `start` makes room, `step` feeds tokens; one sequence at a time."""
 
-    def __init__(self, session: ort.InferenceSession, config: DecoderConfig) -> None:
-        """Wrap a session. Raises InputError where its inputs and outputs are not a decoder's."""
+    def __init__(
+        self,
+        session: ort.InferenceSession,
+        config: DecoderConfig,
+        provider: Provider = CPU,
+        static_steps: bool = False,
+    ) -> None:
+        """Wrap a session on `provider`. `static_steps` feeds single tokens as runtime_ext/static_step.py does.
+
+        Raises InputError where its inputs and outputs are not a decoder's, or steps cannot be static.
+        """
         self.session = session
         self.config = config
+        self.provider = provider
         self._cache = _cache_tensors(session)
         inputs = {value.name for value in session.get_inputs()}
         self._has_positions = "position_ids" in inputs
         known = {"input_ids", "attention_mask", "position_ids"} | {tensor.past for tensor in self._cache}
         if unknown := sorted(inputs - known):
             raise InputError(f"the model asks for the input {unknown[0]}, which no decoder of this project has")
+        self._static = static_steps or provider.cuda_graph
+        if self._static and not config.share_buffer:
+            raise InputError(
+                "steps keep their shapes (--cuda-graph) only with a shared cache; this model's cache grows"
+            )
+        self._graph_ids = itertools.count(1)
+        self.length = self.capacity = 0
+        self._past: list[ort.OrtValue] = []
         self.start(0)
 
     @classmethod
-    def load(cls, path: Path, threads: int = 0, library: bool = True) -> "Decoder":
+    def load(
+        cls,
+        path: Path,
+        threads: int = 0,
+        library: bool = True,
+        provider: Provider = CPU,
+        *,
+        static_steps: bool = False,
+    ) -> "Decoder":
         """Load an exported model. `library=False` leaves the operator to the function inside the model.
 
-        Raises InputError for a file that is missing or is no such model; the reason ONNX Runtime gives is kept.
+        Raises InputError for a file that is missing or is no such model, the reason ONNX Runtime gives is kept, and
+        where ONNX Runtime has not got `provider`; DualBinaryError where it cannot use it.
         """
         if not path.is_file():
             raise InputError(f"{path}: no such file; `python -m exporter MODEL_DIR {path.name}` makes one")
+        providers = provider.session_providers()
         options = session_options(threads, library)
         try:
-            session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            # Without the fallback that would print its reasons and go on without the provider.
+            session = ort.InferenceSession(str(path), options, providers=providers, enable_fallback=0)
         except Exception as error:  # ONNX Runtime's own exceptions share no narrower base
             raise InputError(f"{path}: ONNX Runtime cannot load it: {_first_line(error)}") from error
+        provider.check(session)
         try:
-            return cls(session, DecoderConfig.read(path.parent))
+            return cls(session, DecoderConfig.read(path.parent), provider, static_steps)
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
 
@@ -117,11 +156,27 @@ class Decoder:
         if capacity > self.config.context_length:
             raise InputError(f"{capacity} tokens do not fit the context of {self.config.context_length}")
         self.length = 0
+        if self._static and self._past and capacity == self.capacity:
+            return  # what is captured reads and writes these very buffers
         self.capacity = capacity
         self._mask = np.ones((1, capacity), np.int64)
-        # The old cache goes first, so that both never take memory at once.
-        self._past: list[ort.OrtValue] = []
-        self._past = [tensor.empty(capacity if self.config.share_buffer else 0) for tensor in self._cache]
+        # The old cache and what refers to it go first, so that both never take memory at once.
+        self._static_step: StaticStep | None = None
+        self._binding = self.session.io_binding()
+        self._past = []
+        self._past = [
+            tensor.empty(capacity if self.config.share_buffer else 0, self.provider) for tensor in self._cache
+        ]
+        self._binding.bind_output("logits")
+        if not self.config.share_buffer or not capacity:
+            return
+        shared = [(tensor.past, tensor.present, value) for tensor, value in zip(self._cache, self._past, strict=True)]
+        for past, present, value in shared:
+            self._binding.bind_ortvalue_input(past, value)
+            self._binding.bind_ortvalue_output(present, value)
+        if self._static:
+            graph_id = next(self._graph_ids)
+            self._static_step = StaticStep(self.session, self.provider, shared, capacity, graph_id)
 
     def step(self, tokens: Sequence[int]) -> npt.NDArray[np.float32]:
         """Append `tokens` (at least one) and return the logits [vocabulary] that follow the last of them."""
@@ -134,26 +189,31 @@ class Decoder:
 
     def _run(self, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         total = self.length + ids.shape[1]
-        binding = self.session.io_binding()
+        try:
+            if self._static_step is not None and ids.shape[1] == 1:
+                logits = self._static_step.run(int(ids[0, 0]), self.length)
+            else:
+                logits = self._run_bound(ids, total)
+        except Exception as error:  # as above
+            raise DualBinaryError(f"ONNX Runtime failed while running the model: {_first_line(error)}") from error
+        self.length = total
+        return logits
+
+    def _run_bound(self, ids: npt.NDArray[np.int64], total: int) -> npt.NDArray[np.float32]:
+        binding = self._binding
         binding.bind_cpu_input("input_ids", ids)
         binding.bind_cpu_input("attention_mask", self._mask[:, :total])
         if self._has_positions:
             binding.bind_cpu_input("position_ids", np.arange(self.length, total, dtype=np.int64)[None])
-        binding.bind_output("logits")
-        for tensor, past in zip(self._cache, self._past, strict=True):
-            binding.bind_ortvalue_input(tensor.past, past)
-            if self.config.share_buffer:
-                binding.bind_ortvalue_output(tensor.present, past)
-            else:
-                binding.bind_output(tensor.present)
-        try:
-            self.session.run_with_iobinding(binding)
-        except Exception as error:  # as above
-            raise DualBinaryError(f"ONNX Runtime failed while running the model: {_first_line(error)}") from error
-        outputs = binding.get_outputs()  # in the order they were bound
+        binding.bind_output("logits")  # anew, or the run would write into the last one's
+        if not self.config.share_buffer:
+            for tensor, past in zip(self._cache, self._past, strict=True):
+                binding.bind_ortvalue_input(tensor.past, past)
+                binding.bind_output(tensor.present, self.provider.name, self.provider.device)
+        self.session.run_with_iobinding(binding, graph_options(NO_CAPTURE) if self.provider.cuda_graph else None)
+        outputs = binding.get_outputs()  # in the order in which they were bound first
         if not self.config.share_buffer:
             self._past = list(outputs[1:])
-        self.length = total
         return outputs[0].numpy()[0, -1].astype(np.float32)
 
 

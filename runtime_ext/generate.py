@@ -1,6 +1,6 @@
 """`python -m runtime_ext generate`: continue a text.
 
-    python -m runtime_ext generate OUT.onnx --prompt TEXT [--chat] [sampling options] [--json]
+    python -m runtime_ext generate OUT.onnx --prompt TEXT [--chat] [sampling options] [--provider cuda] [--json]
 
 Text goes to standard output as it comes, the closing line with counts and speeds to standard error.
 """
@@ -15,6 +15,7 @@ from pathlib import Path
 
 from dualbinary import InputError
 from runtime_ext.decoder import Decoder
+from runtime_ext.providers import add_provider_options, provider_of
 from runtime_ext.sampling import Sampler
 from runtime_ext.text import TextCodec
 
@@ -77,6 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--top-k", type=int, default=0, metavar="K", help="draw among the K likeliest; 0 (default): all")
     group.add_argument("--top-p", type=float, default=1.0, metavar="P", help="draw among the likeliest that sum to P")
     group.add_argument("--seed", type=int, metavar="S", help="make the draws repeatable")
+    add_provider_options(parser)
 
 
 def command(args: argparse.Namespace) -> None:
@@ -84,7 +86,7 @@ def command(args: argparse.Namespace) -> None:
     if args.max_new_tokens < 1:
         raise InputError(f"--max-new-tokens must be at least 1, got {args.max_new_tokens}")
     sampler = Sampler(args.temperature, args.top_k, args.top_p, args.seed)
-    decoder = Decoder.load(args.model, args.threads, args.library)
+    decoder = Decoder.load(args.model, args.threads, args.library, provider_of(args))
     codec = TextCodec(args.model.parent)
     prompt = codec.encode_chat(args.prompt) if args.chat else codec.encode(args.prompt)
     result = Generation([])

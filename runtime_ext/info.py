@@ -1,4 +1,4 @@
-"""`python -m runtime_ext info`: describe the library, and a model.
+"""`python -m runtime_ext info`: describe the library, ONNX Runtime, the CUDA kernels, and a model.
 
 python -m runtime_ext info [OUT.onnx] [--json]
 python -m runtime_ext info --isas       the instruction sets that DUALBINARY_ISA may name on this CPU
@@ -9,8 +9,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import onnxruntime as ort
+
 import runtime_ext
 from runtime_ext.config import read_json
+from runtime_ext.cuda_library import describe_cuda
 from runtime_ext.decoder import Decoder
 
 __all__ = ["describe_model"]
@@ -48,12 +51,14 @@ def command(args: argparse.Namespace) -> None:
         isas = list(dict.fromkeys(kernel["isa"] for kernel in library["kernels"] if kernel["available"]))
         print(json.dumps(isas) if args.json else " ".join(isas))
         return
-    facts: dict[str, Any] = {"library": library}
+    runtime = {"version": ort.__version__, "providers": ort.get_available_providers()}
+    facts: dict[str, Any] = {"library": library, "onnxruntime": runtime, "cuda": describe_cuda()}
     if args.model is not None:
         facts["model"] = describe_model(args.model, args.threads, args.library)
     if args.json:
         print(json.dumps(facts))
         return
+    facts["cuda"] = facts["cuda"] or {"kernels": "no CUDA kernels in this build"}
     for title, section in facts.items():
         print(title)
         _print(section, indent="  ")

@@ -14,12 +14,12 @@ import runtime_ext
 from dualbinary.errors import InputError
 from dualbinary.schema import digest
 
-__all__ = ["LIBRARY_VARIABLE", "describe", "library_path", "load", "register"]
+__all__ = ["LIBRARY_VARIABLE", "SUFFIXES", "describe", "library_path", "load", "register"]
 
 LIBRARY_VARIABLE = "DUALBINARY_LIBRARY"
 """Environment variable that names the library's file, before any other place."""
 
-_SUFFIXES = {"win32": ".dll", "darwin": ".dylib"}
+SUFFIXES = {"win32": ".dll", "darwin": ".dylib"}
 
 
 class _SessionOptions(Protocol):
@@ -40,7 +40,7 @@ def library_path() -> Path:
         if not path.is_file():
             raise InputError(f"{LIBRARY_VARIABLE}={named}: no such file")
         return path.resolve()
-    name = f"libdualbinary{_SUFFIXES.get(sys.platform, '.so')}"
+    name = f"libdualbinary{SUFFIXES.get(sys.platform, '.so')}"
     installed = [*site.getsitepackages(), site.getusersitepackages(), sysconfig.get_path("platlib")]
     folders = [Path(p) for p in runtime_ext.__path__] + [Path(p) / runtime_ext.__name__ for p in installed]
     for folder in folders:

@@ -7,8 +7,8 @@ For every Attention node whose past keys and values are graph inputs and whose m
 3. The mask is causal: dropped; the node masks by sequence length.
 4. The mask is a sliding window: dropped, local_window_size says it.
 5. The mask carries ALiBi: dropped, slopes * (key - query) becomes attention_bias. Unlike the builder's bias it is
-   computed from attention_mask, not from the length of the past, which is the buffer's capacity once past and present
-   share it.
+   computed from what attention_mask holds, not from the length of the past, which is the buffer's capacity once past
+   and present share it.
 
 A node with any other mask stays as it is, and the model keeps growing caches.
 """
@@ -27,6 +27,10 @@ _DOMAIN = "com.microsoft"
 _HEAD_MULTIPLE = 8  # ONNX Runtime's kernel refuses head sizes that are no multiple of this
 _ROTARY_HEAD_MULTIPLE = 16  # ONNX Runtime's rotation inside the node wants head sizes of this multiple
 _ROTARY_TABLE_MULTIPLE = 8  # and tables whose rows are of this one
+_UNSQUEEZED = {
+    "to_keys": [1, 2],
+    "to_queries": [1, 3],
+}  # axes that [batch, length] lacks of [batch, heads, queries, keys]
 
 
 class GroupQueryAttentionPass(ir.passes.InPlacePass):
@@ -114,23 +118,32 @@ class GroupQueryAttentionPass(ir.passes.InPlacePass):
         return self._lengths
 
     def _alibi(self, model: ir.Model, slopes: np.ndarray, dtype: ir.DataType) -> ir.Value:
-        """Slopes * (key - query), [1, heads, queries, keys], in the type of the activations."""
+        """Slopes * (key - query), [batch, heads, queries, keys], in the type of the activations.
+
+        Positions are counted in what the mask holds. Its length would do for a mask of the tokens so far, but steps of
+        static shapes have one of the cache's length (docs/howto/run_on_cuda.md).
+        """
         key = slopes.tobytes()
         if key not in self._biases:
             build = NodeBuilder(model, model.graph[0], f"alibi_{len(self._biases)}")
-            ids = next(v for v in model.graph.inputs if v.name == "input_ids")
+            mask, ids = _attention_mask(model), next(v for v in model.graph.inputs if v.name == "input_ids")
             zero, one = build.constant("zero", np.array(0, np.int64)), build.constant("one", np.array(1, np.int64))
-            last = build.constant("last", np.array([-1], np.int64))
-            table = build.constant("slopes", slopes.reshape(1, -1, 1, 1))
-            total = build("Squeeze", build("Shape", _attention_mask(model), start=1, end=2))
-            new = build("Squeeze", build("Shape", ids, start=1, end=2))
-            keys = build("Range", zero, total, one)
-            queries = build("Unsqueeze", build("Range", build("Sub", total, new), total, one), last)
+            axis, table = (
+                build.constant("axis", np.array(1, np.int64)),
+                build.constant("slopes", slopes.reshape(-1, 1, 1)),
+            )
+            to_keys, to_queries = (build.constant(n, np.array(v, np.int64)) for n, v in _UNSQUEEZED.items())
+            keys = build("CumSum", mask, axis)  # [batch, keys], from 1
+            last = build("ReduceSum", mask, build.constant("axes", np.array([1], np.int64)), keepdims=1)
+            ones = build("Add", build("Mul", ids, zero), one)
+            later = build("CumSum", ones, axis, exclusive=1, reverse=1)  # tokens behind each query
+            queries = build("Sub", last, later)
             # Relative to each query's own key, so that near keys have small biases, which float16 keeps apart. Keys to
             # come would have positive ones, but no query sees them.
-            distance = build("Min", build("Sub", keys, queries), zero)
-            bias = build("Mul", table, build.cast(distance, ir.DataType.FLOAT))
+            distance = build("Sub", build("Unsqueeze", keys, to_keys), build("Unsqueeze", queries, to_queries))
+            bias = build("Mul", table, build.cast(build("Min", distance, zero), ir.DataType.FLOAT))
             self._biases[key] = build.cast(bias, dtype)
+            self._biases[key].dtype = dtype
         return self._biases[key]
 
 

@@ -17,9 +17,9 @@ PROMPT = [72, 101, 108, 108, 111, 44, 32, 119, 111, 114, 108, 100]
 TOLERANCE = {"f32": 1e-4, "f16": 1e-2}
 
 
-def load(path):
+def load(path, **options):
     """Without the library: the tiny model has no operator of ours."""
-    return Decoder.load(path, library=False)
+    return Decoder.load(path, library=False, **options)
 
 
 def logits_without_cache(path, tokens):
@@ -66,6 +66,43 @@ def test_a_new_sequence_forgets_the_old_one(tiny_model):
     decoder.step([1, 2, 3])
     decoder.start(len(PROMPT))
     assert_close(decoder.step(PROMPT), logits_without_cache(tiny_model, PROMPT), "f32")
+
+
+@pytest.mark.parametrize("dtype", ["f32", "f16"])
+def test_static_steps_give_the_logits_of_others(tiny_weights, tmp_path, dtype):
+    """The mask has the length of the cache and holds zeros behind the tokens; nothing else may depend on it."""
+    path = tiny.make_model(tiny_weights, tmp_path, dtype)
+    usual, static = load(path), load(path, static_steps=True)
+    for decoder in (usual, static):
+        decoder.start(3 * len(PROMPT))
+    assert np.array_equal(static.step(PROMPT[:7]), usual.step(PROMPT[:7]))
+    for token in [*PROMPT[7:], *PROMPT]:
+        assert_close(static.step([token]), usual.step([token]), dtype)
+
+
+def test_static_steps_begin_with_the_first_token(tiny_model):
+    decoder = load(tiny_model, static_steps=True)
+    decoder.start(8)
+    for end in range(1, 5):
+        assert_close(decoder.step(PROMPT[end - 1 : end]), logits_without_cache(tiny_model, PROMPT[:end]), "f32")
+
+
+@pytest.mark.parametrize("capacity", [20, 24])
+def test_static_steps_of_a_new_sequence_forget_the_old_one(tiny_model, capacity):
+    decoder = load(tiny_model, static_steps=True)
+    decoder.start(20)
+    decoder.step(PROMPT)
+    for token in (1, 2, 3):
+        decoder.step([token])
+    decoder.start(capacity)  # of the same size in the same buffers
+    decoder.step(PROMPT[:-1])
+    assert_close(decoder.step(PROMPT[-1:]), logits_without_cache(tiny_model, PROMPT), "f32")
+
+
+def test_static_steps_need_a_shared_cache(tiny_weights, tmp_path):
+    path = tiny.make_model(tiny_weights, tmp_path, share_buffer=False)
+    with pytest.raises(InputError, match=r"model\.onnx: .*--cuda-graph.* only with a shared cache"):
+        load(path, static_steps=True)
 
 
 def test_cache_size_is_what_the_buffers_take(tiny_model):

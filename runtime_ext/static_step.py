@@ -1,0 +1,75 @@
+"""A step of one token in which no tensor changes its place or its shape, as a CUDA graph needs it.
+
+Between two steps only contents change: the token, its position, and the mask, which always has the length of the cache
+and ones for the tokens that are there. GroupQueryAttention counts the ones, so what lies behind them is never seen.
+On CUDA, ONNX Runtime captures the first such step and replays it from then on; on the CPU it runs each as usual.
+"""
+
+from collections.abc import Iterable
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from dualbinary import InputError
+from runtime_ext.providers import Provider
+
+__all__ = ["NO_CAPTURE", "StaticStep", "graph_options"]
+
+NO_CAPTURE = -1  # the graph id of runs that are not to be captured
+
+
+class StaticStep:
+    """The step of one sequence. Its tensors live as long as the object, and the cache must live as long."""
+
+    def __init__(
+        self,
+        session: ort.InferenceSession,
+        provider: Provider,
+        cache: Iterable[tuple[str, str, ort.OrtValue]],
+        capacity: int,
+        graph_id: int,
+    ) -> None:
+        """Bind everything once. `cache` has past and present name and their common value, `capacity` tokens long.
+
+        `graph_id` must be another one for each object of a session. Raises InputError for logits of unknown length.
+        """
+        self._session = session
+        self._options = graph_options(graph_id)
+        self._mask = np.zeros((1, capacity), np.int64)
+        one = np.zeros((1, 1), np.int64)
+        known = {"input_ids": one, "attention_mask": self._mask, "position_ids": one}
+        place = (provider.name, provider.device)
+        names = {value.name for value in session.get_inputs()}
+        self._inputs = {
+            name: ort.OrtValue.ortvalue_from_numpy(array, *place) for name, array in known.items() if name in names
+        }
+        logits = next(value for value in session.get_outputs() if value.name == "logits")
+        if not isinstance(logits.shape[-1], int):
+            raise InputError(f"logits: expected a vocabulary of known length, got shape {logits.shape}")
+        dtype = np.float16 if logits.type == "tensor(float16)" else np.float32
+        self._logits = ort.OrtValue.ortvalue_from_numpy(np.zeros((1, 1, logits.shape[-1]), dtype), *place)
+        self._binding = session.io_binding()
+        for name, value in self._inputs.items():
+            self._binding.bind_ortvalue_input(name, value)
+        for past, present, value in cache:
+            self._binding.bind_ortvalue_input(past, value)
+            self._binding.bind_ortvalue_output(present, value)
+        self._binding.bind_ortvalue_output("logits", self._logits)
+
+    def run(self, token: int, length: int) -> npt.NDArray[np.float32]:
+        """Logits [vocabulary] behind `token`, which follows the `length` tokens in the cache."""
+        self._mask[0, : length + 1] = 1
+        self._mask[0, length + 1 :] = 0
+        contents = {"input_ids": [[token]], "position_ids": [[length]], "attention_mask": self._mask}
+        for name, value in self._inputs.items():
+            value.update_inplace(np.asarray(contents[name], np.int64))
+        self._session.run_with_iobinding(self._binding, self._options)
+        return self._logits.numpy()[0, -1].astype(np.float32)
+
+
+def graph_options(graph_id: int) -> ort.RunOptions:
+    """Run options that name the captured graph. Providers without graphs ignore them."""
+    options = ort.RunOptions()
+    options.add_run_config_entry("gpu_graph_id", str(graph_id))
+    return options
