@@ -17,10 +17,13 @@ from dualbinary.errors import InputError
 from dualbinary.schema import OP
 from runtime_ext.capi import TYPES, Spec
 
-__all__ = ["TYPE_NUMBERS", "CudaWeight", "describe"]
+__all__ = ["INSTRUCTIONS", "TYPE_NUMBERS", "CudaWeight", "describe", "probe"]
 
 TYPE_NUMBERS = {"float32": 0, "float16": 1, "bfloat16": 3}
 """Types of activations, by the number that the interface has for them."""
+
+INSTRUCTIONS = ("mma_b1", "mma_u8 signed", "mma_u8 unsigned", "mma_f16", "wgmma")
+"""What `probe` knows."""
 
 
 class CudaWeight:
@@ -119,6 +122,11 @@ def describe(library: Path) -> dict[str, Any]:
     return json.loads(text.value)
 
 
+def probe(library: Path, instruction: str, a: int, b: int, d: int, *, device: int = 0, stream: int = 0) -> None:
+    """Enqueue D = A times the transpose of B by one matrix instruction: see dualbinary_cuda_probe() in launcher.h."""
+    _check(_load(library).dualbinary_cuda_probe(instruction.encode(), device, a, b, d, stream))
+
+
 @cache
 def _load(path: Path) -> ctypes.CDLL:
     pointer, size = ctypes.c_void_p, ctypes.c_size_t
@@ -130,6 +138,7 @@ def _load(path: Path) -> ctypes.CDLL:
         "weight_bytes": (size, [pointer]),
         "kernel": (ctypes.c_char_p, [pointer, number, rows]),
         "workspace": (message, [pointer, number, rows, ctypes.c_char_p, pointer]),
+        "probe": (message, [ctypes.c_char_p, number, pointer, pointer, pointer, pointer]),
         "multiply": (message, [pointer, pointer, number, rows, pointer, pointer, size, pointer, ctypes.c_char_p]),
     }
     try:

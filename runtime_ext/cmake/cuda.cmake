@@ -9,6 +9,7 @@ set(DUALBINARY_CUDA_KERNELS
     src/cuda/halves.cu
     src/cuda/prefill_mma.cu
     src/cuda/decode_s8.cu
+    src/cuda/simt/probe.cu
     src/cuda/weight.cu)
 
 # What both libraries have in common.
@@ -43,12 +44,13 @@ endfunction()
 
 function(dualbinary_add_cuda)
   # Machine code for each, and none for later ones: a kernel that was never compiled for a GPU should not run there.
+  # Whoever says 90 means 90a: wgmma is there in no other.
+  list(TRANSFORM DUALBINARY_CUDA_ARCHITECTURES REPLACE "^90$" "90a")
   list(TRANSFORM DUALBINARY_CUDA_ARCHITECTURES APPEND -real OUTPUT_VARIABLE real)
   set(binary ${real})
   list(FILTER binary INCLUDE REGEX "^[89][0-9]a?-real$")
   set(hopper ${real})
-  list(FILTER hopper INCLUDE REGEX "^90a?-real$")
-  list(TRANSFORM hopper REPLACE "^90-" "90a-")
+  list(FILTER hopper INCLUDE REGEX "^90a-real$")
   add_library(dualbinary_cuda SHARED ${DUALBINARY_CUDA_SOURCES} ${DUALBINARY_CUDA_KERNELS} src/cuda/device.cu)
   dualbinary_cuda_target(dualbinary_cuda)
   set_target_properties(

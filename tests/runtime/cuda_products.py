@@ -12,7 +12,7 @@ BFLOAT16 = ml_dtypes.bfloat16
 X_TYPES = [np.float32, np.float16, BFLOAT16]
 SCALE_TYPES = [np.float16, np.float32, np.uint8]
 
-MANTISSA_ERROR = 2.0**-9
+MANTISSA_ERROR = 2.0**-8
 """Rounding error of bfloat16, relative: the coarsest that a kernel may do to an input or to a weight."""
 
 

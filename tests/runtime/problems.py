@@ -38,7 +38,7 @@ MAX_SEGMENT = 128
 RESULT_ERROR = {
     np.dtype(np.float32): (EPS, 2.0**-150),
     np.dtype(np.float16): (2.0**-11, 2.0**-25),
-    np.dtype(ml_dtypes.bfloat16): (2.0**-9, 2.0**-134),
+    np.dtype(ml_dtypes.bfloat16): (2.0**-8, 2.0**-134),
 }
 """Rounding to the result's type: relative, and absolute below the normal numbers."""
 
@@ -172,7 +172,8 @@ def assert_close(y: np.ndarray, problem: Problem, error: np.ndarray | float) -> 
     with np.errstate(over="ignore"):
         rounded = expected.astype(y.dtype)
     finite = np.isfinite(rounded)
-    np.testing.assert_array_equal(y[~finite], rounded[~finite])
+    # As float64: NumPy does not take two NaN of bfloat16 for the same.
+    np.testing.assert_array_equal(y[~finite].astype(np.float64), rounded[~finite].astype(np.float64))
     relative, absolute = RESULT_ERROR[y.dtype]
     error = np.broadcast_to(
         np.asarray(error).reshape(-1, problem.N) if np.ndim(error) else error, (y.size // problem.N, problem.N)

@@ -19,13 +19,15 @@ import pytest
 
 import runtime_ext
 from dualbinary import digest
+from tests.runtime.cuda_libraries import emulated_library
 from tests.runtime.cuda_products import BFLOAT16, SCALE_TYPES, X_TYPES, assert_product, cuda_model, run
 from tests.runtime.problems import Problem, make_problem, op_model
 
 SOURCE = Path(__file__).parent / "cuda_adapter"
 VARIABLE = "DUALBINARY_CUDA_LIBRARY"
-LAUNCHERS = ["libfake_launcher.so"]
-"""Libraries with the interface of cuda/launcher.h that the build makes and every product is tried with."""
+LAUNCHERS = ["fake", "emulated"]
+"""Libraries with the interface of cuda/launcher.h that every product is tried with: one that the build makes, which
+multiplies by itself, and the project's kernels on the CPU."""
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the launchers are built as ELF libraries")
 
@@ -83,7 +85,8 @@ def launched(request, build, tmp_path_factory) -> Iterator[Adapter]:
     """An adapter for each launcher."""
     copy = Adapter(Path(shutil.copy(build / "libcuda_adapter.so", tmp_path_factory.mktemp("launched"))))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(VARIABLE, str(build / request.param))
+        launcher = build / "libfake_launcher.so" if request.param == "fake" else emulated_library()
+        patch.setenv(VARIABLE, str(launcher))
         session = copy.open(op_model(make_problem()))
     yield copy
     del session  # the last one of a library unloads it, which then forgets its launcher

@@ -56,12 +56,13 @@ DUALBINARY_DEVICE void load_pair(const void* data, Type type, std::int64_t index
 template <Type kType>
 DUALBINARY_DEVICE void load_inputs(const void* data, std::int64_t row, int K, int tile, int t,
                                    float (&values)[kLaneInputs]) {
-  if (K % 2 == 0) {  // then so is the index of every first input of a pair
+  if (K % 2 == 0) {  // then so is the index of every first input of a pair; the second one's bit is four further
     DUALBINARY_UNROLL
-    for (int i = 0; i < kLaneInputs; i += 2) {
-      const int k = tile * kTileInputs + input_of_bit(t, i);
-      values[i] = values[i + 1] = 0;
-      if (k < K) load_pair(data, kType, row * K + k, values[i], values[i + 1]);
+    for (int pair = 0; pair < kLaneInputs / 2; ++pair) {
+      const int bit = pair / 4 * 8 + pair % 4;
+      const int k = tile * kTileInputs + input_of_bit(t, bit);
+      values[bit] = values[bit + 4] = 0;
+      if (k < K) load_pair(data, kType, row * K + k, values[bit], values[bit + 4]);
     }
     return;
   }

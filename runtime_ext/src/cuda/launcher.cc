@@ -11,6 +11,7 @@
 #include "core/spec.h"
 #include "cuda/device.h"
 #include "cuda/inventory.h"
+#include "cuda/simt/probe.h"
 #include "cuda/weight.h"
 
 struct dualbinary_cuda_weight {
@@ -88,6 +89,7 @@ std::unique_ptr<dualbinary_cuda_weight> create(const dualbinary_spec& s, const v
                                      .layout = s.layout,
                                      .accuracy_level = s.accuracy_level,
                                      .scale_type = scale_element(s.scale_type)});
+  cuda::check_supported(shape);
   require_bytes("planes", planes, planes_size, planes_bytes(shape));
   require_bytes("scales", scales, scales_size, scales_bytes(shape));
   return std::make_unique<dualbinary_cuda_weight>(
@@ -215,5 +217,14 @@ const char* dualbinary_cuda_multiply(const dualbinary_cuda_weight* weight, const
     call.workspace = static_cast<std::uint8_t*>(workspace);
     call.stream = stream;
     multiply(weight, call, workspace_bytes, kernel);
+  });
+}
+
+const char* dualbinary_cuda_probe(const char* instruction, int32_t device, const void* a, const void* b, void* d,
+                                  void* stream) {
+  return guarded([&] {
+    require(instruction != nullptr && a != nullptr && b != nullptr && d != nullptr, "an argument is NULL");
+    const dualbinary::cuda::DeviceScope scope(dualbinary::cuda::device(device).index);
+    dualbinary::cuda::probe(instruction, a, b, d, stream);
   });
 }

@@ -64,6 +64,19 @@ DUALBINARY_API const char* dualbinary_cuda_multiply(const dualbinary_cuda_weight
                                                     int64_t rows, void* y, void* workspace, size_t workspace_bytes,
                                                     void* stream, const char* kernel);
 
+/* For tests: d [rows, columns] = a [rows, K] times the transpose of b [columns, K] by one matrix instruction, all in
+ * device memory and without gaps. `instruction` and its rows, columns and K:
+ *
+ *   mma_b1            16,   8, 128   bits, lowest first in words; d int32
+ *   mma_u8 signed     16,   8,  32   a uint8, b int8; d int32
+ *   mma_u8 unsigned   16,   8,  32   a uint8, b uint8; d int32
+ *   mma_f16           16,   8,  16   float16; d float32
+ *   wgmma             64, 128,  64   float16; d float32
+ *
+ * Where the device lacks the instruction (mma_b1 from 10.0 on, wgmma outside of 9.0) d is not what it should be. */
+DUALBINARY_API const char* dualbinary_cuda_probe(const char* instruction, int32_t device, const void* a, const void* b,
+                                                 void* d, void* stream);
+
 #ifdef __cplusplus
 }
 #endif

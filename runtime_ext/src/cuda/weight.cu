@@ -30,7 +30,9 @@ PackedWeight describe(const Shape& shape) {
           .factors = nullptr};
 }
 
-void check(const Shape& shape, const Stored& stored) {
+}  // namespace
+
+void check_supported(const Shape& shape) {
   if (shape.layout != contract::kLayoutPlain) {
     throw std::invalid_argument(std::string("layout ") + layout_name(shape.layout) +
                                 ": CUDA kernels read the layout plain alone. Convert the file: dualbinary relayout "
@@ -44,8 +46,9 @@ void check(const Shape& shape, const Stored& stored) {
     throw std::invalid_argument("K: CUDA kernels take at most " + std::to_string(kMaxInputs) + ", got " +
                                 std::to_string(shape.K) + "; the CPU provider runs this weight");
   }
-  check_factors(shape, stored.scales);
 }
+
+namespace {
 
 simt::Launch over(std::int64_t count) {
   const auto blocks = (count + kPackThreads - 1) / kPackThreads;
@@ -57,7 +60,8 @@ simt::Launch over(std::int64_t count) {
 
 DeviceWeight::DeviceWeight(const Shape& shape, const Stored& stored, int accuracy_level, const Device& device)
     : device_(device), accuracy_level_(accuracy_level), packed_(describe(shape)) {
-  check(shape, stored);
+  check_supported(shape);
+  check_factors(shape, stored.scales);
   (void)choose_kernel(1, device_.capability);  // refuses a device that is too old
   const DeviceScope scope(device_.index);
   pack(stored, shape);

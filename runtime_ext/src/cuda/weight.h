@@ -11,6 +11,9 @@
 
 namespace dualbinary::cuda {
 
+// Throws std::invalid_argument, and says the way out, where the kernels cannot take a weight that the contract allows.
+void check_supported(const Shape& shape);
+
 class DeviceWeight {
  public:
   // `stored` is in host memory, of layout plain, and not needed afterwards. Throws std::invalid_argument, and

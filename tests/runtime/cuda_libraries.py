@@ -1,0 +1,119 @@
+"""The CUDA library for tests of its kernels: the emulated one, and the real one with memory of a device.
+
+A `Device` brings arrays to where a library wants them and back. Both fill what is to be written with NaN beforehand and
+keep guard zones around it, so that an output that is left out or a write beside it is seen.
+"""
+
+import fcntl
+import os
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any, Protocol
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from runtime_ext.cuda_capi import describe
+from runtime_ext.library import library_path
+
+ROOT = Path(__file__).parents[2]
+BUILD = ROOT / "build" / "emulated"
+GUARD = 256
+"""Bytes on both sides of an array that no kernel may touch; X begins right behind one, at the alignment of tensors."""
+POISON = 0xFF
+"""Every byte of memory that is not set: NaN in all the types."""
+
+
+@cache
+def emulated_library() -> Path:
+    """Build libdualbinary_cuda_emulated, or bring it up to date. Workers that test at the same time build it once."""
+    BUILD.mkdir(parents=True, exist_ok=True)
+    options = ["-DDUALBINARY_CUDA_EMULATED=ON", f"-DPython3_EXECUTABLE={sys.executable}", "-DCMAKE_BUILD_TYPE=Release"]
+    target = ["--target", "dualbinary_cuda_emulated", "--parallel", "2"]
+    with open(BUILD / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        subprocess.run(["cmake", "-S", ROOT, "-B", BUILD, "-G", "Ninja", *options], check=True, capture_output=True)
+        built = subprocess.run(["cmake", "--build", BUILD, *target], check=False, capture_output=True, text=True)
+    if built.returncode:
+        pytest.fail(f"libdualbinary_cuda_emulated does not build:\n{built.stdout[-4000:]}")
+    return BUILD / "libdualbinary_cuda_emulated.so"
+
+
+class Device(Protocol):
+    """A library and the memory that it works on."""
+
+    library: Path
+    capability: int
+
+    def array(self, values: np.ndarray) -> Any:
+        """A copy in the library's memory, at a multiple of 256 bytes, with guard zones."""
+        ...
+
+    def address(self, array: Any) -> int:
+        """Where it begins."""
+        ...
+
+    def read(self, array: Any, like: np.ndarray) -> np.ndarray:
+        """Its content now, of the type and shape of `like`. Fails where a guard zone was written to."""
+        ...
+
+
+class Emulated:
+    """The emulated library; memory is NumPy's."""
+
+    def __init__(self, capability: int = 90) -> None:
+        self.library, self.capability = emulated_library(), capability
+
+    def array(self, values: np.ndarray) -> np.ndarray:
+        memory = np.full(values.nbytes + 2 * GUARD + 256, POISON, np.uint8)
+        begin = -memory.ctypes.data % 256
+        memory = memory[begin : begin + values.nbytes + 2 * GUARD]
+        memory[GUARD : GUARD + values.nbytes] = np.frombuffer(values.tobytes(), np.uint8)
+        return memory
+
+    def address(self, array: np.ndarray) -> int:
+        return array.ctypes.data + GUARD
+
+    def read(self, array: np.ndarray, like: np.ndarray) -> np.ndarray:
+        return _unguarded(array, like)
+
+
+class Gpu:
+    """The real library; memory is torch's."""
+
+    def __init__(self) -> None:
+        torch = pytest.importorskip("torch")
+        named = os.environ.get("DUALBINARY_CUDA_LIBRARY")
+        self.library = Path(named) if named else library_path().with_name("libdualbinary_cuda.so")
+        if not self.library.is_file():
+            pytest.skip(f"there is no {self.library}; build with -DDUALBINARY_CUDA=ON")
+        if not torch.cuda.is_available():
+            pytest.skip("this torch has no CUDA, and the tests take device memory from it")
+        self._torch = torch
+        self.capability = describe(self.library)["devices"][0]["compute_capability"]
+
+    def array(self, values: np.ndarray) -> Any:
+        memory = np.full(values.nbytes + 2 * GUARD, POISON, np.uint8)
+        memory[GUARD : GUARD + values.nbytes] = np.frombuffer(values.tobytes(), np.uint8)
+        return self._torch.from_numpy(memory).cuda()
+
+    def address(self, array: Any) -> int:
+        return array.data_ptr() + GUARD
+
+    def read(self, array: Any, like: np.ndarray) -> np.ndarray:
+        self._torch.cuda.synchronize()
+        return _unguarded(array.cpu().numpy(), like)
+
+
+def _unguarded(memory: np.ndarray, like: np.ndarray) -> np.ndarray:
+    end = GUARD + like.nbytes
+    assert (memory[:GUARD] == POISON).all(), "written in front of an array"
+    assert (memory[end:] == POISON).all(), "written behind an array"
+    return memory[GUARD:end].view(like.dtype).reshape(like.shape).copy()
+
+
+X_TYPES = {np.dtype(np.float32): "float32", np.dtype(np.float16): "float16", np.dtype(ml_dtypes.bfloat16): "bfloat16"}
+"""Names of the types of X."""
