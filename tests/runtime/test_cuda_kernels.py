@@ -1,13 +1,14 @@
-"""The kernels for CUDA devices against the float64 reference: emulated lane by lane here, and on a device where there is one.
+"""The kernels for CUDA devices against the float64 reference: emulated here, and on a device if there is one.
 
 What a result may differ by follows the kernels' arithmetic. Those for few rows round X to integers with one step for
-each row and tile of 128 inputs, step = max |x| / B with B = 127 (level 4) or 2^15 - 1 (level 0); an input errs by half a
-step, and by what float32 loses in the inverse, the product and the step, 2^-24 of B each. All planes of a weight see the
-same error, so it counts with the weight itself.
+each row and tile of 128 inputs, step = max |x| / B with B = 127 (level 4) or 2^15 - 1 (level 0); an input errs by half
+a step, and by what float32 loses in the inverse, the product and the step, 2^-24 of B each. All planes of a weight see
+the same error, so it counts with the weight itself.
 
 Those for many rows round weights to float16: each pair of planes once, 2^-11 of the sum of its scales, and their sums
-once more. X is exact in float16 and bfloat16, but for what lies 2^-39 below the largest of its row; float32 keeps 22 bits
-at level 0 and 11 at level 4. The tensor cores add float32; each of the K / 16 steps may cut 2^-23 of the sum of magnitudes.
+once more. X is exact in float16 and bfloat16, but for what lies 2^-39 below the largest of its row; float32 keeps 22
+bits at level 0 and 11 at level 4. The tensor cores add float32; each of the K / 16 steps may cut 2^-23 of the sum of
+magnitudes.
 """
 
 from collections.abc import Iterator
@@ -30,6 +31,7 @@ BFLOAT16 = ml_dtypes.bfloat16
 KERNELS = {"decode_b1": (1, 2, 3, 4), "decode_s8": (1, 4, 5, 8, 9, 16), "prefill_mma": (1, 17, 40, 70, 130)}
 KERNELS["prefill_wgmma"] = (1, 65, 130, 300)
 """Rows that each kernel is tried with: every shape of block that it has."""
+CAPABILITIES = {"decode_b1": (80, 99), "prefill_wgmma": (90, 90)}
 INTEGER_RANGE = {0: 2**15 - 1, 4: 127}
 TILE = 128
 
@@ -41,9 +43,9 @@ def device(request) -> Iterator[Device]:
 
 def multiply(device: Device, problem: Problem, level: int = 0, kernel: str | None = None) -> np.ndarray:
     """Y by the named kernel, or by the one that the library chooses."""
-    if kernel is not None and (needed := {"decode_b1": (80, 99), "prefill_wgmma": (90, 90)}.get(kernel)):
-        if not needed[0] <= device.capability <= needed[1]:
-            pytest.skip(f"{kernel} needs a compute capability of {needed[0]} to {needed[1]}, got {device.capability}")
+    lowest, highest = CAPABILITIES.get(kernel or "", (80, 129))
+    if not lowest <= device.capability <= highest:
+        pytest.skip(f"{kernel} needs a compute capability of {lowest} to {highest}, got {device.capability}")
     form = {"K": problem.K, "group_size": problem.group_size, "accuracy_level": level}
     rows, x_type = len(problem.x), X_TYPES[problem.x.dtype]
     y = np.full((rows, problem.N), np.nan, problem.x.dtype)
