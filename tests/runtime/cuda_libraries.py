@@ -42,6 +42,15 @@ def emulated_library() -> Path:
     return BUILD / "libdualbinary_cuda_emulated.so"
 
 
+def build_adapter(folder: Path) -> Path:
+    """Build the op for CUDA as a library that registers it for the CPU provider, and launchers that are no GPU's."""
+    source = ROOT / "tests" / "runtime" / "cuda_adapter"
+    python = f"-DPython3_EXECUTABLE={sys.executable}"
+    subprocess.run(["cmake", "-S", source, "-B", folder, python], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(["cmake", "--build", folder, "--parallel", "2"], check=True, stdout=subprocess.DEVNULL)
+    return folder
+
+
 class Device(Protocol):
     """A library and the memory that it works on."""
 

@@ -4,7 +4,6 @@ import ctypes
 import json
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,11 +18,10 @@ import pytest
 
 import runtime_ext
 from dualbinary import digest
-from tests.runtime.cuda_libraries import emulated_library
+from tests.runtime.cuda_libraries import build_adapter, emulated_library
 from tests.runtime.cuda_products import BFLOAT16, SCALE_TYPES, X_TYPES, assert_product, cuda_model, run
 from tests.runtime.problems import Problem, make_problem, op_model
 
-SOURCE = Path(__file__).parent / "cuda_adapter"
 VARIABLE = "DUALBINARY_CUDA_LIBRARY"
 LAUNCHERS = ["fake", "emulated"]
 """Libraries with the interface of cuda/launcher.h that every product is tried with: one that the build makes, which
@@ -67,11 +65,7 @@ class Fake:
 @pytest.fixture(scope="session")
 def build(tmp_path_factory) -> Path:
     """Directory of the op's library and the launchers."""
-    folder = tmp_path_factory.mktemp("cuda_adapter")
-    python = f"-DPython3_EXECUTABLE={sys.executable}"
-    subprocess.run(["cmake", "-S", SOURCE, "-B", folder, python], check=True, stdout=subprocess.DEVNULL)
-    subprocess.run(["cmake", "--build", folder, "--parallel", "2"], check=True, stdout=subprocess.DEVNULL)
-    return folder
+    return build_adapter(tmp_path_factory.mktemp("cuda_adapter"))
 
 
 @pytest.fixture
