@@ -6,8 +6,10 @@
 namespace dualbinary::cuda {
 namespace {
 
-// At 1024 outputs a grid of 32 tokens' blocks has 32 of them, and one of 128 tokens' has 8: few tokens need small
-// tiles.
+// With many tokens a warp has two row tiles, if its registers hold their words and levels: at three planes they do not.
+template <int P>
+constexpr int kRowTilesOfWarp = P <= 2 ? 2 : 1;
+
 template <int P, int kTokens, int kRowTiles, int kSplit>
 void launch_shape(const Call& call, const HalfRows& tokens) {
   using Shape = MmaShape<P, kTokens, kRowTiles, kSplit>;
@@ -22,7 +24,7 @@ void launch(const Call& call) {
   for_planes(call.weight.P, [&]<int P>() {
     if (tokens.tokens <= 32) return launch_shape<P, 32, 1, 4>(call, tokens);
     if (tokens.tokens <= 64) return launch_shape<P, 64, 1, 2>(call, tokens);
-    launch_shape<P, 128, 2, 1>(call, tokens);
+    launch_shape<P, 128, kRowTilesOfWarp<P>, 1>(call, tokens);
   });
 }
 

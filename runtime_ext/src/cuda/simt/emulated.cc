@@ -104,16 +104,19 @@ class Machine {
   void run_block(const Launch& shape, unsigned block, const std::function<void()>& kernel) {
     prepare(shape, block);
     kernel_ = &kernel;
-    unsigned left = shape.threads;
-    while (left > 0) {
-      progress_ = false;
-      for (const int index : order_) {
-        Fiber& fiber = *fibers_[static_cast<std::size_t>(index)];
-        if (fiber.finished) continue;
-        resume(fiber);
-        if (fiber.finished) --left;
+    // Every other block lets a warp go as far as it can before the next one has its turn, the others are fair.
+    const bool greedy = block % 2 == 0;
+    left_ = shape.threads;
+    while (left_ > 0) {
+      bool moved = false;
+      for (std::size_t first = 0; first < order_.size(); first += kLanes) {
+        do {
+          progress_ = false;
+          run_warp(first);
+          moved = moved || progress_;
+        } while (greedy && progress_);
       }
-      if (!progress_) fail("threads wait for ever: a barrier or a collective instruction that not all of them reach");
+      if (!moved) fail("threads wait for ever: a barrier or a collective instruction that not all of them reach");
     }
   }
 
@@ -140,6 +143,28 @@ class Machine {
   std::array<std::deque<std::vector<Wgmma>>, kMaxWarpgroups> products;  // groups, oldest first; the last one is open
 
  private:
+  // Each lane until it waits.
+  void run_warp(std::size_t first) {
+    for (std::size_t i = first; i < first + kLanes; ++i) {
+      Fiber& fiber = *fibers_[static_cast<std::size_t>(order_[i])];
+      if (fiber.finished) continue;
+      resume(fiber);
+      if (fiber.finished) --left_;
+    }
+  }
+
+  // Warps, and the lanes of each, in a random order.
+  void shuffle(unsigned number) {
+    std::minstd_rand random(number + 1);
+    std::vector<int> warps(order_.size() / kLanes);
+    for (std::size_t i = 0; i < warps.size(); ++i) warps[i] = static_cast<int>(i);
+    std::shuffle(warps.begin(), warps.end(), random);
+    for (std::size_t i = 0; i < order_.size(); ++i) {
+      order_[i] = warps[i / kLanes] * kLanes + static_cast<int>(i) % kLanes;
+    }
+    for (auto warp = order_.begin(); warp != order_.end(); warp += kLanes) std::shuffle(warp, warp + kLanes, random);
+  }
+
   void prepare(const Launch& shape, unsigned number) {
     shared_ = allocate_guarded(std::max(shape.shared_bytes, 16u));
     std::memset(shared_.get(), 0xff, shape.shared_bytes);
@@ -156,9 +181,8 @@ class Machine {
       fiber.groups.clear();
       fiber.place = {i, static_cast<int>(number % shape.grid.x), static_cast<int>(number / shape.grid.x),
                      static_cast<int>(shape.grid.x), static_cast<std::uint8_t*>(shared_.get())};
-      order_[static_cast<std::size_t>(i)] = i;
     }
-    std::shuffle(order_.begin(), order_.end(), std::minstd_rand(number + 1));
+    shuffle(number);
     const auto reset = [](Meeting& meeting, int size) {
       meeting.size = size;
       meeting.arrived = 0;
@@ -200,6 +224,7 @@ class Machine {
   Fiber* running_ = nullptr;
   jmp_buf scheduler_;
   bool progress_ = false;
+  unsigned left_ = 0;
 };
 
 thread_local Machine* machine = nullptr;

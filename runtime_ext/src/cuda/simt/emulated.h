@@ -3,7 +3,8 @@
 // Each thread of a block is a fiber that runs until it must wait for others. Blocks run one after another on each CPU
 // core. What a GPU leaves open is made to matter, so that a kernel that is wrong fails here as well:
 //
-//   - the order of the threads is random, another one for each block, but the same in every run
+//   - the order of warps and lanes is random, another one for each block, but the same in every run; in every other
+//     block a warp goes as far as it can before the others have their turn
 //   - a byte that is being copied asynchronously is 0xff until the wait for it, and is read from its source only then
 //   - a wgmma reads its operands at the wait for it
 //   - shared and device memory end at a page that cannot be accessed, and shared memory begins as 0xff
