@@ -1,6 +1,7 @@
 """Whole models: this project beside llama.cpp and onnxruntime-genai, each in a process of its own, in turn.
 
     python -m benchmarks.model_bench [--models llama-1b smollm2] [--threads 2] [--rounds 5] [--out FILE]
+    python -m benchmarks.model_bench --provider cuda        this project beside the float16 model, on a GPU
 
 Files are made on first use below --work (a synthetic model of 1.1 billion parameters, SmolLM2, and what each engine
 reads: about 9 GB, and half an hour). A peer that is not installed is named and left out; `make bench-peers` installs
@@ -18,7 +19,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from benchmarks.model_files import MODELS, VARIANTS, Variant, file_bytes, make, measure_round, python_of
+from benchmarks.model_files import CUDA_VARIANTS, MODELS, VARIANTS, Variant, file_bytes, make, measure_round, python_of
 from benchmarks.records import OtherLoad, Records
 from benchmarks.timing import ratio, summarise
 from dualbinary import DualBinaryError
@@ -26,16 +27,19 @@ from dualbinary.console import add_common_options, run
 
 __all__ = ["main", "table"]
 
-OURS = VARIANTS[0].name  # what ratios are against
+SETS = {"cpu": VARIANTS, "cuda": CUDA_VARIANTS}
+"""The variants for each provider of ONNX Runtime; ratios are against the first."""
 GUESSED_SECONDS = 20.0  # of one round of one engine, for the estimate before the first
 
 
 def _command(args: argparse.Namespace) -> None:
     settings = {"prompts": args.prompts, "tokens": args.tokens}
+    if args.provider != "cpu":  # records of before there was a choice go on
+        settings["provider"] = args.provider
     records = Records(args.out, settings)
     missing: dict[str, str] = {}
     for model in args.models:
-        found = _files(model, args.work / model, args.variants, missing)
+        found = _files(model, args.work / model, SETS[args.provider], args.variants, missing)
         _measure(model, found, args, records, missing)
     rows = results(records.content)
     if args.json:
@@ -46,10 +50,12 @@ def _command(args: argparse.Namespace) -> None:
         print(f"not measured: {name}: {reason}")
 
 
-def _files(model: str, work: Path, wanted: list[str] | None, missing: dict[str, str]) -> list[tuple[Variant, Path]]:
+def _files(
+    model: str, work: Path, variants: tuple[Variant, ...], wanted: list[str] | None, missing: dict[str, str]
+) -> list[tuple[Variant, Path]]:
     """The file of every variant that can be had; why not goes to `missing`."""
     found: list[tuple[Variant, Path]] = []
-    for variant in VARIANTS:
+    for variant in variants:
         if model not in variant.models or (wanted and not any(word in variant.name for word in wanted)):
             continue
         try:
@@ -98,12 +104,13 @@ def _measure(
 
 def results(content: dict[str, Any]) -> list[dict[str, Any]]:
     """One flat record for each model, number of threads and variant: medians over its rounds, and ratios."""
+    ours = SETS[content.get("settings", {}).get("provider", "cpu")][0].name
     groups: dict[tuple[str, int], dict[str, list[dict[str, Any]]]] = {}
     for record in content["records"]:
         group = groups.setdefault((record["model"], record["threads"]), {})
         group.setdefault(record["variant"], []).append(record)
     return [
-        _result(model, threads, name, rounds, group.get(OURS))
+        _result(model, threads, name, rounds, group.get(ours))
         for (model, threads), group in groups.items()
         for name, rounds in group.items()
     ]
@@ -191,6 +198,7 @@ def main(argv: list[str] | None = None) -> int:
         prog="python -m benchmarks.model_bench", description="Whole models, beside llama.cpp and onnxruntime-genai."
     )
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS), help="default: all")
+    parser.add_argument("--provider", choices=SETS, default="cpu", help="cuda: beside the float16 model (default cpu)")
     parser.add_argument("--variants", nargs="+", metavar="WORD", help="those whose name has one of these words in it")
     parser.add_argument("--threads", nargs="+", type=int, default=[2], metavar="T", help="default 2")
     parser.add_argument("--prompts", nargs="+", type=int, default=[128, 512], metavar="N", help="default 128 512")

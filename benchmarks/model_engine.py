@@ -35,11 +35,13 @@ class Engine(Protocol):
 
 
 class DualBinary:
-    """This project's decoder in ONNX Runtime."""
+    """This project's decoder in ONNX Runtime; `options` are those of runtime_ext.providers.Provider."""
 
-    def __init__(self, path: Path, threads: int, _capacity: int, _options: dict[str, Any]) -> None:
+    def __init__(self, path: Path, threads: int, _capacity: int, options: dict[str, Any]) -> None:
         decoder = importlib.import_module("runtime_ext.decoder")
-        self._decoder = decoder.Decoder.load(path, threads)
+        providers = importlib.import_module("runtime_ext.providers")
+        provider = providers.Provider(options.get("provider", "cpu"), cuda_graph=options.get("cuda_graph", False))
+        self._decoder = decoder.Decoder.load(path, threads, provider=provider)
 
     def start(self, capacity: int) -> None:
         """See Engine."""

@@ -22,11 +22,12 @@ from dualbinary import DualBinaryError
 from dualbinary.schema import OP
 from examples import smollm2
 
-__all__ = ["MODELS", "VARIANTS", "Variant", "file_bytes", "make", "measure_round", "python_of"]
+__all__ = ["CUDA_VARIANTS", "MODELS", "VARIANTS", "Variant", "file_bytes", "make", "measure_round", "python_of"]
 
 ROOT = Path(__file__).resolve().parent.parent
 PEERS_PYTHON = ROOT / ".venv-peers" / "bin" / "python"
-TWO_BITS = ("--planes", "2", "--no-offset", "--group-size", "128", "--accuracy-level", "4")
+TWO_BITS = ("--planes", "2", "--no-offset", "--group-size", "128")
+TWO_BITS_LEVEL4 = (*TWO_BITS, "--accuracy-level", "4")
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,12 @@ def _llama_cpp(kind: str, *models: str) -> tuple[Variant, Variant]:
 
 
 VARIANTS = (
-    Variant("dualbinary 2 bits, level 4", "dualbinary", "dualbinary-2bit-level4/model.onnx", _export(*TWO_BITS)),
+    Variant(
+        "dualbinary 2 bits, level 4",
+        "dualbinary",
+        "dualbinary-2bit-level4/model.onnx",
+        _export(*TWO_BITS_LEVEL4),
+    ),
     Variant("dualbinary 2 bits, level 0", "dualbinary", "dualbinary-2bit-level0/model.onnx", _level0),
     Variant("dualbinary default", "dualbinary", "dualbinary-default/model.onnx", _export()),
     *_llama_cpp("Q2_K", "llama-1b"),  # blocks of 256, which SmolLM2's rows of 576 are not made of
@@ -121,6 +127,28 @@ VARIANTS = (
     *_llama_cpp("Q4_0"),
     Variant("genai int4", "genai", "genai-int4/model.onnx", _genai),
 )
+
+
+def _full_precision(target: str) -> Callable[[Path, Path], None]:
+    def make_reference(work: Path, path: Path) -> None:
+        _run(sys.executable, "-m", "examples.reference", work / "hf", path.parent, "--target", target)
+
+    return make_reference
+
+
+def _on_cuda(name: str, file: str, make: Callable[[Path, Path], None], cuda_graph: bool = False) -> Variant:
+    return Variant(name, "dualbinary", file, make, {"provider": "cuda", "cuda_graph": cuda_graph})
+
+
+_TWO_BITS_CUDA = ("dualbinary-2bit-cuda/model.onnx", _export(*TWO_BITS, "--target", "cuda"))
+_HALF_CUDA = ("float16-cuda/model.onnx", _full_precision("cuda"))
+CUDA_VARIANTS = (
+    _on_cuda("dualbinary 2 bits, level 0", *_TWO_BITS_CUDA),
+    _on_cuda("dualbinary 2 bits, level 0, CUDA graph", *_TWO_BITS_CUDA, cuda_graph=True),
+    _on_cuda("float16 ONNX", *_HALF_CUDA),
+    _on_cuda("float16 ONNX, CUDA graph", *_HALF_CUDA, cuda_graph=True),
+)
+"""What runs on ONNX Runtime's CUDA provider; the first is what ratios are against, as in VARIANTS."""
 
 
 def make(variant: Variant, model: str, work: Path) -> Path:

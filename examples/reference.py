@@ -1,6 +1,8 @@
-"""A full-precision ONNX export to compare with: the same graph builder, plain float32 weights, the last logits.
+"""A full-precision ONNX export to compare with: the same graph builder, plain weights, the last logits.
 
-python -m examples.reference MODEL_DIR OUT_DIR      write OUT_DIR/model.onnx and the files a runtime needs beside it
+python -m examples.reference MODEL_DIR OUT_DIR [--target cuda]
+
+writes OUT_DIR/model.onnx and the files a runtime needs beside it.
 """
 
 import argparse
@@ -14,9 +16,15 @@ from exporter.passes.last_logits import LastLogitsPass
 
 __all__ = ["export_reference"]
 
+TYPES = {"cpu": "f32", "cuda": "f16"}
+"""Type of weights and activations for each target."""
 
-def export_reference(model_directory: Path, output_directory: Path) -> Path:
-    """Export in float32 with ONNX Runtime's own operators only, unless that was done before; returns the ONNX file."""
+
+def export_reference(model_directory: Path, output_directory: Path, target: str = "cpu") -> Path:
+    """Export with ONNX Runtime's own operators only, unless that was done before; returns the ONNX file.
+
+    In float32 for the CPU provider, in float16 where `target` is "cuda".
+    """
     path = output_directory / "model.onnx"
     if path.exists():
         return path
@@ -25,7 +33,7 @@ def export_reference(model_directory: Path, output_directory: Path) -> Path:
     from mobius.integrations.ort_genai import export_package
 
     output_directory.parent.mkdir(parents=True, exist_ok=True)
-    package = mobius.build(str(model_directory), dtype="f32", execution_provider="cpu")
+    package = mobius.build(str(model_directory), dtype=TYPES[target], execution_provider=target)
     model = package["model"]
     logits = next(value for value in model.graph.outputs if value.name == "logits")
     LastLogitsPass(logits.producer())(model)  # the same work as the export's
@@ -39,11 +47,18 @@ def export_reference(model_directory: Path, output_directory: Path) -> Path:
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; see the module's docstring."""
-    parser = argparse.ArgumentParser(prog="python -m examples.reference", description="Export a model in float32.")
+    parser = argparse.ArgumentParser(
+        prog="python -m examples.reference", description="Export a model in full precision."
+    )
     parser.add_argument("model_directory", type=Path, metavar="MODEL_DIR")
     parser.add_argument("output_directory", type=Path, metavar="OUT_DIR")
+    parser.add_argument("--target", choices=TYPES, default="cpu", help="cpu (default): float32; cuda: float16")
     console.add_common_options(parser)
-    return console.run(parser, lambda args: print(export_reference(args.model_directory, args.output_directory)), argv)
+
+    def command(args: argparse.Namespace) -> None:
+        print(export_reference(args.model_directory, args.output_directory, args.target))
+
+    return console.run(parser, command, argv)
 
 
 if __name__ == "__main__":

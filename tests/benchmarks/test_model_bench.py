@@ -6,13 +6,16 @@ from pathlib import Path
 
 import gguf
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
 from safetensors.numpy import load_file
 
 from benchmarks import model_bench, model_engine, model_files
 from benchmarks.gguf_files import write_gguf
-from benchmarks.model_files import VARIANTS
+from benchmarks.model_files import CUDA_VARIANTS, VARIANTS
 from dualbinary import DualBinaryError
+from examples.reference import export_reference
 from tests.runtime import tiny
 
 OURS, PEER = VARIANTS[0].name, "llama.cpp Q4_0"
@@ -72,6 +75,28 @@ def test_a_variant_that_fails_has_one_turn_and_the_others_go_on(tmp_path, monkey
     found = json.loads(capsys.readouterr().out)
     assert found["missing"] == {f"smollm2, {OURS}": "no"}
     assert turns == [OURS, VARIANTS[1].name, VARIANTS[1].name]
+
+
+def test_ratios_on_cuda_are_against_the_first_variant_there():
+    ours, half = CUDA_VARIANTS[0].name, "float16 ONNX"
+    rounds = [record(ours, 0, 0.1, 1.0), record(half, 0, 0.3, 2.0)]
+    found = model_bench.results({"settings": {"provider": "cuda"}, "records": rounds})
+    assert found[1]["slower_than_ours"]["token"]["median"] == pytest.approx(3)
+
+
+@pytest.mark.skipif("CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="CUDA is there")
+def test_a_round_on_cuda_without_it_says_what_is_missing(weights, tmp_path):
+    path = tiny.make_model(weights, tmp_path)
+    with pytest.raises(DualBinaryError, match="onnxruntime-gpu"):
+        model_files.measure_round(path, CUDA_VARIANTS[0], 1, [8], 4)
+
+
+def test_the_reference_for_cuda_is_in_float16(weights, tmp_path):
+    path = export_reference(weights, tmp_path / "out", "cuda")
+    model = onnx.load(path, load_external_data=False)
+    types = {value.name: value.type.tensor_type.elem_type for value in model.graph.input}
+    assert types["past_key_values.0.key"] == onnx.TensorProto.FLOAT16
+    assert "GroupQueryAttention" in {node.op_type for node in model.graph.node}
 
 
 @pytest.fixture(scope="module")
