@@ -32,6 +32,8 @@ KERNELS = {"decode_b1": (1, 2, 3, 4), "decode_s8": (1, 4, 5, 8, 9, 16), "prefill
 KERNELS["prefill_wgmma"] = (1, 65, 130, 300)
 """Rows that each kernel is tried with: every shape of block that it has."""
 CAPABILITIES = {"decode_b1": (80, 99), "prefill_wgmma": (90, 90)}
+LARGE = 0x7B
+"""Byte of a workspace: large numbers, not NaN, as kernels compute anew what is not finite."""
 INTEGER_RANGE = {0: 2**15 - 1, 4: 127}
 TILE = 128
 
@@ -52,7 +54,7 @@ def multiply(device: Device, problem: Problem, level: int = 0, kernel: str | Non
     with CudaWeight(device.library, problem.planes, problem.scales, **form) as weight:
         needed_bytes = weight.workspace(x_type, rows, kernel)
         x, out = device.array(problem.x), device.array(y)
-        workspace = device.array(np.full(needed_bytes, 0xFF, np.uint8))
+        workspace = device.array(np.full(needed_bytes, LARGE, np.uint8))
         weight.multiply(
             device.address(x),
             x_type,

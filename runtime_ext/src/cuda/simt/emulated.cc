@@ -23,6 +23,8 @@ namespace {
 
 constexpr std::size_t kStackBytes = 128 << 10;
 constexpr int kWarpgroup = 128;
+// 6e4 as a half, 1e36 as a float. Not NaN: kernels compute anew, and rightly, what is not finite.
+constexpr int kPoison = 0x7b;
 
 [[noreturn]] void fail(const char* message) {
   std::fprintf(stderr, "emulated kernel: %s\n", message);
@@ -167,7 +169,7 @@ class Machine {
 
   void prepare(const Launch& shape, unsigned number) {
     shared_ = allocate_guarded(std::max(shape.shared_bytes, 16u));
-    std::memset(shared_.get(), 0xff, shape.shared_bytes);
+    std::memset(shared_.get(), kPoison, shape.shared_bytes);
     const auto threads = static_cast<int>(shape.threads);
     while (fibers_.size() < shape.threads) {
       fibers_.push_back(std::make_unique<Fiber>());
@@ -317,7 +319,7 @@ void copy_later(void* to, const void* from, bool valid) {
   if ((reinterpret_cast<std::uintptr_t>(to) | reinterpret_cast<std::uintptr_t>(from)) % kCopyBytes != 0) {
     fail("an asynchronous copy is not aligned to 16 bytes");
   }
-  std::memset(to, 0xff, kCopyBytes);
+  std::memset(to, kPoison, kCopyBytes);
   machine->running().copies.push_back({to, from, valid});
 }
 
