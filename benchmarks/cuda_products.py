@@ -11,7 +11,7 @@ import itertools
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,10 +51,10 @@ class Case:
     scale_type: type[np.generic]
 
 
-def cases(kernels: list[dict[str, Any]], capability: int) -> Iterator[Case]:
+def cases(kernels: list[dict[str, Any]], capability: int, all_rows: Sequence[int]) -> Iterator[Case]:
     """All kernels that the device can run, with all numbers of planes, rows and levels; types take turns."""
     types = itertools.cycle(itertools.product(X_TYPES, SCALE_TYPES))
-    for kernel, rows, level, planes in itertools.product(kernels, ROWS, TOLERANCE, (1, 2, 3, 4)):
+    for kernel, rows, level, planes in itertools.product(kernels, all_rows, TOLERANCE, (1, 2, 3, 4)):
         x_type, scale_type = next(types)
         if takes(kernel, rows, capability):
             yield Case(kernel["name"], rows, level, planes, planes % 2 == 0, x_type, scale_type)
@@ -108,7 +108,7 @@ def _command(args: argparse.Namespace) -> None:
     memory: Memory = Emulated(args.library) if args.emulated else DriverMemory(args.library)
     counts: Counter[str] = Counter()
     largest = 0.0
-    for case in cases(describe(args.library)["kernels"], device["compute_capability"]):
+    for case in cases(describe(args.library)["kernels"], device["compute_capability"], args.rows):
         found = error(case, memory)
         if not found < TOLERANCE[case.level]:
             raise DualBinaryError(
@@ -129,6 +129,7 @@ def main(argv: list[str] | None = None) -> int:
         prog="python -m benchmarks.cuda_products", description="Hold every CUDA kernel against the NumPy reference."
     )
     parser.add_argument("--library", type=Path, required=True, metavar="FILE", help="libdualbinary_cuda")
+    parser.add_argument("--rows", nargs="+", type=int, default=ROWS, metavar="M", help=f"of X (default {list(ROWS)})")
     parser.add_argument("--emulated", action="store_true", help="on the CPU, with libdualbinary_cuda_emulated")
     add_common_options(parser)
     return run(parser, _command, argv)
