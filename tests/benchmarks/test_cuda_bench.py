@@ -39,6 +39,7 @@ def test_the_command_measures_every_kernel_that_takes_the_rows_and_goes_on(libra
 
     both = run(capsys, library, "--emulated", "--out", path, "--kernels", "all", "--rows", 1, 130)
     assert both["records"][:1] == first["records"]
+    assert [record["M"] for record in both["records"]] == [1, 130]
     assert [row["contender"] for row in both["results"] if row["M"] == 130] == own_names(
         [0, 4], [None, "prefill_wgmma", "prefill_mma"]
     )
