@@ -85,10 +85,9 @@ def measure(device: Device, point: Point, names: list[str], rounds: int, seconds
     try:
         contenders, missing = _contenders(device, point, names, products)
         reads = device.reads()
-        works = {("read", name): work for name, (_, work) in reads.items()}
-        works |= {(name, how): work for name, each in contenders.items() for how, work in each.works.items()}
-        keys = {" ".join(key): key for key in works}
-        times = interleave({word: works[key] for word, key in keys.items()}, rounds, seconds, device.clock)
+        works = {f"read {name}": work for name, (_, work) in reads.items()}
+        works |= {f"{name} {how}": work for name, each in contenders.items() for how, work in each.works.items()}
+        times = interleave(works, rounds, seconds, device.clock)
         return {
             "reads": {name: {"bytes": nbytes, "seconds": times[f"read {name}"]} for name, (nbytes, _) in reads.items()},
             "contenders": {

@@ -1,5 +1,6 @@
 """What stands in for a GPU in tests of the commands that need one."""
 
+import fcntl
 import subprocess
 import sys
 from pathlib import Path
@@ -36,19 +37,18 @@ int cuGetErrorString(int code, const char **words) { *words = "stand-in refuses"
 
 
 def emulated_library() -> Path:
-    """libdualbinary_cuda_emulated; built where it is not there, or not up to date."""
-    folder, tools = ROOT / "build" / "cuda-emulated", Path(sys.executable).parent
-    settings = [
-        "-DDUALBINARY_CUDA_EMULATED=ON",
-        f"-DPython3_EXECUTABLE={sys.executable}",
-        f"-DCMAKE_MAKE_PROGRAM={tools / 'ninja'}",
-    ]
-    for command in (
-        [tools / "cmake", "--preset", "release", "-B", folder, *settings],
-        [tools / "cmake", "--build", folder, "--target", "dualbinary_cuda_emulated"],
-    ):
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
+    """libdualbinary_cuda_emulated, built or brought up to date. Workers that test at the same time build it once."""
+    folder = ROOT / "build" / "emulated"
+    folder.mkdir(parents=True, exist_ok=True)
+    options = ["-DDUALBINARY_CUDA_EMULATED=ON", f"-DPython3_EXECUTABLE={sys.executable}", "-DCMAKE_BUILD_TYPE=Release"]
+    with open(folder / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for command in (
+            ["cmake", "-S", ROOT, "-B", folder, "-G", "Ninja", *options],
+            ["cmake", "--build", folder, "--target", "dualbinary_cuda_emulated", "--parallel", "2"],
+        ):
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stdout + done.stderr
     return folder / "libdualbinary_cuda_emulated.so"
 
 
