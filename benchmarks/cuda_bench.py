@@ -81,6 +81,7 @@ def _command(args: argparse.Namespace) -> None:
 
 def measure(device: Device, point: Point, names: list[str], rounds: int, seconds: float) -> dict[str, Any]:
     """What is stored of a point: seconds of one product of each contender, and of the reads, round by round."""
+    device.release()  # what the point before held is free by now
     products = _Own(device, point)
     try:
         contenders, missing = _contenders(device, point, names, products)
@@ -102,7 +103,6 @@ def measure(device: Device, point: Point, names: list[str], rounds: int, seconds
         }
     finally:
         products.close()
-        device.release()
 
 
 class _Own:
