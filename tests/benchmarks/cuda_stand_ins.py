@@ -1,8 +1,6 @@
 """What stands in for a GPU in tests of the commands that need one."""
 
-import fcntl
 import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -34,22 +32,6 @@ int cuMemcpyDtoH_v2(void *to, uint64_t from, size_t bytes) {
 }
 int cuGetErrorString(int code, const char **words) { *words = "stand-in refuses"; return 0; }
 """
-
-
-def emulated_library() -> Path:
-    """libdualbinary_cuda_emulated, built or brought up to date. Workers that test at the same time build it once."""
-    folder = ROOT / "build" / "emulated"
-    folder.mkdir(parents=True, exist_ok=True)
-    options = ["-DDUALBINARY_CUDA_EMULATED=ON", f"-DPython3_EXECUTABLE={sys.executable}", "-DCMAKE_BUILD_TYPE=Release"]
-    with open(folder / "lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        for command in (
-            ["cmake", "-S", ROOT, "-B", folder, "-G", "Ninja", *options],
-            ["cmake", "--build", folder, "--target", "dualbinary_cuda_emulated", "--parallel", "2"],
-        ):
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            assert done.returncode == 0, done.stdout + done.stderr
-    return folder / "libdualbinary_cuda_emulated.so"
 
 
 def make_driver(folder: Path) -> None:
@@ -122,4 +104,4 @@ class TorchOfGpu:
         return make
 
 
-__all__ = ["TorchOfGpu", "emulated_library", "make_driver"]
+__all__ = ["TorchOfGpu", "make_driver"]

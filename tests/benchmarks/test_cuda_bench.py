@@ -14,6 +14,7 @@ from benchmarks.cuda_cases import PEERS, Point, Products, own_names, stored_byte
 from benchmarks.cuda_device import Emulated
 from dualbinary import DualBinaryError
 from tests.benchmarks import cuda_stand_ins as stand_ins
+from tests.runtime.cuda_libraries import emulated_library
 
 TINY = ["--shapes", "48x256", "--group-sizes", "64", "--rounds", "2", "--seconds", "0"]
 KERNELS = ["decode_b1", "decode_s8", "prefill_wgmma", "prefill_mma"]
@@ -21,7 +22,7 @@ KERNELS = ["decode_b1", "decode_s8", "prefill_wgmma", "prefill_mma"]
 
 @pytest.fixture(scope="module")
 def library():
-    return stand_ins.emulated_library()
+    return emulated_library()
 
 
 def run(capsys, library, *arguments):
