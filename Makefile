@@ -16,7 +16,8 @@ export HF_HUB_OFFLINE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help arm-library setup demo test test-all check check-arm check-baseline bench bench-models bench-peers docs clean
+.PHONY: help arm-library setup demo test test-all check check-arm check-baseline cuda gpu-check bench bench-cuda \
+	bench-models bench-peers docs clean
 
 help: ## list the verbs
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
@@ -75,10 +76,23 @@ check-arm: arm-library ## cross-build for 64-bit Arm, and the library's tests un
 check-baseline: setup ## the library's tests under qemu on an x86-64 CPU without AVX
 	$(BIN)/python tools/emulate.py nehalem $(EMULATED_PYTEST)
 
-# Both go on where an interrupted run was; after a change of the library or of options, remove the file first.
+# Such as 90, or "80 90"; empty for all. The library goes to build/cuda, or to build/cuda-90 and the like.
+CUDA_ARCHITECTURES ?=
+
+cuda: setup ## the kernels for NVIDIA GPUs, compiled and loaded; needs no GPU, and gets nvcc 13 where there is none
+	$(BIN)/python tools/build_cuda.py --jobs $(TEST_WORKERS) --architectures $(CUDA_ARCHITECTURES)
+
+gpu-check: setup ## all that needs an NVIDIA GPU: tests, compute-sanitizer, benchmark; one table
+	$(BIN)/python tools/gpu_check.py $(GPU_CHECK_OPTIONS)
+
+# These go on where an interrupted run was; after a change of the library or of options, remove the file first.
 bench: setup ## speed of the kernels beside MatMulNBits and a plain read of memory
 	$(BIN)/python -m benchmarks.kernel_bench --out out/bench/kernels.json $(BENCH_OPTIONS)
 	$(BIN)/python -m benchmarks.kernel_report out/bench/kernels.json --plot out/bench/kernels.svg > /dev/null
+
+bench-cuda: cuda ## speed of the CUDA kernels beside cuBLAS, MatMulNBits and torch's int4; needs a GPU
+	$(BIN)/python -m benchmarks.cuda_bench --library build/cuda/libdualbinary_cuda.so --kernels all \
+		--out out/bench/cuda.json $(BENCH_OPTIONS)
 
 bench-models: setup ## whole models beside llama.cpp and onnxruntime-genai, as far as these are installed
 	$(BIN)/python -m benchmarks.model_bench --out out/bench/models.json $(BENCH_OPTIONS)
@@ -100,5 +114,5 @@ docs: setup ## regenerate docs/op_reference.md
 	$(BIN)/python -m dualbinary.codegen --docs docs/op_reference.md
 
 clean: ## remove what can be made again, .venv and models too
-	rm -rf $(VENV) $(PEERS) build dist models out .pytest_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) .venv-cuda .venv-gpu build dist models out .pytest_cache .hypothesis
 	find . -type d "(" -name __pycache__ -o -name .ruff_cache ")" -prune -exec rm -rf {} +

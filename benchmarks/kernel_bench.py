@@ -15,12 +15,11 @@ from typing import Any
 
 from tqdm import tqdm
 
-from benchmarks.kernel_cases import Format, Lab, Point, contenders
+from benchmarks.kernel_cases import Format, Lab, Point, contenders, shape_of
 from benchmarks.kernel_report import results, table
 from benchmarks.memory_read import AHEAD, MemoryRead
 from benchmarks.records import OtherLoad, Records, last_level_cache
 from benchmarks.timing import interleave
-from dualbinary import InputError
 from dualbinary.console import add_common_options, run
 
 __all__ = ["main"]
@@ -51,7 +50,7 @@ def _command(args: argparse.Namespace) -> None:
         "seconds": args.seconds,
     }
     points = [
-        Point(*_shape(shape), rows, threads)
+        Point(*shape_of(shape), rows, threads)
         for shape, threads, rows in itertools.product(chosen["shapes"], args.threads, chosen["rows"])
     ]
     records = Records(args.out, settings)
@@ -112,13 +111,6 @@ def _guess(point: Point, lab: Lab, rounds: int, seconds: float) -> float:
         for name in lab.names
     ]
     return SECONDS_PER_POINT + (rounds + 1) * sum(max(2 * seconds, each) for each in run_seconds)
-
-
-def _shape(text: str) -> tuple[int, int]:
-    N, separator, K = text.partition("x")
-    if not (separator and N.isdecimal() and K.isdecimal() and int(N) and int(K)):
-        raise InputError(f"--shapes: expected NxK such as 4096x11008, outputs by inputs, got {text}")
-    return int(N), int(K)
 
 
 def main(argv: list[str] | None = None) -> int:

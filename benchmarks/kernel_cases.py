@@ -22,10 +22,11 @@ import onnxruntime as ort
 from onnx import helper, numpy_helper
 
 import runtime_ext
+from dualbinary import InputError
 from dualbinary.scale_codes import scale_columns
 from dualbinary.schema import OP, padded_k
 
-__all__ = ["OURS", "PEER", "Format", "Lab", "Point", "contenders"]
+__all__ = ["OURS", "PEER", "Format", "Lab", "Point", "contenders", "shape_of"]
 
 OURS, PEER = "dualbinary", "MatMulNBits"
 _ISA = "DUALBINARY_ISA"
@@ -78,6 +79,14 @@ def contenders(levels: list[int], isas: list[str | None], peers: list[int]) -> l
     """Names: `dualbinary-4`, `dualbinary-4@avx2` for a forced instruction set, `MatMulNBits-2` for the peer's bits."""
     ours = [f"{OURS}-{level}" + (f"@{isa}" if isa else "") for isa in isas for level in levels]
     return ours + [f"{PEER}-{bits}" for bits in peers]
+
+
+def shape_of(text: str) -> tuple[int, int]:
+    """N and K of a shape such as 4096x11008. Raises InputError."""
+    N, separator, K = text.partition("x")
+    if not (separator and N.isdecimal() and K.isdecimal() and int(N) and int(K)):
+        raise InputError(f"--shapes: expected NxK such as 4096x11008, outputs by inputs, got {text}")
+    return int(N), int(K)
 
 
 def _bits(name: str) -> int:

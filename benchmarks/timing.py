@@ -9,7 +9,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from statistics import median, quantiles
 
-__all__ = ["Ratio", "Summary", "interleave", "ratio", "summarise"]
+__all__ = ["Clock", "Ratio", "Summary", "interleave", "ratio", "summarise", "wall_clock"]
+
+Clock = Callable[[Callable[[], object]], float]
+"""Calls a piece of work once and returns the seconds that it took."""
 
 # Threads of ONNX Runtime go on spinning for a millisecond or two after a run, each session its own. On a machine
 # without a spare core that is time of whatever is measured next.
@@ -35,7 +38,16 @@ class Ratio:
     high: float
 
 
-def interleave(works: Mapping[str, Callable[[], object]], rounds: int, seconds: float) -> dict[str, list[float]]:
+def wall_clock(work: Callable[[], object]) -> float:
+    """For work that is done when its call returns."""
+    begin = time.perf_counter()
+    work()
+    return time.perf_counter() - begin
+
+
+def interleave(
+    works: Mapping[str, Callable[[], object]], rounds: int, seconds: float, clock: Clock = wall_clock
+) -> dict[str, list[float]]:
     """Time every work in every round: the median of its repetitions, which fill `seconds`; at least one.
 
     Each round begins with another work, so that none always follows the same one. The first round is not counted.
@@ -46,19 +58,17 @@ def interleave(works: Mapping[str, Callable[[], object]], rounds: int, seconds: 
         first = count % len(names)
         for name in names[first:] + names[:first]:
             time.sleep(_PAUSE)
-            times[name].append(_repeat(works[name], seconds, times[name][-1:]))
+            times[name].append(_repeat(works[name], seconds, times[name][-1:], clock))
     return {name: each[1:] for name, each in times.items()}
 
 
-def _repeat(work: Callable[[], object], seconds: float, before: list[float]) -> float:
+def _repeat(work: Callable[[], object], seconds: float, before: list[float], clock: Clock) -> float:
     if not before or before[0] < _SHORT:
         work()
     found: list[float] = []
     end = time.perf_counter() + seconds
     while not found or time.perf_counter() < end:
-        begin = time.perf_counter()
-        work()
-        found.append(time.perf_counter() - begin)
+        found.append(clock(work))
     return median(found)
 
 
