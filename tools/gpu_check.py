@@ -121,6 +121,7 @@ def checks(session: Session, full: bool) -> Iterator[Check]:
     yield from tests(session)
     yield from sanitizers(session)
     yield from benchmark(session, full)
+    yield from models(session, full)
 
 
 def build(session: Session, architecture: str) -> Check:
@@ -258,6 +259,20 @@ def benchmark(session: Session, full: bool) -> Iterator[Check]:
         yield Check(f"aim: {each['aim']}", PASS if each["verdict"] == "PASS" else FAIL, 0, each["detail"])
 
 
+def models(session: Session, full: bool) -> Iterator[Check]:
+    """Whole models on the CUDA provider: the CPU's tokens, and speeds beside the float16 model."""
+    names = ("smollm2", "llama-1b") if full else ("smollm2",)
+    if session.emulated:
+        yield Check("whole models", SKIP, 0, "ONNX Runtime's CUDA provider needs a GPU")
+        return
+    agreement = ("benchmarks.provider_agreement", "--models", *names)
+    yield session.child("same tokens as the CPU", session.python, "-m", *agreement)[0]
+    bench = ("benchmarks.model_bench", "--provider", "cuda", "--rounds", "3", "--models", *names)
+    check, output = session.child("whole models", session.python, "-m", *bench)
+    print(output, file=sys.stderr)  # its table
+    yield check
+
+
 def table(rows: list[Check]) -> Iterator[str]:
     """Lines of a Markdown table."""
     yield "| check | result | seconds | detail |"
@@ -285,7 +300,9 @@ def _command(args: argparse.Namespace) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Command line; see the module's docstring."""
     parser = argparse.ArgumentParser(prog="tools/gpu_check.py", description="Check all that needs an NVIDIA GPU.")
-    parser.add_argument("--full", action="store_true", help="the benchmark with all shapes and rows, not a few")
+    parser.add_argument(
+        "--full", action="store_true", help="all shapes and rows, not a few, and a model of 1.1 billion parameters"
+    )
     parser.add_argument("--emulated", action="store_true", help="without a GPU: tries this command itself")
     parser.add_argument("--timeout", type=float, default=3600, metavar="SECONDS", help="for a step (default 3600)")
     add_common_options(parser)

@@ -7,7 +7,6 @@
 //     block a warp goes as far as it can before the others have their turn
 //   - a byte that is being copied asynchronously is 0x7b, part of large numbers, until the wait for it, and is read from
 //     its source only then
-//   source only then
 //   - a wgmma reads its operands at the wait for it
 //   - shared and device memory end at a page that cannot be accessed, and shared memory begins as 0x7b
 //   - lanes that wait for different instructions, and threads that wait for ever, end the process with a message
