@@ -45,6 +45,7 @@ endfunction()
 function(dualbinary_add_cuda)
   # Machine code for each, and none for later ones: a kernel that was never compiled for a GPU should not run there.
   # Whoever says 90 means 90a: wgmma is there in no other.
+  list(TRANSFORM DUALBINARY_CUDA_ARCHITECTURES REPLACE "-(real|virtual)$" "")
   list(TRANSFORM DUALBINARY_CUDA_ARCHITECTURES REPLACE "^90$" "90a")
   list(TRANSFORM DUALBINARY_CUDA_ARCHITECTURES APPEND -real OUTPUT_VARIABLE real)
   set(binary ${real})

@@ -15,6 +15,7 @@ struct Activations {
   const void* data;
   Type type;
   int rows;
+  bool pairs;  // K is even and the data so aligned that two neighbours are one load
 };
 
 DUALBINARY_DEVICE float load_value(const void* data, Type type, std::int64_t index) {
@@ -54,22 +55,27 @@ DUALBINARY_DEVICE void load_pair(const void* data, Type type, std::int64_t index
 
 // The inputs of lane t in tile `tile` of a row, in the order of the bits of packed.h; zeros past K.
 template <Type kType>
-DUALBINARY_DEVICE void load_inputs(const void* data, std::int64_t row, int K, int tile, int t,
+DUALBINARY_DEVICE void load_inputs(const Activations& x, std::int64_t row, int K, int tile, int t,
                                    float (&values)[kLaneInputs]) {
-  if (K % 2 == 0) {  // then so is the index of every first input of a pair; the second one's bit is four further
+  // Of this lane's first input; the others are at fixed distances from it.
+  const int first = tile * kTileInputs + input_of_bit(t, 0);
+  const auto* begin = static_cast<const char*>(x.data) + (row * K + first) * (kType == Type::kFloat32 ? 4 : 2);
+  const int left = K - first;
+  if (x.pairs) {
     DUALBINARY_UNROLL
     for (int pair = 0; pair < kLaneInputs / 2; ++pair) {
+      // The second one's bit is four further.
       const int bit = pair / 4 * 8 + pair % 4;
-      const int k = tile * kTileInputs + input_of_bit(t, bit);
+      const int at = input_of_bit(0, bit);
       values[bit] = values[bit + 4] = 0;
-      if (k < K) load_pair(data, kType, row * K + k, values[bit], values[bit + 4]);
+      if (at < left) load_pair(begin, kType, at, values[bit], values[bit + 4]);
     }
     return;
   }
   DUALBINARY_UNROLL
-  for (int i = 0; i < kLaneInputs; ++i) {
-    const int k = tile * kTileInputs + input_of_bit(t, i);
-    values[i] = k < K ? load_value(data, kType, row * K + k) : 0.0f;
+  for (int bit = 0; bit < kLaneInputs; ++bit) {
+    const int at = input_of_bit(0, bit);
+    values[bit] = at < left ? load_value(begin, kType, at) : 0.0f;
   }
 }
 
@@ -82,11 +88,11 @@ DUALBINARY_DEVICE float quantise(const Activations& x, std::int64_t row, int K, 
   constexpr float kRange = static_cast<float>((1 << (kBits - 1)) - 1);
   float values[kLaneInputs];
   if (x.type == Type::kFloat16) {
-    load_inputs<Type::kFloat16>(x.data, row, K, tile, t, values);
+    load_inputs<Type::kFloat16>(x, row, K, tile, t, values);
   } else if (x.type == Type::kFloat32) {
-    load_inputs<Type::kFloat32>(x.data, row, K, tile, t, values);
+    load_inputs<Type::kFloat32>(x, row, K, tile, t, values);
   } else {
-    load_inputs<Type::kBfloat16>(x.data, row, K, tile, t, values);
+    load_inputs<Type::kBfloat16>(x, row, K, tile, t, values);
   }
   float largest = 0;
   DUALBINARY_UNROLL

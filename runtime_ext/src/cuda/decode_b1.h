@@ -19,7 +19,7 @@ struct BinaryMethod {
   static constexpr int kBits = 8 * kSets;
   static constexpr int kBlocksOfMultiprocessor = P <= 2 ? 3 : 2;
   static constexpr int kSetWords = simt::kLanes;  // [column][t], the order of the lanes
-  // Four words more keep the writes of eight tiles at once off each other's banks.
+  // Four words more keep the writes of eight tiles at once off each other's banks; and copies whole.
   static constexpr int kTileWords = kRows * kSets * kSetWords + 4;
 
   struct Sums {

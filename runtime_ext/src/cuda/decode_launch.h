@@ -1,7 +1,8 @@
-// Host side of decode.h: the shape of a launch.
+// Host side of decode.h: the shape of a launch, and operands that are made before.
 #pragma once
 
 #include <algorithm>
+#include <cstddef>
 #include <stdexcept>
 
 #include "cuda/decode.h"
@@ -11,7 +12,7 @@ namespace dualbinary::cuda {
 
 // Calls body.operator()<P>() for the number of planes.
 template <class Body>
-void for_planes(int planes, const Body& body) {
+auto for_planes(int planes, const Body& body) {
   switch (planes) {
     case 1:
       return body.template operator()<1>();
@@ -26,25 +27,49 @@ void for_planes(int planes, const Body& body) {
   }
 }
 
-// Shared memory of a block, if a slice of one tile for each warp fits: three blocks on a multiprocessor of compute
-// capability 9.0. At the worst, 16 rows and four planes of float32 scales in groups of 32, such a slice takes 95 KiB;
-// every multiprocessor has 99.
+// Shared memory of a block that makes its operands itself: three fit a multiprocessor of compute capability 9.0, one
+// every other. Without operands a block takes 64 KiB at the worst, four planes of float32 scales in groups of 32.
 inline constexpr int kDecodeSharedBytes = 72 << 10;
-inline constexpr int kDecodeBlocksOfMultiprocessor = 3;
+
+// Blocks to prepare operands: each thread has one or two lanes' inputs of a tile.
+inline constexpr std::int64_t kMaxPrepareBlocks = 1024;
 
 template <class Method>
-void launch_decode(const Call& call, const std::uint32_t* operands, const float* steps) {
-  using Shared = DecodeShared<Method>;
-  const int fixed = Shared::fixed_bytes(call.weight);
-  const int fitting = (kDecodeSharedBytes - fixed) / Shared::kTileBytes / kDecodeWarps * kDecodeWarps;
-  const int tiles = std::min(call.weight.input_tiles, std::max(fitting, kDecodeWarps));
-  const int blocks = std::min(call.weight.row_tiles, call.multiprocessors * kDecodeBlocksOfMultiprocessor);
-  simt::launch(decode_kernel<Method>,
-               {{static_cast<unsigned>(blocks)},
-                kDecodeThreads,
-                static_cast<unsigned>(fixed + tiles * Shared::kTileBytes),
-                call.stream},
-               DecodeArguments{call.weight, call.x, call.y, tiles, operands, steps});
+bool fits_shared(const PackedWeight& w) {
+  const auto words = static_cast<std::int64_t>(w.input_tiles) * (Method::kTileWords + Method::kRows);
+  return DecodeShared<Method>::bytes(w, true) + 4 * words <= kDecodeSharedBytes;
+}
+
+template <class Method>
+std::size_t operand_words(const PackedWeight& w) {
+  return static_cast<std::size_t>(w.input_tiles) * Method::kTileWords;
+}
+
+// Bytes of workspace for prepared operands and steps.
+template <class Method>
+std::size_t operand_bytes(const PackedWeight& w) {
+  return 4 * (operand_words<Method>(w) + static_cast<std::size_t>(w.input_tiles) * Method::kRows);
+}
+
+template <class Method, bool kPrepared>
+void launch_decode(const Call& call) {
+  const PackedWeight& w = call.weight;
+  auto* operands = reinterpret_cast<std::uint32_t*>(call.workspace);
+  auto* steps = kPrepared ? reinterpret_cast<float*>(operands + operand_words<Method>(w)) : nullptr;
+  if constexpr (kPrepared) {
+    const std::int64_t units = static_cast<std::int64_t>(Method::kRows) * w.input_tiles * 4;
+    const std::int64_t blocks = std::min((units + kDecodeThreads - 1) / kDecodeThreads, kMaxPrepareBlocks);
+    simt::launch(prepare_operands<Method>, {{static_cast<unsigned>(blocks)}, kDecodeThreads, 0, call.stream}, call.x, w,
+                 operands, steps);
+  }
+  const auto shared = static_cast<unsigned>(DecodeShared<Method>::bytes(w, kPrepared));
+  const auto kernel = decode_kernel<Method, kPrepared>;
+  // As many blocks as are resident, or fewer that all have the same number of row tiles.
+  const int resident = call.multiprocessors * simt::resident_blocks(kernel, kDecodeThreads, shared);
+  const int rounds = (w.row_tiles + resident - 1) / resident;
+  const int blocks = (w.row_tiles + rounds - 1) / rounds;
+  simt::launch(kernel, {{static_cast<unsigned>(blocks)}, kDecodeThreads, shared, call.stream},
+               DecodeArguments{w, call.x, call.y, operands, steps});
 }
 
 }  // namespace dualbinary::cuda

@@ -152,19 +152,4 @@ struct ByteMethod {
   }
 };
 
-// Operands of all input tiles and rows, for kernels whose blocks would otherwise make the same many times over.
-template <class Method>
-DUALBINARY_GLOBAL(kDecodeThreads, 2)
-prepare_operands(Activations x, int K, int tiles, std::uint32_t* operands, float* steps) {
-  const int unit = simt::block_x() * kDecodeThreads + simt::thread();
-  const int t = unit % 4;
-  const int tile = unit / 4 % tiles;
-  const int row = unit / 4 / tiles;
-  std::uint32_t q[kLaneInputs];
-  const float step = quantise<Method::kBits>(x, row, row < x.rows ? K : 0, tile, t, q);
-  if (row >= Method::kRows) return;
-  Method::fill(q, row, t, operands + static_cast<std::int64_t>(tile) * Method::kTileWords);
-  if (t == 0) steps[static_cast<std::int64_t>(tile) * Method::kRows + row] = step;
-}
-
 }  // namespace dualbinary::cuda

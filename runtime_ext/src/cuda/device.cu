@@ -17,12 +17,34 @@ void check(const char* what, cudaError_t error) {
   throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(error));
 }
 
+int attribute(cudaDeviceAttr which, int index) {
+  int value = 0;
+  check("cudaDeviceGetAttribute", cudaDeviceGetAttribute(&value, which, index));
+  return value;
+}
+
+int capability_of(int index) {
+  return 10 * attribute(cudaDevAttrComputeCapabilityMajor, index) + attribute(cudaDevAttrComputeCapabilityMinor, index);
+}
+
 Device describe(int index) {
   cudaDeviceProp properties{};
   check("cudaGetDeviceProperties", cudaGetDeviceProperties(&properties, index));
-  return {index, properties.name, 10 * properties.major + properties.minor, properties.multiProcessorCount,
-          properties.totalGlobalMem};
+  return {index, properties.name, capability_of(index), properties.multiProcessorCount, properties.totalGlobalMem};
 }
+
+// Allocations are not allowed while another thread captures a graph, unless a thread says that it knows what it does:
+// nothing of ours depends on the captured work.
+class DuringCapture {
+ public:
+  DuringCapture() { (void)cudaThreadExchangeStreamCaptureMode(&mode_); }
+  ~DuringCapture() { (void)cudaThreadExchangeStreamCaptureMode(&mode_); }
+  DuringCapture(const DuringCapture&) = delete;
+  DuringCapture& operator=(const DuringCapture&) = delete;
+
+ private:
+  cudaStreamCaptureMode mode_ = cudaStreamCaptureModeRelaxed;
+};
 
 }  // namespace
 
@@ -57,19 +79,26 @@ Device device(int index) {
     throw std::invalid_argument("device: expected 0 to " + std::to_string(count - 1) + ", got " +
                                 std::to_string(index));
   }
-  return describe(index);
+  // The full description takes a millisecond; this is asked for every weight.
+  return {index, "", capability_of(index), attribute(cudaDevAttrMultiProcessorCount, index), 0};
 }
 
 DeviceScope::DeviceScope(int index) : before_(index) {
   check("cudaGetDevice", cudaGetDevice(&before_));
-  if (before_ != index) check("cudaSetDevice", cudaSetDevice(index));
+  if (before_ == index) return;
+  check("cudaSetDevice", cudaSetDevice(index));
+  changed_ = true;
 }
 
-DeviceScope::~DeviceScope() { (void)cudaSetDevice(before_); }
+// Only where it changed: setting a device also gives it a context, and memory for that.
+DeviceScope::~DeviceScope() {
+  if (changed_) (void)cudaSetDevice(before_);
+}
 
 void FreeOnDevice::operator()(void* memory) const {
   try {
     const DeviceScope scope(device);
+    const DuringCapture relaxed;
     (void)cudaFree(memory);
   } catch (const std::exception&) {
     // The process may be past the end of the CUDA runtime, which has then freed everything.
@@ -78,14 +107,28 @@ void FreeOnDevice::operator()(void* memory) const {
 
 DeviceMemory allocate_on(int index, std::size_t bytes) {
   void* memory = nullptr;
+  const DuringCapture relaxed;
   check("cudaMalloc", cudaMalloc(&memory, bytes));
   return DeviceMemory(memory, {index});
 }
 
-void upload(void* to, const void* from, std::size_t bytes) {
-  check("cudaMemcpy", cudaMemcpy(to, from, bytes, cudaMemcpyHostToDevice));
+Stream::Stream() {
+  const DuringCapture relaxed;
+  cudaStream_t stream = nullptr;
+  check("cudaStreamCreateWithFlags", cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+  stream_ = stream;
 }
 
-void wait_for_device() { check("a kernel that packs a weight", cudaStreamSynchronize(nullptr)); }
+Stream::~Stream() { (void)cudaStreamDestroy(static_cast<cudaStream_t>(stream_)); }
+
+void Stream::upload(void* to, const void* from, std::size_t bytes) const {
+  check("cudaMemcpyAsync",
+        cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, static_cast<cudaStream_t>(stream_)));
+}
+
+void Stream::wait() const {
+  const DuringCapture relaxed;
+  check("cudaStreamSynchronize", cudaStreamSynchronize(static_cast<cudaStream_t>(stream_)));
+}
 
 }  // namespace dualbinary::cuda

@@ -25,7 +25,7 @@ std::vector<int> architectures();
 // All devices. Where there are none, `error` says why.
 std::vector<Device> devices(std::string& error);
 
-// Throws std::invalid_argument for an index that no device has.
+// Without name and memory. Throws std::invalid_argument for an index that no device has.
 Device device(int index);
 
 // Makes a device the calling thread's current one until the end of the scope.
@@ -38,6 +38,7 @@ class DeviceScope {
 
  private:
   int before_;
+  bool changed_ = false;
 };
 
 struct FreeOnDevice {
@@ -49,10 +50,25 @@ using DeviceMemory = std::unique_ptr<void, FreeOnDevice>;
 // On the current device, which is `index`. Throws std::bad_alloc.
 DeviceMemory allocate_on(int index, std::size_t bytes);
 
-// Copies from host memory, and waits.
-void upload(void* to, const void* from, std::size_t bytes);
+// A stream of its own on the current device: work on it neither waits for other streams nor disturbs their being
+// captured into graphs, by whatever thread.
+class Stream {
+ public:
+  Stream();
+  ~Stream();
+  Stream(const Stream&) = delete;
+  Stream& operator=(const Stream&) = delete;
 
-// Waits for the default stream, and throws where one of its kernels failed.
-void wait_for_device();
+  void* get() const { return stream_; }  // cudaStream_t
+
+  // Copies from host memory.
+  void upload(void* to, const void* from, std::size_t bytes) const;
+
+  // Waits for all of it, and throws where something failed.
+  void wait() const;
+
+ private:
+  void* stream_ = nullptr;
+};
 
 }  // namespace dualbinary::cuda

@@ -39,6 +39,7 @@ DUALBINARY_DEVICE_NOINLINE double exact_product(const PackedWeight& w, const Act
       const Pair scales = load_scales(w, n / kTileRows, group, c, n % 8);
       sum += static_cast<double>(n % kTileRows < 8 ? scales.low : scales.high) * partial;
     }
+    if (sum != sum) break;  // NaN stays NaN, and X may be full of it
   }
   return sum;
 }

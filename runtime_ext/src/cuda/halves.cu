@@ -4,6 +4,50 @@
 namespace dualbinary::cuda {
 namespace {
 
+constexpr int kHalvesThreads = 256;
+
+// One block for each row. `stride` is a multiple of 8 and at least K; the columns past K become zeros.
+DUALBINARY_GLOBAL(kHalvesThreads, 2)
+prepare_halves(DUALBINARY_ARGUMENT Activations x, int K, std::int64_t stride, bool split, std::uint16_t* data,
+               float* row_scale) {
+  const std::int64_t row = simt::block_x();
+  auto* of_warps = reinterpret_cast<float*>(simt::shared_memory());
+  float largest = 0;
+  for (int k = simt::thread(); k < K; k += kHalvesThreads) {
+    const float value = load_value(x.data, x.type, row * K + k);
+    const float magnitude = value < 0 ? -value : value;
+    if (simt::finite(magnitude) && magnitude > largest) largest = magnitude;
+  }
+  for (int mask = 1; mask < simt::kLanes; mask *= 2) {
+    const float other = simt::shuffle_xor(largest, mask);
+    largest = other > largest ? other : largest;
+  }
+  if (simt::thread() % simt::kLanes == 0) of_warps[simt::thread() / simt::kLanes] = largest;
+  simt::sync_block();
+  for (int warp = 0; warp < kHalvesThreads / simt::kLanes; ++warp) {
+    largest = of_warps[warp] > largest ? of_warps[warp] : largest;
+  }
+  // Both factors stay normal: exponents are kept between -112 and 126. A row of float16 is only copied.
+  int exponent = 0;
+  if (x.type != Type::kFloat16 && largest > 0) {
+    exponent = simt::exponent_of(largest) - 14;
+    exponent = exponent < -112 ? -112 : exponent;
+  }
+  const float inverse = simt::power_of_two(-exponent);
+  for (int k = simt::thread(); k < stride; k += kHalvesThreads) {
+    const float value = k < K ? load_value(x.data, x.type, row * K + k) * inverse : 0.0f;
+    const std::uint16_t high = simt::float_to_half(value);
+    if (split) {
+      data[2 * row * stride + k] = high;
+      const float low = (value - simt::half_to_float(high)) * kLowFactor;
+      data[(2 * row + 1) * stride + k] = simt::float_to_half(low);
+    } else {
+      data[row * stride + k] = high;
+    }
+  }
+  if (simt::thread() == 0) row_scale[row] = simt::power_of_two(exponent);
+}
+
 constexpr std::int64_t kStrideMultiple = 8;  // halves in the 16 bytes of a copy
 
 std::int64_t stride_of(const Call& call) {

@@ -4,6 +4,8 @@
 #include <stdexcept>
 #include <string>
 
+#include "cuda/device.h"
+
 namespace dualbinary::cuda {
 namespace {
 
@@ -27,12 +29,23 @@ bool runs_on(const Kernel& kernel, int capability) {
 
 std::span<const Kernel* const> inventory() { return kInventory; }
 
-const Kernel& choose_kernel(int rows, int capability) {
-  for (const Kernel* kernel : kInventory) {
-    if (runs_on(*kernel, capability) && rows >= kernel->min_rows && rows <= kernel->max_rows) return *kernel;
+void check_device(int capability) {
+  const std::string has =
+      "compute capability " + std::to_string(capability / 10) + "." + std::to_string(capability % 10);
+  if (!runs_on(prefill_mma, capability)) throw std::invalid_argument(has + ": the kernels need 8.0 or later");
+  // Machine code runs on its own generation, from its own capability on.
+  for (const int architecture : architectures()) {
+    if (architecture / 10 == capability / 10 && architecture <= capability) return;
   }
-  throw std::invalid_argument("compute capability " + std::to_string(capability / 10) + "." +
-                              std::to_string(capability % 10) + ": the kernels need 8.0 or later");
+  throw std::invalid_argument(
+      has + ": this build has no code for it; build with DUALBINARY_CUDA_ARCHITECTURES=" + std::to_string(capability));
+}
+
+const Kernel& choose_kernel(const Call& call, int capability) {
+  for (const Kernel* kernel : kInventory) {
+    if (runs_on(*kernel, capability) && kernel->suits(call)) return *kernel;
+  }
+  return prefill_mma;
 }
 
 const Kernel& kernel_named(std::string_view name, int rows, int capability) {

@@ -24,10 +24,10 @@ struct Call {
 
 struct Kernel {
   const char* name;
-  int min_rows;  // of X, where the library chooses; the kernel itself takes fewer as well
-  int max_rows;  // that the kernel can take
+  int max_rows;  // of X
   int min_capability;
   int max_capability;
+  bool (*suits)(const Call&);             // whether it is the one to choose, if none before it is
   std::size_t (*workspace)(const Call&);  // bytes; reads neither the pointers nor the stream
   void (*launch)(const Call&);
 };
@@ -39,8 +39,11 @@ extern const Kernel prefill_mma;
 
 std::span<const Kernel* const> inventory();
 
-// The first of the inventory for which `rows` and `capability` are in range.
-const Kernel& choose_kernel(int rows, int capability);
+// Throws std::invalid_argument where no kernel runs on a device.
+void check_device(int capability);
+
+// The first of the inventory that runs on a device of that capability and suits the call.
+const Kernel& choose_kernel(const Call& call, int capability);
 
 // The kernel of that name. Throws std::invalid_argument, and says what there is, where it is unknown, or cannot take
 // `rows` rows or run on a device of that capability.

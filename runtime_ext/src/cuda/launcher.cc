@@ -102,7 +102,7 @@ cuda::Call call_of(const dualbinary_cuda_weight* weight, std::int32_t type, std:
   require(rows >= 0 && rows <= INT_MAX / 2,
           "rows: expected 0 to " + std::to_string(INT_MAX / 2) + ", got " + std::to_string(rows));
   cuda::Call call = weight->weight.call();
-  call.x = {nullptr, activation_type(type), static_cast<int>(rows)};
+  call.x = {nullptr, activation_type(type), static_cast<int>(rows), false};
   return call;
 }
 
@@ -123,8 +123,7 @@ std::string array(const List& list, const Describe& describe) {
 }
 
 std::string describe_kernel(const cuda::Kernel* kernel) {
-  return "{\"name\": " + quoted(kernel->name) + ", \"min_rows\": " + std::to_string(kernel->min_rows) +
-         ", \"max_rows\": " + std::to_string(kernel->max_rows) +
+  return "{\"name\": " + quoted(kernel->name) + ", \"max_rows\": " + std::to_string(kernel->max_rows) +
          ", \"min_capability\": " + std::to_string(kernel->min_capability) +
          ", \"max_capability\": " + std::to_string(kernel->max_capability) + "}";
 }
@@ -149,7 +148,7 @@ std::string describe() {
 
 void multiply(const dualbinary_cuda_weight* weight, cuda::Call call, std::size_t workspace_bytes, const char* name) {
   require(call.x.data != nullptr && call.y != nullptr, "x or y is NULL");
-  const cuda::Kernel& kernel = weight->weight.kernel(name, call.x.rows);
+  const cuda::Kernel& kernel = weight->weight.kernel(name, call);
   const std::size_t needed = kernel.workspace(call);
   require(workspace_bytes >= needed,
           "workspace: expected " + std::to_string(needed) + " bytes or more, got " + std::to_string(workspace_bytes));
@@ -192,7 +191,7 @@ const char* dualbinary_cuda_kernel(const dualbinary_cuda_weight* weight, int32_t
   const char* name = nullptr;
   (void)guarded([&] {
     const dualbinary::cuda::Call call = call_of(weight, type, rows);
-    if (call.x.rows > 0) name = weight->weight.kernel(nullptr, call.x.rows).name;
+    if (call.x.rows > 0) name = weight->weight.kernel(nullptr, call).name;
   });
   return name;
 }
@@ -202,7 +201,7 @@ const char* dualbinary_cuda_workspace(const dualbinary_cuda_weight* weight, int3
   return guarded([&] {
     require(bytes != nullptr, "bytes is NULL");
     const dualbinary::cuda::Call call = call_of(weight, type, rows);
-    *bytes = call.x.rows == 0 ? 0 : weight->weight.kernel(kernel, call.x.rows).workspace(call);
+    *bytes = call.x.rows == 0 ? 0 : weight->weight.kernel(kernel, call).workspace(call);
   });
 }
 
@@ -213,6 +212,8 @@ const char* dualbinary_cuda_multiply(const dualbinary_cuda_weight* weight, const
     dualbinary::cuda::Call call = call_of(weight, type, rows);
     if (call.x.rows == 0) return;
     call.x.data = x;
+    const std::uintptr_t pair_bytes = call.x.type == dualbinary::cuda::Type::kFloat32 ? 8 : 4;
+    call.x.pairs = call.weight.K % 2 == 0 && reinterpret_cast<std::uintptr_t>(x) % pair_bytes == 0;
     call.y = y;
     call.workspace = static_cast<std::uint8_t*>(workspace);
     call.stream = stream;

@@ -30,7 +30,7 @@ DUALBINARY_API const char* dualbinary_cuda_digest(void);
 
 /* One JSON object about build and devices; needs no device:
  *   version, digest, emulated (bool), architectures (those in this build, such as 90)
- *   kernels   the inventory: name, min_rows, max_rows (of a call that it can take), architectures
+ *   kernels   the inventory: name, max_rows (of a call), min_capability and max_capability of devices
  *   devices   index, name, compute_capability (90 for 9.0), multiprocessors, memory (bytes)
  *   error     why there is no device, or null
  * `*json` stays valid until the same thread calls this library again. */
@@ -73,7 +73,8 @@ DUALBINARY_API const char* dualbinary_cuda_multiply(const dualbinary_cuda_weight
  *   mma_f16           16,   8,  16   float16; d float32
  *   wgmma             64, 128,  64   float16; d float32
  *
- * Where the device lacks the instruction (mma_b1 from 10.0 on, wgmma outside of 9.0) d is not what it should be. */
+ * Addresses are multiples of 16. Where the device lacks the instruction (mma_b1 from 10.0 on, wgmma outside of 9.0) d
+ * is not what it should be. */
 DUALBINARY_API const char* dualbinary_cuda_probe(const char* instruction, int32_t device, const void* a, const void* b,
                                                  void* d, void* stream);
 

@@ -34,14 +34,22 @@ struct RowLevels {
 
 template <int P>
 DUALBINARY_DEVICE RowLevels<P> load_levels(const PackedWeight& weight, int row_tile, int group, int r) {
+  // All loads first: they wait for memory together.
+  Pair scales[P + 1];
+  const auto* line = static_cast<const std::uint8_t*>(weight.scales) + line_offset(weight, row_tile, group);
+  for_scale_type(weight.scale_type, [&]<Scales kType>() {
+    DUALBINARY_UNROLL
+    for (int c = 0; c <= P; ++c) {
+      scales[c] = {0, 0};
+      if (c < P || weight.C > P) scales[c] = read_line<kType>(weight, line + c * line_bytes(kType), row_tile, c, r);
+    }
+  });
   RowLevels<P> levels;
-  Pair base{0, 0};
-  if (weight.C > P) base = load_scales(weight, row_tile, group, P, r);
+  Pair base = scales[P];
   DUALBINARY_UNROLL
   for (int pair = 0; pair < kPairs<P>; ++pair) {
-    const Pair first = load_scales(weight, row_tile, group, 2 * pair, r);
-    Pair second{0, 0};
-    if (2 * pair + 1 < P) second = load_scales(weight, row_tile, group, 2 * pair + 1, r);
+    const Pair first = scales[2 * pair];
+    const Pair second = 2 * pair + 1 < P ? scales[2 * pair + 1 < P ? 2 * pair + 1 : 0] : Pair{0, 0};
     levels.of[pair][0] = make_levels(base.low, first.low, second.low);
     levels.of[pair][1] = make_levels(base.high, first.high, second.high);
     base = {0, 0};  // the offset counts once

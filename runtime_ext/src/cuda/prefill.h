@@ -42,17 +42,22 @@ DUALBINARY_DEVICE int chunk_offset(int token, int chunk) {
 template <int kTokens, int kThreads>
 DUALBINARY_DEVICE void copy_stage(const PrefillArguments& a, int first_token, int input, std::uint8_t* stage,
                                   int thread) {
+  // A thread has one chunk of every kStep-th token; as kStep is a multiple of eight, the swizzle is the same for all.
+  constexpr int kStep = kThreads / kChunks;
+  static_assert(kStep % 8 == 0 && kTokens % kStep == 0);
+  const int chunk = thread % kChunks;
+  const int token = thread / kChunks;
+  const int k = input + chunk * (kChunkBytes / 2);
+  // A stride of a multiple of eight makes every chunk whole: it has only zeros, or nothing, past K.
+  const int left = k < a.weight.K ? a.tokens.tokens - first_token - token : 0;
+  const std::uint16_t* from = a.tokens.data;
+  if (left > 0) from += (first_token + token) * a.tokens.stride + k;
+  std::uint8_t* to = stage + chunk_offset(token, chunk);
   DUALBINARY_UNROLL
-  for (int i = 0; i < kTokens * kChunks / kThreads; ++i) {
-    const int index = i * kThreads + thread;
-    const int token = index / kChunks;
-    const int chunk = index % kChunks;
-    const int k = input + chunk * (kChunkBytes / 2);
-    // A stride of a multiple of eight makes every chunk whole: it has only zeros, or nothing, past K.
-    const bool inside = first_token + token < a.tokens.tokens && k < a.weight.K;
-    const std::uint16_t* from = a.tokens.data;
-    if (inside) from += (first_token + token) * a.tokens.stride + k;
-    simt::copy_async(stage + chunk_offset(token, chunk), from, inside);
+  for (int i = 0; i < kTokens / kStep; ++i) {
+    const bool inside = i * kStep < left;
+    simt::copy_async(to + i * kStep * kTokenBytes, inside ? from : a.tokens.data, inside);
+    if (inside) from += kStep * a.tokens.stride;
   }
 }
 
@@ -60,13 +65,22 @@ DUALBINARY_DEVICE void copy_stage(const PrefillArguments& a, int first_token, in
 template <int P>
 DUALBINARY_DEVICE TileWords<P> load_tile(const PackedWeight& weight, int row_tile, int tile, int lane) {
   const std::int64_t index = (static_cast<std::int64_t>(row_tile) * weight.input_tiles + tile) * simt::kLanes + lane;
-  const auto* from = reinterpret_cast<const simt::Words2*>(weight.planes + index * (2 * P));
+  const std::uint32_t* from = weight.planes + index * (2 * P);
   TileWords<P> words;
-  DUALBINARY_UNROLL
-  for (int p = 0; p < P; ++p) {
-    const simt::Words2 v = simt::load_once(from + p);
-    words.w[2 * p] = v.w[0];
-    words.w[2 * p + 1] = v.w[1];
+  if constexpr (P % 2 == 0) {
+    DUALBINARY_UNROLL
+    for (int i = 0; i < P / 2; ++i) {
+      const simt::Words4 v = simt::load_once(reinterpret_cast<const simt::Words4*>(from) + i);
+      DUALBINARY_UNROLL
+      for (int j = 0; j < 4; ++j) words.w[4 * i + j] = v.w[j];
+    }
+  } else {
+    DUALBINARY_UNROLL
+    for (int p = 0; p < P; ++p) {
+      const simt::Words2 v = simt::load_once(reinterpret_cast<const simt::Words2*>(from) + p);
+      words.w[2 * p] = v.w[0];
+      words.w[2 * p + 1] = v.w[1];
+    }
   }
   return words;
 }

@@ -27,7 +27,7 @@ struct MmaShape {
 
 template <int P, int kTokens, int kRowTiles, int kSplit>
 DUALBINARY_GLOBAL(kMmaThreads, 2)
-prefill_mma_kernel(PrefillArguments a) {
+prefill_mma_kernel(DUALBINARY_ARGUMENT PrefillArguments a) {
   using Shape = MmaShape<P, kTokens, kRowTiles, kSplit>;
   constexpr int kBlocks = kTokens / 8;
   const int lane = simt::thread() % simt::kLanes;

@@ -14,11 +14,21 @@ void launch_shape(const Call& call, const HalfRows& tokens) {
                PrefillArguments{call.weight, tokens, call.x, call.y});
 }
 
+std::int64_t blocks_of(const Call& call, int tokens) {
+  const std::int64_t row_blocks = (call.weight.N + kWgmmaRows - 1) / kWgmmaRows;
+  return row_blocks * ((tokens_of(call) + tokens - 1) / tokens);
+}
+
+// Its blocks are large: where they leave a quarter of the multiprocessors idle, the small ones of mma.sync are better.
+bool suits(const Call& call) { return 4 * blocks_of(call, 128) >= 3 * call.multiprocessors; }
+
 void launch(const Call& call) {
   const HalfRows tokens = make_halves(call);
-  // Tiles of 256 tokens decode each weight half as often, if there are enough of them for all multiprocessors.
-  const std::int64_t row_blocks = (call.weight.N + kWgmmaRows - 1) / kWgmmaRows;
-  const bool wide = row_blocks * ((tokens.tokens + 255) / 256) >= call.multiprocessors;
+  // A round of blocks of 256 tokens, which decode each weight half as often, takes about 1.6 rounds of those of 128.
+  const auto rounds = [&](int size) {
+    return (blocks_of(call, size) + call.multiprocessors - 1) / call.multiprocessors;
+  };
+  const bool wide = 8 * rounds(256) <= 5 * rounds(128);
   for_planes(call.weight.P,
              [&]<int P>() { wide ? launch_shape<P, 256>(call, tokens) : launch_shape<P, 128>(call, tokens); });
 }
@@ -26,10 +36,10 @@ void launch(const Call& call) {
 }  // namespace
 
 const Kernel prefill_wgmma = {.name = "prefill_wgmma",
-                              .min_rows = 65,
                               .max_rows = INT_MAX / 2,
                               .min_capability = 90,
                               .max_capability = 90,
+                              .suits = suits,
                               .workspace = halves_workspace,
                               .launch = launch};
 

@@ -27,13 +27,13 @@ struct WgmmaShape {
 
 template <int P, int kTokens>
 DUALBINARY_GLOBAL(kWgmmaThreads, 1)
-prefill_wgmma_kernel(PrefillArguments a) {
+prefill_wgmma_kernel(DUALBINARY_ARGUMENT PrefillArguments a) {
   using Shape = WgmmaShape<kTokens>;
   const int lane = simt::thread() % simt::kLanes;
   const int warp = simt::thread() / simt::kLanes;
   const int first_token = simt::block_y() * kTokens;
   std::uint8_t* shared = simt::shared_memory();
-  shared += (kSwizzleBytes - reinterpret_cast<std::uintptr_t>(shared) % kSwizzleBytes) % kSwizzleBytes;
+  shared += (kSwizzleBytes - simt::misalignment(shared, kSwizzleBytes)) % kSwizzleBytes;
 
   const int stages = a.weight.input_tiles * kStagesOfTile;
   const auto copy = [&](int stage) {
@@ -64,7 +64,7 @@ prefill_wgmma_kernel(PrefillArguments a) {
         rows.decode(a.weight, words, tile, kStageParts * half + part, weights[half][part]);
       }
       simt::wait_copies<1>();
-      simt::wgmma_fence();
+      simt::publish_shared();
       simt::sync_block();  // everyone's copies are there and visible, and stage - 2 is free
       copy(stage + 2);
       const std::uint8_t* x = shared + stage % kWgmmaStages * Shape::kStageBytes;
@@ -80,6 +80,8 @@ prefill_wgmma_kernel(PrefillArguments a) {
     }
   }
   simt::wgmma_wait<0>();
+  DUALBINARY_UNROLL
+  for (int i = 0; i < kTokens / 2; ++i) simt::pin(d[i]);
   simt::wait_copies<0>();
   simt::sync_block();
   auto* sums = reinterpret_cast<float*>(shared);

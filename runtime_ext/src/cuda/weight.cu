@@ -48,27 +48,18 @@ void check_supported(const Shape& shape) {
   }
 }
 
-namespace {
-
-simt::Launch over(std::int64_t count) {
-  const auto blocks = (count + kPackThreads - 1) / kPackThreads;
-  if (blocks > std::numeric_limits<int>::max()) throw std::invalid_argument("the weight is too large for one tensor");
-  return {{static_cast<unsigned>(blocks)}, kPackThreads, 0, nullptr};
-}
-
-}  // namespace
-
 DeviceWeight::DeviceWeight(const Shape& shape, const Stored& stored, int accuracy_level, const Device& device)
     : device_(device), accuracy_level_(accuracy_level), packed_(describe(shape)) {
   check_supported(shape);
   check_factors(shape, stored.scales);
-  (void)choose_kernel(1, device_.capability);  // refuses a device that is too old
+  check_device(device_.capability);
   const DeviceScope scope(device_.index);
   pack(stored, shape);
 }
 
-const Kernel& DeviceWeight::kernel(const char* name, int rows) const {
-  return name == nullptr ? choose_kernel(rows, device_.capability) : kernel_named(name, rows, device_.capability);
+const Kernel& DeviceWeight::kernel(const char* name, const Call& call) const {
+  return name == nullptr ? choose_kernel(call, device_.capability)
+                         : kernel_named(name, call.x.rows, device_.capability);
 }
 
 void DeviceWeight::pack(const Stored& stored, const Shape& shape) {
@@ -81,8 +72,14 @@ void DeviceWeight::pack(const Stored& stored, const Shape& shape) {
   };
   const DeviceMemory plain_planes = allocate_on(device_.index, planes_bytes(shape));
   const DeviceMemory plain_scales = allocate_on(device_.index, scales_bytes(shape));
-  upload(plain_planes.get(), stored.planes, planes_bytes(shape));
-  upload(plain_scales.get(), stored.scales, scales_bytes(shape));
+  const Stream stream;
+  stream.upload(plain_planes.get(), stored.planes, planes_bytes(shape));
+  stream.upload(plain_scales.get(), stored.scales, scales_bytes(shape));
+  const auto over = [&](std::int64_t count) {
+    const auto blocks = (count + kPackThreads - 1) / kPackThreads;
+    if (blocks > std::numeric_limits<int>::max()) throw std::invalid_argument("the weight is too large");
+    return simt::Launch{{static_cast<unsigned>(blocks)}, kPackThreads, 0, stream.get()};
+  };
   const PlainWeight plain{static_cast<const std::uint8_t*>(plain_planes.get()), plain_scales.get(),
                           shape.groups * shape.group_size / 8};
 
@@ -109,7 +106,7 @@ void DeviceWeight::pack(const Stored& stored, const Shape& shape) {
     w.factors = of_rows;
   }
   w.scales = scales_.get();
-  wait_for_device();  // the plain copy goes now
+  stream.wait();  // the plain copy goes now
 }
 
 }  // namespace dualbinary::cuda

@@ -20,8 +20,8 @@ class DeviceWeight {
   // std::bad_alloc where the device's memory is too small.
   DeviceWeight(const Shape& shape, const Stored& stored, int accuracy_level, const Device& device);
 
-  // The kernel that `name` asks for, or the best for `rows`. Throws std::invalid_argument.
-  const Kernel& kernel(const char* name, int rows) const;
+  // The kernel that `name` asks for, or the best for the call. Throws std::invalid_argument.
+  const Kernel& kernel(const char* name, const Call& call) const;
 
   // A product by this weight; what it works on is the caller's to fill in.
   Call call() const { return {packed_, accuracy_level_, device_.multiprocessors, {}, nullptr, nullptr, nullptr}; }

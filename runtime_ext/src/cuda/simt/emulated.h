@@ -25,6 +25,7 @@
 #define DUALBINARY_DEVICE_NOINLINE inline
 #define DUALBINARY_GLOBAL(threads, blocks) inline void
 #define DUALBINARY_HOST_DEVICE
+#define DUALBINARY_ARGUMENT const
 #define DUALBINARY_UNROLL
 #define DUALBINARY_NO_UNROLL
 #define DUALBINARY_HAS_MMA_B1 1
@@ -70,6 +71,9 @@ inline int block_x() { return emulated::place().block_x; }
 inline int block_y() { return emulated::place().block_y; }
 inline int blocks_x() { return emulated::place().blocks_x; }
 inline std::uint8_t* shared_memory() { return emulated::place().shared; }
+inline unsigned misalignment(const void* place, unsigned alignment) {
+  return static_cast<unsigned>(reinterpret_cast<std::uintptr_t>(place) % alignment);
+}
 inline void sync_block() { emulated::meet_block(); }
 inline void sync_warp() { emulated::meet_warp(nullptr, nullptr); }
 
@@ -252,6 +256,7 @@ inline void mma_f16(float (&d)[4], const std::uint32_t (&a)[4], std::uint32_t b0
       &argument);
 }
 
+inline void publish_shared() {}
 inline void wgmma_fence() {}
 inline void pin(std::uint32_t&) {}
 inline void pin(float&) {}
@@ -263,6 +268,11 @@ void wgmma_wait() {
 template <int kTokens>
 void wgmma(float (&d)[kTokens / 2], const std::uint32_t (&a)[4], const void* b, bool add) {
   emulated::wgmma_issue(d, a, b, kTokens, add);
+}
+
+template <class... Parameters>
+int resident_blocks(void (*)(Parameters...), unsigned, unsigned) {
+  return 2;
 }
 
 template <class... Parameters, class... Arguments>

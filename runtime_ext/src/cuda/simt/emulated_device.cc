@@ -41,8 +41,9 @@ DeviceMemory allocate_on(int index, std::size_t bytes) {
   return DeviceMemory(simt::emulated::allocate_guarded(bytes).release(), {index});
 }
 
-void upload(void* to, const void* from, std::size_t bytes) { std::memcpy(to, from, bytes); }
-
-void wait_for_device() {}
+Stream::Stream() = default;
+Stream::~Stream() = default;
+void Stream::upload(void* to, const void* from, std::size_t bytes) const { std::memcpy(to, from, bytes); }
+void Stream::wait() const {}
 
 }  // namespace dualbinary::cuda

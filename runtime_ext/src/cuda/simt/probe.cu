@@ -82,7 +82,7 @@ constexpr int kWgmmaK = 64;
 DUALBINARY_GLOBAL(kThreads, 1)
 probe_wgmma(Probe p) {
   std::uint8_t* shared = simt::shared_memory();
-  shared += (1024 - reinterpret_cast<std::uintptr_t>(shared) % 1024) % 1024;
+  shared += (1024 - simt::misalignment(shared, 1024)) % 1024;
   for (int i = simt::thread(); i < kWgmmaTokens * 8; i += kThreads) {
     const int token = i / 8;
     simt::copy_async(shared + 128 * token + 16 * (i % 8 ^ token % 8), p.b + 4 * i, true);
@@ -99,7 +99,7 @@ probe_wgmma(Probe p) {
       simt::pin(a[step][i]);
     }
   }
-  simt::wgmma_fence();
+  simt::publish_shared();
   simt::sync_block();
   simt::wgmma_fence();
   float d[kWgmmaTokens / 2];

@@ -5,6 +5,8 @@
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
+#include <mutex>
+#include <set>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -13,6 +15,8 @@
 #define DUALBINARY_DEVICE_NOINLINE static __device__ __noinline__
 #define DUALBINARY_GLOBAL(threads, blocks) static __global__ void __launch_bounds__(threads, blocks)
 #define DUALBINARY_HOST_DEVICE __host__ __device__
+// In front of a kernel's arguments: they stay where they are, even if a function takes them by reference.
+#define DUALBINARY_ARGUMENT const __grid_constant__
 #define DUALBINARY_UNROLL _Pragma("unroll")
 #define DUALBINARY_NO_UNROLL _Pragma("unroll 1")
 
@@ -36,6 +40,11 @@ DUALBINARY_DEVICE int blocks_x() { return static_cast<int>(gridDim.x); }
 DUALBINARY_DEVICE std::uint8_t* shared_memory() {
   extern __shared__ __align__(16) std::uint8_t dualbinary_shared[];
   return dualbinary_shared;
+}
+
+// Bytes from a multiple of `alignment` to a place in shared memory.
+DUALBINARY_DEVICE unsigned misalignment(const void* place, unsigned alignment) {
+  return static_cast<unsigned>(__cvta_generic_to_shared(place)) % alignment;
 }
 
 DUALBINARY_DEVICE void sync_block() { __syncthreads(); }
@@ -168,13 +177,19 @@ DUALBINARY_DEVICE void mma_f16(float (&d)[4], const std::uint32_t (&a)[4], std::
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
+// Makes what this thread wrote to shared memory, by asynchronous copies as well, visible to wgmma; before a barrier.
+DUALBINARY_DEVICE void publish_shared() {
+#if defined(DUALBINARY_HAS_WGMMA)
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+#endif
+}
+
 // Products of a warpgroup (four warps, of which the first has a number that is a multiple of four) with B in shared
 // memory, asynchronous: between wgmma_fence() and the wgmma_wait() that covers it, a wgmma's registers and its part of
 // shared memory must not be touched.
 DUALBINARY_DEVICE void wgmma_fence() {
 #if defined(DUALBINARY_HAS_WGMMA)
-  // What asynchronous copies and stores wrote becomes visible to the tensor cores, then the registers.
-  asm volatile("fence.proxy.async.shared::cta;\nwgmma.fence.sync.aligned;" ::: "memory");
+  asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
 #endif
 }
 DUALBINARY_DEVICE void wgmma_commit() {
@@ -220,7 +235,8 @@ DUALBINARY_DEVICE void wgmma(float (&d)[kTokens / 2], const std::uint32_t (&a)[4
         "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, {%64, %65, %66, %67}, %68, "
         "add, 1, 1, 0;\n}"
         : DUALBINARY_F64(d, 0)
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(descriptor), "r"(static_cast<int>(add)));
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(descriptor), "r"(static_cast<int>(add))
+        : "memory");
   } else {
     asm volatile(
         "{\n.reg .pred add;\nsetp.ne.b32 add, %133, 0;\n"
@@ -235,7 +251,8 @@ DUALBINARY_DEVICE void wgmma(float (&d)[kTokens / 2], const std::uint32_t (&a)[4
         "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127}, {%128, %129, "
         "%130, %131}, %132, add, 1, 1, 0;\n}"
         : DUALBINARY_F64(d, 0), DUALBINARY_F64(d, 64)
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(descriptor), "r"(static_cast<int>(add)));
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(descriptor), "r"(static_cast<int>(add))
+        : "memory");
   }
 #else
   (void)d, (void)a, (void)b, (void)add;
@@ -246,26 +263,55 @@ DUALBINARY_DEVICE void wgmma(float (&d)[kTokens / 2], const std::uint32_t (&a)[4
 #undef DUALBINARY_F16
 #undef DUALBINARY_F4
 
+inline void check(const char* what, cudaError_t error) {
+  if (error == cudaSuccess) return;
+  (void)cudaGetLastError();  // it is kept for the next one who asks, who may be another library
+  throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(error));
+}
+
+// Allows a kernel all the shared memory that a block can have on the current device. Always the same, as several
+// threads may launch it at once, and once a kernel and device, as it may be asked while a graph is captured.
+inline void allow_shared_memory(const void* kernel, int device) {
+  static std::mutex mutex;
+  static auto* const allowed = new std::set<std::pair<const void*, int>>;
+  const std::lock_guard lock(mutex);
+  if (allowed->contains({kernel, device})) return;
+  int most = 0;
+  check("cudaDeviceGetAttribute", cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+  check("cudaFuncSetAttribute", cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most));
+  allowed->insert({kernel, device});
+}
+
+inline constexpr unsigned kDefaultSharedBytes = 48 << 10;
+
+template <class... Parameters>
+void prepare_launch(void (*kernel)(Parameters...), unsigned shared_bytes) {
+  if (shared_bytes <= kDefaultSharedBytes) return;
+  int device = 0;
+  check("cudaGetDevice", cudaGetDevice(&device));
+  allow_shared_memory(reinterpret_cast<const void*>(kernel), device);
+}
+
+// Blocks that a multiprocessor of the current device holds at once; at least one.
+template <class... Parameters>
+int resident_blocks(void (*kernel)(Parameters...), unsigned threads, unsigned shared_bytes) {
+  prepare_launch(kernel, shared_bytes);
+  int blocks = 0;
+  check("cudaOccupancyMaxActiveBlocksPerMultiprocessor",
+        cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, static_cast<int>(threads), shared_bytes));
+  return blocks > 0 ? blocks : 1;
+}
+
 // Enqueues a kernel. Throws std::runtime_error where the runtime refuses.
 template <class... Parameters, class... Arguments>
 void launch(void (*kernel)(Parameters...), const Launch& shape, Arguments&&... arguments) {
-  const auto refuse = [](const char* what, cudaError_t error) {
-    throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(error));
-  };
-  constexpr unsigned kDefaultSharedBytes = 48 << 10;
-  if (shape.shared_bytes > kDefaultSharedBytes) {
-    const cudaError_t error =
-        cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
-                             static_cast<int>(shape.shared_bytes));
-    if (error != cudaSuccess) refuse("cudaFuncSetAttribute", error);
-  }
+  prepare_launch(kernel, shape.shared_bytes);
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(shape.grid.x, shape.grid.y);
   config.blockDim = dim3(shape.threads);
   config.dynamicSmemBytes = shape.shared_bytes;
   config.stream = static_cast<cudaStream_t>(shape.stream);
-  const cudaError_t error = cudaLaunchKernelEx(&config, kernel, std::forward<Arguments>(arguments)...);
-  if (error != cudaSuccess) refuse("launch", error);
+  check("launch", cudaLaunchKernelEx(&config, kernel, std::forward<Arguments>(arguments)...));
 }
 
 }  // namespace dualbinary::simt
