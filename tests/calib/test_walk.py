@@ -65,7 +65,7 @@ def familiar(random_tokens):
     return torch.cat([windows, windows[:3]])
 
 
-LONGER = BlockConfig(windows=6, held_out=3, epochs=6, batch=2)
+LONGER = BlockConfig(windows=6, held_out=3, epochs=12, batch=2)
 
 
 @pytest.mark.parametrize("name", ["llama", "bloom", "gpt2", "gemma3_text", "opt", "phi3"])
