@@ -182,6 +182,15 @@ def test_special_values_are_those_of_the_reference(device, kernel, rows, x_type,
         assert_close(multiply(device, problem, 0, kernel), problem, bound)
 
 
+@pytest.mark.parametrize(("kernel", "rows"), [("prefill_mma", 20), ("prefill_wgmma", 70)])
+def test_float32_keeps_more_than_a_half_of_its_bits_at_level_0(device, kernel, rows):
+    # One plane with a power of two as its scale, so that no weight is rounded: what is left is the rounding of X.
+    problem = make_problem(M=rows, K=256, N=48, planes=1)
+    problem.scales[:] = 0.25
+    y = multiply(device, problem, 0, kernel)
+    assert_close(y, problem, (2.0**-21 + (problem.K / 16 + 32) * 2.0**-23) * problem.terms())
+
+
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_the_largest_floats_do_not_overflow_on_the_way(device, kernel):
     problem = make_problem(M=2, K=256, N=33, group_size=32)

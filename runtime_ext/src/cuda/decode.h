@@ -8,7 +8,7 @@
 //   kRows                    rows of X that it takes
 //   kBits                    of the integers
 //   kBlocksOfMultiprocessor  that the registers must suffice for
-//   kTileWords               32-bit words of the operands of an input tile, a multiple of four
+//   kTileWords               32-bit words of the operands of an input tile, even; kRows steps are the last of them
 //   fill(...)                writes the operands of 32 inputs of a row
 //   Sums, multiply(...)      sums of a lane, and adds a tile to them
 //   reduce(...)              adds the lanes of a warp, and writes float [kRows][16]
@@ -30,11 +30,10 @@ struct DecodeArguments {
   PackedWeight weight;
   Activations x;
   void* y;
-  const std::uint32_t* operands;  // [input tiles][kTileWords] and steps [input tiles][kRows], where they are prepared
-  const float* steps;
+  const std::uint32_t* operands;  // [input tiles][kTileWords], where they are prepared
 };
 
-// Shared memory of a block: the rings, the sums of the warps, and where they are not prepared operands and steps.
+// Shared memory of a block: the rings, the sums of the warps, and the operands where they are not prepared.
 template <class Method>
 struct DecodeShared {
   static constexpr int kSums = kDecodeWarps * Method::kRows * kTileRows;
@@ -42,7 +41,7 @@ struct DecodeShared {
     return kRingSlots<Method::kPlanes> * slot_bytes(w);
   }
   DUALBINARY_HOST_DEVICE static constexpr int bytes(const PackedWeight& w, bool prepared) {
-    const int operands = prepared ? 0 : w.input_tiles * (Method::kTileWords + Method::kRows);
+    const int operands = prepared ? 0 : w.input_tiles * Method::kTileWords;
     return kDecodeWarps * ring_bytes(w) + 4 * (kSums + operands);
   }
 };
@@ -51,7 +50,7 @@ struct DecodeShared {
 // share the step of a tile.
 template <class Method>
 DUALBINARY_DEVICE void fill_operands(const Activations& x, const PackedWeight& weight, std::int64_t thread,
-                                     std::int64_t threads, std::uint32_t* operands, float* steps) {
+                                     std::int64_t threads, std::uint32_t* operands) {
   const std::int64_t units = static_cast<std::int64_t>(Method::kRows) * weight.input_tiles * 4;
   const std::int64_t rounded = (units + simt::kLanes - 1) / simt::kLanes * simt::kLanes;
   DUALBINARY_NO_UNROLL
@@ -63,18 +62,17 @@ DUALBINARY_DEVICE void fill_operands(const Activations& x, const PackedWeight& w
     // A row past the end is an empty one: no input of it is below K.
     const float step = quantise<Method::kBits>(x, row, row < x.rows ? weight.K : 0, tile, t, q);
     if (row >= Method::kRows) continue;
-    Method::fill(q, row, t, operands + static_cast<std::int64_t>(tile) * Method::kTileWords);
-    if (t == 0) steps[static_cast<std::int64_t>(tile) * Method::kRows + row] = step;
+    std::uint32_t* of_tile = operands + static_cast<std::int64_t>(tile) * Method::kTileWords;
+    Method::fill(q, row, t, of_tile);
+    if (t == 0) of_tile[Method::kTileWords - Method::kRows + row] = simt::bits_of(step);
   }
 }
 
 template <class Method>
 DUALBINARY_GLOBAL(kDecodeThreads, 2)
-prepare_operands(DUALBINARY_ARGUMENT Activations x, DUALBINARY_ARGUMENT PackedWeight weight, std::uint32_t* operands,
-                 float* steps) {
+prepare_operands(DUALBINARY_ARGUMENT Activations x, DUALBINARY_ARGUMENT PackedWeight weight, std::uint32_t* operands) {
   const std::int64_t thread = static_cast<std::int64_t>(simt::block_x()) * kDecodeThreads + simt::thread();
-  fill_operands<Method>(x, weight, thread, static_cast<std::int64_t>(simt::blocks_x()) * kDecodeThreads, operands,
-                        steps);
+  fill_operands<Method>(x, weight, thread, static_cast<std::int64_t>(simt::blocks_x()) * kDecodeThreads, operands);
 }
 
 // Adds the warps and writes the outputs of a row tile. What is not finite is computed anew from X itself: integers know
@@ -93,20 +91,20 @@ DUALBINARY_DEVICE void write_outputs(const DecodeArguments& a, int row_tile, con
   }
 }
 
-// One row tile after another, by all warps. `operands` and `steps` are those of all input tiles.
-template <class Method>
+// One row tile after another, by all warps. `operands` are those of all input tiles.
+template <class Method, class Array>
 DUALBINARY_DEVICE void multiply_row_tiles(const DecodeArguments& a, TileRing<Method::kPlanes>& ring, int warp, int lane,
-                                          float* sums, const std::uint32_t* operands, const float* steps) {
+                                          float* sums, const Array& operands) {
+  constexpr int kTileBytes = 4 * Method::kTileWords;
   for (int row_tile = simt::block_x(); row_tile < a.weight.row_tiles; row_tile += simt::blocks_x()) {
     typename Method::Sums of_lane{};
+    Array of_tile = operands.after(warp * kTileBytes);
     DUALBINARY_NO_UNROLL
     for (int tile = warp; tile < a.weight.input_tiles; tile += kDecodeWarps) {
       const TileView<Method::kPlanes> view = ring.next(a.weight, row_tile, tile);
-      for_scale_type(a.weight.scale_type, [&]<Scales kType>() {
-        Method::template multiply<kType>(a.weight, view, lane,
-                                         operands + static_cast<std::int64_t>(tile) * Method::kTileWords,
-                                         steps + static_cast<std::int64_t>(tile) * Method::kRows, of_lane);
-      });
+      for_scale_type(a.weight.scale_type,
+                     [&]<Scales kType>() { Method::template multiply<kType>(a.weight, view, lane, of_tile, of_lane); });
+      of_tile = of_tile.after(kDecodeWarps * kTileBytes);
     }
     Method::reduce(of_lane, lane, sums + warp * Method::kRows * kTileRows);
     simt::sync_block();
@@ -126,13 +124,13 @@ decode_kernel(DUALBINARY_ARGUMENT DecodeArguments a) {
   // Weights are on their way while the operands are made.
   TileRing<Method::kPlanes> ring(a.weight, shared + warp * Shared::ring_bytes(a.weight), warp, lane);
   if constexpr (kPrepared) {
-    multiply_row_tiles<Method>(a, ring, warp, lane, sums, a.operands, a.steps);
+    const simt::GlobalArray operands{reinterpret_cast<const std::uint8_t*>(a.operands)};
+    multiply_row_tiles<Method>(a, ring, warp, lane, sums, operands);
   } else {
     auto* operands = reinterpret_cast<std::uint32_t*>(sums + Shared::kSums);
-    auto* steps = reinterpret_cast<float*>(operands + a.weight.input_tiles * Method::kTileWords);
-    fill_operands<Method>(a.x, a.weight, simt::thread(), kDecodeThreads, operands, steps);
+    fill_operands<Method>(a.x, a.weight, simt::thread(), kDecodeThreads, operands);
     simt::sync_block();
-    multiply_row_tiles<Method>(a, ring, warp, lane, sums, operands, steps);
+    multiply_row_tiles<Method>(a, ring, warp, lane, sums, simt::SharedArray{simt::shared_address(operands)});
   }
   simt::wait_copies<0>();
 }

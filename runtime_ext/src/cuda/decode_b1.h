@@ -19,7 +19,7 @@ struct BinaryMethod {
   static constexpr int kBits = 8 * kSets;
   static constexpr int kBlocksOfMultiprocessor = P <= 2 ? 3 : 2;
   static constexpr int kSetWords = simt::kLanes;  // [column][t], the order of the lanes
-  // Four words more keep the writes of eight tiles at once off each other's banks; and copies whole.
+  // The four words of the steps also keep the writes of eight tiles at once off each other's banks.
   static constexpr int kTileWords = kRows * kSets * kSetWords + 4;
 
   struct Sums {
@@ -38,13 +38,13 @@ struct BinaryMethod {
     }
   }
 
-  template <Scales kType>
+  template <Scales kType, class Array>
   DUALBINARY_DEVICE static void multiply(const PackedWeight& weight, const TileView<P>& view, int lane,
-                                         const std::uint32_t* operands, const float* steps, Sums& sums) {
-    view.for_groups(weight, [&](int, int begin, int end, const std::uint8_t* lines) {
+                                         const Array& operands, Sums& sums) {
+    view.for_groups(weight, [&](int, int begin, int end, const simt::SharedArray& lines) {
       // Bits of the parts that lie in this group.
       const std::uint32_t mask = 0x11111111u * ((1u << end) - (1u << begin));
-      multiply_group<kType>(weight, view, lines, mask, lane, operands, steps, sums);
+      multiply_group<kType>(weight, view, lines, mask, lane, operands, sums);
     });
   }
 
@@ -64,35 +64,37 @@ struct BinaryMethod {
   }
 
  private:
-  template <Scales kType>
+  template <Scales kType, class Array>
   DUALBINARY_DEVICE static void multiply_group(const PackedWeight& weight, const TileView<P>& view,
-                                               const std::uint8_t* lines, std::uint32_t mask, int lane,
-                                               const std::uint32_t* operands, const float* steps, Sums& sums) {
+                                               const simt::SharedArray& lines, std::uint32_t mask, int lane,
+                                               const Array& operands, Sums& sums) {
     Pair scales[P + 1] = {};
     const bool offset = weight.C > P;
     DUALBINARY_UNROLL
     for (int c = 0; c <= P; ++c) {
       if (c == P && !offset) break;
-      scales[c] = read_line<kType>(weight, lines + c * line_bytes(kType), view.row_tile, c, lane / 4);
+      scales[c] = read_line<kType>(weight, lines.after(c * line_bytes(kType)), view.row_tile, c, lane / 4);
     }
+    const Array of_lane = operands.after(4 * lane);
     DUALBINARY_UNROLL
     for (int row = 0; row < kRows; ++row) {
       std::uint32_t columns[kSets];
       DUALBINARY_UNROLL
-      for (int set = 0; set < kSets; ++set) columns[set] = operands[(row * kSets + set) * kSetWords + lane] & mask;
+      for (int set = 0; set < kSets; ++set) columns[set] = of_lane.word((row * kSets + set) * kSetWords) & mask;
       Pair sum{0, 0};
       DUALBINARY_UNROLL
       for (int p = 0; p < P; ++p) add(view.words.w[2 * p], view.words.w[2 * p + 1], columns, lane, scales[p], sum);
       // The offset is a plane of ones.
       if (offset) add(~0u, ~0u, columns, lane, scales[P], sum);
-      sums.of[row][0] = simt::multiply_add(steps[row], sum.low, sums.of[row][0]);
-      sums.of[row][1] = simt::multiply_add(steps[row], sum.high, sums.of[row][1]);
+      const float step = simt::float_of(operands.word(kTileWords - kRows + row));
+      sums.of[row][0] = simt::multiply_add(step, sum.low, sums.of[row][0]);
+      sums.of[row][1] = simt::multiply_add(step, sum.high, sums.of[row][1]);
     }
   }
 
   DUALBINARY_DEVICE static void add(std::uint32_t low, std::uint32_t high, const std::uint32_t (&columns)[kSets],
                                     int lane, const Pair& scales, Pair& sum) {
-    int d[kSets][4] = {};
+    int d[kSets][4];
     DUALBINARY_UNROLL
     for (int set = 0; set < kSets; ++set) simt::mma_b1(d[set], low, high, columns[set]);
     // Columns 2t and 2t + 1 in units of 4^t; the last column of the last set is the sign.

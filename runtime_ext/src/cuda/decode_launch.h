@@ -36,31 +36,25 @@ inline constexpr std::int64_t kMaxPrepareBlocks = 1024;
 
 template <class Method>
 bool fits_shared(const PackedWeight& w) {
-  const auto words = static_cast<std::int64_t>(w.input_tiles) * (Method::kTileWords + Method::kRows);
+  const auto words = static_cast<std::int64_t>(w.input_tiles) * Method::kTileWords;
   return DecodeShared<Method>::bytes(w, true) + 4 * words <= kDecodeSharedBytes;
 }
 
-template <class Method>
-std::size_t operand_words(const PackedWeight& w) {
-  return static_cast<std::size_t>(w.input_tiles) * Method::kTileWords;
-}
-
-// Bytes of workspace for prepared operands and steps.
+// Bytes of workspace for prepared operands.
 template <class Method>
 std::size_t operand_bytes(const PackedWeight& w) {
-  return 4 * (operand_words<Method>(w) + static_cast<std::size_t>(w.input_tiles) * Method::kRows);
+  return 4 * static_cast<std::size_t>(w.input_tiles) * Method::kTileWords;
 }
 
 template <class Method, bool kPrepared>
 void launch_decode(const Call& call) {
   const PackedWeight& w = call.weight;
   auto* operands = reinterpret_cast<std::uint32_t*>(call.workspace);
-  auto* steps = kPrepared ? reinterpret_cast<float*>(operands + operand_words<Method>(w)) : nullptr;
   if constexpr (kPrepared) {
     const std::int64_t units = static_cast<std::int64_t>(Method::kRows) * w.input_tiles * 4;
     const std::int64_t blocks = std::min((units + kDecodeThreads - 1) / kDecodeThreads, kMaxPrepareBlocks);
     simt::launch(prepare_operands<Method>, {{static_cast<unsigned>(blocks)}, kDecodeThreads, 0, call.stream}, call.x, w,
-                 operands, steps);
+                 operands);
   }
   const auto shared = static_cast<unsigned>(DecodeShared<Method>::bytes(w, kPrepared));
   const auto kernel = decode_kernel<Method, kPrepared>;
@@ -69,7 +63,7 @@ void launch_decode(const Call& call) {
   const int rounds = (w.row_tiles + resident - 1) / resident;
   const int blocks = (w.row_tiles + rounds - 1) / rounds;
   simt::launch(kernel, {{static_cast<unsigned>(blocks)}, kDecodeThreads, shared, call.stream},
-               DecodeArguments{w, call.x, call.y, operands, steps});
+               DecodeArguments{w, call.x, call.y, operands});
 }
 
 }  // namespace dualbinary::cuda

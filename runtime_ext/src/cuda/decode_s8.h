@@ -24,7 +24,8 @@ struct ByteMethod {
   // one another's neighbours.
   static constexpr int kLaneWords = 2 * kSets;
   static constexpr int kPartWords = kRows * 4 * kLaneWords;
-  static constexpr int kTileWords = kParts * kPartWords;
+  static constexpr int kStepWords = kRows + 4;  // the last four are padding, against conflicts of banks
+  static constexpr int kTileWords = kParts * kPartWords + kStepWords;
 
   struct Sums {
     float of[kBlocks][4];  // as a fragment D
@@ -42,28 +43,29 @@ struct ByteMethod {
     }
   }
 
-  template <Scales kType>
+  template <Scales kType, class Array>
   DUALBINARY_DEVICE static void multiply(const PackedWeight& weight, const TileView<P>& view, int lane,
-                                         const std::uint32_t* operands, const float* steps, Sums& sums) {
+                                         const Array& operands, Sums& sums) {
     // Integer sums of a group, plane by plane; the offset is a plane of ones.
     int d[P + 1][kBlocks][kSets][4] = {};
     float of_tile[kBlocks][4] = {};
     int group = view.group;
     int group_end = end_of_group(weight, group) - view.first_part;
-    const std::uint8_t* lines = view.lines;
+    simt::SharedArray lines = view.lines;
     DUALBINARY_UNROLL
     for (int part = 0; part < kParts; ++part) {
-      add_part(weight, view, part, lane, operands + part * kPartWords, d);
+      add_part(weight, view, part, operands.after(4 * (part * kPartWords + lane * kLaneWords)), d);
       if (part + 1 < kParts && part + 1 != group_end) continue;
       end_group<kType>(weight, view, lines, lane, d, of_tile);
-      lines += weight.C * line_bytes(kType);
+      lines = lines.after(weight.C * line_bytes(kType));
       group_end = end_of_group(weight, ++group) - view.first_part;
     }
     const int t = lane % 4;
     DUALBINARY_UNROLL
     for (int block = 0; block < kBlocks; ++block) {
-      const float first = steps[8 * block + 2 * t];
-      const float second = steps[8 * block + 2 * t + 1];
+      const int place = kTileWords - kRows + 8 * block + 2 * t;
+      const float first = simt::float_of(operands.word(place));
+      const float second = simt::float_of(operands.word(place + 1));
       DUALBINARY_UNROLL
       for (int i = 0; i < 4; ++i) {
         sums.of[block][i] = simt::multiply_add(i % 2 == 0 ? first : second, of_tile[block][i], sums.of[block][i]);
@@ -85,17 +87,16 @@ struct ByteMethod {
  private:
   using Products = int (&)[P + 1][kBlocks][kSets][4];
 
-  // Adds the products of 32 inputs, for all planes.
-  DUALBINARY_DEVICE static void add_part(const PackedWeight& weight, const TileView<P>& view, int part, int lane,
-                                         const std::uint32_t* operands, Products d) {
+  // Adds the products of 32 inputs, for all planes. `operands` are this lane's.
+  template <class Array>
+  DUALBINARY_DEVICE static void add_part(const PackedWeight& weight, const TileView<P>& view, int part,
+                                         const Array& operands, Products d) {
     std::uint32_t b[kBlocks][kLaneWords];
     DUALBINARY_UNROLL
     for (int block = 0; block < kBlocks; ++block) {
-      // Words of the part in the order of the lanes.
-      const std::uint32_t* from = operands + (simt::kLanes * block + lane) * kLaneWords;
       DUALBINARY_UNROLL
       for (int i = 0; i < kSets; ++i) {
-        const simt::Words2 v = reinterpret_cast<const simt::Words2*>(from)[i];
+        const simt::Words2 v = operands.words2(simt::kLanes * kLaneWords / 2 * block + i);
         b[block][2 * i] = v.w[0];
         b[block][2 * i + 1] = v.w[1];
       }
@@ -129,12 +130,12 @@ struct ByteMethod {
   // Adds the sums of a group, times its scales, to those of the tile, and sets them to zero.
   template <Scales kType>
   DUALBINARY_DEVICE static void end_group(const PackedWeight& weight, const TileView<P>& view,
-                                          const std::uint8_t* lines, int lane, Products d,
+                                          const simt::SharedArray& lines, int lane, Products d,
                                           float (&of_tile)[kBlocks][4]) {
     DUALBINARY_UNROLL
     for (int c = 0; c <= P; ++c) {
       if (c == P && weight.C == P) break;
-      const Pair scales = read_line<kType>(weight, lines + c * line_bytes(kType), view.row_tile, c, lane / 4);
+      const Pair scales = read_line<kType>(weight, lines.after(c * line_bytes(kType)), view.row_tile, c, lane / 4);
       DUALBINARY_UNROLL
       for (int block = 0; block < kBlocks; ++block) {
         DUALBINARY_UNROLL

@@ -36,12 +36,13 @@ template <int P>
 DUALBINARY_DEVICE RowLevels<P> load_levels(const PackedWeight& weight, int row_tile, int group, int r) {
   // All loads first: they wait for memory together.
   Pair scales[P + 1];
-  const auto* line = static_cast<const std::uint8_t*>(weight.scales) + line_offset(weight, row_tile, group);
+  const simt::GlobalArray lines{static_cast<const std::uint8_t*>(weight.scales) + line_offset(weight, row_tile, group)};
   for_scale_type(weight.scale_type, [&]<Scales kType>() {
     DUALBINARY_UNROLL
     for (int c = 0; c <= P; ++c) {
       scales[c] = {0, 0};
-      if (c < P || weight.C > P) scales[c] = read_line<kType>(weight, line + c * line_bytes(kType), row_tile, c, r);
+      if (c < P || weight.C > P)
+        scales[c] = read_line<kType>(weight, lines.after(c * line_bytes(kType)), row_tile, c, r);
     }
   });
   RowLevels<P> levels;

@@ -51,7 +51,7 @@ struct PackedWeight {
   int input_tiles;
   int groups;                   // of a row
   int group_parts;              // G / 32
-  std::uint32_t group_inverse;  // 2^32 / group_parts, rounded up; 0 for 1 part, whose inverse does not fit
+  std::uint32_t group_inverse;  // 2^31 / group_parts, rounded up
   int P;
   int C;  // P, or P+1 with an offset
   Scales scale_type;
@@ -66,14 +66,17 @@ struct Pair {
 };
 
 // Of a weight for a device: with so few parts the product with group_inverse is as good as the division.
-inline constexpr int kMaxInputs = 1 << 21;
+inline constexpr int kMaxInputs = 1 << 20;
 
-// The group of part `part`, counted over the whole row. Parts of the padding count to the last group: their bits are 0.
+// The group of part `part`, counted over the whole row; of a part that lies before the row's last input.
+DUALBINARY_DEVICE int group_of_input(const PackedWeight& w, int part) {
+  return static_cast<int>(simt::multiply_high(static_cast<std::uint32_t>(part) << 1, w.group_inverse));
+}
+
+// The same for any part of a tile. Parts of the padding count to the last group: their bits are 0.
 DUALBINARY_DEVICE int group_of(const PackedWeight& w, int part) {
-  const auto number = static_cast<std::uint32_t>(part);
-  const std::uint32_t group = w.group_inverse == 0 ? number : simt::multiply_high(number, w.group_inverse);
-  const auto last = static_cast<std::uint32_t>(w.groups - 1);
-  return static_cast<int>(group < last ? group : last);
+  const int group = group_of_input(w, part);
+  return group < w.groups ? group : w.groups - 1;
 }
 
 // The first part after those of `group`.
@@ -93,19 +96,20 @@ DUALBINARY_DEVICE std::int64_t line_offset(const PackedWeight& w, int row_tile, 
 }
 
 // Scales of rows r and r + 8 of a row tile, for plane c, from a line of theirs wherever it lies.
-template <Scales kType>
-DUALBINARY_DEVICE Pair read_line(const PackedWeight& w, const void* line, int row_tile, int c, int r) {
+template <Scales kType, class Array>
+DUALBINARY_DEVICE Pair read_line(const PackedWeight& w, const Array& line, int row_tile, int c, int r) {
   if constexpr (kType == Scales::kFloat16) {
-    const std::uint32_t both = static_cast<const std::uint32_t*>(line)[r];
+    const std::uint32_t both = line.word(r);
     return {simt::half_to_float(static_cast<std::uint16_t>(both)),
             simt::half_to_float(static_cast<std::uint16_t>(both >> 16))};
   } else if constexpr (kType == Scales::kFloat32) {
-    const simt::Words2 both = static_cast<const simt::Words2*>(line)[r];
+    const simt::Words2 both = line.words2(r);
     return {simt::float_of(both.w[0]), simt::float_of(both.w[1])};
   } else {
-    const auto* codes = static_cast<const std::int8_t*>(line) + 2 * r;
+    const std::uint16_t codes = line.half(r);
     const float* factors = w.factors + ((static_cast<std::int64_t>(row_tile) * w.C + c) * 8 + r) * 2;
-    return {static_cast<float>(codes[0]) * factors[0], static_cast<float>(codes[1]) * factors[1]};
+    return {static_cast<float>(static_cast<std::int8_t>(codes)) * factors[0],
+            static_cast<float>(static_cast<std::int8_t>(codes >> 8)) * factors[1]};
   }
 }
 
@@ -124,7 +128,7 @@ DUALBINARY_DEVICE void for_scale_type(Scales type, const Body& body) {
 // Scales from the weight itself. Plane C-1 is the offset, where there is one.
 DUALBINARY_DEVICE Pair load_scales(const PackedWeight& w, int row_tile, int group, int c, int r) {
   const std::int64_t offset = line_offset(w, row_tile, group) + c * line_bytes(w.scale_type);
-  const auto* line = static_cast<const std::uint8_t*>(w.scales) + offset;
+  const simt::GlobalArray line{static_cast<const std::uint8_t*>(w.scales) + offset};
   Pair scales;
   for_scale_type(w.scale_type, [&]<Scales kType>() { scales = read_line<kType>(w, line, row_tile, c, r); });
   return scales;

@@ -39,9 +39,9 @@ struct TileWords {
 template <int P>
 struct TileView {
   TileWords<P> words;
-  const std::uint8_t* lines;  // of the scales, those of `group` first
-  int group;                  // of the tile's first part
-  int first_part;             // of the tile, counted over the row
+  simt::SharedArray lines;  // of the scales, those of `group` first
+  int group;                // of the tile's first part
+  int first_part;           // of the tile, counted over the row
   int row_tile;
 
   // Calls body(group, first part, end part, lines) for each group, with the parts that are of this tile, 0 to 4.
@@ -49,7 +49,7 @@ struct TileView {
   DUALBINARY_DEVICE void for_groups(const PackedWeight& w, const Body& body) const {
     int begin = 0;
     int current = group;
-    const std::uint8_t* at = lines;
+    simt::SharedArray at = lines;
     DUALBINARY_NO_UNROLL
     while (true) {
       const int of_row = end_of_group(w, current) - first_part;
@@ -58,7 +58,7 @@ struct TileView {
       if (end == kParts) break;
       begin = end;
       ++current;
-      at += w.C * line_bytes(w.scale_type);
+      at = at.after(w.C * line_bytes(w.scale_type));
     }
   }
 };
@@ -68,7 +68,7 @@ class TileRing {
  public:
   // `memory` has kRingSlots<P> slots, aligned to 16 bytes.
   DUALBINARY_DEVICE TileRing(const PackedWeight& weight, std::uint8_t* memory, int warp, int lane)
-      : memory_(memory), bytes_(slot_bytes(weight)), warp_(warp), lane_(lane) {
+      : memory_(simt::shared_address(memory)), bytes_(slot_bytes(weight)), warp_(warp), lane_(lane) {
     group_bytes_ = weight.C * line_bytes(weight.scale_type);
     line_chunks_ = groups_of_tile(weight.group_parts) * group_bytes_ / kCopyBytes;
     enter_row_tile(weight, warp < weight.input_tiles ? simt::block_x() : weight.row_tiles);  // or nothing for this warp
@@ -81,12 +81,12 @@ class TileRing {
     simt::wait_copies<kRingSlots<P> - 2>();
     simt::sync_warp();  // the other lanes' copies are there, and the tile before is no longer read
     start_next(weight);
-    const std::uint8_t* slot = memory_ + taken_;
+    const simt::SharedAddress slot = memory_ + taken_;
     taken_ = following(taken_);
     TileView<P> view;
     read_words(slot, view.words);
-    view.lines = slot + P * kPlaneBytes;
-    view.group = group_of(weight, kParts * tile);
+    view.lines = {slot + P * kPlaneBytes};
+    view.group = group_of_input(weight, kParts * tile);
     view.first_part = kParts * tile;
     view.row_tile = row_tile;
     return view;
@@ -109,56 +109,54 @@ class TileRing {
   }
 
   DUALBINARY_DEVICE void start_next(const PackedWeight& weight) {
-    if (row_tile_ < weight.row_tiles) {
-      start(weight, memory_ + started_);
-      planes_ += kDecodeWarps * P * kPlaneBytes;
-      tile_ += kDecodeWarps;
-      if (tile_ >= weight.input_tiles) enter_row_tile(weight, row_tile_ + simt::blocks_x());
-    }
+    start(weight, memory_ + started_, row_tile_ < weight.row_tiles);
+    planes_ += kDecodeWarps * P * kPlaneBytes;
+    tile_ += kDecodeWarps;
+    if (tile_ >= weight.input_tiles) enter_row_tile(weight, row_tile_ + simt::blocks_x());
     simt::commit_copies();  // an empty group too: the waits count groups
     started_ = following(started_);
   }
 
-  DUALBINARY_DEVICE void start(const PackedWeight& weight, std::uint8_t* slot) const {
+  DUALBINARY_DEVICE void start(const PackedWeight& weight, simt::SharedAddress slot, bool wanted) const {
     DUALBINARY_UNROLL
     for (int i = 0; i < (P + 1) / 2; ++i) {
       const int chunk = i * simt::kLanes + lane_;
       const int place = P % 2 == 0 ? chunk % kLaneChunks * simt::kLanes + chunk / kLaneChunks : chunk;
-      if (P % 2 == 0 || chunk < P * kPlaneBytes / kCopyBytes) {
-        simt::copy_async(slot + place * kCopyBytes, planes_ + i * simt::kLanes * kCopyBytes, true);
-      }
+      const bool inside = P % 2 == 0 || chunk < P * kPlaneBytes / kCopyBytes;
+      simt::copy_async_if(slot + place * kCopyBytes, planes_ + i * simt::kLanes * kCopyBytes, wanted && inside);
     }
     // As many groups as a tile may touch; past the end of a row they are not used.
-    const auto group = static_cast<std::uint32_t>(group_of(weight, kParts * tile_));
+    const auto group = static_cast<std::uint32_t>(group_of_input(weight, kParts * tile_));
     const std::uint8_t* lines = lines_ + std::uint64_t{group} * static_cast<std::uint32_t>(group_bytes_);
-    std::uint8_t* to = slot + P * kPlaneBytes + lane_ * kCopyBytes;
-    if (lane_ < line_chunks_) simt::copy_async(to, lines, true);
+    const simt::SharedAddress to = slot + P * kPlaneBytes + lane_ * kCopyBytes;
+    simt::copy_async_if(to, lines, wanted && lane_ < line_chunks_);
     constexpr int kStride = simt::kLanes * kCopyBytes;
     DUALBINARY_NO_UNROLL
     for (int i = 1; i * simt::kLanes < line_chunks_; ++i) {
-      if (i * simt::kLanes + lane_ < line_chunks_) simt::copy_async(to + i * kStride, lines + i * kStride, true);
+      const bool inside = i * simt::kLanes + lane_ < line_chunks_;
+      simt::copy_async_if(to + i * kStride, lines + i * kStride, wanted && inside);
     }
   }
 
-  DUALBINARY_DEVICE void read_words(const std::uint8_t* slot, TileWords<P>& words) const {
+  DUALBINARY_DEVICE void read_words(simt::SharedAddress slot, TileWords<P>& words) const {
     if constexpr (P % 2 == 0) {
       DUALBINARY_UNROLL
       for (int i = 0; i < kLaneChunks; ++i) {
-        const simt::Words4 v = reinterpret_cast<const simt::Words4*>(slot)[i * simt::kLanes + lane_];
+        const simt::Words4 v = simt::load_words4(slot + (i * simt::kLanes + lane_) * kCopyBytes);
         DUALBINARY_UNROLL
         for (int j = 0; j < 4; ++j) words.w[4 * i + j] = v.w[j];
       }
     } else {
       DUALBINARY_UNROLL
       for (int i = 0; i < P; ++i) {
-        const simt::Words2 v = reinterpret_cast<const simt::Words2*>(slot)[lane_ * P + i];
+        const simt::Words2 v = simt::load_words2(slot + (lane_ * P + i) * 8);
         words.w[2 * i] = v.w[0];
         words.w[2 * i + 1] = v.w[1];
       }
     }
   }
 
-  std::uint8_t* memory_;
+  simt::SharedAddress memory_;
   int bytes_;
   int warp_;
   int lane_;

@@ -21,7 +21,7 @@ PackedWeight describe(const Shape& shape) {
           .input_tiles = tiles(shape.K, kTileInputs),
           .groups = static_cast<int>(shape.groups),
           .group_parts = static_cast<int>(parts),
-          .group_inverse = parts == 1 ? 0u : static_cast<std::uint32_t>(((std::uint64_t{1} << 32) + parts - 1) / parts),
+          .group_inverse = static_cast<std::uint32_t>(((std::uint64_t{1} << 31) + parts - 1) / parts),
           .P = static_cast<int>(shape.planes),
           .C = static_cast<int>(shape.scale_rows),
           .scale_type = type,

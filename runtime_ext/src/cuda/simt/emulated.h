@@ -136,6 +136,15 @@ inline std::uint32_t permute_bytes(std::uint32_t a, std::uint32_t b, std::uint32
 inline Words2 load_once(const Words2* from) { return *from; }
 inline Words4 load_once(const Words4* from) { return *from; }
 
+using SharedAddress = std::uint8_t*;
+inline SharedAddress shared_address(void* pointer) { return static_cast<std::uint8_t*>(pointer); }
+inline std::uint16_t load_half(SharedAddress from) { return *reinterpret_cast<const std::uint16_t*>(from); }
+inline std::uint32_t load_word(SharedAddress from) { return *reinterpret_cast<const std::uint32_t*>(from); }
+inline Words2 load_words2(SharedAddress from) { return *reinterpret_cast<const Words2*>(from); }
+inline Words4 load_words4(SharedAddress from) { return *reinterpret_cast<const Words4*>(from); }
+inline void copy_async_if(SharedAddress to, const void* from, bool wanted) {
+  if (wanted) emulated::copy_later(to, from, true);
+}
 inline void copy_async(void* to, const void* from, bool valid) { emulated::copy_later(to, from, valid); }
 inline void commit_copies() { emulated::commit(); }
 template <int kPending>
@@ -208,6 +217,7 @@ void multiply_fragments(void* const* arguments, const Product& product) {
 }  // namespace emulated
 
 inline void mma_b1(int (&d)[4], std::uint32_t a0, std::uint32_t a1, std::uint32_t b) {
+  for (int& sum : d) sum = 0;
   using Argument = emulated::Mma<int, 2, 1>;
   Argument argument{d, {a0, a1}, {b}};
   emulated::meet_warp(

@@ -78,6 +78,7 @@ DUALBINARY_DEVICE int exponent_of(float value) { return ((__float_as_int(value) 
 DUALBINARY_DEVICE bool finite(float value) { return (__float_as_int(value) & 0x7f800000) != 0x7f800000; }
 DUALBINARY_DEVICE float not_a_number() { return __int_as_float(0x7fc00000); }
 DUALBINARY_DEVICE float float_of(std::uint32_t bits) { return __uint_as_float(bits); }
+DUALBINARY_DEVICE std::uint32_t bits_of(float value) { return __float_as_uint(value); }
 
 // The larger of |a| and |b|; NaN where either is.
 DUALBINARY_DEVICE float larger_magnitude(float a, float b) {
@@ -117,11 +118,47 @@ DUALBINARY_DEVICE Words4 load_once(const Words4* from) {
   return v;
 }
 
-// Copies 16 bytes, or zeros unless `valid`, from global to shared memory; both are 16-byte aligned. `from` must be a
-// readable address in any case. The bytes are there after the wait for the group that they were committed with.
-DUALBINARY_DEVICE std::uint32_t shared_address(const void* pointer) {
+// A place in shared memory, in one register. The compiler makes it from a pointer anew for each access, by a handful of
+// instructions, where it has only the pointer.
+using SharedAddress = std::uint32_t;
+DUALBINARY_DEVICE SharedAddress shared_address(const void* pointer) {
   return static_cast<std::uint32_t>(__cvta_generic_to_shared(pointer));
 }
+DUALBINARY_DEVICE std::uint16_t load_half(SharedAddress from) {
+  std::uint16_t v;
+  asm volatile("ld.shared.u16 %0, [%1];" : "=h"(v) : "r"(from) : "memory");
+  return v;
+}
+DUALBINARY_DEVICE std::uint32_t load_word(SharedAddress from) {
+  std::uint32_t v;
+  asm volatile("ld.shared.u32 %0, [%1];" : "=r"(v) : "r"(from) : "memory");
+  return v;
+}
+DUALBINARY_DEVICE Words2 load_words2(SharedAddress from) {
+  Words2 v;
+  asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];" : "=r"(v.w[0]), "=r"(v.w[1]) : "r"(from) : "memory");
+  return v;
+}
+DUALBINARY_DEVICE Words4 load_words4(SharedAddress from) {
+  Words4 v;
+  asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(v.w[0]), "=r"(v.w[1]), "=r"(v.w[2]), "=r"(v.w[3])
+               : "r"(from)
+               : "memory");
+  return v;
+}
+
+// Copies 16 bytes from global to shared memory, if `wanted`; both are 16-byte aligned. The bytes are there after the
+// wait for the group that they were committed with.
+DUALBINARY_DEVICE void copy_async_if(SharedAddress to, const void* from, bool wanted) {
+  asm volatile(
+      "{\n.reg .pred wanted;\nsetp.ne.b32 wanted, %2, 0;\n@wanted cp.async.cg.shared.global [%0], [%1], 16;\n}" ::"r"(
+          to),
+      "l"(from), "r"(static_cast<int>(wanted))
+      : "memory");
+}
+
+// The same, with zeros unless `valid`. `from` must be a readable address in any case.
 DUALBINARY_DEVICE void copy_async(void* to, const void* from, bool valid) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from), "r"(valid ? 16 : 0)
                : "memory");
@@ -142,12 +179,12 @@ DUALBINARY_DEVICE void load_matrices(std::uint32_t (&m)[4], const void* row) {
                : "memory");
 }
 
-// d += number of bits that are set in both, for each row of A and column of B.
+// Number of bits that are set in both, for each row of A and column of B.
 DUALBINARY_DEVICE void mma_b1(int (&d)[4], std::uint32_t a0, std::uint32_t a1, std::uint32_t b) {
 #if defined(DUALBINARY_HAS_MMA_B1)
-  asm("mma.sync.aligned.m16n8k128.row.col.s32.b1.b1.s32.and.popc {%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};"
-      : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
-      : "r"(a0), "r"(a1), "r"(b));
+  asm("mma.sync.aligned.m16n8k128.row.col.s32.b1.b1.s32.and.popc {%0, %1, %2, %3}, {%4, %5}, {%6}, {%7, %7, %7, %7};"
+      : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3])
+      : "r"(a0), "r"(a1), "r"(b), "r"(0));
 #else
   (void)d, (void)a0, (void)a1, (void)b;
 #endif

@@ -51,3 +51,26 @@ struct Launch {
 #else
 #include "cuda/simt/emulated.h"
 #endif
+
+namespace dualbinary::simt {
+
+// An array in shared or in global memory, for code that reads either; indices count elements of what is read.
+struct SharedArray {
+  SharedAddress at;
+
+  DUALBINARY_DEVICE std::uint16_t half(int i) const { return load_half(at + 2 * i); }
+  DUALBINARY_DEVICE std::uint32_t word(int i) const { return load_word(at + 4 * i); }
+  DUALBINARY_DEVICE Words2 words2(int i) const { return load_words2(at + 8 * i); }
+  DUALBINARY_DEVICE SharedArray after(int bytes) const { return {at + bytes}; }
+};
+
+struct GlobalArray {
+  const std::uint8_t* at;
+
+  DUALBINARY_DEVICE std::uint16_t half(int i) const { return reinterpret_cast<const std::uint16_t*>(at)[i]; }
+  DUALBINARY_DEVICE std::uint32_t word(int i) const { return reinterpret_cast<const std::uint32_t*>(at)[i]; }
+  DUALBINARY_DEVICE Words2 words2(int i) const { return reinterpret_cast<const Words2*>(at)[i]; }
+  DUALBINARY_DEVICE GlobalArray after(std::int64_t bytes) const { return {at + bytes}; }
+};
+
+}  // namespace dualbinary::simt
