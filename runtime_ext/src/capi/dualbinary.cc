@@ -1,11 +1,9 @@
 #include "capi/dualbinary.h"
 
-#include <exception>
 #include <memory>
-#include <new>
-#include <stdexcept>
 #include <string>
 
+#include "capi/guarded.h"
 #include "contract.h"
 #include "core/describe.h"
 #include "core/dispatch.h"
@@ -19,43 +17,21 @@ namespace {
 
 using dualbinary::Element;
 
-thread_local std::string last_message;
+using dualbinary::capi::require;
+using dualbinary::capi::require_bytes;
+using dualbinary::capi::scale_element;
+
 thread_local std::string last_json;
 
-// Runs `body`; an exception becomes a message, as none may cross a C frame.
 template <class Body>
 const char* guarded(const Body& body) {
-  try {
-    body();
-    return nullptr;
-  } catch (const std::bad_alloc&) {
-    return "out of memory";
-  } catch (const std::exception& error) {
-    last_message = error.what();
-    return last_message.c_str();
-  }
-}
-
-void require(bool condition, const std::string& message) {
-  if (!condition) throw std::invalid_argument(message);
+  return dualbinary::capi::guarded("out of memory", body);
 }
 
 Element element(const char* name, std::int32_t type) {
   require(type == DUALBINARY_FLOAT32 || type == DUALBINARY_FLOAT16,
           std::string(name) + ": expected type 0 (float32) or 1 (float16), got " + std::to_string(type));
   return static_cast<Element>(type);
-}
-
-Element scale_element(std::int32_t type) {
-  require(type == DUALBINARY_FLOAT32 || type == DUALBINARY_FLOAT16 || type == DUALBINARY_UINT8,
-          "scale_type: expected type 0 (float32), 1 (float16) or 2 (uint8), got " + std::to_string(type));
-  return static_cast<Element>(type);
-}
-
-void require_bytes(const char* name, const void* data, std::size_t bytes, std::uint64_t expected) {
-  require(data != nullptr || expected == 0, std::string(name) + " is NULL");
-  require(bytes == expected,
-          std::string(name) + ": expected " + std::to_string(expected) + " bytes, got " + std::to_string(bytes));
 }
 
 std::unique_ptr<dualbinary_weight> create(const dualbinary_spec& s, const void* planes, std::size_t planes_bytes,

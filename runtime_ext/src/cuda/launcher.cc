@@ -1,12 +1,11 @@
 #include "cuda/launcher.h"
 
 #include <climits>
-#include <exception>
 #include <memory>
-#include <new>
 #include <stdexcept>
 #include <string>
 
+#include "capi/guarded.h"
 #include "contract.h"
 #include "core/spec.h"
 #include "cuda/device.h"
@@ -24,39 +23,15 @@ using namespace dualbinary;
 
 constexpr std::size_t kWorkspaceAlignment = 256;
 
-thread_local std::string last_message;
+using capi::require;
+using capi::require_bytes;
+using capi::scale_element;
+
 thread_local std::string last_json;
 
-// Runs `body`; an exception becomes a message, as none may cross a C frame.
 template <class Body>
 const char* guarded(const Body& body) {
-  try {
-    body();
-    return nullptr;
-  } catch (const std::bad_alloc&) {
-    return "out of device memory";
-  } catch (const std::exception& error) {
-    last_message = error.what();
-    return last_message.c_str();
-  }
-}
-
-void require(bool condition, const std::string& message) {
-  if (!condition) throw std::invalid_argument(message);
-}
-
-Element scale_element(std::int32_t type) {
-  switch (type) {
-    case DUALBINARY_FLOAT32:
-      return Element::kFloat32;
-    case DUALBINARY_FLOAT16:
-      return Element::kFloat16;
-    case DUALBINARY_UINT8:
-      return Element::kCode8;
-    default:
-      throw std::invalid_argument("scale_type: expected type 0 (float32), 1 (float16) or 2 (uint8), got " +
-                                  std::to_string(type));
-  }
+  return capi::guarded("out of device memory", body);
 }
 
 cuda::Type activation_type(std::int32_t type) {
@@ -71,12 +46,6 @@ cuda::Type activation_type(std::int32_t type) {
       throw std::invalid_argument("type: expected 0 (float32), 1 (float16) or 3 (bfloat16), got " +
                                   std::to_string(type));
   }
-}
-
-void require_bytes(const char* name, const void* data, std::size_t bytes, std::uint64_t expected) {
-  require(data != nullptr || expected == 0, std::string(name) + " is NULL");
-  require(bytes == expected,
-          std::string(name) + ": expected " + std::to_string(expected) + " bytes, got " + std::to_string(bytes));
 }
 
 std::unique_ptr<dualbinary_cuda_weight> create(const dualbinary_spec& s, const void* planes, std::size_t planes_size,

@@ -1,0 +1,49 @@
+// What the plain C interfaces share: exceptions become messages, and what comes from callers is checked.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <exception>
+#include <new>
+#include <stdexcept>
+#include <string>
+
+#include "capi/dualbinary.h"
+#include "kernels/kernel.h"
+
+namespace dualbinary::capi {
+
+// Of the last failure in this thread.
+inline thread_local std::string last_message;
+
+// Runs `body`; an exception becomes a message, as none may cross a C frame.
+template <class Body>
+const char* guarded(const char* out_of_memory, const Body& body) {
+  try {
+    body();
+    return nullptr;
+  } catch (const std::bad_alloc&) {
+    return out_of_memory;
+  } catch (const std::exception& error) {
+    last_message = error.what();
+    return last_message.c_str();
+  }
+}
+
+inline void require(bool condition, const std::string& message) {
+  if (!condition) throw std::invalid_argument(message);
+}
+
+inline void require_bytes(const char* name, const void* data, std::size_t bytes, std::uint64_t expected) {
+  require(data != nullptr || expected == 0, std::string(name) + " is NULL");
+  require(bytes == expected,
+          std::string(name) + ": expected " + std::to_string(expected) + " bytes, got " + std::to_string(bytes));
+}
+
+inline Element scale_element(std::int32_t type) {
+  require(type == DUALBINARY_FLOAT32 || type == DUALBINARY_FLOAT16 || type == DUALBINARY_UINT8,
+          "scale_type: expected type 0 (float32), 1 (float16) or 2 (uint8), got " + std::to_string(type));
+  return static_cast<Element>(type);
+}
+
+}  // namespace dualbinary::capi
