@@ -238,20 +238,20 @@ def test_pages_of_a_mapped_file_are_let_go(adapter, fake, tmp_path):
     problem = make_problem(K=4096, N=1024)
     onnx.save(op_model(problem), path, save_as_external_data=True, location="model.onnx.data", size_threshold=0)
     session = adapter.open(path)
-    assert resident_of("model.onnx.data") < problem.planes.nbytes / 4
+    assert resident_of(tmp_path / "model.onnx.data") < problem.planes.nbytes / 4
     assert_product(run(session, problem.x), problem)
 
 
-def resident_of(name: str) -> int:
-    """Bytes in memory of the mappings of a file of that name; there must be one."""
+def resident_of(file: Path) -> int:
+    """Bytes in memory of the mappings of a file; there must be one."""
     found, inside = [], False
     for line in Path("/proc/self/smaps").read_text().splitlines():
         field, *rest = line.split()
         if "-" in field and not field.endswith(":"):
-            inside = bool(rest) and rest[-1].endswith(f"/{name}")
+            inside = bool(rest) and rest[-1] == str(file)
         elif inside and field == "Rss:":
             found.append(1024 * int(rest[0]))
-    assert found, f"{name} is not mapped"
+    assert found, f"{file} is not mapped"
     return sum(found)
 
 
