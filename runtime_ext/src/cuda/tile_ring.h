@@ -47,6 +47,10 @@ struct TileView {
   // Calls body(group, first part, end part, lines) for each group, with the parts that are of this tile, 0 to 4.
   template <class Body>
   DUALBINARY_DEVICE void for_groups(const PackedWeight& w, const Body& body) const {
+    if (w.group_parts % kParts == 0) {  // then every tile lies in one, and no bits are masked
+      body(group, 0, kParts, lines);
+      return;
+    }
     int begin = 0;
     int current = group;
     simt::SharedArray at = lines;
