@@ -78,6 +78,8 @@ function(dualbinary_add_cuda_emulation)
   target_link_libraries(dualbinary_cuda_emulated PRIVATE Threads::Threads)
   # A checked longjmp() refuses to leave a fiber's stack.
   target_compile_options(dualbinary_cuda_emulated PRIVATE -x c++ -U_FORTIFY_SOURCE)
+  # An access that is not aligned is an error on a GPU; here it ends the process as an illegal instruction.
+  target_compile_options(dualbinary_cuda_emulated PRIVATE -fsanitize=alignment -fsanitize-undefined-trap-on-error)
   if(DUALBINARY_WARNINGS_AS_ERRORS)
     target_compile_options(dualbinary_cuda_emulated PRIVATE -Wall -Wextra -Werror)
   endif()

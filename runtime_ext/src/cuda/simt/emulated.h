@@ -10,6 +10,7 @@
 //     its source only then
 //   - a wgmma reads its operands at the wait for it
 //   - shared and device memory end at a page that cannot be accessed, and shared memory begins as 0x7b
+//   - an access that is not aligned ends the process as an illegal instruction (cmake/cuda.cmake)
 //   - lanes that wait for different instructions, and threads that wait for ever, end the process with a message
 #pragma once
 
