@@ -3,7 +3,6 @@
 A build without CUDA has none, and nothing here is an error then.
 """
 
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 from dualbinary.errors import InputError
 from dualbinary.schema import digest
 from runtime_ext import cuda_capi
-from runtime_ext.library import SUFFIXES, library_path
+from runtime_ext.library import SUFFIXES, library_path, named_file
 
 __all__ = ["CUDA_LIBRARY_VARIABLE", "cuda_library_path", "describe_cuda"]
 
@@ -24,12 +23,8 @@ def cuda_library_path() -> Path | None:
 
     None in a build without CUDA. Raises InputError for a name that leads nowhere.
     """
-    named = os.environ.get(CUDA_LIBRARY_VARIABLE)
-    if named:
-        path = Path(named)
-        if not path.is_file():
-            raise InputError(f"{CUDA_LIBRARY_VARIABLE}={named}: no such file")
-        return path.resolve()
+    if named := named_file(CUDA_LIBRARY_VARIABLE):
+        return named
     path = library_path().with_name(f"libdualbinary_cuda{SUFFIXES.get(sys.platform, '.so')}")
     return path if path.is_file() else None
 

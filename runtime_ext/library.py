@@ -14,7 +14,7 @@ import runtime_ext
 from dualbinary.errors import InputError
 from dualbinary.schema import digest
 
-__all__ = ["LIBRARY_VARIABLE", "SUFFIXES", "describe", "library_path", "load", "register"]
+__all__ = ["LIBRARY_VARIABLE", "SUFFIXES", "describe", "library_path", "load", "named_file", "register"]
 
 LIBRARY_VARIABLE = "DUALBINARY_LIBRARY"
 """Environment variable that names the library's file, before any other place."""
@@ -28,18 +28,25 @@ class _SessionOptions(Protocol):
     def register_custom_ops_library(self, path: str) -> None: ...
 
 
+def named_file(variable: str) -> Path | None:
+    """The file that an environment variable names, if it is set. Raises InputError for a name that leads nowhere."""
+    named = os.environ.get(variable)
+    if not named:
+        return None
+    path = Path(named)
+    if not path.is_file():
+        raise InputError(f"{variable}={named}: no such file")
+    return path.resolve()
+
+
 def library_path() -> Path:
     """Path of the library: the file that DUALBINARY_LIBRARY names, else the one beside this package.
 
     An editable install keeps sources and built files apart, so the package's folder in site-packages counts as well.
     Raises InputError, with the way to build it, if there is none.
     """
-    named = os.environ.get(LIBRARY_VARIABLE)
-    if named:
-        path = Path(named)
-        if not path.is_file():
-            raise InputError(f"{LIBRARY_VARIABLE}={named}: no such file")
-        return path.resolve()
+    if named := named_file(LIBRARY_VARIABLE):
+        return named
     name = f"libdualbinary{SUFFIXES.get(sys.platform, '.so')}"
     installed = [*site.getsitepackages(), site.getusersitepackages(), sysconfig.get_path("platlib")]
     folders = [Path(p) for p in runtime_ext.__path__] + [Path(p) / runtime_ext.__name__ for p in installed]

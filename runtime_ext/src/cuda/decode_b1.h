@@ -41,7 +41,7 @@ struct BinaryMethod {
   template <Scales kType, class Array>
   DUALBINARY_DEVICE static void multiply(const PackedWeight& weight, const TileView<P>& view, int lane,
                                          const Array& operands, Sums& sums) {
-    view.for_groups(weight, [&](int, int begin, int end, const simt::SharedArray& lines) {
+    view.for_groups(weight, [&](int begin, int end, const simt::SharedArray& lines) {
       // Bits of the parts that lie in this group.
       const std::uint32_t mask = 0x11111111u * ((1u << end) - (1u << begin));
       multiply_group<kType>(weight, view, lines, mask, lane, operands, sums);

@@ -3,29 +3,12 @@
 
 #include <algorithm>
 #include <cstddef>
-#include <stdexcept>
 
 #include "cuda/decode.h"
+#include "cuda/for_planes.h"
 #include "cuda/inventory.h"
 
 namespace dualbinary::cuda {
-
-// Calls body.operator()<P>() for the number of planes.
-template <class Body>
-auto for_planes(int planes, const Body& body) {
-  switch (planes) {
-    case 1:
-      return body.template operator()<1>();
-    case 2:
-      return body.template operator()<2>();
-    case 3:
-      return body.template operator()<3>();
-    case 4:
-      return body.template operator()<4>();
-    default:
-      throw std::logic_error("planes were not checked");
-  }
-}
 
 // Shared memory of a block that makes its operands itself: three fit a multiprocessor of compute capability 9.0, one
 // every other. Without operands a block takes 64 KiB at the worst, four planes of float32 scales in groups of 32.

@@ -57,9 +57,10 @@ DUALBINARY_API const char* dualbinary_cuda_workspace(const dualbinary_cuda_weigh
                                                      const char* kernel, size_t* bytes);
 
 /* Enqueues y [rows, N] = x [rows, K] times the weight on `stream`, and returns. x and y are of `type`, a
- * dualbinary_type other than uint8, in memory of the weight's device, aligned for their elements. Launches kernels on
- * `stream` and nothing else: no allocation, no synchronisation, so that it can be captured into a graph. Results depend
- * on nothing but the arguments. Several threads may use one weight at once, each with its own workspace. */
+ * dualbinary_type other than uint8, in memory of the weight's device, aligned for their elements; float16 x of more
+ * than 16 rows whose K is a multiple of 8 must begin at a multiple of 16. Launches kernels on `stream` and nothing
+ * else: no allocation, no synchronisation, so that it can be captured into a graph. Results depend on nothing but the
+ * arguments. Several threads may use one weight at once, each with its own workspace. */
 DUALBINARY_API const char* dualbinary_cuda_multiply(const dualbinary_cuda_weight* weight, const void* x, int32_t type,
                                                     int64_t rows, void* y, void* workspace, size_t workspace_bytes,
                                                     void* stream, const char* kernel);

@@ -6,17 +6,17 @@
 //     32 s + 16 (j / 4) + 2 t + (j & 1) + 8 (j / 2 & 1)          s = 0..3, j = 0..7
 //
 //   - As they are, the words are A of mma_b1: its order of inputs does not matter as long as B has the same.
-//   - Byte b of (word << 7 - i) & 0x80808080 is bit 8 b + i, that is j = 2 b + i / 4, s = i % 4: with i = s and i = s +
-//   4
-//     they are A of mma_u8 for the 32 inputs of part s.
+//   - Byte b of (word << 7 - i) & 0x80808080 is bit 8 b + i, that is j = 2 b + i / 4 and s = i % 4. With s and s + 4
+//   for
+//     i they are A of mma_u8 for the 32 inputs of part s.
 //   - (word >> s) & 0x11111111 has in its eight nibbles the eight halves of two A of mma_f16 and wgmma, for the first
 //     and second 16 inputs of part s in their natural order, ready to select one of a few levels (levels.h).
 //
 // A group of the contract has a multiple of 32 inputs, so that each part s of a tile lies in one group.
 //
 //   planes    uint32 [row tiles][input tiles][32 lanes][P][2 rows]
-//   scales    [row tiles][groups][C][8][2]: of rows r and r + 8; float16 and float32 as stored, codes as int8 code -
-//   zero factors   float [row tiles][C][8][2]: factor / unit; only beside codes
+//   scales    [row tiles][groups][C][8][2]: of rows r and r + 8; as stored, but int8 code - zero where they are codes
+//   factors   float [row tiles][C][8][2]: factor / unit; only beside codes
 //
 // Rows past N and inputs past K have zero bits, and the rows zero scales. Behind the last scales lie those of another
 // tile's groups, unused, so that copies of whole tiles need not look where the row ends.

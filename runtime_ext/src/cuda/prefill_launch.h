@@ -4,7 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "cuda/decode_launch.h"
+#include "cuda/for_planes.h"
 #include "cuda/halves.h"
 #include "cuda/inventory.h"
 #include "cuda/prefill.h"
@@ -17,11 +17,12 @@ inline int tokens_of(const Call& call) {
   return split ? 2 * call.x.rows : call.x.rows;
 }
 
-// Bytes for the halves and the scales of the rows. Alignment of X is not known yet, so any X that could be badly
-// aligned counts.
+// Bytes for the halves and the scales of the rows; 0 where X is taken as it is, which are float16 rows of a multiple of
+// eight inputs.
 std::size_t halves_workspace(const Call& call);
 
-// X as halves; enqueues their preparation where it is needed.
+// X as halves; enqueues their preparation where it is needed. Throws std::invalid_argument where X is taken as it is
+// but does not begin at a multiple of 16 bytes.
 HalfRows make_halves(const Call& call);
 
 }  // namespace dualbinary::cuda

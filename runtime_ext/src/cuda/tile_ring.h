@@ -44,11 +44,11 @@ struct TileView {
   int first_part;           // of the tile, counted over the row
   int row_tile;
 
-  // Calls body(group, first part, end part, lines) for each group, with the parts that are of this tile, 0 to 4.
+  // Calls body(first part, end part, lines of scales) for each group, with its parts of this tile, 0 to 4.
   template <class Body>
   DUALBINARY_DEVICE void for_groups(const PackedWeight& w, const Body& body) const {
     if (w.group_parts % kParts == 0) {  // then every tile lies in one, and no bits are masked
-      body(group, 0, kParts, lines);
+      body(0, kParts, lines);
       return;
     }
     int begin = 0;
@@ -58,7 +58,7 @@ struct TileView {
     while (true) {
       const int of_row = end_of_group(w, current) - first_part;
       const int end = of_row < kParts ? of_row : kParts;
-      body(current, begin, end, at);
+      body(begin, end, at);
       if (end == kParts) break;
       begin = end;
       ++current;

@@ -50,7 +50,6 @@ void check_supported(const Shape& shape) {
 
 DeviceWeight::DeviceWeight(const Shape& shape, const Stored& stored, int accuracy_level, const Device& device)
     : device_(device), accuracy_level_(accuracy_level), packed_(describe(shape)) {
-  check_supported(shape);
   check_factors(shape, stored.scales);
   check_device(device_.capability);
   const DeviceScope scope(device_.index);

@@ -16,8 +16,8 @@ void check_supported(const Shape& shape);
 
 class DeviceWeight {
  public:
-  // `stored` is in host memory, of layout plain, and not needed afterwards. Throws std::invalid_argument, and
-  // std::bad_alloc where the device's memory is too small.
+  // `shape` is one that check_supported() accepts; `stored` is in host memory, and not needed afterwards. Throws
+  // std::invalid_argument, and std::bad_alloc where the device's memory is too small.
   DeviceWeight(const Shape& shape, const Stored& stored, int accuracy_level, const Device& device);
 
   // The kernel that `name` asks for, or the best for the call. Throws std::invalid_argument.

@@ -3,7 +3,7 @@
 //   ptx.cuh      for nvcc: PTX and intrinsics
 //   emulated.h   for any C++ compiler: lane by lane on the CPU, so that the kernels themselves are tested without a GPU
 //
-// A kernel is a function template marked DUALBINARY_GLOBAL that uses nothing else of CUDA. The lanes of a warp must
+// A kernel is a function marked DUALBINARY_GLOBAL that uses nothing else of CUDA. The lanes of a warp must
 // reach its collective instructions together, and all threads of a block must reach sync_block().
 //
 // Fragments of the matrix instructions, for lane l with r = l / 4 and t = l % 4 (PTX ISA, "Matrix Fragments"); D is
