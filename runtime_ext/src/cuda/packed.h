@@ -6,9 +6,8 @@
 //     32 s + 16 (j / 4) + 2 t + (j & 1) + 8 (j / 2 & 1)          s = 0..3, j = 0..7
 //
 //   - As they are, the words are A of mma_b1: its order of inputs does not matter as long as B has the same.
-//   - Byte b of (word << 7 - i) & 0x80808080 is bit 8 b + i, that is j = 2 b + i / 4 and s = i % 4. With s and s + 4
-//   for
-//     i they are A of mma_u8 for the 32 inputs of part s.
+//   - Byte b of (word << 7 - i) & 0x80808080 is bit 8 b + i, that is j = 2 b + i / 4 and s = i % 4. For i = s and s + 4
+//     these are A of mma_u8 for the 32 inputs of part s.
 //   - (word >> s) & 0x11111111 has in its eight nibbles the eight halves of two A of mma_f16 and wgmma, for the first
 //     and second 16 inputs of part s in their natural order, ready to select one of a few levels (levels.h).
 //
