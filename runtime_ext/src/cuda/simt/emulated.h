@@ -5,9 +5,8 @@
 //
 //   - the order of warps and lanes is random, another one for each block, but the same in every run; in every other
 //     block a warp goes as far as it can before the others have their turn
-//   - a byte that is being copied asynchronously is 0x7b, part of large numbers, until the wait for it, and is read
-//   from
-//     its source only then
+//   - a byte that is being copied asynchronously is 0x7b, part of large numbers, until the wait for it; its source is
+//     read only then
 //   - a wgmma reads its operands at the wait for it
 //   - shared and device memory end at a page that cannot be accessed, and shared memory begins as 0x7b
 //   - an access that is not aligned ends the process as an illegal instruction (cmake/cuda.cmake)
