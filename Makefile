@@ -32,7 +32,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 # Only the library: seconds, because the build tree under build/ is kept.
-$(VENV)/.built: $(VENV)/.installed $(CPP_SOURCES) dualbinary/op.toml dualbinary/codegen.py
+$(VENV)/.built: $(VENV)/.installed $(CPP_SOURCES) dualbinary/contract/op.toml dualbinary/contract/codegen.py
 	$(BIN)/pip install --quiet -c constraints.txt --no-build-isolation --no-deps --editable .
 	touch $@
 
@@ -53,7 +53,7 @@ check: setup ## lint, format, types, generated files, file budget
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	git ls-files '*.c' '*.cc' '*.h' '*.cu' '*.cuh' | xargs --no-run-if-empty $(BIN)/clang-format --dry-run --Werror
-	$(BIN)/python -m dualbinary.codegen --docs docs/op_reference.md --golden dualbinary/golden --check
+	$(BIN)/python -m dualbinary.contract.codegen --docs docs/op_reference.md --golden dualbinary/contract/golden --check
 	$(BIN)/python tools/check_files.py
 	$(BIN)/pyright
 
@@ -87,21 +87,21 @@ gpu-check: setup ## all that needs an NVIDIA GPU: tests, compute-sanitizer, benc
 
 # These go on where an interrupted run was; after a change of the library or of options, remove the file first.
 bench: setup ## speed of the kernels beside MatMulNBits and a plain read of memory
-	$(BIN)/python -m benchmarks.kernel_bench --out out/bench/kernels.json $(BENCH_OPTIONS)
-	$(BIN)/python -m benchmarks.kernel_report out/bench/kernels.json --plot out/bench/kernels.svg > /dev/null
+	$(BIN)/python -m benchmarks.kernels.bench --out out/bench/kernels.json $(BENCH_OPTIONS)
+	$(BIN)/python -m benchmarks.kernels.report out/bench/kernels.json --plot out/bench/kernels.svg > /dev/null
 
 bench-cuda: cuda ## speed of the CUDA kernels beside cuBLAS, MatMulNBits and torch's int4; needs a GPU
-	$(BIN)/python -m benchmarks.cuda_bench --library build/cuda/libdualbinary_cuda.so --kernels all \
+	$(BIN)/python -m benchmarks.cuda.bench --library build/cuda/libdualbinary_cuda.so --kernels all \
 		--out out/bench/cuda.json $(BENCH_OPTIONS)
 
 bench-models: setup ## whole models beside llama.cpp and onnxruntime-genai, as far as these are installed
-	$(BIN)/python -m benchmarks.model_bench --out out/bench/models.json $(BENCH_OPTIONS)
+	$(BIN)/python -m benchmarks.models.bench --out out/bench/models.json $(BENCH_OPTIONS)
 
 bench-peers: $(PEERS)/.installed ## create .venv-peers with llama.cpp and onnxruntime-genai (compiles llama.cpp)
 
 # llama.cpp for this very CPU, as the project's kernels are; a wheel from elsewhere would be slower. Its part for
 # pictures and sounds is left out.
-$(PEERS)/.installed: benchmarks/constraints-peers.txt
+$(PEERS)/.installed: benchmarks/models/constraints-peers.txt
 	test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
 	$(PEERS)/bin/pip install --quiet -c $< scikit-build-core cmake ninja numpy
 	CMAKE_ARGS="-DGGML_NATIVE=ON -DLLAVA_BUILD=OFF" CMAKE_BUILD_PARALLEL_LEVEL=$(TEST_WORKERS) nice \
@@ -111,7 +111,7 @@ $(PEERS)/.installed: benchmarks/constraints-peers.txt
 	touch $@
 
 docs: setup ## regenerate docs/op_reference.md
-	$(BIN)/python -m dualbinary.codegen --docs docs/op_reference.md
+	$(BIN)/python -m dualbinary.contract.codegen --docs docs/op_reference.md
 
 clean: ## remove what can be made again, .venv and models too
 	rm -rf $(VENV) $(PEERS) .venv-cuda .venv-gpu build dist models out .pytest_cache .hypothesis

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from dualbinary.console import add_common_options, run
+from dualbinary.cli.console import add_common_options, run
 
 __all__ = ["main"]
 

@@ -10,12 +10,12 @@ from typing import Annotated, Any, Literal
 import pydantic
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
 
-from calib.initialisers import METHODS
 from calib.layers import Format
+from calib.weight_init import METHODS
 from dualbinary import InputError
 from dualbinary.checkpoint import PER_CHANNEL
-from dualbinary.files import read_json_object
-from dualbinary.schema import OP
+from dualbinary.contract.schema import OP
+from dualbinary.files.json_objects import read_json_object
 
 __all__ = [
     "STAGES",
@@ -28,7 +28,7 @@ __all__ = [
     "LayerConfig",
 ]
 
-# Version 2 has keys that version 1 didn't know: format.method, layer, targets. What version 1 says means what it meant.
+# Version 2 adds the keys format.method, layer and targets. What version 1 says means what it meant.
 CONFIG_VERSION = 2
 STAGES = ("init", "layer", "block", "e2e")
 
@@ -124,7 +124,7 @@ class InitConfig(_Part):
 
 
 class LayerConfig(_Part):
-    """Layer-wise binarisation of QBB: bases and their scales nearer to the weight, whatever the inputs are."""
+    """Layer-wise binarization of QBB: bases and their scales nearer to the weight, whatever the inputs are."""
 
     solver: Literal["closed-form", "iterative", "simultaneous"] = Field(
         default="closed-form",
@@ -150,7 +150,7 @@ class BlockConfig(_Part):
 class DistillConfig(_Part):
     """End-to-end distillation of the whole model from its full-precision self."""
 
-    steps: PositiveInt = Field(default=300, description="optimiser steps")
+    steps: PositiveInt = Field(default=300, description="optimizer steps")
     batch: PositiveInt = Field(default=1, description="windows in a step")
     micro_batch: PositiveInt = Field(default=1, description="windows at a time; gradients are accumulated over a step")
     kl: float = Field(default=1.0, ge=0, description="weight of the KL divergence from the teacher")
@@ -196,7 +196,7 @@ class CalibConfig(_Part):
     start: str | None = Field(default=None, description="a checkpoint to go on from, in place of the stage init")
     targets: str | None = Field(
         default=None,
-        description="a model whose weights init and layer approach in place of MODEL_DIR's: another quantiser's result",
+        description="a model whose weights init and layer approach in place of MODEL_DIR's: another quantizer's result",
     )
     skip: tuple[str, ...] = Field(default=(), description="patterns of modules that keep full precision")
     format: FormatConfig = FormatConfig()

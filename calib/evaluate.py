@@ -4,7 +4,7 @@ For each window of T tokens the model sees all of it at once; the mean is over t
 
     perplexity = exp(mean of -log P[y])          kl = mean of KL(Pt || Ps)          agreement = share of equal argmax
 
-Text is read as it is, its files one after another, and tokenised without special tokens; windows don't overlap.
+Text is read as it is, its files one after another, and tokenized without special tokens; windows do not overlap.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from calib.models.source import SourceModel
 from calib.parallel import Team
 from calib.stored import Checkpoint
 from dualbinary import InputError
-from dualbinary.console import add_common_options, run
+from dualbinary.cli.console import add_common_options, run
 
 __all__ = ["Evaluation", "evaluate", "main"]
 

@@ -1,7 +1,7 @@
-"""QuantLinear: a linear layer with two weights, the full-precision one and the quantised one.
+"""QuantLinear: a linear layer with two weights, the full-precision one and the quantized one.
 
-Teacher and student are one model: everything that isn't quantised exists once, and which weight a layer multiplies with
-is a matter of `full_precision(model)`. The weight of the quantised layer comes either from latents (they decide the
+Teacher and student are one model: everything that is not quantized exists once, and `full_precision(model)` decides
+which weight a layer multiplies with. The weight of the quantized layer comes either from latents (they decide the
 planes) or from fixed planes:
 
     stage                  latent   planes   trained
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from calib.quantizer import dequantise, nearest, pack, quantise
+from calib.quantizer import dequantize, nearest, pack, quantize
 from dualbinary import OP, InputError, padded_k
 from dualbinary.checkpoint import PER_CHANNEL
 
@@ -29,7 +29,7 @@ FLOAT16_STEP = 2.0**-24  # between the smallest float16 numbers
 
 @dataclass(frozen=True)
 class Format:
-    """What a quantised weight is made of: P planes, groups of G inputs, and perhaps an offset for each group.
+    """What a quantized weight is made of: P planes, groups of G inputs, and perhaps an offset for each group.
 
     Training moves what is free of the scales. That is all of them, or, where the format is symmetric (QBB), the P
     factors a of bases in {-1, 1}: then scales[p] = 2 a[p] and the offset is minus the sum of a, so that every level has
@@ -53,7 +53,7 @@ class Format:
 
     @property
     def plain(self) -> "Format":
-        """The same for whoever doesn't train: every scale by itself."""
+        """The same for whoever does not train: every scale by itself."""
         return replace(self, symmetric=False)
 
     def for_inputs(self, K: int) -> "Format":
@@ -72,9 +72,9 @@ class Format:
         return groups * (size * self.planes + self.rows * scale_bits)
 
     def trained(self, scales: Tensor) -> Tensor:
-        """What is free of `scales` [C, ...]. Raises InputError where they aren't exactly of this format."""
+        """What is free of `scales` [C, ...]. Raises InputError where they are not exactly of this format."""
         if self.symmetric and not torch.equal(scales[: self.planes].sum(0) / 2, -scales[self.planes]):
-            raise InputError("scales: the offset isn't minus half the sum of the others, expected of method qbb")
+            raise InputError("scales: the offset is not minus half the sum of the others, expected of method qbb")
         return self.free(scales)
 
     def free(self, scales: Tensor) -> Tensor:
@@ -107,7 +107,7 @@ def _float16_step(size: Tensor) -> Tensor:
 
 
 class QuantLinear(nn.Module):
-    """y = x W^T + bias with W either `weight` [N, K] or its quantised form, in the dtype of autocast or of x.
+    """y = x W^T + bias with W either `weight` [N, K] or its quantized form, in the dtype of autocast or of x.
 
     Parameters that train are float32: `scales`, what the format says is free of the scales ([C, N, groups], or
     [P, N, groups] where it is symmetric), and, where there are any, `latent` [N, K]. Without latents the planes are
@@ -129,7 +129,7 @@ class QuantLinear(nn.Module):
         self.planes: nn.Parameter | None
         for name_ in ("scales", "latent", "planes"):
             self.register_parameter(name_, None)
-        self.quantised = False
+        self.quantized = False
 
     def set_scales(self, scales: Tensor) -> None:
         """Give the layer its scales [C, N, groups], kept as float32. Raises InputError as `Format.trained` does."""
@@ -170,28 +170,28 @@ class QuantLinear(nn.Module):
         size, planes = self.format.group_size, self.format.planes
         return pack(nearest(self.latent, self.stored_scales, planes, size), planes, size)
 
-    def quantised_weight(self, dtype: torch.dtype = torch.float32) -> Tensor:
+    def quantized_weight(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """W [N, K] of the student, differentiable."""
         size = self.format.group_size
         if self.latent is None:
             assert self.planes is not None
-            return dequantise(self.planes, self.stored_scales, self.in_features, size, dtype)
-        return quantise(self.latent, self.stored_scales, self.format.planes, size, dtype)
+            return dequantize(self.planes, self.stored_scales, self.in_features, size, dtype)
+        return quantize(self.latent, self.stored_scales, self.format.planes, size, dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """Multiply x [..., K]."""
         device = x.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
-        weight = self.quantised_weight(dtype) if self.quantised else self.weight.to(dtype)
+        weight = self.quantized_weight(dtype) if self.quantized else self.weight.to(dtype)
         return functional.linear(x.to(dtype), weight, None if self.bias is None else self.bias.to(dtype))
 
     def extra_repr(self) -> str:
         """Size and format, for people who print the model."""
-        return f"{self.in_features} -> {self.out_features}, {self.format}, quantised={self.quantised}"
+        return f"{self.in_features} -> {self.out_features}, {self.format}, quantized={self.quantized}"
 
 
 def quant_linears(model: nn.Module) -> list[QuantLinear]:
-    """All quantised layers of a model, in its order."""
+    """All quantized layers of a model, in its order."""
     return [module for module in model.modules() if isinstance(module, QuantLinear)]
 
 
@@ -199,11 +199,11 @@ def quant_linears(model: nn.Module) -> list[QuantLinear]:
 def full_precision(model: nn.Module) -> Iterator[None]:
     """Within: `model` is the teacher. After: every layer is what it was."""
     layers = quant_linears(model)
-    before = [layer.quantised for layer in layers]
+    before = [layer.quantized for layer in layers]
     for layer in layers:
-        layer.quantised = False
+        layer.quantized = False
     try:
         yield
     finally:
         for layer, state in zip(layers, before, strict=True):
-            layer.quantised = state
+            layer.quantized = state

@@ -14,8 +14,8 @@ paper writes -sum of Pt log Ps in place of KL; since omega is detached, the two 
 changes. Were omega not detached, the student could lower the loss by becoming sure of itself. Divided by its mean,
 it leaves the learning rate's meaning alone; the mean is over one sequence, so that a batch may be split at will.
 
-MSE and F are the loss of QBB (NeurIPS 2024), there plain sums of squares with two weights that aren't known. Two things
-are ours. A softmax doesn't see what shifts all logits of a token alike, which in a real model is most of d, so MSE
+MSE and F are the loss of QBB (NeurIPS 2024), there plain sums of squares with two unknown weights. Two things
+are ours. A softmax does not see what shifts all logits of a token alike, which in a real model is most of d, so MSE
 leaves its mean out; `mse_shift` leaves it in, as QBB does. And F divides by the size of ft[l] at each token: the first
 token of many models is thousands of times as large as all others, and deep blocks are larger than early ones, so that a
 plain sum would be about that token in those blocks. F needs no logits: `pulled` takes it where a block returns.
@@ -168,7 +168,7 @@ class SequenceLoss(NamedTuple):
     Attributes:
         losses: means over the tokens: "loss" (the weighted sum), "ce", "kl" and "dad" where there is a teacher, and
             "mse" where it has a weight.
-        gradient: d loss / d hidden states [T, H] of the student, in their dtype; None where it wasn't asked for.
+        gradient: d loss / d hidden states [T, H] of the student, in their dtype; None where it was not asked for.
         per_token: the same terms and both entropies, float32 [T]; those of the teacher only where there is one.
     """
 

@@ -1,6 +1,6 @@
 """What a calibration measures about its layers and about the words that a model prefers.
 
-Of one layer with weight W [N, K], its quantised form W' = W0 + W1 + ... + WP (W0 the offsets' part, Wp the part of
+Of one layer with weight W [N, K], its quantized form W' = W0 + W1 + ... + WP (W0 the offsets' part, Wp the part of
 plane p) and second moments H = E[x x^T] [K, K] of its inputs, for A, B [N, K] and <A, B> = tr(A H B^T) = E[Ax . Bx]:
 
     weight_error        |W - W'|^2 / |W|^2
@@ -12,7 +12,7 @@ plane p) and second moments H = E[x x^T] [K, K] of its inputs, for A, B [N, K] a
 The two correlations are those of RaBiT (arXiv 2602.05367), about no mean, since H knows of none; with {0, 1} planes
 corr_paths is negative by construction wherever a level is a difference of two scales.
 
-Of words: DB-LLM (arXiv 2402.11960) observes that a quantised model prefers frequent tokens, most where its teacher is
+Of words: DB-LLM (arXiv 2402.11960) observes that a quantized model prefers frequent tokens, most where its teacher is
 unsure. `PreferenceTable` counts that by quartiles of the teacher's entropy, for the argmax and for the probability
 mass: the argmax alone overstates a student that is merely less sure.
 """
@@ -24,9 +24,9 @@ import torch
 from torch import Tensor
 
 from calib.quantizer import grouped, sorted_levels, unpack
+from dualbinary.contract.layout import check_tensors
 from dualbinary.errors import InputError
-from dualbinary.layout import check_tensors
-from dualbinary.statistics import WeightStatistics
+from dualbinary.metrics.statistics import WeightStatistics
 
 __all__ = ["CLASSES", "HEAD_SHARE", "MID_SHARE", "PreferenceTable", "frequency_classes", "layer_statistics"]
 
@@ -53,7 +53,7 @@ def layer_statistics(
     a weight of zeros, correlations 0 where one side is constantly 0; output_error and the correlations are None without
     `hessian`.
 
-    Raises InputError where the tensors don't fit together.
+    Raises InputError where the tensors do not fit together.
     """
     N, K = weight.shape
     check_tensors(planes.cpu().numpy(), scales.detach().float().cpu().numpy(), N, K, group_size)
@@ -101,7 +101,7 @@ def _code_counts(planes: Tensor, scales: Tensor, K: int, group_size: int) -> tup
 
 
 def _parts(planes: Tensor, scales: Tensor, K: int, group_size: int) -> list[Tensor]:
-    """What each plane, and last the offset if there is one, adds to the quantised weight: float32 [N, K] each."""
+    """What each plane, and last the offset if there is one, adds to the quantized weight: float32 [N, K] each."""
     bits = grouped(unpack(planes, K), group_size)
     parts = [plane * scale[..., None] for plane, scale in zip(bits, scales, strict=False)]
     if len(scales) > len(planes):
@@ -203,7 +203,7 @@ class PreferenceTable:
         `student_argmax`, `teacher_mass` and `student_mass`; and means in nats, `teacher_entropy`, `student_entropy`,
         `teacher_nll`, `student_nll` and `kl`. They are None where there is no position.
 
-        `balance` says by how much the student leans to frequent tokens against its teacher, 0 where it doesn't:
+        `balance` says by how much the student leans to frequent tokens against its teacher, 0 where it does not:
         `argmax` and `mass`, the student's head share less its tail share, less the same of the teacher; `nll`, what
         the student loses on tail tokens less what it loses on head tokens.
         """

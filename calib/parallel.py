@@ -46,7 +46,7 @@ class Team:
     def launched(cls, device: str | None = None) -> Self:
         """The team that `accelerate launch` started this process in; alone without it.
 
-        `device` is the user's wish; none: the best there is. Raises InputError where it isn't there.
+        `device` is the user's wish; none: the best there is. Raises InputError where it is not there.
         """
         wanted = device or ("cuda" if torch.cuda.is_available() else "mps" if _has_mps() else "cpu")
         kind = wanted.partition(":")[0]

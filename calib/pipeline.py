@@ -25,8 +25,6 @@ from torch.nn import Module
 from calib.config import CalibConfig
 from calib.data.collect import collect, generated_count
 from calib.data.generate import PARTS_SUFFIX, generate_to
-from calib.initialisers.base import Initialised
-from calib.initialisers.stored import from_planes
 from calib.layers import QuantLinear, quant_linears
 from calib.measure import layer_statistics
 from calib.models.blocks import choose_attention, compute_dtype
@@ -35,14 +33,16 @@ from calib.models.targets import Targets
 from calib.parallel import ALONE, Team
 from calib.report.record import RECORD_FILE, RECORD_VERSION, write_record
 from calib.save import save_checkpoint
+from calib.stages.blockwise import Walked, walk
 from calib.stages.distill import distill
 from calib.stages.filter import RECORD_KEY, choose
-from calib.stages.walk import Walked, walk
 from calib.state import WorkDirectory
 from calib.stored import Checkpoint
+from calib.weight_init.base import Initialized
+from calib.weight_init.stored import from_planes
 from dualbinary import InputError
 from dualbinary.checkpoint import CONFIG_FILE
-from dualbinary.release import release
+from dualbinary.cli.version import release
 
 __all__ = ["RunResult", "run"]
 
@@ -90,11 +90,11 @@ def run(
 
     `progress(stage, done, total, **figures)` is called with tokens done. The work directory is OUT_DIR.work; it goes
     once the checkpoint is there, unless `keep_work`. Of several processes the first one walks and writes, and all of
-    them distil; only the first one's record is whole. Raises InputError for input that can't be used, before any work
+    them distil; only the first one's record is whole. Raises InputError for input that cannot be used, before any work
     where that can be known.
     """
     if team.leads and out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
-        raise InputError(f"{out_dir}: exists and isn't empty; expected a new directory")
+        raise InputError(f"{out_dir}: exists and is not empty; expected a new directory")
     source = SourceModel(model_dir, config.format.format, config.skip)
     choose_attention(source, team.device, config.data.length)
     start = _start(config)
@@ -110,7 +110,7 @@ def run(
         if team.leads:
             record_file = work.path / RECORD_FILE
             write_record(record_file, record)
-            save_checkpoint(source, out_dir, job.quantised, record=record_file)
+            save_checkpoint(source, out_dir, job.quantized, record=record_file)
             if not keep_work:
                 work.remove()
         team.wait()
@@ -133,7 +133,7 @@ class _Job:
         """What the walk left, once it is done."""
         return Walked(self.source, self.work)
 
-    def run(self, start: Callable[[QuantLinear], Initialised] | None) -> dict[str, Any]:
+    def run(self, start: Callable[[QuantLinear], Initialized] | None) -> dict[str, Any]:
         """All stages; returns the record."""
         seconds: dict[str, float] = {}
         begin = time.perf_counter()
@@ -168,7 +168,7 @@ class _Job:
             self._collect(blocks)
         return record
 
-    def quantised(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+    def quantized(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """Planes and scales of a layer as they are stored, once `run` is done."""
         if "e2e" in self.config.stages:
             planes, scales = self.trained[name]
@@ -234,7 +234,7 @@ class _Job:
         self.source.unload(model)
         return tokens
 
-    def _walk(self, tokens: Tensor | None, start: Callable[[QuantLinear], Initialised] | None) -> None:
+    def _walk(self, tokens: Tensor | None, start: Callable[[QuantLinear], Initialized] | None) -> None:
         seen = None
         if tokens is not None and self.config.walk_looks:
             # What is held out for distillation, no stage before it may learn from.
@@ -316,7 +316,7 @@ class _Job:
                     stages["e2e"] = layer_statistics(weight.float(), planes, scales, layer.format.group_size, None)
 
     def _sizes(self) -> dict[str, Any]:
-        """Parameters of the model, and stored bits of a quantised weight, padding and scales included."""
+        """Parameters of the model, and stored bits of a quantized weight, padding and scales included."""
         layers = self.source.linears.values()
         config = self.source.model.config.get_text_config()
         weights = sum(layer.out_features * layer.in_features for layer in layers)
@@ -331,7 +331,7 @@ class _Job:
         }
 
 
-def _start(config: CalibConfig) -> Callable[[QuantLinear], Initialised] | None:
+def _start(config: CalibConfig) -> Callable[[QuantLinear], Initialized] | None:
     """What a layer begins with where the configuration names a checkpoint."""
     if config.start is None:
         return None
@@ -342,7 +342,7 @@ def _start(config: CalibConfig) -> Callable[[QuantLinear], Initialised] | None:
             "set --method, --planes, --group-size and --offset as in the checkpoint"
         )
 
-    def start(layer: QuantLinear) -> Initialised:
+    def start(layer: QuantLinear) -> Initialized:
         return from_planes(layer.weight, *checkpoint.read(layer), layer.format)
 
     return start

@@ -12,7 +12,7 @@ counts as 2, and a backward pass as two forward passes:
     filter                          a teacher and a student pass of each generated sequence, and the head, 4 H V t
     distillation, all blocks        8 n t, 10 n t with recomputed activations; and the head, 6 H V t
 
-The quantiser reads and writes memory rather than computes: STEP_BYTES for each weight and optimiser step, SWAP_BYTES
+The quantizer reads and writes memory rather than computes: STEP_BYTES for each weight and optimizer step, SWAP_BYTES
 where a swapped block makes its weights for the teacher as well. So does the loss of block outputs: FEATURE_BYTES for
 each number that a block returns. Time is
 operations / rate + bytes / bandwidth with both measured on this device, so it is good to about a factor of 1.5.
@@ -41,13 +41,13 @@ from calib.parallel import Team
 __all__ = ["Machine", "Plan", "Shapes", "make_plan", "plan"]
 
 LIBRARIES = 0.5e9  # bytes
-STEP_BYTES = 40  # read and written for each weight by quantise or dequantise and their gradients
-SWAP_BYTES = 12  # read and written for each weight to dequantise it
+STEP_BYTES = 40  # read and written for each weight by quantize or dequantize and their gradients
+SWAP_BYTES = 12  # read and written for each weight to dequantize it
 FEATURE_BYTES = 56  # read and written for each number that a block returns: norm, difference, pull, into the gradient
 SORT_BYTES, LEVEL_BYTES = 4000, 500  # of the closed form: the bytes that take as long; measured for 2 to 4 bases
 GRADIENT_BYTES = 60  # read and written for each weight and basis by a gradient step of the layer-wise stage
 ADAM_BYTES = 16  # a float32 parameter, its gradient and two moments
-KEPT_BYTES = 8  # of reconstruction, for each weight: quantised form, its gradient, ranks
+KEPT_BYTES = 8  # of reconstruction, for each weight: quantized form, its gradient, ranks
 ACTIVATIONS = 34  # numbers kept for each token, in units of the hidden size, by one block
 MATMUL, COPY = 1024, 1 << 26  # sizes of the two measurements
 
@@ -74,7 +74,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class Shapes:
-    """Of a model: hidden size H, vocabulary V, parameters, and [N, K] of the layers to quantise in each block."""
+    """Of a model: hidden size H, vocabulary V, parameters, and [N, K] of the layers to quantize in each block."""
 
     hidden: int
     vocabulary: int
@@ -90,7 +90,7 @@ class Shapes:
 
     @property
     def weights(self) -> int:
-        """Weights that are quantised."""
+        """Weights that are quantized."""
         return sum(N * K for block in self.blocks for N, K in block)
 
 
@@ -238,7 +238,7 @@ def _planes(shapes: Shapes, config: CalibConfig) -> float:
 
 
 def _linears(block: nn.Module) -> Iterator[tuple[int, int]]:
-    """[N, K] of what SourceModel would quantise."""
+    """[N, K] of what SourceModel would quantize."""
     for module in block.modules():
         if isinstance(module, Conv1D):
             yield module.weight.shape[1], module.weight.shape[0]

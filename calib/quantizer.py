@@ -1,11 +1,11 @@
-"""The quantiser: from latent weights, or from fixed planes, and scales to the weights that a layer multiplies with.
+"""The quantizer: from latent weights, or from fixed planes, and scales to the weights that a layer multiplies with.
 
 For one output n and one group g of G inputs, with the C scales a of that group (a[P] is the offset, where there is one)
 and the bits c[p] of a code c in 0 .. 2^P - 1:
 
     level[c] = sum over p of a[p] * c[p]  (+ a[P])                     DB-LLM (arXiv 2402.11960), FDB, in general form
-    w'[k]    = the level nearest to the latent weight w[k]             quantise
-    w'[k]    = level[code[k]]                                          dequantise
+    w'[k]    = the level nearest to the latent weight w[k]             quantize
+    w'[k]    = level[code[k]]                                          dequantize
 
 DB-LLM writes the nearest level as two nested Heaviside functions. They give it while a2 < 0 < a1 + a2 and not
 elsewhere; here the levels are sorted, so that every sign of the scales is allowed. One latent weight decides all
@@ -17,7 +17,7 @@ Gradients, for an incoming G[k] = dL/dw'[k]:
     dL/dw[k] = G[k] where lowest - h <= w[k] <= highest + h, else 0                    straight through, as LSQ clips
 
 with h half of the outermost step. A gradient passed straight through each Heaviside instead would be multiplied by the
-scales (about 0.03 in a real model) and nearly vanish; hence one function for the whole quantiser.
+scales (about 0.03 in a real model) and nearly vanish; hence one function for the whole quantizer.
 
 Shapes: weights [N, K]; scales [C, N, groups], C = P or P+1; planes uint8 [P, N, Kp/8] in layout 1. K may end inside a
 group; `planes` where it is a number is P.
@@ -34,13 +34,13 @@ from torch.nn import functional
 
 __all__ = [
     "codes_of",
-    "dequantise",
+    "dequantize",
     "grouped",
     "into_cells",
     "levels_of",
     "nearest",
     "pack",
-    "quantise",
+    "quantize",
     "sorted_levels",
     "unpack",
 ]
@@ -63,7 +63,7 @@ class SortedLevels(NamedTuple):
 
     Attributes:
         levels: [L, ...].
-        cuts: [L-1, ...], the middle of each two neighbours: a weight above cuts[i] is nearer to levels[i+1].
+        cuts: [L-1, ...], the middle of each two neighbors: a weight above cuts[i] is nearer to levels[i+1].
         order: int64 [L, ...], the code of each level.
     """
 
@@ -150,17 +150,17 @@ def codes_of(planes: Tensor, K: int) -> Tensor:
     return codes
 
 
-def quantise(latent: Tensor, scales: Tensor, planes: int, group_size: int, dtype: torch.dtype) -> Tensor:
-    """The quantised weights [N, K] of `latent` [N, K] in `dtype`; differentiable in both arguments."""
-    return _Quantise.apply(latent, scales, planes, group_size, dtype)
+def quantize(latent: Tensor, scales: Tensor, planes: int, group_size: int, dtype: torch.dtype) -> Tensor:
+    """The quantized weights [N, K] of `latent` [N, K] in `dtype`; differentiable in both arguments."""
+    return _Quantize.apply(latent, scales, planes, group_size, dtype)
 
 
-def dequantise(planes: Tensor, scales: Tensor, K: int, group_size: int, dtype: torch.dtype) -> Tensor:
+def dequantize(planes: Tensor, scales: Tensor, K: int, group_size: int, dtype: torch.dtype) -> Tensor:
     """The weights [N, K] that `planes` uint8 [P, N, Kp/8] and `scales` stand for; differentiable in the scales."""
-    return _Dequantise.apply(planes, scales, K, group_size, dtype)
+    return _Dequantize.apply(planes, scales, K, group_size, dtype)
 
 
-class _Quantise(torch.autograd.Function):
+class _Quantize(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, latent: Tensor, scales: Tensor, planes: int, group_size: int, dtype: torch.dtype) -> Tensor:
         table = sorted_levels(scales, planes)
@@ -198,7 +198,7 @@ class _Quantise(torch.autograd.Function):
         return latent_gradient, scale_gradient, None, None, None
 
 
-class _Dequantise(torch.autograd.Function):
+class _Dequantize(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, planes: Tensor, scales: Tensor, K: int, group_size: int, dtype: torch.dtype) -> Tensor:
         bits = unpack(planes, 8 * planes.shape[2]).unflatten(2, (-1, group_size))
@@ -227,7 +227,7 @@ class _Dequantise(torch.autograd.Function):
 def _masked_sum(values: Tensor, mask: Tensor) -> Tensor:
     """The sum over the last axis of `values` [..., G] where `mask` holds.
 
-    As a product of matrices: on a CPU a product with a mask that isn't yet of the same type takes ten times as long.
+    As a product of matrices: on a CPU a product with a mask that is not yet of the same type takes ten times as long.
     """
     size = values.shape[-1]
     return torch.bmm(values.reshape(-1, 1, size), mask.to(values.dtype).reshape(-1, size, 1)).view(values.shape[:-1])

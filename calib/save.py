@@ -25,14 +25,14 @@ COMPANIONS = ("*.json", "*.jinja", "*.txt", "*.model")  # tokenizer files, gener
 def save_checkpoint(
     source: SourceModel,
     directory: Path,
-    quantised: Callable[[str], tuple[np.ndarray, np.ndarray]],
+    quantized: Callable[[str], tuple[np.ndarray, np.ndarray]],
     *,
     record: Path | None = None,
 ) -> None:
     """Write the checkpoint of `source` to `directory`, tensors in the order of its files, one at a time in memory.
 
-    `quantised` gives planes uint8 [P, N, Kp/8] and scales float16 [C, N, groups] of a layer by its name. `record` is a
-    file to put beside. Raises InputError if `directory` exists and isn't empty.
+    `quantized` gives planes uint8 [P, N, Kp/8] and scales float16 [C, N, groups] of a layer by its name. `record` is a
+    file to put beside. Raises InputError if `directory` exists and is not empty.
     """
     format_ = source.format
     kept = {
@@ -53,18 +53,18 @@ def save_checkpoint(
         directory,
         source.config,
         quantization,
-        _tensors(source, quantised),
+        _tensors(source, quantized),
         companions=[*sorted(companions), *([record] if record else [])],
     )
 
 
 def _tensors(
-    source: SourceModel, quantised: Callable[[str], tuple[np.ndarray, np.ndarray]]
+    source: SourceModel, quantized: Callable[[str], tuple[np.ndarray, np.ndarray]]
 ) -> Iterator[tuple[str, np.ndarray]]:
     for name, stored in source.tensors.items():
         module = name.removesuffix(".weight")
         if module != name and module in source.linears:
-            planes, scales = quantised(module)
+            planes, scales = quantized(module)
             yield planes_name(module), planes
             yield scales_name(module), scales
         else:

@@ -4,7 +4,7 @@ OUT_DIR.work/
     run.json             the configuration and a fingerprint of model and data: another run must not go on here
     lock                 held by the running process
     <name>.safetensors   one result each, with a JSON object beside the tensors; there whole or not at all
-    streams/             hidden states at the block in work (calib.stages.streams)
+    streams/             hidden states at the block in work (calib.stages.activation_cache)
 """
 
 import fcntl
@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dualbinary import InputError
-from dualbinary.files import read_json_object
+from dualbinary.files.json_objects import read_json_object
 
 __all__ = ["WorkDirectory"]
 
@@ -34,7 +34,7 @@ class WorkDirectory:
     """A directory of finished results that belongs to one run; a context manager that holds its lock.
 
     Entering raises InputError where another process has the lock, or where the directory belongs to a run with another
-    `identity` (a JSON object: configuration, fingerprints) and `fresh` isn't set. A `reader` takes no lock and asks
+    `identity` (a JSON object: configuration, fingerprints) and `fresh` is not set. A `reader` takes no lock and asks
     nothing: it belongs to a process that has the lock.
     """
 

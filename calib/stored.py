@@ -35,13 +35,13 @@ class Checkpoint:
         self._tensors = stored_tensors(directory)
 
     def holds(self, layer: QuantLinear) -> bool:
-        """Whether `layer` is quantised in the checkpoint."""
+        """Whether `layer` is quantized in the checkpoint."""
         return planes_name(layer.name) in self._tensors
 
     def read(self, layer: QuantLinear) -> tuple[Tensor, Tensor]:
         """Planes uint8 [P, N, Kp/8] and scales float32 [C, N, groups] of `layer`.
 
-        Raises InputError where the checkpoint doesn't have them or they don't fit.
+        Raises InputError where the checkpoint does not have them or they do not fit.
         """
         if not self.holds(layer):
             raise InputError(f"{self.directory}: has no planes of {layer.name}; is it a checkpoint of another model?")
@@ -70,7 +70,7 @@ class Checkpoint:
         if not held:
             self.read(layers[0])
         for layer in layers:
-            layer.quantised = layer in held
+            layer.quantized = layer in held
         for layer in held:
             planes, scales = self.read(layer)
             layer.set_scales(scales)

@@ -3,10 +3,10 @@
 `calib`, `exporter` and `runtime_ext` all import this package and never one another.
 """
 
+from dualbinary.contract.layout import check_tensors, dequantize, pack_planes, to_layout, to_plain, unpack_planes
+from dualbinary.contract.reference import dual_binary_matmul
+from dualbinary.contract.schema import OP, digest, padded_k
 from dualbinary.errors import DualBinaryError, InputError
-from dualbinary.layout import check_tensors, dequantize, pack_planes, to_layout, to_plain, unpack_planes
-from dualbinary.reference import dual_binary_matmul
-from dualbinary.schema import OP, digest, padded_k
 
 __all__ = [
     "OP",

@@ -3,7 +3,7 @@
     dualbinary export ...       python -m exporter ...
     dualbinary quantize ...     python -m calib ...
     dualbinary generate ...     python -m runtime_ext generate ...     and so on for bench and info
-    dualbinary relayout ...     python -m dualbinary.relayout ...
+    dualbinary relayout ...     python -m dualbinary.onnx_files.relayout ...
 
 The packages are run by name, not imported: this one depends on none of them.
 """
@@ -14,8 +14,8 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dualbinary.release import release
-from dualbinary.schema import OP, digest
+from dualbinary.cli.version import release
+from dualbinary.contract.schema import OP, digest
 
 __all__ = ["main"]
 
@@ -31,7 +31,7 @@ class Verb:
 VERBS = {
     "export": Verb("exporter", (), "export", "turn a Hugging Face model directory into an ONNX file"),
     "quantize": Verb("calib", (), "calib", "train a model to two bits a weight"),
-    "relayout": Verb("dualbinary.relayout", (), "relayout", "change the stored layout of an exported model"),
+    "relayout": Verb("dualbinary.onnx_files.relayout", (), "relayout", "change the stored layout of an exported model"),
     "generate": Verb("runtime_ext", ("generate",), "", "continue a prompt with an exported model"),
     "bench": Verb("runtime_ext", ("bench",), "", "measure an exported model"),
     "info": Verb("runtime_ext", ("info",), "", "describe the runtime library and this machine"),

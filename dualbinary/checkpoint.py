@@ -1,4 +1,4 @@
-"""The checkpoint: an ordinary Hugging Face directory in which quantised modules store planes and scales.
+"""The checkpoint: an ordinary Hugging Face directory in which quantized modules store planes and scales.
 
     config.json                         with the block "quantization_config" that QuantizationConfig describes
     model.safetensors                   or model-00001-of-0000N.safetensors with model.safetensors.index.json
@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dualbinary.contract.layout import check_tensors
+from dualbinary.contract.schema import OP, padded_k
 from dualbinary.errors import InputError
-from dualbinary.files import read_json_object
-from dualbinary.layout import check_tensors
-from dualbinary.schema import OP, padded_k
+from dualbinary.files.json_objects import read_json_object
 
 __all__ = [
     "FORMAT_VERSION",
@@ -55,7 +55,7 @@ SHARD_BYTES = 1 << 30  # what a writer holds in memory at most, unless one tenso
 
 @dataclass(frozen=True)
 class QuantizationConfig:
-    """The block "quantization_config" of config.json. Construction raises InputError where a value isn't allowed.
+    """The block "quantization_config" of config.json. Construction raises InputError where a value is not allowed.
 
     Attributes:
         method: one of METHODS.
@@ -119,7 +119,7 @@ class QuantizationConfig:
 
     @classmethod
     def from_dict(cls, block: object) -> "QuantizationConfig":
-        """Read a block that came from a file. Raises InputError, naming the key, for whatever isn't exactly right."""
+        """Read a block that came from a file. Raises InputError, naming the key, for whatever is not exactly right."""
         if not isinstance(block, dict):
             raise InputError(f"quantization_config: expected an object, got {_shown(block)}")
         method = block.get("quant_method")
@@ -171,7 +171,7 @@ def scales_name(module: str) -> str:
 
 
 def module_shapes(config: QuantizationConfig, n: int, k: int) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
-    """The shapes [P, N, Kp/8] and [C, N, Kp/G] of a quantised Linear with `k` inputs and `n` outputs."""
+    """The shapes [P, N, Kp/8] and [C, N, Kp/G] of a quantized Linear with `k` inputs and `n` outputs."""
     group_size = config.group_of(k)
     kp = padded_k(k, group_size)
     return (config.planes, n, kp // 8), (config.scale_rows, n, kp // group_size)
@@ -180,7 +180,7 @@ def module_shapes(config: QuantizationConfig, n: int, k: int) -> tuple[tuple[int
 def read_quantization_config(model_dir: Path) -> QuantizationConfig | None:
     """The block of a checkpoint of ours; None for a full-precision model directory.
 
-    Raises InputError where config.json can't be read, the block is wrong, or another method quantised the model.
+    Raises InputError where config.json cannot be read, the block is wrong, or another method quantized the model.
     """
     config = read_json_object(Path(model_dir) / CONFIG_FILE)
     block = config.get("quantization_config")
@@ -188,7 +188,7 @@ def read_quantization_config(model_dir: Path) -> QuantizationConfig | None:
         return None
     method = block.get("quant_method") if isinstance(block, dict) else None
     if isinstance(method, str) and method != QUANT_METHOD:
-        raise InputError(f"{model_dir}: already quantised with {_shown(method)}; give the full-precision model")
+        raise InputError(f"{model_dir}: already quantized with {_shown(method)}; give the full-precision model")
     try:
         return QuantizationConfig.from_dict(block)
     except InputError as error:
@@ -212,14 +212,14 @@ def stored_tensors(model_dir: Path) -> dict[str, StoredTensor]:
             raise InputError(f"{path}: missing; expected {SINGLE_FILE}, or {INDEX_FILE} with the files it names")
         try:
             with safe_open(path, framework="numpy") as reader:
-                for name in reader.keys():  # noqa: SIM118  # the reader isn't a mapping
+                for name in reader.keys():  # noqa: SIM118  # the reader is not a mapping
                     view = reader.get_slice(name)
                     tensors[name] = StoredTensor(path, view.get_dtype(), tuple(view.get_shape()))
         except SafetensorError as error:
             raise InputError(f"{path}: not a whole safetensors file ({error}); fetch or write it again") from None
     for name, file in (weight_map or {}).items():
         if name not in tensors or tensors[name].file.name != file:
-            raise InputError(f"{model_dir / INDEX_FILE}: {name} should be in {file}, but isn't")
+            raise InputError(f"{model_dir / INDEX_FILE}: {name} should be in {file}, but is not")
     return tensors
 
 
@@ -228,13 +228,13 @@ def check_modules(
 ) -> None:
     """Hold the tensors of a checkpoint against its config and the Linear modules {name: (N, K)} of its model.
 
-    Raises InputError at the first tensor that is missing, has the wrong type or shape, or shouldn't be there.
+    Raises InputError at the first tensor that is missing, has the wrong type or shape, or should not be there.
     """
-    quantised = {name: size for name, size in linears.items() if name not in config.modules_to_not_convert}
+    quantized = {name: size for name, size in linears.items() if name not in config.modules_to_not_convert}
     for module in linears:
-        if module not in quantised and f"{module}.weight" not in tensors:
+        if module not in quantized and f"{module}.weight" not in tensors:
             raise InputError(f"{module}.weight: missing, although modules_to_not_convert names the module")
-    for module, (n, k) in quantised.items():
+    for module, (n, k) in quantized.items():
         if config.group_size > padded_k(k, OP.limits["group_multiple"]):
             raise InputError(f"{module}: group_size {config.group_size} is larger than its row of {k} inputs")
         planes_shape, scales_shape = module_shapes(config, n, k)
@@ -244,8 +244,8 @@ def check_modules(
             raise InputError(f"{module}.weight: not expected beside {planes_name(module)}")
     for name in tensors:
         module, _, kind = name.rpartition(".")
-        if kind in ("planes", "scales") and module not in quantised:
-            raise InputError(f"{name}: not expected; the model has no quantised Linear called {module}")
+        if kind in ("planes", "scales") and module not in quantized:
+            raise InputError(f"{name}: not expected; the model has no quantized Linear called {module}")
 
 
 def load_module(
@@ -253,7 +253,7 @@ def load_module(
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.floating]]:
     """Read planes [P, N, Kp/8] and scales [C, N, Kp/G] of one module of a checkpoint.
 
-    Raises InputError if they don't fit the contract or a scale isn't finite.
+    Raises InputError if they do not fit the contract or a scale is not finite.
     """
     from safetensors import safe_open  # the base package needs NumPy alone
 
@@ -264,7 +264,7 @@ def load_module(
     planes, scales = arrays
     check_tensors(planes, scales, n, k, group_size, module)
     if not np.isfinite(scales).all():
-        raise InputError(f"{scales_name(module)}: holds a value that isn't finite")
+        raise InputError(f"{scales_name(module)}: holds a value that is not finite")
     return planes, scales
 
 
@@ -282,11 +282,11 @@ def write_checkpoint(
     `model_config` is the config.json of the full-precision model. `tensors` may be a generator: at most `shard_bytes`
     of it are held. `companions` are files to copy, such as those of the tokenizer.
 
-    Raises InputError if `directory` exists and isn't an empty directory; ValueError if a name comes twice.
+    Raises InputError if `directory` exists and is not an empty directory; ValueError if a name comes twice.
     """
     directory = Path(directory)
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise InputError(f"{directory}: exists and isn't an empty directory; choose another or remove it")
+        raise InputError(f"{directory}: exists and is not an empty directory; choose another or remove it")
     directory.parent.mkdir(parents=True, exist_ok=True)
     staging = directory.parent / f".{directory.name}.{os.getpid()}.partial"
     staging.mkdir()
@@ -356,7 +356,7 @@ def _weight_map(model_dir: Path) -> dict[str, str] | None:
         raise InputError(f"{path}: weight_map must be an object of tensor and file names, got {_shown(weight_map)}")
     for file in weight_map.values():
         if not isinstance(file, str) or not file.endswith(".safetensors") or Path(file).name != file:
-            raise InputError(f"{path}: {_shown(file)} isn't the name of a safetensors file beside the index")
+            raise InputError(f"{path}: {_shown(file)} is not the name of a safetensors file beside the index")
     return weight_map
 
 

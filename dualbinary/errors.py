@@ -1,7 +1,7 @@
 """The two kinds of failure that every command of the project tells apart.
 
-A library function raises one of these where the fact is known; `dualbinary.console.run` turns it into one line and an
-exit code. Anything else that escapes is a bug and keeps its traceback.
+A library function raises one of these where the fact is known; `dualbinary.cli.console.run` turns it into one line and
+an exit code. Anything else that escapes is a bug and keeps its traceback.
 """
 
 __all__ = ["DualBinaryError", "InputError"]

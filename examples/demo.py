@@ -17,7 +17,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from dualbinary import DualBinaryError, console
+from dualbinary import DualBinaryError
+from dualbinary.cli import console
 from examples import smollm2
 
 __all__ = ["main"]

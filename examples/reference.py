@@ -11,8 +11,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from dualbinary import console
-from exporter.passes.last_logits import LastLogitsPass
+from dualbinary.cli import console
+from exporter.graph.passes.last_logits import LastLogitsPass
 
 __all__ = ["export_reference"]
 

@@ -17,7 +17,8 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from dualbinary import DualBinaryError, console
+from dualbinary import DualBinaryError
+from dualbinary.cli import console
 
 __all__ = ["DEFAULT_DIRECTORY", "prepare"]
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from dualbinary import OP, DualBinaryError, InputError
-from dualbinary.console import add_common_options, run
-from dualbinary.output import check_output
+from dualbinary.cli.console import add_common_options, run
+from dualbinary.files.staging import check_output
 from exporter.options import CUDA_PLANES, FALLBACKS, LOGITS, PLAIN_PLANES, SCALE_BITS, TARGETS, ExportOptions
 
 __all__ = ["main"]
@@ -261,7 +261,7 @@ def _export(args: argparse.Namespace, model_dir: Path, options: ExportOptions) -
 
 def _sentence(out: Path, summary: dict[str, Any]) -> str:
     return (
-        f"{out}: {summary['file_bytes'] / 1e6:.1f} MB, {summary['bits_per_weight']:.3f} bits per quantised weight with "
+        f"{out}: {summary['file_bytes'] / 1e6:.1f} MB, {summary['bits_per_weight']:.3f} bits per quantized weight with "
         f"scales, {summary['bits_per_parameter']:.3f} over all parameters, in {summary['seconds']:.1f} s"
     )
 

@@ -31,7 +31,7 @@ class ExportOptions:
     layout: name of the stored layout of planes and scales; "plain" runs everywhere, the others are ready for the
         instruction set that they are named after and run nowhere else.
     accuracy_level: what kernels may do to activations: 0 keeps 15 bits or better, 4 allows int8.
-    dtype: element type of activations, KV cache and everything that is not quantised: "fp32" or "fp16"; None means
+    dtype: element type of activations, KV cache and everything that is not quantized: "fp32" or "fp16"; None means
         that of the target. Attention and cache are float16 for "cuda" in either case, as its kernel is.
     embedding_bits: 4, 8, 16 or 32 for the token embedding and the head.
     logits: "last" gives the logits [batch, 1, V] behind the last token of what is fed, "all" those behind every one.

@@ -12,22 +12,22 @@ from onnx_ir.passes.common import CheckerPass
 from tqdm import tqdm
 
 from dualbinary import OP, InputError
-from dualbinary.companions import CONFIGS, EXPORT_REPORT, POSSIBLE_COMPANIONS
-from dualbinary.output import check_output, check_space, staged
-from exporter.architectures import VERIFIED
-from exporter.contents import Figures, Piece, computed, parameter_piece, plane_piece, table_piece
-from exporter.cuda_kernels import copies_and_gaps
-from exporter.datafile import DataFile, padded_size
-from exporter.graph import BuiltGraph, build_graph
+from dualbinary.files.staging import check_output, check_space, staged
+from dualbinary.onnx_files.model_files import CONFIGS, EXPORT_REPORT, POSSIBLE_COMPANIONS
+from exporter.graph.architectures import VERIFIED
+from exporter.graph.build import BuiltGraph, build_graph
+from exporter.graph.cuda_support import copies_and_gaps
+from exporter.graph.passes.linear import PlaneNode
+from exporter.graph.passes.vocabulary import Table
+from exporter.graph.rewrite import Rewritten, rewrite
+from exporter.model_files import genai_config, read_companions, write_sidecars
 from exporter.options import CUDA_PLANES, ExportOptions
-from exporter.passes.linear import PlaneNode
-from exporter.passes.vocabulary import Table
 from exporter.report import export_report
-from exporter.rewrite import Rewritten, rewrite
-from exporter.sidecars import genai_config, read_companions, write_sidecars
-from exporter.source import ModelSource
-from exporter.tables import finite
-from exporter.weights import Weights
+from exporter.source.model_directory import ModelSource
+from exporter.source.parameters import Weights
+from exporter.stored.data_file import DataFile, padded_size
+from exporter.stored.tensor_jobs import Figures, Piece, computed, parameter_piece, plane_piece, table_piece
+from exporter.stored.vocabulary_tables import finite
 
 __all__ = ["Export", "export"]
 

@@ -1,4 +1,4 @@
-"""export_report.json: what was quantised, how far it is from the original, and what the file costs."""
+"""export_report.json: what was quantized, how far it is from the original, and what the file costs."""
 
 from collections.abc import Collection
 from dataclasses import asdict
@@ -8,14 +8,14 @@ from typing import Any
 import onnx_ir as ir
 
 from dualbinary import OP, padded_k
-from dualbinary.operations import Operations, operations
-from dualbinary.statistics import PAPER_RULE, paper_flops
-from exporter.contents import Figures
+from dualbinary.metrics.operations import Operations, operations
+from dualbinary.metrics.statistics import PAPER_RULE, paper_flops
+from exporter.graph.passes.linear import Linear, PlaneNode
+from exporter.graph.passes.vocabulary import Table
+from exporter.graph.rewrite import Rewritten
 from exporter.options import ExportOptions
-from exporter.passes.linear import Linear, PlaneNode
-from exporter.passes.vocabulary import Table
-from exporter.rewrite import Rewritten
-from exporter.weights import Weights
+from exporter.source.parameters import Weights
+from exporter.stored.tensor_jobs import Figures
 
 __all__ = ["REPORT_VERSION", "export_report"]
 
@@ -34,7 +34,7 @@ def export_report(
 
     scale_rounding_error is the relative squared error that rounding a checkpoint's scales to 8 bits made in its
     weights; null where they are as stored, and for a fit, whose relative_squared_error has all of it.
-    operations_per_token counts additions and multiplications as dualbinary/operations.py defines them.
+    operations_per_token counts additions and multiplications as dualbinary/metrics/operations.py defines them.
     """
     nodes, tables = rewritten.nodes, rewritten.tables
     rows, counts = [], []
@@ -47,7 +47,7 @@ def export_report(
             counts.append(_operations(linear, node, figures))
             row |= {"operations_per_token": counts[-1].to_dict()}
             rows.append({**row, "scale_rounding_error": _relative_error(rounding)})
-    quantised = sum(row["weights"] for row in rows)
+    quantized = sum(row["weights"] for row in rows)
     flops = paper_flops(figures.statistics.values(), _head_weights(weights, tables), _attention_width(model))
     table_rows = [
         {
@@ -69,9 +69,9 @@ def export_report(
         "options": {**asdict(options), "dtype": options.activations, **_format(nodes, weights)},
         "method": weights.source.quantization.method if weights.source.quantization else "fit",
         "totals": {
-            "quantised_weights": quantised,
+            "quantised_weights": quantized,
             "parameters": parameters,
-            "bits_per_weight": 8 * plane_bytes / quantised if quantised else 0.0,
+            "bits_per_weight": 8 * plane_bytes / quantized if quantized else 0.0,
             "bits_per_parameter": 8 * data_bytes / parameters,
             "scale_rounding_error": _relative_error(figures.rounding.values()),
             "file_bytes": data_bytes,
@@ -80,7 +80,7 @@ def export_report(
             "source_bytes": weights.source.stored_bytes,
             "nodes": sum(1 for _ in model.graph),
             "operations_per_token": Operations.total(counts).to_dict(),
-            "paper_flops": {"rule": PAPER_RULE, "full": flops.full, "quantised": flops.quantised},
+            "paper_flops": {"rule": PAPER_RULE, "full": flops.full, "quantised": flops.quantized},
         },
         "layers": rows,
         "tables": table_rows,

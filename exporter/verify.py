@@ -1,6 +1,6 @@
 """`--check`: the exported file in ONNX Runtime against PyTorch with the very weights that the file holds.
 
-Planes, scales and tables are read back from out.onnx, dequantised and put in the place of the weights that they came
+Planes, scales and tables are read back from out.onnx, dequantized and put in the place of the weights that they came
 from, in a full-precision copy of the model directory. What is left to differ is the graph and the arithmetic.
 """
 
@@ -21,22 +21,22 @@ from safetensors.torch import save_file
 
 from dualbinary import DualBinaryError, dequantize, to_plain
 from dualbinary.checkpoint import INDEX_FILE
-from exporter.deferred import RowOrigin
-from exporter.passes.linear import PlaneNode
-from exporter.passes.vocabulary import Table
+from exporter.graph.passes.linear import PlaneNode
+from exporter.graph.passes.vocabulary import Table
 from exporter.pipeline import Export
-from exporter.source import ModelSource
-from exporter.tables import dequantized_table
+from exporter.source.lazy_tensor import RowOrigin
+from exporter.source.model_directory import ModelSource
+from exporter.stored.vocabulary_tables import dequantized_table
 
 __all__ = ["CheckResult", "check"]
 
 _PROMPT = (
-    "The lighthouse keeper counted the ships each evening and wrote their names in a long grey book. "
+    "The lighthouse keeper counted the ships each evening and wrote their names in a long gray book. "
     "One night he saw a light where no ship could be, and in the morning the page for that day was already full."
 )
 _PROMPT_TOKENS = 32
 _DECODE_TOKENS = 8
-_ROWS = 512  # dequantised at a time
+_ROWS = 512  # dequantized at a time
 _SHARD_BYTES = 1 << 30
 _CUDA = "CUDAExecutionProvider"
 
@@ -175,7 +175,7 @@ def _onnx_logits(session: ort.InferenceSession, ids: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Rows:
-    """Rows of a stored tensor that the export quantised, and how to get what the file holds in their place."""
+    """Rows of a stored tensor that the export quantized, and how to get what the file holds in their place."""
 
     origin: RowOrigin
     read: Callable[[], np.ndarray]  # float32 [rows, K]
@@ -187,9 +187,9 @@ def _write_dequantized(result: Export, out: Path, directory: Path) -> None:
     config = {key: value for key, value in source.config.items() if key != "quantization_config"}
     (directory / "config.json").write_text(json.dumps(config), encoding="utf-8")
     replaced = _replaced_rows(result, out)
-    quantised = (".planes", ".scales") if source.quantization is not None else ()
+    quantized = (".planes", ".scales") if source.quantization is not None else ()
     copies = result.weights.copies  # of a tied embedding: what is left of them would untie it
-    names = [name for name in source.tensors if not (quantised and name.endswith(quantised)) and name not in copies]
+    names = [name for name in source.tensors if not (quantized and name.endswith(quantized)) and name not in copies]
     names += [name for name in replaced if name not in source.tensors]
     weight_map: dict[str, str] = {}
     shard: dict[str, torch.Tensor] = {}
@@ -205,7 +205,7 @@ def _write_dequantized(result: Export, out: Path, directory: Path) -> None:
 
 
 def _replaced_rows(result: Export, out: Path) -> dict[str, list[_Rows]]:
-    """The quantised rows of every stored tensor, by its name."""
+    """The quantized rows of every stored tensor, by its name."""
     stored = ir.load(out).graph.initializers
     replaced: dict[str, list[_Rows]] = defaultdict(list)
 

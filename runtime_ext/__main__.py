@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from dualbinary import console
+from dualbinary.cli import console
 from runtime_ext import bench, generate, info
 
 __all__ = ["main"]

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dualbinary.contract.schema import OP
 from dualbinary.errors import InputError
-from dualbinary.schema import OP
 from runtime_ext.library import library_path, load
 
 __all__ = ["TYPES", "Spec", "Weight"]

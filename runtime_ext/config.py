@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dualbinary import InputError
-from dualbinary.files import read_json_object
+from dualbinary.files.json_objects import read_json_object
 
 __all__ = ["DecoderConfig", "read_json"]
 

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dualbinary.contract.schema import OP
 from dualbinary.errors import InputError
-from dualbinary.schema import OP
 from runtime_ext.capi import TYPES, Spec
 
 __all__ = ["INSTRUCTIONS", "TYPE_NUMBERS", "CudaWeight", "describe", "probe"]

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from dualbinary.contract.schema import digest
 from dualbinary.errors import InputError
-from dualbinary.schema import digest
 from runtime_ext import cuda_capi
 from runtime_ext.library import SUFFIXES, library_path, named_file
 

@@ -60,7 +60,7 @@ class _CacheTensor:
 
 
 def session_options(threads: int = 0, library: bool = True) -> ort.SessionOptions:
-    """Options for a decoder: all graph optimisations, `threads` (0: one for each core), the operator's library.
+    """Options for a decoder: all graph optimizations, `threads` (0: one for each core), the operator's library.
 
     Spinning stays as ONNX Runtime has it, on: a token is some hundred short parallel sections in a row, and sleeping
     between them costs about 10 microseconds each. The threads go to sleep by themselves soon after a step.

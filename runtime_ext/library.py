@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import runtime_ext
+from dualbinary.contract.schema import digest
 from dualbinary.errors import InputError
-from dualbinary.schema import digest
 
 __all__ = ["LIBRARY_VARIABLE", "SUFFIXES", "describe", "library_path", "load", "named_file", "register"]
 

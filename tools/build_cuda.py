@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from dualbinary import DualBinaryError, InputError
-from dualbinary.console import add_common_options, run
+from dualbinary.cli.console import add_common_options, run
 from runtime_ext.cuda_capi import describe
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -24,7 +24,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from dualbinary import DualBinaryError
-from dualbinary.console import add_common_options, run
+from dualbinary.cli.console import add_common_options, run
 
 ROOT = Path(__file__).resolve().parent.parent
 LOGS = ROOT / "out" / "gpu_check"
@@ -183,7 +183,7 @@ def products(session: Session) -> list[str | Path]:
     """The command of the program that sanitizers watch."""
     assert session.library is not None
     emulated = ["--emulated"] if session.emulated else []
-    return [session.python, "-m", "benchmarks.cuda_products", "--library", session.library, *emulated]
+    return [session.python, "-m", "benchmarks.cuda.products", "--library", session.library, *emulated]
 
 
 def tests(session: Session) -> Iterator[Check]:
@@ -245,13 +245,13 @@ def benchmark(session: Session, full: bool) -> Iterator[Check]:
     out = LOGS / "bench.json"
     out.unlink(missing_ok=True)  # of another build, perhaps
     amount = EMULATED_BENCH if session.emulated else ("--kernels", "all", *(() if full else ("--quick",)))
-    check, _ = session.child("benchmark", session.python, "-m", "benchmarks.cuda_bench", "--out", out, *amount)
+    check, _ = session.child("benchmark", session.python, "-m", "benchmarks.cuda.bench", "--out", out, *amount)
     yield Check(
         check.name, check.result, check.seconds, str(out.relative_to(ROOT)) if check.result == PASS else check.detail
     )
     if session.emulated or check.result == FAIL:
         return
-    judged, output = session.child("aims", session.python, "-m", "benchmarks.cuda_report", out, "--json")
+    judged, output = session.child("aims", session.python, "-m", "benchmarks.cuda.report", out, "--json")
     if judged.result == FAIL:
         yield judged
         return
@@ -265,9 +265,9 @@ def models(session: Session, full: bool) -> Iterator[Check]:
     if session.emulated:
         yield Check("whole models", SKIP, 0, "ONNX Runtime's CUDA provider needs a GPU")
         return
-    agreement = ("benchmarks.provider_agreement", "--models", *names)
+    agreement = ("benchmarks.models.provider_agreement", "--models", *names)
     yield session.child("same tokens as the CPU", session.python, "-m", *agreement)[0]
-    bench = ("benchmarks.model_bench", "--provider", "cuda", "--rounds", "3", "--models", *names)
+    bench = ("benchmarks.models.bench", "--provider", "cuda", "--rounds", "3", "--models", *names)
     check, output = session.child("whole models", session.python, "-m", *bench)
     print(output, file=sys.stderr)  # its table
     yield check

@@ -39,7 +39,7 @@ def collect(
         cut                                     whether text was left at MOST_TOKENS
         generated_file                          where generated sequences were read, or null
 
-    Raises InputError where there is no source, or one that can't be used.
+    Raises InputError where there is no source, or one that cannot be used.
     """
     generates = bool(config.generate or config.generated)
     if not config.text and not generates:
@@ -70,7 +70,7 @@ def collect(
 
 
 def generated_count(config: DataConfig) -> int:
-    """Sequences that the model writes or has written. Raises InputError where their file can't be used."""
+    """Sequences that the model writes or has written. Raises InputError where their file cannot be used."""
     return config.generate if config.generated is None else count_windows(Path(config.generated))
 
 

@@ -24,7 +24,7 @@ __all__ = ["expand", "read_documents"]
 KEY = "text"  # of JSON objects, and the column of Parquet files
 PLAIN, LINES, TABLE = (".txt", ".text", ".md", ".raw", ".tokens"), ".jsonl", ".parquet"
 OPENERS: dict[str, Callable[..., IO[Any]]] = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
-DAMAGE = (OSError, EOFError, lzma.LZMAError, zlib.error)  # what reading a compressed file that isn't one raises
+DAMAGE = (OSError, EOFError, lzma.LZMAError, zlib.error)  # what reading a compressed file that is not one raises
 ROWS = 256  # of a Parquet file in memory at a time
 
 
@@ -85,7 +85,7 @@ def _read(files: list[Path], separator: str | None) -> Iterator[tuple[Path, str]
         except UnicodeError as error:
             raise InputError(f"{path}: not UTF-8 text ({error}); convert it first, as with iconv") from None
         except DAMAGE as error:
-            raise InputError(f"{path}: can't be read ({error})") from None
+            raise InputError(f"{path}: cannot be read ({error})") from None
 
 
 def _open(path: Path) -> IO[str]:
@@ -116,7 +116,7 @@ def _document(line: str, place: str) -> str:
         raise InputError(f'{place}: expected an object with a string "{KEY}", got {line.strip()[:60]}')
     try:
         text.encode()
-    except UnicodeError as error:  # half a surrogate pair, which JSON can write and Unicode hasn't
+    except UnicodeError as error:  # half a surrogate pair, which JSON can write and Unicode has not
         raise InputError(f'{place}: "{KEY}" is not Unicode text ({error})') from None
     return text
 

@@ -59,7 +59,7 @@ def generate_to(
     `model` is loaded, works on the device where it is, and stays in evaluation mode; matrix products are in `dtype`.
     Same arguments, same sequences (on one kind of machine): a file that is there already is read, one that other
     arguments made is an InputError. PATH.parts holds what is done so far. `progress(done, total)` is told tokens.
-    Raises InputError where the model can't write that, DualBinaryError where its logits are not numbers.
+    Raises InputError where the model cannot write that, DualBinaryError where its logits are not numbers.
     """
     description = _describe(model, seed, count, length, dtype)
     if path.exists():
@@ -102,7 +102,7 @@ def count_windows(path: Path) -> int:
 def load_windows(path: Path, length: int, vocabulary: int) -> Tensor:
     """The sequences of a file that `generate_to` wrote, int32 [count, length].
 
-    Raises InputError for anything else, for another length, and for tokens that aren't below `vocabulary`.
+    Raises InputError for anything else, for another length, and for tokens that are not below `vocabulary`.
     """
     tokens, _ = _read(path)
     if tokens.shape[1] != length:

@@ -59,7 +59,7 @@ def tokenize(
     """The tokens of each of `documents`, int32 [n], by the tokenizer of the model `directory`; no special ones added.
 
     Reads as it is read from, a batch ahead, and ends once there are `most` tokens, where the last document is cut.
-    Raises InputError where there is no tokenizer, or where it knows tokens that a `vocabulary` of that size doesn't.
+    Raises InputError where there is no tokenizer, or where it knows tokens that a `vocabulary` of that size does not.
     """
     tokenizer = load_tokenizer(directory)
     parts: list[Tokens] = []

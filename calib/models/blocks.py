@@ -3,7 +3,7 @@
 A block takes hidden states and whatever else its model prepares: rotations, masks, biases of ALiBi, a window for this
 layer and not for that. Rather than know every architecture, `record_calls` runs the model's own forward once with
 blocks that only write down what they were given. Windows have equal lengths and no padding, so what was recorded for
-one batch holds for every batch of that size: `check_calls` refuses the models of which that isn't true.
+one batch holds for every batch of that size: `check_calls` refuses the models of which that is not true.
 """
 
 from collections.abc import Callable, Iterator
@@ -51,8 +51,8 @@ class BlockCall:
 def record_calls(source: SourceModel, tokens: Tensor) -> tuple[Tensor, list[BlockCall]]:
     """The hidden states [batch, T, H] that enter the first block for `tokens` [batch, T], and each block's call.
 
-    What lies outside the blocks, and the first block, must be loaded. Raises InputError where the model doesn't run its
-    blocks one after another, each on what the one before returned.
+    What lies outside the blocks, and the first block, must be loaded. Raises InputError where the model does not run
+    its blocks one after another, each on what the one before returned.
     """
     first = source.blocks[0][1]
     calls: list[BlockCall] = []

@@ -22,7 +22,7 @@ def head_of(model: PreTrainedModel, device: str, dtype: torch.dtype) -> tuple[Ca
     """The function from hidden states [t, H] to logits [t, V] of a loaded `model`, and V.
 
     Products are made in `dtype`; the weight is converted once. Differentiable in the hidden states. Raises InputError
-    where the model does something between its head and its logits that isn't known here.
+    where the model does something between its head and its logits that is not known here.
     """
     module, config = model.get_output_embeddings(), model.config.get_text_config()
     if not isinstance(module, torch.nn.Linear):
@@ -50,6 +50,6 @@ def _try(model: PreTrainedModel, head: Callable[[Tensor], Tensor], device: str, 
         found = head(model.base_model(input_ids=tokens, use_cache=False).last_hidden_state[0]).float()
     if not torch.allclose(found, wanted, rtol=0, atol=TOLERANCE * float(wanted.abs().max())):
         raise InputError(
-            f"{type(model).__name__}: its logits are not its head's outputs; distillation doesn't know this head. "
+            f"{type(model).__name__}: its logits are not its head's outputs; distillation does not know this head. "
             "Leave out the stage e2e with --stages init,block"
         )

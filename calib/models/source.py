@@ -24,7 +24,7 @@ from transformers.pytorch_utils import Conv1D
 from calib.layers import Format, QuantLinear
 from dualbinary import InputError
 from dualbinary.checkpoint import CONFIG_FILE, StoredTensor, read_quantization_config, stored_tensors
-from dualbinary.files import read_json_object
+from dualbinary.files.json_objects import read_json_object
 
 __all__ = ["SourceModel", "decoder_blocks", "empty_model", "parameter_count"]
 
@@ -64,7 +64,7 @@ def decoder_blocks(model: PreTrainedModel) -> list[tuple[str, nn.Module]]:
 
 
 def parameter_count(model: PreTrainedModel) -> int:
-    """Parameters of a model, loaded or not; a head that is tied to the embedding doesn't count."""
+    """Parameters of a model, loaded or not; a head that is tied to the embedding does not count."""
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     count = sum(parameter.numel() for parameter in model.parameters())
     if head is None or embedding is None or not model.config.get_text_config().tie_word_embeddings:
@@ -81,11 +81,11 @@ class SourceModel:
         tensors: what its files store, by name.
         model: the transformers model; parameters on the meta device until they are loaded.
         blocks: the decoder's blocks in order, as (name, module).
-        linears: the layers to quantise in order, by their name in the files.
+        linears: the layers to quantize in order, by their name in the files.
     """
 
     def __init__(self, directory: Path, format_: Format, skip: tuple[str, ...] = ()) -> None:
-        """Open `directory`. Raises InputError for whatever keeps the model from being quantised."""
+        """Open `directory`. Raises InputError for whatever keeps the model from being quantized."""
         self.directory, self.format = Path(directory), format_
         if not self.directory.is_dir():
             raise InputError(f"{directory}: not a directory; expected a Hugging Face model directory with config.json")
@@ -129,7 +129,7 @@ class SourceModel:
         """Give back the memory of the parameters of `module`; scales, planes and latents go too, for good."""
         for owner in module.modules():
             if isinstance(owner, QuantLinear):
-                owner.quantised = False
+                owner.quantized = False
             for key, parameter in list(owner.named_parameters(recurse=False)):
                 if isinstance(owner, QuantLinear) and key in ("scales", "planes", "latent"):
                     setattr(owner, key, None)
@@ -217,7 +217,7 @@ class SourceModel:
             if not hit:
                 raise InputError(f"--skip {pattern}: matches no module; a module is called {next(iter(layers), '?')}")
         if not layers:
-            raise InputError(f"{self.directory}: no linear layer is left to quantise")
+            raise InputError(f"{self.directory}: no linear layer is left to quantize")
         return layers
 
     def _replace(self, block: nn.Module, path: str, name: str, stored: str, module: nn.Linear | Conv1D) -> QuantLinear:
@@ -237,7 +237,7 @@ class SourceModel:
             if not matching:
                 raise InputError(
                     f"{name}.{key}: {list(parameter.shape)} is no matrix (but the experts of a mixture, or a "
-                    "convolution), and calibration cannot quantise it; "
+                    "convolution), and calibration cannot quantize it; "
                     f"--skip '*.{name.rpartition('.')[2]}.{key}' keeps it in full precision"
                 )
 

@@ -1,8 +1,8 @@
-"""Weights to approach that are not the model's own: what another quantiser made of it, dequantised.
+"""Weights to approach that are not the model's own: what another quantizer made of it, dequantized.
 
     a checkpoint of dualbinary       its planes and scales
     a plain model directory          its weights; what transformers saves after `dequantize=True` is one
-    any other quantised directory    loaded by transformers, whole, and dequantised by it where its format can be
+    any other quantized directory    loaded by transformers, whole, and dequantized by it where its format can be
 
 Layers are found by their place in the model, so that names in the files may differ.
 """
@@ -17,11 +17,11 @@ from transformers.pytorch_utils import Conv1D
 
 from calib.layers import Format, QuantLinear
 from calib.models.source import SourceModel
-from calib.quantizer import dequantise
+from calib.quantizer import dequantize
 from calib.stored import Checkpoint
 from dualbinary import InputError
 from dualbinary.checkpoint import CONFIG_FILE, QUANT_METHOD
-from dualbinary.files import read_json_object
+from dualbinary.files.json_objects import read_json_object
 
 __all__ = ["Targets"]
 
@@ -30,7 +30,7 @@ class Targets:
     """The weights of another directory for the layers of `source`."""
 
     def __init__(self, directory: Path, source: SourceModel) -> None:
-        """Open `directory`. Raises InputError where it is no model, or one that can't be read dequantised."""
+        """Open `directory`. Raises InputError where it is no model, or one that cannot be read dequantized."""
         self.directory = directory
         if not directory.is_dir():
             raise InputError(f"--from {directory}: not a directory; expected a Hugging Face model directory")
@@ -75,7 +75,7 @@ class Targets:
                 return layer.weight.detach()
             planes, scales = checkpoint.read(layer)
             size = checkpoint.format.for_inputs(layer.in_features).group_size
-            return dequantise(planes, scales, layer.in_features, size, torch.float32)
+            return dequantize(planes, scales, layer.in_features, size, torch.float32)
 
         return read
 
@@ -84,9 +84,9 @@ class Targets:
             model = AutoModelForCausalLM.from_pretrained(self.directory, dtype=torch.float32, trust_remote_code=False)
             if not all(_is_plain(module) for _, module in model.named_modules()):
                 model.dequantize()
-        except Exception as error:  # whatever the code of a quantiser raises, its own package missing among it
+        except Exception as error:  # whatever the code of a quantizer raises, its own package missing among it
             raise InputError(
-                f"--from {self.directory}: transformers doesn't load it dequantised ({error}); save a dequantised copy"
+                f"--from {self.directory}: transformers does not load it dequantized ({error}); save a dequantized copy"
             ) from None
         modules = dict(model.named_modules())
 

@@ -14,7 +14,7 @@ from calib.report.landscape import POINTS, landscape
 from calib.report.preference import preference
 from calib.stored import Checkpoint
 from dualbinary import InputError
-from dualbinary.release import release
+from dualbinary.cli.version import release
 
 __all__ = ["Text", "analyse"]
 
@@ -45,7 +45,7 @@ def analyse(
 
     `before` is a checkpoint to hold beside, such as one without distillation. The landscape is that of `layer`, by
     default the middle one, over the first two windows. `progress(part, done, total)` is told tokens.
-    Raises InputError, before the model is loaded, for models, text and names that don't fit.
+    Raises InputError, before the model is loaded, for models, text and names that do not fit.
     """
     checkpoints = {BEFORE: Checkpoint(before)} if before else {}
     checkpoints[AFTER] = Checkpoint(directory)

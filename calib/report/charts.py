@@ -220,7 +220,7 @@ def _preference(preference: dict[str, Any]) -> Chart:
         series = [("text", [part["target"] for part in quartiles], "#cbd2dc")]
         series += [("full precision", [part[f"teacher_{kind}"] for part in quartiles], "#8a94a6")]
         for (name, table), color in zip(models.items(), SERIES_COLORS, strict=False):
-            label_ = "quantised" if len(models) == 1 else f"quantised, {name}"
+            label_ = "quantised" if len(models) == 1 else f"quantized, {name}"
             series += [(label_, [part[f"student_{kind}"] for part in table["quartiles"]], color)]
         width = 0.8 / len(series)
         for index, (name, shares, color) in enumerate(series):
@@ -232,7 +232,7 @@ def _preference(preference: dict[str, Any]) -> Chart:
     caption = (
         "How often the most likely token is one of the most frequent ones, which make half of the text, and how much "
         "probability they get, where the full-precision model is sure and where it is not. The most likely token alone "
-        "overstates a quantised model that is merely less sure."
+        "overstates a quantized model that is merely less sure."
     )
     return Chart("Preference of frequent tokens", caption, svg(figure, "preference"))
 
@@ -261,8 +261,8 @@ def _landscape(landscape: dict[str, Any]) -> Chart:
     losses = ", ".join(f"{name} {valley['losses'][middle][middle]:.3f}" for name, valley in formats.items())
     mean = ", ".join(f"{name} {valley['rise']:.3f}" for name, valley in formats.items())
     caption = (
-        f"The model's loss with {landscape['layer']} alone quantised, as its two level parameters are multiplied by "
-        f"factors around 1. Loss at the centre: full precision {landscape['full_precision']:.3f}, {losses}. Mean rise "
+        f"The model's loss with {landscape['layer']} alone quantized, as its two level parameters are multiplied by "
+        f"factors around 1. Loss at the center: full precision {landscape['full_precision']:.3f}, {losses}. Mean rise "
         f"over the picture: {mean}. Binary has one plane, the others two; parameters that mean different things are "
         "compared, so this is how much care each format's own parameters need, and no more."
     )
@@ -277,7 +277,7 @@ def _line(axes: "Axes", points: list[dict[str, Any]], key: str, label: str, colo
 
 
 def _thousands(axes: "Axes") -> None:
-    """Numbers on the x axis as 50k rather than 50000, few enough that they don't run into one another."""
+    """Numbers on the x axis as 50k rather than 50000, few enough that they do not run into one another."""
     from matplotlib.ticker import EngFormatter
 
     axes.locator_params(axis="x", nbins=6)

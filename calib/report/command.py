@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from dualbinary import InputError
-from dualbinary.console import add_common_options, run
+from dualbinary.cli.console import add_common_options, run
 
 __all__ = ["main"]
 

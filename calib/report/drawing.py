@@ -1,6 +1,6 @@
 """How pictures of calibration are drawn: one style, SVG by matplotlib, text that stays text.
 
-matplotlib is asked for when the first picture is drawn; names from files don't belong into one, since it reads some
+matplotlib is asked for when the first picture is drawn; names from files do not belong into one, since it reads some
 characters as mathematics.
 """
 

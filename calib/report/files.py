@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from calib.config import explain
 from dualbinary import InputError
-from dualbinary.files import read_json_object
+from dualbinary.files.json_objects import read_json_object
 
 __all__ = ["LARGEST", "Count", "Part", "Size", "plain", "read_checked", "write_checked", "write_whole"]
 
@@ -26,13 +26,13 @@ class Part(BaseModel):
 
 
 def _check(kind: type[Part], value: dict[str, Any], origin: str) -> None:
-    """Raise InputError, naming `origin` and the key, where `value` isn't a `kind`."""
+    """Raise InputError, naming `origin` and the key, where `value` is not a `kind`."""
     try:
         kind.model_validate_json(json.dumps(value, allow_nan=False))
     except pydantic.ValidationError as error:
         raise InputError(f"{origin}: {plain(explain(error))}") from None
     except ValueError:  # of json: some number, known or not
-        raise InputError(f"{origin}: holds a number that isn't finite; expected finite ones or null") from None
+        raise InputError(f"{origin}: holds a number that is not finite; expected finite ones or null") from None
 
 
 def read_checked(file: Path, kind: type[Part], version: int) -> dict[str, Any]:
@@ -45,7 +45,7 @@ def read_checked(file: Path, kind: type[Part], version: int) -> dict[str, Any]:
 
 
 def write_checked(file: Path, kind: type[Part], value: dict[str, Any]) -> None:
-    """Write `value`, a `kind`, whole or not at all. Raises InputError where it isn't one."""
+    """Write `value`, a `kind`, whole or not at all. Raises InputError where it is not one."""
     _check(kind, value, file.name)
     write_whole(file, json.dumps(value, indent=1, allow_nan=False))
 

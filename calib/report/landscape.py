@@ -1,7 +1,7 @@
-"""How flat the loss is around the levels of one quantised layer: as binary, as uniform 2-bit and as two planes.
+"""How flat the loss is around the levels of one quantized layer: as binary, as uniform 2-bit and as two planes.
 
 DB-LLM (arXiv 2402.11960) argues for its two planes with a picture: of the three, theirs lies in the widest valley. Here
-one layer alone is quantised, the planes stay, and the two parameters that place its levels are multiplied by factors
+one layer alone is quantized, the planes stay, and the two parameters that place its levels are multiplied by factors
 around 1, in all groups alike:
 
     format     levels                                     parameters
@@ -10,7 +10,7 @@ around 1, in all groups alike:
     fdb        0, a1, a2, a1 + a2                         a1, a2
 
 The three are fitted by least squares to the same weight in the same groups. Their numbers of stored bits differ, and so
-do their losses at the centre; what is compared is by how much the loss rises around it. Parameters that mean different
+do their losses at the center; what is compared is by how much the loss rises around it. Parameters that mean different
 things are changed by the same factors, so it is a picture of how much care each format needs, not a measure.
 """
 
@@ -22,11 +22,11 @@ import torch
 from torch import Tensor
 from torch.nn import Module, functional
 
-from calib.initialisers.data_free import closed_form
 from calib.layers import Format, QuantLinear
 from calib.models.blocks import autocast
 from calib.models.source import SourceModel
 from calib.quantizer import grouped, pack
+from calib.weight_init.data_free import closed_form
 from dualbinary import InputError
 
 __all__ = ["FORMATS", "POINTS", "landscape"]
@@ -43,7 +43,7 @@ LEAST_STEP = torch.finfo(torch.float16).tiny  # of a group of equal weights, who
 
 @dataclass(frozen=True)
 class _Fitted:
-    """A quantised weight and which rows of its scales each of the two parameters multiplies."""
+    """A quantized weight and which rows of its scales each of the two parameters multiplies."""
 
     planes: Tensor
     scales: Tensor
@@ -61,24 +61,24 @@ def landscape(
     dtype: torch.dtype = torch.float32,
     progress: Callable[[int, int], None] = lambda *_: None,
 ) -> dict[str, Any]:
-    """Cross entropy, nats, of the model on windows `tokens` int [W, T] with only `layer_name` quantised.
+    """Cross entropy, nats, of the model on windows `tokens` int [W, T] with only `layer_name` quantized.
 
-    Returns {"layer", "tokens", "factors", "full_precision", "formats"}: the factors, the loss with nothing quantised,
+    Returns {"layer", "tokens", "factors", "full_precision", "formats"}: the factors, the loss with nothing quantized,
     and for each of FORMATS {"parameters", "losses", "rise"}. losses[i][j] is with the first parameter times factors[j]
-    and the second times factors[i]; rise is its mean less its centre. The model is loaded, unless it is already, and is
+    and the second times factors[i]; rise is its mean less its center. The model is loaded, unless it is already, and is
     left in full precision. `progress(done, total)` is told tokens. Raises InputError for a layer that
-    the model doesn't quantise, or an even number of points.
+    the model does not quantize, or an even number of points.
     """
     if points < 1 or points % 2 == 0:
         raise InputError(f"points: expected an odd number, so that the middle is the unperturbed layer, got {points}")
     layer = source.linears.get(layer_name)
     if layer is None:
         known = next(iter(source.linears))
-        raise InputError(f"{layer_name}: not a layer that is quantised; expected a name such as {known}")
+        raise InputError(f"{layer_name}: not a layer that is quantized; expected a name such as {known}")
     source.load(source.model, linear_dtype=dtype)
     Module.to(source.model, device)
     for other in source.linears.values():
-        other.quantised = False
+        other.quantized = False
     total, done = (1 + points**2 * len(FORMATS)) * tokens.numel(), 0
 
     def loss() -> float:
@@ -90,12 +90,12 @@ def landscape(
 
     factors = torch.linspace(1 - REACH, 1 + REACH, points).tolist() if points > 1 else [1.0]
     full, formats = loss(), {}
-    layer.quantised = True
+    layer.quantized = True
     for name, fitted in zip(FORMATS, _fits(layer), strict=True):
         losses = [[_perturbed(layer, fitted, (x, y), loss) for x in factors] for y in factors]
         rise = sum(map(sum, losses)) / points**2 - losses[points // 2][points // 2]
         formats[name] = {"parameters": list(fitted.parameters), "losses": losses, "rise": rise}
-    layer.quantised = False
+    layer.quantized = False
     return {
         "layer": layer_name,
         "tokens": tokens.numel(),

@@ -14,7 +14,7 @@ __all__ = ["page"]
 TEMPLATE = "page.html"
 OPERATIONS = {
     "full": "full precision",
-    "quantised": "quantised, by the paper's rule",
+    "quantised": "quantized, by the paper's rule",
     "every_bit": "by the same rule, zero bits counted too",
     "additions": "an addition for each bit that is set, nothing divided by 16",
 }

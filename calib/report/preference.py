@@ -1,6 +1,6 @@
-"""Which tokens a model prefers, frequent or rare ones, before and after it was quantised, by how sure its teacher is.
+"""Which tokens a model prefers, frequent or rare ones, before and after it was quantized, by how sure its teacher is.
 
-DB-LLM (arXiv 2402.11960) observes that a quantised model predicts head classes more often than its teacher, and most so
+DB-LLM (arXiv 2402.11960) observes that a quantized model predicts head classes more often than its teacher, and most so
 where the teacher is unsure; its deviation-aware distillation is meant to undo that.
 """
 
@@ -34,7 +34,7 @@ def preference(
 
     What is frequent is counted in `tokens` themselves. Returns {"tokens": W * T, "models": {name: table}}, the tables
     those of `PreferenceTable.to_dict`, names those of `checkpoints`. The model is loaded, unless it is already, and
-    keeps the last checkpoint. `progress(done, total)` is told tokens. Raises InputError where a checkpoint doesn't
+    keeps the last checkpoint. `progress(done, total)` is told tokens. Raises InputError where a checkpoint does not
     fit the model.
     """
     model = source.model

@@ -1,7 +1,7 @@
 """What a record says in rows and sums: a row for each layer, means over the model, and operations by the paper's rule.
 
 A layer's row holds the figures after its last stage; errors are of every stage. Correlations and output errors need the
-inputs of a layer, which distillation doesn't keep: there the row shows those of the last stage that knew them.
+inputs of a layer, which distillation does not keep: there the row shows those of the last stage that knew them.
 """
 
 from collections.abc import Iterable
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from calib.report.files import plain
-from dualbinary.statistics import PAPER_PLANE_SHARE, PAPER_PROMPT_TOKENS, PAPER_RULE, paper_flops
+from dualbinary.metrics.statistics import PAPER_PLANE_SHARE, PAPER_PROMPT_TOKENS, PAPER_RULE, paper_flops
 
 __all__ = [
     "NOTES",
@@ -60,7 +60,7 @@ class Layer:
         return values[-1] if values else None
 
     def errors(self, key: str, stages: Iterable[str]) -> list[float | None]:
-        """The figure `key` after each of `stages`; None where it isn't known."""
+        """The figure `key` after each of `stages`; None where it is not known."""
         return [self.stages[stage][key] if stage in self.stages else None for stage in stages]
 
 
@@ -102,7 +102,7 @@ def _mean(rows: list[dict[str, Any]], key: str) -> Any:
 def flops(record: dict[str, Any]) -> dict[str, Any]:
     """Floating-point operations of a short prompt, a multiply-add counted as two; no claim about speed.
 
-    `full` and `quantised` are as DB-LLM (arXiv 2402.11960) counts them: `rule` says how, and with the paper's
+    `full` and `quantized` are as DB-LLM (arXiv 2402.11960) counts them: `rule` says how, and with the paper's
     LLaMA-1-7B it gives the paper's 423.4 G. No processor skips single bits at no cost, so two plainer counts stand
     beside: `every_bit`, by the same rule but with all bits of the planes, zeros too; and `additions`, where a bit that
     is set costs one addition and nothing is divided by 16. Layers that keep full precision inside the blocks are in
@@ -114,13 +114,13 @@ def flops(record: dict[str, Any]) -> dict[str, Any]:
     weights = sum(layer["weights"] for layer in layers)
     bits = sum(layer["weights"] * len(layer["density"]) for layer in layers)
     ones = sum(layer["weights"] * sum(layer["density"]) for layer in layers)
-    full, quantised = rest + 2 * tokens * weights, rest + 2 * tokens * ones * PAPER_PLANE_SHARE
+    full, quantized = rest + 2 * tokens * weights, rest + 2 * tokens * ones * PAPER_PLANE_SHARE
     return {
         "rule": PAPER_RULE,
         "tokens": tokens,
         "full": full,
-        "quantised": quantised,
-        "ratio": full / quantised,
+        "quantised": quantized,
+        "ratio": full / quantized,
         "every_bit": rest + 2 * tokens * bits * PAPER_PLANE_SHARE,
         "additions": rest + tokens * ones,
     }

@@ -2,7 +2,7 @@
 
 Teacher and student are one model (calib.layers.full_precision). What trains: the scales and, where the configuration
 gives them a rate, latents that may move weights to other levels. The loss is a mixture of those of calib.losses, which
-calib.stages.passes computes; Adam, with rates relative to each layer's root mean square. In every step each block of
+calib.stages.objective computes; Adam, with rates relative to each layer's root mean square. In every step each block of
 the teacher may be the student's, with a probability that changes over the steps; what is drawn depends on seed and step
 alone. Losses that decide anything are measured against the teacher itself.
 
@@ -31,7 +31,7 @@ from calib.models.source import SourceModel
 from calib.parallel import ALONE, Team
 from calib.quantizer import codes_of, into_cells
 from calib.schedule import learning_rate, swap_probability
-from calib.stages.passes import TERMS, Passes
+from calib.stages.objective import TERMS, Passes
 from calib.state import WorkDirectory
 from dualbinary import DualBinaryError, InputError
 
@@ -75,7 +75,7 @@ def distill(
 
     `tokens` int [windows, T]; the last `config.held_out` are held out, the others are taken in a random order that
     depends on `seed`, again and again. `progress(done, total, **figures)` is told training tokens. Raises InputError
-    for a batch that the processes can't share, DualBinaryError where the loss stops being finite.
+    for a batch that the processes cannot share, DualBinaryError where the loss stops being finite.
     """
     if config.batch % team.size:
         raise InputError(
@@ -106,7 +106,7 @@ class _Distillation:
         self.training, self.held_out = tokens[:split], tokens[split:]
         self.trained = self._prepare()
         groups = [{"params": [value], "rate": rate} for value, rate in self.trained.values()]
-        self.optimiser = torch.optim.Adam(groups, lr=0.0, betas=BETAS, eps=1e-12, foreach=True)
+        self.optimizer = torch.optim.Adam(groups, lr=0.0, betas=BETAS, eps=1e-12, foreach=True)
         self.curve: list[dict[str, Any]] = []
         self.best_step, self.best_loss = 0, math.inf
         self.best: dict[str, Tensor] = {}
@@ -157,7 +157,7 @@ class _Distillation:
             trained[f"{layer.name}.scales"] = layer.scales, self.config.scale_rate * size
             if self.config.latent_rate:
                 if self.team.sharded:
-                    raise InputError("--e2e-latent-rate: latents can't be trained with FSDP; leave out --use_fsdp")
+                    raise InputError("--e2e-latent-rate: latents cannot be trained with FSDP; leave out --use_fsdp")
                 _give_latent(layer)
                 assert layer.latent is not None
                 layer.latent.requires_grad_()
@@ -174,19 +174,19 @@ class _Distillation:
         return self.training[torch.stack(chosen)]
 
     def _set_rate(self, factor: float) -> None:
-        for group in self.optimiser.param_groups:
+        for group in self.optimizer.param_groups:
             group["lr"] = group["rate"] * factor
 
     def _step(self, windows: Tensor, swapped: list[bool]) -> dict[str, float]:
-        """One step of the optimiser on windows [batch, T]; returns the mean losses."""
+        """One step of the optimizer on windows [batch, T]; returns the mean losses."""
         sums = dict.fromkeys(self.passes.terms, 0.0)
         factor = self.team.loss_factor / self.config.batch
         for part in self.team.share(windows).split(self.config.micro_batch):
             for name, value in self.passes.losses(part, factor=factor, swapped=swapped).items():
                 sums[name] += value
         self.team.add_gradients([value for value, _ in self.trained.values()])
-        self.optimiser.step()
-        self.optimiser.zero_grad()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
         totals = self.team.total(list(sums.values()))
         return {name: value / len(windows) for name, value in zip(sums, totals, strict=True)}
 
@@ -238,7 +238,7 @@ class _Distillation:
         """Every tensor that a resumed run needs, by name."""
         for name, (value, _) in self.trained.items():
             yield f"value.{name}", value
-            state = self.optimiser.state[value]
+            state = self.optimizer.state[value]
             for key in ("step", "exp_avg", "exp_avg_sq"):
                 yield f"{key}.{name}", state[key]
 
@@ -258,7 +258,7 @@ class _Distillation:
         tensors, known = self.work.read_tensors(RESULT)
         for value, _ in self.trained.values():
             zeros = torch.zeros_like(value)
-            self.optimiser.state[value] = {"step": torch.tensor(0.0), "exp_avg": zeros, "exp_avg_sq": zeros.clone()}
+            self.optimizer.state[value] = {"step": torch.tensor(0.0), "exp_avg": zeros, "exp_avg_sq": zeros.clone()}
         for name, target in self._state():
             self.team.assign(target, tensors[name])
         self.curve, self.best_step, self.seconds = known["curve"], known["best_step"], known["seconds"]

@@ -2,7 +2,7 @@
 
     discrepancy of a sequence  =  mean over its tokens of KL(Pt || Ps),    the student as it enters distillation
 
-QBB (NeurIPS 2024) keeps the K sequences of highest discrepancy and doesn't say which measure it takes. KL is ours, for
+QBB (NeurIPS 2024) keeps the K sequences of highest discrepancy and does not say which measure it takes. KL is ours, for
 every loss: logits that nobody would draw have no say in it, and scores of two runs mean the same. The danger of
 such a choice is that text which no one writes may score high: so the record has the share of distinct tokens of every
 sequence beside its score.
@@ -24,10 +24,10 @@ from calib.config import DataConfig
 from calib.losses import LossWeights
 from calib.models.source import SourceModel
 from calib.parallel import Team
-from calib.stages.passes import Passes
+from calib.stages.objective import Passes
 from calib.state import WorkDirectory
 from dualbinary import InputError
-from dualbinary.files import read_json_object
+from dualbinary.files.json_objects import read_json_object
 
 __all__ = ["RECORD_KEY", "choose"]
 
@@ -111,7 +111,7 @@ def _scores(
 
 
 def _stored(file: Path, digest: str, count: int) -> Tensor:
-    """The scores in the record of another run. Raises InputError where they aren't those of these sequences."""
+    """The scores in the record of another run. Raises InputError where they are not those of these sequences."""
     found = read_json_object(file).get(RECORD_KEY)
     scores = found.get("scores") if isinstance(found, dict) and found.get("sequences") == digest else None
     numbers = isinstance(scores, list) and all(isinstance(one, float) and math.isfinite(one) for one in scores)

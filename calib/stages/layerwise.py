@@ -1,6 +1,6 @@
-"""Layer-wise binarisation (QBB, NeurIPS 2024): the bases of one layer brought nearer to its weight, without any input.
+"""Layer-wise binarization (QBB, NeurIPS 2024): the bases of one layer brought nearer to its weight, without any input.
 
-    minimise   || W - sum over i of a[i] B[i] ||^2        over the bits B in {-1, 1} and the factors a of every group
+    minimize   || W - sum over i of a[i] B[i] ||^2        over the bits B in {-1, 1} and the factors a of every group
 
 closed-form    a by least squares for the bits there are, P x P for each group; then the bits by the nearest of the 2^P
                levels; again and again (the alternation of BCQ). Each step is the best there is while the other half
@@ -11,12 +11,12 @@ iterative      the paper's: round i trains the bits of basis i, by gradient desc
                all other bits stay; the factors train in every round.
 simultaneous   the latents of all bases at once, as many steps in all.
 
-The paper doesn't say what latents start from. From the signs themselves they would have to move by 1 to turn a bit
+The paper does not say what latents start from. From the signs themselves they would have to move by 1 to turn a bit
 over: a short training turns none. Here they start from the residual that the basis was made for, by its factor,
 
     v[i] = B[i] * min(1, | W - sum over j < i of a[j] B[j] | / a[i])
 
-for the cascaded start just the normalised residual: small where it doesn't matter much which sign it is. The gradient
+for the cascaded start just the normalized residual: small where it does not matter much which sign it is. The gradient
 passes straight through where |v| <= 1, and latents are kept there, so that every bit can turn. Gradients are taken in
 units of what they belong to, so that rates fit every layer: dL/dv over 2 a^2, dL/da over 2 G. Adam would make all steps
 equally long; then bits that are right but small turn as fast as those that are wrong. The best state of the layer is
@@ -30,21 +30,21 @@ import torch
 from torch import Tensor
 
 from calib.config import LayerConfig
-from calib.initialisers.base import Initialised
-from calib.initialisers.bases import from_bases, real_inputs, signs
-from calib.initialisers.least_squares import solve
 from calib.layers import Format
-from calib.quantizer import dequantise, grouped, levels_of, nearest, pack, sorted_levels, unpack
+from calib.quantizer import dequantize, grouped, levels_of, nearest, pack, sorted_levels, unpack
 from calib.schedule import learning_rate
-from dualbinary.fit import CROWDED, GAUSSIAN_HALF_WIDTH
+from calib.weight_init.base import Initialized
+from calib.weight_init.bases import from_bases, real_inputs, signs
+from calib.weight_init.least_squares import solve
+from dualbinary.fitting.fit import CROWDED, GAUSSIAN_HALF_WIDTH
 
-__all__ = ["Binarised", "binarise"]
+__all__ = ["Binarized", "binarize"]
 
 RIDGE = 1e-9  # in float64: decides nothing but groups whose bits leave a factor open
 
 
 @dataclass(frozen=True)
-class Binarised:
+class Binarized:
     """What the stage made of a layer.
 
     Attributes:
@@ -53,14 +53,14 @@ class Binarised:
         flipped: for each basis the share of bits that differ from the start's.
     """
 
-    state: Initialised
+    state: Initialized
     before: float
     after: float
     flipped: list[float]
 
 
 @torch.no_grad()
-def binarise(weight: Tensor, start: Initialised, format_: Format, config: LayerConfig, name: str) -> Binarised:
+def binarize(weight: Tensor, start: Initialized, format_: Format, config: LayerConfig, name: str) -> Binarized:
     """Bring the bases of `start` nearer to `weight` [N, K], float32. Raises InputError, naming `name`."""
     K, size = weight.shape[1], format_.group_size
     if config.solver == "closed-form":
@@ -69,18 +69,18 @@ def binarise(weight: Tensor, start: Initialised, format_: Format, config: LayerC
         state = _descend(weight, start, format_, config, name)
     whole = float(weight.square().sum(dtype=torch.float64)) or 1.0
 
-    def error(one: Initialised) -> float:
-        difference = weight - dequantise(one.planes, one.scales, K, size, torch.float32)
+    def error(one: Initialized) -> float:
+        difference = weight - dequantize(one.planes, one.scales, K, size, torch.float32)
         return float(difference.square().sum(dtype=torch.float64)) / whole
 
     before, after = error(start), error(state)
     if after > before:
         state, after = start, before
     changed = unpack(start.planes, K) != unpack(state.planes, K)
-    return Binarised(state, before, after, changed.float().mean((1, 2)).tolist())
+    return Binarized(state, before, after, changed.float().mean((1, 2)).tolist())
 
 
-def _closed_form(weight: Tensor, start: Initialised, format_: Format, rounds: int) -> Initialised:
+def _closed_form(weight: Tensor, start: Initialized, format_: Format, rounds: int) -> Initialized:
     factors = format_.trained(start.scales).clone()
     for inputs, groups in _whole_and_ragged(weight.shape[1], format_.group_size):
         part = factors[:, :, groups]
@@ -95,7 +95,7 @@ def _closed_form(weight: Tensor, start: Initialised, format_: Format, rounds: in
     factors = format_.rounded(factors)
     scales = format_.stored(factors)
     codes = nearest(weight, scales, format_.planes, format_.group_size)
-    return Initialised(pack(codes, format_.planes, format_.group_size), scales, weight.clone())
+    return Initialized(pack(codes, format_.planes, format_.group_size), scales, weight.clone())
 
 
 def _whole_and_ragged(K: int, size: int) -> Iterator[tuple[slice, slice]]:
@@ -160,7 +160,7 @@ class _Groups:
         return bounds, bounds.diff(dim=1).double(), self.prefix[chosen].gather(1, bounds).diff(dim=1)
 
 
-def _descend(weight: Tensor, start: Initialised, format_: Format, config: LayerConfig, name: str) -> Initialised:
+def _descend(weight: Tensor, start: Initialized, format_: Format, config: LayerConfig, name: str) -> Initialized:
     """By gradients, one basis after another or all at once."""
     K, size, count = weight.shape[1], format_.group_size, format_.planes
     real = real_inputs(K, format_, weight)

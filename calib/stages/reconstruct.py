@@ -1,8 +1,8 @@
 """Block-wise reconstruction: one block of the student learns to give what the teacher's block gives.
 
-    minimise   mean over tokens of  || student(x') - teacher(x) ||^2 / || teacher(x) ||^2
+    minimize   mean over tokens of  || student(x') - teacher(x) ||^2 / || teacher(x) ||^2
 
-over the latents and scales of the block; x' are the hidden states that the quantised blocks before it made, x those of
+over the latents and scales of the block; x' are the hidden states that the quantized blocks before it made, x those of
 the full-precision model. Dividing by each token's own norm keeps the few enormous ones (the first token of many models)
 from ruling the sum. Two input streams and training everything at once: EfficientQAT (arXiv 2407.11062).
 """
@@ -56,7 +56,7 @@ def reconstruct(
         size = layer.weight.float().square().mean().sqrt().item()
         groups.append({"params": [layer.latent], "rate": config.latent_rate * size})
         groups.append({"params": [layer.scales], "rate": config.scale_rate * size})
-    optimiser = torch.optim.Adam(groups, lr=0.0, betas=BETAS, eps=1e-12, foreach=True)
+    optimizer = torch.optim.Adam(groups, lr=0.0, betas=BETAS, eps=1e-12, foreach=True)
     held_out = range(trained, len(inputs), config.batch)
     before = _mean_error(run, inputs, targets, held_out, config.batch)
     started = [(layer.current_planes(), layer.stored_scales.detach().clone()) for layer in layers]
@@ -67,12 +67,12 @@ def reconstruct(
     for _ in range(config.epochs):
         order = torch.randperm(trained, generator=generator)[: steps_per_epoch * config.batch]
         for chosen in order.view(-1, config.batch):
-            for group in optimiser.param_groups:
+            for group in optimizer.param_groups:
                 group["lr"] = group["rate"] * learning_rate(len(losses), steps)
             loss = _error(run(inputs[chosen]), targets[chosen])
             loss.backward()
-            optimiser.step()
-            optimiser.zero_grad()
+            optimizer.step()
+            optimizer.zero_grad()
             losses.append(loss.item())
             if not math.isfinite(losses[-1]):
                 raise DualBinaryError(

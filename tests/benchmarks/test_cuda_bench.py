@@ -9,12 +9,13 @@ import sys
 import numpy as np
 import pytest
 
-from benchmarks import cuda_bench, cuda_products
-from benchmarks.cuda_cases import PEERS, Point, Products, own_names, stored_bytes, weight_count
-from benchmarks.cuda_device import Emulated
+from benchmarks.cuda import bench as cuda_bench
+from benchmarks.cuda import products as cuda_products
+from benchmarks.cuda.cases import PEERS, Point, Products, own_names, stored_bytes, weight_count
+from benchmarks.cuda.device import Emulated
 from dualbinary import DualBinaryError
-from tests.benchmarks import cuda_stand_ins as stand_ins
-from tests.runtime.cuda_libraries import emulated_library
+from tests.support import cuda_stand_ins as stand_ins
+from tests.support.cuda_libraries import emulated_library
 
 TINY = ["--shapes", "48x256", "--group-sizes", "64", "--rounds", "2", "--seconds", "0"]
 KERNELS = ["decode_b1", "decode_s8", "prefill_wgmma", "prefill_mma"]
@@ -166,7 +167,7 @@ def test_a_wrong_product_is_named(library, capsys, monkeypatch):
 
 def test_products_run_in_memory_of_the_driver(library, tmp_path):
     stand_ins.make_driver(tmp_path)
-    command = [sys.executable, "-m", "benchmarks.cuda_products", "--library", str(library), "--rows", "7", "70"]
+    command = [sys.executable, "-m", "benchmarks.cuda.products", "--library", str(library), "--rows", "7", "70"]
     environment = {**os.environ, "LD_LIBRARY_PATH": str(tmp_path)}
     done = subprocess.run(command, cwd=stand_ins.ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from benchmarks import cuda_report
-from benchmarks.cuda_report import FAIL, NOT_MEASURED, PASS
+from benchmarks.cuda import report as cuda_report
+from benchmarks.cuda.report import FAIL, NOT_MEASURED, PASS
 
 LARGE, SMALL = (8192, 8192), (2048, 2048)
 READ = {"copy": {"bytes": 2_000, "seconds": [1e-9] * 3}, "sum": {"bytes": 3_000, "seconds": [1e-9, 2e-9, 1e-9]}}

@@ -8,9 +8,10 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from benchmarks import kernel_bench, kernel_report
-from benchmarks.kernel_cases import Format, Lab, Point, contenders, model
-from dualbinary.reference import dual_binary_matmul
+from benchmarks.kernels import bench as kernel_bench
+from benchmarks.kernels import report as kernel_report
+from benchmarks.kernels.cases import Format, Lab, Point, contenders, model
+from dualbinary.contract.reference import dual_binary_matmul
 
 POINT = Point(N=40, K=96, M=3, threads=1)
 FORM = Format(group_size=32, planes=2, offset=False, dtype="float32")

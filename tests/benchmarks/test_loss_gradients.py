@@ -6,13 +6,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from benchmarks.loss_gradients import LOSSES, main
 from calib.__main__ import main as calib
 from calib.layers import full_precision
 from calib.losses import kl_divergence, logit_error
 from calib.models.source import SourceModel
 from calib.stored import Checkpoint
-from tests.exporter.tiny_models import VOCABULARY, make_model
+from studies.loss_gradients import LOSSES, main
+from tests.support.tiny_models import VOCABULARY, make_model
 
 T = 24
 

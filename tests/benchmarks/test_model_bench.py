@@ -11,12 +11,14 @@ import onnxruntime
 import pytest
 from safetensors.numpy import load_file
 
-from benchmarks import model_bench, model_engine, model_files
-from benchmarks.gguf_files import write_gguf
-from benchmarks.model_files import CUDA_VARIANTS, VARIANTS
+from benchmarks.models import bench as model_bench
+from benchmarks.models import engine as model_engine
+from benchmarks.models import files as model_files
+from benchmarks.models.files import CUDA_VARIANTS, VARIANTS
+from benchmarks.models.gguf_files import write_gguf
 from dualbinary import DualBinaryError
 from examples.reference import export_reference
-from tests.runtime import tiny
+from tests.support import tiny_sessions as tiny
 
 OURS, PEER = VARIANTS[0].name, "llama.cpp Q4_0"
 

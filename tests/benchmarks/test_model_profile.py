@@ -6,14 +6,14 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from benchmarks import model_profile
+from benchmarks.models import profile as model_profile
 from exporter.options import ExportOptions
 from exporter.pipeline import export
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    from tests.runtime import tiny
+    from tests.support import tiny_sessions as tiny
 
     directory = tmp_path_factory.mktemp("profile")
     source = tiny.make_weights(directory / "hf")

@@ -4,11 +4,11 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from benchmarks import provider_agreement
-from benchmarks.provider_agreement import Agreement, compare
+from benchmarks.models import provider_agreement
+from benchmarks.models.provider_agreement import Agreement, compare
 from dualbinary import InputError
 from runtime_ext.providers import CPU, Provider
-from tests.runtime import tiny
+from tests.support import tiny_sessions as tiny
 
 
 @pytest.fixture(scope="module")

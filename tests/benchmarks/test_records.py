@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from benchmarks.records import OtherLoad, Records
+from benchmarks.common.records import OtherLoad, Records
 from dualbinary import InputError
 
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from benchmarks import sequences_figure
-from benchmarks.sequences_figure import PICTURE, POINTS, main
 from calib.__main__ import main as calib
-from tests.exporter.tiny_models import VOCABULARY, make_model
+from studies import sequences_figure
+from studies.sequences_figure import PICTURE, POINTS, main
+from tests.support.tiny_models import VOCABULARY, make_model
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def test_every_point_is_made_once_and_is_in_the_picture(arguments, tmp_path, mon
         assert calib([*words]) == 0
         return ""
 
-    monkeypatch.setattr("benchmarks.calibration_runs._run", run)
+    monkeypatch.setattr("studies.calibration_runs._run", run)
     assert main([*arguments, "--json"]) == 0
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert [(point["sequences"], point["by"]) for point in found] == [

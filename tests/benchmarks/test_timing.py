@@ -5,14 +5,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.timing import interleave, ratio, summarise
+from benchmarks.common.timing import interleave, ratio, summarize
 
 TIMES = st.lists(st.floats(1e-6, 10), min_size=1, max_size=20)
 
 
 @given(TIMES)
 def test_a_summary_has_the_median_the_best_and_the_middle_half(times):
-    summary = summarise(times)
+    summary = summarize(times)
     low, high = np.percentile(times, [25, 75])
     # float64 sums of two values, in another order
     assert summary.median == pytest.approx(np.median(times), rel=1e-12)

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from calib.config import BlockConfig, CalibConfig, FormatConfig, InitConfig
 from calib.models.source import SourceModel
-from calib.stages.walk import Walked, walk
+from calib.stages.blockwise import Walked, walk
 from calib.state import WorkDirectory
-from tests.exporter.tiny_models import VOCABULARY, make_model
+from tests.support.tiny_models import VOCABULARY, make_model
 
 # Two tests run at a time, and tiny operations gain nothing from threads that wait for one another.
 torch.set_num_threads(1)

@@ -8,9 +8,9 @@ from torch import nn
 from calib.layers import Format, QuantLinear, quant_linears
 from calib.models.blocks import autocast, check_calls, compute_dtype, record_calls
 from calib.models.source import SourceModel
-from calib.stages.moments import groups_by_input, second_moments
+from calib.stages.input_statistics import groups_by_input, second_moments
 from dualbinary import InputError
-from tests.exporter.tiny_models import CONFIGS
+from tests.support.tiny_models import CONFIGS
 
 FORMAT = Format(2, 64, offset=True)
 LENGTH = 24  # three times the sliding window of the tiny models

@@ -19,7 +19,7 @@ from calib.plan import Machine, Shapes, plan
 from calib.presets import PRESETS, preset
 from dualbinary import InputError
 from dualbinary.checkpoint import QuantizationConfig
-from tests.exporter.tiny_models import make_model
+from tests.support.tiny_models import make_model
 
 SMALL = {
     "generate": 24,
@@ -262,7 +262,7 @@ def test_another_run_does_not_take_up_its_work(model, tmp_path, capsys):
 def test_an_output_that_exists_is_left_alone(model, finished, capsys):
     before = (finished / "model.safetensors").read_bytes()
     assert main([str(model), str(finished), *words()]) == 2
-    assert "exists and isn't empty" in capsys.readouterr().err
+    assert "exists and is not empty" in capsys.readouterr().err
     assert (finished / "model.safetensors").read_bytes() == before
 
 

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from calib.config import STAGES, BlockConfig, CalibConfig, DataConfig, DistillConfig, FormatConfig, InitConfig
-from calib.initialisers import METHODS
 from calib.layers import Format
+from calib.weight_init import METHODS
 from dualbinary import InputError
 
 counts = st.integers(1, 10_000)

@@ -11,11 +11,11 @@ from calib.layers import Format, full_precision, quant_linears
 from calib.losses import LossWeights, cross_entropy, dad_weights, entropy, kl_divergence, logit_error
 from calib.schedule import learning_rate
 from calib.stages.distill import BETAS, distill
-from calib.stages.passes import Passes
+from calib.stages.objective import Passes
 from calib.state import WorkDirectory
 from dualbinary import DualBinaryError, InputError
-from tests.calib.fitted import fitted
-from tests.exporter.tiny_models import VOCABULARY, make_model
+from tests.support.fitted_layers import fitted
+from tests.support.tiny_models import VOCABULARY, make_model
 
 T = 24
 FORMAT = Format(2, 64, offset=True)
@@ -76,7 +76,7 @@ def plain_loss(model, window, config, swapped=(False, False)):
     with torch.no_grad(), full_precision(model):
         for block, own in zip(model.model.layers, swapped, strict=True):
             for layer in quant_linears(block):
-                layer.quantised = own
+                layer.quantized = own
         teacher, wanted = seen(model, window)
     student, found = seen(model, window)
     kl, omega = kl_divergence(teacher, student), dad_weights(entropy(teacher), entropy(student), config.gamma)
@@ -96,13 +96,13 @@ def plain_loop(directory, order, config):
         groups.append(
             {"params": [layer.scales], "rate": config.scale_rate * layer.weight.square().mean().sqrt().item()}
         )
-    optimiser = torch.optim.Adam(groups, lr=0, betas=BETAS, eps=1e-12)
+    optimizer = torch.optim.Adam(groups, lr=0, betas=BETAS, eps=1e-12)
     for step, batch in enumerate(order):
-        for group in optimiser.param_groups:
+        for group in optimizer.param_groups:
             group["lr"] = group["rate"] * learning_rate(step, len(order), config.warmup)
         torch.stack([plain_loss(source.model, window, config) for window in batch]).mean().backward()
-        optimiser.step()
-        optimiser.zero_grad()
+        optimizer.step()
+        optimizer.zero_grad()
     return {name: layer.scales.detach() for name, layer in source.linears.items()}
 
 
@@ -120,7 +120,7 @@ def plain_loop(directory, order, config):
     ids=["kl", "ce", "dad", "mixture", "mse", "features", "three"],
 )
 def test_agrees_with_a_plain_training_loop(llama, tmp_path, losses):
-    # One batch that holds every window, so that their order doesn't matter; two passes at a time.
+    # One batch that holds every window, so that their order does not matter; two passes at a time.
     tokens = windows(4)
     settings = {"steps": 3, "batch": 4, "micro_batch": 2, "held_out": 0, "warmup": 2, "scale_rate": 0.01, **losses}
     source, _ = distilled(llama, tmp_path / "work", tokens, **settings)
@@ -217,7 +217,7 @@ def test_a_swapped_block_of_the_teacher_is_the_students(llama, swapped):
     for mine, theirs in zip(gradients, wanted, strict=True):
         assert mine is not None
         assert torch.allclose(mine, theirs, rtol=1e-3, atol=1e-4 * theirs.abs().max().item())
-    assert all(layer.quantised for layer in source.linears.values())
+    assert all(layer.quantized for layer in source.linears.values())
 
 
 def test_swaps_follow_their_schedule_and_do_not_touch_what_is_measured(llama, tmp_path):
@@ -271,7 +271,7 @@ def test_refuses_a_head_that_it_does_not_know(llama, tmp_path, monkeypatch):
     monkeypatch.setattr(
         source.model.lm_head, "forward", lambda h: 3 * functional.linear(h, source.model.lm_head.weight)
     )
-    with pytest.raises(InputError, match="doesn't know this head"), WorkDirectory(tmp_path / "work", {}) as work:
+    with pytest.raises(InputError, match="does not know this head"), WorkDirectory(tmp_path / "work", {}) as work:
         distill(
             source,
             windows(3),

@@ -12,8 +12,8 @@ from calib.parallel import ALONE
 from calib.stages.filter import STORE_EVERY, choose
 from calib.state import WorkDirectory
 from dualbinary import InputError
-from tests.calib.fitted import fitted
-from tests.exporter.tiny_models import VOCABULARY, make_model
+from tests.support.fitted_layers import fitted
+from tests.support.tiny_models import VOCABULARY, make_model
 
 FORMAT = Format(1, 64, offset=True)
 COUNT, T = 2 * STORE_EVERY + 5, 12

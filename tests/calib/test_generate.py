@@ -15,10 +15,10 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 from calib.data import generate as generating
 from calib.data.generate import generate_to, load_windows
 from dualbinary import DualBinaryError, InputError
-from tests.exporter.tiny_models import VOCABULARY, make_model
+from tests.support.tiny_models import VOCABULARY, make_model
 
 LENGTH = 12
-ORDINARY = VOCABULARY - 3  # begin, end and padding aren't
+ORDINARY = VOCABULARY - 3  # begin, end and padding are not
 BATCH = 4
 
 
@@ -164,7 +164,7 @@ def test_a_killed_run_goes_on_to_the_same_file(tmp_path, model, stop):
     seen = []
     assert torch.equal(written(path, model, progress=lambda done, _: seen.append(done)), expected)
     assert path.read_bytes() == (tmp_path / "whole").read_bytes()
-    # Batches that were stored aren't written again: of them only the end is told.
+    # Batches that were stored are not written again: of them only the end is told.
     stored = (stop - 1) // (BATCH * LENGTH)
     assert len(seen) == 3 * LENGTH - stored * (LENGTH - 1)
 

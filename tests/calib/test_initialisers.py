@@ -5,9 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from calib.initialisers import METHODS, ErrorFeedback, RandomSigns, from_planes
 from calib.layers import Format
-from calib.quantizer import codes_of, dequantise, nearest, pack
+from calib.quantizer import codes_of, dequantize, nearest, pack
+from calib.weight_init import METHODS, ErrorFeedback, RandomSigns, from_planes
 from dualbinary import InputError
 
 
@@ -24,7 +24,7 @@ def layer(N, K, seed=0):
 
 def output_error(weight, hessian, state, format_):
     """Relative squared error of the outputs for inputs with these moments."""
-    found = dequantise(state.planes, state.scales, weight.shape[1], format_.group_size, torch.float32)
+    found = dequantize(state.planes, state.scales, weight.shape[1], format_.group_size, torch.float32)
     error = weight - found
     return float(((error @ hessian) * error).sum() / ((weight @ hessian) * weight).sum())
 
@@ -45,7 +45,7 @@ def test_a_start_is_consistent(method, N, K, size, seed):
     assert state.scales.shape == (format_.rows, N, -(-K // size))
     assert torch.equal(state.scales, state.scales.half().float())  # float16 holds them
     planes = pack(nearest(state.latent, state.scales, 2, size), 2, size)
-    values = [dequantise(bits, state.scales, K, size, torch.float32) for bits in (planes, state.planes)]
+    values = [dequantize(bits, state.scales, K, size, torch.float32) for bits in (planes, state.planes)]
     assert torch.equal(*values)  # the latents say the same
 
 

@@ -1,4 +1,4 @@
-"""Layer-wise binarisation: what every solver promises, and that the closed form solves its normal equations."""
+"""Layer-wise binarization: what every solver promises, and that the closed form solves its normal equations."""
 
 import pytest
 import torch
@@ -6,10 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from calib.config import LayerConfig
-from calib.initialisers import METHODS
 from calib.layers import Format
-from calib.quantizer import codes_of, dequantise, levels_of
-from calib.stages.layerwise import binarise
+from calib.quantizer import codes_of, dequantize, levels_of
+from calib.stages.layerwise import binarize
+from calib.weight_init import METHODS
 
 SOLVERS = ("closed-form", "iterative", "simultaneous")
 
@@ -24,11 +24,11 @@ def started(weight, format_, method="cascaded"):
 
 def run(weight, format_, solver, method="cascaded", **options):
     config = LayerConfig(solver=solver, steps=20, **options)
-    return binarise(weight, started(weight, format_, method), format_, config, "w")
+    return binarize(weight, started(weight, format_, method), format_, config, "w")
 
 
 def error(weight, state, format_):
-    found = dequantise(state.planes, state.scales, weight.shape[1], format_.group_size, torch.float32)
+    found = dequantize(state.planes, state.scales, weight.shape[1], format_.group_size, torch.float32)
     return float((weight - found).square().sum() / weight.square().sum())
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from calib.measure import PreferenceTable, frequency_classes, layer_statistics
 from dualbinary import InputError, dequantize
-from tests.contract.strategies import FLOATS, cases
+from tests.support.strategies import FLOATS, cases
 
 
 def moments(rng, K):
@@ -26,8 +26,8 @@ def test_layer_statistics_are_those_of_outputs_computed_one_by_one(case):
     x, hessian = moments(case.rng, case.K)
     planes, scales = torch.from_numpy(case.planes), torch.from_numpy(case.scales)
     got = layer_statistics(torch.from_numpy(weight), planes, scales, case.group_size, torch.from_numpy(hessian))
-    quantised = dequantize(case.planes, case.scales, case.K, case.group_size)
-    error = weight - quantised
+    quantized = dequantize(case.planes, case.scales, case.K, case.group_size)
+    error = weight - quantized
     assert got["weight_error"] == pytest.approx((error**2).sum() / (weight**2).sum(), rel=1e-4)
     assert got["output_error"] == pytest.approx(((x @ error.T) ** 2).sum() / ((x @ weight.T) ** 2).sum(), rel=1e-4)
     assert got["density"] == pytest.approx(case.bits.mean(axis=(1, 2)))

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.exporter.tiny_models import VOCABULARY, make_model
+from tests.support.tiny_models import VOCABULARY, make_model
 
 STEPS, BATCH, T = 6, 4, 32
 OPTIONS = {
@@ -77,7 +77,7 @@ def test_two_processes_agree_with_one(model, alone, tmp_path, kind):
             assert found["loss"] == pytest.approx(expected["loss"], rel=1e-5)  # float32 sums in another order
     for name, expected in wanted_tensors.items():
         if name.endswith("scales"):
-            # Rounding may tip a value to its neighbour in float16, 2^-10 of it away; Adam may turn a gradient of
+            # Rounding may tip a value to its neighbor in float16, 2^-10 of it away; Adam may turn a gradient of
             # nearly 0 around, a step of the rate (1e-3 of weights below 0.2).
             assert torch.allclose(tensors[name].float(), expected.float(), rtol=2**-10, atol=2 * 2e-4), name
         else:

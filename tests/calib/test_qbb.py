@@ -17,7 +17,7 @@ from calib.models.targets import Targets
 from calib.options import config_from
 from dualbinary import InputError, dequantize
 from dualbinary.checkpoint import read_quantization_config
-from tests.exporter.tiny_models import make_model
+from tests.support.tiny_models import make_model
 
 SMALL = ["--generate", "24", "--length", "32", "--e2e-steps", "6", "--e2e-held-out", "3", "--e2e-evaluate-every", "2"]
 SMALL += ["--block-windows", "6", "--block-held-out", "3", "--init-windows", "6", "--device", "cpu", "--quiet"]
@@ -74,7 +74,7 @@ def test_a_gradient_of_scales_reaches_the_factors_through_the_constraint():
     factors = torch.rand(2, 4, 2) + 0.1
     layer.set_scales(format_.stored(factors))
     layer.set_planes(torch.randint(0, 256, (2, 4, 8), dtype=torch.uint8))
-    layer.quantised = True
+    layer.quantized = True
     layer.scales.requires_grad_()
     x = torch.randn(3, 64)
     layer(x).square().sum().backward()
@@ -162,9 +162,9 @@ def test_a_run_repeats_from_its_record_and_goes_on_from_its_checkpoint(model, fi
 
 
 def test_a_run_that_is_stopped_goes_on_to_the_same_bytes(model, finished, tmp_path, monkeypatch):
-    from calib.stages import walk
+    from calib.stages import blockwise as walk
 
-    real, calls = walk.binarise, []
+    real, calls = walk.binarize, []
 
     def stop_at_the_tenth(*arguments):
         calls.append(1)
@@ -172,13 +172,13 @@ def test_a_run_that_is_stopped_goes_on_to_the_same_bytes(model, finished, tmp_pa
             raise KeyboardInterrupt
         return real(*arguments)
 
-    monkeypatch.setattr(walk, "binarise", stop_at_the_tenth)
+    monkeypatch.setattr(walk, "binarize", stop_at_the_tenth)
     out = tmp_path / "out"
     words = [str(model), str(out), "--method", "qbb", *SMALL, "--bases", "3", "--group-size", "-1"]
     assert main(words) != 0
     assert not out.exists()
     assert main(words) == 0
-    assert len(calls) == 10 + 7  # the first block isn't done again
+    assert len(calls) == 10 + 7  # the first block is not done again
     assert (out / "model.safetensors").read_bytes() == (finished / "model.safetensors").read_bytes()
 
 
@@ -206,7 +206,7 @@ def test_a_start_may_look_at_inputs(model, tmp_path):
 
 @pytest.fixture(scope="module")
 def doubled(model, tmp_path_factory):
-    """The model with weights twice as large, saved by transformers, as a dequantised one would be."""
+    """The model with weights twice as large, saved by transformers, as a dequantized one would be."""
     path = tmp_path_factory.mktemp("models") / "doubled"
     loaded = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
     with torch.no_grad():
@@ -225,20 +225,20 @@ def test_weights_of_another_model_are_approached(model, doubled, tmp_path):
     other = layers_of(calibrate(model, tmp_path / "other", *WORDS, "--from", str(doubled)))
     for name, (planes, scales) in plain.items():
         assert torch.equal(planes, other[name][0])
-        assert torch.equal(2 * scales, other[name][1])  # powers of two don't round
+        assert torch.equal(2 * scales, other[name][1])  # powers of two do not round
     record = json.loads((tmp_path / "other/calibration.json").read_text())
     figures = record["blocks"][0]["layers"]["model.layers.0.mlp.up_proj"]["layer"]
     assert figures["weight_error"] > 0.5  # against the full-precision model, not against what was approached
 
 
-def dequantised(layers):
+def dequantized(layers):
     return {
         name: torch.from_numpy(dequantize(planes.numpy(), scales.numpy(), 8 * planes.shape[2], 32))
         for name, (planes, scales) in layers.items()
     }
 
 
-def test_a_checkpoint_of_ours_is_approached_dequantised(model, tmp_path):
+def test_a_checkpoint_of_ours_is_approached_dequantized(model, tmp_path):
     """One basis in groups of 32 is found again by one basis; FDB's levels are approached as far as two bases can."""
     words = ("--group-size", "32", "--stages", "init,layer")
     one = calibrate(model, tmp_path / "one", "--bases", "1", *words)
@@ -249,16 +249,16 @@ def test_a_checkpoint_of_ours_is_approached_dequantised(model, tmp_path):
     fdb = tmp_path / "fdb"
     assert main([str(model), str(fdb), *SMALL, "--stages", "init", "--init-method", "fit", "--group-size", "32"]) == 0
     approached, plain = (
-        dequantised(layers_of(calibrate(model, tmp_path / name, "--bases", "2", *words, *more)))
+        dequantized(layers_of(calibrate(model, tmp_path / name, "--bases", "2", *words, *more)))
         for name, more in (("of-fdb", ("--from", str(fdb))), ("plain", ()))
     )
-    for name, wanted in dequantised(layers_of(fdb)).items():
+    for name, wanted in dequantized(layers_of(fdb)).items():
         assert (approached[name] - wanted).square().sum() < (plain[name] - wanted).square().sum()
 
 
 @pytest.fixture(scope="module")
 def eight_bits(model, tmp_path_factory):
-    """The model in blocks of float8, as transformers stores fp8, and its weights dequantised."""
+    """The model in blocks of float8, as transformers stores fp8, and its weights dequantized."""
     path = tmp_path_factory.mktemp("models") / "fp8"
     shutil.copytree(model, path)
     tensors, weights = load_file(model / "model.safetensors"), {}
@@ -277,13 +277,13 @@ def eight_bits(model, tmp_path_factory):
     return path, weights
 
 
-def test_another_quantisers_result_is_dequantised_and_approached(model, eight_bits):
+def test_another_quantizers_result_is_dequantized_and_approached(model, eight_bits):
     directory, wanted = eight_bits
     source = SourceModel(model, Format(2, 32, True, True))
     source.load(source.model)
     targets = Targets(directory, source)
     for name, layer in source.linears.items():
-        # Dequantised in bfloat16, whose 8 bits round by 2^-9 of a value; half as much again for the product.
+        # Dequantized in bfloat16, whose 8 bits round by 2^-9 of a value; half as much again for the product.
         torch.testing.assert_close(targets.of(layer), wanted[name], rtol=2.0**-8, atol=1e-6)
         assert not torch.equal(targets.of(layer), layer.weight)
 
@@ -301,5 +301,5 @@ def test_what_can_not_be_approached_is_named(model, tmp_path, capsys):
         json.dumps({**config, "quantization_config": {"quant_method": "gptq", "bits": 4}})
     )
     assert main([*words, "--from", str(broken), "--fresh"]) == 2
-    assert "doesn't load it dequantised" in capsys.readouterr().err
+    assert "does not load it dequantized" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

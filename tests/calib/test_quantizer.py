@@ -1,4 +1,4 @@
-"""The quantiser against the equations written out weight by weight, and its gradients against finite differences."""
+"""The quantizer against the equations written out weight by weight, and its gradients against finite differences."""
 
 import itertools
 
@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from calib.quantizer import codes_of, dequantise, into_cells, nearest, pack, quantise, unpack
+from calib.quantizer import codes_of, dequantize, into_cells, nearest, pack, quantize, unpack
 
 SHAPES = st.tuples(
     st.integers(1, 5),  # N
@@ -39,7 +39,7 @@ def levels(scales, planes, n, group):
 def test_a_weight_becomes_its_nearest_level(shape):
     N, K, planes, size, _, _ = shape
     weights, scales = drawn(*shape)
-    result = quantise(weights, scales, planes, size, torch.float32)
+    result = quantize(weights, scales, planes, size, torch.float32)
     for n, k in itertools.product(range(N), range(K)):
         possible = levels(scales, planes, n, k // size)
         distances = (possible - weights[n, k]).abs()
@@ -53,8 +53,8 @@ def test_codes_say_what_the_latent_says(shape):
     weights, scales = drawn(*shape)
     stored = pack(nearest(weights, scales, planes, size), planes, size)
     assert stored.shape == (planes, len(weights), -(-K // size) * size // 8)
-    wanted = quantise(weights, scales, planes, size, torch.float32)
-    found = dequantise(stored, scales, K, size, torch.float32)
+    wanted = quantize(weights, scales, planes, size, torch.float32)
+    found = dequantize(stored, scales, K, size, torch.float32)
     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
 
 
@@ -95,8 +95,8 @@ def test_scale_gradients_are_those_of_the_levels(shape):
             wanted[planes, n, k // size] += flow[n, k]
     scales.requires_grad_()
     for made in (
-        quantise(weights, scales, planes, size, torch.float32),
-        dequantise(pack(codes, planes, size), scales, K, size, torch.float32),
+        quantize(weights, scales, planes, size, torch.float32),
+        dequantize(pack(codes, planes, size), scales, K, size, torch.float32),
     ):
         (found,) = torch.autograd.grad(made, scales, flow)
         torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
@@ -109,7 +109,7 @@ def test_latent_gradients_pass_inside_the_levels_and_half_a_step_beyond(shape):
     weights = weights * 4  # so that some lie outside
     flow = torch.randn(weights.shape, generator=torch.Generator().manual_seed(1))
     latent = weights.clone().requires_grad_()
-    (found,) = torch.autograd.grad(quantise(latent, scales, planes, size, torch.float32), latent, flow)
+    (found,) = torch.autograd.grad(quantize(latent, scales, planes, size, torch.float32), latent, flow)
     for n, k in itertools.product(*map(range, weights.shape)):
         ordered = levels(scales, planes, n, k // size).sort().values
         low, high = ordered[0] - (ordered[1] - ordered[0]) / 2, ordered[-1] + (ordered[-1] - ordered[-2]) / 2
@@ -119,9 +119,9 @@ def test_latent_gradients_pass_inside_the_levels_and_half_a_step_beyond(shape):
 
 @pytest.mark.parametrize("offset", [False, True])
 def test_gradcheck_in_the_scales(offset):
-    """The quantised weights are linear in the scales while no code changes; 1e-6 is far from every cut here."""
+    """The quantized weights are linear in the scales while no code changes; 1e-6 is far from every cut here."""
     weights, scales = drawn(2, 70, 2, 32, offset, seed=3, dtype=torch.float64)
     scales.requires_grad_()
     planes = pack(nearest(weights, scales.detach(), 2, 32), 2, 32)
-    assert torch.autograd.gradcheck(lambda a: dequantise(planes, a, 70, 32, torch.float64), scales)
-    assert torch.autograd.gradcheck(lambda a: quantise(weights, a, 2, 32, torch.float64), scales)
+    assert torch.autograd.gradcheck(lambda a: dequantize(planes, a, 70, 32, torch.float64), scales)
+    assert torch.autograd.gradcheck(lambda a: quantize(weights, a, 2, 32, torch.float64), scales)

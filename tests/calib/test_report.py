@@ -16,8 +16,8 @@ from calib.report.record import RECORD_FILE, read_record, write_record
 from calib.report.summary import flops, sentences, totals
 from calib.stored import Checkpoint
 from dualbinary import InputError, unpack_planes
-from dualbinary.statistics import PAPER_PROMPT_TOKENS, paper_flops, weight_statistics
-from tests.calib.report_run import FORMAT, HIDDEN, VOCABULARY, Page, Run
+from dualbinary.metrics.statistics import PAPER_PROMPT_TOKENS, paper_flops, weight_statistics
+from tests.support.report_run import FORMAT, HIDDEN, VOCABULARY, Page, Run
 
 HOSTILE = '</table><script>alert("1")</script>&amp;$\\frac{\x1b[31m'
 
@@ -146,7 +146,7 @@ def test_json_holds_sums_that_agree_with_the_stored_planes(run, record, checkpoi
     assert last["output_error"] is last["corr_paths"] is None
     operations = paper_flops(counted.values(), HIDDEN * VOCABULARY, 2 * HIDDEN)
     assert found["flops"]["full"] == operations.full
-    assert found["flops"]["quantised"] == pytest.approx(operations.quantised)
+    assert found["flops"]["quantised"] == pytest.approx(operations.quantized)
     assert found["analyses"] is found["html"] is None
     assert {key: found[key] for key in record} == json.loads(json.dumps(record))
 

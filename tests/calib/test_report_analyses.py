@@ -9,15 +9,15 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional
 from transformers import AutoModelForCausalLM
 
-from calib.initialisers.data_free import closed_form
 from calib.layers import Format
 from calib.models.source import SourceModel
 from calib.report.command import main
 from calib.report.landscape import FORMATS, landscape
 from calib.report.preference import preference
 from calib.stored import Checkpoint
+from calib.weight_init.data_free import closed_form
 from dualbinary import InputError
-from tests.calib.report_run import FORMAT, Page, Run
+from tests.support.report_run import FORMAT, Page, Run
 
 TEXT = "It was the best of times, it was the worst of times, it was the age of wisdom. " * 4
 
@@ -39,13 +39,13 @@ def checkpoint(run, tmp_path):
 
 @pytest.fixture(scope="module")
 def exact(run, tmp_path_factory):
-    """The model with the weights that its planes stand for, so that quantising changes nothing."""
+    """The model with the weights that its planes stand for, so that quantizing changes nothing."""
     tensors = load_file(run.model / "model.safetensors")
     for name, layer in SourceModel(run.model, FORMAT).linears.items():
         planes, scales = run.layers[name]
         layer.set_planes(planes)
         layer.set_scales(scales)
-        tensors[f"{name}.weight"] = layer.quantised_weight().detach().contiguous()
+        tensors[f"{name}.weight"] = layer.quantized_weight().detach().contiguous()
     directory = tmp_path_factory.mktemp("exact")
     save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
     (directory / "config.json").write_bytes((run.model / "config.json").read_bytes())
@@ -96,7 +96,7 @@ def test_the_middle_of_the_landscape_is_the_layer_itself(model, checkpoint, rand
     name = list(source.linears)[3]
     found = landscape(source, name, tokens, points=3)
     assert found["factors"] == [0.5, 1.0, 1.5]
-    assert not any(layer.quantised for layer in source.linears.values())
+    assert not any(layer.quantized for layer in source.linears.values())
 
     assert found["full_precision"] == pytest.approx(
         plain_loss(AutoModelForCausalLM.from_pretrained(model), tokens), rel=1e-5
@@ -111,7 +111,7 @@ def test_the_middle_of_the_landscape_is_the_layer_itself(model, checkpoint, rand
             layer.set_planes(state.planes)
             layer.set_scales(state.scales * torch.tensor([x, y])[:, None, None])
             with torch.no_grad():
-                weight.copy_(layer.quantised_weight())
+                weight.copy_(layer.quantized_weight())
             # float32 sums in another order.
             assert found["formats"][kind]["losses"][row][column] == pytest.approx(plain_loss(plain, tokens), rel=1e-5)
     for valley in found["formats"].values():

@@ -17,9 +17,9 @@ from calib.save import save_checkpoint
 from calib.stored import Checkpoint
 from dualbinary import InputError
 from dualbinary.checkpoint import read_quantization_config
-from dualbinary.files import read_json_object
+from dualbinary.files.json_objects import read_json_object
 from exporter.__main__ import main as exporter_main
-from tests.exporter.tiny_models import edit_config
+from tests.support.tiny_models import edit_config
 
 LENGTH = 24
 FORMAT = Format(2, 64, offset=True)
@@ -31,13 +31,13 @@ def saved(tiny_model, walked, walk_config, random_tokens, tmp_path):
 
     def run(name: str, *, directory: Path | None = None, **changes):
         result = walked(directory or tiny_model(name), random_tokens(7, LENGTH), config=walk_config(**changes))
-        save_checkpoint(result.source, tmp_path / "checkpoint", quantised(result))
+        save_checkpoint(result.source, tmp_path / "checkpoint", quantized(result))
         return result, tmp_path / "checkpoint"
 
     return run
 
 
-def quantised(result):
+def quantized(result):
     return lambda name: tuple(tensor.numpy() for tensor in result.layers[name])
 
 
@@ -52,7 +52,7 @@ def stored_tensors(directory: Path) -> dict[str, torch.Tensor]:
 def student_logits(result, tokens: torch.Tensor) -> np.ndarray:
     """Logits [T, V] of the torch model with what the walk chose."""
     result.source.load(result.source.model)
-    assert all(layer.quantised for layer in result.source.linears.values())
+    assert all(layer.quantized for layer in result.source.linears.values())
     return result.source.model(input_ids=tokens, use_cache=False).logits[0].numpy()
 
 
@@ -103,10 +103,10 @@ def test_layers_that_were_left_out_are_exported_as_they_are(saved, random_tokens
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
-def test_what_is_not_quantised_is_kept_bit_for_bit(tiny_model, walked, random_tokens, tmp_path, dtype):
+def test_what_is_not_quantized_is_kept_bit_for_bit(tiny_model, walked, random_tokens, tmp_path, dtype):
     directory = tiny_model("llama", dtype)
     result = walked(directory, random_tokens(7, LENGTH))
-    save_checkpoint(result.source, tmp_path / "checkpoint", quantised(result))
+    save_checkpoint(result.source, tmp_path / "checkpoint", quantized(result))
 
     before, after = load_file(directory / "model.safetensors"), stored_tensors(tmp_path / "checkpoint")
     linears = {f"{name}.weight" for name in result.source.linears}
@@ -145,7 +145,7 @@ def test_files_beside_the_model_and_the_record_are_copied(tiny_model, walked, ra
     (tmp_path / "calibration.json").write_text('{"version": 1}')
     result = walked(directory, random_tokens(7, LENGTH))
 
-    save_checkpoint(result.source, tmp_path / "checkpoint", quantised(result), record=tmp_path / "calibration.json")
+    save_checkpoint(result.source, tmp_path / "checkpoint", quantized(result), record=tmp_path / "calibration.json")
 
     contents["calibration.json"] = '{"version": 1}'
     for name, content in contents.items():
@@ -158,8 +158,8 @@ def test_files_beside_the_model_and_the_record_are_copied(tiny_model, walked, ra
 def test_a_directory_with_files_in_it_is_left_alone(saved):
     result, checkpoint = saved("llama")
     before = {file.name: file.read_bytes() for file in checkpoint.iterdir()}
-    with pytest.raises(InputError, match="exists and isn't an empty directory"):
-        save_checkpoint(result.source, checkpoint, quantised(result))
+    with pytest.raises(InputError, match="exists and is not an empty directory"):
+        save_checkpoint(result.source, checkpoint, quantized(result))
     assert {file.name: file.read_bytes() for file in checkpoint.iterdir()} == before
 
 
@@ -188,7 +188,7 @@ def test_a_checkpoint_gives_back_what_was_saved(saved, random_tokens, name):
     for key, layer in source.linears.items():
         assert torch.equal(layer.current_planes(), result.layers[key][0])
         assert torch.equal(layer.scales, result.layers[key][1].float())
-        assert layer.quantised
+        assert layer.quantized
     with torch.no_grad():
         found = source.model(input_ids=random_tokens(1, LENGTH), use_cache=False).logits[0].numpy()
     assert np.array_equal(found, wanted)
@@ -199,7 +199,7 @@ def test_layers_that_a_checkpoint_left_out_stay_in_full_precision(saved, tiny_mo
     source = SourceModel(tiny_model("llama"), FORMAT)
     source.load(source.model)
     Checkpoint(directory).apply(list(source.linears.values()))
-    assert {name for name, layer in source.linears.items() if not layer.quantised} == set(result.source.skipped)
+    assert {name for name, layer in source.linears.items() if not layer.quantized} == set(result.source.skipped)
 
 
 def test_a_checkpoint_of_another_model_is_refused(saved, tiny_model, tmp_path):
@@ -238,7 +238,7 @@ NAME = "model.layers.0.self_attn.q_proj"
         ),
         (lambda t: t.update({f"{NAME}.scales": t[f"{NAME}.scales"][:2].clone()}), "2 planes and 2 rows"),
         (lambda t: t.update({f"{NAME}.planes": t[f"{NAME}.planes"].int()}), "planes"),
-        (lambda t: t.update({f"{NAME}.scales": t[f"{NAME}.scales"] * float("nan")}), "isn't finite"),
+        (lambda t: t.update({f"{NAME}.scales": t[f"{NAME}.scales"] * float("nan")}), "is not finite"),
         (lambda t: t.pop(f"{NAME}.scales"), "has planes of .*, but no scales"),
         (lambda t: t.pop(f"{NAME}.planes"), "has no planes of"),
     ],

@@ -18,7 +18,7 @@ from calib.layers import Format, QuantLinear, quant_linears
 from calib.models.source import SourceModel, decoder_blocks
 from calib.save import save_checkpoint
 from dualbinary import InputError
-from tests.exporter.tiny_models import CONFIGS, edit_config, make_model
+from tests.support.tiny_models import CONFIGS, edit_config, make_model
 
 FORMAT = Format(2, 64, offset=True)
 LENGTH = 24  # longer than the sliding window of the tiny models
@@ -135,7 +135,7 @@ def test_unloading_gives_back_memory_and_what_was_chosen(tiny_model, random_toke
     layer = next(iter(source.linears.values()))
     layer.set_scales(torch.ones(3, layer.out_features, 2))
     layer.set_latent(layer.weight)
-    layer.quantised = True
+    layer.quantized = True
 
     source.unload(source.model)
 
@@ -207,7 +207,7 @@ def test_what_a_pattern_of_skip_matches_stays_a_linear_layer(tiny_model, random_
 def test_a_pattern_that_matches_nothing_is_refused(tiny_model):
     with pytest.raises(InputError, match=r"--skip \*\.up_prj: matches no module.*model\.layers\.0"):
         SourceModel(tiny_model("llama"), FORMAT, ("*.up_proj", "*.up_prj"))
-    with pytest.raises(InputError, match="--skip lm_head"):  # never quantised, so there is nothing to leave out
+    with pytest.raises(InputError, match="--skip lm_head"):  # never quantized, so there is nothing to leave out
         SourceModel(tiny_model("llama"), FORMAT, ("lm_head",))
 
 
@@ -223,7 +223,7 @@ def test_models_whose_tensors_are_rearranged_are_refused_by_type(tiny_model, nam
 
 
 def saved(directory: Path, model_type: str, **values) -> Path:
-    """A small random model of an architecture that the exporter doesn't know."""
+    """A small random model of an architecture that the exporter does not know."""
     torch.manual_seed(0)
     sizes = {"vocab_size": 256, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "head_dim": 16}
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "pad_token_id": 0}
@@ -296,14 +296,14 @@ def test_a_block_that_a_model_uses_twice_is_refused_by_name(tiny_model, monkeypa
 def test_a_checkpoint_is_refused(tiny_model, tmp_path):
     source = SourceModel(tiny_model("llama"), FORMAT)
 
-    def quantised(name):
+    def quantized(name):
         layer, groups = source.linears[name], -(-source.linears[name].in_features // 64)
         return (
             torch.zeros(2, layer.out_features, groups * 8, dtype=torch.uint8).numpy(),
             torch.zeros(3, layer.out_features, groups).half().numpy(),
         )
 
-    save_checkpoint(source, tmp_path / "checkpoint", quantised)
+    save_checkpoint(source, tmp_path / "checkpoint", quantized)
     with pytest.raises(InputError, match="already a dualbinary checkpoint; give the full-precision model"):
         SourceModel(tmp_path / "checkpoint", FORMAT)
 
@@ -332,7 +332,7 @@ def test_a_missing_tensor_is_refused(private):
         ({"model_type": "t5"}, "transformers cannot build a causal language model"),
         ({"model_type": "mine", "auto_map": {"AutoConfig": "m.C", "AutoModelForCausalLM": "m.M"}}, "cannot build"),
         ({"num_attention_heads": 0}, "transformers cannot build a causal language model"),
-        ({"quantization_config": {"quant_method": "gptq"}}, "already quantised with .*gptq"),
+        ({"quantization_config": {"quant_method": "gptq"}}, "already quantized with .*gptq"),
     ],
     ids=str,
 )

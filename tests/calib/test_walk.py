@@ -16,15 +16,15 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from benchmarks.synthetic import LlamaShape, write_llama
+from benchmarks.common.synthetic import LlamaShape, write_llama
 from calib.config import BlockConfig, CalibConfig, InitConfig
-from calib.initialisers import METHODS, from_planes
 from calib.layers import quant_linears
 from calib.models.source import SourceModel
 from calib.save import save_checkpoint
-from calib.stages.walk import walk
+from calib.stages.blockwise import walk
 from calib.state import WorkDirectory
 from calib.stored import Checkpoint
+from calib.weight_init import METHODS, from_planes
 from dualbinary import InputError
 
 LENGTH = 16
@@ -255,7 +255,7 @@ def files_of(path: Path) -> dict[str, bytes]:
 def test_twenty_real_kills_end_in_the_same_bits(tiny_model, tokens, walk_config, tmp_path):
     config = walk_config(block=BlockConfig(windows=6, held_out=3, epochs=8))
     context = multiprocessing.get_context("forkserver")  # so that torch is imported once
-    context.set_forkserver_preload(["calib.stages.walk", "transformers.models.llama.modeling_llama"])
+    context.set_forkserver_preload(["calib.stages.blockwise", "transformers.models.llama.modeling_llama"])
 
     def start(path: Path):
         process = context.Process(target=run_walk, args=(tiny_model("llama"), path, tokens, config))
@@ -310,7 +310,7 @@ def test_a_start_alone_leaves_what_it_chose(tiny_model, walked, walk_config, tok
     alone = walked(tiny_model("llama"), tokens, config=walk_config(stages=("init",)))
     both = walked(tiny_model("llama"), tokens)
     for left, right in zip(alone.reports[0]["layers"].values(), both.reports[0]["layers"].values(), strict=True):
-        assert left == {"init": right["init"]}  # the first block doesn't see what happens to others
+        assert left == {"init": right["init"]}  # the first block does not see what happens to others
 
 
 def test_a_checkpoint_is_a_start(tiny_model, walked, walk_config, tokens, tmp_path):
@@ -364,7 +364,7 @@ def test_hidden_states_beyond_the_disk_are_refused(tiny_model, walked, tokens, m
     [
         (9, {"windows": 1, "held_out": 5}),  # most windows are neither learnt from nor held out
         (5, {"windows": 96, "held_out": 3}),  # fewer than wanted
-        (9, {"windows": 6, "held_out": 3, "batch": 4}),  # batches that the windows don't fill
+        (9, {"windows": 6, "held_out": 3, "batch": 4}),  # batches that the windows do not fill
         (6, {"windows": 6, "held_out": 3, "batch": 4}),  # not one of them
     ],
     ids=str,
@@ -385,7 +385,7 @@ def test_forward_batches_of_any_size_give_the_same(tiny_model, walked, walk_conf
         init=InitConfig(method="fit"), block=BlockConfig(windows=6, held_out=3, latent_rate=0, scale_rate=0)
     )
     whole = walked(tiny_model("llama"), tokens, config=config)
-    monkeypatch.setattr("calib.stages.walk.FORWARD_TOKENS", 2 * LENGTH)  # batches of two, and a last one of one
+    monkeypatch.setattr("calib.stages.blockwise.FORWARD_TOKENS", 2 * LENGTH)  # batches of two, and a last one of one
     parts = walked(tiny_model("llama"), tokens, config=config)
     for left, right in zip(whole.reports, parts.reports, strict=True):
         # Products of other sizes: the same float32 sums in another order, 2^-24 of each of a few hundred terms.
@@ -407,7 +407,7 @@ from pathlib import Path
 import torch
 from calib.config import BlockConfig, CalibConfig, InitConfig
 from calib.models.source import SourceModel
-from calib.stages.walk import walk
+from calib.stages.blockwise import walk
 from calib.state import WorkDirectory
 
 torch.set_num_threads(1)  # small operations of several threads wait for one another on a busy machine
@@ -435,6 +435,6 @@ def test_peak_memory_is_that_of_one_block(tmp_path):
     command = [sys.executable, "-c", ONE_BLOCK, str(directory), str(tmp_path / "work")]
     output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     # 44 million weights in float32 are 0.18 GB, and there are about eight such things at a time: weights, latents,
-    # gradients, Adam's two averages, and what the quantiser keeps for the way back. Python with torch takes 0.4 GB, the
+    # gradients, Adam's two averages, and what the quantizer keeps for the way back. Python with torch takes 0.4 GB, the
     # embedding 0.3 GB for a while, and the rest is room for temporaries and for an allocator that gives nothing back.
     assert int(output) * 1024 < 4e9

@@ -21,7 +21,7 @@ from dualbinary.checkpoint import (
     stored_tensors,
     write_checkpoint,
 )
-from dualbinary.fit import fit
+from dualbinary.fitting.fit import fit
 
 CONFIG = QuantizationConfig("fit", planes=2, group_size=64, has_offset=True, modules_to_not_convert=("lm_head",))
 LINEARS = {"layers.0.q_proj": (6, 100), "lm_head": (5, 64)}
@@ -158,7 +158,7 @@ def test_write_over_files_is_refused_and_into_an_empty_directory_works(tmp_path)
     path.mkdir()
     write_checkpoint(path, {}, CONFIG, tensors().items())
     before = {file.name: file.read_bytes() for file in path.iterdir()}
-    with pytest.raises(InputError, match="isn't an empty directory"):
+    with pytest.raises(InputError, match="is not an empty directory"):
         write_checkpoint(path, {}, CONFIG, [])
     assert {file.name: file.read_bytes() for file in path.iterdir()} == before
 
@@ -179,7 +179,7 @@ def test_plain_directory_has_no_config_of_ours(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"quantization_config": {"quant_method": "gptq"}}', 'already quantised with "gptq"'),
+        ('{"quantization_config": {"quant_method": "gptq"}}', 'already quantized with "gptq"'),
         ('{"quantization_config": 3}', "config.json: quantization_config: expected an object, got 3"),
         ('{"quantization_config": {}}', "quant_method"),
         ("{", "not valid JSON"),
@@ -237,7 +237,7 @@ def test_scales_that_are_not_finite_are_refused(tmp_path):
     arrays = tensors()
     arrays[f"{Q}.scales"][1, 2, 0] = np.inf
     write_checkpoint(tmp_path / "c", {}, CONFIG, arrays.items())
-    with pytest.raises(InputError, match="scales: holds a value that isn't finite"):
+    with pytest.raises(InputError, match="scales: holds a value that is not finite"):
         load_module(stored_tensors(tmp_path / "c"), Q, 6, 100, 64)
 
 
@@ -258,10 +258,10 @@ def test_tensor_file_that_is_missing_is_refused(checkpoint):
 @pytest.mark.parametrize(
     ("weight_map", "message"),
     [
-        ({"a": "../model.safetensors"}, "isn't the name of a safetensors file"),
-        ({"a": "/etc/passwd"}, "isn't the name of a safetensors file"),
-        ({"a": "pytorch_model.bin"}, "isn't the name of a safetensors file"),
-        ({"a": 3}, "isn't the name of a safetensors file"),
+        ({"a": "../model.safetensors"}, "is not the name of a safetensors file"),
+        ({"a": "/etc/passwd"}, "is not the name of a safetensors file"),
+        ({"a": "pytorch_model.bin"}, "is not the name of a safetensors file"),
+        ({"a": 3}, "is not the name of a safetensors file"),
         ({"a": "other.safetensors"}, "other.safetensors: missing"),
         ({"a": "shard.safetensors"}, "a should be in shard.safetensors"),
         ({}, "weight_map must be"),

@@ -3,14 +3,15 @@ from pathlib import Path
 
 import pytest
 
-from dualbinary import OP, codegen, digest
+from dualbinary import OP, digest
+from dualbinary.contract import codegen
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(
     ("option", "file"),
-    [("--docs", "docs/op_reference.md"), ("--golden", "dualbinary/golden")],
+    [("--docs", "docs/op_reference.md"), ("--golden", "dualbinary/contract/golden")],
 )
 def test_committed_file_is_what_codegen_writes(option, file):
     assert codegen.main([option, str(ROOT / file), "--check"]) == 0

@@ -4,7 +4,8 @@ import sys
 
 import pytest
 
-from dualbinary import DualBinaryError, InputError, console
+from dualbinary import DualBinaryError, InputError
+from dualbinary.cli import console
 
 
 def exit_code(error=None, argv=()):
@@ -55,7 +56,7 @@ def test_run_with_an_unknown_option_leaves_with_2():
 
 ENDLESS = """
 import argparse, itertools
-from dualbinary import console
+from dualbinary.cli import console
 def command(args):
     for i in itertools.count():
         print(i)

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dualbinary import InputError, dequantize, unpack_planes
-from dualbinary.fit import fit
+from dualbinary.fitting.fit import fit
 
 METHODS = [(1, False), (1, True), (2, False), (2, True), (3, True), (4, False), (4, True)]
 ROUNDING = 1e-13  # relative squared error that float32 arithmetic leaves of an exact answer: (3e-7)^2

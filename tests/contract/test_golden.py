@@ -6,7 +6,8 @@ from importlib.resources import files
 import numpy as np
 import pytest
 
-from dualbinary import OP, dequantize, dual_binary_matmul, golden, pack_planes, unpack_planes
+from dualbinary import OP, dequantize, dual_binary_matmul, pack_planes, unpack_planes
+from dualbinary.contract import golden
 
 CASES = golden.load(1)
 BLOCK_CASES = [(layout.name, case) for layout in OP.layouts if layout.blocks for case in golden.load(layout.number)]

@@ -13,7 +13,7 @@ from dualbinary import (
     to_plain,
     unpack_planes,
 )
-from tests.contract.strategies import cases
+from tests.support.strategies import cases
 
 BLOCKS = [layout.name for layout in OP.layouts if layout.blocks]
 

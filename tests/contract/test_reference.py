@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dualbinary import InputError, dequantize, dual_binary_matmul, pack_planes
-from tests.contract.strategies import cases
+from tests.support.strategies import cases
 
 
 @given(cases(), st.lists(st.integers(0, 3), max_size=3), st.sampled_from([np.float16, np.float32]))

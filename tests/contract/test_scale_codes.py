@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dualbinary import InputError
-from dualbinary.scale_codes import factors_of, round_scales, scale_columns, scale_values
+from dualbinary.contract.scale_codes import factors_of, round_scales, scale_columns, scale_values
 
 LARGEST = 65504.0  # of float16
 finite = st.floats(-LARGEST, LARGEST, width=16)

@@ -4,9 +4,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dualbinary import dequantize, pack_planes
-from dualbinary.scale_codes import round_scales
-from dualbinary.statistics import WeightStatistics, paper_flops, rounding_error, weight_statistics
-from tests.contract.strategies import cases
+from dualbinary.contract.scale_codes import round_scales
+from dualbinary.metrics.statistics import WeightStatistics, paper_flops, rounding_error, weight_statistics
+from tests.support.strategies import cases
 
 
 def of_codes(*counts):
@@ -99,4 +99,4 @@ def test_paper_flops_of_llama_7b_are_the_papers():
     planes = WeightStatistics(linear, 0, (linear - half, 0, 0, half))
     flops = paper_flops([planes], lm_head, width)
     assert flops.full == pytest.approx(423.4e9, rel=1e-4)
-    assert flops.quantised == pytest.approx(29.8e9, rel=1e-3)
+    assert flops.quantized == pytest.approx(29.8e9, rel=1e-3)

@@ -8,7 +8,7 @@ from runtime_ext.decoder import Decoder
 from runtime_ext.generate import Generation, generate
 from runtime_ext.library import library_path
 from runtime_ext.sampling import Sampler
-from tests.runtime import tiny
+from tests.support import tiny_sessions as tiny
 
 PROMPT = [72, 101, 108, 108, 111]
 COUNT = 8

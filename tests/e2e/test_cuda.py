@@ -8,7 +8,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 
-from benchmarks.peak_memory import run_measured
+from benchmarks.models.peak_memory import run_measured
 from examples import smollm2
 from exporter.options import ExportOptions
 from exporter.pipeline import export
@@ -20,7 +20,7 @@ from runtime_ext.library import library_path
 from runtime_ext.providers import CPU, Provider
 from runtime_ext.sampling import Sampler
 from runtime_ext.text import TextCodec
-from tests.exporter.tiny_models import make_model
+from tests.support.tiny_models import make_model
 
 PROMPT = "The capital of France is"
 STEPS = 8
@@ -104,13 +104,13 @@ def test_the_gpu_gives_the_logits_of_the_cpu(cuda, tiny, name, dtype):
 @pytest.mark.parametrize("dtype", ["fp16", "fp32"])
 @pytest.mark.parametrize("name", ["llama", "bloom", "gpt_neox", "qwen2_moe"])
 def test_no_copy_between_cpu_and_gpu_is_left_in_the_graph(cuda, tiny, tmp_path, name, dtype):
-    """What blocks a CUDA graph, and what exporter/cuda_kernels.py predicts from ONNX Runtime's documents."""
+    """What blocks a CUDA graph, and what exporter/graph/cuda_support.py predicts from ONNX Runtime's documents."""
     options = session_options()
     options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
     session = ort.InferenceSession(str(tiny(name, dtype)), options, providers=CUDA.session_providers())
     CUDA.check(session)
-    optimised = onnx.load(tmp_path / "optimized.onnx", load_external_data=False)
-    assert not [node.name for node in optimised.graph.node if node.op_type.startswith("Memcpy")]
+    optimized = onnx.load(tmp_path / "optimized.onnx", load_external_data=False)
+    assert not [node.name for node in optimized.graph.node if node.op_type.startswith("Memcpy")]
 
 
 @pytest.mark.gpu

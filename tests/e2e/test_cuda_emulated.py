@@ -16,8 +16,8 @@ from runtime_ext.decoder import Decoder, session_options
 from runtime_ext.generate import Generation, generate
 from runtime_ext.sampling import Sampler
 from runtime_ext.text import TextCodec
-from tests.exporter.tiny_models import make_model
-from tests.runtime.cuda_libraries import build_adapter, emulated_library
+from tests.support.cuda_libraries import build_adapter, emulated_library
+from tests.support.tiny_models import make_model
 
 PROMPT = "The capital of France is"
 STEPS = 6

@@ -4,7 +4,7 @@ from examples import quickstart
 from runtime_ext.decoder import Decoder
 from runtime_ext.generate import Generation, generate
 from runtime_ext.sampling import Sampler
-from tests.runtime import tiny
+from tests.support import tiny_sessions as tiny
 
 
 def test_quickstart_prints_the_prompt_and_what_generate_continues(tmp_path, capsys):

@@ -17,11 +17,11 @@ import pytest
 import torch
 import transformers
 
-from benchmarks.peak_memory import run_measured
-from benchmarks.perplexity import perplexity
-from dualbinary.fit import fit
+from benchmarks.models.peak_memory import run_measured
+from benchmarks.models.perplexity import perplexity
+from dualbinary.fitting.fit import fit
 from examples import smollm2
-from exporter.source import ModelSource
+from exporter.source.model_directory import ModelSource
 from runtime_ext.decoder import Decoder, session_options
 from runtime_ext.generate import Generation, generate
 from runtime_ext.library import describe, library_path
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.real_model
 
 PROMPT = "The capital of France is"
 PROSE = """
-The ferry left before sunrise, as it did every day but Sunday, and the few people who had walked down to the harbour
+The ferry left before sunrise, as it did every day but Sunday, and the few people who had walked down to the harbor
 stood close to the engine room, where the deck was warm. A teacher marked her papers on her knees. Two brothers who kept
 bees on the far side of the bay talked about the winter, and whether the heather would flower early again. When the sun
 came up the water turned from black to green, and one could see the bottom near the rocks, with its dark weed and pale

@@ -8,7 +8,7 @@ import pytest
 import runtime_ext
 from exporter.options import ExportOptions
 from exporter.pipeline import Export, export
-from tests.exporter.tiny_models import make_model
+from tests.support.tiny_models import make_model
 
 
 @pytest.fixture(scope="session")

@@ -200,7 +200,7 @@ def test_checkpoint_shapes_are_held_against_the_model(pristine_model, tmp_path):
 
 
 def test_bfloat16_and_shards_give_the_same_file(tmp_path):
-    from tests.exporter.tiny_models import make_model
+    from tests.support.tiny_models import make_model
 
     data = []
     for shards in (1, 4):

@@ -103,7 +103,7 @@ def test_calibrate_trains_two_planes_and_exports_them(pristine_model, tmp_path, 
     assert summary["check"]["passed"]
 
     out.unlink()
-    assert main(arguments) == 2  # half an hour of work isn't done again without being asked for
+    assert main(arguments) == 2  # half an hour of work is not done again without being asked for
     assert "model-checkpoint: holds what an earlier --calibrate made" in capfd.readouterr().err
 
 

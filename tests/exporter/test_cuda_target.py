@@ -11,13 +11,13 @@ import pytest
 from onnx import parser
 
 from dualbinary import InputError
-from exporter import cuda_kernels
 from exporter.__main__ import main
-from exporter.cuda_kernels import KERNELS, copies_and_gaps
+from exporter.graph import cuda_support as cuda_kernels
+from exporter.graph.cuda_support import KERNELS, copies_and_gaps
 from exporter.options import ExportOptions
 from exporter.pipeline import export
 from exporter.verify import check
-from tests.exporter.tiny_models import CONFIGS
+from tests.support.tiny_models import CONFIGS
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "howto" / "run_on_cuda.md"
 

@@ -11,7 +11,7 @@ from dualbinary import InputError
 from exporter.__main__ import main
 from exporter.options import ExportOptions
 from exporter.pipeline import export
-from tests.exporter.tiny_models import edit_config
+from tests.support.tiny_models import edit_config
 
 WEIGHTS = "model.safetensors"
 
@@ -171,7 +171,7 @@ DAMAGES = {
     no_weights: "model.safetensors: missing",
     no_config: r"config\.json: missing",
     broken_config: r"config\.json: not valid JSON",
-    escaping_index: "isn't the name of a safetensors file",
+    escaping_index: "is not the name of a safetensors file",
     missing_shard: "model-00001-of-00002.safetensors: missing",
     unknown_type: "'lamma' is not one that the graph builder knows",
     encoder_type: "'bert' is built for",

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from onnx import helper, numpy_helper
 
 from dualbinary import OP, to_layout
-from dualbinary.decoding import decoding
-from tests.contract.strategies import Case, cases
+from dualbinary.onnx_files.unpack_function import decoding
+from tests.support.strategies import Case, cases
 
 BLOCKS = [layout.name for layout in OP.layouts if layout.blocks]
 

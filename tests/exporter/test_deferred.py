@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dualbinary import InputError
-from exporter.deferred import deferred, evaluate, is_stored, row_origin, stored_names
+from exporter.source.lazy_tensor import deferred, evaluate, is_stored, row_origin, stored_names
 
 OPERATIONS = {
     "transpose": lambda t: t.t(),

@@ -9,7 +9,7 @@ import onnxruntime as ort
 import pytest
 
 from dualbinary import OP
-from tests.exporter.tiny_models import VOCABULARY
+from tests.support.tiny_models import VOCABULARY
 
 
 def operators(out) -> Counter[str]:

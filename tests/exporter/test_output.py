@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from dualbinary import InputError, output
+from dualbinary import InputError
+from dualbinary.files import staging as output
 from exporter import pipeline
 from exporter.__main__ import main
 from exporter.options import ExportOptions
@@ -157,7 +158,7 @@ def test_disk_that_fills_up_is_one_error(model_dir, tmp_path):
 def test_interrupted_export_leaves_nothing(tmp_path, pristine_model, number):
     model_dir = pristine_model("qwen3_moe")
     code = (
-        "import os, signal, sys, time, exporter.contents as contents\n"
+        "import os, signal, sys, time, exporter.stored.tensor_jobs as contents\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background jobs ignore it
         "from exporter.__main__ import main\n"
         "real = contents.fit\n"

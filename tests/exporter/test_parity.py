@@ -7,9 +7,9 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from dualbinary import InputError
-from exporter.architectures import VERIFIED
+from exporter.graph.architectures import VERIFIED
 from exporter.verify import check
-from tests.exporter.tiny_models import CONFIGS, edit_config
+from tests.support.tiny_models import CONFIGS, edit_config
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "fp16"])
@@ -90,7 +90,7 @@ def test_options_change_the_weights_but_not_the_agreement(pristine_model, export
         ("bloom", {"apply_residual_connection_post_layernorm": True}),
     ],
 )
-def test_values_that_the_graph_would_not_honour_are_refused(tiny_model, exported, name, values):
+def test_values_that_the_graph_would_not_honor_are_refused(tiny_model, exported, name, values):
     model_dir = tiny_model(name)
     edit_config(model_dir, **values)
 

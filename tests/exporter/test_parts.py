@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from dualbinary import OP, dual_binary_matmul, pack_planes
-from dualbinary.scale_codes import round_scales
-from exporter.passes.fallback import fallback_function
-from exporter.passes.vocabulary import Table
-from exporter.tables import dequantized_table, quantized_table
+from dualbinary.contract.scale_codes import round_scales
+from exporter.graph.fallback_function import fallback_function
+from exporter.graph.passes.vocabulary import Table
+from exporter.stored.vocabulary_tables import dequantized_table, quantized_table
 
 ROWS = 5
 
@@ -109,7 +109,7 @@ def assert_function_is_the_op(kind, planes, offset, group_size, k, dtype, *, cod
 def test_fallback_function_decodes_every_factor_and_every_code(kind):
     factors = np.arange(2**16, dtype="<u2").view(np.float16)
     factors = factors[np.isfinite(factors)]
-    codes = (np.arange(len(factors)) * 37 % 256).astype(np.uint8)  # neighbours differ, each beside many factors
+    codes = (np.arange(len(factors)) * 37 % 256).astype(np.uint8)  # neighbors differ, each beside many factors
     scales = np.concatenate([factors.view(np.uint8).reshape(-1, 2), codes[:, None]], axis=1)[None]
     packed = np.full((1, len(factors), 4), [1, 0, 0, 0], np.uint8)  # the first input alone
     function = ir.to_proto(fallback_function(kind, 1, False, scales.dtype, {32}, opset=21))

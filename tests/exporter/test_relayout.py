@@ -17,12 +17,12 @@ import pytest
 from onnx import helper, numpy_helper
 
 import runtime_ext
-from benchmarks.peak_memory import run_measured
+from benchmarks.models.peak_memory import run_measured
 from dualbinary import OP, InputError, pack_planes
-from dualbinary.relayout.__main__ import main
-from dualbinary.relayout.convert import relayout
+from dualbinary.onnx_files.relayout.__main__ import main
+from dualbinary.onnx_files.relayout.convert import relayout
 from exporter.verify import check
-from tests.runtime.problems import make_problem, op_model
+from tests.support.problems import make_problem, op_model
 
 LAYOUTS = [layout.name for layout in OP.layouts]
 BLOCKS = [layout.name for layout in OP.layouts if layout.blocks]
@@ -289,7 +289,7 @@ def test_without_onnx_one_line_says_what_to_install(model, tmp_path):
 
 
 def test_importing_dualbinary_brings_no_onnx():
-    code = "import sys, dualbinary, dualbinary.__main__, dualbinary.decoding; assert 'onnx' not in sys.modules"
+    code = "import sys, dualbinary.__main__, dualbinary.onnx_files.unpack_function; assert 'onnx' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -315,7 +315,7 @@ def test_memory_does_not_grow_with_the_model(tmp_path):
     for nodes in (2, 16):
         path = large_model(tmp_path / str(nodes) / "model.onnx", nodes)
         out = tmp_path / f"out{nodes}" / "model.onnx"
-        peaks.append(run_measured(tmp_path, "dualbinary.relayout", path, out, "--layout", "neon")[1])
+        peaks.append(run_measured(tmp_path, "dualbinary.onnx_files.relayout", path, out, "--layout", "neon")[1])
     # 14 more weights of 2.4 MB; a reader that kept them would take 34 MB more.
     assert peaks[1] - peaks[0] < 15e6
 
@@ -325,7 +325,15 @@ def test_a_run_that_is_ended_leaves_nothing(tmp_path):
     out = tmp_path / "out"
     out.mkdir()
     (out / "notes.txt").write_text("mine")
-    command = [sys.executable, "-m", "dualbinary.relayout", str(path), str(out / "model.onnx"), "--layout", "avx512"]
+    command = [
+        sys.executable,
+        "-m",
+        "dualbinary.onnx_files.relayout",
+        str(path),
+        str(out / "model.onnx"),
+        "--layout",
+        "avx512",
+    ]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
         for _ in range(2000):

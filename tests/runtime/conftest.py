@@ -13,7 +13,7 @@ import pytest
 @pytest.fixture(scope="session")
 def tiny_weights(tmp_path_factory) -> Path:
     """Directory of a tiny random Llama."""
-    from tests.runtime import tiny
+    from tests.support import tiny_sessions as tiny
 
     return tiny.make_weights(tmp_path_factory.mktemp("weights"))
 
@@ -21,7 +21,7 @@ def tiny_weights(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_model(tiny_weights, tmp_path_factory) -> Path:
     """ONNX file of the tiny Llama in float32 with shared cache buffers. Not to be changed: see `tiny_copy`."""
-    from tests.runtime import tiny
+    from tests.support import tiny_sessions as tiny
 
     return tiny.make_model(tiny_weights, tmp_path_factory.mktemp("model"))
 

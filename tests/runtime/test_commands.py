@@ -9,7 +9,7 @@ import pytest
 import runtime_ext
 from dualbinary import DualBinaryError
 from runtime_ext.__main__ import main
-from tests.runtime import tiny
+from tests.support import tiny_sessions as tiny
 
 PROMPT = "Hello"
 PROMPT_TOKENS = len(PROMPT)  # the tokenizer of the tiny model has one token for each byte

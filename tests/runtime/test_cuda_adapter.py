@@ -18,9 +18,9 @@ import pytest
 
 import runtime_ext
 from dualbinary import digest
-from tests.runtime.cuda_libraries import build_adapter, emulated_library
-from tests.runtime.cuda_products import BFLOAT16, SCALE_TYPES, X_TYPES, assert_product, cuda_model, run
-from tests.runtime.problems import Problem, make_problem, op_model
+from tests.support.cuda_libraries import build_adapter, emulated_library
+from tests.support.cuda_products import BFLOAT16, SCALE_TYPES, X_TYPES, assert_product, cuda_model, run
+from tests.support.problems import Problem, make_problem, op_model
 
 VARIABLE = "DUALBINARY_CUDA_LIBRARY"
 LAUNCHERS = ["fake", "emulated"]

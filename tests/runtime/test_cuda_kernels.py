@@ -19,13 +19,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dualbinary.contract.layout import dequantize
+from dualbinary.contract.scale_codes import scale_values
+from dualbinary.contract.schema import padded_k
 from dualbinary.errors import InputError
-from dualbinary.layout import dequantize
-from dualbinary.scale_codes import scale_values
-from dualbinary.schema import padded_k
 from runtime_ext.cuda_capi import INSTRUCTIONS, CudaWeight, describe, probe
-from tests.runtime.cuda_libraries import GUARD, X_TYPES, Device, Emulated, Gpu, emulated_library
-from tests.runtime.problems import EPS, Problem, assert_close, make_problem
+from tests.support.cuda_libraries import GUARD, X_TYPES, Device, Emulated, Gpu, emulated_library
+from tests.support.problems import EPS, Problem, assert_close, make_problem
 
 BFLOAT16 = ml_dtypes.bfloat16
 KERNELS = {"decode_b1": (1, 2, 3, 4), "decode_s8": (1, 4, 5, 8, 9, 16), "prefill_mma": (1, 17, 40, 70, 130)}

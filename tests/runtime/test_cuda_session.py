@@ -12,8 +12,8 @@ import pytest
 
 import runtime_ext
 from runtime_ext.library import library_path
-from tests.runtime.cuda_products import SCALE_TYPES, X_TYPES, assert_product, cuda_model, run
-from tests.runtime.problems import Problem, make_problem, op_model
+from tests.support.cuda_products import SCALE_TYPES, X_TYPES, assert_product, cuda_model, run
+from tests.support.problems import Problem, make_problem, op_model
 
 PROVIDER = "CUDAExecutionProvider"
 

@@ -9,7 +9,7 @@ from onnx import TensorProto, helper
 from dualbinary import InputError
 from runtime_ext import decoder as decoder_module
 from runtime_ext.decoder import Decoder
-from tests.runtime import tiny
+from tests.support import tiny_sessions as tiny
 
 PROMPT = [72, 101, 108, 108, 111, 44, 32, 119, 111, 114, 108, 100]
 # Two ways to the same float32 logits differ by rounding alone: sums of at most 96 terms in 2 layers of 5 products each

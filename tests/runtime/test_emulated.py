@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import runtime_ext
-from tests.runtime.products import results, save_problems, varied_problems
+from tests.support.products import results, save_problems, varied_problems
 
 ROOT = Path(__file__).resolve().parents[2]
 EMULATE = [sys.executable, str(ROOT / "tools" / "emulate.py")]
@@ -70,7 +70,7 @@ def test_neon_results_are_those_of_avx2_to_the_bit(tmp_path):
     problems, theirs = tmp_path / "problems.npz", tmp_path / "results.npz"
     save_problems(problems, varied_problems())
     names = [name.replace("avx2", "neon") for name in ours]
-    command = [*EMULATE, "cortex-a53", "-m", "tests.runtime.products", str(problems), str(theirs), *names]
+    command = [*EMULATE, "cortex-a53", "-m", "tests.support.products", str(problems), str(theirs), *names]
     subprocess.run(command, check=True)
     emulated = np.load(theirs)
     for key, y in results(problems, ours).items():

@@ -1,4 +1,4 @@
-"""Every kernel of the inventory against the float64 reference and against its neighbours, through the C API."""
+"""Every kernel of the inventory against the float64 reference and against its neighbors, through the C API."""
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import runtime_ext
-from dualbinary.scale_codes import scale_values
+from dualbinary.contract.scale_codes import scale_values
 from runtime_ext.capi import Weight
-from tests.runtime.problems import ENTRY_RANGE, Problem, assert_close, make_problem, problems
+from tests.support.problems import ENTRY_RANGE, Problem, assert_close, make_problem, problems
 
 KERNELS = runtime_ext.describe()["kernels"]
 EXACT = "exact_f64_scalar"
@@ -98,7 +98,7 @@ def test_kernels_of_one_level_differ_by_float_rounding_only(kernel, problem):
 @pytest.mark.parametrize(("K", "group_size"), [(64, 32), (190, 96), (600, 128)])
 def test_table_kernels_agree_in_every_integer(kernel, rows, offset, K, group_size):
     # Whole inputs, scales that are powers of two, and a step of 1: floats are then exact in any order of operations,
-    # and what is left is the integers. Half of the entries are ties of rounding, which go to the even neighbour.
+    # and what is left is the integers. Half of the entries are ties of rounding, which go to the even neighbor.
     rng = np.random.default_rng(K + rows)
     problem = make_problem(M=rows, K=K, N=70, group_size=group_size, planes=2, offset=offset)
     bias = ENTRY_RANGE[LEVELS[kernel]]
@@ -242,7 +242,7 @@ def test_every_factor_and_every_code_is_read_right(kernel):
     factors = np.arange(2**16, dtype="<u2").view(np.float16)
     factors = factors[np.isfinite(factors)]
     problem = one_selected_input(np.zeros(len(factors)), np.float32)
-    codes = (np.arange(len(factors)) * 37 % 256).astype(np.uint8)  # neighbours differ, each beside many factors
+    codes = (np.arange(len(factors)) * 37 % 256).astype(np.uint8)  # neighbors differ, each beside many factors
     scales = np.concatenate([factors.view(np.uint8).reshape(-1, 2), codes[:, None]], axis=1)[None]
     problem = replace(problem, scales=scales)
     y = product(kernel, problem)
@@ -263,7 +263,7 @@ def test_coded_scales_take_a_byte_and_two_for_each_row():
 def test_results_round_once_to_the_nearest_float16():
     halves = np.arange(2**15, dtype=np.uint16).view(np.float16).astype(np.float64)
     halves = halves[np.isfinite(halves)]
-    between = (halves[1:] + halves[:-1]) / 2  # ties; then their neighbours
+    between = (halves[1:] + halves[:-1]) / 2  # ties; then their neighbors
     largest = [65504, np.nextafter(np.float32(65520), np.float32(0)), 65520, 65536, np.inf]
     values = np.concatenate([halves, between, between * (1 - 1e-6), between * (1 + 1e-6), largest]).astype(np.float32)
     values = np.concatenate([values, -values])

@@ -13,7 +13,7 @@ import runtime_ext
 from dualbinary import InputError, digest
 from runtime_ext import library
 from runtime_ext.capi import Weight
-from tests.runtime.problems import make_problem
+from tests.support.problems import make_problem
 
 ISAS = ["avx512", "avx2", "i8mm", "neon", "scalar"]
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import runtime_ext
-from tests.runtime.problems import Problem, assert_close, make_problem, op_model, problems
+from tests.support.problems import Problem, assert_close, make_problem, op_model, problems
 
 KINDS = {np.dtype(np.float32): "tensor(float)", np.dtype(np.float16): "tensor(float16)"}
 

@@ -4,7 +4,7 @@ import pytest
 
 from dualbinary import InputError
 from runtime_ext.text import TextCodec
-from tests.runtime import tiny
+from tests.support import tiny_sessions as tiny
 
 TEXT = "naïve 🙂 text"
 

@@ -11,7 +11,7 @@ import runtime_ext
 from dualbinary import InputError
 from runtime_ext.capi import Weight
 from runtime_ext.library import library_path
-from tests.runtime.problems import Problem, make_problem, op_model
+from tests.support.problems import Problem, make_problem, op_model
 
 GOOD = make_problem(K=64, N=8, group_size=32)  # planes [2, 8, 8], scales [2, 8, 2]
 

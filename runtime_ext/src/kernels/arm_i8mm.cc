@@ -3,7 +3,7 @@
 // It reads the packed form of the NEON table kernels. For each segment of a block it decodes the planes to bytes once,
 // and multiplies them with all rows of the tile: usmmla multiplies two outputs by two rows over 8 inputs, 32 products
 // of whole weights, where the table kernel's two instructions add up 32 inputs of one plane. Decoding takes about 3 P +
-// 3 instructions for 16 weights, so it pays from kMinRows rows on (P = 2; benchmarks/instruction_count.py).
+// 3 instructions for 16 weights, so it pays from kMinRows rows on (P = 2; benchmarks/kernels/instruction_count.py).
 //
 // Error, beside float rounding, in a segment: an input is off by at most half a step, and what that makes of the
 // weights' centre c is put right by the exact sum of the inputs, so that a weight w adds |w - c| * step / 2; a level is

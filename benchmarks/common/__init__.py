@@ -1,0 +1,1 @@
+"""Timing, records and synthetic weights that all benchmarks share."""

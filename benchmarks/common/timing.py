@@ -1,0 +1,92 @@
+"""Timing of several pieces of work so that they can be compared: in turn, round after round.
+
+A busy neighbor, a clock that drops, a machine that warms up: whatever comes, comes for all alike, and a ratio survives
+it better than any of the two times. So a ratio here is one of medians of interleaved rounds, never of the best times.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from statistics import median, quantiles
+
+__all__ = ["Clock", "Ratio", "Summary", "interleave", "ratio", "summarize", "wall_clock"]
+
+Clock = Callable[[Callable[[], object]], float]
+"""Calls a piece of work once and returns the seconds that it took."""
+
+# Threads of ONNX Runtime go on spinning for a millisecond or two after a run, each session its own. On a machine
+# without a spare core that is time of whatever is measured next.
+_PAUSE = 0.005
+_SHORT = 0.05  # seconds; work that takes longer gains nothing from a repetition before it is timed
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Times in seconds: median and best of the rounds, and the middle half of them as a share of the median."""
+
+    median: float
+    best: float
+    spread: float
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """How many times slower the other is: of the medians, and the quartiles of the rounds' own ratios."""
+
+    median: float
+    low: float
+    high: float
+
+
+def wall_clock(work: Callable[[], object]) -> float:
+    """For work that is done when its call returns."""
+    begin = time.perf_counter()
+    work()
+    return time.perf_counter() - begin
+
+
+def interleave(
+    works: Mapping[str, Callable[[], object]], rounds: int, seconds: float, clock: Clock = wall_clock
+) -> dict[str, list[float]]:
+    """Time every work in every round: the median of its repetitions, which fill `seconds`; at least one.
+
+    Each round begins with another work, so that none always follows the same one. The first round is not counted.
+    """
+    times: dict[str, list[float]] = {name: [] for name in works}
+    names = list(works)
+    for count in range(rounds + 1):
+        first = count % len(names)
+        for name in names[first:] + names[:first]:
+            time.sleep(_PAUSE)
+            times[name].append(_repeat(works[name], seconds, times[name][-1:], clock))
+    return {name: each[1:] for name, each in times.items()}
+
+
+def _repeat(work: Callable[[], object], seconds: float, before: list[float], clock: Clock) -> float:
+    if not before or before[0] < _SHORT:
+        work()
+    found: list[float] = []
+    end = time.perf_counter() + seconds
+    while not found or time.perf_counter() < end:
+        found.append(clock(work))
+    return median(found)
+
+
+def summarize(times: list[float]) -> Summary:
+    """Raises ValueError if there are no times."""
+    middle = median(times)
+    low, high = _quartiles(times)
+    return Summary(middle, min(times), (high - low) / middle)
+
+
+def ratio(other: list[float], own: list[float]) -> Ratio:
+    """Times of `other` over `own`; of one and the same rounds."""
+    low, high = _quartiles([a / b for a, b in zip(other, own, strict=True)])
+    return Ratio(median(other) / median(own), low, high)
+
+
+def _quartiles(values: list[float]) -> tuple[float, float]:
+    if len(values) < 2:
+        return values[0], values[0]
+    low, _, high = quantiles(values, n=4, method="inclusive")
+    return low, high

@@ -1,0 +1,1 @@
+"""Speed of the kernels for NVIDIA GPUs."""

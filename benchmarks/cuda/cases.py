@@ -1,0 +1,188 @@
+"""What the CUDA benchmark measures: points, the names of contenders, and our own kernels on whatever device there is.
+
+A point is a weight [N, K] in groups of G, and M rows of X. A contender multiplies by several weights in turn, whose
+bytes together are several times the L2 cache, so that each product reads its weight from memory, as a model's does.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from benchmarks.cuda.device import Buffer, Memory, Work
+from dualbinary import DualBinaryError
+from dualbinary.contract.schema import padded_k
+from runtime_ext.cuda_capi import CudaWeight
+
+__all__ = [
+    "CUBLAS",
+    "OURS",
+    "PEERS",
+    "SHAPES",
+    "Point",
+    "Products",
+    "own_names",
+    "parts",
+    "stored_bytes",
+    "takes",
+    "weight_count",
+]
+
+OURS, PEER, CUBLAS, INT4 = "dualbinary", "MatMulNBits", "cublas-fp16", "torch-int4"
+PEERS = (CUBLAS, f"{PEER}-4", f"{PEER}-2", INT4)
+PLANES = 2
+X_TYPE = "float16"
+
+# Layers of models of 1, 7 and 70 billion parameters.
+SHAPES = (
+    "2048x2048",
+    "2048x5632",
+    "5632x2048",
+    "4096x4096",
+    "4096x11008",
+    "14336x4096",
+    "4096x14336",
+    "8192x8192",
+    "28672x8192",
+    "8192x28672",
+)
+
+_L2_FILLS = 4  # bytes of all weights of a contender, in L2 caches
+_FEW_ROWS = 64  # from here on arithmetic hides where a weight comes from, and two weights will do
+_SCALE = 0.03  # the largest
+_ALIGNMENT = 256
+_SEED = 0
+# Integers of 8 bits for X differ by about a hundredth from the kernels that keep halves, in the norm of all outputs.
+_AGREEMENT = 0.05
+
+
+@dataclass(frozen=True)
+class Point:
+    """One product: X [M, K] times a weight [N, K] with groups of G inputs."""
+
+    N: int
+    K: int
+    M: int
+    G: int
+
+    @property
+    def key(self) -> str:
+        """The point as a word."""
+        return f"{self.N}x{self.K} M={self.M} G={self.G}"
+
+
+def own_names(levels: list[int], kernels: list[str | None]) -> list[str]:
+    """Names: `dualbinary-0` for the library's choice at level 0, `dualbinary-0@decode_s8` for a forced kernel."""
+    return [f"{OURS}-{level}" + (f"@{kernel}" if kernel else "") for level in levels for kernel in kernels]
+
+
+def parts(name: str) -> tuple[int, str | None]:
+    """accuracy_level and forced kernel of a name of ours."""
+    level, _, kernel = name.removeprefix(f"{OURS}-").partition("@")
+    return int(level), kernel or None
+
+
+def stored_bytes(name: str, point: Point) -> int:
+    """Bytes of one weight as a model file stores it: what a product must read at least. X and Y are left out."""
+    columns = padded_k(point.K, point.G)
+    groups = columns // point.G
+    if name.startswith(OURS):
+        return point.N * PLANES * (columns // 8 + 2 * groups)
+    if name == CUBLAS:
+        return point.N * point.K * 2
+    if name == INT4:
+        return point.N * (point.K // 2 + 4 * groups)  # a scale and a zero point of 16 bits
+    bits = int(name.removeprefix(f"{PEER}-"))
+    return point.N * (columns * bits // 8 + 2 * groups)
+
+
+def weight_count(name: str, point: Point, l2_bytes: int) -> int:
+    """Weights that a contender multiplies by in turn."""
+    fill = math.ceil(_L2_FILLS * l2_bytes / stored_bytes(name, point))
+    return max(2, fill if point.M < _FEW_ROWS else math.ceil(fill / point.M))
+
+
+def takes(kernel: dict[str, Any], rows: int, capability: int) -> bool:
+    """Whether a kernel of describe()["kernels"] can be forced for so many rows on such a device."""
+    return rows <= kernel["max_rows"] and kernel["min_capability"] <= capability <= kernel["max_capability"]
+
+
+class Products:
+    """Our weights of one shape on a device, and products by them. `close()` frees the weights."""
+
+    def __init__(self, memory: Memory, point: Point, level: int, count: int) -> None:
+        self.memory, self.point = memory, point
+        generator = np.random.default_rng(_SEED)
+        groups = padded_k(point.K, point.G) // point.G
+        self.weights: list[CudaWeight] = []
+        for _ in range(count):
+            planes = np.frombuffer(generator.bytes(PLANES * point.N * groups * point.G // 8), np.uint8)
+            scales = generator.uniform(_SCALE / 3, _SCALE, (PLANES, point.N, groups)).astype(np.float16)
+            self.weights.append(
+                CudaWeight(
+                    memory.library,
+                    planes.reshape(PLANES, point.N, -1),
+                    scales,
+                    K=point.K,
+                    group_size=point.G,
+                    accuracy_level=level,
+                )
+            )
+        self._x = memory.put(generator.standard_normal((point.M, point.K), np.float32).astype(X_TYPE))
+        self._y = memory.empty((point.M, point.N), X_TYPE)
+        self._workspaces: list[Buffer] = []
+
+    @property
+    def packed_bytes(self) -> int:
+        """Device memory of one weight."""
+        return self.weights[0].nbytes
+
+    def chosen(self) -> str:
+        """The kernel that the library chooses."""
+        return self.weights[0].kernel(X_TYPE, self.point.M)
+
+    def work(self, kernel: str | None) -> Work:
+        """One product by each weight, enqueued on the device's stream."""
+        size = self.weights[0].workspace(X_TYPE, self.point.M, kernel)
+        workspace = self.memory.empty((size + _ALIGNMENT,), "uint8")
+        self._workspaces.append(workspace)  # alive as long as the work is
+        address = -(-workspace.address // _ALIGNMENT) * _ALIGNMENT
+
+        def run() -> None:
+            stream = self.memory.stream()
+            for weight in self.weights:
+                weight.multiply(
+                    self._x.address,
+                    X_TYPE,
+                    self.point.M,
+                    self._y.address,
+                    workspace=address if size else 0,
+                    workspace_bytes=size,
+                    stream=stream,
+                    kernel=kernel,
+                )
+
+        return run
+
+    def check(self, works: dict[str, Work]) -> None:
+        """Raise DualBinaryError unless all compute the same, but for rounding, and something finite other than zero."""
+        results: dict[str, np.ndarray] = {}
+        for name, work in works.items():
+            work()
+            results[name] = self._y.numpy().astype(np.float64)
+        expected = next(iter(results.values()))
+        norm = np.linalg.norm(expected)
+        for name, result in results.items():
+            difference = np.linalg.norm(result - expected) / norm
+            if not (norm > 0 and difference < _AGREEMENT):
+                raise DualBinaryError(
+                    f"{self.point.key}: {name} differs by {difference:.2g} of the norm from {next(iter(results))}; "
+                    f"expected less than {_AGREEMENT}; run make gpu-check"
+                )
+
+    def close(self) -> None:
+        """Free the weights."""
+        for weight in self.weights:
+            weight.close()
+        self.weights = []

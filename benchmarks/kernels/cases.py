@@ -1,0 +1,214 @@
+"""What the kernel benchmark measures: points, and the contenders of a point as sessions of ONNX Runtime.
+
+A contender is a model of many nodes that multiply X [M, K] by a weight [N, K], made on the fly and run by a session
+with as many threads as the point says. All contenders stand on the same footing:
+
+- Every node has a weight of its own. ONNX Runtime keeps one packed copy of equal weights, which then sits in the cache.
+- Every node has an X of its own. What a kernel derives from X could otherwise serve all nodes, as in no real model.
+- At small M the weights of all nodes together are far larger than the last-level cache, as a model's are: each product
+  reads its weight from memory. At larger M products are bound by arithmetic and fewer nodes do.
+- Inputs and outputs are bound buffers, so that no run allocates.
+"""
+
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from onnx import helper, numpy_helper
+
+import runtime_ext
+from dualbinary import InputError
+from dualbinary.contract.scale_codes import scale_columns
+from dualbinary.contract.schema import OP, padded_k
+
+__all__ = ["OURS", "PEER", "Format", "Lab", "Point", "contenders", "shape_of"]
+
+OURS, PEER = "dualbinary", "MatMulNBits"
+_ISA = "DUALBINARY_ISA"
+_FEW_ROWS = 16  # from here on a weight is used often enough that where it comes from hardly counts
+_SEED = 0
+_SCALE = 0.03  # the largest
+
+
+@dataclass(frozen=True)
+class Point:
+    """One row of the table: a product, and the threads of the session."""
+
+    N: int
+    K: int
+    M: int
+    threads: int
+
+    @property
+    def key(self) -> str:
+        """The point as a word."""
+        return f"{self.N}x{self.K} M={self.M} threads={self.threads}"
+
+
+@dataclass(frozen=True)
+class Format:
+    """How our weights are stored, and the type of X: G, P, offset; the peer takes the same G and type."""
+
+    group_size: int
+    planes: int
+    offset: bool
+    dtype: str
+    scale_bits: int = 16
+
+    @property
+    def scale_type(self) -> type[np.generic]:
+        """Element type of our scales."""
+        return np.uint8 if self.scale_bits == np.iinfo(np.uint8).bits else np.float16
+
+    def stored_bytes(self, name: str, point: Point) -> int:
+        """Bytes of one weight in the model file: what a product must read at least. X and Y are left out."""
+        columns = padded_k(point.K, self.group_size)
+        groups = columns // self.group_size
+        if name.startswith(OURS):
+            row = scale_columns(groups, self.scale_type) * np.dtype(self.scale_type).itemsize
+            return point.N * (self.planes * columns // 8 + (self.planes + self.offset) * row)
+        return point.N * (_bits(name) * columns // 8 + np.dtype(self.dtype).itemsize * groups)
+
+
+def contenders(levels: list[int], isas: list[str | None], peers: list[int]) -> list[str]:
+    """Names: `dualbinary-4`, `dualbinary-4@avx2` for a forced instruction set, `MatMulNBits-2` for the peer's bits."""
+    ours = [f"{OURS}-{level}" + (f"@{isa}" if isa else "") for isa in isas for level in levels]
+    return ours + [f"{PEER}-{bits}" for bits in peers]
+
+
+def shape_of(text: str) -> tuple[int, int]:
+    """N and K of a shape such as 4096x11008. Raises InputError."""
+    N, separator, K = text.partition("x")
+    if not (separator and N.isdecimal() and K.isdecimal() and int(N) and int(K)):
+        raise InputError(f"--shapes: expected NxK such as 4096x11008, outputs by inputs, got {text}")
+    return int(N), int(K)
+
+
+def _bits(name: str) -> int:
+    return int(name.removeprefix(f"{PEER}-"))
+
+
+class Lab:
+    """Makes the work of contenders and keeps their sessions for the next point, where that needs the same ones."""
+
+    def __init__(self, form: Format, names: list[str], out_of_cache: int) -> None:
+        """`out_of_cache`: bytes of all weights of a session at small M."""
+        self.form, self.names, self.out_of_cache = form, names, out_of_cache
+        self._key: Any = None
+        self._sessions: dict[str, ort.InferenceSession] = {}
+
+    def nodes(self, name: str, point: Point) -> int:
+        """Products in one run of the session."""
+        fill = math.ceil(self.out_of_cache / self.form.stored_bytes(name, point))
+        return max(2, fill if point.M < _FEW_ROWS else math.ceil(fill / point.M))
+
+    def works(self, point: Point) -> dict[str, Callable[[], object]]:
+        """For each contender a function that runs its session once. Valid until the next call."""
+        nodes = {name: self.nodes(name, point) for name in self.names}
+        key = (point.N, point.K, point.threads, nodes)
+        if key != self._key:
+            self._sessions = {}  # before the new ones take memory
+            self._sessions = {name: _session(name, point, count, self.form) for name, count in nodes.items()}
+            self._key = key
+        return {name: _bound(session, point, self.form) for name, session in self._sessions.items()}
+
+
+def _session(name: str, point: Point, nodes: int, form: Format) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = point.threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    ours, _, isa = name.partition("@")
+    if name.startswith(OURS):
+        runtime_ext.register(options)
+    before = os.environ.get(_ISA)
+    try:
+        if isa:
+            os.environ[_ISA] = isa  # read whenever a kernel is created
+        return ort.InferenceSession(model(ours, point, nodes, form), options, providers=["CPUExecutionProvider"])
+    finally:
+        if isa:
+            os.environ.pop(_ISA) if before is None else os.environ.update({_ISA: before})
+
+
+def _bound(session: ort.InferenceSession, point: Point, form: Format) -> Callable[[], object]:
+    """A run with bound buffers; the function holds them."""
+    binding = session.io_binding()
+    generator = np.random.default_rng(_SEED)
+    x = generator.standard_normal((point.M, point.K), np.float32).astype(form.dtype)
+    for value in session.get_inputs():
+        binding.bind_ortvalue_input(value.name, ort.OrtValue.ortvalue_from_numpy(x))
+    for value in session.get_outputs():
+        y = np.zeros((point.M, point.N), form.dtype)
+        binding.bind_ortvalue_output(value.name, ort.OrtValue.ortvalue_from_numpy(y))
+    return lambda: session.run_with_iobinding(binding)
+
+
+def model(name: str, point: Point, nodes: int, form: Format) -> bytes:
+    """The serialized ONNX model of a contender, `nodes` products beside each other, M left open."""
+    domain, operator, weights, attributes = (
+        _ours(name, point, form) if name.startswith(OURS) else _peer(name, point, form)
+    )
+    generator = np.random.default_rng(_SEED)
+    element = helper.np_dtype_to_tensor_dtype(np.dtype(form.dtype))
+    graph = onnx.GraphProto(name="products")
+    for index in range(nodes):
+        tensors = {f"{role}{index}": make(generator) for role, make in weights.items()}
+        graph.initializer.extend(numpy_helper.from_array(array, tensor) for tensor, array in tensors.items())
+        graph.input.append(helper.make_tensor_value_info(f"x{index}", element, ["M", point.K]))
+        graph.output.append(helper.make_tensor_value_info(f"y{index}", element, ["M", point.N]))
+        inputs = [f"x{index}", *tensors]
+        graph.node.append(
+            helper.make_node(operator, inputs, [f"y{index}"], f"product{index}", domain=domain, **attributes)
+        )
+    imports = [helper.make_opsetid("", 21), helper.make_opsetid(domain, 1)]
+    return helper.make_model(graph, opset_imports=imports, ir_version=10).SerializeToString()
+
+
+_Weights = dict[str, Callable[[np.random.Generator], np.ndarray]]
+_Contender = tuple[str, str, _Weights, dict[str, Any]]
+
+
+def _ours(name: str, point: Point, form: Format) -> _Contender:
+    columns = padded_k(point.K, form.group_size)
+    groups = columns // form.group_size
+    weights: _Weights = {
+        "planes": lambda generator: _bytes(generator, form.planes, point.N, columns // 8),
+        "scales": lambda generator: _stored_scales(generator, form, point.N, groups),
+    }
+    attributes = {"K": point.K, "N": point.N, "group_size": form.group_size, "layout": OP.layouts[0].number}
+    level = int(name.removeprefix(f"{OURS}-"))
+    return OP.domain, OP.name, weights, {**attributes, "accuracy_level": level}
+
+
+def _peer(name: str, point: Point, form: Format) -> _Contender:
+    bits, block = _bits(name), form.group_size
+    groups = padded_k(point.K, block) // block
+    weights: _Weights = {
+        "B": lambda generator: _bytes(generator, point.N, groups, block * bits // 8),
+        "scales": lambda generator: _scales(generator, form.dtype, point.N, groups),
+    }
+    attributes = {"K": point.K, "N": point.N, "bits": bits, "block_size": block, "accuracy_level": 4}
+    return "com.microsoft", "MatMulNBits", weights, attributes
+
+
+def _bytes(generator: np.random.Generator, *shape: int) -> np.ndarray:
+    return np.frombuffer(generator.bytes(math.prod(shape)), np.uint8).reshape(shape)
+
+
+def _stored_scales(generator: np.random.Generator, form: Format, N: int, groups: int) -> np.ndarray:
+    shape = form.planes + form.offset, N, groups
+    if form.scale_type != np.uint8:
+        return _scales(generator, np.float16, *shape)
+    scales = _bytes(generator, *shape[:2], scale_columns(groups, np.uint8)).copy()
+    scales[:, :, : OP.scale_codes["factor_bytes"]] = np.array([_SCALE], "<f2").view(np.uint8)
+    return scales
+
+
+def _scales(generator: np.random.Generator, dtype: Any, *shape: int) -> np.ndarray:
+    return generator.uniform(_SCALE / 3, _SCALE, shape).astype(dtype)

@@ -1,0 +1,1 @@
+"""Speed, memory and accuracy of whole models, beside other engines."""

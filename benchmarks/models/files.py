@@ -1,0 +1,219 @@
+"""The files that the whole-model benchmark runs: one model, made into what each engine reads.
+
+Everything is made once, by a command that is printed, below a work directory, under a name that is given only to what
+is finished. A file that cannot be made is reported by the caller, and the other engines are measured.
+"""
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from benchmarks.common.synthetic import TINY_LLAMA, write_llama
+from dualbinary import DualBinaryError
+from dualbinary.contract.schema import OP
+from examples import smollm2
+
+__all__ = ["CUDA_VARIANTS", "MODELS", "VARIANTS", "Variant", "file_bytes", "make", "measure_round", "python_of"]
+
+ROOT = Path(__file__).resolve().parent.parent
+PEERS_PYTHON = ROOT / ".venv-peers" / "bin" / "python"
+TWO_BITS = ("--planes", "2", "--no-offset", "--group-size", "128")
+TWO_BITS_LEVEL4 = (*TWO_BITS, "--accuracy-level", "4")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row of the table: an engine, its file, and how the file is made from a model directory.
+
+    `make` gets the work directory, which has the model in hf/, and the path to write; `models` are those it fits.
+    """
+
+    name: str
+    engine: str
+    file: str
+    make: Callable[[Path, Path], None]
+    options: dict[str, Any] = field(default_factory=dict)
+    models: tuple[str, ...] = ("llama-1b", "smollm2")
+
+
+def _synthetic(directory: Path) -> None:
+    write_llama(directory, TINY_LLAMA)
+    # onnxruntime-genai's builder wants a tokenizer; which one is all the same to tokens that are numbers.
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(smollm2.prepare() / name, directory / name)
+
+
+def _smollm2(directory: Path) -> None:
+    directory.symlink_to(smollm2.prepare(), target_is_directory=True)
+
+
+MODELS: dict[str, Callable[[Path], None]] = {"llama-1b": _synthetic, "smollm2": _smollm2}
+"""Name to what makes its Hugging Face directory."""
+
+
+def _export(*options: str) -> Callable[[Path, Path], None]:
+    def make_export(work: Path, path: Path) -> None:
+        _run(sys.executable, "-m", "exporter", work / "hf", path, *options)
+
+    return make_export
+
+
+def _level0(work: Path, path: Path) -> None:
+    """The two-bit export with 15-bit activations: the same weights, another attribute."""
+    source = _made(VARIANTS[0], work).parent
+    path.parent.mkdir()
+    for file in source.iterdir():
+        if file.name != path.name:
+            os.link(file, path.parent / file.name)
+    model = onnx.load(source / path.name, load_external_data=False)
+    for node in model.graph.node:
+        if (node.domain, node.op_type) == (OP.domain, OP.name):
+            for attribute in node.attribute:
+                attribute.i = 0 if attribute.name == "accuracy_level" else attribute.i
+    onnx.save(model, path)
+
+
+def _gguf(kind: str) -> Callable[[Path, Path], None]:
+    def make_gguf(work: Path, path: Path) -> None:
+        half = work / "f16.gguf"
+        if not half.exists():
+            _run(sys.executable, "-m", "benchmarks.models.gguf_files", work / "hf", work / "new.gguf")
+            (work / "new.gguf").rename(half)
+        path.parent.mkdir()
+        _run(python_of("llama.cpp"), "-m", "benchmarks.models.gguf_quantize", half, path, kind)
+
+    return make_gguf
+
+
+def _genai(work: Path, path: Path) -> None:
+    cache = work / "builder-cache"
+    # Pruned: logits of the last token alone, as in the other engines.
+    options = ("block_size=128", "accuracy_level=4", "prune_lm_head=true")
+    _run(
+        *(sys.executable, "-m", "onnxruntime_genai.models.builder", "-i", work / "hf", "-o", path.parent),
+        *("-p", "int4", "-e", "cpu", "-c", cache, "--extra_options", *options),
+    )
+    shutil.rmtree(cache, ignore_errors=True)
+
+
+def _llama_cpp(kind: str, *models: str) -> tuple[Variant, Variant]:
+    """As it comes, and without repacking: on some CPUs that makes prompts twice as fast, and loading always."""
+    names = models or ("llama-1b", "smollm2")
+    first = Variant(f"llama.cpp {kind}", "llama.cpp", f"gguf-{kind}/model.gguf", _gguf(kind), models=names)
+    second = Variant(f"{first.name}, plain", first.engine, first.file, first.make, {"repack": False}, names)
+    return first, second
+
+
+VARIANTS = (
+    Variant(
+        "dualbinary 2 bits, level 4",
+        "dualbinary",
+        "dualbinary-2bit-level4/model.onnx",
+        _export(*TWO_BITS_LEVEL4),
+    ),
+    Variant("dualbinary 2 bits, level 0", "dualbinary", "dualbinary-2bit-level0/model.onnx", _level0),
+    Variant("dualbinary default", "dualbinary", "dualbinary-default/model.onnx", _export()),
+    *_llama_cpp("Q2_K", "llama-1b"),  # blocks of 256, which SmolLM2's rows of 576 are not made of
+    *_llama_cpp("TQ2_0", "llama-1b"),
+    *_llama_cpp("Q4_0"),
+    Variant("genai int4", "genai", "genai-int4/model.onnx", _genai),
+)
+
+
+def _full_precision(target: str) -> Callable[[Path, Path], None]:
+    def make_reference(work: Path, path: Path) -> None:
+        _run(sys.executable, "-m", "examples.reference", work / "hf", path.parent, "--target", target)
+
+    return make_reference
+
+
+def _on_cuda(name: str, file: str, make: Callable[[Path, Path], None], cuda_graph: bool = False) -> Variant:
+    return Variant(name, "dualbinary", file, make, {"provider": "cuda", "cuda_graph": cuda_graph})
+
+
+_TWO_BITS_CUDA = ("dualbinary-2bit-cuda/model.onnx", _export(*TWO_BITS, "--target", "cuda"))
+_HALF_CUDA = ("float16-cuda/model.onnx", _full_precision("cuda"))
+CUDA_VARIANTS = (
+    _on_cuda("dualbinary 2 bits, level 0", *_TWO_BITS_CUDA),
+    _on_cuda("dualbinary 2 bits, level 0, CUDA graph", *_TWO_BITS_CUDA, cuda_graph=True),
+    _on_cuda("float16 ONNX", *_HALF_CUDA),
+    _on_cuda("float16 ONNX, CUDA graph", *_HALF_CUDA, cuda_graph=True),
+)
+"""What runs on ONNX Runtime's CUDA provider; the first is what ratios are against, as in VARIANTS."""
+
+
+def make(variant: Variant, model: str, work: Path) -> Path:
+    """The variant's file of `model`, made if it is missing. Raises DualBinaryError where that fails."""
+    if not (work / "hf").exists():
+        work.mkdir(parents=True, exist_ok=True)
+        _finish(work / "hf", MODELS[model])
+    return _made(variant, work)
+
+
+def _made(variant: Variant, work: Path) -> Path:
+    path = work / variant.file
+    if not path.exists():
+        _finish(path.parent, lambda scratch: variant.make(work, scratch / path.name))
+    return path
+
+
+def _finish(directory: Path, make_it: Callable[[Path], None]) -> None:
+    """Make a directory under another name, so that an interrupted run leaves nothing that looks finished."""
+    scratch = directory.with_name(f"{directory.name}.new")
+    if scratch.is_symlink():
+        scratch.unlink()
+    shutil.rmtree(scratch, ignore_errors=True)
+    make_it(scratch)
+    scratch.rename(directory)
+
+
+def python_of(engine: str) -> Path:
+    """The interpreter that has an engine: this one, or the peers' environment. Raises DualBinaryError if none has."""
+    if engine == "dualbinary":
+        return Path(sys.executable)
+    module = {"llama.cpp": "llama_cpp", "genai": "onnxruntime_genai"}[engine]
+    if not PEERS_PYTHON.exists():
+        raise DualBinaryError("not installed: `make bench-peers` makes the peers' environment")
+    done = subprocess.run([PEERS_PYTHON, "-c", f"import {module}"], check=False, capture_output=True, text=True)
+    if done.returncode:
+        reason = done.stderr.strip().splitlines()[-1:] or ["it cannot be imported"]
+        raise DualBinaryError(f"`make bench-peers` did not install it: {reason[0]}")
+    return PEERS_PYTHON
+
+
+def file_bytes(path: Path) -> int:
+    """Bytes of a model: the file and its external data."""
+    return sum(file.stat().st_size for file in path.parent.glob(f"{path.name}*"))
+
+
+def _run(*words: object) -> None:
+    """Run a command in the repository, printed first; its output goes to standard error."""
+    command = [str(word) for word in words]
+    print("$", shlex.join(["python", *command[1:]]), file=sys.stderr, flush=True)
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command, check=False, stdout=sys.stderr, cwd=ROOT, env=environment)
+    if done.returncode:
+        raise DualBinaryError(f"`python {shlex.join(command[1:])}` failed with exit code {done.returncode}")
+
+
+def measure_round(path: Path, variant: Variant, threads: int, prompts: list[int], tokens: int) -> dict[str, Any]:
+    """One round in a process of its own; see model_engine.py. Raises DualBinaryError where it fails."""
+    command = [
+        *(str(python_of(variant.engine)), "-m", "benchmarks.models.engine", variant.engine, str(path)),
+        *("--threads", str(threads), "--tokens", str(tokens), "--prompts", *map(str, prompts)),
+        *("--options", json.dumps(variant.options)),
+    ]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=ROOT)
+    if done.returncode:
+        reason = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
+        raise DualBinaryError(reason[0])
+    return json.loads(done.stdout.splitlines()[-1])

@@ -1,0 +1,242 @@
+"""Where the time goes, for a token and for a prompt: kernels by operator, what lies between them, and memory's floor.
+
+    python -m benchmarks.models.profile OUT.onnx [--threads 2] [--prompt-length 128] [--tokens 64] [--json]
+
+Runs with ONNX Runtime's profiler on, which makes each node a microsecond or so slower; the same without it is timed as
+well. The floor of a token is the time in which the weights that it needs, all but the rows of the embedding that it
+does not look up, can be read from memory at the plain read's speed (benchmarks/kernels/memory_read.py), measured in
+between.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+
+from benchmarks.kernels.memory_read import AHEAD, MemoryRead
+from dualbinary import InputError
+from dualbinary.cli.console import add_common_options, run
+from runtime_ext.bench import SEED, TOKEN_RANGE
+from runtime_ext.config import DecoderConfig
+from runtime_ext.decoder import PROMPT_CHUNK, Decoder, session_options
+
+__all__ = ["OperatorTime", "Phase", "Profile", "main", "profile"]
+
+LOOKUPS = ("Gather", "GatherBlockQuantized")  # read the rows they are asked for, not their table
+READ_BYTES = 256_000_000
+READS = 7
+PROMPTS = 6
+WARM_UP = 4
+
+
+@dataclass(frozen=True)
+class OperatorTime:
+    """One operator: how many nodes a run has, and microseconds of all of them in a run (median over runs)."""
+
+    operator: str
+    nodes: int
+    microseconds: float
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Microseconds of one run of the session, medians over runs.
+
+    Attributes:
+        seen: as users see it, profiler off.
+        profiled: of the session, profiler on.
+        operators: what the kernels take of it, the largest first.
+        between: `profiled` without the kernels.
+    """
+
+    seen: float
+    profiled: float
+    operators: list[OperatorTime]
+    between: float
+
+    def table(self, title: str) -> str:
+        """Lines of a Markdown table."""
+        lines = [f"| {title} | nodes | us | share |", "| --- | ---: | ---: | ---: |"]
+        for each in [*self.operators, OperatorTime("between the nodes", 0, self.between)]:
+            share = each.microseconds / self.profiled
+            lines.append(f"| {each.operator} | {each.nodes or ''} | {each.microseconds:.0f} | {share:.1%} |")
+        nodes = sum(each.nodes for each in self.operators)
+        lines.append(f"| all, profiler on | {nodes} | {self.profiled:.0f} | 100.0% |")
+        lines.append(f"| all, profiler off | | {self.seen:.0f} | |")
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A prompt and a token, and what memory sets for the latter: bytes of weights, bytes a second, microseconds."""
+
+    prompt: Phase
+    token: Phase
+    weight_bytes: int
+    read_bytes_per_second: float
+    floor: float
+
+    def table(self) -> str:
+        """For people."""
+        return (
+            f"{self.prompt.table('prompt')}\n\n{self.token.table('token')}\n\n"
+            f"{1e6 / self.token.seen:.0f} tokens/s; weights {self.weight_bytes / 1e6:.1f} MB at "
+            f"{self.read_bytes_per_second / 1e9:.1f} GB/s: {self.floor:.0f} us, {self.floor / self.token.seen:.0%}"
+        )
+
+
+def profile(path: Path, threads: int, prompt_length: int, tokens: int) -> Profile:
+    """Read prompts and decode `tokens` tokens behind one, with and without the profiler.
+
+    Raises InputError as Decoder.load does.
+    """
+    ids = np.random.default_rng(SEED).integers(*TOKEN_RANGE, size=prompt_length + tokens).tolist()
+    plain = Decoder.load(path, threads)
+    before = _times(plain, ids, prompt_length)
+    with tempfile.TemporaryDirectory() as scratch:
+        options = session_options(threads)
+        options.enable_profiling = True
+        options.profile_file_prefix = str(Path(scratch) / "profile")
+        session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        _times(Decoder(session, DecoderConfig.read(path.parent)), ids, prompt_length)
+        runs = _by_run(json.loads(Path(session.end_profiling()).read_text(encoding="utf-8")))
+    read = _read_speed(threads)
+    after = _times(plain, ids, prompt_length)
+    weight_bytes = token_bytes(path)
+    return Profile(
+        prompt=_phase(before[0] + after[0], runs[1:PROMPTS]),
+        token=_phase(before[1] + after[1], runs[PROMPTS + WARM_UP :]),
+        weight_bytes=weight_bytes,
+        read_bytes_per_second=read,
+        floor=1e6 * weight_bytes / read,
+    )
+
+
+def _phase(seconds: list[float], runs: list["_Run"]) -> Phase:
+    names = {name for run in runs for name in run.kernels}
+    operators = [
+        OperatorTime(
+            name,
+            round(statistics.median(len(run.kernels[name]) for run in runs)),
+            statistics.median(sum(run.kernels[name]) for run in runs),
+        )
+        for name in names
+    ]
+    return Phase(
+        seen=1e6 * statistics.median(seconds),
+        profiled=statistics.median(run.duration for run in runs),
+        operators=sorted(operators, key=lambda each: -each.microseconds),
+        between=statistics.median(run.duration - sum(map(sum, run.kernels.values())) for run in runs),
+    )
+
+
+def token_bytes(path: Path) -> int:
+    """Bytes of initializers that one token reads whole: those of all nodes but lookups."""
+    graph = onnx.load(path, load_external_data=False).graph
+    read = {name for node in graph.node if node.op_type not in LOOKUPS for name in node.input}
+    sizes = {tensor.name: _stored_bytes(tensor) for tensor in graph.initializer}
+    return sum(size for name, size in sizes.items() if name in read)
+
+
+def _stored_bytes(tensor: onnx.TensorProto) -> int:
+    for entry in tensor.external_data:
+        if entry.key == "length":
+            return int(entry.value)
+    return tensor.ByteSize()
+
+
+def _times(decoder: Decoder, ids: list[int], prompt_length: int) -> tuple[list[float], list[float]]:
+    """Seconds of PROMPTS - 1 prompts, and of each token behind the last one but WARM_UP."""
+    prompts = []
+    for _ in range(PROMPTS):
+        decoder.start(len(ids))
+        prompts.append(_seconds(decoder, ids[:prompt_length]))
+    tokens = [_seconds(decoder, [token]) for token in ids[prompt_length:]]
+    return prompts[1:], tokens[WARM_UP:]
+
+
+def _seconds(decoder: Decoder, tokens: list[int]) -> float:
+    begin = time.perf_counter()
+    decoder.step(tokens)
+    return time.perf_counter() - begin
+
+
+@dataclass
+class _Run:
+    duration: float
+    kernels: dict[str, list[float]]
+
+
+def _by_run(events: list[dict[str, Any]]) -> list[_Run]:
+    """The runs of a session, each with the microseconds of its kernels by operator."""
+    bounds = sorted((e["ts"], e["ts"] + e["dur"]) for e in events if e.get("name") == "model_run")
+    kernels = sorted(
+        (e["ts"], e["dur"], e["args"]["op_name"])
+        for e in events
+        if e.get("cat") == "Node" and e["name"].endswith("_kernel_time")
+    )
+    runs = []
+    place = 0
+    for begin, end in bounds:
+        found: dict[str, list[float]] = defaultdict(list)
+        while place < len(kernels) and kernels[place][0] < end:
+            at, duration, operator = kernels[place]
+            if at >= begin:
+                found[operator].append(duration)
+            place += 1
+        runs.append(_Run(end - begin, found))
+    return runs
+
+
+def _read_speed(threads: int) -> float:
+    """Bytes a second of a plain read on `threads` threads, at the best of its prefetch distances."""
+    memory = MemoryRead(READ_BYTES)
+    best = 0.0
+    for ahead in AHEAD:
+        reader = memory.reader(threads, ahead)
+        times = []
+        for _ in range(READS):
+            begin = time.perf_counter()
+            reader()
+            times.append(time.perf_counter() - begin)
+        best = max(best, memory.nbytes / statistics.median(times))
+    return best
+
+
+def _command(args: argparse.Namespace) -> None:
+    for name in ("threads", "prompt_length", "tokens"):
+        if getattr(args, name) < 1:
+            raise InputError(f"--{name.replace('_', '-')}: expected at least 1, got {getattr(args, name)}")
+    if args.prompt_length > PROMPT_CHUNK:
+        raise InputError(f"--prompt-length: at most {PROMPT_CHUNK}, which the decoder reads in one run")
+    found = profile(args.model, args.threads, args.prompt_length, args.tokens + WARM_UP)
+    print(
+        json.dumps({"model": str(args.model), "threads": args.threads, **asdict(found)}) if args.json else found.table()
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line; see the module's docstring."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.models.profile", description="Where the time of a prompt and of a token goes."
+    )
+    parser.add_argument("model", type=Path, metavar="OUT.onnx", help="an exported model")
+    parser.add_argument("--threads", type=int, default=2, metavar="T", help="default 2")
+    parser.add_argument("--prompt-length", type=int, default=128, metavar="N", help="of the prompt (default 128)")
+    parser.add_argument("--tokens", type=int, default=64, metavar="N", help="tokens to decode (default 64)")
+    add_common_options(parser)
+    return run(parser, _command, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,53 @@
+"""What the starts of QBB have in common: bases of -1 and 1 and a factor each, as planes and scales.
+
+    W[n,k] ~ sum over i of a[i,n,g] B[i,n,k],   B in {-1, 1}        plane i is (B[i] + 1) / 2
+
+What scales follow from a is for calib.layers.Format to say. Weights come as `grouped` [N, groups, G]; where K ends
+inside a group, `real` is 0 for what is only padding.
+"""
+
+import torch
+from torch import Tensor
+
+from calib.layers import Format
+from calib.quantizer import grouped, into_cells, pack
+from calib.weight_init.base import Initialized
+from dualbinary import InputError
+
+__all__ = ["checked", "from_bases", "mean_size", "real_inputs", "signs"]
+
+
+def checked(weight: Tensor, format_: Format, name: str) -> Tensor:
+    """`weight` [N, K] in groups. Raises InputError where the format is not QBB's or a weight is not finite."""
+    if not format_.symmetric:
+        raise InputError(f"{name}: this start makes bases of -1 and 1; expected --method qbb")
+    if not weight.isfinite().all():
+        raise InputError(f"{name}: holds a weight that is not finite; repair the model")
+    return grouped(weight.float(), format_.group_size)
+
+
+def real_inputs(K: int, format_: Format, like: Tensor) -> Tensor:
+    """[1, groups, G]: 1 for inputs, 0 for padding."""
+    return grouped(torch.ones(1, K, dtype=like.dtype, device=like.device), format_.group_size)
+
+
+def signs(values: Tensor) -> Tensor:
+    """-1 or 1 for each value; zero counts as positive."""
+    return torch.where(values < 0, -1.0, 1.0)
+
+
+def mean_size(groups: Tensor, real: Tensor) -> Tensor:
+    """The mean magnitude [N, groups] of each group: with bits that are its signs, the factor of least squares."""
+    return (groups.abs() * real).sum(2) / real.sum(2)
+
+
+def from_bases(weight: Tensor, bases: Tensor, factors: Tensor, format_: Format, name: str) -> Initialized:
+    """The start with `bases` [P, N, groups, G] and `factors` [P, N, groups] for `weight` [N, K]. Raises InputError."""
+    scales = format_.stored(format_.rounded(factors))
+    if not scales.half().isfinite().all():
+        raise InputError(f"{name}: needs scales that float16 does not hold; scale the model's weights down")
+    codes = sum((basis > 0).to(torch.uint8) << plane for plane, basis in enumerate(bases))
+    assert isinstance(codes, Tensor)
+    codes = codes.flatten(1)[:, : weight.shape[1]].contiguous()
+    latent = into_cells(weight.float(), codes, scales, format_.planes, format_.group_size)
+    return Initialized(pack(codes, format_.planes, format_.group_size), scales, latent)

@@ -1,0 +1,27 @@
+"""QBB's analytic start (Bulat et al., NeurIPS 2024): each basis takes the signs of what those before it left over.
+
+    R[1] = W,   B[i] = sign(R[i]),   a[i] = mean |R[i]|,   R[i+1] = R[i] - a[i] B[i]        the mean over a group
+
+B[i] and a[i] are the best for R[i] in the sense of least squares, one basis at a time; all together they are not yet.
+"""
+
+import torch
+from torch import Tensor
+
+from calib.layers import Format
+from calib.weight_init.base import Initialized
+from calib.weight_init.bases import checked, from_bases, mean_size, real_inputs, signs
+
+__all__ = ["cascaded"]
+
+
+def cascaded(weight: Tensor, format_: Format, name: str) -> Initialized:
+    """The cascaded start for `weight` [N, K]. Raises InputError for what cannot be one."""
+    rest = checked(weight, format_, name)
+    real = real_inputs(weight.shape[1], format_, rest)
+    bases, factors = [], []
+    for _ in range(format_.planes):
+        bases.append(signs(rest))
+        factors.append(mean_size(rest, real))
+        rest = rest - factors[-1][..., None] * bases[-1]
+    return from_bases(weight, torch.stack(bases), torch.stack(factors), format_, name)

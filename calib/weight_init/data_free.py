@@ -1,0 +1,59 @@
+"""Starts that look at the weight alone.
+
+paper    DB-LLM: the proxy quantizer w' = s * clamp(round(w/s), -1, 2) with the s of least squared error among clips of
+         the group's root mean square, then a1 = 2s and a2 = -s, whose levels -s, 0, s, 2s are the proxy's. Two planes,
+         no offset. (The paper's proxy is signed 2-bit, -2 .. 1; a1 = 2s, a2 = -s spans -1 .. 2.)
+fit      alternating least squares over levels and scales from several starts: `dualbinary.fitting.fit`, as in an export
+         without calibration.
+"""
+
+import torch
+from torch import Tensor
+
+from calib.layers import Format
+from calib.quantizer import codes_of, grouped, into_cells, nearest, pack
+from calib.weight_init.base import Initialized
+from dualbinary import InputError
+from dualbinary.fitting.fit import fit
+
+__all__ = ["closed_form", "paper"]
+
+# Steps of the proxy tried, in units of the group's root mean square: around 1.05, the best for Gaussian weights.
+CLIPS = tuple(0.5 + 0.1 * i for i in range(14))
+
+
+def paper(weight: Tensor, format_: Format, name: str) -> Initialized:
+    """The start of DB-LLM for `weight` [N, K]. Raises InputError where the format is not the paper's."""
+    if format_.planes != 2 or format_.offset:
+        raise InputError(
+            f"{name}: the paper's start has 2 planes and no offset, the format {format_.planes} planes and "
+            f"{'an' if format_.offset else 'no'} offset; choose another start or --planes 2 --no-offset"
+        )
+    groups = grouped(weight, format_.group_size)
+    rms = groups.square().mean(2).sqrt().clamp_min(torch.finfo(torch.float16).tiny)
+    least, step = torch.full_like(rms, torch.inf), rms
+    for clip in CLIPS:
+        size = clip * rms[..., None]
+        error = (groups - size * (groups / size).round().clamp(-1, 2)).square().sum(2)
+        step = torch.where(error < least, size[..., 0], step)
+        least = torch.minimum(error, least)
+    scales = torch.stack([2 * step, -step]).half().float()
+    codes = nearest(weight, scales, format_.planes, format_.group_size)
+    return Initialized(pack(codes, format_.planes, format_.group_size), scales, weight.clone())
+
+
+def closed_form(weight: Tensor, format_: Format, name: str, threads: int = 1) -> Initialized:
+    """The start of the data-free fit for `weight` [N, K]. Raises InputError as `dualbinary.fitting.fit` does."""
+    size = format_.group_size
+    fitted = fit(
+        weight.cpu().numpy(),
+        planes=format_.planes,
+        group_size=size,
+        offset=format_.offset,
+        threads=threads,
+        name=name,
+    )
+    planes = torch.from_numpy(fitted.planes).to(weight.device)
+    scales = torch.from_numpy(fitted.scales).to(weight)
+    codes = codes_of(planes, weight.shape[1])
+    return Initialized(planes, scales, into_cells(weight, codes, scales, format_.planes, size))

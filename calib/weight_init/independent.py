@@ -1,0 +1,23 @@
+"""A start without cascade, for comparison: every basis is fitted to the weight itself, none to what others left over.
+
+    B[i] = sign(W),   a[i] = mean |W| / P        the mean over a group
+
+The paper compares with such a start and does not say what it is. Fitted to the same W, all bases are the same; an equal
+share of the factor makes their sum the best multiple of that one basis, so it begins where one basis alone ends.
+"""
+
+from torch import Tensor
+
+from calib.layers import Format
+from calib.weight_init.base import Initialized
+from calib.weight_init.bases import checked, from_bases, mean_size, real_inputs, signs
+
+__all__ = ["independent"]
+
+
+def independent(weight: Tensor, format_: Format, name: str) -> Initialized:
+    """The start without cascade for `weight` [N, K]. Raises InputError for what cannot be one."""
+    groups, count = checked(weight, format_, name), format_.planes
+    factor = mean_size(groups, real_inputs(weight.shape[1], format_, groups)) / count
+    bases, factors = signs(groups).expand(count, *groups.shape), factor.expand(count, *factor.shape)
+    return from_bases(weight, bases, factors.contiguous(), format_, name)

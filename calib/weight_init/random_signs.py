@@ -1,0 +1,34 @@
+"""A random start, for comparison: signs that know nothing of the weight.
+
+    B[i] = -1 or 1 by the toss of a coin,   a[i] = mean |W| / P        the mean over a group
+
+The best factors for such bases would be near 0, from where no gradient finds back; these have the size of a start
+without cascade. What is drawn depends on the seed and the layer's name alone.
+"""
+
+import zlib
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from calib.layers import Format
+from calib.weight_init.base import Initialized
+from calib.weight_init.bases import checked, from_bases, mean_size, real_inputs, signs
+
+__all__ = ["RandomSigns"]
+
+
+@dataclass(frozen=True)
+class RandomSigns:
+    """A random start under a seed."""
+
+    seed: int = 0
+
+    def __call__(self, weight: Tensor, hessian: Tensor, format_: Format, name: str) -> Initialized:
+        """The start for `weight` [N, K]; `hessian` is not looked at. Raises InputError for what cannot be one."""
+        groups, count = checked(weight, format_, name), format_.planes
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + zlib.crc32(name.encode()))
+        bases = signs(torch.rand(count, *groups.shape, generator=generator) - 0.5).to(weight.device)
+        factor = mean_size(groups, real_inputs(weight.shape[1], format_, groups)) / count
+        return from_bases(weight, bases, factor.expand(count, *factor.shape).contiguous(), format_, name)

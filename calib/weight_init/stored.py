@@ -1,0 +1,21 @@
+"""A start from planes and scales that somebody else chose: a checkpoint of any method."""
+
+from torch import Tensor
+
+from calib.layers import Format
+from calib.quantizer import codes_of, into_cells
+from calib.weight_init.base import Initialized
+
+__all__ = ["from_planes"]
+
+
+def from_planes(weight: Tensor, planes: Tensor, scales: Tensor, format_: Format) -> Initialized:
+    """`planes` uint8 [P, N, Kp/8] and `scales` [C, N, groups] as a start for `weight` [N, K].
+
+    The latents are the full-precision weights, each moved into the cell of its code: what is known of how near a weight
+    is to another level.
+    """
+    scales = scales.float()
+    codes = codes_of(planes, weight.shape[1])
+    latent = into_cells(weight.float(), codes, scales, format_.planes, format_.group_size)
+    return Initialized(planes, scales, latent)

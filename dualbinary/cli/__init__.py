@@ -1,0 +1,1 @@
+"""The parts that all commands share: options, errors, exit codes, the version."""

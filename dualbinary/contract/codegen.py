@@ -1,0 +1,150 @@
+"""Derive files from the contract: the C++ header at build time; docs/op_reference.md and golden vectors, committed.
+
+    python -m dualbinary.contract.codegen --header PATH
+    python -m dualbinary.contract.codegen --docs PATH --golden DIR [--check]
+
+CMake writes the header, so it cannot be stale in a build. With --check nothing is written and stale files exit with 1.
+"""
+
+import argparse
+import sys
+from functools import partial
+from pathlib import Path
+
+from dualbinary.contract import golden
+from dualbinary.contract.schema import OP, digest
+
+__all__ = ["header", "main", "reference_page"]
+
+
+def header() -> str:
+    """The contract as C++ constants. Only constexpr: any file may include it, whatever flags it is compiled with."""
+    lines = [
+        "// Generated from dualbinary/contract/op.toml by dualbinary.contract.codegen. Do not edit.",
+        "#pragma once",
+        "",
+        "#include <cstdint>",
+        "",
+        "namespace dualbinary::contract {",
+        "",
+        f'inline constexpr char kDomain[] = "{OP.domain}";',
+        f'inline constexpr char kOpName[] = "{OP.name}";',
+        f"inline constexpr int kOpVersion = {OP.version};",
+        f'inline constexpr char kDigest[] = "{digest()}";',
+        "",
+    ]
+    for key, value in OP.limits.items():
+        lines.append(f"inline constexpr std::int64_t k{_camel(key)} = {value};")
+    for key, value in OP.scale_codes.items():
+        lines.append(f"inline constexpr std::int64_t kScaleCode{_camel(key)} = {value};")
+    for key, value in OP.blocks.items():
+        lines.append(f"inline constexpr std::int64_t kBlock{_camel(key)} = {value};")
+    lines.append("")
+    for index, value in enumerate(OP.inputs):
+        lines.append(f"inline constexpr int kInput{_camel(value.name)} = {index};")
+    lines.append(f"inline constexpr int kInputCount = {len(OP.inputs)};")
+    lines.append("")
+    for attribute in OP.attributes:
+        name = _camel(attribute.name)
+        lines.append(f'inline constexpr char kAttr{name}[] = "{attribute.name}";')
+        if attribute.default is not None:
+            lines.append(f"inline constexpr std::int64_t kAttr{name}Default = {attribute.default};")
+        if attribute.minimum is not None:
+            lines.append(f"inline constexpr std::int64_t kAttr{name}Minimum = {attribute.minimum};")
+        for value in attribute.values:
+            lines.append(f"inline constexpr std::int64_t kAttr{name}{value} = {value};")
+    lines.append("")
+    for layout in OP.layouts:
+        lines.append(f"inline constexpr std::int64_t kLayout{_camel(layout.name)} = {layout.number};")
+    names = ", ".join(f'"{layout.name}"' for layout in OP.layouts)
+    lines.append(f"inline constexpr const char* kLayoutNames[] = {{{names}}};  // numbers {_consecutive_numbers()}")
+    lines += ["", "}  // namespace dualbinary::contract", ""]
+    return "\n".join(lines)
+
+
+def reference_page() -> str:
+    """docs/op_reference.md."""
+    lines = [
+        f"# {OP.domain}::{OP.name}, version {OP.version}",
+        "",
+        "<!-- Generated from dualbinary/contract/op.toml by dualbinary.contract.codegen. Do not edit. -->",
+        "",
+        OP.summary,
+        "",
+        "```text",
+        OP.formula.strip(),
+        "```",
+        "",
+        "| symbol | meaning |",
+        "| --- | --- |",
+        *(f"| {symbol} | {text} |" for symbol, text in OP.symbols.items()),
+        "",
+        "## Inputs and outputs",
+        "",
+        "| name | types | shape | meaning |",
+        "| --- | --- | --- | --- |",
+        *(
+            f"| {v.name} | {', '.join(v.types)} | [{', '.join(v.shape)}] | {v.text} |"
+            for v in (*OP.inputs, *OP.outputs)
+        ),
+        "",
+        "## Attributes",
+        "",
+        "| name | type | default | allowed | meaning |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for a in OP.attributes:
+        allowed = ", ".join(map(str, a.values)) if a.values else f">= {a.minimum}"
+        default = "required" if a.default is None else str(a.default)
+        lines.append(f"| {a.name} | {a.type} | {default} | {allowed} | {a.text} |")
+    lines += ["", "## Stored layouts", ""]
+    for layout in OP.layouts:
+        lines.append(
+            f"- **{layout.number}, {layout.name}.** {layout.text} Tensors in external data start at multiples of"
+        )
+        lines.append(f"  {layout.alignment} bytes. A number never changes its meaning.")
+    lines += ["", "[layouts.md](layouts.md) shows them byte by byte."]
+    return "\n".join(lines) + "\n"
+
+
+def _consecutive_numbers() -> str:
+    """The layouts' numbers, which index the list of names: from 1, without gaps."""
+    numbers = [layout.number for layout in OP.layouts]
+    assert numbers == list(range(1, len(numbers) + 1))
+    return f"{numbers[0]} to {numbers[-1]}"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line; see the module's docstring."""
+    parser = argparse.ArgumentParser(
+        prog="python -m dualbinary.contract.codegen", description="Derive files from the contract."
+    )
+    parser.add_argument("--header", type=Path, metavar="PATH", help="write the C++ header")
+    parser.add_argument("--docs", type=Path, metavar="PATH", help="write the operator's reference page")
+    parser.add_argument("--golden", type=Path, metavar="DIR", help="write the golden vectors, a file for each layout")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if a file is not up to date")
+    args = parser.parse_args(argv)
+    wanted_files = [(path, text) for path, text in ((args.header, header), (args.docs, reference_page)) if path]
+    for layout in OP.layouts if args.golden else ():
+        wanted_files.append((args.golden / golden.file_name(layout.number), partial(golden.text, layout.number)))
+    stale = []
+    for path, text in wanted_files:
+        wanted = text()
+        if path.exists() and path.read_text(encoding="utf-8") == wanted:
+            continue  # an untouched time stamp keeps the C++ build from recompiling
+        stale.append(path)
+        if not args.check:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(wanted, encoding="utf-8")
+    if args.check and stale:
+        print(f"out of date: {', '.join(map(str, stale))}; run `make docs`", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _camel(name: str) -> str:
+    return "".join(part[:1].upper() + part[1:] for part in name.split("_"))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

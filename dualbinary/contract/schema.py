@@ -1,0 +1,134 @@
+"""The operator's contract as frozen data, read from `op.toml`.
+
+`OP` is the only place from which names, attributes, limits and layouts are taken; no other file spells them out.
+"""
+
+import hashlib
+import json
+import tomllib
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+__all__ = ["OP", "Attribute", "Layout", "Operator", "Value", "digest", "padded_k"]
+
+
+@dataclass(frozen=True)
+class Value:
+    """An input or output: its element types and its shape as expressions of the symbols."""
+
+    name: str
+    types: tuple[str, ...]
+    shape: tuple[str, ...]
+    text: str
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """An integer attribute. `default` is None where it is required; `values` is empty where any value goes."""
+
+    name: str
+    type: str
+    text: str
+    default: int | None = None
+    minimum: int | None = None
+    values: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A stored form of planes and scales. A number never changes its meaning.
+
+    `blocks` says whether both lie in blocks for the kernels of the instruction set that `name` is.
+    """
+
+    number: int
+    name: str
+    blocks: bool
+    bit_order: str
+    byte_order: str
+    alignment: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Operator:
+    """The whole contract. See `op.toml` for what the fields mean."""
+
+    domain: str
+    name: str
+    version: int
+    entry_point: str
+    static_entry_point: str
+    summary: str
+    formula: str
+    limits: dict[str, int]
+    scale_codes: dict[str, int]
+    blocks: dict[str, int]
+    symbols: dict[str, str]
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+    attributes: tuple[Attribute, ...]
+    layouts: tuple[Layout, ...]
+
+    def attribute(self, name: str) -> Attribute:
+        """Return the attribute called `name`; KeyError if the contract has none."""
+        for attribute in self.attributes:
+            if attribute.name == name:
+                return attribute
+        raise KeyError(name)
+
+    def layout(self, number: int) -> Layout:
+        """Return the layout of that number; KeyError if the contract has none."""
+        for layout in self.layouts:
+            if layout.number == number:
+                return layout
+        raise KeyError(number)
+
+    def layout_named(self, name: str) -> Layout:
+        """Return the layout of that name; KeyError if the contract has none."""
+        for layout in self.layouts:
+            if layout.name == name:
+                return layout
+        raise KeyError(name)
+
+
+def padded_k(k: int, group_size: int) -> int:
+    """Kp: `k` rounded up to a multiple of `group_size`."""
+    return -(-k // group_size) * group_size
+
+
+def digest() -> str:
+    """Sixteen hex digits that change when the contract changes in any way that a machine could notice.
+
+    Prose (`text`, `summary`, `formula`, `symbols`) is left out. The C++ library carries the value it was built with and
+    `runtime_ext` compares the two.
+    """
+    prose = {"text", "summary", "formula", "symbols"}
+
+    def strip(node: Any) -> Any:
+        if isinstance(node, dict):
+            return {key: strip(value) for key, value in node.items() if key not in prose}
+        return [strip(item) for item in node] if isinstance(node, list) else node
+
+    canonical = json.dumps(strip(_read()), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def _read() -> dict[str, Any]:
+    return tomllib.loads(files("dualbinary.contract").joinpath("op.toml").read_text(encoding="utf-8"))
+
+
+def _load() -> Operator:
+    raw = _read()
+
+    def values(name: str) -> tuple[Value, ...]:
+        return tuple(Value(v["name"], tuple(v["types"]), tuple(v["shape"]), v["text"]) for v in raw.pop(name))
+
+    inputs, outputs = values("inputs"), values("outputs")
+    attributes = tuple(Attribute(**{**a, "values": tuple(a.get("values", ()))}) for a in raw.pop("attributes"))
+    layouts = tuple(Layout(**layout) for layout in raw.pop("layouts"))
+    return Operator(**raw, inputs=inputs, outputs=outputs, attributes=attributes, layouts=layouts)
+
+
+OP = _load()

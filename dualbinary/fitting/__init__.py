@@ -1,0 +1,1 @@
+"""Planes and scales for a weight, without data."""

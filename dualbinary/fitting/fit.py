@@ -1,0 +1,387 @@
+"""Closed-form, data-free fit of planes and scales to a weight.
+
+For each group of G inputs of one output, with bits b[p,k] in {0,1} and scales a[c] (a[P] only with an offset):
+
+    minimize   sum over k of ( w[k] - sum over p of a[p] * b[p,k] - a[P] )^2
+
+by turns, from a few starts, keeping the best of each group:
+
+    bits, given scales      every weight takes the nearest of the 2^P levels  sum_p a[p] * b[p] + a[P]
+    scales, given bits      the normal equations of a least-squares problem in C unknowns
+
+The weights of a group are sorted once. Nearest level then means 2^P - 1 cuts of a sorted row, and the sums that the
+normal equations need are differences of prefix sums: a round costs a few operations per weight and cut, all of them
+vectorized over thousands of groups.
+"""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from dualbinary.contract.scale_codes import round_scales, scale_columns, scale_values
+from dualbinary.contract.schema import OP, padded_k
+from dualbinary.errors import InputError
+
+__all__ = ["Fitted", "fit"]
+
+_Single: TypeAlias = npt.NDArray[np.float32]
+_Double: TypeAlias = npt.NDArray[np.float64]
+
+BLOCK_ELEMENTS = 1 << 18  # sorted weights or levels at a time: with prefix sums and scratch about 10 MiB a thread
+ROUNDS = 6  # of a start; with 4 the error of Gaussian groups is 1 % larger, see docs/log.md
+RIDGE = (
+    1e-7  # share of G added to the diagonal, towards the scales of the round before: decides for planes unused so far
+)
+
+# Each scale of a start is this many times the one before. 2 makes a uniform grid, right for weights that lie on one.
+# Below the golden ratio the sums overlap and crowd in the middle, where most weights are. See docs/log.md.
+UNIFORM, CROWDED = 2.0, 1.5
+
+# Half the width, in standard deviations, of the uniform 2^P-level grid with the least error on Gaussian weights
+# (Max 1960), for P = 1 to 8: where few planes cannot afford to reach the ends of a group's range.
+GAUSSIAN_HALF_WIDTH = (0.80, 1.49, 2.05, 2.51, 2.92, 3.28, 3.61, 3.92)
+
+# Share of the sum of squares below which errors are float64 rounding and do not count as better: an exact start, whose
+# scales have few digits, must not give way to another exact answer that float16 cannot hold.
+NOISE = 1e-13
+
+LATTICE_TOLERANCE = 1 / 16  # of a step: weights that lie on a grid up to their own rounding, to 8 bits or better
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A weight [N, K] as layout 1 planes and scales, and how far it is from what was asked.
+
+    Attributes:
+        planes: uint8 [P, N, Kp/8], padding bits 0.
+        scales: float16 or float32 [C, N, Kp/G], or uint8 [C, N, 2 + Kp/G] (scale_codes.py); C = P or P+1.
+        K: inputs of the weight.
+        group_size: G.
+        squared_error: sum of (w - w')^2 with w' made from the rounded scales.
+        squared_norm: sum of w^2.
+    """
+
+    planes: npt.NDArray[np.uint8]
+    scales: npt.NDArray[Any]  # of one of three types
+    K: int
+    group_size: int
+    squared_error: float
+    squared_norm: float
+
+    @property
+    def relative_error(self) -> float:
+        """squared_error / squared_norm; 0 for a weight of zeros."""
+        return self.squared_error / self.squared_norm if self.squared_norm else 0.0
+
+
+def fit(
+    weight: npt.NDArray[np.floating],
+    *,
+    planes: int = 2,
+    group_size: int = 64,
+    offset: bool = False,
+    scale_dtype: npt.DTypeLike = np.float16,
+    threads: int = 1,
+    progress: Callable[[int], None] | None = None,
+    name: str = "weight",
+) -> Fitted:
+    """Fit `planes` binary planes and per-group scales to a weight [N, K] of any floating type.
+
+    Memory beyond the result is about 10 MiB per thread, whatever the size of the weight, as long as a row is short
+    against that. The result does not depend on `threads`. `progress`, if given, is called with the number of rows
+    finished since its last call.
+
+    `scale_dtype` is float16, float32, or uint8 for scales of 8 bits; weights take the nearest levels of rounded scales.
+
+    Raises InputError, naming `name`, where the arguments are outside the contract, the weight is not finite, or a scale
+    does not fit `scale_dtype`.
+    """
+    weight = np.asarray(weight)
+    dtype = np.dtype(scale_dtype)
+    _check_arguments(weight, planes, group_size, dtype, name)
+    n, k = weight.shape
+    kp = padded_k(k, group_size)
+    packed = np.empty((planes, n, kp // 8), np.uint8)
+    scales = np.empty((planes + offset, n, scale_columns(kp // group_size, dtype)), dtype)
+    method = _Method(planes, offset)
+
+    def fit_rows(rows: slice) -> tuple[int, float, float]:
+        block = _finite_block(weight, rows, name)
+        codes = np.zeros((len(block), kp), np.uint8)
+        exact = np.empty((len(scales), len(block), kp // group_size))
+        parts = [
+            (inputs, groups, block[:, inputs].reshape(len(block) * (groups.stop - groups.start), -1))  # [R, G]
+            for inputs, groups in _group_ranges(k, group_size)
+        ]
+        for _, groups, flat in parts:
+            exact[:, :, groups] = method.scales_of(flat).reshape(len(scales), len(block), -1)
+        scales[:, rows] = _rounded(exact, dtype, rows, name)  # whole rows, as scales of 8 bits share a factor in them
+        values = scale_values(scales[:, rows])
+        error = 0.0
+        for inputs, groups, flat in parts:
+            block_codes, block_error = method.codes_of(flat, values[:, :, groups].reshape(len(scales), -1))
+            codes[:, inputs] = block_codes.reshape(len(block), -1)
+            error += block_error
+        for plane in range(planes):
+            packed[plane, rows] = np.packbits(codes & np.uint8(1 << plane), axis=1, bitorder="little")
+        return len(block), error, float(np.einsum("nk,nk->", block, block, dtype=np.float64))
+
+    step = max(1, BLOCK_ELEMENTS // (kp // group_size * max(group_size, 1 << planes)))
+    error = norm = 0.0
+    with ThreadPoolExecutor(threads) as pool:
+        for done, block_error, block_norm in pool.map(
+            fit_rows, (slice(start, min(start + step, n)) for start in range(0, n, step))
+        ):
+            error += block_error
+            norm += block_norm
+            if progress:
+                progress(done)
+    return Fitted(packed, scales, k, group_size, error, norm)
+
+
+class _Method:
+    """The fit of single groups, for one number of planes, with or without offset: R groups at a time, R last."""
+
+    def __init__(self, planes: int, offset: bool) -> None:
+        self.planes, self.offset = planes, offset
+        self.count = planes + offset  # C
+
+    def scales_of(self, weights: _Single) -> _Double:
+        """The best scales found for groups [R, G], as [C, R]."""
+        exponent = np.frexp(np.abs(weights).max(axis=1))[1]
+        # A power of two brings each group to -1 .. 1 and back without rounding, so that no sum overflows or underflows.
+        ordered = np.ascontiguousarray(np.sort(np.ldexp(weights, -exponent[:, None]), axis=1).T)  # [G, R]
+        problem = _Problem(ordered, self.planes)
+        noise = NOISE * problem.squares
+        best, least = np.zeros((self.count, len(weights))), np.full(len(weights), np.inf)
+        for start in self._starts(ordered):
+            scales = start
+            for remaining in range(ROUNDS, -1, -1):
+                error, gram, right = problem.normal_equations(scales)
+                better = error < least - noise
+                least = np.where(better, error, least)
+                best = np.where(better, scales, best)
+                if remaining:
+                    scales = _solve(gram, right, scales, RIDGE * len(ordered))
+        return np.ldexp(best, exponent)
+
+    def codes_of(self, weights: _Single, scales: _Double) -> tuple[npt.NDArray[np.uint8], float]:
+        """Codes uint8 [R, G] of the nearest levels, bit p for plane p, and the sum of squared errors that is left."""
+        order, levels = _ascending(_levels(scales, self.planes))  # [L, R]
+        columns = np.ascontiguousarray(weights.T)  # [G, R]
+        rank = np.zeros(columns.shape, np.uint8)
+        for cut in _cuts(levels):
+            rank += columns > cut
+        index = rank * np.intp(len(weights)) + np.arange(len(weights))
+        residual = columns - np.take(levels, index)
+        codes = np.take(order.astype(np.uint8), index)
+        return np.ascontiguousarray(codes.T), float(np.einsum("gr,gr->", residual, residual))
+
+    def _starts(self, ordered: _Single) -> Iterator[_Double]:
+        """Scales [C, R] to start from, for sorted groups [G, R]."""
+        low, high = ordered[0].astype(np.float64), ordered[-1].astype(np.float64)
+        few = self._few_values(ordered)
+        for uniform in self._grids(low, _lattice_width(ordered, high - low, (1 << self.planes) - 1), UNIFORM):
+            uniform[:, few] = self._one_plane_a_value(ordered[:, few])
+            yield uniform
+        yield from self._grids(low, high - low, CROWDED)
+        mean = ordered.mean(axis=0, dtype=np.float64)
+        half = GAUSSIAN_HALF_WIDTH[self.planes - 1] * ordered.std(axis=0, dtype=np.float64)
+        yield from self._grids(mean - half, 2 * half, CROWDED)
+
+    def _grids(self, low: _Double, width: _Double, ratio: float) -> Iterator[_Double]:
+        """Scales [C, R] whose levels reach from low to low + width, each scale `ratio` times the one before.
+
+        To negate the scales of some planes is to move all levels down by their sum. So without an offset the signs do
+        its work: the two sets of planes are tried whose sums are nearest to -low.
+        """
+        if not self.offset:
+            low, width = np.minimum(low, 0), np.maximum(low + width, 0) - np.minimum(low, 0)
+        share = ratio ** np.arange(self.planes)
+        scales = (share / share.sum())[:, None] * width
+        if self.offset:
+            yield np.concatenate([scales, low[None]])
+            return
+        distance = np.abs(_levels(scales, self.planes) + low)
+        for code in np.argsort(distance, axis=0)[:2]:
+            negative = code >> np.arange(self.planes)[:, None] & 1
+            yield np.where(negative, -scales, scales)
+
+    def _few_values(self, ordered: _Single) -> npt.NDArray[np.intp]:
+        """Groups with so few different values that each can have a plane of its own, but for the offset or zero."""
+        values = 1 + np.count_nonzero(np.diff(ordered, axis=0), axis=0)
+        if not self.offset:
+            values -= (ordered == 0).any(axis=0)
+        return np.flatnonzero(values <= self.planes + self.offset)
+
+    def _one_plane_a_value(self, ordered: _Single) -> _Double:
+        """Exact scales [C, R] for groups that _few_values chose."""
+        base = ordered[0].astype(np.float64) if self.offset else np.zeros(ordered.shape[1])
+        scales = np.zeros((self.count, ordered.shape[1]))
+        if self.offset:
+            scales[-1] = base
+        for column, group in enumerate(ordered.T):
+            values = np.unique(group) - base[column]
+            values = values[values != 0]
+            scales[: len(values), column] = values
+        return scales
+
+
+class _Problem:
+    """Sorted groups [G, R] with what every round needs of them: prefix sums [G+1, R] and the sum of squares [R]."""
+
+    def __init__(self, ordered: _Single, planes: int) -> None:
+        self.ordered, self.planes = ordered, planes
+        self.prefix = np.zeros((len(ordered) + 1, ordered.shape[1]))
+        for i, row in enumerate(ordered):  # np.cumsum along the first axis is ten times slower
+            np.add(self.prefix[i], row, out=self.prefix[i + 1])
+        self.squares = np.einsum("gr,gr->r", ordered, ordered, dtype=np.float64)
+        self.count_dtype = np.min_scalar_type(len(ordered))
+
+    def normal_equations(self, scales: _Double) -> tuple[_Double, _Double, _Double]:
+        """Give every weight the level nearest to it under scales [C, R].
+
+        Returns the squared error [R] and, for these bits, the matrix [C, C, R] and right side [C, R] of least squares.
+        """
+        order, levels = _ascending(_levels(scales, self.planes))
+        groups = levels.shape[1]
+        ends = np.zeros((len(levels) + 1, groups), np.intp)
+        ends[-1] = len(self.ordered)
+        for end, cut in zip(ends[1:-1], _cuts(levels), strict=True):
+            end[:] = np.add.reduce((self.ordered < cut).view(np.uint8), axis=0, dtype=self.count_dtype)
+        counts, sums = np.empty_like(levels), np.empty_like(levels)
+        np.put_along_axis(counts, order, np.diff(ends, axis=0).astype(np.float64), 0)
+        np.put_along_axis(sums, order, np.diff(np.take(self.prefix, ends * groups + np.arange(groups)), axis=0), 0)
+        # Unknown c is in force in all codes that contain masks[c]: the bit of its plane, or no bit for the offset.
+        masks = np.array([1 << c if c < self.planes else 0 for c in range(len(scales))])
+        gram = _superset_sums(counts)[masks[:, None] | masks]
+        right = _superset_sums(sums)[masks]
+        error = self.squares + np.einsum("cr,cr->r", scales, np.einsum("cdr,dr->cr", gram, scales) - 2 * right)
+        return error, gram, right
+
+
+def _levels(scales: _Double, planes: int) -> _Double:
+    """The level of each code [L, R] under scales [C, R].
+
+    Not a matrix product, here and in _superset_sums: BLAS would start threads for it that cost more than they bring.
+    """
+    levels = np.zeros((1 << planes, scales.shape[1]))
+    levels[0] = scales[planes] if len(scales) > planes else 0
+    for plane in range(planes):
+        np.add(levels[: 1 << plane], scales[plane], out=levels[1 << plane : 2 << plane])
+    return levels
+
+
+def _superset_sums(values: _Double) -> _Double:
+    """Replace values [L, R] of each code by the sum over all codes that have its bits, and perhaps more."""
+    for plane in range(len(values).bit_length() - 1):
+        halves = values.reshape(-1, 2, 1 << plane, values.shape[1])
+        halves[:, 0] += halves[:, 1]
+    return values
+
+
+def _ascending(levels: _Double) -> tuple[npt.NDArray[np.intp], _Double]:
+    """The codes [L, R] in the order of their levels, and the levels in that order."""
+    order = np.argsort(levels, axis=0)
+    return order, np.take_along_axis(levels, order, 0)
+
+
+def _cuts(levels: _Double) -> _Single:
+    """What separates the weights of one level from those of the next, [L-1, R], for ascending levels."""
+    return ((levels[1:] + levels[:-1]) / 2).astype(np.float32)
+
+
+def _solve(gram: _Double, right: _Double, previous: _Double, ridge: float) -> _Double:
+    """Return x [C, R] with (gram + ridge) x = right + ridge * previous: elimination, all groups at once.
+
+    The matrices [C, C, R] are positive definite, so no pivot is looked for.
+    """
+    count = len(right)
+    rows = np.concatenate([gram, (right + ridge * previous)[:, None]], axis=1)  # [C, C+1, R]
+    for i in range(count):
+        rows[i, i] += ridge
+    for i in range(count):
+        rows[i, i:] /= rows[i, i].copy()
+        rows[i + 1 :, i:] -= rows[i + 1 :, i, None] * rows[i, i:]
+    x = rows[:, count]
+    for i in reversed(range(count - 1)):
+        x[i] -= np.einsum("cr,cr->r", rows[i, i + 1 : count], x[i + 1 :])
+    return x
+
+
+def _lattice_width(ordered: _Single, width: _Double, steps: int) -> _Double:
+    """`width` [R], but for groups that lie on a uniform grid of fewer steps, the width of `steps` of its steps.
+
+    On a grid of at most `steps` steps no two different weights are nearer than width / steps; nearer ones differ by
+    rounding noise.
+    """
+    gaps = np.diff(ordered, axis=0)
+    least = (width / (steps + 1)).astype(np.float32)
+    step = np.where(gaps > least, gaps, np.inf).min(axis=0, initial=np.inf)
+    step = np.where(np.isfinite(step), step, 1)
+    position = (ordered - ordered[0]) / step
+    off_grid = np.abs(position - np.rint(position)).max(axis=0)
+    return np.where(off_grid < LATTICE_TOLERANCE, np.maximum(step * steps, width), width)
+
+
+def _group_ranges(k: int, group_size: int) -> Iterator[tuple[slice, slice]]:
+    """The full groups of a row, then the ragged one: which inputs and which groups."""
+    full = k // group_size
+    if full:
+        yield slice(0, full * group_size), slice(0, full)
+    if k % group_size:
+        yield slice(full * group_size, k), slice(full, full + 1)
+
+
+def _finite_block(weight: npt.NDArray[np.floating], rows: slice, name: str) -> _Single:
+    with np.errstate(over="ignore"):
+        block = weight[rows].astype(np.float32)
+    finite = np.isfinite(block)
+    if not finite.all():
+        row, column = np.argwhere(~finite)[0]
+        value = weight[rows.start + row, column]
+        raise InputError(
+            f"{name}[{rows.start + row}, {column}] is {value}; expected a finite float32; repair the model"
+        )
+    return block
+
+
+def _rounded(scales: _Double, dtype: np.dtype, rows: slice, name: str) -> npt.NDArray[np.generic]:
+    """Scales [C, rows, groups] in `dtype`."""
+    if dtype == np.uint8:
+        return round_scales(scales, name, rows.start)
+    with np.errstate(over="ignore"):
+        rounded = scales.astype(dtype)
+    finite = np.isfinite(rounded)
+    if not finite.all():
+        at = tuple(np.argwhere(~finite)[0])
+        way_out = "use float32 scales" if dtype == np.float16 else "scale the model's weights down"
+        raise InputError(
+            f"{name}: row {rows.start + at[1]} needs a scale of {scales[at]:.6g}, "
+            f"expected at most {np.finfo(dtype).max:.6g} for {dtype}; {way_out}"
+        )
+    return rounded
+
+
+def _check_arguments(
+    weight: npt.NDArray[np.floating], planes: int, group_size: int, dtype: np.dtype, name: str
+) -> None:
+    limits = OP.limits
+    floating = weight.dtype.kind == "f" or weight.dtype.name == "bfloat16"  # NumPy knows bfloat16 by an extension only
+    if weight.ndim != 2 or 0 in weight.shape or not floating:
+        raise InputError(f"{name}: expected floating-point [N, K], not empty, got {weight.dtype} {list(weight.shape)}")
+    if not limits["min_planes"] <= planes <= limits["max_planes"]:
+        raise InputError(f"planes: expected {limits['min_planes']} to {limits['max_planes']}, got {planes}")
+    multiple = limits["group_multiple"]
+    most = padded_k(weight.shape[1], multiple)
+    if group_size < multiple or group_size % multiple or group_size > most:
+        raise InputError(
+            f"{name}: group_size: expected a multiple of {multiple} up to {most} for {weight.shape[1]} inputs, "
+            f"got {group_size}"
+        )
+    if dtype not in (np.float16, np.float32, np.uint8):
+        raise InputError(f"scale_dtype: expected float16, float32 or uint8, got {dtype}")

@@ -1,0 +1,1 @@
+"""Statistics of quantized weights, and counts of operations."""

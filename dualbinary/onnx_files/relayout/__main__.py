@@ -1,0 +1,87 @@
+"""`python -m dualbinary relayout IN.onnx OUT.onnx --layout NAME`: change the stored layout of an exported model."""
+
+import argparse
+import json
+import signal
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+from dualbinary.cli.console import add_common_options, run
+from dualbinary.contract.schema import OP
+from dualbinary.errors import DualBinaryError
+
+__all__ = ["main"]
+
+_EPILOG = """\
+layouts:
+  plain                every CPU reads it; weights are repacked when a session is created
+  avx512, avx2, neon   ready for one instruction set: a session maps the file, copies nothing and starts at once.
+                       A CPU without it refuses the file by name; the way back is --layout plain, byte for byte
+                       (`python -m runtime_ext info` lists what this machine reads)
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    result = argparse.ArgumentParser(
+        prog="dualbinary relayout",
+        description="Rewrite an exported model with its weights in another stored layout. Their values stay the same.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    result.add_argument("source", type=Path, metavar="IN.onnx", help="an exported model; its data file lies beside it")
+    result.add_argument(
+        "out",
+        type=Path,
+        metavar="OUT.onnx",
+        help="file to write, with OUT.onnx.data; in another directory tokenizer and configuration come along",
+    )
+    names = [layout.name for layout in OP.layouts]
+    result.add_argument("--layout", required=True, choices=names, help="layout of the new file")
+    result.add_argument("--force", action="store_true", help="replace existing files")
+    result.add_argument("--quiet", action="store_true", help="no progress bar")
+    add_common_options(result)
+    return result
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    signal.signal(signal.SIGTERM, _interrupt)  # so that a terminated run cleans up as an interrupted one does
+    return run(parser(), _command, argv)
+
+
+def _command(args: argparse.Namespace) -> None:
+    try:
+        from tqdm import tqdm
+
+        from dualbinary.onnx_files.relayout.convert import relayout
+    except ModuleNotFoundError as error:  # a device needs neither to run a model
+        raise DualBinaryError(f"{error}; pip install 'dualbinary[relayout]' has what relayout needs") from error
+
+    begin = time.perf_counter()
+    shown = not args.quiet and sys.stderr.isatty()
+    with tqdm(unit="B", unit_scale=True, desc=args.layout, disable=not shown, file=sys.stderr) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        outcome = relayout(args.source, args.out, args.layout, force=args.force, progress=progress)
+    seconds = time.perf_counter() - begin
+    if args.json:
+        print(json.dumps({"out": str(args.out), "seconds": round(seconds, 2), **asdict(outcome)}))
+        return
+    print(
+        f"{args.out}: {outcome.weights} weights from {' and '.join(outcome.before)} to {outcome.layout}, "
+        f"{outcome.data_bytes / 1e6:.1f} MB, in {seconds:.1f} s"
+    )
+
+
+def _interrupt(signum: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,216 @@
+"""One model file into another that differs in the stored layout of its weights alone."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import onnx
+from onnx import helper
+
+from dualbinary.contract.schema import OP
+from dualbinary.errors import InputError
+from dualbinary.files.json_objects import read_json_object
+from dualbinary.files.staging import check_output, check_space, staged
+from dualbinary.onnx_files.data_file import INLINE_BYTES, AlignedFile
+from dualbinary.onnx_files.functions import exchange_decoding
+from dualbinary.onnx_files.model_files import CONFIGS, EXPORT_REPORT, GENAI_CONFIG, POSSIBLE_COMPANIONS
+from dualbinary.onnx_files.relayout.model import (
+    External,
+    Weight,
+    external_data,
+    load_model,
+    read_chunks,
+    tensors_of,
+    weights_of,
+)
+from dualbinary.onnx_files.unpack_function import decoding
+
+__all__ = ["Outcome", "relayout"]
+
+Progress = Callable[[int, int], None]
+"""Called with bytes done and bytes in all."""
+
+_LAYOUT = "layout"
+_SPARE = 1.25  # blocks round up to 32 outputs and scales to cache lines; small models more than large ones
+_GRAPH_BYTES = 16 << 20
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run did. `before` lists the layouts that the input had; `copied` the files that came along."""
+
+    layout: str
+    before: tuple[str, ...]
+    weights: int
+    weight_bytes: int
+    data_bytes: int
+    copied: tuple[str, ...]
+
+
+def relayout(source: Path, out: Path, layout: str, *, force: bool = False, progress: Progress | None = None) -> Outcome:
+    """Write the model `source` to `out` with all weights in `layout`, and to its data file; both appear together.
+
+    Values stay what they are, bit for bit, and a way back gives the same bytes. Tensors are read one at a time. Where
+    `out` lies in another directory, what belongs beside the model is copied there. Raises InputError before anything
+    is written.
+    """
+    if out.resolve() == source.resolve():
+        raise InputError(f"{out}: is the input; choose another name")
+    model = load_model(source)
+    weights = weights_of(model)
+    if not weights:
+        raise InputError(f"{source}: has no {OP.domain}::{OP.name} node, so there is no layout to change")
+    data_name = f"{out.name}.data"
+    inputs = _external_files(model, source.parent)
+    if (out.parent / data_name).resolve() in inputs:
+        raise InputError(f"{out}: its data file would replace {data_name}, which the input reads; choose another name")
+    companions = _companions(source, out)
+    check_output(out, [out.name, data_name, *companions], force=force)
+    before = tuple(dict.fromkeys(weight.layout for weight in weights))
+    _exchange_functions(model, weights, layout)
+    with staged(out.parent) as stage:
+        check_space(stage, int(sum(path.stat().st_size for path in inputs) * _SPARE) + _GRAPH_BYTES)
+        with open(stage / data_name, "wb") as file:
+            weight_bytes = _write_data(model, weights, source.parent, layout, file, progress)
+            file.flush()
+            os.fsync(file.fileno())
+        onnx.save(model, stage / out.name)
+        data_bytes = (stage / data_name).stat().st_size
+        for name in companions:
+            shutil.copyfile(source.parent / name, stage / name)
+        outcome = Outcome(layout, before, len(weights), weight_bytes, data_bytes, tuple(companions))
+        _adjust_companions(stage, out.name, outcome)
+    return outcome
+
+
+def _external_files(model: onnx.ModelProto, directory: Path) -> set[Path]:
+    found = (external_data(tensor, directory) for tensor in tensors_of(model))
+    return {external.path for external in found if external is not None}
+
+
+def _companions(source: Path, out: Path) -> list[str]:
+    if source.parent.resolve() == out.parent.resolve():
+        return []
+    return [name for name in (*CONFIGS, *POSSIBLE_COMPANIONS) if (source.parent / name).is_file()]
+
+
+def _exchange_functions(model: onnx.ModelProto, weights: list[Weight], layout: str) -> None:
+    """Let the fallback function, if there is one, read `layout`."""
+    functions = [f for f in model.functions if (f.domain, f.name) == (OP.domain, OP.name)]
+    forms = {weight.form for weight in weights}
+    if functions and len(forms) > 1 and OP.layout_named(layout).blocks:
+        raise InputError(
+            "the nodes differ in planes, offset or type of scales, which one fallback function cannot decode from "
+            f"layout {layout}; export the model with --fallback none"
+        )
+    for function in functions:
+        exchange_decoding(function, decoding(layout, *next(iter(forms))))
+
+
+@dataclass
+class _Place:
+    """A tensor of the model, where its bytes are, and the weight that it is a part of."""
+
+    tensor: onnx.TensorProto
+    external: External | None
+    weight: Weight | None
+
+
+def _places(model: onnx.ModelProto, weights: list[Weight], directory: Path) -> list[_Place]:
+    """What there is to write: external tensors in the order of the input's files, then weights in the model file."""
+    parts = {tensor.name: weight for weight in weights for tensor in (weight.planes, weight.scales)}
+    initializers = list(model.graph.initializer)
+    own = {id(tensor) for tensor in initializers}
+    places = [_Place(t, external_data(t, directory), parts.get(t.name)) for t in initializers]
+    others = [tensor for tensor in tensors_of(model) if id(tensor) not in own]
+    places += [_Place(tensor, external_data(tensor, directory), None) for tensor in others]
+    outside = [(place.external.path, place.external.offset, place) for place in places if place.external is not None]
+    ordered = [place for _, _, place in sorted(outside, key=lambda entry: entry[:2])]
+    return ordered + [place for place in places if place.external is None and place.weight is not None]
+
+
+def _write_data(
+    model: onnx.ModelProto,
+    weights: list[Weight],
+    directory: Path,
+    layout: str,
+    file: BinaryIO,
+    progress: Progress | None,
+) -> int:
+    """Write all places in order, weights as what they become, and point tensors there. Returns the weights' bytes."""
+    data, name = AlignedFile(file), Path(file.name).name
+    places = _places(model, weights, directory)
+    total = sum(place.external.length for place in places if place.external is not None)
+    written: set[str] = set()
+    done = weight_bytes = 0
+    for place in places:
+        if place.weight is None:
+            assert place.external is not None
+            _point_to(place.tensor, name, *data.append(read_chunks(place.external)))
+        elif place.weight.planes.name not in written:
+            written.add(place.weight.planes.name)
+            weight_bytes += _write_weight(model, place.weight, directory, layout, data, name)
+        done += place.external.length if place.external is not None else 0
+        if progress is not None:
+            progress(done, total)
+    return weight_bytes
+
+
+def _write_weight(
+    model: onnx.ModelProto, weight: Weight, directory: Path, layout: str, data: AlignedFile, name: str
+) -> int:
+    """Store a weight in `layout`; its tensors and nodes say so then. Returns its bytes."""
+    arrays = weight.convert(layout, directory)
+    for tensor, array in zip((weight.planes, weight.scales), arrays, strict=True):
+        raw = np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<"), copy=False)
+        tensor.dims[:] = array.shape
+        for field in ("raw_data", "int32_data", "float_data", "external_data", "data_location"):
+            tensor.ClearField(field)
+        if raw.nbytes < INLINE_BYTES:
+            tensor.raw_data = raw.tobytes()
+        else:
+            _point_to(tensor, name, *data.append([raw.tobytes()]))
+        for value in (*model.graph.value_info, *model.graph.input):
+            if value.name == tensor.name:
+                value.type.tensor_type.shape.CopyFrom(helper.make_tensor_type_proto(1, array.shape).tensor_type.shape)
+    number = OP.layout_named(layout).number
+    for node in weight.nodes:
+        attribute = next((a for a in node.attribute if a.name == _LAYOUT), None)
+        if attribute is not None:
+            attribute.i = number
+        else:
+            node.attribute.append(helper.make_attribute(_LAYOUT, number))
+    return sum(array.nbytes for array in arrays)
+
+
+def _point_to(tensor: onnx.TensorProto, location: str, offset: int, length: int) -> None:
+    tensor.ClearField("external_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    for key, value in (("location", location), ("offset", offset), ("length", length)):
+        entry = tensor.external_data.add()
+        entry.key, entry.value = key, str(value)
+
+
+def _adjust_companions(stage: Path, out: str, outcome: Outcome) -> None:
+    """Let copies of genai_config.json and export_report.json say what is true of the new file."""
+    if GENAI_CONFIG in outcome.copied:
+        config = read_json_object(stage / GENAI_CONFIG)
+        decoder = config.get("model", {}).get("decoder", {})
+        if decoder.get("filename", out) != out:
+            decoder["filename"] = out
+            text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
+            (stage / GENAI_CONFIG).write_text(text, encoding="utf-8")
+    if EXPORT_REPORT in outcome.copied:
+        report = read_json_object(stage / EXPORT_REPORT)
+        report.setdefault("options", {})[_LAYOUT] = outcome.layout
+        totals: dict[str, Any] = report.get("totals", {})
+        if totals.get("quantised_weights") and totals.get("parameters"):
+            totals["bits_per_weight"] = 8 * outcome.weight_bytes / totals["quantised_weights"]
+            totals["bits_per_parameter"] = 8 * outcome.data_bytes / totals["parameters"]
+            totals |= {"file_bytes": outcome.data_bytes, "plane_bytes": outcome.weight_bytes}
+        (stage / EXPORT_REPORT).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")

@@ -1,0 +1,214 @@
+"""An ONNX model file with external data: its tensors, its DualBinaryMatMul nodes, and their weights in any layout.
+
+What a file says is checked before it is used: a model is hostile until then.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError
+from onnx import helper, numpy_helper
+
+from dualbinary.contract.blocked_layouts import stored_shape
+from dualbinary.contract.layout import check_tensors, to_layout, to_plain
+from dualbinary.contract.schema import OP
+from dualbinary.errors import InputError
+
+__all__ = ["External", "Weight", "external_data", "load_model", "read_chunks", "tensors_of", "weights_of"]
+
+_CHUNK_BYTES = 16 << 20
+
+
+@dataclass(frozen=True)
+class External:
+    """Where the bytes of a tensor lie."""
+
+    path: Path
+    offset: int
+    length: int
+
+
+@dataclass
+class Weight:
+    """Planes and scales, and the nodes that read them; all of these say the same about them."""
+
+    planes: onnx.TensorProto
+    scales: onnx.TensorProto
+    nodes: list[onnx.NodeProto]
+    layout: str
+    K: int
+    N: int
+    group_size: int
+
+    @property
+    def name(self) -> str:
+        """How messages call it."""
+        return f"node '{self.nodes[0].name}'"
+
+    @property
+    def form(self) -> tuple[int, int, np.dtype[Any]]:
+        """P, C and the type of scales. Raises InputError where the tensors' dimensions do not tell."""
+        planes, scales = tuple(self.planes.dims), tuple(self.scales.dims)
+        dtype = helper.tensor_dtype_to_np_dtype(self.scales.data_type)
+        if not OP.layout_named(self.layout).blocks:
+            if len(planes) != 3 or len(scales) != 3:
+                raise InputError(
+                    f"{self.name}: expected planes [P, N, Kp/8] and scales [C, N, Kp/G], got {planes}, {scales}"
+                )
+            return planes[0], scales[0], dtype
+        try:
+            shape = stored_shape(planes, scales, dtype, self.K, self.group_size)
+        except InputError as error:
+            raise InputError(f"{self.name}: layout {self.layout}: {error}") from None
+        return shape.planes, shape.scale_rows, dtype
+
+    def convert(self, layout: str, directory: Path) -> tuple[np.ndarray, np.ndarray]:
+        """Planes and scales in another layout. Raises InputError, naming a node, where they break the contract."""
+        stored, sizes = (_array(self.planes, directory), _array(self.scales, directory)), (self.K, self.group_size)
+        try:
+            planes, scales = to_plain(self.layout, *stored, *sizes)
+        except InputError as error:
+            raise InputError(f"{self.name}: layout {self.layout}: {error}") from None
+        check_tensors(planes, scales, self.N, self.K, self.group_size, self.name)
+        return to_layout(layout, planes, scales, self.K, self.group_size)
+
+
+def load_model(path: Path) -> onnx.ModelProto:
+    """The model at `path` without its external data. Raises InputError where it is none."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except DecodeError:
+        raise InputError(f"{path}: not an ONNX model") from None
+    if not model.graph.node:
+        raise InputError(f"{path}: not an ONNX model, or one without nodes")
+    return model
+
+
+def weights_of(model: onnx.ModelProto) -> list[Weight]:
+    """The weights of all DualBinaryMatMul nodes in graph order. Raises InputError, naming a node, for wrong ones."""
+    initializers = {tensor.name: tensor for tensor in model.graph.initializer}
+    weights: dict[str, Weight] = {}
+    inputs = [name for node in _nodes(model.graph) if not _is_ours(node) for name in node.input]
+    for node in _nodes(model.graph):
+        if not _is_ours(node):
+            continue
+        weight = _weight(node, initializers)
+        known = weights.setdefault(weight.planes.name, weight)
+        if known is weight:
+            continue
+        same = ("scales", "layout", "K", "N", "group_size")
+        if any(getattr(known, field) != getattr(weight, field) for field in same):
+            raise InputError(f"nodes '{known.nodes[0].name}' and '{node.name}' read the same planes differently")
+        known.nodes.append(node)
+    names = [tensor.name for weight in weights.values() for tensor in (weight.planes, weight.scales)]
+    if shared := [name for name in names if name in inputs or names.count(name) > 1]:
+        raise InputError(f"initializer '{shared[0]}' has another use beside one weight, so it cannot change")
+    return list(weights.values())
+
+
+def _weight(node: onnx.NodeProto, initializers: dict[str, onnx.TensorProto]) -> Weight:
+    numbers = {attribute.name: attribute.default for attribute in OP.attributes}
+    numbers |= {attribute.name: attribute.i for attribute in node.attribute if attribute.name in numbers}
+    for attribute in OP.attributes:
+        value = numbers[attribute.name]
+        if value is None or (attribute.minimum is not None and value < attribute.minimum):
+            raise InputError(f"node '{node.name}': attribute {attribute.name}: expected an integer, got {value}")
+        if attribute.values and value not in attribute.values:
+            raise InputError(
+                f"node '{node.name}': attribute {attribute.name}: expected one of {list(attribute.values)}, got {value}"
+            )
+    tensors = [initializers.get(name) for name in node.input[1:]]
+    if len(tensors) != 2 or tensors[0] is None or tensors[1] is None:
+        raise InputError(f"node '{node.name}': planes and scales must be initializers of the main graph")
+    layout = OP.layout(int(numbers["layout"] or 0)).name
+    k, n, group_size = (int(numbers[name] or 0) for name in ("K", "N", "group_size"))
+    return Weight(tensors[0], tensors[1], [node], layout, k, n, group_size)
+
+
+def external_data(tensor: onnx.TensorProto, directory: Path) -> External | None:
+    """Where the tensor's bytes lie outside of the model file; None if they are in it. Raises InputError."""
+    if tensor.data_location != onnx.TensorProto.EXTERNAL:
+        return None
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    path = (directory / entries.get("location", "")).resolve()
+    if not path.is_relative_to(directory.resolve()) or not path.is_file():
+        raise InputError(f"tensor '{tensor.name}': its data file '{entries.get('location')}' is not beside the model")
+    try:
+        needed = math.prod(tensor.dims) * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+        offset = int(entries.get("offset", 0))
+        length = int(entries.get("length", needed))
+    except (ValueError, KeyError):
+        raise InputError(f"tensor '{tensor.name}': type, offset or length of its data make no sense") from None
+    size = path.stat().st_size
+    if offset < 0 or length < 0 or offset + length > size:
+        raise InputError(
+            f"tensor '{tensor.name}': needs bytes {offset} to {offset + length} of {path.name}, which has {size}"
+        )
+    return External(path, offset, length)
+
+
+def read_chunks(external: External) -> Iterator[bytes]:
+    """The bytes of a tensor, a few megabytes at a time."""
+    with open(external.path, "rb") as file:
+        file.seek(external.offset)
+        left = external.length
+        while left:
+            chunk = file.read(min(left, _CHUNK_BYTES))
+            if not chunk:
+                raise InputError(f"{external.path}: ended while it was read")
+            left -= len(chunk)
+            yield chunk
+
+
+def tensors_of(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """Initializers of the main graph and of graphs inside nodes, and tensors that are attributes."""
+    yield from _tensors_in(model.graph)
+    for function in model.functions:
+        for node in function.node:
+            yield from _tensors_at(node)
+
+
+def _tensors_in(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    yield from graph.initializer
+    for node in graph.node:
+        yield from _tensors_at(node)
+
+
+def _tensors_at(node: onnx.NodeProto) -> Iterator[onnx.TensorProto]:
+    for attribute in node.attribute:
+        if attribute.HasField("t"):
+            yield attribute.t
+        yield from attribute.tensors
+        for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+            yield from _tensors_in(graph)
+
+
+def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+                yield from _nodes(inner)
+
+
+def _is_ours(node: onnx.NodeProto) -> bool:
+    return node.domain == OP.domain and node.op_type == OP.name
+
+
+def _array(tensor: onnx.TensorProto, directory: Path) -> np.ndarray:
+    external = external_data(tensor, directory)
+    try:
+        if external is None:
+            return numpy_helper.to_array(tensor)
+        dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
+        data = b"".join(read_chunks(external))
+        return np.frombuffer(data, dtype.newbyteorder("<")).astype(dtype, copy=False).reshape(tuple(tensor.dims))
+    except ValueError:
+        raise InputError(f"tensor '{tensor.name}': its data has not the size of {list(tensor.dims)} elements") from None

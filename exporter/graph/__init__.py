@@ -1,0 +1,1 @@
+"""The ONNX graph: built, adjusted to its architecture, rewritten by passes."""

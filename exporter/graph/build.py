@@ -1,0 +1,121 @@
+"""From a model directory to a graph without weights: mobius-onnx builds it, our adjustments correct it.
+
+The builder constructs the ONNX graph from onnxscript modules and never traces PyTorch, so this takes a second and no
+weights whatever the model's size. The portable form is asked for (standard Attention, RotaryEmbedding, fused norms);
+our own passes turn it into what the runtime is fast at.
+"""
+
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+import torch
+
+from dualbinary import InputError
+from exporter.graph.architectures import adjust, refuse_ignored_values
+from exporter.source.model_directory import ModelSource
+
+__all__ = ["BuiltGraph", "build_graph"]
+
+_TASK = "text-generation"
+
+
+@dataclass
+class BuiltGraph:
+    """The builder's result.
+
+    model: graph with inputs input_ids, attention_mask, position_ids, past_key_values.*; outputs logits and present.*.
+    module: the builder's module; its preprocess_weights maps stored tensors to parameters.
+    window: sliding window that the builder leaves out of the graph because all layers share it; 0 for none.
+    """
+
+    model: ir.Model
+    module: Any
+    window: int
+
+    def parameters(self) -> dict[str, ir.Value]:
+        """Initializers that wait for weights, by name."""
+        return {name: value for name, value in self.model.graph.initializers.items() if value.const_value is None}
+
+    def map_weights(self, stored: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Stored tensors (deferred ones will do) to parameters: renamed, split, transposed as the graph wants them."""
+        return self.module.preprocess_weights(stored)
+
+
+def build_graph(source: ModelSource, dtype: str) -> BuiltGraph:
+    """Build the graph of `source` with activations of `dtype` ("fp32" or "fp16").
+
+    Raises InputError for a model type that is not a text-generation decoder or a configuration that does not build.
+    """
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a model directory is complete; nothing may be fetched
+    logging.getLogger("mobius").setLevel(logging.ERROR)
+    import mobius
+
+    model_type = str(source.model_type)
+    _check_type(mobius, model_type)
+    refuse_ignored_values(model_type, source.config)
+    made: list[Any] = []
+    registered = mobius.registry.get(model_type)
+
+    class Adjusted:
+        """Stands in for the module class, so that adjustments run between construction and graph building."""
+
+        __name__ = registered.__name__
+        config_class = getattr(registered, "config_class", None)
+
+        def __call__(self, config: Any) -> Any:
+            module = registered(config)
+            adjust(module, model_type, source.config)
+            made.append(module)
+            return module
+
+    try:
+        with _plain_configuration(source) as directory:
+            package = mobius.build(
+                directory,
+                _TASK,
+                module_class=Adjusted(),  # type: ignore[arg-type]
+                dtype={"fp32": "f32", "fp16": "f16"}[dtype],
+                load_weights=False,
+                trust_remote_code=False,
+                execution_provider="default",
+            )
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(
+            f"{source.directory / 'config.json'}: model_type {model_type!r} does not build with these values "
+            f"({type(error).__name__}: {error})"
+        ) from error
+    module = made[0]
+    window = getattr(getattr(module, "model", None), "_gqa_local_window_size", lambda: 0)()
+    return BuiltGraph(package["model"], module, max(window, 0))
+
+
+@contextmanager
+def _plain_configuration(source: ModelSource) -> Iterator[str]:
+    """A directory with only config.json, less the block for which the builder has quantized layers of its own."""
+    config = {key: value for key, value in source.config.items() if key != "quantization_config"}
+    with tempfile.TemporaryDirectory(prefix="dualbinary-config-") as directory:
+        (Path(directory) / "config.json").write_text(json.dumps(config), encoding="utf-8")
+        yield directory
+
+
+def _check_type(mobius: Any, model_type: str) -> None:
+    registry = mobius.registry
+    if model_type not in registry:
+        known = ", ".join(sorted(n for n in registry.architectures() if n[:3] == model_type[:3])) or "see docs"
+        raise InputError(f"model_type {model_type!r} is not one that the graph builder knows; similar ones: {known}")
+    task = registry.get_registration(model_type).task
+    task = task or getattr(registry.get(model_type), "default_task", _TASK)
+    if task != _TASK:
+        raise InputError(
+            f"model_type {model_type!r} is built for {task}, not for {_TASK}; only decoders can be exported"
+        )

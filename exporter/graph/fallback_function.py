@@ -1,0 +1,262 @@
+"""The model-local function that runs DualBinaryMatMul where no library can be registered.
+
+With the library registered ONNX Runtime never looks at it. Bodies, by what they ask of the runtime:
+
+- ort4, ort2: each plane becomes the 4- or 2-bit weight of a MatMulNBits: a table of 256 entries turns a byte of bits
+  into codes b + 2^(bits-1), so that the operator's default zero point gives back b and the scales are used as they
+  are. The runtime folds tables and reshapes when it loads the model and keeps `bits` bits a weight and plane.
+  ort4 runs on every ONNX Runtime with MatMulNBits, ort2 where two bits are known.
+- standard: ONNX operators alone, for runtimes without MatMulNBits. ONNX Runtime folds it to a float weight.
+
+A group_size that MatMulNBits does not know (no power of two, or above 256) is served in blocks of 32 with repeated
+scales.
+
+Scales of 8 bits are decoded first, to float32: a table of 256 entries, by the factor's high byte, gives what the factor
+is at low byte 0 and what each step of the low byte adds, for float16 is linear in its low byte.
+
+Layouts of blocks are put back into layout plain first (dualbinary/onnx_files/unpack_function.py).
+"""
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from onnx import helper, numpy_helper, parser
+
+from dualbinary import OP
+from dualbinary.onnx_files.functions import exchange_decoding
+from dualbinary.onnx_files.unpack_function import decoding
+
+__all__ = ["fallback_function"]
+
+_BLOCK = OP.limits["group_multiple"]
+_LARGEST_BLOCK = 256  # of MatMulNBits
+
+
+def fallback_function(
+    kind: str,
+    planes: int,
+    has_offset: bool,
+    scale_dtype: np.dtype,
+    group_sizes: set[int],
+    opset: int,
+    layout: str = OP.layouts[0].name,
+) -> ir.Function:
+    """The function for nodes of `planes` planes, with or without offset row, of any of `group_sizes`.
+
+    `scale_dtype` matters where it is uint8, and in layouts of blocks. `kind` is "ort4", "ort2" or "standard"; `opset`
+    is the model's, at least 18.
+    """
+    coded_scales = scale_dtype == np.uint8
+    if kind == "standard":
+        body, tables = _standard_body(planes, has_offset), {}
+    else:
+        bits = int(kind.removeprefix("ort"))
+        power_of_two = all(size & (size - 1) == 0 and size <= _LARGEST_BLOCK for size in group_sizes)
+        body = _nbits_body(bits, planes, power_of_two) + (_OFFSET if has_offset else "")
+        body += f"Y = {'Add(sum, offset_sum)' if has_offset else 'Identity(sum)'}\n"
+        tables = {"table": _code_table(bits)}
+    if coded_scales:
+        tables |= _factor_tables()
+    body = (_DECODED if coded_scales else "scale_values = Identity (scales)\n") + body
+    attributes = ", ".join(a.name for a in OP.attributes if a.default is None)
+    defaults = ", ".join(f"{a.name}: int = {a.default}" for a in OP.attributes if a.default is not None)
+    text = (
+        f'<domain: "{OP.domain}", opset_import: ["" : {opset}, "com.microsoft" : 1]>\n'
+        f"{OP.name} <{attributes}, {defaults}> (X, planes, scales) => (Y) {{\n{body}}}"
+    )
+    function = parser.parse_function(text)
+    constants = [
+        helper.make_node("Constant", [], [name], value=numpy_helper.from_array(value)) for name, value in tables.items()
+    ]
+    nodes = [*constants, *function.node]
+    del function.node[:]
+    function.node.extend(nodes)
+    exchange_decoding(function, decoding(layout, planes, planes + has_offset, scale_dtype))
+    onnx.checker.check_function(function, _checker_context(opset))
+    return ir.from_proto(function)
+
+
+def _code_table(bits: int) -> np.ndarray:
+    """uint8 [256, bits]: the codes of the eight bits of a byte, packed low bits first."""
+    byte = np.arange(256, dtype=np.uint8)[:, None]
+    codes = (byte >> np.arange(8, dtype=np.uint8) & 1) + (1 << (bits - 1))  # [256, 8]
+    per_byte = 8 // bits
+    shifted = codes.reshape(256, bits, per_byte) << (bits * np.arange(per_byte))
+    return shifted.sum(axis=2).astype(np.uint8)
+
+
+def _factor_tables() -> dict[str, np.ndarray]:
+    """float32 [256] by a float16's high byte: its value where the low byte is 0, and what 1 in the low byte adds.
+
+    Both are divided by the unit of the codes. Exact, as 11 bits are; NaN where the contract allows no factor.
+    """
+    high = np.arange(256)
+    exponent, mantissa = high >> 2 & 31, (high & 3) << 8
+    step = np.where(high >> 7, -1.0, 1.0) * np.exp2(np.maximum(exponent, 1) - 25) / OP.scale_codes["unit"]
+    step[exponent == 31] = np.nan
+    base = step * (mantissa + np.where(exponent > 0, 1024, 0))
+    return {"factor_base": base.astype(np.float32), "factor_step": step.astype(np.float32)}
+
+
+# Scales [C, N, Kp/G] in float32 from bytes [C, N, 2 + Kp/G]; every operation is exact.
+_DECODED = f"""
+s_low = Constant <value_int = 0> ()
+s_high = Constant <value_int = 1> ()
+s_head = Constant <value_ints: ints = [{OP.scale_codes["factor_bytes"]}]> ()
+s_end = Constant <value_ints: ints = [{np.iinfo(np.int64).max}]> ()
+s_axis = Constant <value_ints: ints = [2]> ()
+s_zero = Constant <value_float: float = {float(OP.scale_codes["zero"])}> ()
+s_low_bytes = Gather <axis = 2> (scales, s_low)
+s_low_floats = Cast <to = 1> (s_low_bytes)
+s_high_bytes = Gather <axis = 2> (scales, s_high)
+s_index = Cast <to = 6> (s_high_bytes)
+s_bases = Gather <axis = 0> (factor_base, s_index)
+s_steps = Gather <axis = 0> (factor_step, s_index)
+s_added = Mul (s_steps, s_low_floats)
+s_factors = Add (s_bases, s_added)
+s_columns = Unsqueeze (s_factors, s_axis)
+s_codes = Slice (scales, s_head, s_end, s_axis)
+s_code_floats = Cast <to = 1> (s_codes)
+s_centred = Sub (s_code_floats, s_zero)
+scale_values = Mul (s_centred, s_columns)
+"""
+
+
+def _nbits_body(bits: int, planes: int, power_of_two: bool) -> str:
+    block = "block_size: int = @group_size" if power_of_two else f"block_size = {_BLOCK}"
+    lines = [
+        "minus_one = Constant <value_ints: ints = [-1]> ()",
+        "n = Constant <value_int: int = @N> ()",
+        "n1 = Reshape (n, minus_one)",
+    ]
+    if power_of_two:
+        lines += ["group = Constant <value_int: int = @group_size> ()", "block = Reshape (group, minus_one)"]
+    else:
+        lines.append(f"block = Constant <value_ints: ints = [{_BLOCK}]> ()")
+    lines += [
+        "k = Constant <value_int: int = @K> ()",
+        "k1 = Reshape (k, minus_one)",
+        "one = Constant <value_ints: ints = [1]> ()",
+        "eight = Constant <value_ints: ints = [8]> ()",
+        f"bits = Constant <value_ints: ints = [{bits}]> ()",
+        "k_up = Add (k1, block)",
+        "k_up1 = Sub (k_up, one)",
+        "blocks = Div (k_up1, block)",
+        "block_bits = Mul (block, bits)",
+        "blob = Div (block_bits, eight)",
+        "all_shape = Concat <axis = 0> (n1, minus_one, blob)",
+        "zero = Constant <value_ints: ints = [0]> ()",
+    ]
+    for p in range(planes):
+        lines += [
+            f"p{p} = Constant <value_int = {p}> ()",
+            f"plane{p} = Gather <axis = 0> (planes, p{p})",
+            f"index{p} = Cast <to = 6> (plane{p})",
+            f"packed{p} = Gather <axis = 0> (table, index{p})",
+            f"codes_all{p} = Reshape (packed{p}, all_shape)",
+            f"codes{p} = Slice (codes_all{p}, zero, blocks, one)",
+            f"scale_group{p} = Gather <axis = 0> (scale_values, p{p})",
+            f"scale_typed{p} = CastLike (scale_group{p}, X)",
+            *_block_scales(p, power_of_two),
+            f"y{p} = com.microsoft.MatMulNBits <K: int = @K, N: int = @N, bits = {bits}, {block}, "
+            f"accuracy_level: int = @accuracy_level> (X, codes{p}, scale{p})",
+        ]
+        lines.append(f"sum{p} = {'Identity (y0)' if p == 0 else f'Add (sum{p - 1}, y{p})'}")
+    lines.append(f"sum = Identity (sum{planes - 1})")
+    return "\n".join(lines) + "\n"
+
+
+def _block_scales(p: int, power_of_two: bool) -> list[str]:
+    """Scales [N, blocks] of plane p from scales [N, groups]: the same, or each repeated for the blocks of its group."""
+    if power_of_two:
+        return [f"scale{p} = Identity (scale_typed{p})"]
+    return [
+        f"group{p} = Constant <value_int: int = @group_size> ()",
+        f"repeat{p} = Div (group{p}, block)",
+        f"column{p} = Unsqueeze (scale_typed{p}, minus_one)",
+        f"shape{p} = Shape (scale_typed{p})",
+        f"wide_shape{p} = Concat <axis = 0> (shape{p}, repeat{p})",
+        f"wide{p} = Expand (column{p}, wide_shape{p})",
+        f"rows_shape{p} = Concat <axis = 0> (n1, minus_one)",
+        f"rows{p} = Reshape (wide{p}, rows_shape{p})",
+        f"scale{p} = Slice (rows{p}, zero, blocks, one)",
+    ]
+
+
+# Sum of X over each group, times the offset row: X is padded with zeros to whole groups.
+_OFFSET = """
+o_minus_one = Constant <value_ints: ints = [-1]> ()
+o_one = Constant <value_ints: ints = [1]> ()
+o_zero = Constant <value_ints: ints = [0]> ()
+o_k = Constant <value_int: int = @K> ()
+o_group = Constant <value_int: int = @group_size> ()
+o_k1 = Reshape (o_k, o_minus_one)
+o_group1 = Reshape (o_group, o_minus_one)
+o_rest = Mod (o_k1, o_group1)
+o_lack = Sub (o_group1, o_rest)
+o_pad = Mod (o_lack, o_group1)
+o_pads = Concat <axis = 0> (o_zero, o_pad)
+o_padded = Pad (X, o_pads, , o_minus_one)
+o_shape = Shape <end = -1> (X)
+o_grouped_shape = Concat <axis = 0> (o_shape, o_minus_one, o_group1)
+o_grouped = Reshape (o_padded, o_grouped_shape)
+o_sums = ReduceSum <keepdims = 0> (o_grouped, o_minus_one)
+o_last = Constant <value_int = -1> ()
+o_row = Gather <axis = 0> (scale_values, o_last)
+o_typed = CastLike (o_row, X)
+o_transposed = Transpose <perm = [1, 0]> (o_typed)
+offset_sum = MatMul (o_sums, o_transposed)
+"""
+
+
+def _standard_body(planes: int, has_offset: bool) -> str:
+    lines = [
+        "minus_one = Constant <value_ints: ints = [-1]> ()",
+        "zero = Constant <value_ints: ints = [0]> ()",
+        "one = Constant <value_ints: ints = [1]> ()",
+        f"p = Constant <value_ints: ints = [{planes}]> ()",
+        "n = Constant <value_int: int = @N> ()",
+        "k = Constant <value_int: int = @K> ()",
+        "group = Constant <value_int: int = @group_size> ()",
+        "n1 = Reshape (n, minus_one)",
+        "k1 = Reshape (k, minus_one)",
+        "group1 = Reshape (group, minus_one)",
+        "positions_wide = Constant <value_ints: ints = [0, 1, 2, 3, 4, 5, 6, 7]> ()",
+        "positions = Cast <to = 2> (positions_wide)",
+        "unit = Cast <to = 2> (one)",
+        "bytes = Unsqueeze (planes, minus_one)",
+        'shifted = BitShift <direction = "RIGHT"> (bytes, positions)',
+        "bits = BitwiseAnd (shifted, unit)",
+        "grouped_shape = Concat <axis = 0> (p, n1, minus_one, group1)",
+        "grouped = Reshape (bits, grouped_shape)",
+        "typed = CastLike (grouped, X)",
+        "scales_typed = CastLike (scale_values, X)",
+        "plane_scales = Slice (scales_typed, zero, p, zero)",
+        "columns = Unsqueeze (plane_scales, minus_one)",
+        "terms = Mul (typed, columns)",
+        "plane_sum = ReduceSum <keepdims = 0> (terms, zero)",
+    ]
+    if has_offset:
+        lines += [
+            f"last = Constant <value_int = {planes}> ()",
+            "offset = Gather <axis = 0> (scales_typed, last)",
+            "offset_column = Unsqueeze (offset, minus_one)",
+            "weight_groups = Add (plane_sum, offset_column)",
+        ]
+    else:
+        lines.append("weight_groups = Identity (plane_sum)")
+    lines += [
+        "rows_shape = Concat <axis = 0> (n1, minus_one)",
+        "rows = Reshape (weight_groups, rows_shape)",
+        "weight = Slice (rows, zero, k1, one)",
+        "transposed = Transpose <perm = [1, 0]> (weight)",
+        "Y = MatMul (X, transposed)",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _checker_context(opset: int) -> onnx.checker.C.CheckerContext:
+    context = onnx.checker.C.CheckerContext()
+    context.ir_version = onnx.IR_VERSION
+    context.opset_imports = {"": opset, "com.microsoft": 1, OP.domain: OP.version}
+    return context

@@ -1,0 +1,1 @@
+"""A model directory, read lazily: headers first, tensors one at a time."""

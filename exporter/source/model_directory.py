@@ -1,0 +1,116 @@
+"""A Hugging Face model directory, plain or a checkpoint of ours, opened with suspicion.
+
+Only config.json and safetensors files are read; pickle never is. Everything that the headers can tell is checked here,
+before any work.
+"""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+
+from dualbinary import InputError
+from dualbinary.checkpoint import (
+    CONFIG_FILE,
+    INDEX_FILE,
+    SINGLE_FILE,
+    StoredTensor,
+    read_quantization_config,
+    stored_tensors,
+)
+from dualbinary.files.json_objects import read_json_object
+from exporter.source.lazy_tensor import DeferredTensor, deferred
+
+__all__ = ["ModelSource"]
+
+_MAX_CONTEXT = 1 << 21  # twice the longest of published models; the rotation's tables grow with it
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "U8": torch.uint8,
+    "I8": torch.int8,
+    "I32": torch.int32,
+    "I64": torch.int64,
+    "BOOL": torch.bool,
+}
+
+
+class ModelSource:
+    """A model directory: its configuration and its tensors, read one at a time."""
+
+    def __init__(self, directory: Path) -> None:
+        """Open `directory` and read all headers. Raises InputError for anything that cannot be exported."""
+        self.directory = directory
+        if not directory.is_dir():
+            raise InputError(f"{directory}: not a directory; expected a Hugging Face model directory with config.json")
+        self.quantization = read_quantization_config(directory)
+        self.config = read_json_object(directory / CONFIG_FILE)
+        model_type = self.config.get("model_type")
+        if not isinstance(model_type, str):
+            raise InputError(
+                f"{directory / 'config.json'}: no model_type; not the configuration of a Hugging Face model"
+            )
+        self.model_type = model_type
+        self._refuse_pickles()
+        self.tensors: dict[str, StoredTensor] = stored_tensors(directory)
+        if not self.tensors:
+            raise InputError(f"{directory}: its safetensors files hold no tensors")
+        for name, tensor in self.tensors.items():
+            if tensor.dtype not in _DTYPES:
+                raise InputError(f"{tensor.file}: {name} has type {tensor.dtype}; expected one of {', '.join(_DTYPES)}")
+        self._check_sizes()
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of all stored tensors."""
+        return sum(math.prod(t.shape) * _DTYPES[t.dtype].itemsize for t in self.tensors.values())
+
+    def read(self, name: str) -> torch.Tensor:
+        """The stored tensor `name` as a private copy, so that nothing of the file stays mapped."""
+        with safe_open(self.tensors[name].file, framework="pt") as file:
+            return file.get_tensor(name).clone()
+
+    def read_rows(self, name: str, step: int) -> Iterator[torch.Tensor]:
+        """The rows of the stored tensor `name`, `step` at a time; only these are in memory."""
+        rows = self.tensors[name].shape[0]
+        for begin in range(0, rows, step):
+            # A handle maps what it has read until it is closed; one for each step keeps the mapping small.
+            with safe_open(self.tensors[name].file, framework="pt") as file:
+                yield file.get_slice(name)[begin : min(begin + step, rows)].clone()
+
+    def deferred(self, name: str) -> DeferredTensor:
+        """The stored tensor `name`, not yet read."""
+        return deferred(name, self.tensors[name].shape, _DTYPES[self.tensors[name].dtype])
+
+    @property
+    def sliding_window(self) -> int:
+        """The sliding window that config.json states, 0 for none."""
+        window = self.config.get("sliding_window")
+        return min(window, _MAX_CONTEXT) if isinstance(window, int) and window > 0 else 0
+
+    def _check_sizes(self) -> None:
+        """Refuse sizes that would make the graph, not the weights, fill memory."""
+        for key, value in self.config.items():
+            if isinstance(value, float) and math.isnan(value):
+                raise InputError(f"{self.directory / CONFIG_FILE}: {key} is not a number")
+        bounds = {"max_position_embeddings": _MAX_CONTEXT, "n_positions": _MAX_CONTEXT}
+        bounds |= dict.fromkeys(("num_hidden_layers", "n_layer", "n_layers"), len(self.tensors))
+        for key, largest in bounds.items():
+            value = self.config.get(key)
+            if value is not None and not (isinstance(value, int) and 1 <= value <= largest):
+                raise InputError(f"{self.directory / 'config.json'}: {key} must be 1 to {largest}, got {value!r}")
+
+    def _refuse_pickles(self) -> None:
+        if (self.directory / SINGLE_FILE).is_file() or (self.directory / INDEX_FILE).is_file():
+            return
+        found = [path.name for pattern in _PICKLES for path in sorted(self.directory.glob(pattern))]
+        if found:
+            raise InputError(
+                f"{self.directory}: weights only as {found[0]}, no safetensors. Such files can run code and are never "
+                "read; where you trust them, load the model with transformers and save_pretrained() it"
+            )

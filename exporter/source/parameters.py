@@ -1,0 +1,173 @@
+"""Which stored tensors each parameter of the graph is made of, settled from headers before any weight is read."""
+
+import re
+from collections.abc import Iterator, Mapping
+
+import onnx_ir as ir
+import torch
+
+from dualbinary import InputError
+from dualbinary.checkpoint import check_modules, planes_name, scales_name
+from exporter.graph.build import BuiltGraph
+from exporter.source.lazy_tensor import (
+    DeferredTensor,
+    RowOrigin,
+    deferred,
+    evaluate,
+    is_stored,
+    row_origin,
+    stored_names,
+)
+from exporter.source.model_directory import ModelSource
+
+__all__ = ["Weights"]
+
+_HEAD = "lm_head.weight"
+_ROWS = 4096  # compared at a time
+
+# Buffers that models of some libraries' versions save although they can be computed.
+_BUFFERS = re.compile(r"(\.inv_freq|\.masked_bias|\.attn\.bias|\.attention\.bias|position_ids)$")
+
+
+class Weights:
+    """The parameters of a graph as deferred tensors over a model directory.
+
+    linears: for a checkpoint, its Linear modules: name to (N, K, weight stored as [K, N]).
+    copies: stored heads that repeat the embedding they are tied to, and are left aside.
+    """
+
+    def __init__(self, source: ModelSource, graph: BuiltGraph) -> None:
+        """Bind `graph` to `source`.
+
+        Raises InputError where a parameter has no tensor or one of another shape, or where a stored tensor would be
+        left out: a model that ignores some of its weights is another model.
+        """
+        self.source = source
+        self.linears = _linear_modules(source) if source.quantization is not None else {}
+        stored = {name: source.deferred(name) for name in source.tensors}
+        if source.quantization is not None:
+            check_modules(source.quantization, source.tensors, {m: (n, k) for m, (n, k, _) in self.linears.items()})
+            stored = self._with_weights_for_planes(stored)
+        mapped = graph.map_weights(dict(stored))
+        self._parameters: dict[str, torch.Tensor] = {}
+        for name, value in graph.parameters().items():
+            self._parameters[name] = self._checked(name, value, mapped)
+        used = {name for tensor in self._parameters.values() for name in stored_names(tensor)}
+        self.copies = self._copies_of_tied(stored, used)
+        self._refuse_leftovers(stored.keys() - used - self.copies)
+
+    def __getitem__(self, parameter: str) -> torch.Tensor:
+        """The deferred tensor of `parameter`."""
+        return self._parameters[parameter]
+
+    def read(self, parameter: str, dtype: torch.dtype) -> torch.Tensor:
+        """The parameter's values in `dtype`."""
+        return evaluate(self._parameters[parameter], self.source.read).to(dtype).contiguous()
+
+    def read_rows(self, parameter: str, step: int, dtype: torch.dtype) -> Iterator[torch.Tensor]:
+        """The parameter's rows in `dtype`, `step` at a time."""
+        tensor = self._parameters[parameter]
+        stored = is_stored(tensor)
+        parts = self.source.read_rows(stored, step) if stored else evaluate(tensor, self.source.read).split(step)
+        for rows in parts:
+            yield rows.to(dtype)
+
+    def same(self, first: str, second: str) -> bool:
+        """Whether two parameters are one stored tensor (tied embeddings)."""
+        a, b = self._parameters[first], self._parameters[second]
+        return a is b or (is_stored(a) is not None and is_stored(a) == is_stored(b))
+
+    def unique(self) -> list[torch.Tensor]:
+        """Every parameter's deferred tensor, tied ones once."""
+        found: dict[str, torch.Tensor] = {}
+        for name, tensor in self._parameters.items():
+            found.setdefault(is_stored(tensor) or name, tensor)
+        return list(found.values())
+
+    def origin(self, parameter: str) -> list[RowOrigin]:
+        """The stored rows that `parameter` consists of."""
+        return row_origin(self._parameters[parameter], parameter)
+
+    def has_planes(self, parameter: str) -> bool:
+        """Whether the checkpoint stores planes for all of `parameter`."""
+        names = stored_names(self._parameters[parameter])
+        quantized = [name for name in names if name not in self.source.tensors]
+        if quantized and len(quantized) != len(names):
+            raise InputError(f"{parameter}: joins the quantized {quantized[0]} with a full-precision tensor")
+        return bool(quantized)
+
+    def stored_scale_dtype(self, parameter: str) -> str:
+        """The type of the checkpoint's scales for `parameter`, as safetensors names it: F32 where any is, else F16."""
+        modules = (name.removesuffix(".weight") for name in stored_names(self._parameters[parameter]))
+        return max((self.source.tensors[scales_name(module)].dtype for module in modules), key=("F16", "F32").index)
+
+    def _with_weights_for_planes(self, stored: Mapping[str, DeferredTensor]) -> dict[str, DeferredTensor]:
+        """Let a stand-in for `<module>.weight` take the way that the weight would have taken through the graph."""
+        result = dict(stored)
+        for module, (n, k, transposed) in self.linears.items():
+            if planes_name(module) in result:
+                del result[planes_name(module)], result[scales_name(module)]
+                result[f"{module}.weight"] = deferred(
+                    f"{module}.weight", (k, n) if transposed else (n, k), torch.float32
+                )
+        return result
+
+    def _checked(self, name: str, value: ir.Value, mapped: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        tensor = mapped.get(name)
+        if tensor is None:
+            raise InputError(
+                f"{self.source.directory}: no tensor for {name}; the safetensors files are incomplete, "
+                f"or a {self.source.model_type} of this configuration is not supported"
+            )
+        if not tensor.dtype.is_floating_point:
+            raise InputError(f"{name}: expected a floating-point tensor, the file has {tensor.dtype}")
+        expected = list(value.shape.numpy()) if value.shape is not None else []
+        if list(tensor.shape) != expected:
+            stored = ", ".join(sorted(stored_names(tensor))) or name
+            raise InputError(f"{stored}: config.json asks for shape {expected}, the file has {list(tensor.shape)}")
+        return tensor
+
+    def _refuse_leftovers(self, names: set[str]) -> None:
+        unused = sorted(name for name in names if not _BUFFERS.search(name))
+        if unused:
+            raise InputError(
+                f"{self.source.directory}: {unused[0]} has no place in the graph of a {self.source.model_type} "
+                f"({len(unused)} such tensors); this variant of the architecture is not supported"
+            )
+
+    def _copies_of_tied(self, stored: Mapping[str, DeferredTensor], used: set[str]) -> set[str]:
+        """Heads that config.json ties to the embedding and the file stores a second time, which must be equal."""
+        heads = [name for name in stored if name.endswith(_HEAD) and name not in used]
+        if not heads or not self.source.config.get("tie_word_embeddings"):
+            return set()
+        for embedding in used:
+            if embedding in self.source.tensors and stored[embedding].shape == stored[heads[0]].shape:
+                pairs = zip(
+                    self.source.read_rows(heads[0], _ROWS), self.source.read_rows(embedding, _ROWS), strict=True
+                )
+                if all(torch.equal(a, b) for a, b in pairs):
+                    return set(heads)
+        raise InputError(
+            f"{heads[0]}: config.json ties it to the embedding, but the file holds another tensor; "
+            "set tie_word_embeddings to false if the head is meant to differ"
+        )
+
+
+def _linear_modules(source: ModelSource) -> dict[str, tuple[int, int, bool]]:
+    """Linear modules of the transformers model, its head left out: name to (N, K, weight stored as [K, N])."""
+    import transformers
+    from transformers.pytorch_utils import Conv1D
+
+    config = transformers.AutoConfig.from_pretrained(source.directory, trust_remote_code=False)
+    vars(config).pop("quantization_config", None)
+    with torch.device("meta"):
+        model = transformers.AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    head = model.get_output_embeddings()
+    found: dict[str, tuple[int, int, bool]] = {}
+    for name, module in model.named_modules():
+        if module is head or not isinstance(module, torch.nn.Linear | Conv1D):
+            continue
+        rows, columns = module.weight.shape
+        transposed = isinstance(module, Conv1D)
+        found[name] = (columns, rows, True) if transposed else (rows, columns, False)
+    return found

@@ -1,0 +1,1 @@
+"""Research figures and ablations: commands behind numbers in docs/log."""
