@@ -20,7 +20,7 @@ PAGES = ROOT / "docs" / "reference"
 MODULES = (
     "dualbinary",
     "dualbinary.checkpoint",
-    "dualbinary.fitting.fit",
+    "dualbinary.fitting.closed_form",
     "exporter",
     "runtime_ext",
     "runtime_ext.decoder",
