@@ -54,6 +54,7 @@ check: setup ## lint, format, types, generated files, file budget
 	$(BIN)/ruff format --check .
 	git ls-files '*.c' '*.cc' '*.h' '*.cu' '*.cuh' | xargs --no-run-if-empty $(BIN)/clang-format --dry-run --Werror
 	$(BIN)/python -m dualbinary.contract.codegen --docs docs/op_reference.md --golden dualbinary/contract/golden --check
+	$(BIN)/python tools/api_reference.py --check
 	$(BIN)/python tools/check_files.py
 	$(BIN)/pyright
 
@@ -110,8 +111,9 @@ $(PEERS)/.installed: benchmarks/models/constraints-peers.txt
 	$(PEERS)/bin/pip install --quiet -c $< onnxruntime-genai onnxruntime
 	touch $@
 
-docs: setup ## regenerate docs/op_reference.md
+docs: setup ## regenerate docs/op_reference.md and docs/reference
 	$(BIN)/python -m dualbinary.contract.codegen --docs docs/op_reference.md
+	$(BIN)/python tools/api_reference.py
 
 clean: ## remove what can be made again, .venv and models too
 	rm -rf $(VENV) $(PEERS) .venv-cuda .venv-gpu build dist models out .pytest_cache .hypothesis

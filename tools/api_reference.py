@@ -19,6 +19,7 @@ PAGES = ROOT / "docs" / "reference"
 # The modules that a program of somebody else imports; everything else may change without notice.
 MODULES = (
     "dualbinary",
+    "dualbinary.contract.weight",
     "dualbinary.checkpoint",
     "dualbinary.fitting.closed_form",
     "exporter",
@@ -74,8 +75,8 @@ def c_page() -> str:
 
 
 def _prose(comment: str) -> str:
-    """The text of a C comment without its stars."""
-    return re.sub(r"(?m)^[ /]\*+ ?", "", comment).strip()
+    """The text of a C comment without its stars; an indented line becomes a line of code, as Markdown has it."""
+    return re.sub(r"(?m)^(?=  )", "  ", re.sub(r"(?m)^[ /]\*+ ?", "", comment)).strip()
 
 
 def _parse(module: str) -> tuple[ast.Module, str]:
