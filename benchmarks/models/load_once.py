@@ -2,7 +2,8 @@
 
     python -m benchmarks.models.load_once FILE THREADS
 
-load_time.py starts it. Nothing is imported but what a device would, so that memory is the model's. Linux only.
+benchmarks.models.load_time starts it. Nothing is imported that a device would not, so that memory is the model's. Linux
+only.
 """
 
 import json
@@ -16,7 +17,7 @@ _TOKEN = 100  # below any vocabulary in use
 
 
 def memory() -> dict[str, int]:
-    """Bytes of this process: VmHWM, its peak, and RssAnon."""
+    """Read the bytes of this process: VmHWM, its peak, and RssAnon."""
     lines = Path("/proc/self/status").read_text().splitlines()
     values = {name: rest.split() for name, _, rest in (line.partition(":") for line in lines)}
     return {name: int(values[name][0]) * 1024 for name in ("VmHWM", "RssAnon")}

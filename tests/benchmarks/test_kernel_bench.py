@@ -10,7 +10,7 @@ from onnx import numpy_helper
 
 from benchmarks.kernels import bench as kernel_bench
 from benchmarks.kernels import report as kernel_report
-from benchmarks.kernels.cases import Format, Lab, Point, contenders, model
+from benchmarks.kernels.contenders import Format, Lab, Point, contenders, model
 from dualbinary.contract.reference import dual_binary_matmul
 
 POINT = Point(N=40, K=96, M=3, threads=1)

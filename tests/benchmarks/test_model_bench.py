@@ -13,9 +13,9 @@ from safetensors.numpy import load_file
 
 from benchmarks.models import bench as model_bench
 from benchmarks.models import engine as model_engine
-from benchmarks.models import files as model_files
-from benchmarks.models.files import CUDA_VARIANTS, VARIANTS
-from benchmarks.models.gguf_files import write_gguf
+from benchmarks.models import variants as model_variants
+from benchmarks.models.variants import CUDA_VARIANTS, VARIANTS
+from benchmarks.models.gguf_write import write_gguf
 from dualbinary import DualBinaryError
 from examples.reference import export_reference
 from tests.support import tiny_sessions as tiny
@@ -49,7 +49,7 @@ def test_speeds_are_medians_and_ratios_are_over_the_rounds_that_both_have():
 
 
 def test_a_peer_that_is_not_installed_is_named(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(model_files, "PEERS_PYTHON", tmp_path / "python")
+    monkeypatch.setattr(model_variants, "PEERS_PYTHON", tmp_path / "python")
     arguments = ["--models", "smollm2", "--variants", "llama.cpp", "genai", "--work", str(tmp_path), "--json"]
     assert model_bench.main(arguments) == 0
     missing = json.loads(capsys.readouterr().out)["missing"]
@@ -70,7 +70,7 @@ def test_a_variant_that_fails_has_one_turn_and_the_others_go_on(tmp_path, monkey
             raise DualBinaryError("no")
         return values(0.1, 1.0)
 
-    monkeypatch.setattr(model_bench, "make", lambda *_: tmp_path / "model.onnx")
+    monkeypatch.setattr(model_bench, "make_file", lambda *_: tmp_path / "model.onnx")
     monkeypatch.setattr(model_bench, "measure_round", measured)
     arguments = ["--models", "smollm2", "--variants", "2 bits", "--rounds", "2", "--pause", "0", "--json"]
     assert model_bench.main(arguments) == 0
@@ -90,7 +90,7 @@ def test_ratios_on_cuda_are_against_the_first_variant_there():
 def test_a_round_on_cuda_without_it_says_what_is_missing(weights, tmp_path):
     path = tiny.make_model(weights, tmp_path)
     with pytest.raises(DualBinaryError, match="onnxruntime-gpu"):
-        model_files.measure_round(path, CUDA_VARIANTS[0], 1, [8], 4)
+        model_variants.measure_round(path, CUDA_VARIANTS[0], 1, [8], 4)
 
 
 def test_the_reference_for_cuda_is_in_float16(weights, tmp_path):

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from benchmarks.common.records import OtherLoad, Records
+from benchmarks.common.machine import OtherLoad
+from benchmarks.common.records import Records
 from dualbinary import InputError
 
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from benchmarks.common.synthetic import LlamaShape, write_llama
+from benchmarks.common.synthetic_llama import LlamaShape, write_llama
 from calib.config import BlockConfig, CalibConfig, InitConfig
 from calib.layers import quant_linears
 from calib.models.source import SourceModel

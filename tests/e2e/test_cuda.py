@@ -8,7 +8,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 
-from benchmarks.models.peak_memory import run_measured
+from benchmarks.common.peak_memory import run_measured
 from examples import smollm2
 from exporter.options import ExportOptions
 from exporter.pipeline import export

@@ -17,7 +17,7 @@ import pytest
 import torch
 import transformers
 
-from benchmarks.models.peak_memory import run_measured
+from benchmarks.common.peak_memory import run_measured
 from benchmarks.models.perplexity import perplexity
 from dualbinary.fitting.fit import fit
 from examples import smollm2

@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from benchmarks.common.synthetic import LlamaShape, write_llama
-from benchmarks.models.peak_memory import run_measured
+from benchmarks.common.synthetic_llama import LlamaShape, write_llama
+from benchmarks.common.peak_memory import run_measured
 
 SHAPE = LlamaShape(layers=0, hidden=512, intermediate=2048, vocabulary=32000, heads=8, kv_heads=8)
 FEW, MANY = 8, 40

@@ -17,7 +17,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 import runtime_ext
-from benchmarks.models.peak_memory import run_measured
+from benchmarks.common.peak_memory import run_measured
 from dualbinary import OP, InputError, pack_planes
 from dualbinary.onnx_files.relayout.__main__ import main
 from dualbinary.onnx_files.relayout.convert import relayout
