@@ -4,7 +4,6 @@ A run that was made before is read back, whole or not at all, so that a comparis
 """
 
 import json
-import os
 import re
 import shlex
 import subprocess
@@ -16,7 +15,7 @@ from typing import Any
 from calib.report.files import write_whole
 from dualbinary import DualBinaryError
 
-__all__ = ["calibrated", "difference", "file_name"]
+__all__ = ["calibrated", "difference", "file_name", "run_calib"]
 
 
 def calibrated(name: str, model_dir: Path, work_dir: Path, arguments: list[str], test: Path) -> dict[str, Any]:
@@ -30,8 +29,8 @@ def calibrated(name: str, model_dir: Path, work_dir: Path, arguments: list[str],
     if stored.is_file():
         return json.loads(stored.read_text())
     if not out.is_dir():
-        _run("", str(model_dir), str(out), *arguments)
-    found = _run("eval", str(model_dir), str(out), "--text", str(test), "--dtype", "auto", "--json")
+        run_calib(str(model_dir), str(out), *arguments)
+    found = run_calib("eval", str(model_dir), str(out), "--text", str(test), "--dtype", "auto", "--json")
     full, student = json.loads(found)["models"]
     record = json.loads((out / "calibration.json").read_text())
     result = {**student, "full_precision": full["perplexity"], "seconds": sum(record["seconds"].values())}
@@ -50,10 +49,11 @@ def file_name(name: str) -> str:
     return "-".join(re.findall(r"[\w.]+", name))
 
 
-def _run(verb: str, *arguments: str) -> str:
-    command = [sys.executable, "-m", "calib", *([verb] if verb else []), *arguments]
+def run_calib(*arguments: str) -> str:
+    """Run `python -m calib arguments`, printed first; return its output. Raises DualBinaryError where it fails."""
+    command = [sys.executable, "-m", "calib", *arguments]
     print("$", shlex.join(["python", *command[1:]]), file=sys.stderr, flush=True)
-    done = subprocess.run(command, check=False, stdout=subprocess.PIPE, text=True, env={**os.environ})
+    done = subprocess.run(command, check=False, stdout=subprocess.PIPE, text=True)
     if done.returncode:
         raise DualBinaryError(f"{shlex.join(command[1:])}: ended with exit code {done.returncode}")
     return done.stdout

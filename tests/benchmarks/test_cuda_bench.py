@@ -144,7 +144,7 @@ def test_kernels_that_disagree_have_no_speed(library):
     nbytes = 2 * 2 * 48
 
     def wrong() -> None:
-        ctypes.memset(products._y.address, 0x3C, nbytes)  # halves that are a little more than 1
+        ctypes.memset(products.y.address, 0x3C, nbytes)  # float16 values a little above 1
 
     with pytest.raises(DualBinaryError, match=r"48x256 M=2 G=64: two differs by .* of the norm from one"):
         products.check({"one": right, "two": wrong})

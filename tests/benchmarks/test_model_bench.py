@@ -14,8 +14,8 @@ from safetensors.numpy import load_file
 from benchmarks.models import bench as model_bench
 from benchmarks.models import engine as model_engine
 from benchmarks.models import variants as model_variants
-from benchmarks.models.variants import CUDA_VARIANTS, VARIANTS
 from benchmarks.models.gguf_write import write_gguf
+from benchmarks.models.variants import CUDA_VARIANTS, VARIANTS
 from dualbinary import DualBinaryError
 from examples.reference import export_reference
 from tests.support import tiny_sessions as tiny

@@ -8,7 +8,6 @@ import onnx
 import onnxruntime as ort
 import pytest
 
-from benchmarks.common.peak_memory import run_measured
 from examples import smollm2
 from exporter.options import ExportOptions
 from exporter.pipeline import export
@@ -20,6 +19,7 @@ from runtime_ext.library import library_path
 from runtime_ext.providers import CPU, Provider
 from runtime_ext.sampling import Sampler
 from runtime_ext.text import TextCodec
+from tests.support.measures import run_measured
 from tests.support.tiny_models import make_model
 
 PROMPT = "The capital of France is"

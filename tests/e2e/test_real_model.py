@@ -17,8 +17,6 @@ import pytest
 import torch
 import transformers
 
-from benchmarks.common.peak_memory import run_measured
-from benchmarks.models.perplexity import perplexity
 from dualbinary.fitting.fit import fit
 from examples import smollm2
 from exporter.source.model_directory import ModelSource
@@ -27,6 +25,7 @@ from runtime_ext.generate import Generation, generate
 from runtime_ext.library import describe, library_path
 from runtime_ext.sampling import Sampler
 from runtime_ext.text import TextCodec
+from tests.support.measures import perplexity, run_measured
 
 pytestmark = pytest.mark.real_model
 

@@ -17,11 +17,11 @@ import pytest
 from onnx import helper, numpy_helper
 
 import runtime_ext
-from benchmarks.common.peak_memory import run_measured
 from dualbinary import OP, InputError, pack_planes
 from dualbinary.onnx_files.relayout.__main__ import main
 from dualbinary.onnx_files.relayout.convert import relayout
 from exporter.verify import check
+from tests.support.measures import run_measured
 from tests.support.problems import make_problem, op_model
 
 LAYOUTS = [layout.name for layout in OP.layouts]

@@ -5,28 +5,14 @@ from itertools import product
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import runtime_ext
 from tests.support.problems import Problem, assert_close, make_problem, op_model, problems
+from tests.support.sessions import open_session, run
 
 KINDS = {np.dtype(np.float32): "tensor(float)", np.dtype(np.float16): "tensor(float16)"}
-
-
-def open_session(model: onnx.ModelProto | str, threads: int = 1) -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    runtime_ext.register(options)
-    source = model if isinstance(model, str) else model.SerializeToString()
-    return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-
-
-def run(session: ort.InferenceSession, x: np.ndarray) -> np.ndarray:
-    (y,) = session.run(None, {"X": x})
-    return np.asarray(y)
 
 
 @given(problem=problems(), level=st.sampled_from([0, 4]))

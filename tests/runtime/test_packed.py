@@ -8,9 +8,9 @@ import pytest
 
 import runtime_ext
 from runtime_ext.capi import Weight
-from tests.runtime.test_kernels import LEVELS, TABLE_KERNELS, each, prepared, product
-from tests.runtime.test_op import open_session, run
+from tests.support.kernels import LEVELS, TABLE_KERNELS, each, prepared, product
 from tests.support.problems import Problem, make_problem, op_model
+from tests.support.sessions import open_session, run
 
 
 def copies() -> int:
