@@ -41,6 +41,9 @@ class OtherLoad:
 
     cores: float | None = None
 
+    def __init__(self, stat: Path = Path("/proc/stat")) -> None:
+        self._stat = stat
+
     def __enter__(self) -> "OtherLoad":
         self._begin = self._now()
         return self
@@ -51,13 +54,11 @@ class OtherLoad:
             busy, elapsed = (b - a for a, b in zip(self._begin, now, strict=True))
             self.cores = round(max(0.0, busy / elapsed), 2)
 
-    @staticmethod
-    def _now() -> tuple[float, float] | None:
+    def _now(self) -> tuple[float, float] | None:
         """CPU seconds of all processes but this one and its finished children, and the clock."""
-        stat = Path("/proc/stat")
-        if not stat.exists():
+        if not self._stat.exists():
             return None
-        user, nice, system, _idle, _wait, irq, soft, steal = map(int, stat.read_text().split()[1:9])
+        user, nice, system, _idle, _wait, irq, soft, steal = map(int, self._stat.read_text().split()[1:9])
         own = os.times()
         mine = own.user + own.system + own.children_user + own.children_system
         busy = (user + nice + system + irq + soft + steal) / os.sysconf("SC_CLK_TCK")

@@ -103,11 +103,15 @@ def test_decode_is_out_of_cache_and_prefill_has_fewer_nodes():
         assert 2 <= prefill < decode
 
 
-def test_a_forced_instruction_set_ends_with_the_session(capsys, monkeypatch):
-    monkeypatch.setenv("DUALBINARY_ISA", "scalar")
+@pytest.mark.parametrize("before", [None, ""])
+def test_a_forced_instruction_set_ends_with_the_session(capsys, monkeypatch, before):
+    if before is None:
+        monkeypatch.delenv("DUALBINARY_ISA", raising=False)
+    else:
+        monkeypatch.setenv("DUALBINARY_ISA", before)
     found = run(capsys, "--rows", 1, "--isas", "scalar", "--peers")
     assert {row["contender"] for row in found["results"]} == {"dualbinary-4@scalar", "dualbinary-0@scalar"}
-    assert os.environ["DUALBINARY_ISA"] == "scalar"
+    assert os.environ.get("DUALBINARY_ISA") == before
 
 
 def test_a_wrong_shape_is_named(capsys):
