@@ -1,7 +1,7 @@
 """A file of measurements, from which a run that was stopped continues.
 
 It is one JSON object: `machine`, `settings`, and `records`, a list of objects that each have a `key`. It is rewritten
-as a whole after every record, under another name and then renamed. Records keep raw times; tables, ratios and plots are
+as a whole after every record. Records keep raw times; tables, ratios and plots are
 made from them, so a better table needs no new measurement.
 """
 
@@ -12,6 +12,7 @@ from typing import Any
 
 from benchmarks.common.machine import machine
 from dualbinary import InputError
+from dualbinary.files.atomic import write_text
 from dualbinary.files.json_objects import read_json_object
 
 __all__ = ["Records"]
@@ -45,9 +46,7 @@ class Records:
         if self.path is None:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        aside = self.path.with_name(self.path.name + ".new")
-        aside.write_text(json.dumps(self.content, indent=1) + "\n", encoding="utf-8")
-        aside.replace(self.path)
+        write_text(self.path, json.dumps(self.content, indent=1) + "\n")
 
 
 def _compare(path: Path, stored: dict[str, Any], now: dict[str, Any]) -> None:

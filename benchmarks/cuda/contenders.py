@@ -13,6 +13,7 @@ import numpy as np
 from benchmarks.cuda.device import Buffer, Memory, Work
 from dualbinary import DualBinaryError
 from dualbinary.contract.schema import padded_k
+from dualbinary.contract.weight import PlaneFormat
 from runtime_ext.cuda_capi import CudaWeight
 
 __all__ = [
@@ -85,10 +86,10 @@ def parse_name(name: str) -> tuple[int, str | None]:
 
 def stored_bytes(name: str, point: Point) -> int:
     """Bytes of one weight in a model file, which a product must read at least; X and Y are left out."""
+    if name.startswith(OURS):
+        return point.N * PlaneFormat(PLANES, point.G).row_bits(point.K) // 8
     columns = padded_k(point.K, point.G)
     groups = columns // point.G
-    if name.startswith(OURS):
-        return point.N * PLANES * (columns // 8 + 2 * groups)
     if name == CUBLAS:
         return point.N * point.K * 2
     if name == INT4:
@@ -114,15 +115,15 @@ class Products:
     def __init__(self, memory: Memory, point: Point, level: int, count: int) -> None:
         self.memory, self.point = memory, point
         generator = np.random.default_rng(_SEED)
-        groups = padded_k(point.K, point.G) // point.G
+        planes_shape, scales_shape = PlaneFormat(PLANES, point.G).shapes(point.N, point.K)
         self.weights: list[CudaWeight] = []
         for _ in range(count):
-            planes = np.frombuffer(generator.bytes(PLANES * point.N * groups * point.G // 8), np.uint8)
-            scales = generator.uniform(_SCALE / 3, _SCALE, (PLANES, point.N, groups)).astype(np.float16)
+            planes = np.frombuffer(generator.bytes(math.prod(planes_shape)), np.uint8)
+            scales = generator.uniform(_SCALE / 3, _SCALE, scales_shape).astype(np.float16)
             self.weights.append(
                 CudaWeight(
                     memory.library,
-                    planes.reshape(PLANES, point.N, -1),
+                    planes.reshape(planes_shape),
                     scales,
                     K=point.K,
                     group_size=point.G,

@@ -23,8 +23,8 @@ from onnx import helper, numpy_helper
 
 import runtime_ext
 from dualbinary import InputError
-from dualbinary.contract.scale_codes import scale_columns
 from dualbinary.contract.schema import OP, padded_k
+from dualbinary.contract.weight import PlaneFormat
 
 __all__ = ["OURS", "PEER", "Point", "Sessions", "WeightFormat", "contender_names", "model", "open_session", "shape_of"]
 
@@ -61,17 +61,17 @@ class WeightFormat:
     scale_bits: int = 16
 
     @property
-    def scale_type(self) -> type[np.generic]:
-        """Element type of our scales."""
-        return np.uint8 if self.scale_bits == np.iinfo(np.uint8).bits else np.float16
+    def plane_format(self) -> PlaneFormat:
+        """Form of our weights."""
+        scale_dtype = np.dtype(np.uint8 if self.scale_bits == np.iinfo(np.uint8).bits else np.float16)
+        return PlaneFormat(self.planes, self.group_size, self.offset, scale_dtype=scale_dtype)
 
     def stored_bytes(self, name: str, point: Point) -> int:
         """Bytes of one weight in the model file, which a product must read at least; X and Y are left out."""
+        if name.startswith(OURS):
+            return point.N * self.plane_format.row_bits(point.K) // 8
         columns = padded_k(point.K, self.group_size)
         groups = columns // self.group_size
-        if name.startswith(OURS):
-            row = scale_columns(groups, self.scale_type) * np.dtype(self.scale_type).itemsize
-            return point.N * (self.planes * columns // 8 + (self.planes + self.offset) * row)
         return point.N * (_bits(name) * columns // 8 + np.dtype(self.dtype).itemsize * groups)
 
 
@@ -178,11 +178,11 @@ _Contender = tuple[str, str, _Weights, dict[str, Any]]
 
 
 def _ours(name: str, point: Point, weight_format: WeightFormat) -> _Contender:
-    columns = padded_k(point.K, weight_format.group_size)
-    groups = columns // weight_format.group_size
+    plane_format = weight_format.plane_format
+    planes, scales = plane_format.shapes(point.N, point.K)
     weights: _Weights = {
-        "planes": lambda generator: _bytes(generator, weight_format.planes, point.N, columns // 8),
-        "scales": lambda generator: _stored_scales(generator, weight_format, point.N, groups),
+        "planes": lambda generator: _bytes(generator, *planes),
+        "scales": lambda generator: _stored_scales(generator, plane_format.scale_dtype, *scales),
     }
     attributes = {"K": point.K, "N": point.N, "group_size": weight_format.group_size, "layout": OP.layouts[0].number}
     level = int(name.removeprefix(f"{OURS}-"))
@@ -204,11 +204,10 @@ def _bytes(generator: np.random.Generator, *shape: int) -> np.ndarray:
     return np.frombuffer(generator.bytes(math.prod(shape)), np.uint8).reshape(shape)
 
 
-def _stored_scales(generator: np.random.Generator, weight_format: WeightFormat, N: int, groups: int) -> np.ndarray:
-    shape = weight_format.planes + weight_format.offset, N, groups
-    if weight_format.scale_type != np.uint8:
-        return _scales(generator, np.float16, *shape)
-    scales = _bytes(generator, *shape[:2], scale_columns(groups, np.uint8)).copy()
+def _stored_scales(generator: np.random.Generator, dtype: np.dtype[Any], *shape: int) -> np.ndarray:
+    if dtype != np.uint8:
+        return _scales(generator, dtype, *shape)
+    scales = _bytes(generator, *shape).copy()
     scales[:, :, : OP.scale_codes["factor_bytes"]] = np.array([_SCALE], "<f2").view(np.uint8)
     return scales
 

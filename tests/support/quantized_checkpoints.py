@@ -5,8 +5,8 @@ import json
 import numpy as np
 from safetensors.torch import load_file
 
-from dualbinary import dequantize, pack_planes
-from dualbinary.checkpoint import PER_CHANNEL, QuantizationConfig, planes_name, scales_name, write_checkpoint
+from dualbinary.checkpoint import QuantizationConfig, planes_name, scales_name, write_checkpoint
+from dualbinary.contract.weight import PlaneFormat, PlaneWeight
 
 
 def quantize(
@@ -23,6 +23,7 @@ def quantize(
     config = json.loads((model_dir / "config.json").read_text())
     stored = load_file(model_dir / "model.safetensors")
     rng = np.random.default_rng(0)
+    plane_format = PlaneFormat(planes, group_size, has_offset)
     tensors, modules = {}, {}
     for name, tensor in stored.items():
         module = name.removesuffix(".weight")
@@ -30,13 +31,12 @@ def quantize(
         if not is_linear or module in skip:
             tensors[name] = tensor.numpy()
             continue
-        k, n = tensor.shape if "gpt2" in str(model_dir) else reversed(tensor.shape)
-        bits = rng.integers(0, 2, (planes, n, k))
-        packed = pack_planes(bits, 32 if group_size == PER_CHANNEL else group_size)
-        size = 8 * packed.shape[2] if group_size == PER_CHANNEL else group_size
-        scales = rng.normal(0, 0.1, (planes + has_offset, n, packed.shape[2] * 8 // size)).astype(scale_dtype)
-        tensors[planes_name(module)], tensors[scales_name(module)] = packed, scales
-        modules[module] = dequantize(packed, scales, k, size)
+        K, N = tensor.shape if "gpt2" in str(model_dir) else reversed(tensor.shape)
+        bits = rng.integers(0, 2, (planes, N, K))
+        scales = rng.normal(0, 0.1, plane_format.shapes(N, K)[1]).astype(scale_dtype)
+        weight = PlaneWeight.pack(bits, scales, plane_format.for_inputs(K).group_size)
+        tensors[planes_name(module)], tensors[scales_name(module)] = weight.planes, weight.scales
+        modules[module] = weight.dequantize()
     quantization = QuantizationConfig(
         method="fdb",
         planes=planes,
