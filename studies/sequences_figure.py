@@ -4,8 +4,8 @@
 
 FILE is OUT_DIR.generated.safetensors of a run with --generate. Each point continues from CHECKPOINT with one pass over
 K sequences, as many steps, `python -m calib ... --keep K --keep-by random | discrepancy`, then `python -m calib eval`:
-so points of one K cost the same but for the scores, which the first filtered point makes for all. A larger K keeps what a
-smaller one does. Points that WORK_DIR has already are not made again; the picture is drawn again after each one.
+so points of one K cost the same but for the scores, which the first filtered point makes for all. A larger K keeps what
+a smaller one does. Points that WORK_DIR has already are not made again; the picture is drawn again after each one.
 """
 
 import argparse
