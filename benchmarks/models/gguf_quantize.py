@@ -7,6 +7,7 @@ slower. Rows that a type's quantization block does not divide get the type
 that llama.cpp falls back to.
 """
 
+import argparse
 import ctypes
 import importlib
 import sys
@@ -23,4 +24,9 @@ def main(source: str, target: str, kind: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.models.gguf_quantize", description="Quantize a model.")
+    parser.add_argument("source", metavar="IN.gguf")
+    parser.add_argument("target", metavar="OUT.gguf")
+    parser.add_argument("kind", metavar="TYPE", help="of llama.cpp, such as Q4_0")
+    args = parser.parse_args()
+    sys.exit(main(args.source, args.target, args.kind))

@@ -5,9 +5,9 @@
 The file has no tokenizer: benchmarks feed token ids.
 """
 
+import argparse
 import json
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -91,4 +91,8 @@ def _array(name: str, tensor: torch.Tensor, config: dict[str, Any]) -> np.ndarra
 
 
 if __name__ == "__main__":
-    write_gguf(Path(sys.argv[1]), Path(sys.argv[2]))
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.models.gguf_write", description="Write a GGUF file.")
+    parser.add_argument("model_dir", type=Path, metavar="MODEL_DIR", help="of a Llama")
+    parser.add_argument("out", type=Path, metavar="OUT.gguf")
+    args = parser.parse_args()
+    write_gguf(args.model_dir, args.out)

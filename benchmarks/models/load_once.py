@@ -6,8 +6,8 @@ benchmarks.models.load_time starts it. Nothing is imported that a device would n
 only.
 """
 
+import argparse
 import json
-import sys
 import time
 from pathlib import Path
 
@@ -44,4 +44,8 @@ def load_once(path: Path, threads: int) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(load_once(Path(sys.argv[1]), int(sys.argv[2]))))
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.models.load_once", description="Load a model once.")
+    parser.add_argument("file", type=Path, metavar="FILE")
+    parser.add_argument("threads", type=int, metavar="THREADS")
+    args = parser.parse_args()
+    print(json.dumps(load_once(args.file, args.threads)))
