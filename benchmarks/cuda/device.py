@@ -107,7 +107,7 @@ def only_device(library: Path) -> dict[str, Any]:
         raise InputError(f"{library} sees no CUDA device ({facts['error']}); this needs an NVIDIA GPU and its driver")
     device = facts["devices"][0]
     capability = device["compute_capability"]
-    # Machine code runs on later devices of its own generation only: that of 8.0 on 8.6, but not on 9.0.
+    # Machine code runs on later devices of the same generation only: that of 8.0 on 8.6, but not on 9.0.
     if not any(each // 10 == capability // 10 and each <= capability for each in facts["architectures"]):
         raise InputError(
             f"{library} was built for {facts['architectures']}, {device['name']} has {capability}; "

@@ -31,7 +31,7 @@ def run(capsys, library, *arguments):
     return json.loads(capsys.readouterr().out)
 
 
-def test_the_command_measures_every_kernel_that_takes_the_rows_and_goes_on(library, tmp_path, capsys):
+def test_the_command_measures_every_kernel_that_takes_the_rows_and_continues(library, tmp_path, capsys):
     path = tmp_path / "cuda.json"
     first = run(capsys, library, "--emulated", "--out", path, "--kernels", "all", "--rows", 1)
     names = our_names([0, 4], [None, *KERNELS])

@@ -1,4 +1,4 @@
-"""The kernel benchmark from its command line to its table, on shapes that take no time; and what its models are."""
+"""The kernel benchmark from its command line to its table, on shapes that take no time; and its models."""
 
 import json
 import os
@@ -24,7 +24,7 @@ def run(capsys, *arguments):
     return json.loads(capsys.readouterr().out)
 
 
-def test_the_command_measures_goes_on_and_reports(tmp_path, capsys):
+def test_the_command_measures_continues_and_reports(tmp_path, capsys):
     path = tmp_path / "kernels.json"
     first = run(capsys, "--out", path, "--rows", 1)
     assert [(row["M"], row["threads"], row["contender"]) for row in first["results"]] == [

@@ -24,7 +24,7 @@ OURS, PEER = VARIANTS[0].name, "llama.cpp Q4_0"
 
 
 def values(token, prompt):
-    """What one round measures."""
+    """The measurements of one round."""
     memory = {"bare_bytes": 1, "loaded_bytes": 2, "peak_bytes": 3}
     return {"load_seconds": 0.1, "token_seconds": token, "prompt_seconds": {"128": prompt}, **memory}
 
@@ -41,11 +41,16 @@ def test_speeds_are_medians_and_ratios_are_over_the_rounds_that_both_have():
     assert ours["decode_tokens_per_second"] == pytest.approx(10)
     assert ours["prompt_tokens_per_second"] == {"128": pytest.approx(128)}
     assert peer["decode_tokens_per_second"] == pytest.approx(1 / 0.3)
-    # Round 2 has no time of ours.
+    # Round 2 has no time of our engine.
     assert peer["slower_than_ours"]["token"]["median"] == pytest.approx(2.5)
     assert peer["slower_than_ours"]["128"]["median"] == pytest.approx(3)
     lines = list(model_bench.table([ours, peer]))
     assert len({line.count("|") for line in lines}) == 1
+
+
+def test_peers_are_looked_for_where_make_installs_them():
+    environment, repository = model_variants.PEERS_PYTHON.parents[1], model_variants.PEERS_PYTHON.parents[2]
+    assert f"\nPEERS := {environment.name}\n" in (repository / "Makefile").read_text()
 
 
 def test_a_peer_that_is_not_installed_is_named(tmp_path, monkeypatch, capsys):
@@ -61,7 +66,7 @@ def test_a_peer_that_is_not_installed_is_named(tmp_path, monkeypatch, capsys):
     assert all("make bench-peers" in reason for reason in missing.values())
 
 
-def test_a_variant_that_fails_has_one_turn_and_the_others_go_on(tmp_path, monkeypatch, capsys):
+def test_a_variant_that_fails_has_one_turn_and_the_others_continue(tmp_path, monkeypatch, capsys):
     turns = []
 
     def measured(_path, variant, *_):

@@ -1,4 +1,4 @@
-"""The file of measurements: gone on with where the conditions are the same, refused elsewhere."""
+"""The file of measurements: continued where the conditions are the same, refused elsewhere; and the load of others."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from benchmarks.common.records import Records
 from dualbinary import InputError
 
 
-def test_a_run_goes_on_where_it_was(tmp_path):
+def test_a_run_continues_where_it_was(tmp_path):
     path = tmp_path / "new" / "file.json"
     first = Records(path, {"rounds": 3})
     first.add("a", seconds=[1.0])

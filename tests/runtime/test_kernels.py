@@ -102,7 +102,7 @@ def test_table_kernels_agree_in_every_integer(kernel, rows, offset, K, group_siz
 
 
 def rounded_nibbles_product(problem: Problem) -> np.ndarray:
-    """The table method at a step of 1, in integers: Y [M, N]."""
+    """The product of a table kernel at a step of 1, in integers: Y [M, N]."""
     x = problem.segments()  # [M, segments, S]
     planes = np.unpackbits(problem.planes, axis=2, bitorder="little")
     bits = planes.reshape(len(planes), problem.N, x.shape[1], -1, 4).astype(np.float64)
@@ -245,11 +245,13 @@ def test_coded_scales_take_a_byte_and_two_for_each_row():
 
 
 def test_results_round_once_to_the_nearest_float16():
-    halves = np.arange(2**15, dtype=np.uint16).view(np.float16).astype(np.float64)
-    halves = halves[np.isfinite(halves)]
-    between = (halves[1:] + halves[:-1]) / 2  # ties; then their neighbors
+    values_f16 = np.arange(2**15, dtype=np.uint16).view(np.float16).astype(np.float64)
+    values_f16 = values_f16[np.isfinite(values_f16)]
+    between = (values_f16[1:] + values_f16[:-1]) / 2  # ties; then their neighbors
     largest = [65504, np.nextafter(np.float32(65520), np.float32(0)), 65520, 65536, np.inf]
-    values = np.concatenate([halves, between, between * (1 - 1e-6), between * (1 + 1e-6), largest]).astype(np.float32)
+    values = np.concatenate([values_f16, between, between * (1 - 1e-6), between * (1 + 1e-6), largest]).astype(
+        np.float32
+    )
     values = np.concatenate([values, -values])
     with np.errstate(over="ignore"):
         expected = values.astype(np.float16)

@@ -97,7 +97,7 @@ def test_sessions_do_not_disturb_one_another():
 @given(place=st.integers(0, 511), value=st.sampled_from([np.nan, np.inf, -np.inf, 3e38, 1e-44]))
 @settings(max_examples=10)
 def test_special_values_reach_the_weights_in_a_mapped_file(tmp_path_factory, place, value):
-    # Such a row is computed from the stored weight, whose pages were let go after packing.
+    # Such a row is computed from the stored weight, whose pages were released after packing.
     path = str(tmp_path_factory.mktemp("external") / "model.onnx")
     problem = make_problem(M=2, K=512, N=1024, group_size=64, offset=True)
     onnx.save(op_model(problem), path, save_as_external_data=True, size_threshold=0)

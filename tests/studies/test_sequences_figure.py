@@ -1,4 +1,4 @@
-"""The figure of perplexity by number of sequences: on a tiny model, and going on with the points that are there."""
+"""The figure of perplexity by number of sequences: on a tiny model; points that are there are not made again."""
 
 import json
 import xml.etree.ElementTree as ET
