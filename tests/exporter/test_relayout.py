@@ -188,7 +188,7 @@ def damaged(kind: str, model: onnx.ModelProto, path: Path) -> None:
         ("no K", "node 'proj': attribute K: expected an integer, got None"),
         ("negative N", "node 'proj': attribute N: expected an integer"),
         ("other N", r"node 'proj'.planes: expected shape \[2, 999, 64\]"),
-        ("group size", "group_size must be a positive multiple of 32, got 48"),
+        ("group size", "attribute group_size: expected a positive multiple of 32, got 48"),
         ("not an initializer", "node 'proj': planes and scales must be initializers"),
         ("claims blocks", "node 'proj': layout avx512: scales: expected empty"),
         ("second user", "initializer 'planes' has another use"),
