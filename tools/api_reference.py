@@ -30,7 +30,7 @@ MODULES = (
     "runtime_ext.sampling",
     "runtime_ext.generate",
 )
-HEADERS = ("runtime_ext/src/capi/dualbinary.h", "runtime_ext/src/cuda/launcher.h")
+HEADERS = ("runtime_ext/src/capi/dualbinary.h", "runtime_ext/src/capi/dualbinary_cuda.h")
 WIDTH = 110  # of a signature
 EXPORTED = "DUALBINARY_API "
 

@@ -15,6 +15,10 @@ OF_OTHERS = "\n## Messages of ONNX Runtime"
 HOLE = "…"
 LITERAL_OR_END = re.compile(r'"((?:[^"\\]|\\.)*)"|(;)')
 
+# What OptionError puts around what it is given; the option stands in it as a field.
+OPTION = re.compile(r"--[a-z-]+: expected (.*?)(?:, got …)?(?:; (.*))?")
+FIELD = re.compile(r"{(\w+)}")
+
 MESSAGES = re.findall(r"(?m)^\| `(.*?)` \|", PAGE.split(OF_OTHERS)[0])
 
 
@@ -27,7 +31,7 @@ def templates() -> tuple[str, ...]:
             found += filter(None, map(of_python, ast.walk(ast.parse(path.read_text(encoding="utf-8")))))
     for path in sorted((ROOT / "runtime_ext" / "src").rglob("*.*")):
         found += of_cpp(path.read_text(encoding="utf-8"))
-    return tuple(found)
+    return tuple(FIELD.sub(lambda field: "--" + field[1].replace("_", "-"), text) for text in found)
 
 
 def of_python(node: ast.AST) -> str:
@@ -55,9 +59,11 @@ def of_cpp(text: str) -> Iterator[str]:
 
 @pytest.mark.parametrize("message", MESSAGES)
 def test_a_message_of_the_page_is_in_the_code(message):
-    parts = [re.escape(part.strip()) for part in message.split(HOLE)]
-    pattern = re.compile(".*".join(parts), re.DOTALL)
-    assert any(pattern.search(template) for template in templates())
+    option = OPTION.fullmatch(message)
+    for part in filter(None, option.groups() if option else [message]):
+        constants = [re.escape(constant.strip()) for constant in part.split(HOLE)]
+        pattern = re.compile(".*".join(constants), re.DOTALL)
+        assert any(pattern.search(template) for template in templates()), f"not in the code: {part}"
 
 
 def test_the_page_has_messages_of_every_kind():
