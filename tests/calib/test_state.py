@@ -40,8 +40,6 @@ def test_a_result_may_be_replaced_and_forgotten(path):
         work.write_tensors("e2e", {"a": torch.ones(2)}, {"step": 2})
         tensors, figures = work.read_tensors("e2e")
         assert (tensors["a"].tolist(), figures) == ([1, 1], {"step": 2})
-        work.forget("e2e")
-        work.forget("e2e")
         assert not work.has("e2e")
 
 
