@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dualbinary.cli.version import release
+from dualbinary.cli.version import package_version
 from dualbinary.contract.schema import OP, digest
 
 __all__ = ["main"]
@@ -76,7 +76,7 @@ def _run(verb: Verb, arguments: list[str]) -> int:
 
 
 def _version() -> str:
-    return f"dualbinary {release()}, {OP.domain}::{OP.name} version {OP.version}, contract {digest()}"
+    return f"dualbinary {package_version()}, {OP.domain}::{OP.name} version {OP.version}, contract {digest()}"
 
 
 if __name__ == "__main__":

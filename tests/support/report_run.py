@@ -16,7 +16,7 @@ from calib.models.source import SourceModel
 from calib.report.record import RECORD_FILE, write_record
 from calib.save import save_checkpoint
 from calib.weight_init.data_free import closed_form
-from dualbinary.cli.version import release
+from dualbinary.cli.version import package_version
 from tests.support.tiny_models import make_model
 
 FORMAT = Format(2, 64, offset=True)
@@ -72,7 +72,7 @@ class Run:
         ]
         return {
             "version": 1,
-            "dualbinary": release(),
+            "dualbinary": package_version(),
             "config": CalibConfig().to_json(),
             "model": {
                 "name": "llama",
