@@ -39,6 +39,7 @@ class Options:
     count: int = option(4, help="how many, with {mode} b", minimum=1, maximum=8, old_names=("--number",))
     size: int | None = option(None, help="how large", multiple=32, shown="default: as it comes", group="sizes")
     share: float = option(0.5, help="how much", above=0, below=1)
+    weight: float = option(1.0, help="how heavy", minimum=0)
     mode: str = option("a", help="which", choices=("a", "b"), names=("--kind", "--sort"), group="modes")
     names: tuple[str, ...] = option((), help="whose")
     several: tuple[str, ...] = option((), help="of whom", nargs="+")
@@ -114,7 +115,10 @@ def test_help_has_groups_limits_defaults_and_flags_of_others_and_hides_old_names
     assert "--path FILE where\n" in text
     assert "--count N how many, with --kind b (1 to 8; default 4)\n" in text
     assert "\nsizes:\n --size N how large (a positive multiple of 32; default: as it comes)\n" in text
-    assert " --share X how much (above 0 and below 1; default 0.5)\n\nmodes:\n --kind {a,b}, --sort {a,b}" in text
+    assert (
+        " --share X how much (above 0 and below 1; default 0.5)\n --weight X how heavy (at least 0; default 1)\n\nmodes:\n --kind {a,b}, --sort {a,b}"
+        in text
+    )
     assert "which (default a)\n" in text
     assert "--stages {x,y} parts of 100%" in text
     assert "take care (default --safe)\n" in text
@@ -129,6 +133,8 @@ def test_help_has_groups_limits_defaults_and_flags_of_others_and_hides_old_names
         ({"size": 48}, "size: expected a positive multiple of 32, got 48", "--size: expected a positive multiple"),
         ({"size": -32}, "size: expected a positive multiple of 32, got -32", "--size: expected a positive multiple"),
         ({"share": 0}, "share: expected above 0 and below 1, got 0", "--share: expected above 0 and below 1, got 0"),
+        ({"share": 1}, "share: expected above 0 and below 1, got 1", "--share: expected above 0 and below 1, got 1"),
+        ({"weight": float("inf")}, "weight: expected at least 0, got inf", "--weight: expected at least 0, got inf"),
         ({"share": float("nan")}, "share: expected above 0 and below 1, got nan", "--share: expected above 0"),
         (
             {"mode": "b", "count": 5},
@@ -211,7 +217,9 @@ def test_help_of_a_command_has_limits_and_default_of_every_option(command, monke
         assert line is not None, name
         facts = [*map(str, each.choices), "" if each.choices else each.limits, each.shown or ""]
         if each.shown is None and each.default not in (None, MISSING, ()) and not isinstance(each.default, bool):
-            facts.append(f"default {each.default:g}" if isinstance(each.default, float) else f"default {each.default}")
+            facts.append(
+                f"default {each.default:g})" if isinstance(each.default, float) else f"default {each.default})"
+            )
         flags = {"target": "--target", "calibrate": "--calibrate"}  # the other options that such words speak of
         assert all(with_names(fact, flags) in line[0] for fact in facts)
 
