@@ -115,10 +115,8 @@ def test_help_has_groups_limits_defaults_and_flags_of_others_and_hides_old_names
     assert "--path FILE where\n" in text
     assert "--count N how many, with --kind b (1 to 8; default 4)\n" in text
     assert "\nsizes:\n --size N how large (a positive multiple of 32; default: as it comes)\n" in text
-    assert (
-        " --share X how much (above 0 and below 1; default 0.5)\n --weight X how heavy (at least 0; default 1)\n\nmodes:\n --kind {a,b}, --sort {a,b}"
-        in text
-    )
+    assert " --share X how much (above 0 and below 1; default 0.5)\n" in text
+    assert " --weight X how heavy (at least 0; default 1)\n\nmodes:\n --kind {a,b}, --sort {a,b}" in text
     assert "which (default a)\n" in text
     assert "--stages {x,y} parts of 100%" in text
     assert "take care (default --safe)\n" in text
@@ -217,9 +215,8 @@ def test_help_of_a_command_has_limits_and_default_of_every_option(command, monke
         assert line is not None, name
         facts = [*map(str, each.choices), "" if each.choices else each.limits, each.shown or ""]
         if each.shown is None and each.default not in (None, MISSING, ()) and not isinstance(each.default, bool):
-            facts.append(
-                f"default {each.default:g})" if isinstance(each.default, float) else f"default {each.default})"
-            )
+            shown = f"{each.default:g}" if isinstance(each.default, float) else each.default
+            facts.append(f"default {shown})")
         flags = {"target": "--target", "calibrate": "--calibrate"}  # the other options that such words speak of
         assert all(with_names(fact, flags) in line[0] for fact in facts)
 
