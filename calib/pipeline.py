@@ -44,7 +44,7 @@ from calib.weight_init.base import InitialWeight
 from calib.weight_init.stored import from_planes
 from dualbinary import InputError
 from dualbinary.checkpoint import CONFIG_FILE
-from dualbinary.cli.version import release
+from dualbinary.cli.version import package_version
 
 __all__ = ["RunResult", "run"]
 
@@ -100,7 +100,7 @@ def run(
     source = SourceModel(model_dir, config.format.plane_format, config.skip)
     choose_attention(source, team.device, config.data.length)
     start = _start(config)
-    identity = {"config": config.to_json(), "model": _fingerprint(source), "dualbinary": release()}
+    identity = {"config": config.to_json(), "model": _fingerprint(source), "dualbinary": package_version()}
     work_path = out_dir.with_name(out_dir.name + WORK_SUFFIX)
     with WorkDirectory(work_path, identity, fresh=fresh, reader=not team.leads) as work:
         generated = out_dir.with_name(out_dir.name + GENERATED_SUFFIX)
@@ -149,7 +149,7 @@ class _Job:
         seconds["init+block"] = sum(block["seconds"] for block in blocks)
         record: dict[str, Any] = {
             "version": RECORD_VERSION,
-            "dualbinary": release(),
+            "dualbinary": package_version(),
             "config": self.config.to_json(),
             "model": self._sizes(),
             "data": origin,

@@ -14,7 +14,7 @@ from calib.report.landscape import POINTS, landscape
 from calib.report.preference import preference
 from calib.stored_checkpoint import StoredCheckpoint
 from dualbinary import InputError
-from dualbinary.cli.version import release
+from dualbinary.cli.version import package_version
 
 __all__ = ["Text", "analyse"]
 
@@ -66,7 +66,7 @@ def analyse(
     tokens = first_windows(model_dir, text.files, text.windows, text.length, vocabulary)
     value = {
         "version": ANALYSES_VERSION,
-        "dualbinary": release(),
+        "dualbinary": package_version(),
         "text": {"files": [file.name for file in expand(text.files)], "windows": text.windows, "length": text.length},
         "preference": preference(source, checkpoints, tokens, device=device, progress=partial(progress, "preference")),
         "landscape": landscape(

@@ -16,7 +16,7 @@ from calib.models.source import SourceModel
 from calib.report.record import RECORD_FILE, write_record
 from calib.save import save_checkpoint
 from calib.weight_init.data_free import closed_form
-from dualbinary.cli.version import release
+from dualbinary.cli.version import package_version
 from dualbinary.contract.weight import PlaneFormat
 from tests.support.tiny_models import make_model
 
@@ -73,7 +73,7 @@ class Run:
         ]
         return {
             "version": 1,
-            "dualbinary": release(),
+            "dualbinary": package_version(),
             "config": CalibConfig().to_json(),
             "model": {
                 "name": "llama",
