@@ -8,102 +8,69 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from dualbinary import InputError, dequantize, pack_planes, padded_k
-from dualbinary.checkpoint import PER_CHANNEL, QuantizationConfig, planes_name, scales_name, write_checkpoint
+from dualbinary import InputError, dequantize, padded_k
+from dualbinary.checkpoint import PER_CHANNEL, planes_name
 from exporter.options import ExportOptions
 from exporter.pipeline import export
 from exporter.verify import check
+from tests.support.random_checkpoints import write_random_checkpoint
+from tests.support.tiny_models import make_model
 
 SKIPPED = "model.layers.1.mlp.down_proj"
-
-
-def quantize(
-    model_dir,
-    checkpoint,
-    *,
-    planes=2,
-    has_offset=True,
-    group_size=32,
-    skip=(),
-    scale_dtype: type[np.floating] = np.float16,
-):
-    """Write a checkpoint of random planes for every Linear of `model_dir` and return them by module."""
-    config = json.loads((model_dir / "config.json").read_text())
-    stored = load_file(model_dir / "model.safetensors")
-    rng = np.random.default_rng(0)
-    tensors, modules = {}, {}
-    for name, tensor in stored.items():
-        module = name.removesuffix(".weight")
-        is_linear = tensor.dim() == 2 and not any(part in name for part in ("embed", "lm_head", "wte", "wpe", "word_"))
-        if not is_linear or module in skip:
-            tensors[name] = tensor.numpy()
-            continue
-        k, n = tensor.shape if "gpt2" in str(model_dir) else reversed(tensor.shape)
-        bits = rng.integers(0, 2, (planes, n, k))
-        packed = pack_planes(bits, 32 if group_size == PER_CHANNEL else group_size)
-        size = 8 * packed.shape[2] if group_size == PER_CHANNEL else group_size
-        scales = rng.normal(0, 0.1, (planes + has_offset, n, packed.shape[2] * 8 // size)).astype(scale_dtype)
-        tensors[planes_name(module)], tensors[scales_name(module)] = packed, scales
-        modules[module] = dequantize(packed, scales, k, size)
-    quantization = QuantizationConfig(
-        method="fdb",
-        planes=planes,
-        group_size=group_size,
-        has_offset=has_offset,
-        modules_to_not_convert=tuple(skip),
-    )
-    write_checkpoint(checkpoint, config, quantization, tensors.items())
-    return modules
 
 
 # Separate projections; fused and split by the graph; transposed and fused; interleaved by head and fused.
 @pytest.mark.parametrize("name", ["llama", "phi3", "gpt2", "bloom"])
 def test_planes_follow_their_rows(pristine_model, tmp_path, library, name):
-    modules = quantize(pristine_model(name), tmp_path / "checkpoint")
+    modules = write_random_checkpoint(pristine_model(name), tmp_path / "checkpoint")
     out = tmp_path / "out" / "model.onnx"
 
     result = export(tmp_path / "checkpoint", out, ExportOptions())
 
-    assert sum(len(node.linears) for node in result.nodes) >= len(modules)
+    assert sum(len(node.linears) for node in result.graph.nodes) >= len(modules)
     assert check(result, out, library).passed
 
 
 def test_modules_to_not_convert_stay_in_full_precision(pristine_model, tmp_path, library):
-    quantize(pristine_model("llama"), tmp_path / "checkpoint", skip=(SKIPPED,))
+    write_random_checkpoint(pristine_model("llama"), tmp_path / "checkpoint", skip=(SKIPPED,))
     out = tmp_path / "out" / "model.onnx"
 
     result = export(tmp_path / "checkpoint", out, ExportOptions())
 
-    assert SKIPPED not in [linear.module for node in result.nodes for linear in node.linears]
+    assert SKIPPED not in [linear.module for node in result.graph.nodes for linear in node.linears]
     assert check(result, out, library).passed
 
 
 def test_stored_format_decides_and_options_may_not_contradict(pristine_model, tmp_path):
-    quantize(pristine_model("llama"), tmp_path / "checkpoint", planes=3, has_offset=False, group_size=64)
+    write_random_checkpoint(pristine_model("llama"), tmp_path / "checkpoint", planes=3, has_offset=False, group_size=64)
 
-    with pytest.raises(InputError, match=r"planes=3, group_size=64.*leave out --planes"):
+    with pytest.raises(
+        InputError, match=r"planes: expected no value.*planes=3, group_size=64.*got 2; leave out planes"
+    ):
         export(tmp_path / "checkpoint", tmp_path / "out" / "model.onnx", ExportOptions(planes=2))
     result = export(tmp_path / "checkpoint", tmp_path / "out" / "model.onnx", ExportOptions())
-    assert {(n.format.planes, n.format.scale_rows, n.format.group_size) for n in result.nodes} == {(3, 3, 64)}
+    assert {
+        (n.plane_format.planes, n.plane_format.scale_rows, n.plane_format.group_size) for n in result.graph.nodes
+    } == {(3, 3, 64)}
 
 
 @pytest.mark.parametrize("with_library", [True, False])
 @pytest.mark.parametrize("name", ["llama", "phi3", "gpt2"])
-def test_a_group_a_row_is_each_nodes_own_row(pristine_model, tmp_path, library, name, with_library):
-    quantize(pristine_model(name), tmp_path / "checkpoint", planes=3, group_size=PER_CHANNEL)
+def test_one_group_per_output_has_the_size_of_each_nodes_rows(pristine_model, tmp_path, library, name, with_library):
+    write_random_checkpoint(pristine_model(name), tmp_path / "checkpoint", planes=3, group_size=PER_CHANNEL)
     out = tmp_path / "out" / "model.onnx"
 
     result = export(tmp_path / "checkpoint", out, ExportOptions())
 
-    for node in result.nodes:
-        assert node.format.group_size == padded_k(node.linears[0].K, 32)
-    assert len({node.format.group_size for node in result.nodes}) > 1
+    for node in result.graph.nodes:
+        assert node.plane_format.group_size == padded_k(node.linears[0].K, 32)
+    assert len({node.plane_format.group_size for node in result.graph.nodes}) > 1
     assert result.report["options"]["group_size"] == PER_CHANNEL
     assert check(result, out, library if with_library else None).passed
 
 
 def test_the_report_counts_additions_and_multiplications(pristine_model, tmp_path):
-    quantize(pristine_model("llama"), tmp_path / "checkpoint", planes=3, group_size=64)
+    write_random_checkpoint(pristine_model("llama"), tmp_path / "checkpoint", planes=3, group_size=64)
     result = export(tmp_path / "checkpoint", tmp_path / "out" / "model.onnx", ExportOptions())
     total = dict.fromkeys(result.report["totals"]["operations_per_token"], 0)
     for row in result.report["layers"]:
@@ -118,12 +85,12 @@ def test_the_report_counts_additions_and_multiplications(pristine_model, tmp_pat
 
 
 def test_float32_scales_stay_float32(pristine_model, tmp_path, library):
-    quantize(pristine_model("llama"), tmp_path / "checkpoint", scale_dtype=np.float32)
+    write_random_checkpoint(pristine_model("llama"), tmp_path / "checkpoint", scale_dtype=np.float32)
     out = tmp_path / "out" / "model.onnx"
 
     result = export(tmp_path / "checkpoint", out, ExportOptions())
 
-    assert {str(node.scales.dtype) for node in result.nodes} == {"FLOAT"}
+    assert {str(node.scales.dtype) for node in result.graph.nodes} == {"FLOAT"}
     assert check(result, out, library).passed
 
 
@@ -132,7 +99,7 @@ def test_float32_scales_stay_float32(pristine_model, tmp_path, library):
 def test_scales_of_8_bits_are_what_the_file_holds_and_the_report_says_what_they_cost(
     pristine_model, tmp_path, library, scale_dtype, with_library
 ):
-    modules = quantize(pristine_model("llama"), tmp_path / "checkpoint", scale_dtype=scale_dtype)
+    modules = write_random_checkpoint(pristine_model("llama"), tmp_path / "checkpoint", scale_dtype=scale_dtype)
     out = tmp_path / "out" / "model.onnx"
 
     result = export(tmp_path / "checkpoint", out, ExportOptions(scale_bits=8))
@@ -140,9 +107,9 @@ def test_scales_of_8_bits_are_what_the_file_holds_and_the_report_says_what_they_
     assert check(result, out, library if with_library else None).passed
     assert result.report["options"]["scale_bits"] == 8
     assert any("scales of the checkpoint rounded to 8 bits" in line for line in result.warnings)
-    node = next(node for node in result.nodes if len(node.linears) == 1)
+    node = next(node for node in result.graph.nodes if len(node.linears) == 1)
     module, K = node.linears[0].module, node.linears[0].K
-    held = dequantize(stored_array(out, node.planes), stored_array(out, node.scales), K, node.format.group_size)
+    held = dequantize(stored_array(out, node.planes), stored_array(out, node.scales), K, node.plane_format.group_size)
     error = np.square(held - modules[module]).sum() / np.square(modules[module]).sum()
     row = next(row for row in result.report["layers"] if row["module"] == module)
     assert 0 < row["scale_rounding_error"] < 1e-4
@@ -158,7 +125,7 @@ def stored_array(out, value):
 
 
 def test_scales_as_stored_have_no_rounding_error(pristine_model, tmp_path):
-    quantize(pristine_model("llama"), tmp_path / "checkpoint")
+    write_random_checkpoint(pristine_model("llama"), tmp_path / "checkpoint")
 
     report = export(tmp_path / "checkpoint", tmp_path / "out" / "model.onnx", ExportOptions()).report
 
@@ -168,7 +135,7 @@ def test_scales_as_stored_have_no_rounding_error(pristine_model, tmp_path):
 
 
 def test_scale_beyond_8_bits_is_refused_by_module(pristine_model, tmp_path):
-    quantize(pristine_model("llama"), tmp_path / "checkpoint", scale_dtype=np.float32)
+    write_random_checkpoint(pristine_model("llama"), tmp_path / "checkpoint", scale_dtype=np.float32)
     path = tmp_path / "checkpoint" / "model.safetensors"
     tensors = load_file(path)
     tensors["model.layers.1.mlp.down_proj.scales"][1, 5, 0] = 1e5
@@ -188,7 +155,7 @@ def test_another_method_is_refused(tiny_model, tmp_path):
 
 
 def test_checkpoint_shapes_are_held_against_the_model(pristine_model, tmp_path):
-    modules = quantize(pristine_model("llama"), tmp_path / "checkpoint")
+    modules = write_random_checkpoint(pristine_model("llama"), tmp_path / "checkpoint")
     path = tmp_path / "checkpoint" / "model.safetensors"
     tensors = load_file(path)
     name = planes_name(next(iter(modules)))
@@ -200,8 +167,6 @@ def test_checkpoint_shapes_are_held_against_the_model(pristine_model, tmp_path):
 
 
 def test_bfloat16_and_shards_give_the_same_file(tmp_path):
-    from tests.support.tiny_models import make_model
-
     data = []
     for shards in (1, 4):
         model_dir = make_model("llama", tmp_path / f"model{shards}", shards=shards, dtype=torch.bfloat16)

@@ -48,7 +48,7 @@ def test_two_planes_without_training_warn(pristine_model, tmp_path, capfd):
 def test_disagreement_fails_the_command(pristine_model, tmp_path, capfd, monkeypatch):
     import exporter.verify as verify
 
-    monkeypatch.setitem(verify._TOLERANCE, ("fp32", 0), 0.0)
+    monkeypatch.setitem(verify.TOLERANCES, ("fp32", 0), 0.0)
     out = tmp_path / "out" / "model.onnx"
 
     assert main([str(pristine_model("llama")), str(out), "--check"]) == 1
@@ -110,10 +110,10 @@ def test_calibrate_trains_two_planes_and_exports_them(pristine_model, tmp_path, 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--planes", "0"], "--planes must be 1 to 8"),
-        (["--planes", "9"], "--planes must be 1 to 8"),
-        (["--group-size", "0"], "--group-size must be a positive multiple of 32"),
-        (["--group-size", "48"], "--group-size must be a positive multiple of 32"),
+        (["--planes", "0"], "--planes: expected 1 to 8"),
+        (["--planes", "9"], "--planes: expected 1 to 8"),
+        (["--group-size", "0"], "--group-size: expected a positive multiple of 32"),
+        (["--group-size", "48"], "--group-size: expected a positive multiple of 32"),
         (["--text", "a.txt"], "--text is for --calibrate"),
         (["--calibrate", "fast", "--planes", "2"], "--calibrate decides planes"),
     ],

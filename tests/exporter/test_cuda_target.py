@@ -12,11 +12,12 @@ from onnx import parser
 
 from dualbinary import InputError
 from exporter.__main__ import main
-from exporter.graph import cuda_support as cuda_kernels
-from exporter.graph.cuda_support import KERNELS, copies_and_gaps
+from exporter.graph import cuda_support
+from exporter.graph.cuda_support import CUDA_SUPPORT, copies_and_gaps
 from exporter.options import ExportOptions
 from exporter.pipeline import export
 from exporter.verify import check
+from tests.support.random_checkpoints import write_random_checkpoint
 from tests.support.tiny_models import CONFIGS
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "howto" / "run_on_cuda.md"
@@ -122,8 +123,11 @@ def test_the_cpu_target_leaves_zero_points_out(pristine_model, exported):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"layout": "avx2"}, r"packs? layout plain themselves, got --layout avx2.*use --target cpu"),
-        ({"planes": 5}, r"1 to 4 planes, got --planes 5; use fewer, or --target cpu"),
+        (
+            {"layout": "avx2"},
+            r"layout: expected plain with target cuda, .*, got avx2; leave layout out, or use target cpu",
+        ),
+        ({"planes": 5}, r"planes: expected 1 to 4 with target cuda, got 5; use fewer, or target cpu"),
     ],
 )
 def test_what_the_kernels_do_not_take_is_refused(options, message):
@@ -133,10 +137,8 @@ def test_what_the_kernels_do_not_take_is_refused(options, message):
 
 
 def test_a_checkpoint_of_more_planes_is_refused(pristine_model, tmp_path):
-    from tests.exporter.test_checkpoint import quantize
-
-    quantize(pristine_model("llama"), tmp_path / "checkpoint", planes=5)
-    with pytest.raises(InputError, match=r"checkpoint of 5 planes.*use --target cpu"):
+    write_random_checkpoint(pristine_model("llama"), tmp_path / "checkpoint", planes=5)
+    with pytest.raises(InputError, match=r"target: expected cpu for .*checkpoint of 5 planes.*use target cpu"):
         export(tmp_path / "checkpoint", tmp_path / "out" / "model.onnx", ExportOptions(target="cuda"))
     assert not (tmp_path / "out").exists()
 
@@ -177,7 +179,7 @@ def test_both_libraries_lie_beside_the_model(pristine_model, tmp_path, library):
 
 
 def test_a_node_without_a_kernel_is_pointed_out(pristine_model, exported, monkeypatch):
-    monkeypatch.delitem(cuda_kernels.KERNELS, ("", "Sigmoid"))
+    monkeypatch.delitem(cuda_support.CUDA_SUPPORT, ("", "Sigmoid"))
 
     result, _ = exported(pristine_model("llama"), target="cuda")
 
@@ -232,7 +234,7 @@ def test_the_page_has_the_table():
         described[domain, op] = set(types.split(", ")), inputs
 
     assert described == {
-        name: ({dtype.name.lower() for dtype in kernel.types}, kernel.host) for name, kernel in KERNELS.items()
+        name: ({dtype.name.lower() for dtype in support.types}, support.host) for name, support in CUDA_SUPPORT.items()
     }
 
 
