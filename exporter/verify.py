@@ -29,7 +29,7 @@ from exporter.source.lazy_tensor import RowOrigin
 from exporter.source.model_directory import ModelDirectory
 from exporter.stored.vocabulary_tables import dequantize_table
 
-__all__ = ["TOLERANCES", "CheckResult", "check"]
+__all__ = ["CheckResult", "check"]
 
 _PROMPT = (
     "The lighthouse keeper counted the ships each evening and wrote their names in a long gray book. "
@@ -45,7 +45,7 @@ _CUDA = "CUDAExecutionProvider"
 # the activations and accuracy level. Level 0 may lose 1e-4 in a product (the contract's 15 bits), which adds up like
 # the square root of the number of products: 1.5e-3 for the 210 of a model of 30 layers. float16 activations lose 5e-4
 # per step; level 4 rounds activations to 8 bits, 6e-3 per product.
-TOLERANCES = {("fp32", 0): 4e-3, ("fp16", 0): 1e-2, ("fp32", 4): 1.5e-1, ("fp16", 4): 1.5e-1}
+_TOLERANCES = {("fp32", 0): 4e-3, ("fp16", 0): 1e-2, ("fp32", 4): 1.5e-1, ("fp16", 4): 1.5e-1}
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def _compare(
     top1 = float((logits.argmax(1) == reference.argmax(1)).mean())
     # For CUDA attention is float16 whatever the rest is.
     dtype = "fp16" if result.options.target == "cuda" else result.options.activations
-    tolerance = TOLERANCES[dtype, result.options.accuracy_level]
+    tolerance = _TOLERANCES[dtype, result.options.accuracy_level]
     return CheckResult(error, kl, top1, tolerance, len(logits), kernel, provider)
 
 

@@ -1,9 +1,9 @@
-"""The file budget: what a linter does not know about tracked files.
+"""Budget and rules of tracked files that a linter does not know.
 
     python tools/check_files.py     exit 1 and one line for each finding
 
 Checks that source files and functions stay short, that no file is large without a reason, that nothing names a path of
-one person's machine, and that links between the Markdown pages lead somewhere.
+one person's machine, that links between the Markdown pages lead somewhere, and the rules of tests/ (check_tests.py).
 """
 
 import ast
@@ -12,6 +12,8 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+
+import check_tests
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -58,6 +60,8 @@ def _check(path: Path) -> Iterator[str]:
             yield f"{name}:{number}: names a path of one machine"
     if path.suffix == ".py":
         yield from _check_functions(name, text)
+        if name.startswith("tests/"):
+            yield from check_tests.findings(name, text)
     if path.suffix == ".md":
         for target in MARKDOWN_LINK.findall(text):
             if not (path.parent / target).exists():

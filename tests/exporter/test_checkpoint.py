@@ -13,7 +13,7 @@ from dualbinary.checkpoint import PER_CHANNEL, planes_name
 from exporter.options import ExportOptions
 from exporter.pipeline import export
 from exporter.verify import check
-from tests.support.random_checkpoints import write_random_checkpoint
+from tests.support.quantized_checkpoints import quantize
 from tests.support.tiny_models import make_model
 
 SKIPPED = "model.layers.1.mlp.down_proj"
@@ -22,7 +22,7 @@ SKIPPED = "model.layers.1.mlp.down_proj"
 # Separate projections; fused and split by the graph; transposed and fused; interleaved by head and fused.
 @pytest.mark.parametrize("name", ["llama", "phi3", "gpt2", "bloom"])
 def test_planes_follow_their_rows(pristine_model, tmp_path, library, name):
-    modules = write_random_checkpoint(pristine_model(name), tmp_path / "checkpoint")
+    modules = quantize(pristine_model(name), tmp_path / "checkpoint")
     out = tmp_path / "out" / "model.onnx"
 
     result = export(tmp_path / "checkpoint", out, ExportOptions())
@@ -32,7 +32,7 @@ def test_planes_follow_their_rows(pristine_model, tmp_path, library, name):
 
 
 def test_modules_to_not_convert_stay_in_full_precision(pristine_model, tmp_path, library):
-    write_random_checkpoint(pristine_model("llama"), tmp_path / "checkpoint", skip=(SKIPPED,))
+    quantize(pristine_model("llama"), tmp_path / "checkpoint", skip=(SKIPPED,))
     out = tmp_path / "out" / "model.onnx"
 
     result = export(tmp_path / "checkpoint", out, ExportOptions())
@@ -42,7 +42,7 @@ def test_modules_to_not_convert_stay_in_full_precision(pristine_model, tmp_path,
 
 
 def test_stored_format_decides_and_options_may_not_contradict(pristine_model, tmp_path):
-    write_random_checkpoint(pristine_model("llama"), tmp_path / "checkpoint", planes=3, has_offset=False, group_size=64)
+    quantize(pristine_model("llama"), tmp_path / "checkpoint", planes=3, has_offset=False, group_size=64)
 
     with pytest.raises(
         InputError, match=r"planes: expected no value.*planes=3, group_size=64.*got 2; leave out planes"
@@ -57,7 +57,7 @@ def test_stored_format_decides_and_options_may_not_contradict(pristine_model, tm
 @pytest.mark.parametrize("with_library", [True, False])
 @pytest.mark.parametrize("name", ["llama", "phi3", "gpt2"])
 def test_one_group_per_output_has_the_size_of_each_nodes_rows(pristine_model, tmp_path, library, name, with_library):
-    write_random_checkpoint(pristine_model(name), tmp_path / "checkpoint", planes=3, group_size=PER_CHANNEL)
+    quantize(pristine_model(name), tmp_path / "checkpoint", planes=3, group_size=PER_CHANNEL)
     out = tmp_path / "out" / "model.onnx"
 
     result = export(tmp_path / "checkpoint", out, ExportOptions())
@@ -70,7 +70,7 @@ def test_one_group_per_output_has_the_size_of_each_nodes_rows(pristine_model, tm
 
 
 def test_the_report_counts_additions_and_multiplications(pristine_model, tmp_path):
-    write_random_checkpoint(pristine_model("llama"), tmp_path / "checkpoint", planes=3, group_size=64)
+    quantize(pristine_model("llama"), tmp_path / "checkpoint", planes=3, group_size=64)
     result = export(tmp_path / "checkpoint", tmp_path / "out" / "model.onnx", ExportOptions())
     total = dict.fromkeys(result.report["totals"]["operations_per_token"], 0)
     for row in result.report["layers"]:
@@ -85,7 +85,7 @@ def test_the_report_counts_additions_and_multiplications(pristine_model, tmp_pat
 
 
 def test_float32_scales_stay_float32(pristine_model, tmp_path, library):
-    write_random_checkpoint(pristine_model("llama"), tmp_path / "checkpoint", scale_dtype=np.float32)
+    quantize(pristine_model("llama"), tmp_path / "checkpoint", scale_dtype=np.float32)
     out = tmp_path / "out" / "model.onnx"
 
     result = export(tmp_path / "checkpoint", out, ExportOptions())
@@ -99,7 +99,7 @@ def test_float32_scales_stay_float32(pristine_model, tmp_path, library):
 def test_scales_of_8_bits_are_what_the_file_holds_and_the_report_says_what_they_cost(
     pristine_model, tmp_path, library, scale_dtype, with_library
 ):
-    modules = write_random_checkpoint(pristine_model("llama"), tmp_path / "checkpoint", scale_dtype=scale_dtype)
+    modules = quantize(pristine_model("llama"), tmp_path / "checkpoint", scale_dtype=scale_dtype)
     out = tmp_path / "out" / "model.onnx"
 
     result = export(tmp_path / "checkpoint", out, ExportOptions(scale_bits=8))
@@ -125,7 +125,7 @@ def stored_array(out, value):
 
 
 def test_scales_as_stored_have_no_rounding_error(pristine_model, tmp_path):
-    write_random_checkpoint(pristine_model("llama"), tmp_path / "checkpoint")
+    quantize(pristine_model("llama"), tmp_path / "checkpoint")
 
     report = export(tmp_path / "checkpoint", tmp_path / "out" / "model.onnx", ExportOptions()).report
 
@@ -135,7 +135,7 @@ def test_scales_as_stored_have_no_rounding_error(pristine_model, tmp_path):
 
 
 def test_scale_beyond_8_bits_is_refused_by_module(pristine_model, tmp_path):
-    write_random_checkpoint(pristine_model("llama"), tmp_path / "checkpoint", scale_dtype=np.float32)
+    quantize(pristine_model("llama"), tmp_path / "checkpoint", scale_dtype=np.float32)
     path = tmp_path / "checkpoint" / "model.safetensors"
     tensors = load_file(path)
     tensors["model.layers.1.mlp.down_proj.scales"][1, 5, 0] = 1e5
@@ -155,7 +155,7 @@ def test_another_method_is_refused(tiny_model, tmp_path):
 
 
 def test_checkpoint_shapes_are_held_against_the_model(pristine_model, tmp_path):
-    modules = write_random_checkpoint(pristine_model("llama"), tmp_path / "checkpoint")
+    modules = quantize(pristine_model("llama"), tmp_path / "checkpoint")
     path = tmp_path / "checkpoint" / "model.safetensors"
     tensors = load_file(path)
     name = planes_name(next(iter(modules)))

@@ -17,7 +17,7 @@ from exporter.graph.cuda_support import CUDA_SUPPORT, copies_and_gaps
 from exporter.options import ExportOptions
 from exporter.pipeline import export
 from exporter.verify import check
-from tests.support.random_checkpoints import write_random_checkpoint
+from tests.support.quantized_checkpoints import quantize
 from tests.support.tiny_models import CONFIGS
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "howto" / "run_on_cuda.md"
@@ -137,7 +137,7 @@ def test_what_the_kernels_do_not_take_is_refused(options, message):
 
 
 def test_a_checkpoint_of_more_planes_is_refused(pristine_model, tmp_path):
-    write_random_checkpoint(pristine_model("llama"), tmp_path / "checkpoint", planes=5)
+    quantize(pristine_model("llama"), tmp_path / "checkpoint", planes=5)
     with pytest.raises(InputError, match=r"target: expected cpu for .*checkpoint of 5 planes.*use target cpu"):
         export(tmp_path / "checkpoint", tmp_path / "out" / "model.onnx", ExportOptions(target="cuda"))
     assert not (tmp_path / "out").exists()

@@ -1,4 +1,6 @@
-"""The CUDA library for tests of its kernels: the emulated one, and the real one with memory of a device.
+"""Libraries of CUDA kernels, emulated and real, with memory of their devices.
+
+For the tests of the kernels and of the op for CUDA, of the CUDA benchmark, and of whole models over emulated kernels.
 
 A `Device` brings arrays to where a library wants them and back. Both fill what is to be written with NaN beforehand and
 keep guard zones around it, so that an output that is left out or a write beside it is seen.
@@ -22,7 +24,7 @@ from runtime_ext.library import library_path
 ROOT = Path(__file__).parents[2]
 BUILD = ROOT / "build" / "emulated"
 GUARD = 256
-"""Bytes on both sides of an array that no kernel may touch; X begins right behind one, at the alignment of tensors."""
+"""Bytes on both sides of an array that no kernel may touch; X begins right after one, at the alignment of tensors."""
 POISON = 0xFF
 """Every byte of memory that is not set: NaN in all the types."""
 
@@ -119,8 +121,8 @@ class Gpu:
 
 def _unguarded(memory: np.ndarray, like: np.ndarray) -> np.ndarray:
     end = GUARD + like.nbytes
-    assert (memory[:GUARD] == POISON).all(), "written in front of an array"
-    assert (memory[end:] == POISON).all(), "written behind an array"
+    assert (memory[:GUARD] == POISON).all(), "written before an array"
+    assert (memory[end:] == POISON).all(), "written past an array"
     return memory[GUARD:end].view(like.dtype).reshape(like.shape).copy()
 
 
