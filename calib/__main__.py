@@ -33,12 +33,10 @@ class CommandOptions:
     """Options of the command beside the configuration of a run."""
 
     plan: bool = option(False, help="say what the run takes in time, memory and disk, and stop", group="work")
-    device: str | None = option(
-        None, help="cpu, cuda, cuda:1, mps", shown="default: the best there is", metavar="NAME", group="work"
-    )
-    fresh: bool = option(False, help="forget what an earlier run of this OUT_DIR got done", group="work")
-    keep_work: bool = option(False, help="keep OUT_DIR.work when the run is done", group="work")
-    quiet: bool = option(False, help="no progress bar", group="work")
+    device: str | None = option(None, help="cpu, cuda, cuda:1, mps", shown="default: the best there is", metavar="NAME")
+    fresh: bool = option(False, help="forget what an earlier run of this OUT_DIR got done")
+    keep_work: bool = option(False, help="keep OUT_DIR.work when the run is done")
+    quiet: bool = option(False, help="no progress bar")
 
 
 def parser() -> argparse.ArgumentParser:

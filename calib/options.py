@@ -40,7 +40,6 @@ OTHER_NAMES = {"--planes": "--bases", "--targets": "--from"}  # the words of QBB
 HIDDEN = ("version",)
 METAVARS = {"text": "FILE", "skip": "PATTERN", "separator": "TEXT", "method": "NAME"}
 BOUNDS = {"ge": "minimum", "le": "maximum", "gt": "above", "lt": "below"}  # names of pydantic's limits
-WHOLE_BOUNDS = (("gt", "ge", 1), ("lt", "le", -1))
 ESCAPES = {"\\n": "\n", "\\t": "\t", "\\f": "\f"}
 
 
@@ -59,9 +58,7 @@ def _options() -> dict[str, Option]:
 
 def _option(key: str, field: FieldInfo, names: tuple[str, ...], title: str) -> Option:
     default, kind = field.default, field.annotation
-    bounds = {name: getattr(part, name) for part in field.metadata for name in BOUNDS if hasattr(part, name)}
-    if kind is int:  # "at least 1" is clearer than "above 0"
-        bounds |= {whole: bounds.pop(name) + step for name, whole, step in WHOLE_BOUNDS if name in bounds}
+    limits = {BOUNDS[name]: getattr(part, name) for part in field.metadata for name in BOUNDS if hasattr(part, name)}
     shown = None
     if default not in (None, ()) and not isinstance(default, bool):
         shown = f"fast: {','.join(default) if isinstance(default, tuple) else default}"
@@ -69,7 +66,7 @@ def _option(key: str, field: FieldInfo, names: tuple[str, ...], title: str) -> O
         field.description or key,
         None,  # the preset has it
         shown,
-        **{BOUNDS[name]: bound for name, bound in bounds.items()},
+        **limits,
         metavar=METAVARS.get(key, None if kind in (int, float) else "PATH"),
         names=names,
         group=title,

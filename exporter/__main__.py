@@ -49,11 +49,7 @@ class CommandOptions:
         group=FITTED,
     )
     text: tuple[Path, ...] = option(
-        (),
-        help="text for {calibrate}; may be repeated",
-        shown="default: the model writes its own",
-        metavar="FILE",
-        group=FITTED,
+        (), help="text for {calibrate}; may be repeated", shown="default: the model writes its own", metavar="FILE"
     )
     check: bool | None = option(
         None,
@@ -61,8 +57,8 @@ class CommandOptions:
         shown="default: for model types without a test",
         group="work",
     )
-    force: bool = option(False, help="replace existing files", group="work")
-    quiet: bool = option(False, help="no progress bar", group="work")
+    force: bool = option(False, help="replace existing files")
+    quiet: bool = option(False, help="no progress bar")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -103,10 +99,10 @@ def _command(args: argparse.Namespace) -> None:
         **result.report["totals"],
         "warnings": list(result.warnings),
     }
-    notes = list(result.warnings)
+    for warning in result.warnings:
+        _note(warning)
     if library.path is None:
-        notes.append(f"no library beside the model, which runs by its fallback function: {library.reason}")
-    _print_notes(notes)
+        _note(f"no library beside the model, which runs by its fallback function: {library.reason}")
     if not args.json:
         print(_sentence(args.out, summary))
     if command.check or (command.check is None and not result.verified):
@@ -170,15 +166,13 @@ def _check(result: "Export", out: Path, library: InstalledLibrary) -> dict[str, 
 
     options, path = result.options, library.path
     if path is not None and options.layout not in library.layouts:
-        _print_notes([f"this machine does not read layout {options.layout}; its fallback function is checked instead"])
+        _note(f"this machine does not read layout {options.layout}; its fallback function is checked instead")
         path = None
     outcome = check(result, out, path)
     if outcome.provider != options.target:
-        _print_notes(
-            [
-                "ONNX Runtime has no CUDA here, so its CPU provider ran the check: that covers the graph, and none of "
-                "CUDA's kernels"
-            ]
+        _note(
+            "ONNX Runtime has no CUDA here, so its CPU provider ran the check: that covers the graph, and none of the "
+            "CUDA kernels"
         )
     return outcome.to_dict()
 
@@ -191,9 +185,8 @@ def _fail_on_disagreement(out: Path, check: dict[str, Any] | None) -> None:
         )
 
 
-def _print_notes(lines: list[str]) -> None:
-    for line in lines:
-        print(f"note: {line}", file=sys.stderr)
+def _note(text: str) -> None:
+    print(f"note: {text}", file=sys.stderr)
 
 
 def _sentence(out: Path, summary: dict[str, Any]) -> str:

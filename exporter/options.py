@@ -46,11 +46,8 @@ class ExportOptions:
         multiple=OP.limits["group_multiple"],
         shown=f"default {DEFAULT_GROUP_SIZE}",
         metavar="G",
-        group=FITTED,
     )
-    offset: bool | None = option(
-        None, help="an offset per group", shown=f"default: with {DEFAULT_PLANES} planes", group=FITTED
-    )
+    offset: bool | None = option(None, help="an offset per group", shown=f"default: with {DEFAULT_PLANES} planes")
     scale_bits: int = option(
         16,
         help="16: float16 scales, or as a checkpoint stores them; 8: rounded to 8 bits, with a float16 factor per "
@@ -64,13 +61,11 @@ class ExportOptions:
         "instruction set: a device maps the file and starts at once, and other CPUs refuse it; dualbinary relayout "
         "converts between them",
         choices=tuple(layout.name for layout in OP.layouts),
-        group=GRAPH,
     )
     accuracy_level: int = option(
         0,
         help="what kernels may do to activations: 0 keeps 15 bits or better; 4 allows int8, which is faster",
         choices=tuple(OP.attribute("accuracy_level").values),
-        group=GRAPH,
     )
     dtype: str | None = option(
         None,
@@ -78,27 +73,23 @@ class ExportOptions:
         "cache are fp16 in either case",
         choices=("fp32", "fp16"),
         shown=f"default {TARGETS['cpu']}, with {{target}} cuda {TARGETS['cuda']}",
-        group=GRAPH,
     )
-    embedding_bits: int = option(8, help="bits of token embedding and head", choices=(4, 8, 16, 32), group=GRAPH)
+    embedding_bits: int = option(8, help="bits of token embedding and head", choices=(4, 8, 16, 32))
     logits: str = option(
         "last",
         help="last: logits [batch, 1, V] of the last token only, all that generating needs; all: of every token",
         choices=("last", "all"),
-        group=GRAPH,
     )
     fallback: str = option(
         "ort4",
         help="body of the function inside the model that runs the operator where the library is absent",
         choices=("ort4", "ort2", "standard", "none"),
-        group=GRAPH,
     )
     target: str = option(
         "cpu",
         help="execution provider of ONNX Runtime that the graph and genai_config.json are made for; cuda takes "
         f"{{layout}} plain and 1 to {CUDA_PLANES} planes",
         choices=tuple(TARGETS),
-        group=GRAPH,
     )
 
     def __post_init__(self) -> None:

@@ -1,6 +1,5 @@
 """Choosing the next token from logits."""
 
-import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,8 +10,6 @@ from dualbinary.errors import OptionError
 
 __all__ = ["Sampler"]
 
-SAMPLING = "sampling"
-
 
 @dataclass
 class Sampler:
@@ -21,14 +18,10 @@ class Sampler:
     `top_p` looks at the probabilities after the cut to k. Equal seeds draw equal tokens from equal logits.
     """
 
-    temperature: float = option(
-        0.0, help="0: the most likely token", minimum=0, below=math.inf, metavar="T", group=SAMPLING
-    )
-    top_k: int = option(0, help="draw among the K most likely; 0: all", minimum=0, metavar="K", group=SAMPLING)
-    top_p: float = option(
-        1.0, help="draw among the most likely that sum to P", above=0, maximum=1, metavar="P", group=SAMPLING
-    )
-    seed: int | None = option(None, help="make the draws repeatable", metavar="S", group=SAMPLING)
+    temperature: float = option(0.0, help="0: the most likely token", minimum=0, metavar="T", group="sampling")
+    top_k: int = option(0, help="draw among the K most likely; 0: all", minimum=0, metavar="K")
+    top_p: float = option(1.0, help="draw among the most likely that sum to P", above=0, maximum=1, metavar="P")
+    seed: int | None = option(None, help="make the draws repeatable", metavar="S")
     _random: np.random.Generator = field(init=False, repr=False)
 
     def __post_init__(self) -> None:

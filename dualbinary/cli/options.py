@@ -4,17 +4,17 @@
     class BenchOptions:
         tokens: int = option(64, help="tokens to decode", minimum=1)
 
-        def __post_init__(self) -> None:
-            check_options(self)
-
     add_options(parser, BenchOptions)                 # --tokens N    tokens to decode (at least 1; default 64)
     options_from(parser.parse_args(), BenchOptions)   # BenchOptions(tokens=64)
 
-A wrong value is an OptionError of the type, which speaks of fields; `dualbinary.cli.console.run` prints it with flags.
+A wrong value is an OptionError, which speaks of fields; `dualbinary.cli.console.run` prints it with flags. A type that
+is part of a library's interface raises it by itself: its __post_init__ calls check_options.
 """
 
 import argparse
-from collections.abc import Mapping
+import math
+import operator
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
 from functools import cache
 from pathlib import Path
@@ -28,6 +28,13 @@ __all__ = ["Option", "add_options", "check_options", "option", "options_from", "
 T = TypeVar("T")
 
 METAVARS = {int: "N", float: "X", str: "TEXT", Path: "PATH"}
+LIMITS: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
+    "minimum": ("at least", operator.ge),
+    "above": ("above", operator.gt),
+    "maximum": ("at most", operator.le),
+    "below": ("below", operator.lt),
+    "multiple": ("a positive multiple of", lambda value, unit: value > 0 and value % unit == 0),
+}
 
 
 @dataclass(frozen=True)
@@ -39,7 +46,7 @@ class Option:
     shown: what the help says of the default where the value alone does not tell.
     choices, minimum, maximum (inclusive), above, below (exclusive), multiple (and positive): limits of the value.
     names: flags in place of the one that is made from the field's name; old_names: flags that are read, not shown.
-    group: title over the option in the help.
+    group: title over this option and those that follow in its type.
     nargs: of a tuple, values after each flag; one where None.
     kind: type of the value: bool, int, float, str, Path, a Literal, a tuple of these, or such a type or None. A tuple
         of a Literal is written with commas.
@@ -66,25 +73,23 @@ class Option:
         """The values that are allowed, in words; empty where all are."""
         if self.choices:
             return f"one of {', '.join(map(str, self.choices))}"
-        if self.multiple is not None:
-            return f"a positive multiple of {self.multiple}"
         if self.minimum is not None and self.maximum is not None:
             return f"{self.minimum} to {self.maximum}"
-        words = {"at least": self.minimum, "above": self.above, "at most": self.maximum, "below": self.below}
-        return " and ".join(f"{word} {limit}" for word, limit in words.items() if limit is not None)
+        return " and ".join(f"{word} {bound}" for word, _, bound in self._limits())
 
     def allows(self, value: Any) -> bool:
-        """Say whether `value` is within the limits. A default of None is, too."""
+        """Say whether `value` is within the limits, as a default of None is, and a number that is not finite never."""
         if value is None and self.default is None:
             return True
-        return (
-            (not self.choices or value in self.choices)
-            and (self.multiple is None or (value > 0 and value % self.multiple == 0))
-            and (self.minimum is None or value >= self.minimum)
-            and (self.maximum is None or value <= self.maximum)
-            and (self.above is None or value > self.above)
-            and (self.below is None or value < self.below)
-        )
+        if isinstance(value, float) and not math.isfinite(value):
+            return False
+        if self.choices and value not in self.choices:
+            return False
+        return all(holds(value, bound) for _, holds, bound in self._limits())
+
+    def _limits(self) -> list[tuple[str, Callable[[Any, Any], bool], float]]:
+        limits = [(*LIMITS[name], getattr(self, name)) for name in LIMITS]
+        return [each for each in limits if each[-1] is not None]
 
 
 def option(default: Any = MISSING, *, help: str, **details: Any) -> Any:
@@ -95,9 +100,12 @@ def option(default: Any = MISSING, *, help: str, **details: Any) -> Any:
 @cache
 def options_of(options_type: type) -> Mapping[str, Option]:
     """The options of a dataclass by field. Fields that are no options are left out."""
-    kinds = get_type_hints(options_type)
-    declared = {each.name: each.metadata.get("option") for each in fields(options_type)}
-    return {name: replace(found, kind=kinds[name]) for name, found in declared.items() if found is not None}
+    kinds, options, group = get_type_hints(options_type), {}, None
+    for each in fields(options_type):
+        if declared := each.metadata.get("option"):
+            group = declared.group or group
+            options[each.name] = replace(declared, kind=kinds[each.name], group=group)
+    return options
 
 
 def check_options(value: Any) -> None:
@@ -113,11 +121,11 @@ def add_options(parser: argparse.ArgumentParser, *sources: type | Mapping[str, O
     What is not given is absent from the parsed arguments.
     """
     options: dict[str, Option] = {}
+    groups: dict[str | None, Any] = {None: parser}
     for source in sources:
         options |= source if isinstance(source, Mapping) else options_of(source)
     names = {name: each.names or (f"--{name.replace('_', '-')}",) for name, each in options.items()}
     flags = {name: spellings[0] for name, spellings in names.items()}
-    groups: dict[str | None, Any] = {None: parser}
     for name, each in options.items():
         if each.group not in groups:
             groups[each.group] = parser.add_argument_group(each.group)
@@ -130,9 +138,11 @@ def add_options(parser: argparse.ArgumentParser, *sources: type | Mapping[str, O
 
 
 def options_from(args: argparse.Namespace, options_type: type[T]) -> T:
-    """The value of an options type that `add_options` added. Raises OptionError, as the type does."""
+    """The value of an options type that `add_options` added. Raises OptionError for one that is not within limits."""
     given = {name: getattr(args, name) for name in options_of(options_type) if hasattr(args, name)}
-    return options_type(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})
+    value = options_type(**{name: tuple(each) if isinstance(each, list) else each for name, each in given.items()})
+    check_options(value)
+    return value
 
 
 def _help(flag: str, each: Option) -> str:

@@ -123,10 +123,7 @@ def test_the_cpu_target_leaves_zero_points_out(pristine_model, exported):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (
-            {"layout": "avx2"},
-            r"layout: expected plain with target cuda, .*, got avx2; leave layout out, or use target cpu",
-        ),
+        ({"layout": "avx2"}, r"layout: expected plain with target cuda.*, got avx2; .*use target cpu"),
         ({"planes": 5}, r"planes: expected 1 to 4 with target cuda, got 5; use fewer, or target cpu"),
     ],
 )
