@@ -20,7 +20,7 @@ from exporter.installed_library import InstalledLibrary, installed_library
 from exporter.options import FITTED, ExportOptions
 
 if TYPE_CHECKING:
-    from exporter.pipeline import Export
+    from exporter.pipeline import ExportResult
 
 __all__ = ["CommandOptions", "main"]
 
@@ -143,7 +143,7 @@ def _calibrated(model_dir: Path, out: Path, options: ExportOptions, command: Com
 
 def _export(
     model_dir: Path, out: Path, options: ExportOptions, command: CommandOptions, library: InstalledLibrary
-) -> tuple["Export", float]:
+) -> tuple["ExportResult", float]:
     """The export, and the seconds it took."""
     from exporter.pipeline import export
 
@@ -160,7 +160,7 @@ def _export(
     return result, time.perf_counter() - begin
 
 
-def _check(result: "Export", out: Path, library: InstalledLibrary) -> dict[str, Any]:
+def _check(result: "ExportResult", out: Path, library: InstalledLibrary) -> dict[str, Any]:
     """The comparison with PyTorch, as JSON values; notes say what it leaves unchecked."""
     from exporter.verify import check
 

@@ -116,15 +116,10 @@ def _warnings(graph: ExportGraph, source: ModelDirectory, options: ExportOptions
     if (error := report["totals"]["scale_rounding_error"]) is not None:
         lines.append(f"scales of the checkpoint rounded to 8 bits: {error:.1e} of the weights' sum of squares")
     if source.quantization is None:
-        text = f"{options.fit_planes} planes fitted without data"
+        advice = "; for two bits per weight use --calibrate fast|best [--text FILE], which trains two planes"
         if options.fit_planes + options.fit_offset < 4:
-            lines.append(
-                f"{text}: so few planes need training, expect text without sense; --calibrate fast trains two planes"
-            )
-        else:
-            lines.append(
-                f"{text}; for two bits a weight use --calibrate fast|best [--text FILE], which trains two planes"
-            )
+            advice = ": so few planes need training, expect text without sense; --calibrate fast trains two planes"
+        lines.append(f"{options.fit_planes} planes fitted without data{advice}")
     if source.model_type not in VERIFIED:
         lines.append(f"model_type {source.model_type} builds, but no test compares it with transformers; see --check")
     if options.target == "cuda":

@@ -9,6 +9,7 @@ import onnx_ir as ir
 from dualbinary import OP
 from dualbinary.metrics import PAPER_RULE, Operations, operations, paper_flops
 from exporter.graph.export_graph import ExportGraph, PlaneNode, VocabularyTable
+from exporter.graph.layers import Linear
 from exporter.options import ExportOptions
 from exporter.source.parameters import Parameters
 from exporter.stored.tensor_jobs import LayerStats
@@ -33,27 +34,13 @@ def export_report(
     operations_per_token counts additions and multiplications as dualbinary/metrics/operations.py defines them.
     """
     nodes, tables = graph.nodes, graph.tables
-    rows, counts = [], []
-    for node in nodes:
-        for linear in node.linears:
-            layer = stats[linear.module]
-            counts.append(operations(linear.N, linear.K, node.plane_format, layer.weight.ones))
-            rows.append(
-                {
-                    "module": linear.module,
-                    "N": linear.N,
-                    "K": linear.K,
-                    "group_size": node.plane_format.group_size,
-                    "node": str(node.planes.name).removesuffix(".planes"),
-                    **layer.weight.to_dict(),
-                    "operations_per_token": counts[-1].to_dict(),
-                    "scale_rounding_error": _rounding_error([layer]),
-                }
-            )
+    pairs = [(node, linear) for node in nodes for linear in node.linears]
+    layers = [stats[linear.module] for _, linear in pairs]
+    rows = [_layer_row(*pair, layer) for pair, layer in zip(pairs, layers, strict=True)]
     quantized = sum(row["weights"] for row in rows)
-    layers = [stats[row["module"]] for row in rows]
-    statistics = [layer.weight for layer in layers]
-    flops = paper_flops(statistics, _head_weights(parameters, tables), _attention_width(graph.model))
+    counts = Operations.total(Operations(**row["operations_per_token"]) for row in rows)
+    head_weights, attention_width = _head_weights(parameters, tables), _attention_width(graph.model)
+    flops = paper_flops([layer.weight for layer in layers], head_weights, attention_width)
     table_rows = [
         {
             "parameter": table.parameter,
@@ -83,11 +70,24 @@ def export_report(
             "table_bytes": sum(row["bytes"] for row in table_rows),
             "source_bytes": parameters.source.stored_bytes,
             "nodes": sum(1 for _ in graph.model.graph),
-            "operations_per_token": Operations.total(counts).to_dict(),
+            "operations_per_token": counts.to_dict(),
             "paper_flops": {"rule": PAPER_RULE, "full": flops.full, "quantised": flops.quantized},
         },
         "layers": rows,
         "tables": table_rows,
+    }
+
+
+def _layer_row(node: PlaneNode, linear: Linear, layer: LayerStats) -> dict[str, Any]:
+    return {
+        "module": linear.module,
+        "N": linear.N,
+        "K": linear.K,
+        "group_size": node.plane_format.group_size,
+        "node": str(node.planes.name).removesuffix(".planes"),
+        **layer.weight.to_dict(),
+        "operations_per_token": operations(linear.N, linear.K, node.plane_format, layer.weight.ones).to_dict(),
+        "scale_rounding_error": _rounding_error([layer]),
     }
 
 

@@ -41,6 +41,10 @@ _ROWS = 512  # dequantized at a time
 _SHARD_BYTES = 1 << 30
 _CUDA = "CUDAExecutionProvider"
 
+# Rows of a stored tensor that the export quantized, and a function that dequantizes them as the file has them, float32
+# [rows, K].
+_Rows = tuple[RowOrigin, Callable[[], np.ndarray]]
+
 # Largest relative error of the logits that the arithmetic explains, with room for models that amplify it, by type of
 # the activations and accuracy level. Level 0 may lose 1e-4 in a product (the contract's 15 bits), which adds up like
 # the square root of the number of products: 1.5e-3 for the 210 of a model of 30 layers. float16 activations lose 5e-4
@@ -91,13 +95,6 @@ def check(result: ExportResult, out: Path, library: Path | None) -> CheckResult:
     session = _session(out, library, result.options.target)
     logits = _onnx_logits(session, ids)
     reference = reference[-len(logits) :]
-    kernel = "library" if library is not None else "fallback"
-    return _compare(logits, reference, result, kernel, "cuda" if _CUDA in session.get_providers() else "cpu")
-
-
-def _compare(
-    logits: np.ndarray, reference: np.ndarray, result: ExportResult, kernel: str, provider: str
-) -> CheckResult:
     error = float(np.abs(logits - reference).max() / np.abs(reference).max())  # NaN where either holds one
     expected, got = (torch.from_numpy(x).double().log_softmax(-1) for x in (reference, logits))
     kl = (expected.exp() * (expected - got)).sum(-1).mean().item()
@@ -105,6 +102,8 @@ def _compare(
     # For CUDA attention is float16 whatever the rest is.
     dtype = "fp16" if result.options.target == "cuda" else result.options.activations
     tolerance = _TOLERANCES[dtype, result.options.accuracy_level]
+    kernel = "library" if library is not None else "fallback"
+    provider = "cuda" if _CUDA in session.get_providers() else "cpu"
     return CheckResult(error, kl, top1, tolerance, len(logits), kernel, provider)
 
 
@@ -162,10 +161,8 @@ def _onnx_logits(session: ort.InferenceSession, ids: np.ndarray) -> np.ndarray:
             past[name] = np.zeros((1, value.shape[1], 0, value.shape[3]), dtype)
     names = [value.name for value in session.get_outputs()]
     rows = []
-    steps = [_PROMPT_TOKENS, *[1] * (ids.shape[1] - _PROMPT_TOKENS)]
     begin = 0
-    for step in steps:
-        end = begin + step
+    for end in range(_PROMPT_TOKENS, ids.shape[1] + 1):
         feeds = {"input_ids": ids[:, begin:end], "attention_mask": np.ones((1, end), np.int64)}
         if "position_ids" in inputs:
             feeds["position_ids"] = np.arange(begin, end, dtype=np.int64)[None]
@@ -174,14 +171,6 @@ def _onnx_logits(session: ort.InferenceSession, ids: np.ndarray) -> np.ndarray:
         past = {name: outputs[name.replace("past_key_values", "present")] for name in past}
         begin = end
     return np.concatenate(rows)
-
-
-@dataclass(frozen=True)
-class _Rows:
-    """Rows of a stored tensor that the export quantized; `read` gives the dequantized ones of the file."""
-
-    origin: RowOrigin
-    read: Callable[[], np.ndarray]  # float32 [rows, K]
 
 
 def _write_dequantized(result: ExportResult, out: Path, directory: Path) -> None:
@@ -216,15 +205,14 @@ def _replaced_rows(result: ExportResult, out: Path) -> dict[str, list[_Rows]]:
         begin = 0
         for origin in result.parameters.origins(parameter):
             rows = slice(begin, begin + len(origin.rows))
-            replaced[origin.name].append(_Rows(origin, partial(read, rows)))
+            replaced[origin.name].append((origin, partial(read, rows)))
             begin = rows.stop
 
     for node in result.graph.nodes:
         begin = 0
         for linear in node.linears:
-            first = begin  # of the layer's rows among the node's
-            arrays = (stored[str(node.planes.name)], stored[str(node.scales.name)])
-            add(linear.parameter, partial(_linear_rows, node, arrays, first))
+            values = (stored[str(node.planes.name)], stored[str(node.scales.name)])
+            add(linear.parameter, partial(_linear_rows, node, values, begin))
             begin += linear.N
     for table in result.graph.tables:
         add(table.parameter, partial(_table_rows, table, [stored[str(value.name)] for value in table.values]))
@@ -232,13 +220,11 @@ def _replaced_rows(result: ExportResult, out: Path) -> dict[str, list[_Rows]]:
 
 
 def _linear_rows(node: PlaneNode, values: tuple[ir.Value, ir.Value], first: int, rows: slice) -> np.ndarray:
+    """Rows of the layer that begins at row `first` of the node."""
     stored = PlaneWeight(_array(values[0]), _array(values[1]), node.linears[0].K, node.plane_format)
-    plain = stored.to_layout(OP.layouts[0].name)
-    parts = []
-    for begin in range(first + rows.start, first + rows.stop, _ROWS):
-        part = slice(begin, min(begin + _ROWS, first + rows.stop))
-        parts.append(plain.rows(part).dequantize().astype(np.float32))
-    return np.concatenate(parts)
+    weight = stored.to_layout(OP.layouts[0].name).rows(slice(first + rows.start, first + rows.stop))
+    parts = (weight.rows(slice(begin, begin + _ROWS)) for begin in range(0, weight.N, _ROWS))
+    return np.concatenate([part.dequantize().astype(np.float32) for part in parts])
 
 
 def _table_rows(table: VocabularyTable, values: list[ir.Value], rows: slice) -> np.ndarray:
@@ -260,8 +246,7 @@ def _dequantized(result: ExportResult, name: str, replacements: list[_Rows]) -> 
     else:
         N, K, transposed = parameters.linears[name.removesuffix(".weight")]
         tensor = torch.zeros((K, N) if transposed else (N, K))
-    for rows in replacements:
-        values = torch.from_numpy(rows.read())
-        target = tensor.T if rows.origin.transposed else tensor
-        target[rows.origin.rows] = values
+    for origin, read in replacements:
+        target = tensor.T if origin.transposed else tensor
+        target[origin.rows] = torch.from_numpy(read())
     return tensor

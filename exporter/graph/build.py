@@ -91,9 +91,10 @@ def build_graph(source: ModelDirectory, dtype: str) -> BuiltGraph:
             f"{source.directory / CONFIG_FILE}: model_type {model_type!r} does not build with these values "
             f"({type(error).__name__}: {error})"
         ) from error
-    module = made[0]
+    model, module = package["model"], made[0]
+    model.graph.name = "model"  # the builder names it after the temporary directory
     window = getattr(getattr(module, "model", None), "_gqa_local_window_size", lambda: 0)()
-    return BuiltGraph(package["model"], module, max(window, 0))
+    return BuiltGraph(model, module, max(window, 0))
 
 
 @contextmanager

@@ -25,9 +25,9 @@ _MAX_THREADS = 4  # each holds a layer in float32; more cores would buy time wit
 
 
 def write_data_file(path: Path, model: ir.Model, jobs: Sequence[TensorJob], progress: bool) -> None:
-    """Write tables of the graph itself, such as those of the rotation, and the results of `jobs` to the file `path`.
+    """Write constants of the graph, such as tables of the rotation, and the results of `jobs` to the file `path`.
 
-    Initializers of `model` point there, or hold their data where it is small.
+    Initializers of `model` point there afterward, or hold their data where it is small.
     """
     threads = min(os.cpu_count() or 1, _MAX_THREADS)
     work = sum(job.work for job in jobs)

@@ -59,17 +59,17 @@ class VocabularyPass(ir.passes.InPlacePass):
     def _table(self, model: ir.Model, weight: ir.Value) -> VocabularyTable:
         name = str(weight.name)
         rows, width = _table_shape(weight)
-        block = next((size for size in _BLOCK_SIZES if width % size == 0), 0)
-        if self._bits >= 16 or block == 0:
+        block_size = next((size for size in _BLOCK_SIZES if width % size == 0), 0)
+        if self._bits >= 16 or block_size == 0:
             dtype = ir.DataType.FLOAT if self._bits == 32 else ir.DataType.FLOAT16
             value = parameter(model, f"{name}.table", [rows, width], dtype)
             table = VocabularyTable(name, 32 if dtype == ir.DataType.FLOAT else 16, 0, (value,), None)
         else:
             kinds = ("codes",) if self._bits == _NIBBLE_BITS else ("high", "low")
-            shape = [rows, width // block, block * _NIBBLE_BITS // 8]
+            shape = [rows, width // block_size, block_size * _NIBBLE_BITS // 8]
             codes = tuple(parameter(model, f"{name}.{kind}", shape, ir.DataType.UINT8) for kind in kinds)
-            scales = parameter(model, f"{name}.scales", [rows, width // block, 1], ir.DataType.FLOAT16)
-            table = VocabularyTable(name, self._bits, block, codes, scales)
+            scales = parameter(model, f"{name}.scales", [*shape[:2], 1], ir.DataType.FLOAT16)
+            table = VocabularyTable(name, self._bits, block_size, codes, scales)
         self.tables.append(table)
         return table
 
