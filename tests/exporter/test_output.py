@@ -36,6 +36,13 @@ def test_all_files_appear(model_dir, tmp_path):
     assert set(contents(tmp_path)) == FILES
 
 
+def test_the_same_export_again_gives_the_same_bytes(model_dir, tmp_path):
+    for folder in ("first", "second"):
+        export(model_dir, tmp_path / folder / "model.onnx", ExportOptions())
+
+    assert contents(tmp_path / "first") == contents(tmp_path / "second")
+
+
 def test_library_lies_beside_the_model_where_genai_looks_for_it(model_dir, tmp_path, library):
     export(model_dir, tmp_path / "model.onnx", ExportOptions(), library=library)
 
