@@ -1,4 +1,4 @@
-"""`python -m calib MODEL_DIR OUT_DIR`: train a Hugging Face model to about two bits a weight."""
+"""`python -m calib MODEL_DIR OUT_DIR`: train a Hugging Face model to about two bits per weight."""
 
 import argparse
 import json
@@ -45,7 +45,7 @@ def parser() -> argparse.ArgumentParser:
 
     result = argparse.ArgumentParser(
         prog="python -m calib",
-        description="Train a Hugging Face language model to about two bits a weight.",
+        description="Train a Hugging Face language model to about two bits per weight.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -122,5 +122,5 @@ class ExportOptions:
 
     @property
     def fit_offset(self) -> bool:
-        """Whether a data-free fit has an offset row."""
+        """True where a data-free fit has an offset row."""
         return (self.fit_planes == DEFAULT_PLANES) if self.offset is None else self.offset

@@ -73,7 +73,7 @@ class TextCodec:
             named = {item.get("name"): item.get("template") for item in template if isinstance(item, dict)}
             template = named.get("default")
         if not isinstance(template, str):
-            raise InputError(f"{self._directory}: the model has no chat template; leave --chat out")
+            raise InputError(f"{self._directory}: the model has no chat template; leave chat out")
         return template
 
 

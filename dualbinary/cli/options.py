@@ -41,11 +41,12 @@ LIMITS: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
 class Option:
     """One option: what it means, what it may be, and how a command line spells it.
 
-    help: a phrase without limits and default, which are added; {name} stands for another option.
+    help: a phrase, without limits and default, which are added; {name} stands for another option.
     default: the value where none is given; MISSING for an option that must be given.
-    shown: what the help says of the default where the value alone does not tell.
+    shown: words for the default in the help, where the value alone does not tell.
     choices, minimum, maximum (inclusive), above, below (exclusive), multiple (and positive): limits of the value.
-    names: flags in place of the one that is made from the field's name; old_names: flags that are read, not shown.
+    names: flags in place of the one that is made from the field's name.
+    old_names: flags that are read and not shown, of an option with a default.
     group: title over this option and those that follow in its type.
     nargs: of a tuple, values after each flag; one where None.
     kind: type of the value: bool, int, float, str, Path, a Literal, a tuple of these, or such a type or None. A tuple
@@ -118,7 +119,7 @@ def check_options(value: Any) -> None:
 def add_options(parser: argparse.ArgumentParser, *sources: type | Mapping[str, Option]) -> None:
     """Add the options of options types, or options by name, all those of a parser in one call.
 
-    What is not given is absent from the parsed arguments.
+    An option that is not given is absent from the parsed arguments.
     """
     options: dict[str, Option] = {}
     groups: dict[str | None, Any] = {None: parser}

@@ -62,7 +62,7 @@ def test_a_new_sequence_forgets_the_old_one(tiny_model):
 
 @pytest.mark.parametrize("dtype", ["f32", "f16"])
 def test_static_steps_give_the_logits_of_others(tiny_weights, tmp_path, dtype):
-    """The mask has the length of the cache and holds zeros behind the tokens; nothing else may depend on it."""
+    """The mask has the length of the cache and holds zeros after the tokens; nothing else may depend on it."""
     path = tiny.make_model(tiny_weights, tmp_path, dtype)
     usual, static = load(path), load(path, static_steps=True)
     for decoder in (usual, static):
