@@ -64,9 +64,8 @@ class ModelFiles:
     @property
     def tokenizer_names(self) -> list[str]:
         """Names of the tokenizer's files."""
-        return [path.name for path in self.tokenizer] + (
-            [TOKENIZER_CONFIG] if self.tokenizer_config is not None else []
-        )
+        config = [TOKENIZER_CONFIG] if self.tokenizer_config is not None else []
+        return [path.name for path in self.tokenizer] + config
 
 
 def read_model_files(source: ModelDirectory) -> ModelFiles:

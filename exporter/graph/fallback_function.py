@@ -51,9 +51,8 @@ def fallback_function(kind: str, formats: Collection[PlaneFormat], opset: int) -
     else:
         bits = int(kind.removeprefix("ort"))
         sizes = {each.group_size for each in formats}
-        text += _nbits_body(
-            bits, plane_format, all(size & (size - 1) == 0 and size <= _MAX_BLOCK_SIZE for size in sizes)
-        )
+        by_group = all(size & (size - 1) == 0 and size <= _MAX_BLOCK_SIZE for size in sizes)
+        text += _nbits_body(bits, plane_format, by_group)
         tables = {"table": _code_table(bits)} | tables
     attributes = ", ".join(a.name for a in OP.attributes if a.default is None)
     defaults = ", ".join(f"{a.name}: int = {a.default}" for a in OP.attributes if a.default is not None)

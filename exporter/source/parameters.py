@@ -47,7 +47,7 @@ class Parameters:
         self.linears = _linear_modules(source) if source.quantization is not None else {}
         stored = {name: source.lazy(name) for name in source.tensors}
         if source.quantization is not None:
-            check_modules(source.quantization, source.tensors, {m: (n, k) for m, (n, k, _) in self.linears.items()})
+            check_modules(source.quantization, source.tensors, {m: (N, K) for m, (N, K, _) in self.linears.items()})
             stored = self._with_weights_in_place_of_planes(stored)
         mapped = graph.map_weights(dict(stored))
         self._parameters: dict[str, torch.Tensor] = {}
@@ -105,10 +105,10 @@ class Parameters:
     def _with_weights_in_place_of_planes(self, stored: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
         """The stored tensors, with `<module>.weight` in place of planes: the builder knows weights alone."""
         result = dict(stored)
-        for module, (n, k, transposed) in self.linears.items():
+        for module, (N, K, transposed) in self.linears.items():
             if planes_name(module) in result:
                 del result[planes_name(module)], result[scales_name(module)]
-                shape = (k, n) if transposed else (n, k)
+                shape = (K, N) if transposed else (N, K)
                 result[f"{module}.weight"] = lazy_tensor(f"{module}.weight", shape, torch.float32)
         return result
 
