@@ -2,10 +2,12 @@
 
 import numpy as np
 import onnx_ir as ir
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dualbinary import InputError
 from exporter.graph.export_graph import VocabularyTable
 from exporter.stored.vocabulary_tables import dequantize_table, quantize_table
 
@@ -63,3 +65,10 @@ def test_table_of_zeros_stays_zero():
     arrays = quantize_table(table, Rows(torch.zeros(ROWS, 32)))
 
     assert (dequantize_table(table, arrays) == 0).all()
+
+
+def test_values_beyond_float16_scales_are_refused():
+    table = make_table(4, ROWS, 32, 16)
+
+    with pytest.raises(InputError, match=r"embedding_bits: expected 32 for t, with values up to 1e\+09, got 4"):
+        quantize_table(table, Rows(torch.full((ROWS, 32), 1e9)))
