@@ -15,12 +15,12 @@ from dualbinary import DualBinaryError, InputError
 from dualbinary.cli.console import add_common_options, interrupt_when_terminated, run
 from dualbinary.cli.options import add_options, option, options_from
 from dualbinary.files.staging import check_output
-from dualbinary.onnx_files.model_files import MODEL_CONFIG
+from dualbinary.onnx_files.model_files import CONFIG_FILE
 from exporter.installed_library import InstalledLibrary, installed_library
 from exporter.options import FITTED, ExportOptions
 
 if TYPE_CHECKING:
-    from exporter.pipeline import Export
+    from exporter.pipeline import ExportResult
 
 __all__ = ["CommandOptions", "main"]
 
@@ -134,7 +134,7 @@ def _calibrated(model_dir: Path, out: Path, options: ExportOptions, command: Com
         words += ["--text", str(text)]
     words += [] if command.text else ["--generate", str(GENERATED)]
     code = subprocess.run(words, check=False, stdout=sys.stderr).returncode
-    if code or not (checkpoint / MODEL_CONFIG).is_file():
+    if code or not (checkpoint / CONFIG_FILE).is_file():
         raise DualBinaryError(
             f"python -m calib ended with exit code {code} and left no checkpoint; nothing was exported"
         )
@@ -143,7 +143,7 @@ def _calibrated(model_dir: Path, out: Path, options: ExportOptions, command: Com
 
 def _export(
     model_dir: Path, out: Path, options: ExportOptions, command: CommandOptions, library: InstalledLibrary
-) -> tuple["Export", float]:
+) -> tuple["ExportResult", float]:
     """The export, and the seconds it took."""
     from exporter.pipeline import export
 
@@ -160,7 +160,7 @@ def _export(
     return result, time.perf_counter() - begin
 
 
-def _check(result: "Export", out: Path, library: InstalledLibrary) -> dict[str, Any]:
+def _check(result: "ExportResult", out: Path, library: InstalledLibrary) -> dict[str, Any]:
     """The comparison with PyTorch, as JSON values; notes say what it leaves unchecked."""
     from exporter.verify import check
 

@@ -1,4 +1,4 @@
-"""The files beside out.onnx: what onnxruntime-genai, transformers and our own runner need to know about the model."""
+"""The files beside out.onnx: configuration for onnxruntime-genai, transformers and our runner, and the tokenizer."""
 
 import json
 import shutil
@@ -10,15 +10,15 @@ import onnx_ir as ir
 
 from dualbinary.files.json_objects import read_json_object
 from dualbinary.onnx_files.model_files import (
+    CONFIG_FILE,
     GENAI_CONFIG,
     GENERATION_CONFIG,
-    MODEL_CONFIG,
     TOKENIZER_CONFIG,
     TOKENIZER_FILES,
 )
-from exporter.source.model_directory import ModelSource
+from exporter.source.model_directory import ModelDirectory
 
-__all__ = ["Companions", "genai_config", "read_companions", "write_sidecars"]
+__all__ = ["ModelFiles", "genai_config", "read_model_files", "write_model_files"]
 
 # Decoders that onnxruntime-genai knows by name; every other one runs as its generic "decoder".
 _GENAI_TYPES = frozenset(
@@ -39,16 +39,66 @@ _GENAI_TYPES = frozenset(
 )
 # onnxruntime-genai allocates the KV cache for max_length at once: a phone should not pay for a context it rarely fills.
 _MAX_LENGTH = 4096
-# The key is there to be turned: with "1" onnxruntime-genai captures a step as a CUDA graph and replays it, which needs
-# every kernel to launch on the stream alone, and has not been tried with ours.
+# Users may set "1": onnxruntime-genai then captures a step as a CUDA graph and replays it, which needs every kernel to
+# launch on the stream alone, and has not been tried with ours.
 _CUDA_OPTIONS = {"enable_cuda_graph": "0"}
+_TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """The content of the small files of a model directory; read, and so checked, before any work.
+
+    Attributes:
+        config: config.json.
+        generation: generation_config.json, or the token ids of config.json.
+        tokenizer_config: tokenizer_config.json, or None.
+        tokenizer: paths of the tokenizer's other files.
+    """
+
+    config: dict[str, Any]
+    generation: dict[str, Any]
+    tokenizer_config: dict[str, Any] | None
+    tokenizer: tuple[Path, ...]
+
+    @property
+    def tokenizer_names(self) -> list[str]:
+        """Names of the tokenizer's files."""
+        config = [TOKENIZER_CONFIG] if self.tokenizer_config is not None else []
+        return [path.name for path in self.tokenizer] + config
+
+
+def read_model_files(source: ModelDirectory) -> ModelFiles:
+    """Read the small files of `source`. Raises InputError for invalid JSON."""
+    generation = {key: source.config[key] for key in _TOKEN_IDS if source.config.get(key) is not None}
+    if (source.directory / GENERATION_CONFIG).is_file():
+        generation = read_json_object(source.directory / GENERATION_CONFIG)
+    tokenizer_config = None
+    if (source.directory / TOKENIZER_CONFIG).is_file():
+        tokenizer_config = read_json_object(source.directory / TOKENIZER_CONFIG)
+        # Transformers 5 names its own class for a bare tokenizer.json; other runtimes know the one that it replaced.
+        if tokenizer_config.get("tokenizer_class") == "TokenizersBackend":
+            tokenizer_config["tokenizer_class"] = "PreTrainedTokenizerFast"
+    tokenizer = tuple(source.directory / name for name in TOKENIZER_FILES if (source.directory / name).is_file())
+    return ModelFiles(source.config, generation, tokenizer_config, tokenizer)
+
+
+def write_model_files(directory: Path, files: ModelFiles, genai: dict[str, Any]) -> None:
+    """Write genai_config.json, config.json, generation_config.json and the tokenizer's files into `directory`."""
+    _write_json(directory / GENAI_CONFIG, genai)
+    _write_json(directory / CONFIG_FILE, files.config)
+    _write_json(directory / GENERATION_CONFIG, files.generation)
+    if files.tokenizer_config is not None:
+        _write_json(directory / TOKENIZER_CONFIG, files.tokenizer_config)
+    for path in files.tokenizer:
+        shutil.copyfile(path, directory / path.name)
 
 
 def genai_config(
-    model: ir.Model, source: ModelSource, generation: dict[str, Any], model_file: str, target: str, library: Path | None
+    model: ir.Model, files: ModelFiles, model_file: str, target: str, library: Path | None
 ) -> dict[str, Any]:
     """genai_config.json for the finished graph; `library` lies beside it, None where only the fallback can run."""
-    config = source.config
+    config, model_type = files.config, files.config["model_type"]
     inputs = [str(value.name) for value in model.graph.inputs]
     past = next(value for value in model.graph.inputs if str(value.name).startswith("past_key_values."))
     assert past.shape is not None
@@ -82,7 +132,7 @@ def genai_config(
         "num_hidden_layers": layers,
         "num_key_value_heads": kv_heads,
     }
-    tokens = {key: generation.get(key, config.get(key)) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    tokens = {key: files.generation.get(key, config.get(key)) for key in _TOKEN_IDS}
     if tokens["pad_token_id"] is None:
         end = tokens["eos_token_id"]
         tokens["pad_token_id"] = end[0] if isinstance(end, list) else end
@@ -91,7 +141,7 @@ def genai_config(
             **{key: value for key, value in tokens.items() if value is not None},
             "context_length": context,
             "decoder": decoder,
-            "type": source.model_type if source.model_type in _GENAI_TYPES else "decoder",
+            "type": model_type if model_type in _GENAI_TYPES else "decoder",
             "vocab_size": _vocabulary(model),
         },
         "search": {
@@ -105,52 +155,6 @@ def genai_config(
             "top_p": 1.0,
         },
     }
-
-
-@dataclass(frozen=True)
-class Companions:
-    """What a model directory brings besides configuration and weights; read, and so checked, before any work.
-
-    generation: generation_config.json, or the token ids of config.json.
-    tokenizer_config: tokenizer_config.json, or None.
-    files: the tokenizer's other files.
-    """
-
-    generation: dict[str, Any]
-    tokenizer_config: dict[str, Any] | None
-    files: tuple[Path, ...]
-
-    @property
-    def names(self) -> list[str]:
-        """Names of the files that `write_sidecars` will write for it."""
-        return [path.name for path in self.files] + ([TOKENIZER_CONFIG] if self.tokenizer_config is not None else [])
-
-
-def read_companions(source: ModelSource) -> Companions:
-    """Read the companions of `source`. Raises InputError for JSON that is none."""
-    keys = ("bos_token_id", "eos_token_id", "pad_token_id")
-    generation = {key: source.config[key] for key in keys if source.config.get(key) is not None}
-    if (source.directory / GENERATION_CONFIG).is_file():
-        generation = read_json_object(source.directory / GENERATION_CONFIG)
-    tokenizer_config = None
-    if (source.directory / TOKENIZER_CONFIG).is_file():
-        tokenizer_config = read_json_object(source.directory / TOKENIZER_CONFIG)
-        # Transformers 5 names its own class for a bare tokenizer.json; other runtimes know the one that it replaced.
-        if tokenizer_config.get("tokenizer_class") == "TokenizersBackend":
-            tokenizer_config["tokenizer_class"] = "PreTrainedTokenizerFast"
-    files = tuple(source.directory / name for name in TOKENIZER_FILES if (source.directory / name).is_file())
-    return Companions(generation, tokenizer_config, files)
-
-
-def write_sidecars(directory: Path, source: ModelSource, genai: dict[str, Any], companions: Companions) -> None:
-    """Write genai_config.json, config.json, generation_config.json and the tokenizer's files into `directory`."""
-    _write_json(directory / GENAI_CONFIG, genai)
-    _write_json(directory / MODEL_CONFIG, source.config)
-    _write_json(directory / GENERATION_CONFIG, companions.generation)
-    if companions.tokenizer_config is not None:
-        _write_json(directory / TOKENIZER_CONFIG, companions.tokenizer_config)
-    for path in companions.files:
-        shutil.copyfile(path, directory / path.name)
 
 
 def _vocabulary(model: ir.Model) -> int:

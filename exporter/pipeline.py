@@ -1,55 +1,50 @@
 """An export from beginning to end: directory -> graph -> passes -> weights -> files."""
 
 import json
-import os
-import sys
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
 from onnx_ir.passes.common import CheckerPass
-from tqdm import tqdm
 
-from dualbinary import OP, InputError
+from dualbinary import OP
+from dualbinary.errors import OptionError
 from dualbinary.files.staging import check_output, check_space, staged
-from dualbinary.onnx_files.model_files import CONFIGS, EXPORT_REPORT, POSSIBLE_COMPANIONS
+from dualbinary.onnx_files.model_files import CONFIGS, EXPORT_REPORT, OPTIONAL_FILES
 from exporter.graph.architectures import VERIFIED
-from exporter.graph.build import BuiltGraph, build_graph
+from exporter.graph.build import build_graph
 from exporter.graph.cuda_support import copies_and_gaps
-from exporter.graph.passes.linear import PlaneNode
-from exporter.graph.passes.vocabulary import Table
-from exporter.graph.rewrite import Rewritten, rewrite
-from exporter.model_files import genai_config, read_companions, write_sidecars
+from exporter.graph.export_graph import ExportGraph
+from exporter.graph.rewrite import rewrite
+from exporter.model_files import genai_config, read_model_files, write_model_files
 from exporter.options import CUDA_PLANES, ExportOptions
 from exporter.report import export_report
-from exporter.source.model_directory import ModelSource
-from exporter.source.parameters import Weights
-from exporter.stored.data_file import DataFile, padded_size
-from exporter.stored.tensor_jobs import Figures, Piece, computed, parameter_piece, plane_piece, table_piece
-from exporter.stored.vocabulary_tables import finite
+from exporter.source.model_directory import ModelDirectory
+from exporter.source.parameters import Parameters
+from exporter.stored.data_file import max_data_bytes, write_data_file
+from exporter.stored.tensor_jobs import LayerStats, tensor_jobs
 
-__all__ = ["Export", "export"]
+__all__ = ["ExportResult", "export"]
 
-_MAX_THREADS = 4  # each holds a layer in float32; more cores would buy time with memory
 _GRAPH_BYTES = 16 << 20  # room for the graph itself and the small files when free space is checked
 
 
 @dataclass(frozen=True)
-class Export:
-    """What an export made and from what, for `--check`."""
+class ExportResult:
+    """The graph that an export stored, the parameters that it was made of, and what there is to say about it."""
 
-    weights: Weights
-    nodes: tuple[PlaneNode, ...]
-    tables: tuple[Table, ...]
+    graph: ExportGraph
+    parameters: Parameters
     options: ExportOptions
     report: dict[str, Any]
     warnings: tuple[str, ...]
 
     @property
     def verified(self) -> bool:
-        """Whether tests hold this model type against transformers."""
-        return self.weights.source.model_type in VERIFIED
+        """True for the model types that tests compare with transformers."""
+        return self.parameters.source.model_type in VERIFIED
 
 
 def export(
@@ -61,123 +56,72 @@ def export(
     cuda_library: Path | None = None,
     force: bool = False,
     progress: bool = False,
-) -> Export:
+) -> ExportResult:
     """Export `model_dir` to `out` and the files beside it.
 
-    `library` is the custom-op library to lay beside the model, where onnxruntime-genai looks for it, and `cuda_library`
-    the one with the CUDA kernels, which it opens there.
+    `library` is the custom-op library to copy beside the model, where onnxruntime-genai looks for it, and
+    `cuda_library` the one with the CUDA kernels, which it opens there.
     Raises InputError before any work for whatever cannot be done.
     """
-    source = ModelSource(model_dir)
+    source = ModelDirectory(model_dir)
     _refuse_contradictions(source, options)
+    files = read_model_files(source)
     data_name = f"{out.name}.data"
-    companions = read_companions(source)
-    names = [out.name, data_name, *CONFIGS]
-    names += companions.names
     libraries = [file for file in (library, cuda_library) if file is not None]
-    names += [file.name for file in libraries]
+    names = [out.name, data_name, *CONFIGS, *files.tokenizer_names, *(file.name for file in libraries)]
     check_output(out, names, force=force, model_dir=model_dir)
-    graph = build_graph(source, options.activations)
-    weights = Weights(source, graph)
-    rewritten = rewrite(graph, weights, options)
-    figures = Figures()
-    pieces = _pieces(graph, rewritten, weights, figures)
-    with staged(out.parent, stale=POSSIBLE_COMPANIONS) as stage:
-        check_space(stage, sum(padded_size(v) for v in graph.model.graph.initializers.values()) + _GRAPH_BYTES)
-        with open(stage / data_name, "wb") as file:
-            _write_data(DataFile(file, stage / data_name), graph.model, pieces, progress)
-            file.flush()
-            os.fsync(file.fileno())
-        _finish(graph.model)
-        ir.save(graph.model, stage / out.name)
-        genai = genai_config(graph.model, source, companions.generation, out.name, options.target, library)
-        write_sidecars(stage, source, genai, companions)
+
+    built = build_graph(source, options.activations)
+    parameters = Parameters(source, built)
+    graph = rewrite(built, parameters, options)
+    stats: dict[str, LayerStats] = {}
+    jobs = tensor_jobs(graph, parameters, stats)
+
+    with staged(out.parent, stale=OPTIONAL_FILES) as stage:
+        check_space(stage, max_data_bytes(graph.model) + _GRAPH_BYTES)
+        write_data_file(stage / data_name, graph.model, jobs, progress)
+        _save(graph.model, stage / out.name)
+        write_model_files(stage, files, genai_config(graph.model, files, out.name, options.target, library))
         for file in libraries:
-            (stage / file.name).write_bytes(file.read_bytes())
-        report = export_report(graph.model, weights, rewritten, figures, options, stage / data_name)
+            shutil.copyfile(file, stage / file.name)
+        report = export_report(graph, parameters, stats, options, (stage / data_name).stat().st_size)
         (stage / EXPORT_REPORT).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    warnings = _warnings(source, options, report)
-    if options.target == "cuda":
-        warnings += [f"on CUDA, {line}" for line in copies_and_gaps(graph.model)]
-    return Export(weights, rewritten.nodes, rewritten.tables, options, report, tuple(warnings))
+    return ExportResult(graph, parameters, options, report, tuple(_warnings(graph, source, options, report)))
 
 
-def _refuse_contradictions(source: ModelSource, options: ExportOptions) -> None:
+def _refuse_contradictions(source: ModelDirectory, options: ExportOptions) -> None:
     stored = source.quantization
-    given = [
-        name
-        for name, value in (
-            ("--planes", options.planes),
-            ("--group-size", options.group_size),
-            ("--offset", options.offset),
-        )
-        if value is not None
-    ]
-    if stored is not None and given:
-        raise InputError(
-            f"{source.directory}: a checkpoint with planes={stored.planes}, group_size={stored.group_size}, "
-            f"has_offset={stored.has_offset}, which is exported as it is stored; leave out {', '.join(given)}"
-        )
-    if stored is not None and options.target == "cuda" and stored.planes > CUDA_PLANES:
-        raise InputError(
-            f"{source.directory}: a checkpoint of {stored.planes} planes, but the kernels of --target cuda take 1 to "
-            f"{CUDA_PLANES}; use --target cpu, or train fewer"
-        )
+    if stored is None:
+        return
+    own = {"planes": stored.planes, "group_size": stored.group_size, "offset": stored.has_offset}
+    given = [name for name in own if getattr(options, name) is not None]
+    if given:
+        values = ", ".join(f"{name}={value}" for name, value in own.items())
+        expected = f"no value for {source.directory}, a checkpoint that is exported as it is stored ({values})"
+        hint = f"leave out {', '.join(f'{{{name}}}' for name in given)}"
+        raise OptionError(given[0], expected, getattr(options, given[0]), hint)
+    if options.target == "cuda" and stored.planes > CUDA_PLANES:
+        expected = f"cpu for {source.directory}, a checkpoint of {stored.planes} planes (CUDA takes 1 to {CUDA_PLANES})"
+        raise OptionError("target", expected, options.target, "use {target} cpu, or train fewer planes")
 
 
-def _pieces(graph: BuiltGraph, rewritten: Rewritten, weights: Weights, figures: Figures) -> list[Piece]:
-    """One piece for every initializer that waits for data, in graph order."""
-    by_value: dict[ir.Value, Piece] = {}
-    for node in rewritten.nodes:
-        piece = plane_piece(node, weights, figures)
-        by_value |= dict.fromkeys(piece.values, piece)
-    for table in rewritten.tables:
-        piece = table_piece(table, weights)
-        by_value |= dict.fromkeys(piece.values, piece)
-    initializers = graph.model.graph.initializers
-    for name in [name for name, value in initializers.items() if not value.uses()]:
-        del initializers[name]
-    pieces: dict[str, Piece] = {}
-    for value in graph.parameters().values():
-        piece = by_value.get(value) or parameter_piece(value, weights, rewritten.joined_biases)
-        pieces[piece.name] = piece
-    return list(pieces.values())
-
-
-def _write_data(data: DataFile, model: ir.Model, pieces: list[Piece], progress: bool) -> None:
-    for value in list(model.graph.initializers.values()):  # tables of the graph itself, such as those of the rotation
-        if value.const_value is not None and value.const_value.nbytes >= OP.layouts[0].alignment:
-            data.add(value, finite(value.const_value.numpy(), str(value.name)))
-    total = sum(piece.work for piece in pieces)
-    bar = tqdm(
-        total=total, unit="w", unit_scale=True, desc="weights", disable=not progress, file=sys.stderr, mininterval=0.5
-    )
-    with bar:
-        for piece, arrays in computed(pieces, threads=min(os.cpu_count() or 1, _MAX_THREADS)):
-            for value, array in zip(piece.values, arrays, strict=True):
-                data.add(value, array)
-            bar.update(piece.work)
-
-
-def _finish(model: ir.Model) -> None:
+def _save(model: ir.Model, path: Path) -> None:
     model.producer_name, model.producer_version = "dualbinary", f"op version {OP.version}"
     CheckerPass(full_check=False)(model)
+    ir.save(model, path)
 
 
-def _warnings(source: ModelSource, options: ExportOptions, report: dict[str, Any]) -> list[str]:
+def _warnings(graph: ExportGraph, source: ModelDirectory, options: ExportOptions, report: dict[str, Any]) -> list[str]:
     lines = []
     if (error := report["totals"]["scale_rounding_error"]) is not None:
         lines.append(f"scales of the checkpoint rounded to 8 bits: {error:.1e} of the weights' sum of squares")
     if source.quantization is None:
-        text = f"{options.fit_planes} planes fitted without data"
+        advice = "; for two bits per weight use --calibrate fast|best [--text FILE], which trains two planes"
         if options.fit_planes + options.fit_offset < 4:
-            lines.append(
-                f"{text}: so few planes need training, expect text without sense; --calibrate fast trains two planes"
-            )
-        else:
-            lines.append(
-                f"{text}; for two bits a weight use --calibrate fast|best [--text FILE], which trains two planes"
-            )
+            advice = ": so few planes need training, expect text without sense; --calibrate fast trains two planes"
+        lines.append(f"{options.fit_planes} planes fitted without data{advice}")
     if source.model_type not in VERIFIED:
         lines.append(f"model_type {source.model_type} builds, but no test compares it with transformers; see --check")
+    if options.target == "cuda":
+        lines += [f"on CUDA, {line}" for line in copies_and_gaps(graph.model)]
     return lines

@@ -1,20 +1,18 @@
-"""export_report.json: what was quantized, how far it is from the original, and what the file costs."""
+"""export_report.json: the quantized weights, their distance from the original, and the size of the file."""
 
-from collections.abc import Collection
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
 
 from dualbinary import OP
 from dualbinary.metrics import PAPER_RULE, Operations, operations, paper_flops
-from exporter.graph.passes.linear import Linear, PlaneNode
-from exporter.graph.passes.vocabulary import Table
-from exporter.graph.rewrite import Rewritten
+from exporter.graph.export_graph import ExportGraph, PlaneNode, VocabularyTable
+from exporter.graph.layers import Linear
 from exporter.options import ExportOptions
-from exporter.source.parameters import Weights
-from exporter.stored.tensor_jobs import Figures
+from exporter.source.parameters import Parameters
+from exporter.stored.tensor_jobs import LayerStats
 
 __all__ = ["REPORT_VERSION", "export_report"]
 
@@ -22,63 +20,57 @@ REPORT_VERSION = 1
 
 
 def export_report(
-    model: ir.Model,
-    weights: Weights,
-    rewritten: Rewritten,
-    figures: Figures,
+    graph: ExportGraph,
+    parameters: Parameters,
+    stats: Mapping[str, LayerStats],
     options: ExportOptions,
-    data_path: Path,
+    data_bytes: int,
 ) -> dict[str, Any]:
-    """The report as JSON values. Bits count planes and scales; sizes are bytes.
+    """The report as JSON values. `stats` has all layers by module, `data_bytes` is the size of the data file.
 
+    Bits count planes and scales; sizes are bytes.
     scale_rounding_error is the relative squared error that rounding a checkpoint's scales to 8 bits made in its
-    weights; null where they are as stored, and for a fit, whose relative_squared_error has all of it.
+    weights; null where they are as stored, and for a fit, whose relative_squared_error includes it.
     operations_per_token counts additions and multiplications as dualbinary/metrics/operations.py defines them.
     """
-    nodes, tables = rewritten.nodes, rewritten.tables
-    rows, counts = [], []
-    for node in nodes:
-        for linear in node.linears:
-            row = {"module": linear.module, "N": linear.N, "K": linear.K, "group_size": node.format.group_size}
-            row |= {"node": str(node.planes.name).removesuffix(".planes")}
-            row |= figures.statistics[linear.module].to_dict()
-            rounding = [figures.rounding[linear.module]] if linear.module in figures.rounding else []
-            counts.append(_operations(linear, node, figures))
-            row |= {"operations_per_token": counts[-1].to_dict()}
-            rows.append({**row, "scale_rounding_error": _relative_error(rounding)})
+    nodes, tables = graph.nodes, graph.tables
+    pairs = [(node, linear) for node in nodes for linear in node.linears]
+    layers = [stats[linear.module] for _, linear in pairs]
+    rows = [_layer_row(*pair, layer) for pair, layer in zip(pairs, layers, strict=True)]
     quantized = sum(row["weights"] for row in rows)
-    flops = paper_flops(figures.statistics.values(), _head_weights(weights, tables), _attention_width(model))
+    counts = Operations.total(Operations(**row["operations_per_token"]) for row in rows)
+    head_weights, attention_width = _head_weights(parameters, tables), _attention_width(graph.model)
+    flops = paper_flops([layer.weight for layer in layers], head_weights, attention_width)
     table_rows = [
         {
             "parameter": table.parameter,
             "bits": table.bits,
             "block_size": table.block_size,
-            "weights": int(weights[table.parameter].numel()),
-            "bytes": sum(_bytes(v) for v in (*table.codes, table.scales) if v is not None),
+            "weights": parameters[table.parameter].numel(),
+            "bytes": sum(map(_bytes, table.values)),
         }
         for table in tables
     ]
     plane_bytes = sum(_bytes(node.planes) + _bytes(node.scales) for node in nodes)
-    parameters = sum(t.numel() for t in weights.unique())
-    data_bytes = data_path.stat().st_size
+    parameter_count = sum(tensor.numel() for tensor in parameters.unique())
     return {
         "report_version": REPORT_VERSION,
         "op": f"{OP.domain}::{OP.name}-{OP.version}",
-        "model_type": weights.source.model_type,
-        "options": {**asdict(options), "dtype": options.activations, **_format(nodes, weights)},
-        "method": weights.source.quantization.method if weights.source.quantization else "fit",
+        "model_type": parameters.source.model_type,
+        "options": {**asdict(options), "dtype": options.activations, **_stored_format(nodes, parameters)},
+        "method": parameters.source.quantization.method if parameters.source.quantization else "fit",
         "totals": {
             "quantised_weights": quantized,
-            "parameters": parameters,
+            "parameters": parameter_count,
             "bits_per_weight": 8 * plane_bytes / quantized if quantized else 0.0,
-            "bits_per_parameter": 8 * data_bytes / parameters,
-            "scale_rounding_error": _relative_error(figures.rounding.values()),
+            "bits_per_parameter": 8 * data_bytes / parameter_count,
+            "scale_rounding_error": _rounding_error(layers),
             "file_bytes": data_bytes,
             "plane_bytes": plane_bytes,
             "table_bytes": sum(row["bytes"] for row in table_rows),
-            "source_bytes": weights.source.stored_bytes,
-            "nodes": sum(1 for _ in model.graph),
-            "operations_per_token": Operations.total(counts).to_dict(),
+            "source_bytes": parameters.source.stored_bytes,
+            "nodes": sum(1 for _ in graph.model.graph),
+            "operations_per_token": counts.to_dict(),
             "paper_flops": {"rule": PAPER_RULE, "full": flops.full, "quantised": flops.quantized},
         },
         "layers": rows,
@@ -86,16 +78,26 @@ def export_report(
     }
 
 
-def _operations(linear: Linear, node: PlaneNode, figures: Figures) -> Operations:
-    return operations(linear.N, linear.K, node.format, figures.statistics[linear.module].ones)
+def _layer_row(node: PlaneNode, linear: Linear, layer: LayerStats) -> dict[str, Any]:
+    return {
+        "module": linear.module,
+        "N": linear.N,
+        "K": linear.K,
+        "group_size": node.plane_format.group_size,
+        "node": str(node.planes.name).removesuffix(".planes"),
+        **layer.weight.to_dict(),
+        "operations_per_token": operations(linear.N, linear.K, node.plane_format, layer.weight.ones).to_dict(),
+        "scale_rounding_error": _rounding_error([layer]),
+    }
 
 
-def _format(nodes: tuple[PlaneNode, ...], weights: Weights) -> dict[str, Any]:
+def _stored_format(nodes: tuple[PlaneNode, ...], parameters: Parameters) -> dict[str, Any]:
     """Planes, group size, offset and bits of a scale as in the file, whether asked for, fitted by default or stored."""
     if not nodes:
         return {}
-    stored = weights.source.quantization
-    widest = max((node.format for node in nodes), key=lambda form: form.group_size)  # short rows have short groups
+    stored = parameters.source.quantization
+    # Short rows have short groups.
+    widest = max((node.plane_format for node in nodes), key=lambda plane_format: plane_format.group_size)
     return {
         "planes": widest.planes,
         "group_size": stored.group_size if stored is not None else widest.group_size,
@@ -104,17 +106,18 @@ def _format(nodes: tuple[PlaneNode, ...], weights: Weights) -> dict[str, Any]:
     }
 
 
-def _relative_error(sums: Collection[tuple[float, float]]) -> float | None:
-    """Sum of squared errors over sum of squares; None where there is nothing to say."""
+def _rounding_error(layers: Iterable[LayerStats]) -> float | None:
+    """Sum of squared errors over sum of squares; None where no scales were rounded."""
+    sums = [layer.rounding for layer in layers if layer.rounding is not None]
     if not sums:
         return None
     error, norm = (sum(part) for part in zip(*sums, strict=True))
     return error / norm if norm else 0.0
 
 
-def _head_weights(weights: Weights, tables: tuple[Table, ...]) -> int:
+def _head_weights(parameters: Parameters, tables: tuple[VocabularyTable, ...]) -> int:
     """Weights of the head, which the rule counts at full precision; a tied head is the only table."""
-    return int(weights[tables[-1].parameter].numel()) if tables else 0
+    return parameters[tables[-1].parameter].numel() if tables else 0
 
 
 def _attention_width(model: ir.Model) -> int:

@@ -1,7 +1,7 @@
-"""`--check`: the exported file in ONNX Runtime against PyTorch with the very weights that the file holds.
+"""The check of an export: the file in ONNX Runtime against PyTorch with the weights that the file holds.
 
-Planes, scales and tables are read back from out.onnx, dequantized and put in the place of the weights that they came
-from, in a full-precision copy of the model directory. What is left to differ is the graph and the arithmetic.
+Planes, scales and tables are read from the file, dequantized and put in the place of the weights that they stand for,
+in a full-precision copy of the model directory. So only the graph and the arithmetic can differ.
 """
 
 import json
@@ -20,14 +20,14 @@ import torch
 from safetensors.torch import save_file
 
 from dualbinary import OP, DualBinaryError
-from dualbinary.checkpoint import INDEX_FILE
+from dualbinary.checkpoint import CONFIG_FILE, INDEX_FILE
 from dualbinary.contract.weight import PlaneWeight
-from exporter.graph.passes.linear import PlaneNode
-from exporter.graph.passes.vocabulary import Table
-from exporter.pipeline import Export
+from dualbinary.onnx_files.model_files import TOKENIZER
+from exporter.graph.export_graph import PlaneNode, VocabularyTable
+from exporter.pipeline import ExportResult
 from exporter.source.lazy_tensor import RowOrigin
-from exporter.source.model_directory import ModelSource
-from exporter.stored.vocabulary_tables import dequantized_table
+from exporter.source.model_directory import ModelDirectory
+from exporter.stored.vocabulary_tables import dequantize_table
 
 __all__ = ["CheckResult", "check"]
 
@@ -41,24 +41,30 @@ _ROWS = 512  # dequantized at a time
 _SHARD_BYTES = 1 << 30
 _CUDA = "CUDAExecutionProvider"
 
-# Largest relative error of the logits that the arithmetic explains, with room for models that amplify it. Level 0 may
-# lose 1e-4 in a product (the contract's 15 bits), which adds up like the square root of the number of products: 1.5e-3
-# for the 210 of a model of 30 layers. float16 activations carry 5e-4 a step; level 4 rounds activations to 8 bits, 6e-3
-# a product.
-_TOLERANCE = {("fp32", 0): 4e-3, ("fp16", 0): 1e-2, ("fp32", 4): 1.5e-1, ("fp16", 4): 1.5e-1}
+# Rows of a stored tensor that the export quantized, and a function that dequantizes them as the file has them, float32
+# [rows, K].
+_Rows = tuple[RowOrigin, Callable[[], np.ndarray]]
+
+# Largest relative error of the logits that the arithmetic explains, with room for models that amplify it, by type of
+# the activations and accuracy level. Level 0 may lose 1e-4 in a product (the contract's 15 bits), which adds up like
+# the square root of the number of products: 1.5e-3 for the 210 of a model of 30 layers. float16 activations lose 5e-4
+# per step; level 4 rounds activations to 8 bits, 6e-3 per product.
+_TOLERANCES = {("fp32", 0): 4e-3, ("fp16", 0): 1e-2, ("fp32", 4): 1.5e-1, ("fp16", 4): 1.5e-1}
 
 
 @dataclass(frozen=True)
 class CheckResult:
-    """How far ONNX Runtime and PyTorch are apart on one prompt, over the positions of which the file gives logits.
+    """The distance of ONNX Runtime and PyTorch on one prompt, over the positions of which the file gives logits.
 
-    relative_error: largest |logit - reference| over largest |reference|.
-    kl: mean over positions of KL(reference || exported), in nats.
-    top1: share of positions with the same most likely token.
-    tolerance: what relative_error may be.
-    kernel: "library" or "fallback", whatever computed DualBinaryMatMul.
-    provider: execution provider that ran the file, "cpu" or "cuda". A model for CUDA runs on the CPU where ONNX Runtime
-        has no CUDA, which checks the graph but none of CUDA's kernels.
+    Attributes:
+        relative_error: largest |logit - reference| over largest |reference|.
+        kl: mean over positions of KL(reference || exported), in nats.
+        top1: share of positions with the same most likely token.
+        tolerance: largest relative_error that passes.
+        tokens: number of positions.
+        kernel: "library" or "fallback", which computed DualBinaryMatMul.
+        provider: execution provider that ran the file, "cpu" or "cuda". A model for CUDA runs on the CPU where ONNX
+            Runtime has no CUDA, which checks the graph but none of CUDA's kernels.
     """
 
     relative_error: float
@@ -71,7 +77,7 @@ class CheckResult:
 
     @property
     def passed(self) -> bool:
-        """Whether the two agree."""
+        """True where the two agree."""
         return self.relative_error <= self.tolerance  # false for NaN
 
     def to_dict(self) -> dict[str, Any]:
@@ -79,9 +85,9 @@ class CheckResult:
         return {**asdict(self), "passed": self.passed}
 
 
-def check(result: Export, out: Path, library: Path | None) -> CheckResult:
+def check(result: ExportResult, out: Path, library: Path | None) -> CheckResult:
     """Compare the exported model at `out` with PyTorch. `library` is None where only the fallback function can run."""
-    source = result.weights.source
+    source = result.parameters.source
     with tempfile.TemporaryDirectory(prefix=".dualbinary-check-", dir=out.parent) as scratch:
         _write_dequantized(result, out, Path(scratch))
         ids = _token_ids(source)
@@ -89,31 +95,29 @@ def check(result: Export, out: Path, library: Path | None) -> CheckResult:
     session = _session(out, library, result.options.target)
     logits = _onnx_logits(session, ids)
     reference = reference[-len(logits) :]
-    kernel = "library" if library is not None else "fallback"
-    return _compare(logits, reference, result, kernel, "cuda" if _CUDA in session.get_providers() else "cpu")
-
-
-def _compare(logits: np.ndarray, reference: np.ndarray, result: Export, kernel: str, provider: str) -> CheckResult:
     error = float(np.abs(logits - reference).max() / np.abs(reference).max())  # NaN where either holds one
     expected, got = (torch.from_numpy(x).double().log_softmax(-1) for x in (reference, logits))
     kl = (expected.exp() * (expected - got)).sum(-1).mean().item()
     top1 = float((logits.argmax(1) == reference.argmax(1)).mean())
     # For CUDA attention is float16 whatever the rest is.
     dtype = "fp16" if result.options.target == "cuda" else result.options.activations
-    tolerance = _TOLERANCE[dtype, result.options.accuracy_level]
+    tolerance = _TOLERANCES[dtype, result.options.accuracy_level]
+    kernel = "library" if library is not None else "fallback"
+    provider = "cuda" if _CUDA in session.get_providers() else "cpu"
     return CheckResult(error, kl, top1, tolerance, len(logits), kernel, provider)
 
 
-def _token_ids(source: ModelSource) -> np.ndarray:
+def _token_ids(source: ModelDirectory) -> np.ndarray:
     """Token ids [1, tokens] of a fixed text, or fixed ids where the directory has no tokenizer."""
     count = _PROMPT_TOKENS + _DECODE_TOKENS
-    if (source.directory / "tokenizer.json").is_file():
+    path = source.directory / TOKENIZER
+    if path.is_file():
         from tokenizers import Tokenizer
 
         try:
-            ids = Tokenizer.from_file(str(source.directory / "tokenizer.json")).encode(_PROMPT).ids
+            ids = Tokenizer.from_file(str(path)).encode(_PROMPT).ids
         except Exception as error:  # the library raises bare exceptions
-            raise DualBinaryError(f"{source.directory / 'tokenizer.json'}: cannot be read ({error})") from error
+            raise DualBinaryError(f"{path}: cannot be read ({error})") from error
         ids = (ids * count)[:count]
     else:
         rng = np.random.default_rng(0)
@@ -133,7 +137,7 @@ def _torch_logits(directory: Path, ids: np.ndarray) -> np.ndarray:
 
 
 def _session(out: Path, library: Path | None, target: str) -> ort.InferenceSession:
-    """The file on the provider it was made for, where this ONNX Runtime has it, else on the CPU."""
+    """A session of the file on the provider that it was made for, where ONNX Runtime has that here, else on the CPU."""
     options = ort.SessionOptions()
     options.log_severity_level = 3
     if library is not None:
@@ -148,10 +152,7 @@ def _session(out: Path, library: Path | None, target: str) -> ort.InferenceSessi
 
 
 def _onnx_logits(session: ort.InferenceSession, ids: np.ndarray) -> np.ndarray:
-    """Logits [tokens, V]: the prompt at once, then token by token through the KV cache.
-
-    Of a prompt the file gives all rows or the last one.
-    """
+    """Logits [tokens, V]: the prompt at once (all its tokens or the last, as the file gives them), then one by one."""
     inputs = {value.name: value for value in session.get_inputs()}
     past = {}
     for name, value in inputs.items():
@@ -160,10 +161,8 @@ def _onnx_logits(session: ort.InferenceSession, ids: np.ndarray) -> np.ndarray:
             past[name] = np.zeros((1, value.shape[1], 0, value.shape[3]), dtype)
     names = [value.name for value in session.get_outputs()]
     rows = []
-    steps = [_PROMPT_TOKENS, *[1] * (ids.shape[1] - _PROMPT_TOKENS)]
     begin = 0
-    for step in steps:
-        end = begin + step
+    for end in range(_PROMPT_TOKENS, ids.shape[1] + 1):
         feeds = {"input_ids": ids[:, begin:end], "attention_mask": np.ones((1, end), np.int64)}
         if "position_ids" in inputs:
             feeds["position_ids"] = np.arange(begin, end, dtype=np.int64)[None]
@@ -174,22 +173,14 @@ def _onnx_logits(session: ort.InferenceSession, ids: np.ndarray) -> np.ndarray:
     return np.concatenate(rows)
 
 
-@dataclass(frozen=True)
-class _Rows:
-    """Rows of a stored tensor that the export quantized, and how to get what the file holds in their place."""
-
-    origin: RowOrigin
-    read: Callable[[], np.ndarray]  # float32 [rows, K]
-
-
-def _write_dequantized(result: Export, out: Path, directory: Path) -> None:
-    """A full-precision model directory with the weights that `out` stands for."""
-    source = result.weights.source
+def _write_dequantized(result: ExportResult, out: Path, directory: Path) -> None:
+    """Write a full-precision model directory with the weights that `out` stands for."""
+    source, copies = result.parameters.source, result.parameters.copies
     config = {key: value for key, value in source.config.items() if key != "quantization_config"}
-    (directory / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    (directory / CONFIG_FILE).write_text(json.dumps(config), encoding="utf-8")
     replaced = _replaced_rows(result, out)
     quantized = (".planes", ".scales") if source.quantization is not None else ()
-    copies = result.weights.copies  # of a tied embedding: what is left of them would untie it
+    # Copies of a tied embedding stay out, as they would untie it.
     names = [name for name in source.tensors if not (quantized and name.endswith(quantized)) and name not in copies]
     names += [name for name in replaced if name not in source.tensors]
     weight_map: dict[str, str] = {}
@@ -205,43 +196,39 @@ def _write_dequantized(result: Export, out: Path, directory: Path) -> None:
     (directory / INDEX_FILE).write_text(json.dumps(index_file), encoding="utf-8")
 
 
-def _replaced_rows(result: Export, out: Path) -> dict[str, list[_Rows]]:
+def _replaced_rows(result: ExportResult, out: Path) -> dict[str, list[_Rows]]:
     """The quantized rows of every stored tensor, by its name."""
     stored = ir.load(out).graph.initializers
     replaced: dict[str, list[_Rows]] = defaultdict(list)
 
     def add(parameter: str, read: Callable[[slice], np.ndarray]) -> None:
         begin = 0
-        for origin in result.weights.origin(parameter):
+        for origin in result.parameters.origins(parameter):
             rows = slice(begin, begin + len(origin.rows))
-            replaced[origin.name].append(_Rows(origin, partial(read, rows)))
+            replaced[origin.name].append((origin, partial(read, rows)))
             begin = rows.stop
 
-    for node in result.nodes:
+    for node in result.graph.nodes:
         begin = 0
         for linear in node.linears:
-            first = begin  # of the layer's rows among the node's
-            arrays = (stored[str(node.planes.name)], stored[str(node.scales.name)])
-            add(linear.parameter, partial(_linear_rows, node, arrays, first))
+            values = (stored[str(node.planes.name)], stored[str(node.scales.name)])
+            add(linear.parameter, partial(_linear_rows, node, values, begin))
             begin += linear.N
-    for table in result.tables:
-        values = [stored[str(v.name)] for v in (*table.codes, *([table.scales] if table.scales is not None else []))]
-        add(table.parameter, partial(_table_rows, table, values))
+    for table in result.graph.tables:
+        add(table.parameter, partial(_table_rows, table, [stored[str(value.name)] for value in table.values]))
     return replaced
 
 
 def _linear_rows(node: PlaneNode, values: tuple[ir.Value, ir.Value], first: int, rows: slice) -> np.ndarray:
-    stored = PlaneWeight(_array(values[0]), _array(values[1]), node.linears[0].K, node.format)
-    plain = stored.to_layout(OP.layouts[0].name)
-    parts = []
-    for begin in range(first + rows.start, first + rows.stop, _ROWS):
-        part = slice(begin, min(begin + _ROWS, first + rows.stop))
-        parts.append(plain.rows(part).dequantize().astype(np.float32))
-    return np.concatenate(parts)
+    """Rows of the layer that begins at row `first` of the node."""
+    stored = PlaneWeight(_array(values[0]), _array(values[1]), node.linears[0].K, node.plane_format)
+    weight = stored.to_layout(OP.layouts[0].name).rows(slice(first + rows.start, first + rows.stop))
+    parts = (weight.rows(slice(begin, begin + _ROWS)) for begin in range(0, weight.N, _ROWS))
+    return np.concatenate([part.dequantize().astype(np.float32) for part in parts])
 
 
-def _table_rows(table: Table, values: list[ir.Value], rows: slice) -> np.ndarray:
-    return dequantized_table(table, [_array(value)[rows] for value in values])
+def _table_rows(table: VocabularyTable, values: list[ir.Value], rows: slice) -> np.ndarray:
+    return dequantize_table(table, [_array(value)[rows] for value in values])
 
 
 def _array(value: ir.Value) -> np.ndarray:
@@ -249,18 +236,17 @@ def _array(value: ir.Value) -> np.ndarray:
     return value.const_value.numpy()
 
 
-def _dequantized(result: Export, name: str, replacements: list[_Rows]) -> torch.Tensor:
-    weights = result.weights
-    if name in weights.source.tensors:
-        tensor = weights.source.read(name)
+def _dequantized(result: ExportResult, name: str, replacements: list[_Rows]) -> torch.Tensor:
+    parameters = result.parameters
+    if name in parameters.source.tensors:
+        tensor = parameters.source.read(name)
         if not replacements:
             return tensor
         tensor = tensor.float()
     else:
-        n, k, transposed = weights.linears[name.removesuffix(".weight")]
-        tensor = torch.zeros((k, n) if transposed else (n, k))
-    for rows in replacements:
-        values = torch.from_numpy(rows.read())
-        target = tensor.T if rows.origin.transposed else tensor
-        target[rows.origin.rows] = values
+        N, K, transposed = parameters.linears[name.removesuffix(".weight")]
+        tensor = torch.zeros((K, N) if transposed else (N, K))
+    for origin, read in replacements:
+        target = tensor.T if origin.transposed else tensor
+        target[origin.rows] = torch.from_numpy(read())
     return tensor

@@ -1,24 +1,25 @@
 """Names of the files that lie beside an exported model."""
 
+from dualbinary.checkpoint import CONFIG_FILE
+
 __all__ = [
     "CHAT_TEMPLATE",
     "CONFIGS",
+    "CONFIG_FILE",
     "EXPORT_REPORT",
     "GENAI_CONFIG",
     "GENERATION_CONFIG",
-    "MODEL_CONFIG",
-    "POSSIBLE_COMPANIONS",
+    "OPTIONAL_FILES",
     "TOKENIZER",
     "TOKENIZER_CONFIG",
     "TOKENIZER_FILES",
 ]
 
 GENAI_CONFIG = "genai_config.json"
-MODEL_CONFIG = "config.json"
 GENERATION_CONFIG = "generation_config.json"
 EXPORT_REPORT = "export_report.json"
-CONFIGS = (GENAI_CONFIG, MODEL_CONFIG, GENERATION_CONFIG, EXPORT_REPORT)
-"""What every export has."""
+CONFIGS = (GENAI_CONFIG, CONFIG_FILE, GENERATION_CONFIG, EXPORT_REPORT)
+"""Files that every export has."""
 
 TOKENIZER = "tokenizer.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
@@ -32,9 +33,9 @@ TOKENIZER_FILES = (
     "tokenizer.model",
     CHAT_TEMPLATE,
 )
-POSSIBLE_COMPANIONS = (
+OPTIONAL_FILES = (
     *TOKENIZER_FILES,
     TOKENIZER_CONFIG,
     *(f"{name}.{suffix}" for name in ("libdualbinary", "libdualbinary_cuda") for suffix in ("so", "dylib", "dll")),
 )
-"""Everything that an export may lay beside a model for its tokenizer and libraries, on any system."""
+"""Files that an export may add for a tokenizer and for libraries, on any system."""

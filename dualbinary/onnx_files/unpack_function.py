@@ -1,12 +1,12 @@
-"""How a fallback function reads layouts of blocks: ONNX operators that put planes and scales back into layout plain.
+"""ONNX operators that unpack a blocked layout into planes and scales of layout plain.
 
-The function of a model (exporter/graph/fallback_function.py) computes with `planes` and `scales` of layout plain.
-For blocks its inputs are called `stored_planes` and `stored_scales`, and the nodes made here stand in front and produce
-`planes` and `scales`. So a model changes its layout by changing this prefix alone, whatever follows it. All values of
-the prefix but those two have names that start with "stored_". Every operation is exact.
+The fallback function of a model (exporter/graph/fallback_function.py) computes with `planes` and `scales` of layout
+plain. For a blocked layout its inputs are `stored_planes` and `stored_scales`, and the nodes described here come first
+and produce `planes` and `scales`. So a model changes its layout by a change of these nodes alone. All values of theirs
+but those two have names that start with "stored_". Every operation is exact.
 
-A runtime folds these nodes when it loads the model: blocks are a permutation of nibbles, and scales are put together
-from their bytes. Text and arrays only; whoever makes a function of them brings onnx.
+A runtime folds these nodes when it loads the model: a blocked layout is a permutation of nibbles, and scales are put
+together from their bytes. This module holds text and arrays; functions.py makes nodes of them, which needs onnx.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from dualbinary.contract.blocked_layouts import LINE_BYTES, NIBBLE_ORDERS
 from dualbinary.contract.schema import OP
 from dualbinary.contract.weight import PlaneFormat
 
-__all__ = ["PREFIX", "Decoding", "decoding"]
+__all__ = ["PREFIX", "UnpackFunction", "unpack_function"]
 
 PREFIX = "stored_"
 
@@ -29,23 +29,29 @@ _FLOAT, _FLOAT16, _INT32 = 1, 10, 6  # ONNX element types
 
 
 @dataclass(frozen=True)
-class Decoding:
-    """Inputs of the function after X, nodes in ONNX's text form, and constants by name that they use."""
+class UnpackFunction:
+    """A function from stored tensors to planes and scales of layout plain.
+
+    Attributes:
+        inputs: names of the stored planes and scales.
+        text: nodes in ONNX's text form; none for layout plain.
+        tables: constants that the nodes use, by name.
+    """
 
     inputs: tuple[str, str]
     text: str
     tables: dict[str, np.ndarray]
 
 
-def decoding(plane_format: PlaneFormat) -> Decoding:
-    """The prefix for nodes of this format, of any size and group size.
+def unpack_function(plane_format: PlaneFormat) -> UnpackFunction:
+    """The function for weights of this format, of any N, K and group size.
 
     In the texts of this module a tilde stands for PREFIX.
     """
     layout, planes, scale_rows = plane_format.layout, plane_format.planes, plane_format.scale_rows
     scale_dtype = plane_format.scale_dtype
     if not OP.layout_named(layout).blocks:
-        return Decoding(("planes", "scales"), "", {})
+        return UnpackFunction(("planes", "scales"), "", {})
     itemsize = scale_dtype.itemsize
     used = scale_rows * _ROWS * itemsize
     ints = {
@@ -68,7 +74,7 @@ def decoding(plane_format: PlaneFormat) -> Decoding:
     lines += [f"~groups = Reshape ({body}, ~groups_shape)", *_PLANES, *_SCALE_BYTES]
     lines += _CODES if scale_dtype == np.uint8 else _float_scales(scale_dtype)
     low, high = NIBBLE_ORDERS[layout].T
-    place = np.empty(2 * LINE_BYTES, np.int64)  # of each nibble [output, j] among the low and then the high halves
+    place = np.empty(2 * LINE_BYTES, np.int64)  # of nibble [output, j] in a line: low ones first
     place[low], place[high] = np.arange(LINE_BYTES), LINE_BYTES + np.arange(LINE_BYTES)
     grid = place.reshape(_ROWS, -1)
     tables = {"even": grid[:, 0::2], "odd": grid[:, 1::2], "nibble": np.uint8(15), "shift": np.uint8(4)}
@@ -76,14 +82,14 @@ def decoding(plane_format: PlaneFormat) -> Decoding:
         tables["centre"] = np.uint8(OP.scale_codes["zero"])
     else:
         tables |= _float_tables(scale_dtype)
-    return Decoding(
+    return UnpackFunction(
         (f"{PREFIX}planes", f"{PREFIX}scales"),
         "\n".join(lines).replace("~", PREFIX) + "\n",
         {f"{PREFIX}{name}": np.asarray(value) for name, value in tables.items()},
     )
 
 
-# Groups in a block and segments in a group by group_size; lines of a segment are 4, 3, 2 or 1, the most that divide it.
+# Groups per output block and segments per group. Lines of a segment are 4, 3, 2 or 1, the largest that divides a group.
 _SIZES = [
     "~n_all = Constant <value_int: int = @N> ()",
     "~n = Reshape (~n_all, ~minus_one)",
@@ -129,7 +135,7 @@ _PLANES = [
     "planes = Slice (~padded_planes, ~zero, ~n, ~one)",
 ]
 
-# Bytes of the scales [B, groups, C, 32, size of one].
+# Bytes of the scales [B, groups, C, 32, bytes per scale].
 _SCALE_BYTES = [
     "~scale_part = Slice (~groups, ~zero, ~used, ~two)",
     "~scale_shape = Concat <axis = 0> (~copy, ~c, ~rows, ~item)",

@@ -1,1 +1,1 @@
-"""The ONNX graph: built, adjusted to its architecture, rewritten by passes."""
+"""The ONNX graph: built, corrected for its architecture, rewritten by passes."""

@@ -1,8 +1,8 @@
-"""What an attention mask does, found by running the part of the graph that computes it.
+"""The meaning of an attention mask, found by running the part of the graph that computes it.
 
 Builders spell causal masks, sliding windows and ALiBi in many ways, and matching each spelling by its nodes would
 miss the next one. The mask of an Attention node depends on shapes and on attention_mask alone, so it is evaluated on
-a small case and the numbers are read: which keys a query sees, and what is added to their scores.
+a small case, and the result shows which keys a query sees and what is added to their scores.
 """
 
 from dataclasses import dataclass

@@ -1,13 +1,11 @@
-"""From a model directory to a graph without weights: mobius-onnx builds it, our adjustments correct it.
+"""The graph of a model directory, without weights: mobius-onnx builds it, our adjustments correct it.
 
 The builder constructs the ONNX graph from onnxscript modules and never traces PyTorch, so this takes a second and no
-weights whatever the model's size. The portable form is asked for (standard Attention, RotaryEmbedding, fused norms);
-our own passes turn it into what the runtime is fast at.
+weights whatever the model's size. It builds the portable form (standard Attention, RotaryEmbedding, fused norms), which
+our passes turn into the operators that the runtime is fast at.
 """
 
 import json
-import logging
-import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,8 +17,9 @@ import onnx_ir as ir
 import torch
 
 from dualbinary import InputError
+from dualbinary.checkpoint import CONFIG_FILE
 from exporter.graph.architectures import adjust, refuse_ignored_values
-from exporter.source.model_directory import ModelSource
+from exporter.source.model_directory import ModelDirectory
 
 __all__ = ["BuiltGraph", "build_graph"]
 
@@ -45,17 +44,15 @@ class BuiltGraph:
         return {name: value for name, value in self.model.graph.initializers.items() if value.const_value is None}
 
     def map_weights(self, stored: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Stored tensors (deferred ones will do) to parameters: renamed, split, transposed as the graph wants them."""
+        """Parameters made of stored tensors, lazy or not: renamed, split, transposed as the graph wants them."""
         return self.module.preprocess_weights(stored)
 
 
-def build_graph(source: ModelSource, dtype: str) -> BuiltGraph:
+def build_graph(source: ModelDirectory, dtype: str) -> BuiltGraph:
     """Build the graph of `source` with activations of `dtype` ("fp32" or "fp16").
 
     Raises InputError for a model type that is not a text-generation decoder or a configuration that does not build.
     """
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a model directory is complete; nothing may be fetched
-    logging.getLogger("mobius").setLevel(logging.ERROR)
     import mobius
 
     model_type = str(source.model_type)
@@ -65,7 +62,7 @@ def build_graph(source: ModelSource, dtype: str) -> BuiltGraph:
     registered = mobius.registry.get(model_type)
 
     class Adjusted:
-        """Stands in for the module class, so that adjustments run between construction and graph building."""
+        """The module class, with adjustments between construction and graph building."""
 
         __name__ = registered.__name__
         config_class = getattr(registered, "config_class", None)
@@ -91,20 +88,21 @@ def build_graph(source: ModelSource, dtype: str) -> BuiltGraph:
         raise
     except Exception as error:
         raise InputError(
-            f"{source.directory / 'config.json'}: model_type {model_type!r} does not build with these values "
+            f"{source.directory / CONFIG_FILE}: model_type {model_type!r} does not build with these values "
             f"({type(error).__name__}: {error})"
         ) from error
-    module = made[0]
+    model, module = package["model"], made[0]
+    model.graph.name = "model"  # the builder names it after the temporary directory
     window = getattr(getattr(module, "model", None), "_gqa_local_window_size", lambda: 0)()
-    return BuiltGraph(package["model"], module, max(window, 0))
+    return BuiltGraph(model, module, max(window, 0))
 
 
 @contextmanager
-def _plain_configuration(source: ModelSource) -> Iterator[str]:
-    """A directory with only config.json, less the block for which the builder has quantized layers of its own."""
+def _plain_configuration(source: ModelDirectory) -> Iterator[str]:
+    """A directory with config.json alone, without the key for which the builder has quantized layers of its own."""
     config = {key: value for key, value in source.config.items() if key != "quantization_config"}
     with tempfile.TemporaryDirectory(prefix="dualbinary-config-") as directory:
-        (Path(directory) / "config.json").write_text(json.dumps(config), encoding="utf-8")
+        (Path(directory) / CONFIG_FILE).write_text(json.dumps(config), encoding="utf-8")
         yield directory
 
 

@@ -1,81 +1,78 @@
-"""The model-local function that runs DualBinaryMatMul where no library can be registered.
+"""The function inside the model that runs DualBinaryMatMul where no library can be registered.
 
-With the library registered ONNX Runtime never looks at it. Bodies, by what they ask of the runtime:
+With the library registered ONNX Runtime ignores it. Bodies, by what they need of the runtime:
 
 - ort4, ort2: each plane becomes the 4- or 2-bit weight of a MatMulNBits: a table of 256 entries turns a byte of bits
   into codes b + 2^(bits-1), so that the operator's default zero point gives back b and the scales are used as they
-  are. The runtime folds tables and reshapes when it loads the model and keeps `bits` bits a weight and plane.
+  are. The runtime folds tables and reshapes when it loads the model and keeps `bits` bits per weight and plane.
   ort4 runs on every ONNX Runtime with MatMulNBits, ort2 where two bits are known.
 - standard: ONNX operators alone, for runtimes without MatMulNBits. ONNX Runtime folds it to a float weight.
 
-A group_size that MatMulNBits does not know (no power of two, or above 256) is served in blocks of 32 with repeated
-scales.
+For a group_size that MatMulNBits does not know (no power of two, or above 256) its quantization blocks have 32 inputs
+and repeated scales.
 
-Scales of 8 bits are decoded first, to float32: a table of 256 entries, by the factor's high byte, gives what the factor
-is at low byte 0 and what each step of the low byte adds, for float16 is linear in its low byte.
+Scales of 8 bits become float32 first: a table of 256 entries, by the factor's high byte, gives the factor at low byte 0
+and the step per unit of the low byte, for float16 is linear in its low byte.
 
-Layouts of blocks are put back into layout plain first (dualbinary/onnx_files/unpack_function.py).
+Blocked layouts are unpacked first (dualbinary/onnx_files/unpack_function.py).
 """
+
+from collections.abc import Collection
 
 import numpy as np
 import onnx
 import onnx_ir as ir
-from onnx import helper, numpy_helper, parser
+from onnx import parser
 
 from dualbinary import OP
-from dualbinary.contract.weight import PER_CHANNEL, PlaneFormat
-from dualbinary.onnx_files.functions import exchange_decoding
-from dualbinary.onnx_files.unpack_function import decoding
+from dualbinary.contract.weight import PlaneFormat
+from dualbinary.errors import OptionError
+from dualbinary.onnx_files.functions import constant_nodes, replace_unpacking
 
 __all__ = ["fallback_function"]
 
-_BLOCK = OP.limits["group_multiple"]
-_LARGEST_BLOCK = 256  # of MatMulNBits
+_BLOCK_SIZE = OP.limits["group_multiple"]
+_MAX_BLOCK_SIZE = 256  # of MatMulNBits
 
 
-def fallback_function(
-    kind: str,
-    planes: int,
-    has_offset: bool,
-    scale_dtype: np.dtype,
-    group_sizes: set[int],
-    opset: int,
-    layout: str = OP.layouts[0].name,
-) -> ir.Function:
-    """The function for nodes of `planes` planes, with or without offset row, of any of `group_sizes`.
+def fallback_function(kind: str, formats: Collection[PlaneFormat], opset: int) -> ir.Function:
+    """The function for nodes of the given formats, which differ in group sizes and, in layout plain, in float scales.
 
-    `scale_dtype` matters where it is uint8, and in layouts of blocks. `kind` is "ort4", "ort2" or "standard"; `opset`
-    is the model's, at least 18.
+    `kind` is "ort4", "ort2" or "standard"; `opset` is the model's, at least 18. Raises OptionError where weights of a
+    blocked layout have scales of several types.
     """
-    coded_scales = scale_dtype == np.uint8
+    plane_format = next(iter(formats))
+    if OP.layout_named(plane_format.layout).blocks and len({each.scale_dtype for each in formats}) > 1:
+        expected = "plain for a checkpoint with scales of several types, which one fallback function cannot unpack"
+        raise OptionError("layout", expected, plane_format.layout, "use {scale_bits} 8, or {fallback} none")
+    text, tables = _scale_values(plane_format)
     if kind == "standard":
-        body, tables = _standard_body(planes, has_offset), {}
+        text += _standard_body(plane_format)
     else:
         bits = int(kind.removeprefix("ort"))
-        power_of_two = all(size & (size - 1) == 0 and size <= _LARGEST_BLOCK for size in group_sizes)
-        body = _nbits_body(bits, planes, power_of_two) + (_OFFSET if has_offset else "")
-        body += f"Y = {'Add(sum, offset_sum)' if has_offset else 'Identity(sum)'}\n"
-        tables = {"table": _code_table(bits)}
-    if coded_scales:
-        tables |= _factor_tables()
-    body = (_DECODED if coded_scales else "scale_values = Identity (scales)\n") + body
+        sizes = {each.group_size for each in formats}
+        by_group = all(size & (size - 1) == 0 and size <= _MAX_BLOCK_SIZE for size in sizes)
+        text += _nbits_body(bits, plane_format, by_group)
+        tables = {"table": _code_table(bits)} | tables
     attributes = ", ".join(a.name for a in OP.attributes if a.default is None)
     defaults = ", ".join(f"{a.name}: int = {a.default}" for a in OP.attributes if a.default is not None)
-    text = (
+    function = parser.parse_function(
         f'<domain: "{OP.domain}", opset_import: ["" : {opset}, "com.microsoft" : 1]>\n'
-        f"{OP.name} <{attributes}, {defaults}> (X, planes, scales) => (Y) {{\n{body}}}"
+        f"{OP.name} <{attributes}, {defaults}> (X, planes, scales) => (Y) {{\n{text}}}"
     )
-    function = parser.parse_function(text)
-    constants = [
-        helper.make_node("Constant", [], [name], value=numpy_helper.from_array(value)) for name, value in tables.items()
-    ]
-    nodes = [*constants, *function.node]
+    nodes = [*constant_nodes(tables), *function.node]
     del function.node[:]
     function.node.extend(nodes)
-    stored = PlaneFormat(planes, PER_CHANNEL, has_offset, scale_dtype=scale_dtype, layout=layout)
-    exchange_decoding(function, decoding(stored))
+    replace_unpacking(function, plane_format)
     onnx.checker.check_function(function, _checker_context(opset))
     return ir.from_proto(function)
+
+
+def _scale_values(plane_format: PlaneFormat) -> tuple[str, dict[str, np.ndarray]]:
+    """Nodes that give `scale_values`, and the tables that they read."""
+    if plane_format.scale_dtype == np.uint8:
+        return _CODE_VALUES, _factor_tables()
+    return "scale_values = Identity (scales)\n", {}
 
 
 def _code_table(bits: int) -> np.ndarray:
@@ -88,7 +85,7 @@ def _code_table(bits: int) -> np.ndarray:
 
 
 def _factor_tables() -> dict[str, np.ndarray]:
-    """float32 [256] by a float16's high byte: its value where the low byte is 0, and what 1 in the low byte adds.
+    """float32 [256] by a float16's high byte: its value at low byte 0, and the step per unit of the low byte.
 
     Both are divided by the unit of the codes. Exact, as 11 bits are; NaN where the contract allows no factor.
     """
@@ -101,7 +98,7 @@ def _factor_tables() -> dict[str, np.ndarray]:
 
 
 # Scales [C, N, Kp/G] in float32 from bytes [C, N, 2 + Kp/G]; every operation is exact.
-_DECODED = f"""
+_CODE_VALUES = f"""
 s_low = Constant <value_int = 0> ()
 s_high = Constant <value_int = 1> ()
 s_head = Constant <value_ints: ints = [{OP.scale_codes["factor_bytes"]}]> ()
@@ -124,17 +121,18 @@ scale_values = Mul (s_centred, s_columns)
 """
 
 
-def _nbits_body(bits: int, planes: int, power_of_two: bool) -> str:
-    block = "block_size: int = @group_size" if power_of_two else f"block_size = {_BLOCK}"
+def _nbits_body(bits: int, plane_format: PlaneFormat, by_group: bool) -> str:
+    """Text with one MatMulNBits per plane; `by_group` makes its quantization blocks the groups, else they have 32."""
+    block = "block_size: int = @group_size" if by_group else f"block_size = {_BLOCK_SIZE}"
     lines = [
         "minus_one = Constant <value_ints: ints = [-1]> ()",
         "n = Constant <value_int: int = @N> ()",
         "n1 = Reshape (n, minus_one)",
     ]
-    if power_of_two:
+    if by_group:
         lines += ["group = Constant <value_int: int = @group_size> ()", "block = Reshape (group, minus_one)"]
     else:
-        lines.append(f"block = Constant <value_ints: ints = [{_BLOCK}]> ()")
+        lines.append(f"block = Constant <value_ints: ints = [{_BLOCK_SIZE}]> ()")
     lines += [
         "k = Constant <value_int: int = @K> ()",
         "k1 = Reshape (k, minus_one)",
@@ -149,7 +147,7 @@ def _nbits_body(bits: int, planes: int, power_of_two: bool) -> str:
         "all_shape = Concat <axis = 0> (n1, minus_one, blob)",
         "zero = Constant <value_ints: ints = [0]> ()",
     ]
-    for p in range(planes):
+    for p in range(plane_format.planes):
         lines += [
             f"p{p} = Constant <value_int = {p}> ()",
             f"plane{p} = Gather <axis = 0> (planes, p{p})",
@@ -159,18 +157,19 @@ def _nbits_body(bits: int, planes: int, power_of_two: bool) -> str:
             f"codes{p} = Slice (codes_all{p}, zero, blocks, one)",
             f"scale_group{p} = Gather <axis = 0> (scale_values, p{p})",
             f"scale_typed{p} = CastLike (scale_group{p}, X)",
-            *_block_scales(p, power_of_two),
+            *_block_scales(p, by_group),
             f"y{p} = com.microsoft.MatMulNBits <K: int = @K, N: int = @N, bits = {bits}, {block}, "
             f"accuracy_level: int = @accuracy_level> (X, codes{p}, scale{p})",
         ]
         lines.append(f"sum{p} = {'Identity (y0)' if p == 0 else f'Add (sum{p - 1}, y{p})'}")
-    lines.append(f"sum = Identity (sum{planes - 1})")
-    return "\n".join(lines) + "\n"
+    lines.append(f"sum = Identity (sum{plane_format.planes - 1})")
+    end = f"{_OFFSET}Y = Add(sum, offset_sum)" if plane_format.offset else "Y = Identity(sum)"
+    return "\n".join([*lines, end]) + "\n"
 
 
-def _block_scales(p: int, power_of_two: bool) -> list[str]:
-    """Scales [N, blocks] of plane p from scales [N, groups]: the same, or each repeated for the blocks of its group."""
-    if power_of_two:
+def _block_scales(p: int, by_group: bool) -> list[str]:
+    """Text for scales [N, blocks] of plane p from scales [N, groups]: the same, or each repeated within its group."""
+    if by_group:
         return [f"scale{p} = Identity (scale_typed{p})"]
     return [
         f"group{p} = Constant <value_int: int = @group_size> ()",
@@ -211,12 +210,12 @@ offset_sum = MatMul (o_sums, o_transposed)
 """
 
 
-def _standard_body(planes: int, has_offset: bool) -> str:
+def _standard_body(plane_format: PlaneFormat) -> str:
     lines = [
         "minus_one = Constant <value_ints: ints = [-1]> ()",
         "zero = Constant <value_ints: ints = [0]> ()",
         "one = Constant <value_ints: ints = [1]> ()",
-        f"p = Constant <value_ints: ints = [{planes}]> ()",
+        f"p = Constant <value_ints: ints = [{plane_format.planes}]> ()",
         "n = Constant <value_int: int = @N> ()",
         "k = Constant <value_int: int = @K> ()",
         "group = Constant <value_int: int = @group_size> ()",
@@ -238,9 +237,9 @@ def _standard_body(planes: int, has_offset: bool) -> str:
         "terms = Mul (typed, columns)",
         "plane_sum = ReduceSum <keepdims = 0> (terms, zero)",
     ]
-    if has_offset:
+    if plane_format.offset:
         lines += [
-            f"last = Constant <value_int = {planes}> ()",
+            f"last = Constant <value_int = {plane_format.planes}> ()",
             "offset = Gather <axis = 0> (scales_typed, last)",
             "offset_column = Unsqueeze (offset, minus_one)",
             "weight_groups = Add (plane_sum, offset_column)",

@@ -1,4 +1,4 @@
-"""Small things that every pass does with values of the graph."""
+"""Values of the graph: helpers that the passes share."""
 
 import numpy as np
 import onnx_ir as ir
@@ -14,12 +14,12 @@ def parameter(model: ir.Model, name: str, shape: list[int], dtype: ir.DataType) 
 
 
 def is_parameter(value: ir.Value | None) -> bool:
-    """Whether `value` is an initializer that waits for its data."""
+    """Tell if `value` is an initializer that waits for its data."""
     return value is not None and value.is_initializer() and value.const_value is None
 
 
 def constant(model: ir.Model, name: str, array: np.ndarray) -> ir.Value:
-    """The initializer `name` with the given content; one that exists is taken to hold it."""
+    """The initializer `name` with the given content, which an existing one of that name has already."""
     initializers = model.graph.initializers
     if name not in initializers:
         tensor = ir.tensor(array, name=name)

@@ -2,12 +2,11 @@
 
 The graph builder describes how a checkpoint's tensors become a model's parameters as ordinary PyTorch code over a state
 dict (rename, transpose, split a fused projection, permute rows, add one to a norm). Running that code on real weights
-would hold the whole model in memory. Here it runs on `DeferredTensor`s, which know their shape and remember which
-operation made them; `evaluate` replays the recorded operations for one parameter at a time.
+would hold the whole model in memory. Here it runs on `LazyTensor`s, which know their shape and remember which operation
+made them; `evaluate` replays the recorded operations for one parameter at a time.
 
-The same record answers a second question: evaluated on row numbers instead of weights it tells which rows of which
-stored tensor a parameter consists of (`row_origin`). That is how planes of a checkpoint follow a weight through a
-split.
+The same record has a second use: evaluated on row numbers instead of weights, it tells which rows of which stored
+tensor a parameter consists of (`row_origins`). So planes of a checkpoint follow a weight through a split.
 """
 
 from collections.abc import Callable
@@ -20,7 +19,7 @@ from torch.utils._pytree import tree_flatten, tree_map
 
 from dualbinary import InputError
 
-__all__ = ["DeferredTensor", "RowOrigin", "deferred", "evaluate", "is_stored", "row_origin", "stored_names"]
+__all__ = ["LazyTensor", "RowOrigin", "evaluate", "lazy_tensor", "row_origins", "stored_name", "stored_names"]
 
 Reader = Callable[[str], torch.Tensor]
 
@@ -34,7 +33,7 @@ class _Stored:
 
 @dataclass(frozen=True)
 class _Result:
-    """Output `index` of `operation(*args, **kwargs)`; arguments may be deferred tensors."""
+    """Output `index` of `operation(*args, **kwargs)`; arguments may be lazy tensors."""
 
     operation: Callable[..., Any]
     args: tuple[Any, ...]
@@ -42,57 +41,57 @@ class _Result:
     index: int
 
 
-class DeferredTensor(torch.Tensor):
+class LazyTensor(torch.Tensor):
     """A tensor with shape and dtype but without data; every operation on it is recorded, not run."""
 
     source: _Stored | _Result
-    shadow: torch.Tensor
+    meta: torch.Tensor
 
     @staticmethod
-    def __new__(cls: type["DeferredTensor"], shadow: torch.Tensor, source: _Stored | _Result) -> "DeferredTensor":
-        """Wrap `shadow`, a tensor on the meta device that carries shape, strides and dtype."""
+    def __new__(cls: type["LazyTensor"], meta: torch.Tensor, source: _Stored | _Result) -> "LazyTensor":
+        """Wrap `meta`, a tensor on the meta device that has shape, strides and dtype."""
         tensor = torch.Tensor._make_wrapper_subclass(
-            cls, shadow.shape, strides=shadow.stride(), storage_offset=shadow.storage_offset(), dtype=shadow.dtype
+            cls, meta.shape, strides=meta.stride(), storage_offset=meta.storage_offset(), dtype=meta.dtype
         )
-        tensor.shadow = shadow
+        tensor.meta = meta
         tensor.source = source
         return tensor
 
     def __repr__(self, *, tensor_contents: Any = None) -> str:
-        return f"DeferredTensor({list(self.shape)}, {self.dtype})"
+        return f"LazyTensor({list(self.shape)}, {self.dtype})"
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run `func` on shadows for its shape and record it."""
+        """Run `func` on meta tensors for its shape, and record it."""
         kwargs = kwargs or {}
         if func._schema.is_mutable:
             raise InputError(f"this model's weights are rearranged in place ({func}), which cannot be streamed")
 
-        def shadow(value: Any) -> Any:
-            if isinstance(value, DeferredTensor):
-                return value.shadow
+        def on_meta(value: Any) -> Any:
+            if isinstance(value, LazyTensor):
+                return value.meta
             return value.to("meta") if isinstance(value, torch.Tensor) else value
 
-        outcome = func(*tree_map(shadow, args), **tree_map(shadow, kwargs))
+        outcome = func(*tree_map(on_meta, args), **tree_map(on_meta, kwargs))
         flat, _ = tree_flatten(outcome)
         if not all(isinstance(item, torch.Tensor) for item in flat):
             raise InputError(f"this model's weights are rearranged by their values ({func}), which cannot be streamed")
         if isinstance(outcome, torch.Tensor):
-            return DeferredTensor(outcome, _Result(func, args, kwargs, -1))
-        return [DeferredTensor(item, _Result(func, args, kwargs, index)) for index, item in enumerate(outcome)]
+            return LazyTensor(outcome, _Result(func, args, kwargs, -1))
+        return [LazyTensor(item, _Result(func, args, kwargs, index)) for index, item in enumerate(outcome)]
 
 
-def deferred(name: str, shape: tuple[int, ...], dtype: torch.dtype) -> DeferredTensor:
-    """A deferred tensor that stands for the stored tensor `name`."""
-    return DeferredTensor(torch.empty(shape, dtype=dtype, device="meta"), _Stored(name))
+def lazy_tensor(name: str, shape: tuple[int, ...], dtype: torch.dtype) -> LazyTensor:
+    """The stored tensor `name`, unread."""
+    return LazyTensor(torch.empty(shape, dtype=dtype, device="meta"), _Stored(name))
 
 
 def evaluate(tensor: torch.Tensor, read: Reader) -> torch.Tensor:
-    """Replay what was recorded for `tensor`; `read(name)` supplies the stored tensors."""
+    """Replay the recorded operations of `tensor`; `read(name)` supplies the stored tensors."""
     done: dict[int, torch.Tensor] = {}  # by identity: parts of a split share the operations before it
 
     def real(value: Any) -> Any:
-        if not isinstance(value, DeferredTensor):
+        if not isinstance(value, LazyTensor):
             return value
         if id(value) not in done:
             done[id(value)] = replay(value.source)
@@ -107,9 +106,9 @@ def evaluate(tensor: torch.Tensor, read: Reader) -> torch.Tensor:
     return real(tensor)
 
 
-def is_stored(tensor: torch.Tensor) -> str | None:
-    """The stored tensor's name if `tensor` is one as it is, without any operation; None otherwise."""
-    if isinstance(tensor, DeferredTensor) and isinstance(tensor.source, _Stored):
+def stored_name(tensor: torch.Tensor) -> str | None:
+    """The name of the stored tensor that `tensor` is, without any operation; None for other tensors."""
+    if isinstance(tensor, LazyTensor) and isinstance(tensor.source, _Stored):
         return tensor.source.name
     return None
 
@@ -121,7 +120,7 @@ def stored_names(tensor: torch.Tensor) -> set[str]:
 
 @dataclass(frozen=True)
 class RowOrigin:
-    """Rows of a two-dimensional parameter [N, K] in terms of one stored tensor.
+    """The origin, in one stored tensor, of rows of a two-dimensional parameter [N, K].
 
     Row n of the parameter is row `rows[n]` of the stored tensor `name`, or its column where `transposed`.
     """
@@ -131,8 +130,8 @@ class RowOrigin:
     transposed: bool
 
 
-def row_origin(tensor: torch.Tensor, parameter: str) -> list[RowOrigin]:
-    """Tell which stored rows the parameter [N, K] consists of, as runs in order.
+def row_origins(tensor: torch.Tensor, parameter: str) -> list[RowOrigin]:
+    """The stored rows that the parameter [N, K] consists of, as runs in order.
 
     Raises InputError where it does not consist of whole stored rows (or whole columns of a transposed tensor).
     """
@@ -186,7 +185,7 @@ def _stored_shapes(tensor: torch.Tensor) -> dict[str, torch.Size]:
     waiting: list[Any] = [tensor]
     while waiting:
         value = waiting.pop()
-        if not isinstance(value, DeferredTensor) or id(value) in seen:
+        if not isinstance(value, LazyTensor) or id(value) in seen:
             continue
         seen.add(id(value))
         if isinstance(value.source, _Stored):

@@ -1,7 +1,7 @@
 """A Hugging Face model directory, plain or a checkpoint of ours, opened with suspicion.
 
-Only config.json and safetensors files are read; pickle never is. Everything that the headers can tell is checked here,
-before any work.
+Only config.json and safetensors files are read, never pickles. Everything that headers tell is checked here, before any
+work.
 """
 
 import math
@@ -21,9 +21,9 @@ from dualbinary.checkpoint import (
     stored_tensors,
 )
 from dualbinary.files.json_objects import read_json_object
-from exporter.source.lazy_tensor import DeferredTensor, deferred
+from exporter.source.lazy_tensor import LazyTensor, lazy_tensor
 
-__all__ = ["ModelSource"]
+__all__ = ["ModelDirectory"]
 
 _MAX_CONTEXT = 1 << 21  # twice the longest of published models; the rotation's tables grow with it
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
@@ -40,7 +40,7 @@ _DTYPES = {
 }
 
 
-class ModelSource:
+class ModelDirectory:
     """A model directory: its configuration and its tensors, read one at a time."""
 
     def __init__(self, directory: Path) -> None:
@@ -52,9 +52,7 @@ class ModelSource:
         self.config = read_json_object(directory / CONFIG_FILE)
         model_type = self.config.get("model_type")
         if not isinstance(model_type, str):
-            raise InputError(
-                f"{directory / 'config.json'}: no model_type; not the configuration of a Hugging Face model"
-            )
+            raise InputError(f"{directory / CONFIG_FILE}: no model_type; not the configuration of a Hugging Face model")
         self.model_type = model_type
         self._refuse_pickles()
         self.tensors: dict[str, StoredTensor] = stored_tensors(directory)
@@ -71,7 +69,7 @@ class ModelSource:
         return sum(math.prod(t.shape) * _DTYPES[t.dtype].itemsize for t in self.tensors.values())
 
     def read(self, name: str) -> torch.Tensor:
-        """The stored tensor `name` as a private copy, so that nothing of the file stays mapped."""
+        """A copy of the stored tensor `name`, so that nothing of the file stays mapped."""
         with safe_open(self.tensors[name].file, framework="pt") as file:
             return file.get_tensor(name).clone()
 
@@ -79,13 +77,13 @@ class ModelSource:
         """The rows of the stored tensor `name`, `step` at a time; only these are in memory."""
         rows = self.tensors[name].shape[0]
         for begin in range(0, rows, step):
-            # A handle maps what it has read until it is closed; one for each step keeps the mapping small.
+            # A handle keeps what it has read mapped until it is closed; one for each step keeps the mapping small.
             with safe_open(self.tensors[name].file, framework="pt") as file:
                 yield file.get_slice(name)[begin : min(begin + step, rows)].clone()
 
-    def deferred(self, name: str) -> DeferredTensor:
-        """The stored tensor `name`, not yet read."""
-        return deferred(name, self.tensors[name].shape, _DTYPES[self.tensors[name].dtype])
+    def lazy(self, name: str) -> LazyTensor:
+        """The stored tensor `name`, unread."""
+        return lazy_tensor(name, self.tensors[name].shape, _DTYPES[self.tensors[name].dtype])
 
     @property
     def sliding_window(self) -> int:
@@ -100,10 +98,10 @@ class ModelSource:
                 raise InputError(f"{self.directory / CONFIG_FILE}: {key} is not a number")
         bounds = {"max_position_embeddings": _MAX_CONTEXT, "n_positions": _MAX_CONTEXT}
         bounds |= dict.fromkeys(("num_hidden_layers", "n_layer", "n_layers"), len(self.tensors))
-        for key, largest in bounds.items():
+        for key, maximum in bounds.items():
             value = self.config.get(key)
-            if value is not None and not (isinstance(value, int) and 1 <= value <= largest):
-                raise InputError(f"{self.directory / 'config.json'}: {key} must be 1 to {largest}, got {value!r}")
+            if value is not None and not (isinstance(value, int) and 1 <= value <= maximum):
+                raise InputError(f"{self.directory / CONFIG_FILE}: {key} must be 1 to {maximum}, got {value!r}")
 
     def _refuse_pickles(self) -> None:
         if (self.directory / SINGLE_FILE).is_file() or (self.directory / INDEX_FILE).is_file():

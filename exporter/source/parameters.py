@@ -1,4 +1,4 @@
-"""Which stored tensors each parameter of the graph is made of, settled from headers before any weight is read."""
+"""The parameters of a graph and the stored tensors that they are made of, known from headers alone."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -10,17 +10,17 @@ from dualbinary import InputError
 from dualbinary.checkpoint import check_modules, planes_name, scales_name
 from exporter.graph.build import BuiltGraph
 from exporter.source.lazy_tensor import (
-    DeferredTensor,
+    LazyTensor,
     RowOrigin,
-    deferred,
     evaluate,
-    is_stored,
-    row_origin,
+    lazy_tensor,
+    row_origins,
+    stored_name,
     stored_names,
 )
-from exporter.source.model_directory import ModelSource
+from exporter.source.model_directory import ModelDirectory
 
-__all__ = ["Weights"]
+__all__ = ["Parameters"]
 
 _HEAD = "lm_head.weight"
 _ROWS = 4096  # compared at a time
@@ -29,14 +29,15 @@ _ROWS = 4096  # compared at a time
 _BUFFERS = re.compile(r"(\.inv_freq|\.masked_bias|\.attn\.bias|\.attention\.bias|position_ids)$")
 
 
-class Weights:
-    """The parameters of a graph as deferred tensors over a model directory.
+class Parameters:
+    """The parameters of a graph as lazy tensors over a model directory.
 
-    linears: for a checkpoint, its Linear modules: name to (N, K, weight stored as [K, N]).
-    copies: stored heads that repeat the embedding they are tied to, and are left aside.
+    Attributes:
+        linears: for a checkpoint, its Linear modules: name to (N, K, weight stored as [K, N]).
+        copies: stored heads that repeat the embedding they are tied to, and are left out.
     """
 
-    def __init__(self, source: ModelSource, graph: BuiltGraph) -> None:
+    def __init__(self, source: ModelDirectory, graph: BuiltGraph) -> None:
         """Bind `graph` to `source`.
 
         Raises InputError where a parameter has no tensor or one of another shape, or where a stored tensor would be
@@ -44,10 +45,10 @@ class Weights:
         """
         self.source = source
         self.linears = _linear_modules(source) if source.quantization is not None else {}
-        stored = {name: source.deferred(name) for name in source.tensors}
+        stored = {name: source.lazy(name) for name in source.tensors}
         if source.quantization is not None:
-            check_modules(source.quantization, source.tensors, {m: (n, k) for m, (n, k, _) in self.linears.items()})
-            stored = self._with_weights_for_planes(stored)
+            check_modules(source.quantization, source.tensors, {m: (N, K) for m, (N, K, _) in self.linears.items()})
+            stored = self._with_weights_in_place_of_planes(stored)
         mapped = graph.map_weights(dict(stored))
         self._parameters: dict[str, torch.Tensor] = {}
         for name, value in graph.parameters().items():
@@ -57,7 +58,7 @@ class Weights:
         self._refuse_leftovers(stored.keys() - used - self.copies)
 
     def __getitem__(self, parameter: str) -> torch.Tensor:
-        """The deferred tensor of `parameter`."""
+        """The lazy tensor of `parameter`."""
         return self._parameters[parameter]
 
     def read(self, parameter: str, dtype: torch.dtype) -> torch.Tensor:
@@ -67,29 +68,29 @@ class Weights:
     def read_rows(self, parameter: str, step: int, dtype: torch.dtype) -> Iterator[torch.Tensor]:
         """The parameter's rows in `dtype`, `step` at a time."""
         tensor = self._parameters[parameter]
-        stored = is_stored(tensor)
+        stored = stored_name(tensor)
         parts = self.source.read_rows(stored, step) if stored else evaluate(tensor, self.source.read).split(step)
         for rows in parts:
             yield rows.to(dtype)
 
     def same(self, first: str, second: str) -> bool:
-        """Whether two parameters are one stored tensor (tied embeddings)."""
+        """Tell if two parameters are one stored tensor (tied embeddings)."""
         a, b = self._parameters[first], self._parameters[second]
-        return a is b or (is_stored(a) is not None and is_stored(a) == is_stored(b))
+        return a is b or (stored_name(a) is not None and stored_name(a) == stored_name(b))
 
     def unique(self) -> list[torch.Tensor]:
-        """Every parameter's deferred tensor, tied ones once."""
+        """The lazy tensors of all parameters, tied ones once."""
         found: dict[str, torch.Tensor] = {}
         for name, tensor in self._parameters.items():
-            found.setdefault(is_stored(tensor) or name, tensor)
+            found.setdefault(stored_name(tensor) or name, tensor)
         return list(found.values())
 
-    def origin(self, parameter: str) -> list[RowOrigin]:
+    def origins(self, parameter: str) -> list[RowOrigin]:
         """The stored rows that `parameter` consists of."""
-        return row_origin(self._parameters[parameter], parameter)
+        return row_origins(self._parameters[parameter], parameter)
 
     def has_planes(self, parameter: str) -> bool:
-        """Whether the checkpoint stores planes for all of `parameter`."""
+        """Tell if the checkpoint stores planes for `parameter`, all of it."""
         names = stored_names(self._parameters[parameter])
         quantized = [name for name in names if name not in self.source.tensors]
         if quantized and len(quantized) != len(names):
@@ -97,19 +98,18 @@ class Weights:
         return bool(quantized)
 
     def stored_scale_dtype(self, parameter: str) -> str:
-        """The type of the checkpoint's scales for `parameter`, as safetensors names it: F32 where any is, else F16."""
+        """The type of the checkpoint's scales for `parameter`, in safetensors' words: F32 where any is, else F16."""
         modules = (name.removesuffix(".weight") for name in stored_names(self._parameters[parameter]))
         return max((self.source.tensors[scales_name(module)].dtype for module in modules), key=("F16", "F32").index)
 
-    def _with_weights_for_planes(self, stored: Mapping[str, DeferredTensor]) -> dict[str, DeferredTensor]:
-        """Let a stand-in for `<module>.weight` take the way that the weight would have taken through the graph."""
+    def _with_weights_in_place_of_planes(self, stored: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
+        """The stored tensors, with `<module>.weight` in place of planes: the builder knows weights alone."""
         result = dict(stored)
-        for module, (n, k, transposed) in self.linears.items():
+        for module, (N, K, transposed) in self.linears.items():
             if planes_name(module) in result:
                 del result[planes_name(module)], result[scales_name(module)]
-                result[f"{module}.weight"] = deferred(
-                    f"{module}.weight", (k, n) if transposed else (n, k), torch.float32
-                )
+                shape = (K, N) if transposed else (N, K)
+                result[f"{module}.weight"] = lazy_tensor(f"{module}.weight", shape, torch.float32)
         return result
 
     def _checked(self, name: str, value: ir.Value, mapped: Mapping[str, torch.Tensor]) -> torch.Tensor:
@@ -135,8 +135,8 @@ class Weights:
                 f"({len(unused)} such tensors); this variant of the architecture is not supported"
             )
 
-    def _copies_of_tied(self, stored: Mapping[str, DeferredTensor], used: set[str]) -> set[str]:
-        """Heads that config.json ties to the embedding and the file stores a second time, which must be equal."""
+    def _copies_of_tied(self, stored: Mapping[str, LazyTensor], used: set[str]) -> set[str]:
+        """Heads that config.json ties to the embedding and the file stores again, which must be equal to it."""
         heads = [name for name in stored if name.endswith(_HEAD) and name not in used]
         if not heads or not self.source.config.get("tie_word_embeddings"):
             return set()
@@ -153,8 +153,8 @@ class Weights:
         )
 
 
-def _linear_modules(source: ModelSource) -> dict[str, tuple[int, int, bool]]:
-    """Linear modules of the transformers model, its head left out: name to (N, K, weight stored as [K, N])."""
+def _linear_modules(source: ModelDirectory) -> dict[str, tuple[int, int, bool]]:
+    """Linear modules of the transformers model, without its head: name to (N, K, weight stored as [K, N])."""
     import transformers
     from transformers.pytorch_utils import Conv1D
 

@@ -1,12 +1,12 @@
-"""What the data file holds: for every parameter of the finished graph a piece that can be made on its own.
+"""Jobs that compute the data file: each fills some initializers of the finished graph, independently of the others.
 
-A piece knows which initializers it fills and how to compute them. Pieces are computed a few ahead on worker threads and
-written in order, so memory holds a few layers whatever the model's size.
+Jobs run on worker threads, a few ahead of the writer, and their results are written in order, so memory holds a few
+layers whatever the model's size.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -18,47 +18,63 @@ from dualbinary.contract.scale_codes import round_scales
 from dualbinary.contract.weight import PlaneFormat, PlaneWeight
 from dualbinary.fitting.closed_form import fit
 from dualbinary.metrics import WeightStatistics, rounding_error, weight_statistics
-from exporter.graph.passes.linear import Linear, PlaneNode
-from exporter.graph.passes.vocabulary import Table
-from exporter.source.parameters import Weights
-from exporter.stored.vocabulary_tables import finite, quantized_table
+from exporter.graph.export_graph import ExportGraph, PlaneNode, VocabularyTable
+from exporter.graph.layers import Linear
+from exporter.graph.values import is_parameter
+from exporter.source.parameters import Parameters
+from exporter.stored.vocabulary_tables import quantize_table, require_finite
 
-__all__ = ["Figures", "Piece", "computed", "parameter_piece", "plane_piece", "table_piece"]
-
-
-@dataclass(frozen=True)
-class Figures:
-    """What there is to report of each layer by its module; filled in while pieces are computed.
-
-    statistics: of the planes and scales in the file.
-    rounding: where a checkpoint's scales were rounded to 8 bits, the sums of (w - w')^2 and of w^2 over its weights w.
-    """
-
-    statistics: dict[str, WeightStatistics] = field(default_factory=dict)
-    rounding: dict[str, tuple[float, float]] = field(default_factory=dict)
+__all__ = ["LayerStats", "TensorJob", "run_jobs", "tensor_jobs"]
 
 
 @dataclass(frozen=True)
-class Piece:
-    """Initializers that are computed together.
+class LayerStats:
+    """Statistics of one layer for the report.
 
-    work: number of weights read, for progress.
-    compute: returns the arrays in the order of `values`.
+    Attributes:
+        weight: of the planes and scales in the file.
+        rounding: sums of (w - w')^2 and of w^2 over the weights w of a checkpoint whose scales were rounded to 8 bits.
     """
 
-    name: str
+    weight: WeightStatistics
+    rounding: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class TensorJob:
+    """The computation of some initializers.
+
+    Attributes:
+        values: the initializers.
+        work: number of weights read, for progress.
+        compute: returns the arrays in the order of `values`.
+    """
+
     values: tuple[ir.Value, ...]
     work: int
     compute: Callable[[], list[np.ndarray]]
 
 
-def computed(pieces: Iterable[Piece], threads: int) -> Iterator[tuple[Piece, list[np.ndarray]]]:
-    """Compute `pieces` on `threads` threads and yield them in order; as many again wait for the consumer at most."""
-    pending: list[tuple[Piece, Future[list[np.ndarray]]]] = []
+def tensor_jobs(graph: ExportGraph, parameters: Parameters, stats: dict[str, LayerStats]) -> list[TensorJob]:
+    """Jobs for all initializers that wait for data, in graph order. They enter each layer in `stats`, by module."""
+    by_value: dict[ir.Value, TensorJob] = {}
+    for node in graph.nodes:
+        by_value |= dict.fromkeys((node.planes, node.scales), _plane_job(node, parameters, stats))
+    for table in graph.tables:
+        by_value |= dict.fromkeys(table.values, _table_job(table, parameters))
+    jobs: dict[TensorJob, None] = {}  # an ordered set
+    for value in filter(is_parameter, graph.model.graph.initializers.values()):
+        jobs[by_value.get(value) or _parameter_job(value, graph, parameters)] = None
+    return list(jobs)
+
+
+def run_jobs(jobs: Iterable[TensorJob], threads: int) -> Iterator[tuple[TensorJob, list[np.ndarray]]]:
+    """Compute jobs on `threads` threads and yield their results in order; at most as many again wait to be written."""
+    pending: list[tuple[TensorJob, Future[list[np.ndarray]]]] = []
     with ThreadPoolExecutor(threads) as pool:
         try:
-            for piece in pieces:
-                pending.append((piece, pool.submit(piece.compute)))
+            for job in jobs:
+                pending.append((job, pool.submit(job.compute)))
                 if len(pending) > threads:
                     first, future = pending.pop(0)
                     yield first, future.result()
@@ -70,63 +86,58 @@ def computed(pieces: Iterable[Piece], threads: int) -> Iterator[tuple[Piece, lis
                 future.cancel()
 
 
-def plane_piece(node: PlaneNode, weights: Weights, figures: Figures) -> Piece:
-    """Planes and scales of one node: fitted, or taken from the checkpoint. What is to be reported goes to `figures`."""
-
+def _plane_job(node: PlaneNode, parameters: Parameters, stats: dict[str, LayerStats]) -> TensorJob:
     def compute() -> list[np.ndarray]:
-        parts = [_weight_of(linear, node.format, weights, figures) for linear in node.linears]
-        stored = PlaneWeight.concatenate(parts).to_layout(node.format.layout)
+        parts = []
+        for linear in node.linears:
+            weight, stats[linear.module] = _layer_weight(linear, node.plane_format, parameters)
+            parts.append(weight)
+        stored = PlaneWeight.concatenate(parts).to_layout(node.plane_format.layout)
         return [stored.planes, stored.scales]
 
-    work = sum(linear.N * linear.K for linear in node.linears)
-    return Piece(str(node.planes.name), (node.planes, node.scales), work, compute)
+    return TensorJob((node.planes, node.scales), sum(linear.N * linear.K for linear in node.linears), compute)
 
 
-def table_piece(table: Table, weights: Weights) -> Piece:
-    """A vocabulary table."""
-    values = (*table.codes, table.scales) if table.scales is not None else table.codes
-    work = int(weights[table.parameter].numel())
-    return Piece(table.parameter, values, work, lambda: quantized_table(table, weights))
+def _table_job(table: VocabularyTable, parameters: Parameters) -> TensorJob:
+    return TensorJob(table.values, parameters[table.parameter].numel(), lambda: quantize_table(table, parameters))
 
 
-def parameter_piece(value: ir.Value, weights: Weights, joined: Mapping[str, tuple[str, ...]]) -> Piece:
-    """A parameter that stays in full precision, or the joined biases of merged layers."""
+def _parameter_job(value: ir.Value, graph: ExportGraph, parameters: Parameters) -> TensorJob:
+    """The job of a parameter that stays in full precision, or of the joined biases of merged layers."""
     name = str(value.name)
-    parts = joined.get(name, (name,))
+    parts = graph.joined_biases.get(name, (name,))
     dtype = torch.float16 if value.dtype == ir.DataType.FLOAT16 else torch.float32
 
     def compute() -> list[np.ndarray]:
-        return [finite(torch.cat([weights.read(part, dtype) for part in parts]).numpy(), name)]
+        return [require_finite(torch.cat([parameters.read(part, dtype) for part in parts]).numpy(), name)]
 
-    return Piece(name, (value,), sum(weights[part].numel() for part in parts), compute)
+    return TensorJob((value,), sum(parameters[part].numel() for part in parts), compute)
 
 
-def _weight_of(linear: Linear, plane_format: PlaneFormat, weights: Weights, figures: Figures) -> PlaneWeight:
-    """The weight of one layer in layout plain: stored in a checkpoint, or fitted."""
+def _layer_weight(linear: Linear, plane_format: PlaneFormat, parameters: Parameters) -> tuple[PlaneWeight, LayerStats]:
+    """The weight of a layer in layout plain, stored in a checkpoint or fitted, and its statistics."""
     plain = replace(plane_format, layout=OP.layouts[0].name)
-    error = norm = None
-    if weights.has_planes(linear.parameter):
-        stored = _stored_weight(linear, weights)
-        if plain.scale_dtype == np.uint8:
-            weight = stored.with_scales(round_scales(stored.scales, linear.module))
-            figures.rounding[linear.module] = rounding_error(stored, weight)
-        else:
-            weight = stored.with_scales(stored.scales.astype(plain.scale_dtype, copy=False))
+    if not parameters.has_planes(linear.parameter):
+        result = fit(parameters.read(linear.parameter, torch.float32).numpy(), plain, name=linear.parameter)
+        errors = {"squared_error": result.squared_error, "squared_norm": result.squared_norm}
+        return result.weight, LayerStats(weight_statistics(result.weight, **errors))
+    stored, rounding = _stored_weight(linear, parameters), None
+    if plain.scale_dtype == np.uint8:
+        weight = stored.with_scales(round_scales(stored.scales, linear.module))
+        rounding = rounding_error(stored, weight)
     else:
-        result = fit(weights.read(linear.parameter, torch.float32).numpy(), plain, name=linear.parameter)
-        weight, error, norm = result.weight, result.squared_error, result.squared_norm
-    figures.statistics[linear.module] = weight_statistics(weight, squared_error=error, squared_norm=norm)
-    return weight
+        weight = stored.with_scales(stored.scales.astype(plain.scale_dtype, copy=False))
+    return weight, LayerStats(weight_statistics(weight), rounding)
 
 
-def _stored_weight(linear: Linear, weights: Weights) -> PlaneWeight:
-    """Rows of the checkpoint's planes in the order in which the graph wants them."""
-    source = weights.source
+def _stored_weight(linear: Linear, parameters: Parameters) -> PlaneWeight:
+    """The checkpoint's weight of a layer, its rows in the order of the graph."""
+    source = parameters.source
     assert source.quantization is not None
     parts = []
-    for origin in weights.origin(linear.parameter):
+    for origin in parameters.origins(linear.parameter):
         module = origin.name.removesuffix(".weight")
-        n, k, _ = weights.linears[module]
-        whole = load_module(source.tensors, module, n, k, source.quantization.plane_format)
+        N, K, _ = parameters.linears[module]
+        whole = load_module(source.tensors, module, N, K, source.quantization.plane_format)
         parts.append(whole.rows(origin.rows.numpy()))
     return PlaneWeight.concatenate(parts)

@@ -20,7 +20,7 @@ import transformers
 from dualbinary.contract.weight import PlaneFormat
 from dualbinary.fitting.closed_form import fit
 from examples import smollm2
-from exporter.source.model_directory import ModelSource
+from exporter.source.model_directory import ModelDirectory
 from runtime_ext.decoder import Decoder, session_options
 from runtime_ext.generate import Generation, generate
 from runtime_ext.library import describe, library_path
@@ -161,7 +161,7 @@ def test_perplexity_stays_near_the_original(exported):
 @pytest.mark.slow
 def test_groups_of_32_find_the_grid_that_the_weights_lie_on(tmp_path):
     """The model's file has four bits and an offset for each 32 weights: as float32 they are 4 planes with offset."""
-    source = ModelSource(smollm2.prepare(tmp_path / "float32", "float32"))
+    source = ModelDirectory(smollm2.prepare(tmp_path / "float32", "float32"))
     names = [name for name in source.tensors if name.endswith("_proj.weight")][::10]
 
     errors = [fit(source.read(name).numpy(), PlaneFormat(4, 32, offset=True)).relative_error for name in names]

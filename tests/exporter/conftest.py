@@ -7,7 +7,7 @@ import pytest
 
 import runtime_ext
 from exporter.options import ExportOptions
-from exporter.pipeline import Export, export
+from exporter.pipeline import ExportResult, export
 from tests.support.tiny_models import make_model
 
 
@@ -41,9 +41,9 @@ def library() -> Path:
 
 @pytest.fixture
 def exported(tmp_path):
-    """Export a directory with the given options to a fresh folder; returns the result and the file."""
+    """ExportResult a directory with the given options to a fresh folder; returns the result and the file."""
 
-    def run(model_dir: Path, **options) -> tuple[Export, Path]:
+    def run(model_dir: Path, **options) -> tuple[ExportResult, Path]:
         out = tmp_path / "exported" / "model.onnx"
         return export(model_dir, out, ExportOptions(**options), force=True), out
 

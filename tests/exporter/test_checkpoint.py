@@ -14,6 +14,7 @@ from exporter.options import ExportOptions
 from exporter.pipeline import export
 from exporter.verify import check
 from tests.support.quantized_checkpoints import quantize
+from tests.support.tiny_models import make_model
 
 SKIPPED = "model.layers.1.mlp.down_proj"
 
@@ -26,7 +27,7 @@ def test_planes_follow_their_rows(pristine_model, tmp_path, library, name):
 
     result = export(tmp_path / "checkpoint", out, ExportOptions())
 
-    assert sum(len(node.linears) for node in result.nodes) >= len(modules)
+    assert sum(len(node.linears) for node in result.graph.nodes) >= len(modules)
     assert check(result, out, library).passed
 
 
@@ -36,30 +37,34 @@ def test_modules_to_not_convert_stay_in_full_precision(pristine_model, tmp_path,
 
     result = export(tmp_path / "checkpoint", out, ExportOptions())
 
-    assert SKIPPED not in [linear.module for node in result.nodes for linear in node.linears]
+    assert SKIPPED not in [linear.module for node in result.graph.nodes for linear in node.linears]
     assert check(result, out, library).passed
 
 
 def test_stored_format_decides_and_options_may_not_contradict(pristine_model, tmp_path):
     quantize(pristine_model("llama"), tmp_path / "checkpoint", planes=3, has_offset=False, group_size=64)
 
-    with pytest.raises(InputError, match=r"planes=3, group_size=64.*leave out --planes"):
+    with pytest.raises(
+        InputError, match=r"planes: expected no value.*planes=3, group_size=64.*got 2; leave out planes"
+    ):
         export(tmp_path / "checkpoint", tmp_path / "out" / "model.onnx", ExportOptions(planes=2))
     result = export(tmp_path / "checkpoint", tmp_path / "out" / "model.onnx", ExportOptions())
-    assert {(n.format.planes, n.format.scale_rows, n.format.group_size) for n in result.nodes} == {(3, 3, 64)}
+    assert {
+        (n.plane_format.planes, n.plane_format.scale_rows, n.plane_format.group_size) for n in result.graph.nodes
+    } == {(3, 3, 64)}
 
 
 @pytest.mark.parametrize("with_library", [True, False])
 @pytest.mark.parametrize("name", ["llama", "phi3", "gpt2"])
-def test_a_group_a_row_is_each_nodes_own_row(pristine_model, tmp_path, library, name, with_library):
+def test_one_group_per_output_has_the_size_of_each_nodes_rows(pristine_model, tmp_path, library, name, with_library):
     quantize(pristine_model(name), tmp_path / "checkpoint", planes=3, group_size=PER_CHANNEL)
     out = tmp_path / "out" / "model.onnx"
 
     result = export(tmp_path / "checkpoint", out, ExportOptions())
 
-    for node in result.nodes:
-        assert node.format.group_size == padded_k(node.linears[0].K, 32)
-    assert len({node.format.group_size for node in result.nodes}) > 1
+    for node in result.graph.nodes:
+        assert node.plane_format.group_size == padded_k(node.linears[0].K, 32)
+    assert len({node.plane_format.group_size for node in result.graph.nodes}) > 1
     assert result.report["options"]["group_size"] == PER_CHANNEL
     assert check(result, out, library if with_library else None).passed
 
@@ -85,7 +90,7 @@ def test_float32_scales_stay_float32(pristine_model, tmp_path, library):
 
     result = export(tmp_path / "checkpoint", out, ExportOptions())
 
-    assert {str(node.scales.dtype) for node in result.nodes} == {"FLOAT"}
+    assert {str(node.scales.dtype) for node in result.graph.nodes} == {"FLOAT"}
     assert check(result, out, library).passed
 
 
@@ -102,9 +107,9 @@ def test_scales_of_8_bits_are_what_the_file_holds_and_the_report_says_what_they_
     assert check(result, out, library if with_library else None).passed
     assert result.report["options"]["scale_bits"] == 8
     assert any("scales of the checkpoint rounded to 8 bits" in line for line in result.warnings)
-    node = next(node for node in result.nodes if len(node.linears) == 1)
+    node = next(node for node in result.graph.nodes if len(node.linears) == 1)
     module, K = node.linears[0].module, node.linears[0].K
-    held = dequantize(stored_array(out, node.planes), stored_array(out, node.scales), K, node.format.group_size)
+    held = dequantize(stored_array(out, node.planes), stored_array(out, node.scales), K, node.plane_format.group_size)
     error = np.square(held - modules[module]).sum() / np.square(modules[module]).sum()
     row = next(row for row in result.report["layers"] if row["module"] == module)
     assert 0 < row["scale_rounding_error"] < 1e-4
@@ -162,8 +167,6 @@ def test_checkpoint_shapes_are_held_against_the_model(pristine_model, tmp_path):
 
 
 def test_bfloat16_and_shards_give_the_same_file(tmp_path):
-    from tests.support.tiny_models import make_model
-
     data = []
     for shards in (1, 4):
         model_dir = make_model("llama", tmp_path / f"model{shards}", shards=shards, dtype=torch.bfloat16)

@@ -12,8 +12,8 @@ from onnx import parser
 
 from dualbinary import InputError
 from exporter.__main__ import main
-from exporter.graph import cuda_support as cuda_kernels
-from exporter.graph.cuda_support import KERNELS, copies_and_gaps
+from exporter.graph import cuda_support
+from exporter.graph.cuda_support import CUDA_SUPPORT, copies_and_gaps
 from exporter.options import ExportOptions
 from exporter.pipeline import export
 from exporter.verify import check
@@ -135,7 +135,7 @@ def test_what_the_kernels_do_not_take_is_refused(options, message):
 
 def test_a_checkpoint_of_more_planes_is_refused(pristine_model, tmp_path):
     quantize(pristine_model("llama"), tmp_path / "checkpoint", planes=5)
-    with pytest.raises(InputError, match=r"checkpoint of 5 planes.*use --target cpu"):
+    with pytest.raises(InputError, match=r"target: expected cpu for .*checkpoint of 5 planes.*use target cpu"):
         export(tmp_path / "checkpoint", tmp_path / "out" / "model.onnx", ExportOptions(target="cuda"))
     assert not (tmp_path / "out").exists()
 
@@ -176,7 +176,7 @@ def test_both_libraries_lie_beside_the_model(pristine_model, tmp_path, library):
 
 
 def test_a_node_without_a_kernel_is_pointed_out(pristine_model, exported, monkeypatch):
-    monkeypatch.delitem(cuda_kernels.KERNELS, ("", "Sigmoid"))
+    monkeypatch.delitem(cuda_support.CUDA_SUPPORT, ("", "Sigmoid"))
 
     result, _ = exported(pristine_model("llama"), target="cuda")
 
@@ -231,7 +231,7 @@ def test_the_page_has_the_table():
         described[domain, op] = set(types.split(", ")), inputs
 
     assert described == {
-        name: ({dtype.name.lower() for dtype in kernel.types}, kernel.host) for name, kernel in KERNELS.items()
+        name: ({dtype.name.lower() for dtype in support.types}, support.host) for name, support in CUDA_SUPPORT.items()
     }
 
 

@@ -22,7 +22,7 @@ def test_every_decoder_linear_becomes_a_plane_node(pristine_model, exported):
     count = operators(out)
     assert count["MatMul"] == count["Gemm"] == 0
     assert count[OP.name] == 2 * 4  # each layer: qkv, o, gate and up, down
-    assert [len(node.linears) for node in result.nodes] == [3, 1, 2, 1] * 2
+    assert [len(node.linears) for node in result.graph.nodes] == [3, 1, 2, 1] * 2
 
 
 def test_projections_of_query_key_value_go_packed_into_attention(pristine_model, exported):
@@ -68,8 +68,8 @@ def test_positions_stay_an_input_where_the_model_looks_them_up(pristine_model, e
 def test_tied_tables_are_stored_once(pristine_model, exported, bits, tensors):
     result, out = exported(pristine_model("llama_tied"), embedding_bits=bits)
 
-    assert len(result.tables) == 1
-    assert len(result.tables[0].codes) == tensors
+    assert len(result.graph.tables) == 1
+    assert len(result.graph.tables[0].codes) == tensors
     shapes = [value.shape or () for value in ir.load(out).graph.initializers.values()]
     stored = [shape for shape in shapes if len(shape) > 1 and shape[0] == VOCABULARY]
     assert len(stored) == tensors + (bits < 16)  # and the scales
@@ -78,7 +78,7 @@ def test_tied_tables_are_stored_once(pristine_model, exported, bits, tensors):
 def test_untied_tables_are_two(pristine_model, exported):
     result, _ = exported(pristine_model("llama"))
 
-    assert [table.parameter for table in result.tables] == ["model.embed_tokens.weight", "lm_head.weight"]
+    assert [table.parameter for table in result.graph.tables] == ["model.embed_tokens.weight", "lm_head.weight"]
 
 
 def test_window_of_config_reaches_attention(pristine_model, exported):
@@ -98,7 +98,7 @@ def test_routers_of_experts_stay_in_full_precision(pristine_model, exported):
     result, out = exported(pristine_model("mixtral"))
 
     assert operators(out)["MatMul"] == 2
-    modules = [linear.module for node in result.nodes for linear in node.linears]
+    modules = [linear.module for node in result.graph.nodes for linear in node.linears]
     assert not any(module.endswith(".gate") for module in modules)
     assert sum(".experts." in module for module in modules) == 2 * 4 * 3
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from dualbinary import InputError
-from dualbinary.files import staging as output
+from dualbinary.files import staging
 from exporter import pipeline
 from exporter.__main__ import main
 from exporter.options import ExportOptions
@@ -34,6 +34,13 @@ def test_all_files_appear(model_dir, tmp_path):
     export(model_dir, tmp_path / "model.onnx", ExportOptions())
 
     assert set(contents(tmp_path)) == FILES
+
+
+def test_the_same_export_again_gives_the_same_bytes(model_dir, tmp_path):
+    for folder in ("first", "second"):
+        export(model_dir, tmp_path / folder / "model.onnx", ExportOptions())
+
+    assert contents(tmp_path / "first") == contents(tmp_path / "second")
 
 
 def test_library_lies_beside_the_model_where_genai_looks_for_it(model_dir, tmp_path, library):
@@ -80,7 +87,7 @@ def test_failure_leaves_the_older_export_as_it_was(model_dir, tmp_path, monkeypa
         raise OSError(28, "No space left on device")
 
     if moment == "data":
-        monkeypatch.setattr(pipeline.DataFile, "add", fail)
+        monkeypatch.setattr(pipeline, "write_data_file", fail)
     elif moment == "graph":
         monkeypatch.setattr(pipeline.ir, "save", fail)
     else:
@@ -92,7 +99,7 @@ def test_failure_leaves_the_older_export_as_it_was(model_dir, tmp_path, monkeypa
                 fail()
             real(source, target)
 
-        monkeypatch.setattr(output.os, "replace", replace)
+        monkeypatch.setattr(staging.os, "replace", replace)
 
     with pytest.raises(OSError, match="No space"):
         export(model_dir, tmp_path / "model.onnx", ExportOptions(planes=2), force=True)
@@ -132,7 +139,7 @@ def test_read_only_directory_is_one_error(model_dir, capfd):
 
 
 def test_too_little_space_is_noticed_before_work(model_dir, tmp_path, monkeypatch):
-    monkeypatch.setattr(output.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000})())
+    monkeypatch.setattr(staging.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000})())
 
     with pytest.raises(InputError, match="MB needed, 0 MB free"):
         export(model_dir, tmp_path / "out" / "model.onnx", ExportOptions())
@@ -158,15 +165,15 @@ def test_disk_that_fills_up_is_one_error(model_dir, tmp_path):
 def test_interrupted_export_leaves_nothing(tmp_path, pristine_model, number):
     model_dir = pristine_model("qwen3_moe")
     code = (
-        "import os, signal, sys, time, exporter.stored.tensor_jobs as contents\n"
+        "import os, signal, sys, time, exporter.stored.tensor_jobs as jobs\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background jobs ignore it
         "from exporter.__main__ import main\n"
-        "real = contents.fit\n"
+        "real = jobs.fit\n"
         "def slow(*args, **kwargs):\n"
         "    os.write(1, b'working\\n')  # one call, as two threads may get here at once\n"
         "    time.sleep(0.3)\n"
         "    return real(*args, **kwargs)\n"
-        "contents.fit = slow\n"
+        "jobs.fit = slow\n"
         "sys.exit(main(sys.argv[1:]))\n"
     )
     out = tmp_path / "out" / "model.onnx"

@@ -32,7 +32,7 @@ def test_logits_of_the_last_token_agree_with_transformers(pristine_model, export
     outcome = check(result, out, library)
 
     assert outcome.passed, outcome
-    assert outcome.tokens == 1 + 8  # one behind the prompt, then one for each decoded token
+    assert outcome.tokens == 1 + 8  # one for the prompt, then one for each decoded token
 
 
 @pytest.mark.parametrize("fallback", ["ort4", "ort2", "standard"])
@@ -110,7 +110,7 @@ def test_tied_head_that_is_stored_twice_is_stored_once_and_agrees(tiny_model, ex
 
     result, out = exported(model_dir)
 
-    assert len(result.tables) == 1
+    assert len(result.graph.tables) == 1
     assert check(result, out, library).passed
 
 

@@ -87,7 +87,7 @@ def test_a_session_gives_the_logits_of_layout_plain(pristine_model, exported, tm
     np.testing.assert_array_equal(logits(tmp_path / "model.onnx", ids), logits(plain, ids))
 
 
-def test_companions_come_along_and_say_what_is_true(model, tmp_path):
+def test_model_files_come_along_and_say_what_is_true(model, tmp_path):
     (model.parent / "tokenizer.json").write_text("{}")
     out = tmp_path / "new" / "other.onnx"
     outcome = relayout(model, out, "avx2")
@@ -101,7 +101,7 @@ def test_companions_come_along_and_say_what_is_true(model, tmp_path):
     assert report["totals"]["file_bytes"] == (out.parent / "other.onnx.data").stat().st_size
 
 
-def test_in_the_same_directory_companions_stay(model):
+def test_in_the_same_directory_model_files_stay(model):
     before = contents(model.parent)
     outcome = relayout(model, model.with_name("fast.onnx"), "avx2")
     assert outcome.copied == ()

@@ -18,8 +18,8 @@ from dualbinary.errors import InputError
 from dualbinary.files.json_objects import read_json_object
 from dualbinary.files.staging import check_output, check_space, staged
 from dualbinary.onnx_files.data_file import INLINE_BYTES, AlignedFile
-from dualbinary.onnx_files.functions import exchange_decoding
-from dualbinary.onnx_files.model_files import CONFIGS, EXPORT_REPORT, GENAI_CONFIG, POSSIBLE_COMPANIONS
+from dualbinary.onnx_files.functions import replace_unpacking
+from dualbinary.onnx_files.model_files import CONFIGS, EXPORT_REPORT, GENAI_CONFIG, OPTIONAL_FILES
 from dualbinary.onnx_files.relayout.model import (
     External,
     StoredWeight,
@@ -29,7 +29,6 @@ from dualbinary.onnx_files.relayout.model import (
     tensors_of,
     weights_of,
 )
-from dualbinary.onnx_files.unpack_function import decoding
 
 __all__ = ["Outcome", "relayout"]
 
@@ -70,10 +69,10 @@ def relayout(source: Path, out: Path, layout: str, *, force: bool = False, progr
     inputs = _external_files(model, source.parent)
     if (out.parent / data_name).resolve() in inputs:
         raise InputError(f"{out}: its data file would replace {data_name}, which the input reads; choose another name")
-    companions = _companions(source, out)
-    check_output(out, [out.name, data_name, *companions], force=force)
+    model_files = _model_files(source, out)
+    check_output(out, [out.name, data_name, *model_files], force=force)
     before = tuple(dict.fromkeys(weight.layout for weight in weights))
-    _exchange_functions(model, weights, layout)
+    _replace_unpacking(model, weights, layout)
     with staged(out.parent) as stage:
         check_space(stage, int(sum(path.stat().st_size for path in inputs) * _SPARE) + _GRAPH_BYTES)
         with open(stage / data_name, "wb") as file:
@@ -82,10 +81,10 @@ def relayout(source: Path, out: Path, layout: str, *, force: bool = False, progr
             os.fsync(file.fileno())
         onnx.save(model, stage / out.name)
         data_bytes = (stage / data_name).stat().st_size
-        for name in companions:
+        for name in model_files:
             shutil.copyfile(source.parent / name, stage / name)
-        outcome = Outcome(layout, before, len(weights), weight_bytes, data_bytes, tuple(companions))
-        _adjust_companions(stage, out.name, outcome)
+        outcome = Outcome(layout, before, len(weights), weight_bytes, data_bytes, tuple(model_files))
+        _update_model_files(stage, out.name, outcome)
     return outcome
 
 
@@ -94,23 +93,23 @@ def _external_files(model: onnx.ModelProto, directory: Path) -> set[Path]:
     return {external.path for external in found if external is not None}
 
 
-def _companions(source: Path, out: Path) -> list[str]:
+def _model_files(source: Path, out: Path) -> list[str]:
     if source.parent.resolve() == out.parent.resolve():
         return []
-    return [name for name in (*CONFIGS, *POSSIBLE_COMPANIONS) if (source.parent / name).is_file()]
+    return [name for name in (*CONFIGS, *OPTIONAL_FILES) if (source.parent / name).is_file()]
 
 
-def _exchange_functions(model: onnx.ModelProto, weights: list[StoredWeight], layout: str) -> None:
+def _replace_unpacking(model: onnx.ModelProto, weights: list[StoredWeight], layout: str) -> None:
     """Let the fallback function, if there is one, read `layout`."""
     functions = [f for f in model.functions if (f.domain, f.name) == (OP.domain, OP.name)]
     forms = {replace(weight.plane_format, group_size=PER_CHANNEL, layout=layout) for weight in weights}
     if functions and len(forms) > 1 and OP.layout_named(layout).blocks:
         raise InputError(
-            "the nodes differ in planes, offset or type of scales, which one fallback function cannot decode from "
+            "the nodes differ in planes, offset or type of scales, which one fallback function cannot unpack from "
             f"layout {layout}; export the model with --fallback none"
         )
     for function in functions:
-        exchange_decoding(function, decoding(next(iter(forms))))
+        replace_unpacking(function, next(iter(forms)))
 
 
 @dataclass
@@ -197,7 +196,7 @@ def _point_to(tensor: onnx.TensorProto, location: str, offset: int, length: int)
         entry.key, entry.value = key, str(value)
 
 
-def _adjust_companions(stage: Path, out: str, outcome: Outcome) -> None:
+def _update_model_files(stage: Path, out: str, outcome: Outcome) -> None:
     """Let copies of genai_config.json and export_report.json say what is true of the new file."""
     if GENAI_CONFIG in outcome.copied:
         config = read_json_object(stage / GENAI_CONFIG)

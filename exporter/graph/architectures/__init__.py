@@ -1,8 +1,8 @@
-"""What single architectures need beyond the graph builder's own description of them.
+"""Corrections of the graph builder for single architectures.
 
 One file per family with one function `adjust(module, config)`, called on the builder's module before the graph exists;
-one row here. A type without a row is built as the builder describes it. `VERIFIED` lists the types whose exported
-logits the tests hold against transformers; any other type exports with a line that says so.
+one row here. A type without a row needs none. `VERIFIED` lists the types whose exported logits the tests compare with
+transformers; any other type exports with a line that says so.
 """
 
 import importlib
@@ -51,7 +51,7 @@ VERIFIED = frozenset(
 )
 
 
-# Values of config.json that the builder ignores: with any other value it builds another model without a word.
+# Values of config.json that the builder ignores: with any other value it silently builds another model.
 _ONLY: dict[str, dict[str, Any]] = {
     "bloom": {"apply_residual_connection_post_layernorm": False},
     "gpt2": {"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False, "reorder_and_upcast_attn": False},

@@ -1,4 +1,4 @@
-"""Attention with its rotary embedding and mask becomes GroupQueryAttention, which works on a shared KV buffer.
+"""Attention, its rotary embedding and its mask become GroupQueryAttention, which works on a shared KV buffer.
 
 For every Attention node whose past keys and values are graph inputs and whose mask `read_mask` understands:
 
@@ -7,8 +7,8 @@ For every Attention node whose past keys and values are graph inputs and whose m
 3. The mask is causal: dropped; the node masks by sequence length.
 4. The mask is a sliding window: dropped, local_window_size says it.
 5. The mask carries ALiBi: dropped, slopes * (key - query) becomes attention_bias. Unlike the builder's bias it is
-   computed from what attention_mask holds, not from the length of the past, which is the buffer's capacity once past
-   and present share it.
+   computed from attention_mask, not from the length of the past, which is the buffer's capacity once past and present
+   share it.
 
 A node with any other mask stays as it is, and the model keeps growing caches.
 """
@@ -27,17 +27,15 @@ _DOMAIN = "com.microsoft"
 _HEAD_MULTIPLE = 8  # ONNX Runtime's kernel refuses head sizes that are no multiple of this
 _ROTARY_HEAD_MULTIPLE = 16  # ONNX Runtime's rotation inside the node wants head sizes of this multiple
 _ROTARY_TABLE_MULTIPLE = 8  # and tables whose rows are of this one
-_UNSQUEEZED = {
-    "to_keys": [1, 2],
-    "to_queries": [1, 3],
-}  # axes that [batch, length] lacks of [batch, heads, queries, keys]
+# Axes that [batch, keys] and [batch, queries] lack of [batch, heads, queries, keys].
+_KEYS_AXES, _QUERIES_AXES = [1, 2], [1, 3]
 
 
 class GroupQueryAttentionPass(ir.passes.InPlacePass):
-    """See the module's docstring. `window` is a sliding window that the graph does not show, 0 for none."""
+    """See the module's docstring."""
 
     def __init__(self, window: int, window_hint: int) -> None:
-        """`window_hint` is the window of config.json, for probing masks."""
+        """`window` is a sliding window that the graph does not show, `window_hint` that of config.json; 0 for none."""
         super().__init__()
         self._window = window
         self._window_hint = window_hint
@@ -120,23 +118,22 @@ class GroupQueryAttentionPass(ir.passes.InPlacePass):
     def _alibi(self, model: ir.Model, slopes: np.ndarray, dtype: ir.DataType) -> ir.Value:
         """Slopes * (key - query), [batch, heads, queries, keys], in the type of the activations.
 
-        Positions are counted in what the mask holds. Its length would do for a mask of the tokens so far, but steps of
-        static shapes have one of the cache's length (docs/howto/run_on_cuda.md).
+        Positions are counted by the ones of the mask, not by its length: steps of static shapes have a mask as long as
+        the cache (docs/howto/run_on_cuda.md).
         """
         key = slopes.tobytes()
         if key not in self._biases:
             build = NodeBuilder(model, model.graph[0], f"alibi_{len(self._biases)}")
             mask, ids = _attention_mask(model), next(v for v in model.graph.inputs if v.name == "input_ids")
             zero, one = build.constant("zero", np.array(0, np.int64)), build.constant("one", np.array(1, np.int64))
-            axis, table = (
-                build.constant("axis", np.array(1, np.int64)),
-                build.constant("slopes", slopes.reshape(-1, 1, 1)),
-            )
-            to_keys, to_queries = (build.constant(n, np.array(v, np.int64)) for n, v in _UNSQUEEZED.items())
+            axis = build.constant("axis", np.array(1, np.int64))
+            table = build.constant("slopes", slopes.reshape(-1, 1, 1))
+            to_keys = build.constant("to_keys", np.array(_KEYS_AXES, np.int64))
+            to_queries = build.constant("to_queries", np.array(_QUERIES_AXES, np.int64))
             keys = build("CumSum", mask, axis)  # [batch, keys], from 1
             last = build("ReduceSum", mask, build.constant("axes", np.array([1], np.int64)), keepdims=1)
             ones = build("Add", build("Mul", ids, zero), one)
-            later = build("CumSum", ones, axis, exclusive=1, reverse=1)  # tokens behind each query
+            later = build("CumSum", ones, axis, exclusive=1, reverse=1)  # tokens after each query
             queries = build("Sub", last, later)
             # Relative to each query's own key, so that near keys have small biases, which float16 keeps apart. Keys to
             # come would have positive ones, but no query sees them.

@@ -1,8 +1,8 @@
 """Logits of the last token alone.
 
-To continue a prompt takes the logits behind its last token. All others cost a row of the head each, on a small model a
-third of the prompt's time, and V floats. The output then has the static shape [batch, 1, V]; by that onnxruntime-genai
-tells such a model from others.
+Continuing a prompt takes the logits of its last token. Those of the other tokens take a third of a prompt's time on a
+small model, and V floats per token. The output has the static shape [batch, 1, V], by which onnxruntime-genai
+recognizes such a model.
 """
 
 import numpy as np

@@ -1,11 +1,11 @@
-"""The model asks for no newer ONNX Runtime than its operators need.
+"""The opset of the model becomes the lowest that its operators need, so that older versions of ONNX Runtime load it.
 
-The builder declares opset 24. What it uses is in opset 23 already, with the same meaning, unless
+The builder declares opset 24. Its operators are in opset 23 already, with the same meaning, unless
 
 1. a TensorScatter is in the graph, or
 2. an Attention node has a seventh input,
 
-which are new in 24 and keep it. Opset 23 and IR version 10 are what ONNX Runtime 1.23 reads.
+which are new in 24 and keep it. ONNX Runtime 1.23 reads opset 23 and IR version 10.
 """
 
 import onnx_ir as ir

@@ -1,4 +1,4 @@
-"""GroupQueryAttention reads query, key and value packed in one value where one node computes them.
+"""Query, key and value go packed in one value into GroupQueryAttention where one node computes them.
 
 1. The three are the outputs of one Split, in order: the Split goes.
 2. Each has a bias added first: the biases become one, added before the Split, and the Split goes.

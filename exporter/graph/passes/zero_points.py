@@ -2,9 +2,9 @@
 
 The node's default for uint8 data is half the range of a code, 8 of 4 bits. ONNX Runtime's CPU kernel has always taken
 it so; its CUDA kernel took 0 until 2026 (microsoft/onnxruntime issue 31692), which moves every row of the embedding.
-With the eights written down, all versions agree.
+With explicit zero points, all versions agree.
 
-They are an Expand of one byte, which ONNX Runtime carries out when it loads the model: the file does not grow.
+They are an Expand of one byte, which ONNX Runtime evaluates when it loads the model: the file does not grow.
 """
 
 import numpy as np
@@ -23,14 +23,14 @@ class ExplicitZeroPointsPass(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Run the pass."""
-        made: dict[tuple[int, ...], ir.Value] = {}  # by shape: both halves of an 8-bit table share theirs
+        made: dict[tuple[int, ...], ir.Value] = {}  # by shape: high and low nibbles share theirs
         for node in list(model.graph):
             if node.op_type != "GatherBlockQuantized" or len(node.inputs) > _ZERO_POINTS:
                 continue
             shape = static_shape(node.inputs[0])
             if shape is None or node.attributes["bits"].as_int() != 4:
                 continue
-            shape = (*shape[:-1], 1)  # a row of the last axis is one block
+            shape = (*shape[:-1], 1)  # a row of the last axis is one quantization block
             if shape not in made:
                 made[shape] = _zero_points(model, node, shape)
             node.resize_inputs(_ZERO_POINTS + 1)

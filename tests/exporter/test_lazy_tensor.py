@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dualbinary import InputError
-from exporter.source.lazy_tensor import deferred, evaluate, is_stored, row_origin, stored_names
+from exporter.source.lazy_tensor import evaluate, lazy_tensor, row_origins, stored_name, stored_names
 
 OPERATIONS = {
     "transpose": lambda t: t.t(),
@@ -42,7 +42,7 @@ def test_evaluating_a_record_equals_running_it(names, rows, columns):
         reads.append(name)
         return tensor
 
-    record = run(names, deferred("w", (rows, columns), torch.float32))
+    record = run(names, lazy_tensor("w", (rows, columns), torch.float32))
 
     assert not reads  # nothing was read while recording
     expected = run(names, tensor)
@@ -57,21 +57,21 @@ def test_evaluating_a_record_equals_running_it(names, rows, columns):
     ),
     transposed=st.booleans(),
 )
-def test_row_origin_finds_every_row(names, transposed):
+def test_row_origins_finds_every_row(names, transposed):
     tensor = torch.randn(8, 6)
-    record = deferred("w", (8, 6), torch.float32)
+    record = lazy_tensor("w", (8, 6), torch.float32)
     start = (lambda t: t.t()) if transposed else (lambda t: t)
 
     result = run(names, start(record))
 
-    found = [(tensor.t() if origin.transposed else tensor)[origin.rows] for origin in row_origin(result, "parameter")]
+    found = [(tensor.t() if origin.transposed else tensor)[origin.rows] for origin in row_origins(result, "parameter")]
     assert torch.equal(torch.cat(found), run(names, start(tensor)))
 
 
-def test_row_origin_follows_rows_of_several_tensors():
-    first, second = deferred("a", (3, 4), torch.float32), deferred("b", (2, 4), torch.float32)
+def test_row_origins_follows_rows_of_several_tensors():
+    first, second = lazy_tensor("a", (3, 4), torch.float32), lazy_tensor("b", (2, 4), torch.float32)
 
-    origins = row_origin(torch.cat([second, first[1:], second[:1]]), "parameter")
+    origins = row_origins(torch.cat([second, first[1:], second[:1]]), "parameter")
 
     assert [(o.name, o.rows.tolist()) for o in origins] == [("b", [0, 1]), ("a", [1, 2]), ("b", [0])]
 
@@ -81,17 +81,17 @@ def test_row_origin_follows_rows_of_several_tensors():
     [lambda t: t * 2, lambda t: t + t.flip(0), lambda t: t.reshape(-1, 2 * t.shape[1]), lambda t: t.flip(1)],
     ids=["scaled", "summed", "reshaped", "columns reversed"],
 )
-def test_row_origin_refuses_what_planes_cannot_follow(mix):
+def test_row_origins_refuses_what_planes_cannot_follow(mix):
     with pytest.raises(InputError, match="parameter: the graph mixes the rows of w"):
-        row_origin(mix(deferred("w", (4, 6), torch.float32)), "parameter")
+        row_origins(mix(lazy_tensor("w", (4, 6), torch.float32)), "parameter")
 
 
 def test_values_cannot_decide_what_is_recorded():
-    record = deferred("w", (2, 2), torch.float32)
+    record = lazy_tensor("w", (2, 2), torch.float32)
 
     with pytest.raises((InputError, RuntimeError)):
         bool((record > 0).all())
     with pytest.raises(InputError, match="in place"):
         record.add_(1)
-    assert is_stored(record) == "w"
-    assert is_stored(record + 1) is None
+    assert stored_name(record) == "w"
+    assert stored_name(record + 1) is None

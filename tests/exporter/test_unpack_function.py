@@ -1,4 +1,4 @@
-"""Fallback functions of layouts of blocks: their prefix gives planes and scales of layout plain, bit for bit."""
+"""The unpack function of blocked layouts gives planes and scales of layout plain, bit for bit."""
 
 import numpy as np
 import onnx
@@ -9,31 +9,28 @@ from onnx import helper, numpy_helper
 
 from dualbinary import OP
 from dualbinary.contract.weight import PlaneWeight
-from dualbinary.onnx_files.unpack_function import decoding
+from dualbinary.onnx_files.functions import constant_nodes
+from dualbinary.onnx_files.unpack_function import unpack_function
 from tests.support.strategies import Case, cases
 
 BLOCKS = [layout.name for layout in OP.layouts if layout.blocks]
 
 
-def decode(layout: str, case: Case, scales: np.ndarray) -> list[np.ndarray]:
-    """Planes and scales as the prefix gives them, run as a function of its own in ONNX Runtime."""
+def unpack(layout: str, case: Case, scales: np.ndarray) -> list[np.ndarray]:
+    """Planes and scales as the function gives them in ONNX Runtime."""
     weight = PlaneWeight.of(case.planes, scales, case.K, case.group_size).to_layout(layout)
-    stored = decoding(weight.format)
+    stored = unpack_function(weight.format)
     text = (
         f'<domain: "t", opset_import: ["" : 21]>\n'
-        f"decode <N, group_size> ({', '.join(stored.inputs)}) => (planes, scales) {{\n{stored.text}}}"
+        f"unpack <N, group_size> ({', '.join(stored.inputs)}) => (planes, scales) {{\n{stored.text}}}"
     )
     function = onnx.parser.parse_function(text)
-    constants = [
-        helper.make_node("Constant", [], [name], value=numpy_helper.from_array(value))
-        for name, value in stored.tables.items()
-    ]
-    nodes = [*constants, *function.node]
+    nodes = [*constant_nodes(stored.tables), *function.node]
     del function.node[:]
     function.node.extend(nodes)
     arrays = weight.planes, weight.scales
     node = helper.make_node(
-        "decode", ["a", "b"], ["planes", "scales"], domain="t", N=case.N, group_size=case.group_size
+        "unpack", ["a", "b"], ["planes", "scales"], domain="t", N=case.N, group_size=case.group_size
     )
     graph = helper.make_graph(
         [node],
@@ -56,24 +53,24 @@ def decode(layout: str, case: Case, scales: np.ndarray) -> list[np.ndarray]:
 @pytest.mark.parametrize("layout", BLOCKS)
 @given(case=cases())
 @settings(max_examples=25)
-def test_the_prefix_restores_layout_plain(layout, case):
-    planes, scales = decode(layout, case, case.scales)
+def test_layout_plain_is_restored(layout, case):
+    planes, scales = unpack(layout, case, case.scales)
     np.testing.assert_array_equal(planes, case.planes)
     assert scales.dtype == case.scales.dtype
     np.testing.assert_array_equal(scales.view(np.uint8), case.scales.view(np.uint8))
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
-def test_the_prefix_decodes_every_kind_of_finite_float(dtype):
+def test_every_kind_of_finite_float_is_restored(dtype):
     info = np.finfo(dtype)
     if dtype == np.float16:
         values = np.arange(2**16, dtype=np.uint16).view(dtype)
-    else:  # every sign and exponent, with the least, the largest and some mantissas between
+    else:  # every sign and exponent, with the smallest, the largest and some mantissas between
         mantissas = np.array([0, 1, 2**22, 2**23 - 1, 0x2AAAAA, 0x00FF00], np.uint32)
         values = (np.arange(512, dtype=np.uint32)[:, None] << 23 | mantissas).ravel().view(dtype)
     values = values[np.isfinite(values)]
     scales = values[None, :, None]
     planes = np.zeros((1, len(values), 4), np.uint8)
     case = Case(len(values), 32, 32, planes, planes, scales, scales, np.random.default_rng(0))
-    _, decoded = decode(BLOCKS[0], case, scales)
-    np.testing.assert_array_equal(decoded.view(f"u{info.bits // 8}"), scales.view(f"u{info.bits // 8}"))
+    _, restored = unpack(BLOCKS[0], case, scales)
+    np.testing.assert_array_equal(restored.view(f"u{info.bits // 8}"), scales.view(f"u{info.bits // 8}"))
