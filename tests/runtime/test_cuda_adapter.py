@@ -50,16 +50,16 @@ class Fake:
 
     def __init__(self, path: Path) -> None:
         self._library = ctypes.CDLL(str(path))
-        self._library.fake_launcher_events.restype = ctypes.c_char_p
+        self._library.fake_cuda_library_events.restype = ctypes.c_char_p
         self.order()
         self.events()
 
     def events(self) -> list[dict]:
         """What was asked since the last call of this."""
-        return [json.loads(line) for line in self._library.fake_launcher_events().decode().splitlines()]
+        return [json.loads(line) for line in self._library.fake_cuda_library_events().decode().splitlines()]
 
     def order(self, fail_in: str = "", workspace: int = 0) -> None:
-        self._library.fake_launcher_set(fail_in.encode(), ctypes.c_size_t(workspace))
+        self._library.fake_cuda_library_set(fail_in.encode(), ctypes.c_size_t(workspace))
 
 
 @pytest.fixture(scope="session")
@@ -79,7 +79,7 @@ def launched(request, build, tmp_path_factory) -> Iterator[Adapter]:
     """An adapter for each launcher."""
     copy = Adapter(Path(shutil.copy(build / "libcuda_adapter.so", tmp_path_factory.mktemp("launched"))))
     with pytest.MonkeyPatch.context() as patch:
-        launcher = build / "libfake_launcher.so" if request.param == "fake" else emulated_library()
+        launcher = build / "libfake_cuda_library.so" if request.param == "fake" else emulated_library()
         patch.setenv(VARIABLE, str(launcher))
         session = copy.open(op_model(make_problem()))
     yield copy
@@ -89,8 +89,8 @@ def launched(request, build, tmp_path_factory) -> Iterator[Adapter]:
 @pytest.fixture
 def fake(build, adapter, monkeypatch) -> Fake:
     """The fake launcher, which `adapter` will open."""
-    monkeypatch.setenv(VARIABLE, str(build / "libfake_launcher.so"))
-    return Fake(build / "libfake_launcher.so")
+    monkeypatch.setenv(VARIABLE, str(build / "libfake_cuda_library.so"))
+    return Fake(build / "libfake_cuda_library.so")
 
 
 @pytest.mark.parametrize(("x_type", "scale_type", "offset"), product(X_TYPES, SCALE_TYPES, [False, True]))
@@ -257,7 +257,7 @@ def resident_of(file: Path) -> int:
 
 def test_the_launcher_is_found_beside_the_library(adapter, build, monkeypatch):
     monkeypatch.delenv(VARIABLE, raising=False)
-    shutil.copy(build / "libfake_launcher.so", adapter.path.with_name("libdualbinary_cuda.so"))
+    shutil.copy(build / "libfake_cuda_library.so", adapter.path.with_name("libdualbinary_cuda.so"))
     problem = make_problem()
     assert_product(run(adapter.open(op_model(problem)), problem.x), problem)
 
@@ -280,8 +280,8 @@ def test_a_failed_attempt_is_tried_anew(adapter, build, monkeypatch, tmp_path):
     attempts = {
         tmp_path / "absent.so": [f"{VARIABLE}={tmp_path}/absent.so: no such file", "use the CPU provider"],
         text: [f"{text} cannot be opened: ", "file too short", "use the CPU provider"],
-        build / "libfake_launcher_without_multiply.so": ["has no function dualbinary_cuda_multiply", "one version"],
-        build / "libfake_launcher_of_another_contract.so": [
+        build / "libfake_cuda_library_without_multiply.so": ["has no function dualbinary_cuda_multiply", "one version"],
+        build / "libfake_cuda_library_of_another_contract.so": [
             f"was built from contract 0123456789abcdef, libdualbinary from {digest()}",
             "one version",
         ],
@@ -289,7 +289,7 @@ def test_a_failed_attempt_is_tried_anew(adapter, build, monkeypatch, tmp_path):
     for path, parts in attempts.items():
         monkeypatch.setenv(VARIABLE, str(path))
         assert_refused(adapter, *parts)
-    monkeypatch.setenv(VARIABLE, str(build / "libfake_launcher.so"))
+    monkeypatch.setenv(VARIABLE, str(build / "libfake_cuda_library.so"))
     first = adapter.open(op_model(make_problem()))
     monkeypatch.setenv(VARIABLE, str(tmp_path / "absent.so"))
     adapter.open(op_model(make_problem()))  # with the launcher that is open
@@ -298,7 +298,7 @@ def test_a_failed_attempt_is_tried_anew(adapter, build, monkeypatch, tmp_path):
 
 def test_a_relative_name_is_that_of_a_file(adapter, build, monkeypatch, tmp_path):
     # dlopen would look for a bare name in the system's directories.
-    shutil.copy(build / "libfake_launcher.so", tmp_path / "bare_name.so")
+    shutil.copy(build / "libfake_cuda_library.so", tmp_path / "bare_name.so")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv(VARIABLE, "bare_name.so")
     adapter.open(op_model(make_problem()))

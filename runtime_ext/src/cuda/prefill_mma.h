@@ -55,11 +55,11 @@ prefill_mma_kernel(DUALBINARY_ARGUMENT PrefillArguments a) {
     simt::commit_copies();  // an empty group too: the waits count groups
   };
 
-  RowDecoder<P> rows[kRowTiles] = {};
+  RowDequantizer<P> rows[kRowTiles] = {};
   TileWords<P> next[kRowTiles];
   DUALBINARY_UNROLL
   for (int i = 0; i < kRowTiles; ++i) {
-    rows[i] = RowDecoder<P>(a.weight, first_row_tile + i, lane);
+    rows[i] = RowDequantizer<P>(a.weight, first_row_tile + i, lane);
     next[i] = rows[i].load(a.weight, split);
   }
   DUALBINARY_UNROLL
@@ -87,7 +87,7 @@ prefill_mma_kernel(DUALBINARY_ARGUMENT PrefillArguments a) {
         std::uint32_t weights[kRowTiles][2][4];
         DUALBINARY_UNROLL
         for (int i = 0; i < kRowTiles; ++i) {
-          rows[i].decode(a.weight, words[i], tile, kStageParts * half + part, weights[i]);
+          rows[i].dequantize(a.weight, words[i], tile, kStageParts * half + part, weights[i]);
         }
         DUALBINARY_UNROLL
         for (int block = 0; block < kBlocks; ++block) {

@@ -5,7 +5,7 @@
 
 namespace dualbinary {
 
-#define DUALBINARY_KERNEL(symbol) extern const Kernel symbol;
+#define DUALBINARY_KERNEL(symbol) extern const MatMulKernel symbol;
 #include "kernels/kernels.inc"
 #undef DUALBINARY_KERNEL
 

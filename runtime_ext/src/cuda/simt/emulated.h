@@ -10,7 +10,7 @@
 //   - a wgmma reads its operands at the wait for it
 //   - shared and device memory end at a page that cannot be accessed, and shared memory begins as 0x7b
 //   - an access that is not aligned ends the process as an illegal instruction (cmake/cuda.cmake)
-//   - lanes that wait for different instructions, and threads that wait for ever, end the process with a message
+//   - lanes that wait for different instructions, and threads that wait forever, end the process with a message
 #pragma once
 
 #include <algorithm>
@@ -60,9 +60,9 @@ void wait(int pending);
 
 void run(const Launch& shape, const std::function<void()>& kernel);
 
-// A float's value in the format of a half or a bfloat16, rounded to nearest even.
+// A float's value in the format float16 or bfloat16, rounded to nearest even.
 std::uint16_t to_half(float value);
-float from_half(std::uint16_t bits);
+float from_f16(std::uint16_t bits);
 
 }  // namespace emulated
 
@@ -88,20 +88,20 @@ inline std::uint32_t bits_of(float value) {
   return bits;
 }
 
-inline float half_to_float(std::uint16_t bits) { return emulated::from_half(bits); }
-inline std::uint16_t float_to_half(float value) { return emulated::to_half(value); }
-inline float bfloat_to_float(std::uint16_t bits) { return float_of(std::uint32_t{bits} << 16); }
-inline std::uint16_t float_to_bfloat(float value) {
+inline float f16_to_float(std::uint16_t bits) { return emulated::from_f16(bits); }
+inline std::uint16_t float_to_f16(float value) { return emulated::to_half(value); }
+inline float bf16_to_float(std::uint16_t bits) { return float_of(std::uint32_t{bits} << 16); }
+inline std::uint16_t float_to_bf16(float value) {
   const std::uint32_t bits = bits_of(value);
   if (value != value) return 0x7fff;
   return static_cast<std::uint16_t>((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
 }
-inline std::uint32_t halves(float low, float high) {
-  return std::uint32_t{float_to_half(low)} | std::uint32_t{float_to_half(high)} << 16;
+inline std::uint32_t f16_pair(float low, float high) {
+  return std::uint32_t{float_to_f16(low)} | std::uint32_t{float_to_f16(high)} << 16;
 }
-inline std::uint32_t add_halves(std::uint32_t a, std::uint32_t b) {
-  const auto half = [](std::uint32_t word, int i) { return half_to_float(static_cast<std::uint16_t>(word >> 16 * i)); };
-  return halves(half(a, 0) + half(b, 0), half(a, 1) + half(b, 1));
+inline std::uint32_t add_f16_pairs(std::uint32_t a, std::uint32_t b) {
+  const auto value = [](std::uint32_t word, int i) { return f16_to_float(static_cast<std::uint16_t>(word >> 16 * i)); };
+  return f16_pair(value(a, 0) + value(b, 0), value(a, 1) + value(b, 1));
 }
 
 inline float power_of_two(int exponent) { return float_of(static_cast<std::uint32_t>(exponent + 127) << 23); }
@@ -138,7 +138,7 @@ inline Words4 load_once(const Words4* from) { return *from; }
 
 using SharedAddress = std::uint8_t*;
 inline SharedAddress shared_address(void* pointer) { return static_cast<std::uint8_t*>(pointer); }
-inline std::uint16_t load_half(SharedAddress from) { return *reinterpret_cast<const std::uint16_t*>(from); }
+inline std::uint16_t load_u16(SharedAddress from) { return *reinterpret_cast<const std::uint16_t*>(from); }
 inline std::uint32_t load_word(SharedAddress from) { return *reinterpret_cast<const std::uint32_t*>(from); }
 inline Words2 load_words2(SharedAddress from) { return *reinterpret_cast<const Words2*>(from); }
 inline Words4 load_words4(SharedAddress from) { return *reinterpret_cast<const Words4*>(from); }
@@ -258,7 +258,7 @@ inline void mma_f16(float (&d)[4], const std::uint32_t (&a)[4], std::uint32_t b0
           for (int i = 0; i < 4; ++i) {
             const auto x = static_cast<std::uint16_t>(a[half + 2 * (i / 2)] >> 16 * (i % 2));
             const auto y = static_cast<std::uint16_t>(b[i / 2] >> 16 * (i % 2));
-            sum += half_to_float(x) * half_to_float(y);
+            sum += f16_to_float(x) * f16_to_float(y);
           }
           return sum;
         });

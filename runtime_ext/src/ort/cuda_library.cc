@@ -1,4 +1,4 @@
-#include "core/cuda_library.h"
+#include "ort/cuda_library.h"
 
 #include <cstdlib>
 #include <filesystem>
@@ -32,7 +32,7 @@ std::string last_error() { return std::system_category().message(static_cast<int
 
 Object open(const std::filesystem::path& path) {
   return LoadLibraryExW(path.c_str(), nullptr,
-                        LOAD_WITH_ALTERED_SEARCH_PATH);  // its neighbours are looked for beside it
+                        LOAD_WITH_ALTERED_SEARCH_PATH);  // its neighbors are looked for beside it
 }
 
 void* find(Object object, const char* name) { return reinterpret_cast<void*>(GetProcAddress(object, name)); }
