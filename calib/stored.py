@@ -32,6 +32,7 @@ class Checkpoint:
             )
         symmetric = quantization.method == "qbb" and quantization.has_offset
         self.format = Format(quantization.planes, quantization.group_size, quantization.has_offset, symmetric)
+        self._quantization = quantization
         self._tensors = stored_tensors(directory)
 
     def holds(self, layer: QuantLinear) -> bool:
@@ -47,19 +48,10 @@ class Checkpoint:
             raise InputError(f"{self.directory}: has no planes of {layer.name}; is it a checkpoint of another model?")
         if scales_name(layer.name) not in self._tensors:
             raise InputError(f"{self.directory}: has planes of {layer.name}, but no scales; fetch or write it again")
-        planes, scales = load_module(
-            self._tensors,
-            layer.name,
-            layer.out_features,
-            layer.in_features,
-            self.format.for_inputs(layer.in_features).group_size,
+        weight = load_module(
+            self._tensors, layer.name, layer.out_features, layer.in_features, self._quantization.plane_format
         )
-        if len(planes) != self.format.planes or len(scales) != self.format.rows:
-            raise InputError(
-                f"{self.directory}: {layer.name} has {len(planes)} planes and {len(scales)} rows of scales, expected "
-                f"{self.format.planes} and {self.format.rows} from its config.json"
-            )
-        return torch.from_numpy(planes), torch.from_numpy(scales).float()
+        return torch.from_numpy(weight.planes), torch.from_numpy(weight.scales).float()
 
     def apply(self, layers: list[QuantLinear]) -> None:
         """Give `layers` their planes and scales; those that the checkpoint kept in full precision stay so.

@@ -7,9 +7,8 @@ from typing import Any
 
 import onnx_ir as ir
 
-from dualbinary import OP, padded_k
-from dualbinary.metrics.operations import Operations, operations
-from dualbinary.metrics.statistics import PAPER_RULE, paper_flops
+from dualbinary import OP
+from dualbinary.metrics import PAPER_RULE, Operations, operations, paper_flops
 from exporter.graph.passes.linear import Linear, PlaneNode
 from exporter.graph.passes.vocabulary import Table
 from exporter.graph.rewrite import Rewritten
@@ -88,9 +87,7 @@ def export_report(
 
 
 def _operations(linear: Linear, node: PlaneNode, figures: Figures) -> Operations:
-    layout, statistics = node.format, figures.statistics[linear.module]
-    groups = padded_k(linear.K, layout.group_size) // layout.group_size
-    return operations(linear.N, linear.K, layout.planes, layout.scale_rows, groups, statistics.ones)
+    return operations(linear.N, linear.K, node.format, figures.statistics[linear.module].ones)
 
 
 def _format(nodes: tuple[PlaneNode, ...], weights: Weights) -> dict[str, Any]:
@@ -98,12 +95,12 @@ def _format(nodes: tuple[PlaneNode, ...], weights: Weights) -> dict[str, Any]:
     if not nodes:
         return {}
     stored = weights.source.quantization
-    layout = max((node.format for node in nodes), key=lambda layout: layout.group_size)  # short rows have short groups
+    widest = max((node.format for node in nodes), key=lambda form: form.group_size)  # short rows have short groups
     return {
-        "planes": layout.planes,
-        "group_size": stored.group_size if stored is not None else layout.group_size,
-        "offset": layout.scale_rows > layout.planes,
-        "scale_bits": 8 * layout.scale_dtype.numpy().itemsize,
+        "planes": widest.planes,
+        "group_size": stored.group_size if stored is not None else widest.group_size,
+        "offset": widest.offset,
+        "scale_bits": 8 * widest.scale_dtype.itemsize,
     }
 
 

@@ -19,8 +19,9 @@ import onnxruntime as ort
 import torch
 from safetensors.torch import save_file
 
-from dualbinary import DualBinaryError, dequantize, to_plain
+from dualbinary import OP, DualBinaryError
 from dualbinary.checkpoint import INDEX_FILE
+from dualbinary.contract.weight import PlaneWeight
 from exporter.graph.passes.linear import PlaneNode
 from exporter.graph.passes.vocabulary import Table
 from exporter.pipeline import Export
@@ -230,13 +231,12 @@ def _replaced_rows(result: Export, out: Path) -> dict[str, list[_Rows]]:
 
 
 def _linear_rows(node: PlaneNode, values: tuple[ir.Value, ir.Value], first: int, rows: slice) -> np.ndarray:
-    k, group_size = node.linears[0].K, node.format.group_size
-    stored = _array(values[0]), _array(values[1])
-    planes, scales = to_plain(node.layout.name, *stored, k, group_size)
+    stored = PlaneWeight(_array(values[0]), _array(values[1]), node.linears[0].K, node.format)
+    plain = stored.to_layout(OP.layouts[0].name)
     parts = []
     for begin in range(first + rows.start, first + rows.stop, _ROWS):
-        block = slice(begin, min(begin + _ROWS, first + rows.stop))
-        parts.append(dequantize(planes[:, block], scales[:, block], k, group_size).astype(np.float32))
+        part = slice(begin, min(begin + _ROWS, first + rows.stop))
+        parts.append(plain.rows(part).dequantize().astype(np.float32))
     return np.concatenate(parts)
 
 

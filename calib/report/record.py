@@ -36,7 +36,7 @@ Correlations = list[Annotated[float, Field(ge=-1, le=1)]]
 class _Model(Part):
     name: str
     parameters: Count
-    quantized_parameters: Count
+    quantised_parameters: Count  # the stored key
     hidden: Count
     vocabulary: Count
     bits_per_weight: Size

@@ -36,7 +36,7 @@ from calib.schedule import learning_rate
 from calib.weight_init.base import Initialized
 from calib.weight_init.bases import from_bases, real_inputs, signs
 from calib.weight_init.least_squares import solve
-from dualbinary.fitting.fit import CROWDED, GAUSSIAN_HALF_WIDTH
+from dualbinary.fitting.groups import CROWDED, GAUSSIAN_HALF_WIDTH
 
 __all__ = ["Binarized", "binarize"]
 

@@ -3,7 +3,7 @@
 paper    DB-LLM: the proxy quantizer w' = s * clamp(round(w/s), -1, 2) with the s of least squared error among clips of
          the group's root mean square, then a1 = 2s and a2 = -s, whose levels -s, 0, s, 2s are the proxy's. Two planes,
          no offset. (The paper's proxy is signed 2-bit, -2 .. 1; a1 = 2s, a2 = -s spans -1 .. 2.)
-fit      alternating least squares over levels and scales from several starts: `dualbinary.fitting.fit`, as in an export
+fit      alternating least squares over levels and scales from several starts: dualbinary/fitting, as in an export
          without calibration.
 """
 
@@ -14,7 +14,8 @@ from calib.layers import Format
 from calib.quantizer import codes_of, grouped, into_cells, nearest, pack
 from calib.weight_init.base import Initialized
 from dualbinary import InputError
-from dualbinary.fitting.fit import fit
+from dualbinary.contract.weight import PlaneFormat
+from dualbinary.fitting.closed_form import fit
 
 __all__ = ["closed_form", "paper"]
 
@@ -43,16 +44,10 @@ def paper(weight: Tensor, format_: Format, name: str) -> Initialized:
 
 
 def closed_form(weight: Tensor, format_: Format, name: str, threads: int = 1) -> Initialized:
-    """The start of the data-free fit for `weight` [N, K]. Raises InputError as `dualbinary.fitting.fit` does."""
+    """The result of the data-free fit for `weight` [N, K]. Raises InputError as `fit` does."""
     size = format_.group_size
-    fitted = fit(
-        weight.cpu().numpy(),
-        planes=format_.planes,
-        group_size=size,
-        offset=format_.offset,
-        threads=threads,
-        name=name,
-    )
+    form = PlaneFormat(format_.planes, size, format_.offset)
+    fitted = fit(weight.cpu().numpy(), form, threads=threads, name=name).weight
     planes = torch.from_numpy(fitted.planes).to(weight.device)
     scales = torch.from_numpy(fitted.scales).to(weight)
     codes = codes_of(planes, weight.shape[1])

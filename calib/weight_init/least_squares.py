@@ -5,9 +5,8 @@ For R groups of g weights w, importances d > 0 and a code for each weight:
     minimize   sum over k of d[k] * ( w[k] - sum over p of a[p] * code[k][p] (- a[P]) )^2        over the C scales a
 
 is a C x C system for each group. `refine` alternates it with giving every weight its nearest level, as
-`dualbinary.fitting.fit` does without importances, and starts from there. Where the format is symmetric the same holds
-with a sign in place of a
-bit, and the start is the cascade; what is solved for is what the format says is free of the scales.
+dualbinary/fitting does without importances, and starts from there. Where the format is symmetric the same holds with a
+sign in place of a bit, and the start is the cascade; what is solved for is what the format says is free of the scales.
 """
 
 from dataclasses import replace
@@ -18,7 +17,8 @@ from torch import Tensor
 from calib.layers import Format
 from calib.quantizer import levels_of, sorted_levels
 from calib.weight_init.cascaded import cascaded
-from dualbinary.fitting.fit import fit
+from dualbinary.contract.weight import PlaneFormat
+from dualbinary.fitting.closed_form import fit
 
 __all__ = ["RIDGE", "fitted_scales", "refine", "solve"]
 
@@ -32,7 +32,7 @@ def fitted_scales(weights: Tensor, format_: Format, name: str) -> Tensor:
     size = -(-weights.shape[1] // 32) * 32
     if format_.symmetric:
         return cascaded(weights, replace(format_, group_size=size), name).scales[:, :, 0]
-    fitted = fit(weights.cpu().numpy(), planes=format_.planes, group_size=size, offset=format_.offset, name=name)
+    fitted = fit(weights.cpu().numpy(), PlaneFormat(format_.planes, size, format_.offset), name=name).weight
     return torch.from_numpy(fitted.scales[:, :, 0]).to(weights)
 
 

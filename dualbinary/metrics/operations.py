@@ -18,6 +18,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from dualbinary.contract.weight import PlaneFormat
+
 __all__ = ["Operations", "operations"]
 
 
@@ -42,8 +44,8 @@ class Operations:
         return asdict(self)
 
 
-def operations(N: int, K: int, planes: int, rows: int, groups: int, ones: int) -> Operations:
-    """The counts of one layer; `rows` is C, and `groups` those of one output."""
-    scales = rows * N * groups
-    shared = scales + (K if rows > planes else 0)
-    return Operations(N * K, N * K, scales, planes * N * K + shared, ones + shared)
+def operations(N: int, K: int, plane_format: PlaneFormat, ones: int) -> Operations:
+    """The counts of one layer."""
+    scales = plane_format.scale_rows * N * plane_format.groups(K)
+    shared = scales + (K if plane_format.offset else 0)
+    return Operations(N * K, N * K, scales, plane_format.planes * N * K + shared, ones + shared)

@@ -8,18 +8,18 @@ bits_per_weight   (bits of planes, padding included, + bits of scales) / weights
 """
 
 import heapq
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from dualbinary.contract.layout import check_tensors, dequantize, unpack_planes
+from dualbinary.contract.layout import unpack_planes
+from dualbinary.contract.weight import PlaneWeight
 
 __all__ = ["PAPER_RULE", "PaperFlops", "WeightStatistics", "paper_flops", "rounding_error", "weight_statistics"]
 
-ROW_BLOCK_WEIGHTS = 1 << 20  # unpacked at a time: a byte per weight and plane
+CHUNK_WEIGHTS = 1 << 20  # unpacked at a time: a byte per weight and plane
 
 PAPER_PROMPT_TOKENS = 32  # reproduces the 423.4 GFLOPs that DB-LLM (arXiv 2402.11960) gives for LLaMA-7B
 PAPER_PLANE_SHARE = 1 / 16  # of a full-precision product, for a product with a plane of ones only
@@ -113,48 +113,35 @@ class WeightStatistics:
 
 
 def weight_statistics(
-    planes: npt.NDArray[np.uint8],
-    scales: npt.NDArray[np.generic],
-    K: int,
-    group_size: int,
-    *,
-    squared_error: float | None = None,
-    squared_norm: float | None = None,
+    weight: PlaneWeight, *, squared_error: float | None = None, squared_norm: float | None = None
 ) -> WeightStatistics:
-    """Count the codes of layout 1 planes [P, N, Kp/8] with scales [C, N, Kp/G] of any type of the contract.
-
-    Raises InputError if the two do not fit together.
-    """
-    N = planes.shape[1] if planes.ndim == 3 else 0
-    check_tensors(planes, scales, N, K, group_size)
-    counts = np.zeros(1 << len(planes), np.int64)
-    step = max(1, ROW_BLOCK_WEIGHTS // K)
-    for start in range(0, N, step):
-        bits = unpack_planes(planes[:, start : start + step], K)
+    """Count the codes of a weight in layout plain. Raises InputError if its tensors do not fit together."""
+    weight.check()
+    counts = np.zeros(1 << weight.format.planes, np.int64)
+    for rows in _row_chunks(weight):
+        bits = unpack_planes(rows.planes, weight.K)
         codes = np.zeros(bits.shape[1:], np.uint8)
         for plane, values in enumerate(bits):
             codes |= values << np.uint8(plane)
         counts += np.bincount(codes.ravel(), minlength=len(counts))
-    stored = 8 * (planes.nbytes + scales.nbytes)
-    return WeightStatistics(N * K, stored, tuple(map(int, counts)), squared_error, squared_norm)
+    counted = tuple(map(int, counts))
+    return WeightStatistics(weight.N * weight.K, 8 * weight.nbytes, counted, squared_error, squared_norm)
 
 
-def rounding_error(
-    planes: npt.NDArray[np.uint8],
-    scales: npt.NDArray[np.generic],
-    rounded: npt.NDArray[np.generic],
-    K: int,
-    group_size: int,
-) -> tuple[float, float]:
-    """Sums of (w - w')^2 and of w^2, where w has `scales` and w' has `rounded` scales with the same planes."""
+def rounding_error(weight: PlaneWeight, rounded: PlaneWeight) -> tuple[float, float]:
+    """Sums of (w - w')^2 and of w^2 over the values w of `weight` and w' of `rounded`, both in layout plain."""
     error = norm = 0.0
-    step = max(1, ROW_BLOCK_WEIGHTS // K)
-    for start in range(0, planes.shape[1], step):
-        rows = slice(start, start + step)
-        weight, other = (dequantize(planes[:, rows], part[:, rows], K, group_size) for part in (scales, rounded))
-        error += float(np.square(weight - other).sum())
-        norm += float(np.square(weight).sum())
+    for rows, others in zip(_row_chunks(weight), _row_chunks(rounded), strict=True):
+        values = rows.dequantize()
+        error += float(np.square(values - others.dequantize()).sum())
+        norm += float(np.square(values).sum())
     return error, norm
+
+
+def _row_chunks(weight: PlaneWeight) -> Iterator[PlaneWeight]:
+    """The outputs, as many at a time as bound the memory of their unpacked bits."""
+    step = max(1, CHUNK_WEIGHTS // weight.K)
+    return (weight.rows(slice(start, start + step)) for start in range(0, weight.N, step))
 
 
 @dataclass(frozen=True)

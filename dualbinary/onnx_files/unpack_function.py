@@ -15,6 +15,7 @@ import numpy as np
 
 from dualbinary.contract.blocked_layouts import LINE_BYTES, NIBBLE_ORDERS
 from dualbinary.contract.schema import OP
+from dualbinary.contract.weight import PlaneFormat
 
 __all__ = ["PREFIX", "Decoding", "decoding"]
 
@@ -36,11 +37,13 @@ class Decoding:
     tables: dict[str, np.ndarray]
 
 
-def decoding(layout: str, planes: int, scale_rows: int, scale_dtype: np.dtype) -> Decoding:
-    """The prefix for nodes of `layout` with that many planes and rows of scales, of any size and group size.
+def decoding(plane_format: PlaneFormat) -> Decoding:
+    """The prefix for nodes of this format, of any size and group size.
 
     In the texts of this module a tilde stands for PREFIX.
     """
+    layout, planes, scale_rows = plane_format.layout, plane_format.planes, plane_format.scale_rows
+    scale_dtype = plane_format.scale_dtype
     if not OP.layout_named(layout).blocks:
         return Decoding(("planes", "scales"), "", {})
     itemsize = scale_dtype.itemsize

@@ -23,6 +23,7 @@ import onnx_ir as ir
 from onnx import helper, numpy_helper, parser
 
 from dualbinary import OP
+from dualbinary.contract.weight import PER_CHANNEL, PlaneFormat
 from dualbinary.onnx_files.functions import exchange_decoding
 from dualbinary.onnx_files.unpack_function import decoding
 
@@ -71,7 +72,8 @@ def fallback_function(
     nodes = [*constants, *function.node]
     del function.node[:]
     function.node.extend(nodes)
-    exchange_decoding(function, decoding(layout, planes, planes + has_offset, scale_dtype))
+    stored = PlaneFormat(planes, PER_CHANNEL, has_offset, scale_dtype=scale_dtype, layout=layout)
+    exchange_decoding(function, decoding(stored))
     onnx.checker.check_function(function, _checker_context(opset))
     return ir.from_proto(function)
 

@@ -1,18 +1,19 @@
 """All graph passes in order: from the builder's portable graph to the one that is stored."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from dualbinary import OP, InputError, padded_k
+from dualbinary.contract.weight import PlaneFormat
 from exporter.graph.build import BuiltGraph
 from exporter.graph.fallback_function import fallback_function
 from exporter.graph.passes.group_query_attention import GroupQueryAttentionPass
 from exporter.graph.passes.half_attention import HalfAttentionPass
 from exporter.graph.passes.last_logits import LastLogitsPass
-from exporter.graph.passes.linear import DualBinaryLinearPass, Linear, PlaneFormat, PlaneNode, find_linears
+from exporter.graph.passes.linear import DualBinaryLinearPass, Linear, PlaneNode, find_linears
 from exporter.graph.passes.lower_opset import LowerOpsetPass
 from exporter.graph.passes.pack_qkv import PackQkvPass
 from exporter.graph.passes.vocabulary import Table, VocabularyPass, find_embedding, find_head
@@ -22,7 +23,8 @@ from exporter.source.parameters import Weights
 
 __all__ = ["Rewritten", "rewrite"]
 
-_SCALE_DTYPES = {"F16": ir.DataType.FLOAT16, "F32": ir.DataType.FLOAT}
+_SCALE_DTYPES = {"F16": np.dtype(np.float16), "F32": np.dtype(np.float32)}
+_CODES = np.dtype(np.uint8)
 _DTYPES = {"fp32": ir.DataType.FLOAT, "fp16": ir.DataType.FLOAT16}
 _ROUTERS = (".gate", ".router")  # of mixtures of experts: tiny, and wrong choices are expensive
 
@@ -49,13 +51,12 @@ def rewrite(graph: BuiltGraph, weights: Weights, options: ExportOptions) -> Rewr
     linears = find_linears(model)
     head, embedding = find_head(model, linears), find_embedding(model)
     formats = {
-        linear.parameter: layout
+        linear.parameter: plane_format
         for linear in linears
-        if linear is not head and (layout := _plane_format(linear, weights, options)) is not None
+        if linear is not head and (plane_format := _plane_format(linear, weights, options)) is not None
     }
-    layout = OP.layout_named(options.layout)
     quantized = [linear for linear in linears if linear.parameter in formats]
-    linear_pass = DualBinaryLinearPass(quantized, formats, layout, options.accuracy_level)
+    linear_pass = DualBinaryLinearPass(quantized, formats, options.accuracy_level)
     linear_pass(model)
     pack_pass = PackQkvPass()
     pack_pass(model)
@@ -87,9 +88,8 @@ def _add_fallback(model: ir.Model, nodes: list[PlaneNode], options: ExportOption
         )
     group_sizes = {node.format.group_size for node in nodes}
     opset = model.graph.opset_imports[""]
-    offset, scale_dtype = first.scale_rows > first.planes, np.dtype(first.scale_dtype.numpy())
     function = fallback_function(
-        options.fallback, first.planes, offset, scale_dtype, group_sizes, opset, options.layout
+        options.fallback, first.planes, first.offset, first.scale_dtype, group_sizes, opset, options.layout
     )
     model.functions[function.identifier()] = function
     model.graph.opset_imports.setdefault("com.microsoft", 1)
@@ -98,18 +98,19 @@ def _add_fallback(model: ir.Model, nodes: list[PlaneNode], options: ExportOption
 def _plane_format(linear: Linear, weights: Weights, options: ExportOptions) -> PlaneFormat | None:
     """The format of a layer's planes; None for a layer that stays in full precision."""
     stored = weights.source.quantization
-    coded = ir.DataType.UINT8 if options.scale_bits == 8 else None
     if stored is not None:
         if not weights.has_planes(linear.parameter):
             return None
-        dtype = coded or _SCALE_DTYPES[weights.stored_scale_dtype(linear.parameter)]
-        return PlaneFormat(stored.planes, stored.scale_rows, stored.group_of(linear.K), dtype)
+        dtype = _SCALE_DTYPES[weights.stored_scale_dtype(linear.parameter)]
+        plane_format = stored.plane_format.for_inputs(linear.K)
+        dtype = _CODES if options.scale_bits == 8 else dtype
+        return replace(plane_format, scale_dtype=dtype, layout=options.layout)
     if linear.module.endswith(_ROUTERS):
         return None
     # A row shorter than a group is one group.
     group_size = min(options.fit_group_size, padded_k(linear.K, OP.limits["group_multiple"]))
-    rows = options.fit_planes + options.fit_offset
-    return PlaneFormat(options.fit_planes, rows, group_size, coded or ir.DataType.FLOAT16)
+    dtype = _CODES if options.scale_bits == 8 else _SCALE_DTYPES["F16"]
+    return PlaneFormat(options.fit_planes, group_size, options.fit_offset, scale_dtype=dtype, layout=options.layout)
 
 
 def _tied(head: Linear, embedding: ir.Node, weights: Weights) -> bool:

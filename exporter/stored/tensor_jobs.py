@@ -6,18 +6,19 @@ written in order, so memory holds a few layers whatever the model's size.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import onnx_ir as ir
 import torch
 
-from dualbinary import to_layout
+from dualbinary import OP
 from dualbinary.checkpoint import load_module
 from dualbinary.contract.scale_codes import round_scales
-from dualbinary.fitting.fit import fit
-from dualbinary.metrics.statistics import WeightStatistics, rounding_error, weight_statistics
-from exporter.graph.passes.linear import Linear, PlaneFormat, PlaneNode
+from dualbinary.contract.weight import PlaneFormat, PlaneWeight
+from dualbinary.fitting.closed_form import fit
+from dualbinary.metrics import WeightStatistics, rounding_error, weight_statistics
+from exporter.graph.passes.linear import Linear, PlaneNode
 from exporter.graph.passes.vocabulary import Table
 from exporter.source.parameters import Weights
 from exporter.stored.vocabulary_tables import finite, quantized_table
@@ -73,9 +74,9 @@ def plane_piece(node: PlaneNode, weights: Weights, figures: Figures) -> Piece:
     """Planes and scales of one node: fitted, or taken from the checkpoint. What is to be reported goes to `figures`."""
 
     def compute() -> list[np.ndarray]:
-        parts = [_planes_of(linear, node.format, weights, figures) for linear in node.linears]
-        planes, scales = (np.concatenate(arrays, axis=1) for arrays in zip(*parts, strict=True))
-        return list(to_layout(node.layout.name, planes, scales, node.linears[0].K, node.format.group_size))
+        parts = [_weight_of(linear, node.format, weights, figures) for linear in node.linears]
+        stored = PlaneWeight.concatenate(parts).to_layout(node.format.layout)
+        return [stored.planes, stored.scales]
 
     work = sum(linear.N * linear.K for linear in node.linears)
     return Piece(str(node.planes.name), (node.planes, node.scales), work, compute)
@@ -100,45 +101,32 @@ def parameter_piece(value: ir.Value, weights: Weights, joined: Mapping[str, tupl
     return Piece(name, (value,), sum(weights[part].numel() for part in parts), compute)
 
 
-def _planes_of(
-    linear: Linear, layout: PlaneFormat, weights: Weights, figures: Figures
-) -> tuple[np.ndarray, np.ndarray]:
-    scale_dtype = layout.scale_dtype.numpy()
+def _weight_of(linear: Linear, plane_format: PlaneFormat, weights: Weights, figures: Figures) -> PlaneWeight:
+    """The weight of one layer in layout plain: stored in a checkpoint, or fitted."""
+    plain = replace(plane_format, layout=OP.layouts[0].name)
     error = norm = None
     if weights.has_planes(linear.parameter):
-        planes, stored = _stored_planes(linear, weights)
-        if scale_dtype == np.uint8:
-            scales = round_scales(stored, linear.module)
-            figures.rounding[linear.module] = rounding_error(planes, stored, scales, linear.K, layout.group_size)
+        stored = _stored_weight(linear, weights)
+        if plain.scale_dtype == np.uint8:
+            weight = stored.with_scales(round_scales(stored.scales, linear.module))
+            figures.rounding[linear.module] = rounding_error(stored, weight)
         else:
-            scales = stored.astype(scale_dtype, copy=False)
+            weight = stored.with_scales(stored.scales.astype(plain.scale_dtype, copy=False))
     else:
-        fitted = fit(
-            weights.read(linear.parameter, torch.float32).numpy(),
-            planes=layout.planes,
-            group_size=layout.group_size,
-            offset=layout.scale_rows > layout.planes,
-            scale_dtype=scale_dtype,
-            name=linear.parameter,
-        )
-        planes, scales = fitted.planes, fitted.scales
-        error, norm = fitted.squared_error, fitted.squared_norm
-    figures.statistics[linear.module] = weight_statistics(
-        planes, scales, linear.K, layout.group_size, squared_error=error, squared_norm=norm
-    )
-    return planes, scales
+        result = fit(weights.read(linear.parameter, torch.float32).numpy(), plain, name=linear.parameter)
+        weight, error, norm = result.weight, result.squared_error, result.squared_norm
+    figures.statistics[linear.module] = weight_statistics(weight, squared_error=error, squared_norm=norm)
+    return weight
 
 
-def _stored_planes(linear: Linear, weights: Weights) -> tuple[np.ndarray, np.ndarray]:
+def _stored_weight(linear: Linear, weights: Weights) -> PlaneWeight:
     """Rows of the checkpoint's planes in the order in which the graph wants them."""
     source = weights.source
     assert source.quantization is not None
-    planes, scales = [], []
+    parts = []
     for origin in weights.origin(linear.parameter):
         module = origin.name.removesuffix(".weight")
         n, k, _ = weights.linears[module]
-        all_planes, all_scales = load_module(source.tensors, module, n, k, source.quantization.group_of(k))
-        rows = origin.rows.numpy()
-        planes.append(all_planes[:, rows])
-        scales.append(all_scales[:, rows])
-    return np.concatenate(planes, axis=1), np.concatenate(scales, axis=1)
+        whole = load_module(source.tensors, module, n, k, source.quantization.plane_format)
+        parts.append(whole.rows(origin.rows.numpy()))
+    return PlaneWeight.concatenate(parts)

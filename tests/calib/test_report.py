@@ -16,6 +16,7 @@ from calib.report.record import RECORD_FILE, read_record, write_record
 from calib.report.summary import flops, sentences, totals
 from calib.stored import Checkpoint
 from dualbinary import InputError, unpack_planes
+from dualbinary.contract.weight import PlaneWeight
 from dualbinary.metrics.statistics import PAPER_PROMPT_TOKENS, paper_flops, weight_statistics
 from tests.support.report_run import FORMAT, HIDDEN, VOCABULARY, Page, Run
 
@@ -130,7 +131,7 @@ def test_json_holds_sums_that_agree_with_the_stored_planes(run, record, checkpoi
     counted = {}
     for name, layer in run.source.linears.items():
         planes, scales = (tensor.numpy() for tensor in stored.read(layer))
-        counted[name] = weight_statistics(planes, scales, layer.in_features, FORMAT.group_size)
+        counted[name] = weight_statistics(PlaneWeight.of(planes, scales, layer.in_features, FORMAT.group_size))
     whole = sum(one.weights for one in counted.values())
     last = found["totals"]["e2e"]
     assert last["weights"] == whole == record["model"]["quantised_parameters"]

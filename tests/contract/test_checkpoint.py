@@ -21,7 +21,7 @@ from dualbinary.checkpoint import (
     stored_tensors,
     write_checkpoint,
 )
-from dualbinary.fitting.fit import fit
+from dualbinary.fitting.closed_form import fit
 
 CONFIG = QuantizationConfig("fit", planes=2, group_size=64, has_offset=True, modules_to_not_convert=("lm_head",))
 LINEARS = {"layers.0.q_proj": (6, 100), "lm_head": (5, 64)}
@@ -29,7 +29,7 @@ LINEARS = {"layers.0.q_proj": (6, 100), "lm_head": (5, 64)}
 
 def tensors():
     weight = np.random.default_rng(0).standard_normal((6, 100))
-    fitted = fit(weight, offset=True)
+    fitted = fit(weight, CONFIG.plane_format).weight
     return {
         "layers.0.q_proj.planes": fitted.planes,
         "layers.0.q_proj.scales": fitted.scales,
@@ -77,7 +77,7 @@ def test_config_through_json_comes_back(config):
         (block(planes=9), "planes: .* got 9"),
         (block(planes=2.0), "planes: .* got 2.0"),
         (block(planes=True), "planes: .* got true"),
-        (block(group_size=0), "group_size: expected a positive multiple of 32, or -1 for a group a row, got 0"),
+        (block(group_size=0), "group_size: expected a positive multiple of 32, or -1 for one group per output, got 0"),
         (block(group_size=-1), "group_size: expected a positive multiple of 32 in format_version 1, got -1"),
         (block(group_size=-32), "group_size"),
         (block(group_size=48), "group_size: .* got 48"),
@@ -106,7 +106,7 @@ def test_only_what_needs_it_is_written_in_the_second_version():
 @pytest.mark.parametrize(("k", "padded"), [(1, 32), (32, 32), (33, 64), (100, 128)])
 def test_a_group_a_row_is_as_long_as_the_padded_row(tmp_path, k, padded):
     config = replace(CONFIG, group_size=PER_CHANNEL)
-    assert config.group_of(k) == padded
+    assert config.plane_format.for_inputs(k).group_size == padded
     assert module_shapes(config, 6, k) == ((2, 6, padded // 8), (3, 6, 1))
     planes, scales = np.zeros((2, 6, padded // 8), np.uint8), np.ones((3, 6, 1), np.float16)
     arrays = {"m.planes": planes, "m.scales": scales, "lm_head.weight": np.zeros((2, 2), np.float32)}
@@ -114,7 +114,7 @@ def test_a_group_a_row_is_as_long_as_the_padded_row(tmp_path, k, padded):
     assert read_quantization_config(tmp_path / "c") == config
     stored = stored_tensors(tmp_path / "c")
     check_modules(config, stored, {"m": (6, k)})
-    np.testing.assert_array_equal(load_module(stored, "m", 6, k, config.group_of(k))[1], scales)
+    np.testing.assert_array_equal(load_module(stored, "m", 6, k, config.plane_format).scales, scales)
 
 
 @pytest.mark.parametrize("shard_bytes", [1 << 30, 600, 1])
@@ -132,9 +132,9 @@ def test_checkpoint_written_and_read_is_the_same(tmp_path, shard_bytes):
     stored = stored_tensors(path)
     check_modules(CONFIG, stored, LINEARS)
     assert {name: tensor.shape for name, tensor in stored.items()} == {k: v.shape for k, v in tensors().items()}
-    planes, scales = load_module(stored, "layers.0.q_proj", 6, 100, 64)
-    np.testing.assert_array_equal(planes, tensors()["layers.0.q_proj.planes"])
-    np.testing.assert_array_equal(scales, tensors()["layers.0.q_proj.scales"])
+    weight = load_module(stored, "layers.0.q_proj", 6, 100, CONFIG.plane_format)
+    np.testing.assert_array_equal(weight.planes, tensors()["layers.0.q_proj.planes"])
+    np.testing.assert_array_equal(weight.scales, tensors()["layers.0.q_proj.scales"])
 
 
 def test_checkpoint_with_bfloat16_keeps_its_bytes(tmp_path):
@@ -238,7 +238,7 @@ def test_scales_that_are_not_finite_are_refused(tmp_path):
     arrays[f"{Q}.scales"][1, 2, 0] = np.inf
     write_checkpoint(tmp_path / "c", {}, CONFIG, arrays.items())
     with pytest.raises(InputError, match="scales: holds a value that is not finite"):
-        load_module(stored_tensors(tmp_path / "c"), Q, 6, 100, 64)
+        load_module(stored_tensors(tmp_path / "c"), Q, 6, 100, CONFIG.plane_format)
 
 
 @pytest.mark.parametrize("length", [0, 5, 100, -1])

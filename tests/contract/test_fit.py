@@ -5,11 +5,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dualbinary import InputError, dequantize, unpack_planes
-from dualbinary.fitting.fit import fit
+from dualbinary import InputError, unpack_planes
+from dualbinary.contract.weight import PlaneFormat
+from dualbinary.fitting.closed_form import fit
 
 METHODS = [(1, False), (1, True), (2, False), (2, True), (3, True), (4, False), (4, True)]
 ROUNDING = 1e-13  # relative squared error that float32 arithmetic leaves of an exact answer: (3e-7)^2
+
+
+def fit_with(weight, planes=2, group_size=64, offset=False, scale_dtype: type = np.float16, **arguments):
+    return fit(weight, PlaneFormat(planes, group_size, offset, scale_dtype=np.dtype(scale_dtype)), **arguments)
 
 
 def gaussian(rows, columns, seed=0):
@@ -23,26 +28,26 @@ def gaussian(rows, columns, seed=0):
     [(1, False, 0.528), (1, True, 0.351), (2, False, 0.1130), (2, True, 0.1020), (3, True, 0.0247), (4, True, 0.0058)],
 )
 def test_fit_gaussian_weight_reaches_the_known_error(planes, offset, bar):
-    fitted = fit(gaussian(64, 4096), planes=planes, group_size=64, offset=offset)
+    fitted = fit_with(gaussian(64, 4096), planes=planes, group_size=64, offset=offset)
     assert fitted.relative_error <= bar
 
 
 @pytest.mark.parametrize(("planes", "offset"), METHODS)
 def test_fit_any_weight_reports_the_error_that_dequantize_shows(planes, offset):
     weight = gaussian(7, 150)
-    fitted = fit(weight, planes=planes, group_size=32, offset=offset)
-    error = np.square(weight - dequantize(fitted.planes, fitted.scales, 150, 32)).sum()
+    fitted = fit_with(weight, planes=planes, group_size=32, offset=offset)
+    error = np.square(weight - fitted.weight.dequantize()).sum()
     assert fitted.squared_error == pytest.approx(error, rel=1e-6)
     assert fitted.squared_norm == pytest.approx(np.square(weight, dtype=np.float64).sum(), rel=1e-6)
-    assert fitted.scales.dtype == np.float16
+    assert fitted.weight.scales.dtype == np.float16
 
 
 @pytest.mark.parametrize(("planes", "offset"), METHODS)
 def test_fit_any_weight_gives_every_weight_the_nearest_level(planes, offset):
     weight = gaussian(5, 96)
-    fitted = fit(weight, planes=planes, group_size=32, offset=offset)
-    error = np.abs(weight - dequantize(fitted.planes, fitted.scales, 96, 32))
-    scales = np.repeat(fitted.scales.astype(np.float64), 32, axis=2)  # [C, N, K]
+    fitted = fit_with(weight, planes=planes, group_size=32, offset=offset)
+    error = np.abs(weight - fitted.weight.dequantize())
+    scales = np.repeat(fitted.weight.scales.astype(np.float64), 32, axis=2)  # [C, N, K]
     for code in range(1 << planes):
         level = sum((scales[p] for p in range(planes) if code >> p & 1), scales[planes] if offset else 0 * scales[0])
         # Cuts are float32: two levels may be told apart only to its precision.
@@ -63,7 +68,7 @@ def affine_weights(draw):
 
 @given(affine_weights())
 def test_fit_weight_on_an_affine_grid_of_16_levels_is_exact_with_4_planes_and_offset(weight):
-    assert fit(weight, planes=4, group_size=32, offset=True).relative_error <= 1e-10
+    assert fit_with(weight, planes=4, group_size=32, offset=True).relative_error <= 1e-10
 
 
 @given(
@@ -75,15 +80,15 @@ def test_fit_few_values_is_exact(values, method, seed):
     planes, offset = method
     values = values[: planes + offset]
     weight = np.random.default_rng(seed).choice(np.array(values, np.float32), (2, 70))
-    fitted = fit(weight, planes=planes, group_size=32, offset=offset, scale_dtype=np.float32)
+    fitted = fit_with(weight, planes=planes, group_size=32, offset=offset, scale_dtype=np.float32)
     assert fitted.relative_error <= ROUNDING
 
 
 @pytest.mark.parametrize(("planes", "offset"), METHODS)
 def test_fit_zeros_is_zeros(planes, offset):
-    fitted = fit(np.zeros((2, 40)), planes=planes, group_size=32, offset=offset)
+    fitted = fit_with(np.zeros((2, 40)), planes=planes, group_size=32, offset=offset)
     assert fitted.relative_error == 0
-    assert not dequantize(fitted.planes, fitted.scales, 40, 32).any()
+    assert not fitted.weight.dequantize().any()
 
 
 @settings(max_examples=20)
@@ -92,52 +97,52 @@ def test_fit_weight_times_a_power_of_two_gives_the_same_planes(method, exponent)
     planes, offset = method
     small = np.float32(2.0**-10)  # keeps 14 bits of the smallest float32 weights
     weight = np.round(gaussian(2, 64) / small) * small
-    fitted = fit(weight, planes=planes, offset=offset, scale_dtype=np.float32)
-    scaled = fit(np.ldexp(weight, exponent), planes=planes, offset=offset, scale_dtype=np.float32)
-    assert np.isfinite(scaled.scales).all()
+    fitted = fit_with(weight, planes=planes, offset=offset, scale_dtype=np.float32)
+    scaled = fit_with(np.ldexp(weight, exponent), planes=planes, offset=offset, scale_dtype=np.float32)
+    assert np.isfinite(scaled.weight.scales).all()
     if exponent > -110:  # below that the scales themselves lose bits
-        assert (scaled.planes == fitted.planes).all()
-        np.testing.assert_array_equal(scaled.scales, np.ldexp(fitted.scales, exponent))
+        assert (scaled.weight.planes == fitted.weight.planes).all()
+        np.testing.assert_array_equal(scaled.weight.scales, np.ldexp(fitted.weight.scales, exponent))
 
 
 @given(st.sampled_from(METHODS), st.integers(1, 130), st.integers(1, 3), st.integers(0, 2**32 - 1))
 def test_fit_ragged_row_fits_each_group_as_if_it_were_alone(method, K, N, seed):
     planes, offset = method
     weight = gaussian(N, K, seed)
-    whole = fit(weight, planes=planes, group_size=32, offset=offset)
-    bits = np.unpackbits(whole.planes, axis=2, bitorder="little")
+    whole = fit_with(weight, planes=planes, group_size=32, offset=offset)
+    bits = np.unpackbits(whole.weight.planes, axis=2, bitorder="little")
     assert not bits[:, :, K:].any()
     for group, start in enumerate(range(0, K, 32)):
-        alone = fit(weight[:, start : start + 32], planes=planes, group_size=32, offset=offset)
-        np.testing.assert_array_equal(whole.scales[:, :, group], alone.scales[:, :, 0])
+        alone = fit_with(weight[:, start : start + 32], planes=planes, group_size=32, offset=offset)
+        np.testing.assert_array_equal(whole.weight.scales[:, :, group], alone.weight.scales[:, :, 0])
         width = min(32, K - start)
-        np.testing.assert_array_equal(bits[:, :, start : start + width], unpack_planes(alone.planes, width))
+        np.testing.assert_array_equal(bits[:, :, start : start + width], unpack_planes(alone.weight.planes, width))
 
 
 def test_fit_one_more_plane_has_less_error():
-    errors = [fit(gaussian(16, 256), planes=planes, offset=True).relative_error for planes in range(1, 9)]
+    errors = [fit_with(gaussian(16, 256), planes=planes, offset=True).relative_error for planes in range(1, 9)]
     assert all(more < 0.4 * fewer for fewer, more in pairwise(errors))
 
 
 def test_fit_one_sided_weight_without_offset_uses_one_sign():
-    fitted = fit(np.abs(gaussian(8, 64)) + 0.1, planes=2)
-    assert (fitted.scales >= 0).all()
+    fitted = fit_with(np.abs(gaussian(8, 64)) + 0.1, planes=2)
+    assert (fitted.weight.scales >= 0).all()
     assert fitted.relative_error < 0.05
 
 
 def test_fit_group_as_long_as_the_row_reaches_the_known_error():
     # The asymptote of the best four levels on Gaussian weights is 0.1175; a row of 4096 may be 2 % off.
-    assert fit(gaussian(8, 4096), planes=2, group_size=4096, offset=True).relative_error <= 0.1175 * 1.02
+    assert fit_with(gaussian(8, 4096), planes=2, group_size=4096, offset=True).relative_error <= 0.1175 * 1.02
 
 
 def test_fit_with_threads_is_the_same_and_reports_every_row():
     weight, done = gaussian(300, 1024), []
-    one = fit(weight, planes=2)
-    two = fit(weight, planes=2, threads=2, progress=done.append)
+    one = fit_with(weight, planes=2)
+    two = fit_with(weight, planes=2, threads=2, progress=done.append)
     assert len(done) > 1
     assert sum(done) == 300
-    np.testing.assert_array_equal(one.planes, two.planes)
-    np.testing.assert_array_equal(one.scales, two.scales)
+    np.testing.assert_array_equal(one.weight.planes, two.weight.planes)
+    np.testing.assert_array_equal(one.weight.scales, two.weight.scales)
     assert one.squared_error == two.squared_error
 
 
@@ -146,7 +151,7 @@ def test_fit_other_floating_type_fits_its_values(dtype):
     if dtype == "bfloat16":
         dtype = pytest.importorskip("ml_dtypes").bfloat16
     weight = gaussian(3, 64).astype(dtype)
-    np.testing.assert_array_equal(fit(weight).planes, fit(weight.astype(np.float32)).planes)
+    np.testing.assert_array_equal(fit_with(weight).weight.planes, fit_with(weight.astype(np.float32)).weight.planes)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e300])
@@ -154,16 +159,16 @@ def test_fit_weight_that_is_not_finite_is_refused_with_its_place(value):
     weight = np.ones((3, 64))
     weight[2, 5] = value
     with pytest.raises(InputError, match=r"q_proj\[2, 5\] is"):
-        fit(weight, name="q_proj")
+        fit_with(weight, name="q_proj")
 
 
 @pytest.mark.parametrize(("planes", "offset"), METHODS)
 def test_fit_with_scales_of_8_bits_reports_the_error_that_dequantize_shows(planes, offset):
     weight = gaussian(7, 150)
-    fitted = fit(weight, planes=planes, group_size=32, offset=offset, scale_dtype=np.uint8)
-    assert fitted.scales.dtype == np.uint8
-    assert fitted.scales.shape == (planes + offset, 7, 2 + 5)
-    error = np.square(weight - dequantize(fitted.planes, fitted.scales, 150, 32)).sum()
+    fitted = fit_with(weight, planes=planes, group_size=32, offset=offset, scale_dtype=np.uint8)
+    assert fitted.weight.scales.dtype == np.uint8
+    assert fitted.weight.scales.shape == (planes + offset, 7, 2 + 5)
+    error = np.square(weight - fitted.weight.dequantize()).sum()
     assert fitted.squared_error == pytest.approx(error, rel=1e-6)
 
 
@@ -171,28 +176,28 @@ def test_fit_with_scales_of_8_bits_is_little_worse_than_with_float16():
     # Rounding to steps of m/128 has a mean square of (m/128)^2 / 12, with m the row's largest scale: about 2.4 standard
     # deviations for the offset, 1.4 to 0.4 for the planes, which half of the weights have. That is 4e-5 of the weights'
     # squares, 0.7 % of the 5.6e-3 that the fit leaves.
-    exact = fit(gaussian(16, 1024), planes=4, offset=True).relative_error
-    coded = fit(gaussian(16, 1024), planes=4, offset=True, scale_dtype=np.uint8).relative_error
+    exact = fit_with(gaussian(16, 1024), planes=4, offset=True).relative_error
+    coded = fit_with(gaussian(16, 1024), planes=4, offset=True, scale_dtype=np.uint8).relative_error
     assert exact < coded < exact * 1.02
 
 
 def test_fit_scale_beyond_float16_is_refused_and_fits_float32():
     weight = gaussian(3, 64) * np.float32(1e6)
     with pytest.raises(InputError, match=r"q_proj: row 0 needs a scale of .*65504.*use float32 scales"):
-        fit(weight, name="q_proj")
+        fit_with(weight, name="q_proj")
     with pytest.raises(InputError, match=r"q_proj: row 0 needs a scale of .*65504 for scales of 8 bits"):
-        fit(weight, name="q_proj", scale_dtype=np.uint8)
-    assert fit(weight, scale_dtype=np.float32).relative_error < 0.2
+        fit_with(weight, name="q_proj", scale_dtype=np.uint8)
+    assert fit_with(weight, scale_dtype=np.float32).relative_error < 0.2
 
 
 @pytest.mark.parametrize(
     ("weight", "arguments", "message"),
     [
-        (np.ones((2, 64)), {"planes": 0}, "planes: expected 1 to 8, got 0"),
-        (np.ones((2, 64)), {"planes": 9}, "planes: expected 1 to 8, got 9"),
+        (np.ones((2, 64)), {"planes": 0}, "planes: expected an integer from 1 to 8, got 0"),
+        (np.ones((2, 64)), {"planes": 9}, "planes: expected an integer from 1 to 8, got 9"),
         (np.ones((2, 64)), {"group_size": 0}, "group_size"),
         (np.ones((2, 64)), {"group_size": 33}, "group_size"),
-        (np.ones((2, 64)), {"group_size": 96}, "group_size: expected a multiple of 32 up to 64"),
+        (np.ones((2, 64)), {"group_size": 96}, "group_size: expected at most 64 for 64 inputs, got 96"),
         (np.ones((2, 64)), {"scale_dtype": np.float64}, "scale_dtype"),
         (np.ones(64), {}, r"expected floating-point \[N, K\]"),
         (np.ones((0, 64)), {}, "not empty"),
@@ -201,4 +206,4 @@ def test_fit_scale_beyond_float16_is_refused_and_fits_float32():
 )
 def test_fit_arguments_outside_the_contract_are_refused(weight, arguments, message):
     with pytest.raises(InputError, match=message):
-        fit(weight, **arguments)
+        fit_with(weight, **arguments)

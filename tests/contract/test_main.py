@@ -71,7 +71,7 @@ def test_verb_whose_module_misses_a_package_names_the_way_out(module, capsys):
 
 def test_import_of_the_base_package_needs_numpy_only():
     program = (
-        "import sys, dualbinary, dualbinary.checkpoint, dualbinary.fitting.fit, dualbinary.metrics.statistics\n"
+        "import sys, dualbinary, dualbinary.checkpoint, dualbinary.fitting.closed_form, dualbinary.metrics.statistics\n"
         "import dualbinary.contract.golden\n"
         "print(*sorted({'torch', 'onnx', 'safetensors', 'transformers', 'exporter', 'runtime_ext'} & set(sys.modules)))"
     )

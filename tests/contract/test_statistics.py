@@ -5,7 +5,8 @@ from hypothesis import strategies as st
 
 from dualbinary import dequantize, pack_planes
 from dualbinary.contract.scale_codes import round_scales
-from dualbinary.metrics.statistics import WeightStatistics, paper_flops, rounding_error, weight_statistics
+from dualbinary.contract.weight import PlaneWeight
+from dualbinary.metrics import WeightStatistics, paper_flops, rounding_error, weight_statistics
 from tests.support.strategies import cases
 
 
@@ -15,7 +16,7 @@ def of_codes(*counts):
 
 @given(cases())
 def test_statistics_any_weight_count_its_bits_without_padding(case):
-    statistics = weight_statistics(case.planes, case.scales, case.K, case.group_size)
+    statistics = weight_statistics(PlaneWeight.of(case.planes, case.scales, case.K, case.group_size))
     assert statistics.weights == case.N * case.K
     assert statistics.density == pytest.approx(case.bits.mean(axis=(1, 2)))
     codes = np.sum([plane << p for p, plane in enumerate(case.bits)], axis=0)
@@ -54,22 +55,23 @@ def test_gaussian_levels_of_the_paper_have_its_entropy_and_density():
 
 def test_bits_per_weight_count_scales_and_padding():
     planes = pack_planes(np.zeros((2, 3, 64)), 64)
-    statistics = weight_statistics(planes, np.zeros((2, 3, 1), np.float16), 64, 64)
+    statistics = weight_statistics(PlaneWeight.of(planes, np.zeros((2, 3, 1), np.float16), 64, 64))
     assert statistics.bits_per_weight == 2 + 2 * 16 / 64
-    ragged = weight_statistics(planes, np.zeros((3, 3, 1), np.float16), 40, 64)
+    ragged = weight_statistics(PlaneWeight.of(planes, np.zeros((3, 3, 1), np.float16), 40, 64))
     assert ragged.bits_per_weight == pytest.approx((2 * 64 + 3 * 16) / 40)
 
 
 def test_bits_per_weight_count_codes_and_factors():
     planes = pack_planes(np.zeros((2, 3, 512)), 128)
-    statistics = weight_statistics(planes, np.zeros((2, 3, 2 + 4), np.uint8), 512, 128)
+    statistics = weight_statistics(PlaneWeight.of(planes, np.zeros((2, 3, 2 + 4), np.uint8), 512, 128))
     assert statistics.bits_per_weight == 2 + 2 * 8 / 128 + 2 * 16 / 512
 
 
 @given(cases())
 def test_rounding_error_is_that_of_the_dense_weights(case):
     rounded = round_scales(case.values)
-    error, norm = rounding_error(case.planes, case.scales, rounded, case.K, case.group_size)
+    weight = PlaneWeight.of(case.planes, case.scales, case.K, case.group_size)
+    error, norm = rounding_error(weight, weight.with_scales(rounded))
     weight = dequantize(case.planes, case.scales, case.K, case.group_size)
     difference = weight - dequantize(case.planes, rounded, case.K, case.group_size)
     assert error == pytest.approx(np.square(difference).sum(), rel=1e-9)

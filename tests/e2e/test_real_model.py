@@ -19,7 +19,8 @@ import transformers
 
 from benchmarks.models.peak_memory import run_measured
 from benchmarks.models.perplexity import perplexity
-from dualbinary.fitting.fit import fit
+from dualbinary.contract.weight import PlaneFormat
+from dualbinary.fitting.closed_form import fit
 from examples import smollm2
 from exporter.source.model_directory import ModelSource
 from runtime_ext.decoder import Decoder, session_options
@@ -164,7 +165,7 @@ def test_groups_of_32_find_the_grid_that_the_weights_lie_on(tmp_path):
     source = ModelSource(smollm2.prepare(tmp_path / "float32", "float32"))
     names = [name for name in source.tensors if name.endswith("_proj.weight")][::10]
 
-    errors = [fit(source.read(name).numpy(), planes=4, offset=True, group_size=32).relative_error for name in names]
+    errors = [fit(source.read(name).numpy(), PlaneFormat(4, 32, offset=True)).relative_error for name in names]
 
     # A group whose weights do not reach the end of their grid may be continued by one that float16 does not hold.
     assert len(errors) == 21

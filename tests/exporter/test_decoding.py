@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from onnx import helper, numpy_helper
 
-from dualbinary import OP, to_layout
+from dualbinary import OP
+from dualbinary.contract.weight import PlaneWeight
 from dualbinary.onnx_files.unpack_function import decoding
 from tests.support.strategies import Case, cases
 
@@ -16,7 +17,8 @@ BLOCKS = [layout.name for layout in OP.layouts if layout.blocks]
 
 def decode(layout: str, case: Case, scales: np.ndarray) -> list[np.ndarray]:
     """Planes and scales as the prefix gives them, run as a function of its own in ONNX Runtime."""
-    stored = decoding(layout, len(case.planes), len(scales), scales.dtype)
+    weight = PlaneWeight.of(case.planes, scales, case.K, case.group_size).to_layout(layout)
+    stored = decoding(weight.format)
     text = (
         f'<domain: "t", opset_import: ["" : 21]>\n'
         f"decode <N, group_size> ({', '.join(stored.inputs)}) => (planes, scales) {{\n{stored.text}}}"
@@ -29,7 +31,7 @@ def decode(layout: str, case: Case, scales: np.ndarray) -> list[np.ndarray]:
     nodes = [*constants, *function.node]
     del function.node[:]
     function.node.extend(nodes)
-    arrays = to_layout(layout, case.planes, scales, case.K, case.group_size)
+    arrays = weight.planes, weight.scales
     node = helper.make_node(
         "decode", ["a", "b"], ["planes", "scales"], domain="t", N=case.N, group_size=case.group_size
     )

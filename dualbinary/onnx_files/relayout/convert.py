@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -13,6 +13,7 @@ import onnx
 from onnx import helper
 
 from dualbinary.contract.schema import OP
+from dualbinary.contract.weight import PER_CHANNEL
 from dualbinary.errors import InputError
 from dualbinary.files.json_objects import read_json_object
 from dualbinary.files.staging import check_output, check_space, staged
@@ -21,7 +22,7 @@ from dualbinary.onnx_files.functions import exchange_decoding
 from dualbinary.onnx_files.model_files import CONFIGS, EXPORT_REPORT, GENAI_CONFIG, POSSIBLE_COMPANIONS
 from dualbinary.onnx_files.relayout.model import (
     External,
-    Weight,
+    StoredWeight,
     external_data,
     load_model,
     read_chunks,
@@ -99,17 +100,17 @@ def _companions(source: Path, out: Path) -> list[str]:
     return [name for name in (*CONFIGS, *POSSIBLE_COMPANIONS) if (source.parent / name).is_file()]
 
 
-def _exchange_functions(model: onnx.ModelProto, weights: list[Weight], layout: str) -> None:
+def _exchange_functions(model: onnx.ModelProto, weights: list[StoredWeight], layout: str) -> None:
     """Let the fallback function, if there is one, read `layout`."""
     functions = [f for f in model.functions if (f.domain, f.name) == (OP.domain, OP.name)]
-    forms = {weight.form for weight in weights}
+    forms = {replace(weight.plane_format, group_size=PER_CHANNEL, layout=layout) for weight in weights}
     if functions and len(forms) > 1 and OP.layout_named(layout).blocks:
         raise InputError(
             "the nodes differ in planes, offset or type of scales, which one fallback function cannot decode from "
             f"layout {layout}; export the model with --fallback none"
         )
     for function in functions:
-        exchange_decoding(function, decoding(layout, *next(iter(forms))))
+        exchange_decoding(function, decoding(next(iter(forms))))
 
 
 @dataclass
@@ -118,10 +119,10 @@ class _Place:
 
     tensor: onnx.TensorProto
     external: External | None
-    weight: Weight | None
+    weight: StoredWeight | None
 
 
-def _places(model: onnx.ModelProto, weights: list[Weight], directory: Path) -> list[_Place]:
+def _places(model: onnx.ModelProto, weights: list[StoredWeight], directory: Path) -> list[_Place]:
     """What there is to write: external tensors in the order of the input's files, then weights in the model file."""
     parts = {tensor.name: weight for weight in weights for tensor in (weight.planes, weight.scales)}
     initializers = list(model.graph.initializer)
@@ -136,7 +137,7 @@ def _places(model: onnx.ModelProto, weights: list[Weight], directory: Path) -> l
 
 def _write_data(
     model: onnx.ModelProto,
-    weights: list[Weight],
+    weights: list[StoredWeight],
     directory: Path,
     layout: str,
     file: BinaryIO,
@@ -162,11 +163,11 @@ def _write_data(
 
 
 def _write_weight(
-    model: onnx.ModelProto, weight: Weight, directory: Path, layout: str, data: AlignedFile, name: str
+    model: onnx.ModelProto, weight: StoredWeight, directory: Path, layout: str, data: AlignedFile, name: str
 ) -> int:
     """Store a weight in `layout`; its tensors and nodes say so then. Returns its bytes."""
-    arrays = weight.convert(layout, directory)
-    for tensor, array in zip((weight.planes, weight.scales), arrays, strict=True):
+    stored = weight.read(directory).to_layout(layout)
+    for tensor, array in ((weight.planes, stored.planes), (weight.scales, stored.scales)):
         raw = np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<"), copy=False)
         tensor.dims[:] = array.shape
         for field in ("raw_data", "int32_data", "float_data", "external_data", "data_location"):
@@ -185,7 +186,7 @@ def _write_weight(
             attribute.i = number
         else:
             node.attribute.append(helper.make_attribute(_LAYOUT, number))
-    return sum(array.nbytes for array in arrays)
+    return stored.nbytes
 
 
 def _point_to(tensor: onnx.TensorProto, location: str, offset: int, length: int) -> None:

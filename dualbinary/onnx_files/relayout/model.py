@@ -7,7 +7,6 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -15,11 +14,12 @@ from google.protobuf.message import DecodeError
 from onnx import helper, numpy_helper
 
 from dualbinary.contract.blocked_layouts import stored_shape
-from dualbinary.contract.layout import check_tensors, to_layout, to_plain
+from dualbinary.contract.layout import check_tensors, to_plain
 from dualbinary.contract.schema import OP
+from dualbinary.contract.weight import PlaneFormat, PlaneWeight
 from dualbinary.errors import InputError
 
-__all__ = ["External", "Weight", "external_data", "load_model", "read_chunks", "tensors_of", "weights_of"]
+__all__ = ["External", "StoredWeight", "external_data", "load_model", "read_chunks", "tensors_of", "weights_of"]
 
 _CHUNK_BYTES = 16 << 20
 
@@ -34,7 +34,7 @@ class External:
 
 
 @dataclass
-class Weight:
+class StoredWeight:
     """Planes and scales, and the nodes that read them; all of these say the same about them."""
 
     planes: onnx.TensorProto
@@ -51,31 +51,31 @@ class Weight:
         return f"node '{self.nodes[0].name}'"
 
     @property
-    def form(self) -> tuple[int, int, np.dtype[Any]]:
-        """P, C and the type of scales. Raises InputError where the tensors' dimensions do not tell."""
+    def plane_format(self) -> PlaneFormat:
+        """The form of the weight. Raises InputError where the tensors' dimensions do not tell."""
         planes, scales = tuple(self.planes.dims), tuple(self.scales.dims)
         dtype = helper.tensor_dtype_to_np_dtype(self.scales.data_type)
-        if not OP.layout_named(self.layout).blocks:
-            if len(planes) != 3 or len(scales) != 3:
-                raise InputError(
-                    f"{self.name}: expected planes [P, N, Kp/8] and scales [C, N, Kp/G], got {planes}, {scales}"
-                )
-            return planes[0], scales[0], dtype
         try:
-            shape = stored_shape(planes, scales, dtype, self.K, self.group_size)
+            if OP.layout_named(self.layout).blocks:
+                shape = stored_shape(planes, scales, dtype, self.K, self.group_size)
+                count, rows = shape.planes, shape.scale_rows
+            else:
+                if len(planes) != 3 or len(scales) != 3:
+                    raise InputError(f"expected planes [P, N, Kp/8] and scales [C, N, Kp/G], got {planes}, {scales}")
+                count, rows = planes[0], scales[0]
+            return PlaneFormat(count, self.group_size, rows > count, scale_dtype=dtype, layout=self.layout)
         except InputError as error:
             raise InputError(f"{self.name}: layout {self.layout}: {error}") from None
-        return shape.planes, shape.scale_rows, dtype
 
-    def convert(self, layout: str, directory: Path) -> tuple[np.ndarray, np.ndarray]:
-        """Planes and scales in another layout. Raises InputError, naming a node, where they break the contract."""
-        stored, sizes = (_array(self.planes, directory), _array(self.scales, directory)), (self.K, self.group_size)
+    def read(self, directory: Path) -> PlaneWeight:
+        """The weight, in its layout. Raises InputError, naming a node, where it breaks the contract."""
+        planes, scales = _array(self.planes, directory), _array(self.scales, directory)
         try:
-            planes, scales = to_plain(self.layout, *stored, *sizes)
+            plain = to_plain(self.layout, planes, scales, self.K, self.group_size)
         except InputError as error:
             raise InputError(f"{self.name}: layout {self.layout}: {error}") from None
-        check_tensors(planes, scales, self.N, self.K, self.group_size, self.name)
-        return to_layout(layout, planes, scales, self.K, self.group_size)
+        check_tensors(*plain, self.N, self.K, self.group_size, self.name)
+        return PlaneWeight(planes, scales, self.K, self.plane_format)
 
 
 def load_model(path: Path) -> onnx.ModelProto:
@@ -91,10 +91,10 @@ def load_model(path: Path) -> onnx.ModelProto:
     return model
 
 
-def weights_of(model: onnx.ModelProto) -> list[Weight]:
+def weights_of(model: onnx.ModelProto) -> list[StoredWeight]:
     """The weights of all DualBinaryMatMul nodes in graph order. Raises InputError, naming a node, for wrong ones."""
     initializers = {tensor.name: tensor for tensor in model.graph.initializer}
-    weights: dict[str, Weight] = {}
+    weights: dict[str, StoredWeight] = {}
     inputs = [name for node in _nodes(model.graph) if not _is_ours(node) for name in node.input]
     for node in _nodes(model.graph):
         if not _is_ours(node):
@@ -113,7 +113,7 @@ def weights_of(model: onnx.ModelProto) -> list[Weight]:
     return list(weights.values())
 
 
-def _weight(node: onnx.NodeProto, initializers: dict[str, onnx.TensorProto]) -> Weight:
+def _weight(node: onnx.NodeProto, initializers: dict[str, onnx.TensorProto]) -> StoredWeight:
     numbers = {attribute.name: attribute.default for attribute in OP.attributes}
     numbers |= {attribute.name: attribute.i for attribute in node.attribute if attribute.name in numbers}
     for attribute in OP.attributes:
@@ -129,7 +129,7 @@ def _weight(node: onnx.NodeProto, initializers: dict[str, onnx.TensorProto]) -> 
         raise InputError(f"node '{node.name}': planes and scales must be initializers of the main graph")
     layout = OP.layout(int(numbers["layout"] or 0)).name
     k, n, group_size = (int(numbers[name] or 0) for name in ("K", "N", "group_size"))
-    return Weight(tensors[0], tensors[1], [node], layout, k, n, group_size)
+    return StoredWeight(tensors[0], tensors[1], [node], layout, k, n, group_size)
 
 
 def external_data(tensor: onnx.TensorProto, directory: Path) -> External | None:

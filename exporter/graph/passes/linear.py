@@ -14,13 +14,11 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from dualbinary import OP, padded_k
-from dualbinary.contract.blocked_layouts import block_shape
-from dualbinary.contract.scale_codes import scale_columns
-from dualbinary.contract.schema import Layout
+from dualbinary import OP
+from dualbinary.contract.weight import PlaneFormat
 from exporter.graph.values import constant, copy_type, is_parameter, parameter, replace_value, static_shape
 
-__all__ = ["DualBinaryLinearPass", "Linear", "PlaneFormat", "PlaneNode", "find_linears"]
+__all__ = ["DualBinaryLinearPass", "Linear", "PlaneNode", "find_linears"]
 
 
 @dataclass(frozen=True)
@@ -40,22 +38,11 @@ class Linear:
 
 
 @dataclass(frozen=True)
-class PlaneFormat:
-    """Shape of the planes of one layer, and the type of its scales; UINT8 for codes."""
-
-    planes: int
-    scale_rows: int
-    group_size: int
-    scale_dtype: ir.DataType
-
-
-@dataclass(frozen=True)
 class PlaneNode:
-    """A DualBinaryMatMul node and the layers whose rows its planes and scales hold, in order, in `layout`."""
+    """A DualBinaryMatMul node and the layers whose rows its planes and scales hold, in order."""
 
     linears: tuple[Linear, ...]
     format: PlaneFormat
-    layout: Layout
     planes: ir.Value
     scales: ir.Value
 
@@ -77,14 +64,11 @@ def find_linears(model: ir.Model) -> list[Linear]:
 class DualBinaryLinearPass(ir.passes.InPlacePass):
     """See the module's docstring. After the run, `nodes` lists what was made."""
 
-    def __init__(
-        self, linears: Iterable[Linear], formats: Mapping[str, PlaneFormat], layout: Layout, accuracy_level: int
-    ) -> None:
-        """`formats` gives the format of each of `linears` by parameter name; all are stored in `layout`."""
+    def __init__(self, linears: Iterable[Linear], formats: Mapping[str, PlaneFormat], accuracy_level: int) -> None:
+        """`formats` gives the format of each of `linears` by parameter name."""
         super().__init__()
         self._linears = list(linears)
         self._formats = formats
-        self._layout = layout
         self._accuracy_level = accuracy_level
         self.nodes: list[PlaneNode] = []
 
@@ -101,20 +85,20 @@ class DualBinaryLinearPass(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, modified=bool(self._linears))
 
     def _replace(self, model: ir.Model, linears: list[Linear]) -> None:
-        first, layout = linears[0], self._formats[linears[0].parameter]
+        first, plane_format = linears[0], self._formats[linears[0].parameter]
         parent = first.module.rpartition(".")[0]
         leaves = "_".join(linear.module.rpartition(".")[2] for linear in linears)
         name = f"{parent}.{leaves}" if parent else leaves
         n = sum(linear.N for linear in linears)
-        planes_shape, scales_shape = self._shapes(layout, n, first.K)
+        planes_shape, scales_shape = plane_format.shapes(n, first.K)
         planes = parameter(model, f"{name}.planes", planes_shape, ir.DataType.UINT8)
-        scales = parameter(model, f"{name}.scales", scales_shape, layout.scale_dtype)
+        scales = parameter(model, f"{name}.scales", scales_shape, ir.DataType.from_numpy(plane_format.scale_dtype))
         x = first.matmul.inputs[0]
         attributes = {
             "K": first.K,
             "N": n,
-            "group_size": layout.group_size,
-            "layout": self._layout.number,
+            "group_size": plane_format.group_size,
+            "layout": OP.layout_named(plane_format.layout).number,
             "accuracy_level": self._accuracy_level,
         }
         node = ir.node(OP.name, [x, planes, scales], attributes, domain=OP.domain, version=OP.version, name=name)
@@ -130,17 +114,7 @@ class DualBinaryLinearPass(ir.passes.InPlacePass):
         model.graph.insert_before(first.matmul, new)
         for linear, output in zip(linears, outputs, strict=True):
             replace_value(model, linear.matmul.outputs[0], output)
-        self.nodes.append(PlaneNode(tuple(linears), layout, self._layout, planes, scales))
-
-    def _shapes(self, form: PlaneFormat, n: int, k: int) -> tuple[list[int], list[int]]:
-        """Dimensions of planes and scales of a weight [n, k]."""
-        dtype = form.scale_dtype.numpy()
-        if self._layout.blocks:
-            blocks = block_shape(form.planes, form.scale_rows, dtype, n=n, k=k, group_size=form.group_size)
-            return [blocks.count, blocks.block_bytes], [form.scale_rows, n, 0]
-        kp = padded_k(k, form.group_size)
-        columns = scale_columns(kp // form.group_size, dtype)
-        return [form.planes, n, kp // 8], [form.scale_rows, n, columns]
+        self.nodes.append(PlaneNode(tuple(linears), plane_format, planes, scales))
 
 
 def _split(model: ir.Model, value: ir.Value, sizes: list[int], name: str) -> ir.Node:

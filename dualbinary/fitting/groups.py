@@ -1,37 +1,16 @@
-"""Closed-form, data-free fit of planes and scales to a weight.
+"""The fit of single groups of weights: alternating nearest levels and least squares from a few starting points."""
 
-For each group of G inputs of one output, with bits b[p,k] in {0,1} and scales a[c] (a[P] only with an offset):
-
-    minimize   sum over k of ( w[k] - sum over p of a[p] * b[p,k] - a[P] )^2
-
-by turns, from a few starts, keeping the best of each group:
-
-    bits, given scales      every weight takes the nearest of the 2^P levels  sum_p a[p] * b[p] + a[P]
-    scales, given bits      the normal equations of a least-squares problem in C unknowns
-
-The weights of a group are sorted once. Nearest level then means 2^P - 1 cuts of a sorted row, and the sums that the
-normal equations need are differences of prefix sums: a round costs a few operations per weight and cut, all of them
-vectorized over thousands of groups.
-"""
-
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from collections.abc import Iterator
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from dualbinary.contract.scale_codes import round_scales, scale_columns, scale_values
-from dualbinary.contract.schema import OP, padded_k
-from dualbinary.errors import InputError
-
-__all__ = ["Fitted", "fit"]
+__all__ = ["CROWDED", "GAUSSIAN_HALF_WIDTH", "GroupFit"]
 
 _Single: TypeAlias = npt.NDArray[np.float32]
 _Double: TypeAlias = npt.NDArray[np.float64]
 
-BLOCK_ELEMENTS = 1 << 18  # sorted weights or levels at a time: with prefix sums and scratch about 10 MiB a thread
 ROUNDS = 6  # of a start; with 4 the error of Gaussian groups is 1 % larger, see docs/log.md
 RIDGE = (
     1e-7  # share of G added to the diagonal, towards the scales of the round before: decides for planes unused so far
@@ -52,98 +31,7 @@ NOISE = 1e-13
 LATTICE_TOLERANCE = 1 / 16  # of a step: weights that lie on a grid up to their own rounding, to 8 bits or better
 
 
-@dataclass(frozen=True)
-class Fitted:
-    """A weight [N, K] as layout 1 planes and scales, and how far it is from what was asked.
-
-    Attributes:
-        planes: uint8 [P, N, Kp/8], padding bits 0.
-        scales: float16 or float32 [C, N, Kp/G], or uint8 [C, N, 2 + Kp/G] (scale_codes.py); C = P or P+1.
-        K: inputs of the weight.
-        group_size: G.
-        squared_error: sum of (w - w')^2 with w' made from the rounded scales.
-        squared_norm: sum of w^2.
-    """
-
-    planes: npt.NDArray[np.uint8]
-    scales: npt.NDArray[Any]  # of one of three types
-    K: int
-    group_size: int
-    squared_error: float
-    squared_norm: float
-
-    @property
-    def relative_error(self) -> float:
-        """squared_error / squared_norm; 0 for a weight of zeros."""
-        return self.squared_error / self.squared_norm if self.squared_norm else 0.0
-
-
-def fit(
-    weight: npt.NDArray[np.floating],
-    *,
-    planes: int = 2,
-    group_size: int = 64,
-    offset: bool = False,
-    scale_dtype: npt.DTypeLike = np.float16,
-    threads: int = 1,
-    progress: Callable[[int], None] | None = None,
-    name: str = "weight",
-) -> Fitted:
-    """Fit `planes` binary planes and per-group scales to a weight [N, K] of any floating type.
-
-    Memory beyond the result is about 10 MiB per thread, whatever the size of the weight, as long as a row is short
-    against that. The result does not depend on `threads`. `progress`, if given, is called with the number of rows
-    finished since its last call.
-
-    `scale_dtype` is float16, float32, or uint8 for scales of 8 bits; weights take the nearest levels of rounded scales.
-
-    Raises InputError, naming `name`, where the arguments are outside the contract, the weight is not finite, or a scale
-    does not fit `scale_dtype`.
-    """
-    weight = np.asarray(weight)
-    dtype = np.dtype(scale_dtype)
-    _check_arguments(weight, planes, group_size, dtype, name)
-    n, k = weight.shape
-    kp = padded_k(k, group_size)
-    packed = np.empty((planes, n, kp // 8), np.uint8)
-    scales = np.empty((planes + offset, n, scale_columns(kp // group_size, dtype)), dtype)
-    method = _Method(planes, offset)
-
-    def fit_rows(rows: slice) -> tuple[int, float, float]:
-        block = _finite_block(weight, rows, name)
-        codes = np.zeros((len(block), kp), np.uint8)
-        exact = np.empty((len(scales), len(block), kp // group_size))
-        parts = [
-            (inputs, groups, block[:, inputs].reshape(len(block) * (groups.stop - groups.start), -1))  # [R, G]
-            for inputs, groups in _group_ranges(k, group_size)
-        ]
-        for _, groups, flat in parts:
-            exact[:, :, groups] = method.scales_of(flat).reshape(len(scales), len(block), -1)
-        scales[:, rows] = _rounded(exact, dtype, rows, name)  # whole rows, as scales of 8 bits share a factor in them
-        values = scale_values(scales[:, rows])
-        error = 0.0
-        for inputs, groups, flat in parts:
-            block_codes, block_error = method.codes_of(flat, values[:, :, groups].reshape(len(scales), -1))
-            codes[:, inputs] = block_codes.reshape(len(block), -1)
-            error += block_error
-        for plane in range(planes):
-            packed[plane, rows] = np.packbits(codes & np.uint8(1 << plane), axis=1, bitorder="little")
-        return len(block), error, float(np.einsum("nk,nk->", block, block, dtype=np.float64))
-
-    step = max(1, BLOCK_ELEMENTS // (kp // group_size * max(group_size, 1 << planes)))
-    error = norm = 0.0
-    with ThreadPoolExecutor(threads) as pool:
-        for done, block_error, block_norm in pool.map(
-            fit_rows, (slice(start, min(start + step, n)) for start in range(0, n, step))
-        ):
-            error += block_error
-            norm += block_norm
-            if progress:
-                progress(done)
-    return Fitted(packed, scales, k, group_size, error, norm)
-
-
-class _Method:
+class GroupFit:
     """The fit of single groups, for one number of planes, with or without offset: R groups at a time, R last."""
 
     def __init__(self, planes: int, offset: bool) -> None:
@@ -155,7 +43,7 @@ class _Method:
         exponent = np.frexp(np.abs(weights).max(axis=1))[1]
         # A power of two brings each group to -1 .. 1 and back without rounding, so that no sum overflows or underflows.
         ordered = np.ascontiguousarray(np.sort(np.ldexp(weights, -exponent[:, None]), axis=1).T)  # [G, R]
-        problem = _Problem(ordered, self.planes)
+        problem = _SortedGroups(ordered, self.planes)
         noise = NOISE * problem.squares
         best, least = np.zeros((self.count, len(weights))), np.full(len(weights), np.inf)
         for start in self._starts(ordered):
@@ -231,7 +119,7 @@ class _Method:
         return scales
 
 
-class _Problem:
+class _SortedGroups:
     """Sorted groups [G, R] with what every round needs of them: prefix sums [G+1, R] and the sum of squares [R]."""
 
     def __init__(self, ordered: _Single, planes: int) -> None:
@@ -279,8 +167,8 @@ def _levels(scales: _Double, planes: int) -> _Double:
 def _superset_sums(values: _Double) -> _Double:
     """Replace values [L, R] of each code by the sum over all codes that have its bits, and perhaps more."""
     for plane in range(len(values).bit_length() - 1):
-        halves = values.reshape(-1, 2, 1 << plane, values.shape[1])
-        halves[:, 0] += halves[:, 1]
+        pairs = values.reshape(-1, 2, 1 << plane, values.shape[1])
+        pairs[:, 0] += pairs[:, 1]
     return values
 
 
@@ -326,62 +214,3 @@ def _lattice_width(ordered: _Single, width: _Double, steps: int) -> _Double:
     position = (ordered - ordered[0]) / step
     off_grid = np.abs(position - np.rint(position)).max(axis=0)
     return np.where(off_grid < LATTICE_TOLERANCE, np.maximum(step * steps, width), width)
-
-
-def _group_ranges(k: int, group_size: int) -> Iterator[tuple[slice, slice]]:
-    """The full groups of a row, then the ragged one: which inputs and which groups."""
-    full = k // group_size
-    if full:
-        yield slice(0, full * group_size), slice(0, full)
-    if k % group_size:
-        yield slice(full * group_size, k), slice(full, full + 1)
-
-
-def _finite_block(weight: npt.NDArray[np.floating], rows: slice, name: str) -> _Single:
-    with np.errstate(over="ignore"):
-        block = weight[rows].astype(np.float32)
-    finite = np.isfinite(block)
-    if not finite.all():
-        row, column = np.argwhere(~finite)[0]
-        value = weight[rows.start + row, column]
-        raise InputError(
-            f"{name}[{rows.start + row}, {column}] is {value}; expected a finite float32; repair the model"
-        )
-    return block
-
-
-def _rounded(scales: _Double, dtype: np.dtype, rows: slice, name: str) -> npt.NDArray[np.generic]:
-    """Scales [C, rows, groups] in `dtype`."""
-    if dtype == np.uint8:
-        return round_scales(scales, name, rows.start)
-    with np.errstate(over="ignore"):
-        rounded = scales.astype(dtype)
-    finite = np.isfinite(rounded)
-    if not finite.all():
-        at = tuple(np.argwhere(~finite)[0])
-        way_out = "use float32 scales" if dtype == np.float16 else "scale the model's weights down"
-        raise InputError(
-            f"{name}: row {rows.start + at[1]} needs a scale of {scales[at]:.6g}, "
-            f"expected at most {np.finfo(dtype).max:.6g} for {dtype}; {way_out}"
-        )
-    return rounded
-
-
-def _check_arguments(
-    weight: npt.NDArray[np.floating], planes: int, group_size: int, dtype: np.dtype, name: str
-) -> None:
-    limits = OP.limits
-    floating = weight.dtype.kind == "f" or weight.dtype.name == "bfloat16"  # NumPy knows bfloat16 by an extension only
-    if weight.ndim != 2 or 0 in weight.shape or not floating:
-        raise InputError(f"{name}: expected floating-point [N, K], not empty, got {weight.dtype} {list(weight.shape)}")
-    if not limits["min_planes"] <= planes <= limits["max_planes"]:
-        raise InputError(f"planes: expected {limits['min_planes']} to {limits['max_planes']}, got {planes}")
-    multiple = limits["group_multiple"]
-    most = padded_k(weight.shape[1], multiple)
-    if group_size < multiple or group_size % multiple or group_size > most:
-        raise InputError(
-            f"{name}: group_size: expected a multiple of {multiple} up to {most} for {weight.shape[1]} inputs, "
-            f"got {group_size}"
-        )
-    if dtype not in (np.float16, np.float32, np.uint8):
-        raise InputError(f"scale_dtype: expected float16, float32 or uint8, got {dtype}")

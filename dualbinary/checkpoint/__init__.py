@@ -1,0 +1,47 @@
+"""The checkpoint: an ordinary Hugging Face directory in which quantized modules store planes and scales.
+
+    config.json                         with the block "quantization_config" that QuantizationConfig describes
+    model.safetensors                   or model-00001-of-0000N.safetensors with model.safetensors.index.json
+        <module>.planes                 uint8 [P, N, Kp/8], layout 1, in place of <module>.weight
+        <module>.scales                 float16 or float32 [C, N, Kp/G]
+        everything else                 as in the full-precision model
+
+Reading and writing tensors needs the `safetensors` package, which is imported only there.
+"""
+
+from dualbinary.checkpoint.config import FORMAT_VERSION, METHODS, QUANT_METHOD, QuantizationConfig
+from dualbinary.checkpoint.tensors import (
+    CONFIG_FILE,
+    INDEX_FILE,
+    SINGLE_FILE,
+    StoredTensor,
+    check_modules,
+    load_module,
+    module_shapes,
+    planes_name,
+    read_quantization_config,
+    scales_name,
+    stored_tensors,
+)
+from dualbinary.checkpoint.write import write_checkpoint
+from dualbinary.contract.weight import PER_CHANNEL
+
+__all__ = [
+    "CONFIG_FILE",
+    "FORMAT_VERSION",
+    "INDEX_FILE",
+    "METHODS",
+    "PER_CHANNEL",
+    "QUANT_METHOD",
+    "SINGLE_FILE",
+    "QuantizationConfig",
+    "StoredTensor",
+    "check_modules",
+    "load_module",
+    "module_shapes",
+    "planes_name",
+    "read_quantization_config",
+    "scales_name",
+    "stored_tensors",
+    "write_checkpoint",
+]

@@ -1,0 +1,84 @@
+"""Writing a checkpoint: all of it appears in one step, or nothing does."""
+
+import json
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dualbinary.checkpoint.config import QuantizationConfig
+from dualbinary.checkpoint.tensors import CONFIG_FILE, INDEX_FILE, SINGLE_FILE
+from dualbinary.files.atomic import new_directory
+
+__all__ = ["write_checkpoint"]
+
+SHARD_BYTES = 1 << 30  # what a writer holds in memory at most, unless one tensor alone is larger
+
+
+def write_checkpoint(
+    directory: Path,
+    model_config: Mapping[str, Any],
+    quantization: QuantizationConfig,
+    tensors: Iterable[tuple[str, np.ndarray]],
+    *,
+    companions: Iterable[Path] = (),
+    shard_bytes: int = SHARD_BYTES,
+) -> None:
+    """Write a checkpoint: all of it appears at `directory` in one step, or nothing does.
+
+    `model_config` is the config.json of the full-precision model. `tensors` may be a generator: at most `shard_bytes`
+    of it are held. `companions` are files to copy, such as those of the tokenizer.
+
+    Raises InputError if `directory` exists and is not an empty directory; ValueError if a name comes twice.
+    """
+    with new_directory(Path(directory)) as staging:
+        for companion in companions:
+            shutil.copyfile(companion, staging / Path(companion).name)
+        _write_shards(staging, tensors, shard_bytes)
+        _write_json(staging / CONFIG_FILE, {**model_config, "quantization_config": quantization.to_dict()})
+        mode = (staging / CONFIG_FILE).stat().st_mode
+        for path in staging.glob("*.safetensors"):
+            path.chmod(mode)  # safetensors makes files that their owner alone can read
+
+
+def _write_shards(directory: Path, tensors: Iterable[tuple[str, np.ndarray]], shard_bytes: int) -> None:
+    from safetensors.numpy import save_file  # the base package needs NumPy alone
+
+    shards: list[list[str]] = []
+    total = 0
+    for shard in _shards(tensors, shard_bytes):
+        save_file(
+            shard, directory / f"{len(shards)}.safetensors", metadata={"format": "pt"}
+        )  # what transformers expects
+        shards.append(list(shard))
+        total += sum(tensor.nbytes for tensor in shard.values())
+    weight_map: dict[str, str] = {}
+    for index, names in enumerate(shards):
+        file = SINGLE_FILE if len(shards) == 1 else f"model-{index + 1:05d}-of-{len(shards):05d}.safetensors"
+        (directory / f"{index}.safetensors").rename(directory / file)
+        for name in names:
+            if name in weight_map:
+                raise ValueError(f"{name} comes twice")
+            weight_map[name] = file
+    if len(shards) > 1:
+        _write_json(directory / INDEX_FILE, {"metadata": {"total_size": total}, "weight_map": weight_map})
+
+
+def _shards(tensors: Iterable[tuple[str, np.ndarray]], shard_bytes: int) -> Iterator[dict[str, np.ndarray]]:
+    shard: dict[str, np.ndarray] = {}
+    size = 0
+    for name, tensor in tensors:
+        if shard and size + tensor.nbytes > shard_bytes:
+            yield shard
+            shard, size = {}, 0
+        if name in shard:
+            raise ValueError(f"{name} comes twice")
+        shard[name] = np.ascontiguousarray(tensor)
+        size += tensor.nbytes
+    yield shard
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

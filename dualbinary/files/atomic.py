@@ -1,0 +1,58 @@
+"""Writing files and directories so that they are there whole or not at all, whenever the process ends."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from dualbinary.errors import InputError
+
+__all__ = ["move_into_place", "new_directory", "sync", "write_text"]
+
+
+def sync(path: Path) -> None:
+    """Ask the system to bring a file or directory to disk before the next step."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def move_into_place(aside: Path, target: Path) -> None:
+    """Rename a finished file to `target`, on the disk as well, its content first."""
+    sync(aside)
+    aside.replace(target)
+    sync(target.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write or replace the text file `path` in one step."""
+    aside = path.with_name(path.name + ".new")
+    aside.write_text(text, encoding="utf-8")
+    move_into_place(aside, path)
+
+
+@contextmanager
+def new_directory(path: Path) -> Iterator[Path]:
+    """Yield an empty directory beside `path` that becomes `path` when the block ends without an exception.
+
+    Raises InputError if `path` exists and is not an empty directory.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise InputError(f"{path}: exists and is not an empty directory; choose another or remove it")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    staging = path.parent / f".{path.name}.{os.getpid()}.partial"
+    staging.mkdir()
+    try:
+        yield staging
+        for part in (*staging.iterdir(), staging):
+            sync(part)
+        if path.exists():
+            path.rmdir()
+        staging.rename(path)
+        sync(path.parent)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise

@@ -1,0 +1,45 @@
+"""Files and directories that are there whole or not at all."""
+
+import pytest
+
+from dualbinary import InputError
+from dualbinary.files.atomic import new_directory, write_text
+
+
+def test_a_text_replaces_the_file_and_leaves_nothing_beside(tmp_path):
+    file = tmp_path / "a.json"
+    write_text(file, "old")
+    write_text(file, "new")
+    assert file.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_text_that_cannot_be_written_leaves_the_old_one(tmp_path):
+    file = tmp_path / "a.json"
+    write_text(file, "old")
+    with pytest.raises(UnicodeEncodeError):
+        write_text(file, "\ud800")
+    assert file.read_text() == "old"
+
+
+def test_a_new_directory_appears_when_its_block_ends(tmp_path):
+    target = tmp_path / "parent" / "new"
+    with new_directory(target) as staging:
+        (staging / "a").write_text("1")
+        assert not target.exists()
+    assert (target / "a").read_text() == "1"
+    assert list(target.parent.iterdir()) == [target]
+
+
+def test_a_block_that_fails_leaves_nothing(tmp_path):
+    with pytest.raises(RuntimeError), new_directory(tmp_path / "new") as staging:
+        (staging / "a").write_text("1")
+        raise RuntimeError
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_directory_with_files_is_kept(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match="exists and is not an empty directory"), new_directory(tmp_path):
+        pass
+    assert (tmp_path / "notes.txt").read_text() == "mine"
