@@ -68,6 +68,7 @@ def rewrite(graph: BuiltGraph, weights: Weights, options: ExportOptions) -> Rewr
     )
     vocabulary(model)
     if options.target == "cuda":
+        _refuse_many_inputs(linear_pass.nodes)
         HalfAttentionPass()(model)
         ExplicitZeroPointsPass()(model)
     RemoveUnusedNodesPass()(model)
@@ -77,6 +78,16 @@ def rewrite(graph: BuiltGraph, weights: Weights, options: ExportOptions) -> Rewr
     if options.fallback != "none" and linear_pass.nodes:
         _add_fallback(model, linear_pass.nodes, options)
     return Rewritten(tuple(linear_pass.nodes), tuple(vocabulary.tables), pack_pass.joined)
+
+
+def _refuse_many_inputs(nodes: list[PlaneNode]) -> None:
+    limit = OP.cuda["max_k"]
+    for linear in (node.linears[0] for node in nodes):
+        if limit < linear.K:
+            raise InputError(
+                f"{linear.parameter}: the kernels of --target cuda take up to {limit} inputs, got {linear.K}; use "
+                "--target cpu"
+            )
 
 
 def _add_fallback(model: ir.Model, nodes: list[PlaneNode], options: ExportOptions) -> None:

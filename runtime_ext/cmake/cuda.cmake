@@ -86,7 +86,7 @@ endfunction()
 
 function(dualbinary_add_cuda_emulation)
   set(sources ${DUALBINARY_CUDA_SOURCES} "${DUALBINARY_CUDA_PROBE_SOURCE}" src/cuda/simt/emulated.cc
-              src/cuda/simt/emulated_device.cc)
+              src/cuda/emulated_device.cc)
   add_library(dualbinary_cuda_emulated SHARED)
   foreach(line IN LISTS DUALBINARY_CUDA_KERNELS)
     string(REGEX REPLACE ",.*" "" symbol "${line}")

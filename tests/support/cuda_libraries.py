@@ -4,6 +4,7 @@ A `Device` brings arrays to where a library wants them and back. Both fill what 
 keep guard zones around it, so that an output that is left out or a write beside it is seen.
 """
 
+import ctypes
 import fcntl
 import os
 import subprocess
@@ -22,7 +23,7 @@ from runtime_ext.library import library_path
 ROOT = Path(__file__).parents[2]
 BUILD = ROOT / "build" / "emulated"
 GUARD = 256
-"""Bytes on both sides of an array that no kernel may touch; X begins right behind one, at the alignment of tensors."""
+"""Bytes on both sides of an array that no kernel may touch; X begins right after one, at the alignment of tensors."""
 POISON = 0xFF
 """Every byte of memory that is not set: NaN in all the types."""
 
@@ -43,7 +44,7 @@ def emulated_library() -> Path:
 
 
 def build_adapter(folder: Path) -> Path:
-    """Build the op for CUDA as a library that registers it for the CPU provider, and launchers that are no GPU's."""
+    """Build the op for CUDA as a library that registers it for the CPU provider, and stand-ins for the CUDA library."""
     source = ROOT / "tests" / "runtime" / "cuda_adapter"
     python = f"-DPython3_EXECUTABLE={sys.executable}"
     subprocess.run(["cmake", "-S", source, "-B", folder, python], check=True, stdout=subprocess.DEVNULL)
@@ -55,6 +56,7 @@ class Device(Protocol):
     """A library and the memory that it works on."""
 
     library: Path
+    probe_library: Path
     capability: int
 
     def array(self, values: np.ndarray) -> Any:
@@ -74,7 +76,8 @@ class Emulated:
     """The emulated library; memory is NumPy's."""
 
     def __init__(self, capability: int = 90) -> None:
-        self.library, self.capability = emulated_library(), capability
+        self.library = self.probe_library = emulated_library()
+        self.capability = capability
 
     def array(self, values: np.ndarray) -> np.ndarray:
         memory = np.full(values.nbytes + 2 * GUARD + 256, POISON, np.uint8)
@@ -101,6 +104,7 @@ class Gpu:
             pytest.skip(f"there is no {self.library}; build with -DDUALBINARY_CUDA=ON")
         if not torch.cuda.is_available():
             pytest.skip("this torch has no CUDA, and the tests take device memory from it")
+        self.probe_library = self.library.with_name(f"{self.library.stem}_probe.so")
         self._torch = torch
         self.capability = describe(self.library)["devices"][0]["compute_capability"]
 
@@ -117,10 +121,24 @@ class Gpu:
         return _unguarded(array.cpu().numpy(), like)
 
 
+INSTRUCTIONS = ("mma_b1", "mma_u8 signed", "mma_u8 unsigned", "mma_f16", "wgmma")
+"""Matrix instructions that `probe` knows."""
+
+
+def probe(device: Device, instruction: str, *addresses: int) -> None:
+    """Enqueue D = A times the transpose of B by one matrix instruction: see tests/runtime/cuda_probe/probe.cu."""
+    if not device.probe_library.is_file():
+        pytest.skip(f"there is no {device.probe_library}; build with -DDUALBINARY_CUDA_PROBE=ON")
+    function = ctypes.CDLL(str(device.probe_library)).dualbinary_cuda_probe
+    function.restype, function.argtypes = ctypes.c_char_p, [ctypes.c_char_p, *[ctypes.c_void_p] * 4]
+    message = function(instruction.encode(), *addresses, None)
+    assert message is None, message
+
+
 def _unguarded(memory: np.ndarray, like: np.ndarray) -> np.ndarray:
     end = GUARD + like.nbytes
-    assert (memory[:GUARD] == POISON).all(), "written in front of an array"
-    assert (memory[end:] == POISON).all(), "written behind an array"
+    assert (memory[:GUARD] == POISON).all(), "written before an array"
+    assert (memory[end:] == POISON).all(), "written past an array"
     return memory[GUARD:end].view(like.dtype).reshape(like.shape).copy()
 
 

@@ -104,7 +104,7 @@ bool prepare_level_row(const Shape& shape, const Activations& x, std::int64_t ro
 struct Levels {
   alignas(16) std::uint8_t bytes[kOutputs][kLevels];
   alignas(16) float step[kOutputs];
-  alignas(16) float least[kOutputs];
+  alignas(16) float min[kOutputs];
   alignas(16) float center[kOutputs];
 };
 
@@ -123,7 +123,7 @@ void find_levels(const LevelView& a, bool offset, Levels& levels) {
       const float32x4_t scale = load_scales(a.scales + static_cast<std::size_t>(p) * row_bytes, f16, i);
       for (int code = 0; code < 1 << p; ++code) level[(1 << p) + code] = vaddq_f32(level[code], scale);
       min = vminq_f32(min, vaddq_f32(min, scale));
-      max = vmaxq_f32(max, vaddq_f32(most, scale));
+      max = vmaxq_f32(max, vaddq_f32(max, scale));
     }
     const float32x4_t range = vsubq_f32(max, min);
     // Division rather than a product with the inverse, which overflows for small scales; without range all is the
