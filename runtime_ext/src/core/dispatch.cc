@@ -20,7 +20,7 @@ constexpr std::array kInventory = {
 };
 #undef DUALBINARY_KERNEL
 
-// What DUALBINARY_ISA names; empty where it is not set.
+// The value of DUALBINARY_ISA; empty where it is not set.
 std::string_view forced_isa() {
   const char* forced = std::getenv(kIsaVariable);
   return forced == nullptr ? "" : forced;

@@ -1,4 +1,4 @@
-// Chooses a kernel of the inventory. Errors are std::invalid_argument, and say what there is.
+// Choice of a kernel from the inventory. Errors are std::invalid_argument, and list the kernels that there are.
 #pragma once
 
 #include <cstdint>

@@ -43,7 +43,7 @@ std::size_t threads_for(std::size_t bytes) {
 // Everything else of a shape follows from these.
 auto identity(const Shape& s) { return std::tie(s.K, s.N, s.group_size, s.planes, s.scale_rows, s.scale_type); }
 
-// The copies in use, by a hash of their first block, which only narrows the search.
+// The copies in use, by a hash of their first output block, which only narrows the search.
 struct Registry {
   std::mutex mutex;
   std::unordered_multimap<std::size_t, std::weak_ptr<const Packed>> copies;

@@ -34,7 +34,7 @@ std::int64_t scale_bytes(Element type) {
 
 std::int64_t blocks(const Shape& shape) { return round_up(shape.N, contract::kBlockRows) / contract::kBlockRows; }
 
-// Bytes of one block: factors where scales are codes, then the scales and lines of each group.
+// Bytes of one output block: factors where scales are codes, then the scales and lines of each group.
 std::int64_t block_bytes(const Shape& shape) {
   const std::int64_t scales = shape.scale_rows * contract::kBlockRows;
   const std::int64_t factors = shape.scale_type == Element::kCode8 ? scales * kFactorBytes : 0;

@@ -9,7 +9,7 @@ namespace {
 
 constexpr int kF16Threads = 256;
 
-// One block for each row. `stride` is a multiple of 8 and at least K; the columns past K become zeros.
+// One thread block for each row. `stride` is a multiple of 8 and at least K; the columns past K become zeros.
 DUALBINARY_GLOBAL(kF16Threads, 2)
 write_f16_rows(DUALBINARY_ARGUMENT Activations x, int K, std::int64_t stride, bool split, std::uint16_t* data,
                float* row_scale) {

@@ -33,7 +33,7 @@ struct DecodeArguments {
   const std::uint32_t* operands;  // [input tiles][kTileWords], where they are prepared
 };
 
-// Shared memory of a block: the rings, the sums of the warps, and the operands where they are not prepared.
+// Shared memory of a thread block: the rings, the sums of the warps, and the operands where they are not prepared.
 template <class Mma>
 struct DecodeShared {
   static constexpr int kSums = kDecodeWarps * Mma::kRows * kTileRows;

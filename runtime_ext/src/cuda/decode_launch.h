@@ -10,11 +10,11 @@
 
 namespace dualbinary::cuda {
 
-// Shared memory of a block that makes its operands itself: three fit a multiprocessor of compute capability 9.0, one
-// every other. Without operands a block takes 64 KiB at the worst, four planes of float32 scales in groups of 32.
+// Shared memory of a thread block that makes its operands itself: three fit a multiprocessor of compute capability 9.0,
+// one every other. Without operands it takes 64 KiB at the worst, four planes of float32 scales in groups of 32.
 inline constexpr int kDecodeSharedBytes = 72 << 10;
 
-// Blocks to prepare operands: each thread has one or two lanes' inputs of a tile.
+// Thread blocks that prepare operands: each thread has one or two lanes' inputs of a tile.
 inline constexpr std::int64_t kMaxPrepareBlocks = 1024;
 
 template <class Mma>
@@ -41,7 +41,7 @@ void launch_decode(const Call& call) {
   }
   const auto shared = static_cast<unsigned>(DecodeShared<Mma>::bytes(w, kPrepared));
   const auto kernel = decode_kernel<Mma, kPrepared>;
-  // As many blocks as are resident, or fewer that all have the same number of row tiles.
+  // As many thread blocks as are resident, or fewer that all have the same number of row tiles.
   const int resident = call.multiprocessors * simt::resident_blocks(kernel, kDecodeThreads, shared);
   const int rounds = (w.row_tiles + resident - 1) / resident;
   const int blocks = (w.row_tiles + rounds - 1) / rounds;

@@ -21,7 +21,7 @@ auto for_mma(const Call& call, const Body& body) {
 
 bool suits(const Call& call) { return call.x.rows <= kMaxRows; }
 
-// Always prepared: eight rows are too much to make in every block.
+// Always prepared: eight rows are too much to make in every thread block.
 std::size_t workspace(const Call& call) {
   return for_mma(call, [&]<class Mma>() { return operand_bytes<Mma>(call.weight); });
 }

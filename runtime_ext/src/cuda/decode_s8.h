@@ -20,7 +20,7 @@ struct ByteMma {
   // Integer sums of all planes at once need registers: 80 at four planes, 16 rows and 16 bits.
   static constexpr int kSumRegisters = (P + 1) * kBlocks * kSets * 4;
   static constexpr int kBlocksOfMultiprocessor = kSumRegisters <= 16 ? 3 : kSumRegisters <= 48 ? 2 : 1;
-  // [part][row][t][set and half]: a lane reads all that it needs of a part at once, and the lanes of a block of rows
+  // [part][row][t][set and half]: a lane reads all that it needs of a part at once, and the lanes of eight rows
   // next to one another.
   static constexpr int kLaneWords = 2 * kSets;
   static constexpr int kPartWords = kRows * 4 * kLaneWords;

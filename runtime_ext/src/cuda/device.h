@@ -50,8 +50,8 @@ using DeviceMemory = std::unique_ptr<void, FreeOnDevice>;
 // On the current device, which is `index`. Throws std::bad_alloc.
 DeviceMemory allocate_on(int index, std::size_t bytes);
 
-// A new stream on the current device: work on it neither waits for other streams nor disturbs their being
-// captured into graphs, by whatever thread.
+// A new stream on the current device: work on it neither waits for other streams nor disturbs their
+// capture into graphs, by any thread.
 class Stream {
  public:
   Stream();

@@ -117,7 +117,7 @@ class RowDequantizer {
   RowLevels<P> levels_{};
 };
 
-// Sums of a block on their way to Y, in shared memory: [token][kRows + kPadding].
+// Sums of a thread block on their way to Y, in shared memory: [token][kRows + kPadding].
 inline constexpr int kPadding = 4;
 
 // Puts fragment D of rows `row` + r and tokens 8 `block`.. into `sums`.

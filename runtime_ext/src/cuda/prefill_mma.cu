@@ -31,7 +31,7 @@ void launch(const Call& call) {
   for_planes(call.weight.P, [&]<int P>() {
     if (tokens.tokens <= 32) return launch_shape<P, 32, 1, 4>(call, tokens);
     if (tokens.tokens <= 64) return launch_shape<P, 64, 1, 2>(call, tokens);
-    // Large blocks once there are enough of them: a weight is then dequantized for 128 tokens instead of 64.
+    // Large thread blocks once there are enough of them: a weight is then dequantized for 128 tokens instead of 64.
     using Large = MmaShape<P, 128, kRowTilesOfWarp<P>, 1>;
     const std::int64_t blocks = std::int64_t{blocks_of<Large>(call)} * ((tokens.tokens + 127) / 128);
     if (blocks < call.multiprocessors) return launch_shape<P, 64, 1, 2>(call, tokens);

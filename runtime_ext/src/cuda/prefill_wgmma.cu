@@ -21,13 +21,14 @@ std::int64_t blocks_of(const Call& call, int tokens) {
   return row_blocks * ((tokens_of(call) + tokens - 1) / tokens);
 }
 
-// Its blocks are large: where they leave a quarter of the multiprocessors idle, the small ones of mma.sync are better.
+// Its thread blocks are large: where they leave a quarter of the multiprocessors idle, the small ones of mma.sync are
+// better.
 bool suits(const Call& call) { return 4 * blocks_of(call, 128) >= 3 * call.multiprocessors; }
 
 void launch(const Call& call) {
   const F16Rows tokens = make_f16_rows(call);
-  // A round of blocks of 256 tokens, which dequantize each weight half as often, takes about 1.6 rounds of those of
-  // 128.
+  // A round of thread blocks of 256 tokens, which dequantize each weight half as often, takes about 1.6 rounds of those
+  // of 128.
   const auto rounds = [&](int size) {
     return (blocks_of(call, size) + call.multiprocessors - 1) / call.multiprocessors;
   };

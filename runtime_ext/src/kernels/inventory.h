@@ -1,4 +1,4 @@
-// Declares every kernel of the inventory.
+// Declarations of the kernels of the inventory.
 #pragma once
 
 #include "kernels/kernel.h"

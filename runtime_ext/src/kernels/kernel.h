@@ -18,7 +18,7 @@
 // One digit carries int8 accuracy (level 4; bias 127, as centering halves the range), two carry that of activations of
 // 15 bits, or better (level 0; bias 32767): those would have a step of a = max|x| / 16383 and an error of up to a/2 in
 // each of the four inputs of a nibble. The step of an entry is at most (4 max|x| / 2) / 32767, less than a, and a
-// nibble has one rounding error, whatever it selects.
+// nibble has one rounding error for any selection.
 //
 // Level kernels (arm_i8mm.cc), for calls of many rows on CPUs that multiply matrices of bytes: the planes and scales of
 // a group give each input one of 2^P levels. Levels are rounded to bytes, with a step and a minimum for each output and

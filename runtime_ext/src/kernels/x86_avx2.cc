@@ -100,7 +100,7 @@ struct Avx2 {
     constexpr std::size_t kDigitBytes = kCacheLines * kLineEntries;
     const std::uint8_t* entries = a.integers + static_cast<std::size_t>(m0) * kDigits * kDigitBytes;
     ByteSums sums[kRows][kDigits];
-    // How far to unroll was measured: more for one row, or less for many, costs up to a fifth (GCC 12, Zen 5).
+    // The factors were measured: more for one row, or less for many, costs up to a fifth (GCC 12, Zen 5).
     if constexpr (kRows == 1) {
 #pragma GCC unroll 2
       for (std::size_t i = 0; i < kCacheLines; ++i) {

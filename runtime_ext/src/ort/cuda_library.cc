@@ -91,7 +91,7 @@ std::filesystem::path library_path() {
     }
     return std::filesystem::absolute(named);  // a bare name would be looked for in the system's directories
   }
-  // Without a folder it would be one of whatever directory the process happens to be in.
+  // Without a folder it would be a file of the current directory.
   const std::filesystem::path folder = own_path().parent_path();
   const std::filesystem::path path = folder / kFileName;
   if (folder.empty() || !is_there(path)) {

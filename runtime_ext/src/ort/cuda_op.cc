@@ -101,7 +101,7 @@ class CudaNodeKernel : public NodeKernel {
     release_file_pages(node.stored.scales, scales);
   }
 
-  // Enqueues and returns: whatever waits for the device here would forbid capturing the session into a graph.
+  // Enqueues and returns: waiting for the device here would forbid the capture of the session into a graph.
   void multiply(const Call& call) const override {
     const auto type = static_cast<std::int32_t>(call.x.type);
     void* stream = nullptr;

@@ -37,7 +37,7 @@ struct Copy {
   bool valid;
 };
 
-// Threads that meet: all of a block, of a warpgroup or of a warp.
+// Threads that meet: all of a thread block, of a warpgroup or of a warp.
 struct Meeting {
   int size = 0;
   int arrived = 0;
@@ -100,13 +100,13 @@ struct Fiber {
 
 constexpr std::size_t kCopyBytes = 16;
 
-// One block at a time, on one thread of the CPU.
+// One thread block at a time, on one thread of the CPU.
 class Machine {
  public:
   void run_block(const Launch& shape, unsigned block, const std::function<void()>& kernel) {
     prepare(shape, block);
     kernel_ = &kernel;
-    // Every other block lets a warp go as far as it can before the next one has its turn, the others are fair.
+    // Every other thread block lets a warp go as far as it can before the next one has its turn, the others are fair.
     const bool greedy = block % 2 == 0;
     left_ = shape.threads;
     while (left_ > 0) {

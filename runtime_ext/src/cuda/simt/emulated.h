@@ -1,10 +1,11 @@
 // The instructions of simt.h on a CPU, lane by lane, for tests.
 //
-// Each thread of a block is a fiber that runs until it must wait for others. Blocks run one after another on each CPU
-// core. What a GPU leaves open is made to matter, so that a kernel that is wrong fails here as well:
+// Each thread of a thread block is a fiber that runs until it must wait for others. Blocks run one after another on
+// each CPU core. What a GPU leaves open is made to matter, so that a kernel that is wrong fails here as well:
 //
-//   - the order of warps and lanes is random, another one for each block, but the same in every run; in every other
-//     block a warp goes as far as it can before the others have their turn
+//   - the order of warps and lanes is random, another one for each thread block, but the same in every run; in every
+//   other
+//     thread block a warp goes as far as it can before the others have their turn
 //   - a byte that is being copied asynchronously is 0x7b, part of large numbers, until the wait for it; its source is
 //     read only then
 //   - a wgmma reads its operands at the wait for it
@@ -42,8 +43,8 @@ struct Place {
 };
 const Place& place();
 
-// Waits until all threads of the block, of the group of 32 or 128 that the running one belongs to, are here with the
-// same `meet`; then one of them calls meet(arguments), with what each thread gave, in the order of the threads.
+// Waits until all threads of the thread block, of the group of 32 or 128 that the running one belongs to, are here with
+// the same `meet`; then one of them calls meet(arguments), with what each thread gave, in the order of the threads.
 using Meet = void (*)(void* const* arguments);
 void meet_warp(Meet meet, void* argument);
 void meet_warpgroup(Meet meet, void* argument);
@@ -189,7 +190,7 @@ inline void load_matrices(std::uint32_t (&m)[4], const void* row) {
 
 namespace emulated {
 
-// What a lane brings to a matrix instruction, and the parts of its fragments that the product needs.
+// Operands that a lane brings to a matrix instruction, and the parts of its fragments that the product needs.
 template <class D, int kA, int kB>
 struct Mma {
   D* d;

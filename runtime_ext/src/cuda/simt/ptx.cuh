@@ -36,7 +36,7 @@ DUALBINARY_DEVICE int block_x() { return static_cast<int>(blockIdx.x); }
 DUALBINARY_DEVICE int block_y() { return static_cast<int>(blockIdx.y); }
 DUALBINARY_DEVICE int blocks_x() { return static_cast<int>(gridDim.x); }
 
-// Dynamic shared memory of the block; starts at a multiple of 16 bytes.
+// Dynamic shared memory of the thread block; starts at a multiple of 16 bytes.
 DUALBINARY_DEVICE std::uint8_t* shared_memory() {
   extern __shared__ __align__(16) std::uint8_t dualbinary_shared[];
   return dualbinary_shared;
@@ -304,7 +304,7 @@ inline void check(const char* what, cudaError_t error) {
   throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(error));
 }
 
-// Allows a kernel all the shared memory that a block can have on the current device. Always the same, as several
+// Allows a kernel all the shared memory that a thread block can have on the current device. Always the same, as several
 // threads may launch it at once, and once a kernel and device, as it may be asked while a graph is captured.
 inline void allow_shared_memory(const void* kernel, int device) {
   static std::mutex mutex;
@@ -327,7 +327,7 @@ void prepare_launch(void (*kernel)(Parameters...), unsigned shared_bytes) {
   allow_shared_memory(reinterpret_cast<const void*>(kernel), device);
 }
 
-// Blocks that a multiprocessor of the current device holds at once; at least one.
+// Thread blocks that a multiprocessor of the current device holds at once; at least one.
 template <class... Parameters>
 int resident_blocks(void (*kernel)(Parameters...), unsigned threads, unsigned shared_bytes) {
   prepare_launch(kernel, shared_bytes);

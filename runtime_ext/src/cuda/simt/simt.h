@@ -4,7 +4,7 @@
 //   emulated.h   for any C++ compiler: lane by lane on the CPU, so that the kernels themselves are tested without a GPU
 //
 // A kernel is a function marked DUALBINARY_GLOBAL that uses nothing else of CUDA. The lanes of a warp must
-// reach its collective instructions together, and all threads of a block must reach sync_block().
+// reach its collective instructions together, and all threads of a thread block must reach sync_block().
 //
 // Fragments of the matrix instructions, for lane l with r = l / 4 and t = l % 4 (PTX ISA, "Matrix Fragments"); D is
 // always {row r, column 2t}, {r, 2t+1}, {r+8, 2t}, {r+8, 2t+1}:
@@ -36,7 +36,7 @@ struct Grid {
   unsigned y = 1;
 };
 
-// Shape of a launch: blocks, threads of a block, bytes of dynamic shared memory, cudaStream_t.
+// Shape of a launch: thread blocks, threads of each, bytes of dynamic shared memory, cudaStream_t.
 struct Launch {
   Grid grid;
   unsigned threads;
