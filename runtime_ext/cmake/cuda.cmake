@@ -53,7 +53,9 @@ function(dualbinary_cuda_kernel line architectures)
   set_target_properties(dualbinary_cuda_${symbol} PROPERTIES CUDA_ARCHITECTURES "${wanted}" CUDA_STANDARD 20)
   target_sources(dualbinary_cuda PRIVATE $<TARGET_OBJECTS:dualbinary_cuda_${symbol}>)
   string(TOUPPER ${symbol} upper)
-  target_compile_definitions(dualbinary_cuda PRIVATE DUALBINARY_HAS_${upper}=1)
+  foreach(target dualbinary_cuda dualbinary_cuda_${symbol}) # without its declaration a constant would be its file's alone
+    target_compile_definitions(${target} PRIVATE DUALBINARY_HAS_${upper}=1)
+  endforeach()
 endfunction()
 
 function(dualbinary_add_cuda)

@@ -49,9 +49,8 @@ enum class Isa : std::int32_t { kScalar = 0, kAvx2 = 1, kAvx512 = 2, kNeon = 3, 
 // 32 * 2^16 = 2^21 is exact in float32, so no kernel can overflow.
 inline constexpr std::int64_t kMaxSegment = 128;
 
-// Rows of X that one call of MatMulKernel::multiply takes, at most: the results of an output block, 64 rows * 32
-// outputs
-// * 4 bytes, stay in a quarter of a 32 KiB L1 cache.
+// Rows of X that one call of MatMulKernel::multiply takes, at most: the results of an output block, 64 * 32 * 4 bytes,
+// stay in a quarter of a 32 KiB L1 cache.
 inline constexpr std::int64_t kMaxTileRows = 64;
 
 // Scales of type kCode8: bytes of the factor before a row's codes, the code of zero, and codes in a factor.
