@@ -87,7 +87,7 @@ cuda: setup ## the kernels for NVIDIA GPUs, compiled and loaded; needs no GPU, a
 gpu-check: setup ## all that needs an NVIDIA GPU: tests, compute-sanitizer, benchmark; one table
 	$(BIN)/python tools/gpu_check.py $(GPU_CHECK_OPTIONS)
 
-# These go on where an interrupted run was; after a change of the library or of options, remove the file first.
+# These continue a run that was stopped; after a change of the library or of options, remove the file first.
 bench: setup ## speed of the kernels beside MatMulNBits and a plain read of memory
 	$(BIN)/python -m benchmarks.kernels.bench --out out/bench/kernels.json $(BENCH_OPTIONS)
 	$(BIN)/python -m benchmarks.kernels.report out/bench/kernels.json --plot out/bench/kernels.svg > /dev/null

@@ -2,7 +2,7 @@
 
     python -m examples.demo [--threads N] [--repeats N]
 
-Every step is one of the project's commands in a process of its own, printed before it runs. Speeds are medians on this
+Every step is one of the project's commands in a new process, printed before it runs. Speeds are medians on this
 machine, now; nothing is compared with numbers from elsewhere.
 """
 

@@ -1,1 +1,1 @@
-"""Research figures and ablations: commands behind numbers in docs/log."""
+"""Ablations and figures of calibration: the commands that made the numbers in docs/log.md."""

@@ -1,13 +1,13 @@
-"""What each choice of calibration is worth: starts, stages and losses, one model, same text, same tokens.
+"""Worth of each choice of calibration: weight initialization, stages and losses on one model, text and token count.
 
     python -m studies.calibration_ablation MODEL_DIR WORK_DIR --text train.txt --test test.txt [--steps 30]
     ... --generated FILE in place of --text        sequences that the model wrote
 
-Rows of starts are the stage init alone. The row of the stage block goes on from the chosen start; rows of losses go on
-from there, each with the same number of steps on the same windows. Every row is `python -m calib` with the command that
-is printed, then `python -m calib eval`: perplexity on --test, KL from the full-precision model, share of equal top
-tokens, and behind losses the change of the negative log likelihood against plain KL, window by window, with its
-standard error over windows. Rows that WORK_DIR has already are not made again.
+Rows of weight initialization are the stage init alone. The row of the stage block continues from the chosen one; rows
+of losses continue from there, each with the same number of steps on the same windows. Every row is `python -m calib`
+with the command that is printed, then `python -m calib eval`: perplexity on --test, KL from the full-precision model,
+share of equal top tokens, and for losses the change of the negative log likelihood against plain KL, window by window,
+with its standard error over windows. Rows that WORK_DIR has already are not made again.
 """
 
 import argparse
@@ -25,12 +25,12 @@ START = "init error-feedback"
 BLOCK = "+ block"
 LOSS = "+ e2e "
 FEATURES = "--e2e-kl 0 --e2e-mse 1 --e2e-features 1"
-PLAIN = LOSS + "KL"  # what the other losses are held against
+PLAIN = LOSS + "KL"  # the other losses are compared with it
 
 
 @dataclass(frozen=True)
 class Row:
-    """A name, the row whose checkpoint it starts from, and options of `python -m calib`."""
+    """A row of the table: the row whose checkpoint it starts from, and options of `python -m calib`."""
 
     name: str
     start: str | None
@@ -38,7 +38,7 @@ class Row:
 
 
 def rows(steps: int) -> list[Row]:
-    """The table: starts, stages, then losses at equal tokens."""
+    """List the rows of the table: weight initialization, stages, then losses at equal tokens."""
     e2e = f"--stages e2e --e2e-steps {steps} --e2e-evaluate-every {steps}"
     losses = {
         "KL": "",
@@ -101,10 +101,12 @@ def _line(result: dict[str, Any]) -> str:
 def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m studies.calibration_ablation", description="What each choice of calibration is worth."
+        prog="python -m studies.calibration_ablation", description="Worth of each choice of calibration."
     )
     parser.add_argument("model_dir", type=Path, metavar="MODEL_DIR")
-    parser.add_argument("work_dir", type=Path, metavar="WORK_DIR", help="checkpoints and results; can be gone on with")
+    parser.add_argument(
+        "work_dir", type=Path, metavar="WORK_DIR", help="checkpoints and results; a stopped run continues from it"
+    )
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--text", type=Path, nargs="+", metavar="FILE", help="to train on")
     source.add_argument("--generated", type=Path, metavar="FILE", help="sequences that the model wrote, to train on")

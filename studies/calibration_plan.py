@@ -1,4 +1,4 @@
-"""What calibration takes for the usual model sizes, as `python -m calib --plan` computes it.
+"""Time, memory and disk of calibration for the usual model sizes, as `python -m calib --plan` computes them.
 
     python -m studies.calibration_plan [--preset fast] [--tflops 300] [--bandwidth 3000] [--length 2048]
 
@@ -17,7 +17,7 @@ __all__ = ["MODELS"]
 
 
 def llama(hidden: int, intermediate: int, blocks: int, vocabulary: int, key_value: int) -> Shapes:
-    """Shapes of a Llama: `key_value` is the width of keys, and of values."""
+    """Return the shapes of a Llama; `key_value` is the width of keys, and of values."""
     attention = ((hidden, hidden), (key_value, hidden), (key_value, hidden), (hidden, hidden))
     block = (*attention, (intermediate, hidden), (intermediate, hidden), (hidden, intermediate))
     weights = blocks * sum(N * K for N, K in block)
@@ -52,7 +52,8 @@ def _command(args: argparse.Namespace) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m studies.calibration_plan", description="What calibration takes for the usual model sizes."
+        prog="python -m studies.calibration_plan",
+        description="Time, memory and disk of calibration for the usual model sizes.",
     )
     parser.add_argument("--preset", choices=PRESETS, default=DEFAULTS["fdb"])
     parser.add_argument("--tflops", type=float, default=300, help="sustained, of matrix products (default 300)")

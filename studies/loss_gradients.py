@@ -1,10 +1,10 @@
-"""What each loss of distillation says at a checkpoint: its size, and where its gradient points beside that of KL.
+"""Size of each loss of distillation at a checkpoint, and direction of its gradient beside that of KL.
 
     python -m studies.loss_gradients MODEL_DIR CHECKPOINT --generated FILE [--windows 3]
 
-FILE is OUT_DIR.generated.safetensors of a run with --generate. For each loss alone, over the first windows: its mean,
-the norm of the gradient of all scales, and the cosine of that with the gradient of KL. Then what the plain squares of
-QBB (NeurIPS 2024) would be about: the share of the logits' square that shifts all logits of a token alike, and the
+FILE is OUT_DIR.generated.safetensors of a run with --generate. Prints for each loss alone, over the first windows: its
+mean, the norm of the gradient of all scales, and the cosine of that with the gradient of KL. Then for the plain squares
+of QBB (NeurIPS 2024): the share of the logits' square that shifts all logits of a token alike, and the
 shares of the features' square that are the first token's and, of the others', the last three blocks'.
 """
 
@@ -40,7 +40,7 @@ LAST_BLOCKS = 3
 
 
 def gradients(source: SourceModel, windows: Tensor, dtype: torch.dtype) -> list[dict[str, Any]]:
-    """For each loss its name, mean, norm of the gradient, and cosine with KL's."""
+    """Compute for each loss its name, mean, norm of the gradient, and cosine with KL's."""
     source.model.requires_grad_(requires_grad=False)
     layers = [layer for layer in source.linears.values() if layer.quantized]
     result: list[dict[str, Any]] = []
@@ -61,7 +61,7 @@ def gradients(source: SourceModel, windows: Tensor, dtype: torch.dtype) -> list[
 
 @torch.no_grad()
 def plain_squares(source: SourceModel, windows: Tensor, dtype: torch.dtype) -> dict[str, float]:
-    """Shares of the plain squares: "shift" of the logits', "first_token" and "last_blocks" of the features'."""
+    """Compute shares of the plain squares: "shift" of the logits', "first_token" and "last_blocks" of the features'."""
     head, _ = head_of(source.model, "cpu", dtype)
     blocks = [block for _, block in source.blocks]
     sums = torch.zeros(5, dtype=torch.float64)
@@ -109,7 +109,8 @@ def _command(args: argparse.Namespace) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m studies.loss_gradients", description="What each loss of distillation says at a checkpoint."
+        prog="python -m studies.loss_gradients",
+        description="Size and gradient of each loss of distillation at a checkpoint.",
     )
     parser.add_argument("model_dir", type=Path, metavar="MODEL_DIR")
     parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="where distillation would begin")

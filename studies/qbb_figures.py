@@ -1,15 +1,15 @@
-"""QBB's figures about layers: error by start, by solver and by number of bases, and how many bits turn over.
+"""QBB's figures about layers: error by weight initialization, solver and number of bases, and share of flipped bits.
 
     python -m studies.qbb_figures MODEL_DIR OUT_DIR [--blocks 0 15 29] [--bases 3] [--group-size 64]
 
-    starts.svg      each layer after each start, and what the chosen solver (--solver) makes of it
-    solvers.svg     each layer after the cascaded start, and after each solver from there
-    bases.svg       the error over 1 to 4 bases, after the cascaded start and after each solver; mean over the layers
-    flipped.svg     for each basis the share of bits that differ from the cascaded start, after each solver
+    starts.svg      each layer after each weight initialization, and after the chosen solver (--solver)
+    solvers.svg     each layer after the cascaded initialization, and after each solver from there
+    bases.svg       the error over 1 to 4 bases, after the cascaded initialization and each solver; mean over the layers
+    flipped.svg     for each basis the share of bits that differ from the cascaded initialization, after each solver
     figures.json    all numbers, which --json prints as well
 
 The error of a layer is ||W - W'||^2 / ||W||^2 with scales as they are stored; means count a layer by its weights. The
-solvers by gradients take some seconds for a million weights and basis, so choose a few blocks where time is short.
+gradient solvers take some seconds per million weights and basis, so choose a few blocks where time is short.
 """
 
 import argparse
@@ -27,24 +27,24 @@ from calib.config import FormatConfig, LayerConfig
 from calib.layers import QuantLinear, quant_linears
 from calib.models.source import SourceModel
 from calib.report.drawing import SERIES_COLORS, dots, legend, new_figure, positive_log, svg
-from calib.report.files import write_whole
 from calib.stages.layerwise import binarize
 from calib.weight_init import METHODS
 from dualbinary import InputError
 from dualbinary.cli.console import add_common_options, run
+from dualbinary.files.atomic import write_text
 
 __all__ = ["Row", "measure"]
 
 STARTS = tuple(name for name, method in METHODS.items() if method.of == ("qbb",))
 CASCADED = "cascaded"
 SOLVERS = ("closed-form", "iterative", "simultaneous")
-MOST_BASES = 4
+MAX_BASES = 4
 RESULT = "figures.json"
 
 
 @dataclass(frozen=True)
 class Row:
-    """One layer, from one start to one solver's result."""
+    """A layer, from one weight initialization to one solver's result."""
 
     layer: str
     weights: int
@@ -71,14 +71,14 @@ def measure(layer: QuantLinear, bases: int, group_size: int, start: str, config:
 
 
 def cases(args: argparse.Namespace) -> list[tuple[int, str, str]]:
-    """(bases, start, solver) of every measurement, each once."""
+    """List (bases, start, solver) of every measurement, each once."""
     wanted = [(args.bases, start, args.solver) for start in STARTS]
-    wanted += [(bases, CASCADED, solver) for bases in range(1, MOST_BASES + 1) for solver in SOLVERS]
+    wanted += [(bases, CASCADED, solver) for bases in range(1, MAX_BASES + 1) for solver in SOLVERS]
     return list(dict.fromkeys(wanted))
 
 
 def draw(rows: list[Row], bases: int, solver: str) -> dict[str, str]:
-    """The pictures, SVG by file name."""
+    """Draw the pictures: SVG by file name."""
     return {
         "starts.svg": _starts([row for row in rows if row.bases == bases and row.solver == solver]),
         "solvers.svg": _solvers([row for row in rows if row.bases == bases and row.start == CASCADED]),
@@ -111,7 +111,7 @@ def _solvers(rows: list[Row]) -> str:
 
 def _bases(rows: list[Row]) -> str:
     figure, (axes,) = new_figure(1)
-    counts = list(range(1, MOST_BASES + 1))
+    counts = list(range(1, MAX_BASES + 1))
     means = summary(rows)
     series = {"start": [means[f"{n} {CASCADED} {SOLVERS[0]}"]["before"] for n in counts]}
     series |= {solver: [means[f"{n} {CASCADED} {solver}"]["after"] for n in counts] for solver in SOLVERS}
@@ -130,13 +130,13 @@ def _flipped(rows: list[Row]) -> str:
         chosen = [row for row in rows if row.solver == solver]
         for basis in range(len(chosen[0].flipped)):
             dots(axes, [row.flipped[basis] for row in chosen], f"basis {basis + 1}", SERIES_COLORS[basis])
-        axes.set(xlabel="layer", ylabel="share of bits turned over", title=solver, ylim=(-0.02, 0.62))
+        axes.set(xlabel="layer", ylabel="share of flipped bits", title=solver, ylim=(-0.02, 0.62))
         legend(axes)
     return svg(figure, "flipped")
 
 
 def summary(rows: list[Row]) -> dict[str, dict[str, Any]]:
-    """Means over the layers, by "bases start solver"."""
+    """Compute means over the layers, by "bases start solver"."""
     result: dict[str, dict[str, Any]] = {}
     for key in dict.fromkeys((row.bases, row.start, row.solver) for row in rows):
         chosen = [row for row in rows if (row.bases, row.start, row.solver) == key]
@@ -152,7 +152,7 @@ def summary(rows: list[Row]) -> dict[str, dict[str, Any]]:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Build the command line."""
     result = argparse.ArgumentParser(
         prog="python -m studies.qbb_figures",
         description="QBB's figures about layers, as numbers and pictures.",
@@ -163,22 +163,22 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("out_dir", type=Path, metavar="OUT_DIR", help="where pictures and figures.json go")
     result.add_argument("--blocks", type=int, nargs="+", metavar="B", help="blocks by number (default: all)")
     result.add_argument("--bases", type=int, default=3, metavar="N", help="of all pictures but bases.svg (default 3)")
-    result.add_argument("--group-size", type=int, default=64, metavar="G", help="-1: an output (default 64)")
+    result.add_argument("--group-size", type=int, default=64, metavar="G", help="-1: one group per output (default 64)")
     result.add_argument("--solver", choices=SOLVERS, default=SOLVERS[0], help="of starts.svg (default closed-form)")
-    result.add_argument("--steps", type=int, default=100, metavar="N", help="gradient steps a basis (default 100)")
+    result.add_argument("--steps", type=int, default=100, metavar="N", help="gradient steps per basis (default 100)")
     result.add_argument("--quiet", action="store_true", help="no progress bar")
     add_common_options(result)
     return result
 
 
 def _command(args: argparse.Namespace) -> None:
-    if not 1 <= args.bases <= MOST_BASES:
-        raise InputError(f"--bases {args.bases}: expected 1 to {MOST_BASES}")
+    if not 1 <= args.bases <= MAX_BASES:
+        raise InputError(f"--bases {args.bases}: expected 1 to {MAX_BASES}")
     format_ = FormatConfig(method="qbb", planes=args.bases).format
     source = SourceModel(args.model_dir, format_)
     numbers = args.blocks if args.blocks is not None else list(range(len(source.blocks)))
     if not set(numbers) <= set(range(len(source.blocks))):
-        raise InputError(f"--blocks: expected numbers from 0 to {len(source.blocks) - 1}")
+        raise InputError(f"--blocks: expected numbers from 0 to {len(source.blocks) - 1}, got {numbers}")
     rows: list[Row] = []
     todo = cases(args)
     hidden = args.quiet or not sys.stderr.isatty()
@@ -204,13 +204,13 @@ def _command(args: argparse.Namespace) -> None:
     }
     args.out_dir.mkdir(parents=True, exist_ok=True)
     for name, text in draw(rows, args.bases, args.solver).items():
-        write_whole(args.out_dir / name, text)
-    write_whole(args.out_dir / RESULT, json.dumps(result, indent=1))
+        write_text(args.out_dir / name, text)
+    write_text(args.out_dir / RESULT, json.dumps(result, indent=1))
     print(json.dumps(result) if args.json else "\n".join(_lines(means)))
 
 
 def _lines(means: dict[str, dict[str, Any]]) -> list[str]:
-    lines = [f"{'bases start solver':<32}{'start':>9}{'result':>9}{'seconds':>9}  turned over"]
+    lines = [f"{'bases start solver':<32}{'start':>9}{'result':>9}{'seconds':>9}  flipped"]
     for name, value in means.items():
         shares = " ".join(f"{share:.3f}" for share in value["flipped"])
         lines.append(f"{name:<32}{value['before']:>9.4f}{value['after']:>9.4f}{value['seconds']:>9.1f}  {shares}")

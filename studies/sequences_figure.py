@@ -2,10 +2,10 @@
 
     python -m studies.sequences_figure MODEL_DIR WORK_DIR --generated FILE --start CHECKPOINT --test test.txt
 
-FILE is OUT_DIR.generated.safetensors of a run with --generate. Each point goes on from CHECKPOINT with one pass over K
-sequences, as many steps, `python -m calib ... --keep K --keep-by random | discrepancy`, then `python -m calib eval`: so
-points of one K cost the same but for the scores, which the first filtered point makes for all. A larger K keeps what a
-smaller one does. Points that WORK_DIR has already are not made again; the picture is drawn anew after each one.
+FILE is OUT_DIR.generated.safetensors of a run with --generate. Each point continues from CHECKPOINT with one pass over
+K sequences, as many steps, `python -m calib ... --keep K --keep-by random | discrepancy`, then `python -m calib eval`:
+so points of one K cost the same but for the scores, which the first filtered point makes for all. A larger K keeps what
+a smaller one does. Points that WORK_DIR has already are not made again; the picture is drawn again after each one.
 """
 
 import argparse
@@ -16,20 +16,20 @@ from pathlib import Path
 from typing import Any
 
 from calib.report.drawing import NO_METADATA, STYLE
-from calib.report.files import write_whole
 from calib.report.record import RECORD_FILE
 from calib.stored import Checkpoint
 from dualbinary import InputError
 from dualbinary.cli.console import add_common_options, run
+from dualbinary.files.atomic import write_text
 from studies.calibration_runs import calibrated, difference
 
 KINDS = {"random": "#8a94a6", "discrepancy": "#c05621"}  # and their colors
-PANELS = {"perplexity": "perplexity", "kl": "KL from full precision, nats a token"}
+PANELS = {"perplexity": "perplexity", "kl": "KL from full precision, nats per token"}
 PICTURE, POINTS = "sequences.svg", "sequences.json"
 
 
 def points(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """All points, in order of K; files of WORK_DIR grow with them."""
+    """Make all points in order of K; files of WORK_DIR grow with them."""
     result: list[dict[str, Any]] = []
     for count in sorted(args.counts):
         for kind in KINDS:
@@ -37,8 +37,8 @@ def points(args: argparse.Namespace) -> list[dict[str, Any]]:
             if kind == "discrepancy":
                 point["against_random"] = difference(point["nll"], result[-1]["nll"])
             result.append(point)
-            write_whole(args.work_dir / POINTS, json.dumps(result))
-            write_whole(args.work_dir / PICTURE, picture(result))
+            write_text(args.work_dir / POINTS, json.dumps(result))
+            write_text(args.work_dir / PICTURE, picture(result))
             if not args.json:
                 print(_line(point), flush=True)
     return result
@@ -64,7 +64,7 @@ def _name(kind: str, count: int) -> str:
 
 
 def picture(found: list[dict[str, Any]]) -> str:
-    """The figure as SVG: perplexity, and KL from the full-precision model, by number of sequences."""
+    """Draw the figure as SVG: perplexity, and KL from the full-precision model, by number of sequences."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
@@ -96,7 +96,7 @@ def _line(point: dict[str, Any]) -> str:
 
 def _command(args: argparse.Namespace) -> None:
     if min(args.counts) < 1:
-        raise InputError(f"--counts {args.counts}: expected numbers of sequences above 0")
+        raise InputError(f"--counts: expected numbers of sequences above 0, got {args.counts}")
     args.work_dir.mkdir(parents=True, exist_ok=True)
     found = points(args)
     if args.json:
@@ -114,7 +114,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("model_dir", type=Path, metavar="MODEL_DIR")
     parser.add_argument("work_dir", type=Path, metavar="WORK_DIR", help="checkpoints, results, the picture")
     parser.add_argument("--generated", type=Path, required=True, metavar="FILE", help="sequences that the model wrote")
-    parser.add_argument("--start", type=Path, required=True, metavar="CHECKPOINT", help="what every point goes on from")
+    parser.add_argument("--start", type=Path, required=True, metavar="CHECKPOINT", help="every point continues from it")
     parser.add_argument("--test", type=Path, required=True, metavar="FILE", help="text to measure on")
     parser.add_argument(
         "--counts", type=int, nargs="+", default=[16, 32, 64, 128], metavar="K", help="numbers of sequences"

@@ -1,10 +1,10 @@
-"""What the training text alone gives: the full-precision model, tuned by cross entropy as a calibration's scales are.
+"""Gain of the training text alone: the full-precision model, tuned by cross entropy as a calibration's scales are.
 
     python -m studies.tuned_full_precision MODEL_DIR --text train.txt --test test.txt [--steps 300]
 
 Every group of G weights gets one factor, which starts at 1 and learns at the rate at which scales learn, on the windows
-that `python -m calib` with the same --text, --steps, --length and --seed distils on. So a row of a table that was
-trained with cross entropy has a full-precision model to stand beside: what both gain is the kind of text.
+that `python -m calib` with the same --text, --steps, --length and --seed distills on. So a row of a table that was
+trained with cross entropy can be compared with a full-precision model: what both gain comes from the kind of text.
 """
 
 import argparse
@@ -62,7 +62,7 @@ class _Tuned:
         self.factors = [own.factors for own in factors]
 
     def loss(self, window: Tensor, *, gradient: bool) -> float:
-        """The cross entropy of window int64 [T]; leaves its gradient in the factors if asked for."""
+        """Compute the cross entropy of window int64 [T]; leaves its gradient in the factors if asked for."""
         with autocast("cpu", self.dtype), torch.set_grad_enabled(gradient):
             hidden = self.model.base_model(input_ids=window[None], use_cache=False).last_hidden_state[0]
         found = sequence_loss(hidden[:-1], None, window[1:], self.head, CROSS_ENTROPY, self.chunk, gradient=gradient)
@@ -71,7 +71,7 @@ class _Tuned:
         return found.losses["ce"]
 
     def tune(self, windows: Tensor, rate: float, warmup: int) -> None:
-        """One step for each of `windows` [steps, T]."""
+        """Take one step for each of `windows` [steps, T]."""
         optimizer = torch.optim.Adam(self.factors, lr=0.0, betas=BETAS, eps=1e-12, foreach=True)
         for step in trange(len(windows), unit="step", disable=not sys.stderr.isatty()):
             optimizer.param_groups[0]["lr"] = rate * learning_rate(step, len(windows), warmup)
@@ -80,7 +80,7 @@ class _Tuned:
             optimizer.zero_grad()
 
     def perplexity(self, windows: Tensor) -> float:
-        """Over `windows` [W, T], each by itself."""
+        """Measure the perplexity over `windows` [W, T], each by itself."""
         return math.exp(sum(self.loss(window, gradient=False) for window in windows) / len(windows))
 
 
@@ -91,13 +91,13 @@ def _command(args: argparse.Namespace) -> None:
     config = CalibConfig.from_json({**base, "seed": args.seed}, "options")
     source = SourceModel(args.model_dir, config.format.format)
     vocabulary = source.model.config.get_text_config().vocab_size
-    # The walk and what is held out come off the windows of a run as well: the same number is asked for.
+    # A run takes windows for blockwise calibration and to hold out as well, so the same number is asked for.
     wanted = max(config.init.windows, config.block.windows, args.steps) + config.e2e.held_out
     windows, _ = collect(config.data, args.model_dir, wanted, vocabulary, args.seed, _no_generation)
     training = windows[: -config.e2e.held_out]
     if len(training) < args.steps:
         raise InputError(
-            f"the text is {len(training)} windows, expected one for each of {args.steps} steps; lower --steps"
+            f"--text: expected a window for each of {args.steps} steps, got {len(training)} windows; lower --steps"
         )
     test = first_windows(args.model_dir, (str(args.test),), args.windows, args.length, vocabulary).long()
     tuned = _Tuned(source, compute_dtype("auto", "cpu"))
@@ -105,12 +105,12 @@ def _command(args: argparse.Namespace) -> None:
     tuned.tune(training[: args.steps], config.e2e.scale_rate, config.e2e.warmup)
     result = {"steps": args.steps, "before": before, "after": tuned.perplexity(test)}
     gain = math.log(result["before"] / result["after"])
-    shown = f"perplexity {before:.3f} -> {result['after']:.3f} after {args.steps} steps, {gain:.4f} nats a token"
+    shown = f"perplexity {before:.3f} -> {result['after']:.3f} after {args.steps} steps, {gain:.4f} nats per token"
     print(json.dumps(result) if args.json else shown)
 
 
 def _no_generation(_: int) -> Tensor:
-    raise InputError("expected text")
+    raise InputError("--text: expected text, got none")
 
 
 def main(argv: list[str] | None = None) -> int:

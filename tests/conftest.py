@@ -1,4 +1,4 @@
-"""What all tests share: one profile for property tests, and the rule when a test of a GPU runs."""
+"""One profile for all property tests, and the rule when a test of a GPU runs."""
 
 import shutil
 import subprocess

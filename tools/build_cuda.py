@@ -35,7 +35,7 @@ TARGETS = ("dualbinary_cuda", "dualbinary_cuda_probe")  # the second is for test
 
 
 def compiler() -> Path:
-    """Path of an nvcc of the right version. Raises InputError where CUDACXX names another one."""
+    """Find an nvcc of the right version. Raises InputError where CUDACXX names another one."""
     named = os.environ.get("CUDACXX")
     if named:
         path = shutil.which(named)
@@ -58,7 +58,7 @@ def version(nvcc: Path) -> int | None:
 
 
 def installed_compiler() -> Path:
-    """The one from PyPI; installs it where it is not there yet, or where the pins have changed."""
+    """Return the one from PyPI; install it where it is missing, or where the pins have changed."""
     done = ENVIRONMENT / ".installed"
     if not done.is_file() or done.read_text() != CONSTRAINTS.read_text():
         print(f"nvcc {COMPILER_MAJOR} was not found; installing it into {ENVIRONMENT.name}", file=sys.stderr)
@@ -97,7 +97,7 @@ def call(command: list[str | Path]) -> None:
 
 
 def summary(facts: dict[str, Any]) -> str:
-    """One line of what the library says of itself."""
+    """Describe the library in one line."""
     devices = ", ".join(f"{each['name']} ({each['compute_capability']})" for each in facts["devices"])
     return (
         f"libdualbinary_cuda {facts['version']}: architectures {', '.join(map(str, facts['architectures']))}; "

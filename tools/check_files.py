@@ -1,10 +1,10 @@
-"""The file budget: what a linter does not know about tracked files.
+"""Budget and rules of tracked files that a linter does not know.
 
     python tools/check_files.py     exit 1 and one line for each finding
 
 Checks that source files and functions stay short, that no file is large without a reason, that nothing names a path of
-one person's machine, that C++ files include in the order of docs/architecture.md, and that links between the Markdown
-pages lead somewhere.
+one person's machine, that C++ files include in the order of docs/architecture.md, that links between the Markdown pages
+lead somewhere, and the rules of tests/ (check_tests.py).
 """
 
 import ast
@@ -13,6 +13,8 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+
+import check_tests
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -72,15 +74,22 @@ def _check(path: Path) -> Iterator[str]:
             yield f"{name}:{number}: names a path of one machine"
     if path.suffix == ".py":
         yield from _check_functions(name, text)
-    room = path.parent.relative_to(ROOT).as_posix().removeprefix(f"{CPP}/")
-    for target in CPP_INCLUDE.findall(text) if name.startswith(CPP) else ():
-        if target != room and target not in CPP_INCLUDES[room]:
-            allowed = ", ".join(CPP_INCLUDES[room]) or "none beside its own"
-            yield f"{name}: includes a header of {target}/; {room}/ may include {allowed}"
+        if name.startswith("tests/"):
+            yield from check_tests.findings(name, text)
+    if name.startswith(f"{CPP}/"):
+        yield from _check_includes(name, text)
     if path.suffix == ".md":
         for target in MARKDOWN_LINK.findall(text):
             if not (path.parent / target).exists():
                 yield f"{name}: link to {target}, which is not there"
+
+
+def _check_includes(name: str, text: str) -> Iterator[str]:
+    room = Path(name).parent.relative_to(CPP).as_posix()
+    for target in CPP_INCLUDE.findall(text):
+        if target != room and target not in CPP_INCLUDES[room]:
+            allowed = ", ".join(CPP_INCLUDES[room]) or "none beside its own"
+            yield f"{name}: includes a header of {target}/; {room}/ may include {allowed}"
 
 
 def _check_functions(name: str, text: str) -> Iterator[str]:

@@ -5,7 +5,7 @@
 
 Builds the kernels for the device, makes an environment with onnxruntime-gpu on top of this one (.venv-gpu), multiplies
 small products by every kernel, runs all tests marked gpu, compute-sanitizer, and the benchmark with its aims. Every
-step is a process of its own with a log in out/gpu_check; a step that fails stops none that could do without it. Exit
+step is a process with a log in out/gpu_check; a step that fails stops only those that need it. Exit
 code 0 means that all checks passed and that tests did run on the GPU.
 """
 
@@ -49,7 +49,7 @@ class Check:
 
 @dataclass
 class Session:
-    """What the steps share: how children run, and what was found so far."""
+    """Settings of the child processes, and the library that the steps share."""
 
     emulated: bool
     timeout: float

@@ -1,7 +1,7 @@
-"""Timing of several pieces of work so that they can be compared: in turn, round after round.
+"""Timing of several pieces of work in turn, round after round, so that they can be compared.
 
-A busy neighbor, a clock that drops, a machine that warms up: whatever comes, comes for all alike, and a ratio survives
-it better than any of the two times. So a ratio here is one of medians of interleaved rounds, never of the best times.
+A busy neighbor, a clock that drops, a machine that warms up: each affects all alike, and changes a ratio less than
+either of the two times. So a ratio here is one of medians of interleaved rounds, never of the best times.
 """
 
 import time
@@ -12,10 +12,10 @@ from statistics import median, quantiles
 __all__ = ["Clock", "Ratio", "Summary", "interleave", "ratio", "summarize", "wall_clock"]
 
 Clock = Callable[[Callable[[], object]], float]
-"""Calls a piece of work once and returns the seconds that it took."""
+"""Function that calls a piece of work once and returns the seconds that it took."""
 
-# Threads of ONNX Runtime go on spinning for a millisecond or two after a run, each session its own. On a machine
-# without a spare core that is time of whatever is measured next.
+# Threads of a session keep spinning for a millisecond or two after a run. On a machine without a spare core they take
+# time from whatever is measured next.
 _PAUSE = 0.005
 _SHORT = 0.05  # seconds; work that takes longer gains nothing from a repetition before it is timed
 
@@ -31,7 +31,7 @@ class Summary:
 
 @dataclass(frozen=True)
 class Ratio:
-    """How many times slower the other is: of the medians, and the quartiles of the rounds' own ratios."""
+    """Factor by which the other is slower: of the medians, and the quartiles of the rounds' ratios."""
 
     median: float
     low: float
@@ -39,7 +39,7 @@ class Ratio:
 
 
 def wall_clock(work: Callable[[], object]) -> float:
-    """For work that is done when its call returns."""
+    """Time work that is done when its call returns."""
     begin = time.perf_counter()
     work()
     return time.perf_counter() - begin
@@ -73,14 +73,14 @@ def _repeat(work: Callable[[], object], seconds: float, before: list[float], clo
 
 
 def summarize(times: list[float]) -> Summary:
-    """Raises ValueError if there are no times."""
+    """Summarize the times of some rounds. Raises ValueError if there are none."""
     middle = median(times)
     low, high = _quartiles(times)
     return Summary(middle, min(times), (high - low) / middle)
 
 
 def ratio(other: list[float], own: list[float]) -> Ratio:
-    """Times of `other` over `own`; of one and the same rounds."""
+    """Divide the times of `other` by those of `own`, both of the same rounds."""
     low, high = _quartiles([a / b for a, b in zip(other, own, strict=True)])
     return Ratio(median(other) / median(own), low, high)
 

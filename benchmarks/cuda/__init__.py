@@ -1,1 +1,1 @@
-"""Speed of the kernels for NVIDIA GPUs."""
+"""Speed of single products on a GPU, beside cuBLAS, MatMulNBits and torch's int4 product."""

@@ -2,8 +2,8 @@
 
     python -m benchmarks.cuda.bench --library FILE [--quick] [--out FILE] [--shapes NxK ...] [--rows M ...] [--require]
 
-With --out a run that was stopped goes on where it was; `python -m benchmarks.cuda.report FILE` makes the table again.
-What is measured and how to read it: docs/benchmarks.md.
+With --out a run that was stopped continues; `python -m benchmarks.cuda.report FILE` makes the table again.
+docs/benchmarks.md says what is measured and how to read it.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from benchmarks.common.records import Records
 from benchmarks.common.timing import interleave
-from benchmarks.cuda.cases import (
+from benchmarks.cuda.contenders import (
     OURS,
     PEERS,
     PLANES,
@@ -25,16 +25,16 @@ from benchmarks.cuda.cases import (
     X_TYPE,
     Point,
     Products,
-    own_names,
-    parts,
+    our_names,
+    parse_name,
     stored_bytes,
     takes,
     weight_count,
 )
 from benchmarks.cuda.device import AbsentError, Contender, Device, Emulated
 from benchmarks.cuda.report import print_report
-from benchmarks.cuda.torch_peer import TorchDevice
-from benchmarks.kernels.cases import shape_of
+from benchmarks.cuda.torch_device import TorchDevice
+from benchmarks.kernels.contenders import shape_of
 from dualbinary import InputError
 from dualbinary.cli.console import add_common_options, run
 from runtime_ext.cuda_capi import describe
@@ -57,7 +57,7 @@ def _command(args: argparse.Namespace) -> None:
     chosen = {**(QUICK if args.quick else FULL), **{k: v for k in FULL if (v := getattr(args, k)) is not None}}
     library = _library(args.library)
     device: Device = Emulated(library) if args.emulated else TorchDevice(library)
-    names = own_names(args.levels, _kernels(library, args.kernels)) + args.peers
+    names = our_names(args.levels, _kernels(library, args.kernels)) + args.peers
     points = [
         Point(*shape_of(shape), rows, group_size)
         for shape, group_size, rows in itertools.product(chosen["shapes"], chosen["group_sizes"], chosen["rows"])
@@ -80,9 +80,9 @@ def _command(args: argparse.Namespace) -> None:
 
 
 def measure(device: Device, point: Point, names: list[str], rounds: int, seconds: float) -> dict[str, Any]:
-    """What is stored of a point: seconds of one product of each contender, and of the reads, round by round."""
-    device.release()  # what the point before held is free by now
-    products = _Own(device, point)
+    """Measure a point: seconds of one product of each contender, and of the reads, round by round."""
+    device.release()  # the buffers of the point before are unused by now
+    products = _OurProducts(device, point)
     try:
         contenders, missing = _contenders(device, point, names, products)
         reads = device.reads()
@@ -105,7 +105,7 @@ def measure(device: Device, point: Point, names: list[str], rounds: int, seconds
         products.close()
 
 
-class _Own:
+class _OurProducts:
     """Our weights of a point, at each accuracy_level that is asked for."""
 
     def __init__(self, device: Device, point: Point) -> None:
@@ -114,8 +114,8 @@ class _Own:
         self._kernels = {kernel["name"]: kernel for kernel in describe(device.library)["kernels"]}
 
     def contender(self, name: str) -> Contender:
-        """Raises AbsentError where a forced kernel cannot take the point."""
-        level, kernel = parts(name)
+        """Make one of our contenders. Raises AbsentError where a forced kernel cannot take the point."""
+        level, kernel = parse_name(name)
         if kernel is not None and not takes(self._kernels[kernel], self._point.M, self._device.capability):
             raise AbsentError(f"{kernel} takes no {self._point.M} rows on this device")
         if level not in self._products:
@@ -129,16 +129,16 @@ class _Own:
     def check(self, contenders: dict[str, Contender]) -> None:
         """Raise DualBinaryError where kernels disagree: a wrong product has no speed."""
         for level, products in self._products.items():
-            of_level = {name: each for name, each in contenders.items() if parts(name)[0] == level}
+            of_level = {name: each for name, each in contenders.items() if parse_name(name)[0] == level}
             products.check(
                 {f"{name} {how}": work for name, each in of_level.items() for how, work in each.works.items()}
             )
 
     def facts(self, name: str) -> dict[str, Any]:
-        """What is recorded of a contender of ours beside its times."""
+        """Return the kernel of one of our contenders and its packed bytes, to be recorded with its times."""
         if not name.startswith(OURS):
             return {}
-        level, kernel = parts(name)
+        level, kernel = parse_name(name)
         products = self._products[level]
         return {"kernel": kernel or products.chosen(), "packed_bytes": products.packed_bytes}
 
@@ -148,36 +148,38 @@ class _Own:
 
 
 def _contenders(
-    device: Device, point: Point, names: list[str], own: _Own
+    device: Device, point: Point, names: list[str], ours: _OurProducts
 ) -> tuple[dict[str, Contender], dict[str, str]]:
-    """Those that can run, and of the others the reasons. A forced kernel that cannot is not worth a reason."""
+    """Return the contenders that can run, and why each peer that cannot; forced kernels need no reason."""
     found: dict[str, Contender] = {}
     missing: dict[str, str] = {}
     for name in names:
         try:
             if name.startswith(OURS):
-                found[name] = own.contender(name)
+                found[name] = ours.contender(name)
             else:
                 count = weight_count(name, point, device.l2_bytes)
                 found[name] = device.peer(name, point.N, point.K, point.M, point.G, count)
         except AbsentError as reason:
             if not name.startswith(OURS):
                 missing[name] = str(reason)
-    own.check({name: each for name, each in found.items() if name.startswith(OURS)})
+    ours.check({name: each for name, each in found.items() if name.startswith(OURS)})
     return found, missing
 
 
 def _library(named: Path | None) -> Path:
     path = named or (Path(os.environ[VARIABLE]) if os.environ.get(VARIABLE) else None)
     if path is None:
-        raise InputError(f"--library: name the file of libdualbinary_cuda, here or in {VARIABLE}; make cuda builds it")
+        raise InputError(
+            f"--library: expected the file of libdualbinary_cuda, here or in {VARIABLE}, got none; make cuda builds it"
+        )
     if not path.is_file():
         raise InputError(f"{path}: no such library; make cuda builds it")
     return path.resolve()
 
 
 def _kernels(library: Path, asked: list[str]) -> list[str | None]:
-    """The library's choice, and the kernels that are forced."""
+    """Return None for the library's choice, and the names of the kernels to force."""
     there = [kernel["name"] for kernel in describe(library)["kernels"]]
     forced = there if asked == ["all"] else asked
     unknown = [name for name in forced if name not in there]
@@ -194,7 +196,9 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--library", type=Path, metavar="FILE", help=f"libdualbinary_cuda (default: {VARIABLE})")
     parser.add_argument("--quick", action="store_true", help="two shapes, M 1, 128 and 2048, few rounds")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="JSON file of the measurements, which is gone on with")
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help="JSON file of the measurements; a stopped run continues from it"
+    )
     parser.add_argument("--require", action="store_true", help="exit with 1 unless every aim is measured and reached")
     points = parser.add_argument_group("what is measured")
     points.add_argument("--shapes", nargs="+", metavar="NxK", help="outputs x inputs")
@@ -204,11 +208,11 @@ def main(argv: list[str] | None = None) -> int:
     points.add_argument("--kernels", nargs="*", default=[], metavar="NAME", help="force these as well, or all")
     points.add_argument("--peers", nargs="*", default=list(PEERS), choices=PEERS, help="default: all")
     points.add_argument(
-        "--emulated", action="store_true", help="on the CPU, with the emulated library: tests this command"
+        "--emulated", action="store_true", help="on the CPU, with the emulated library, to test this command"
     )
     how = parser.add_argument_group("how")
     how.add_argument("--rounds", type=int, help=f"default {FULL['rounds']}, with --quick {QUICK['rounds']}")
-    how.add_argument("--seconds", type=float, default=0.02, help="that one contender gets in a round (default 0.02)")
+    how.add_argument("--seconds", type=float, default=0.02, help="for one contender in a round (default 0.02)")
     add_common_options(parser)
     return run(parser, _command, argv)
 

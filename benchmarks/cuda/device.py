@@ -1,8 +1,8 @@
-"""Memory and clocks of what the CUDA benchmark runs on, and two devices that need no torch.
+"""Devices of the CUDA benchmark: their interface, and two that need no torch.
 
-`DriverMemory` is a GPU by its driver alone: every buffer is an allocation of its own, so that compute-sanitizer sees
-an access behind its end. `Emulated` is the CPU that runs libdualbinary_cuda_emulated, for tests of the benchmark; its
-times say nothing about a GPU. The benchmark's GPU is benchmarks/cuda/torch_peer.py.
+`DriverMemory` is a GPU by its driver alone: every buffer is a separate allocation, so that compute-sanitizer sees
+an access past its end. `Emulated` is the CPU that runs libdualbinary_cuda_emulated, for tests of the benchmark; its
+times say nothing about a GPU. The benchmark's GPU is benchmarks/cuda/torch_device.py.
 """
 
 import ctypes
@@ -23,7 +23,7 @@ from runtime_ext.cuda_capi import describe
 __all__ = ["AbsentError", "Buffer", "Contender", "Device", "DriverMemory", "Emulated", "Memory", "Work", "only_device"]
 
 Work = Callable[[], object]
-"""Enqueues products, one by each weight in turn."""
+"""Function that enqueues products, one by each weight in turn."""
 
 
 class AbsentError(DualBinaryError):
@@ -35,29 +35,29 @@ class Buffer(Protocol):
 
     @property
     def address(self) -> int:
-        """Where it begins."""
+        """Its first byte."""
         ...
 
     def numpy(self) -> npt.NDArray[Any]:
-        """A copy of its content, after all that was enqueued."""
+        """Copy the content, after all that was enqueued."""
         ...
 
 
 class Memory(Protocol):
-    """What products need."""
+    """Buffers and the stream that products need."""
 
     library: Path
 
     def put(self, array: npt.NDArray[Any]) -> Buffer:
-        """A buffer with a copy of `array`."""
+        """Make a buffer with a copy of `array`."""
         ...
 
     def empty(self, shape: tuple[int, ...], dtype: str) -> Buffer:
-        """A buffer of any content."""
+        """Make a buffer of any content."""
         ...
 
     def stream(self) -> int:
-        """The stream that work is enqueued on, a cudaStream_t."""
+        """Return the stream that work is enqueued on, a cudaStream_t."""
         ...
 
 
@@ -70,13 +70,13 @@ class Contender:
 
 
 class Device(Memory, Protocol):
-    """What the benchmark needs beyond that."""
+    """Memory with a clock, graphs, plain reads and peers: all that the benchmark needs."""
 
     capability: int
     l2_bytes: int
 
     def facts(self) -> dict[str, Any]:
-        """What must be equal in two runs that share a file."""
+        """Return what must be equal in two runs that share a file."""
         ...
 
     def clock(self, work: Work) -> float:
@@ -84,30 +84,30 @@ class Device(Memory, Protocol):
         ...
 
     def captured(self, work: Work) -> Work | None:
-        """The same work as one replay, or None where a device has no such thing."""
+        """Capture the work for a single replay; None where a device cannot."""
         ...
 
     def reads(self) -> dict[str, tuple[int, Work]]:
-        """Bytes that each way to read a large buffer moves, and the way."""
+        """Return the ways to read a large buffer by name: the bytes that each moves, and its work."""
         ...
 
     def peer(self, name: str, N: int, K: int, M: int, G: int, count: int) -> Contender:
-        """A contender of others with `count` weights. Raises AbsentError."""
+        """Make a peer with `count` weights. Raises AbsentError."""
         ...
 
     def release(self) -> None:
-        """Give back memory that nothing uses any more."""
+        """Free memory that nothing uses any more."""
         ...
 
 
 def only_device(library: Path) -> dict[str, Any]:
-    """The first device that the library sees. Raises InputError if there is none that it has code for."""
+    """Describe the first device that the library sees. Raises InputError if it has no code for it, or sees none."""
     facts = describe(library)
     if not facts["devices"]:
         raise InputError(f"{library} sees no CUDA device ({facts['error']}); this needs an NVIDIA GPU and its driver")
     device = facts["devices"][0]
     capability = device["compute_capability"]
-    # Machine code runs on later devices of its own generation only: that of 8.0 on 8.6, but not on 9.0.
+    # Machine code runs on later devices of the same generation only: that of 8.0 on 8.6, but not on 9.0.
     if not any(each // 10 == capability // 10 and each <= capability for each in facts["architectures"]):
         raise InputError(
             f"{library} was built for {facts['architectures']}, {device['name']} has {capability}; "
@@ -117,7 +117,7 @@ def only_device(library: Path) -> dict[str, Any]:
 
 
 def library_hash(library: Path) -> str:
-    """Sixteen hex digits that tell one build from another."""
+    """Hash a build to sixteen hex digits."""
     return hashlib.sha256(library.read_bytes()).hexdigest()[:16]
 
 
@@ -155,7 +155,7 @@ class Emulated:
         return _Host(np.empty(shape, dtype))
 
     def stream(self) -> int:
-        """There is none."""
+        """Return 0, as there is none."""
         return 0
 
     def facts(self) -> dict[str, Any]:
@@ -163,7 +163,7 @@ class Emulated:
         return {"device": "emulated", "capability": self.capability, "cuda_library": library_hash(self.library)}
 
     def clock(self, work: Work) -> float:
-        """Wall-clock time; nothing is enqueued here."""
+        """Measure wall-clock time; nothing is enqueued here."""
         return wall_clock(work)
 
     def captured(self, work: Work) -> Work | None:
@@ -178,7 +178,7 @@ class Emulated:
         }
 
     def peer(self, name: str, N: int, K: int, M: int, G: int, count: int) -> Contender:
-        """None of them."""
+        """Raise AbsentError for each of them."""
         raise AbsentError("needs a GPU")
 
     def release(self) -> None:
@@ -238,5 +238,5 @@ class DriverMemory:
         return _Allocation(self, int(np.prod(shape)) * np.dtype(dtype).itemsize, shape, dtype)
 
     def stream(self) -> int:
-        """The default stream, which copies of the driver wait for."""
+        """Return the default stream, which copies of the driver wait for."""
         return 0

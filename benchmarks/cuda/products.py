@@ -1,9 +1,10 @@
-"""Every CUDA kernel once or more on small products, held against the NumPy reference: for compute-sanitizer.
+"""Small products by every CUDA kernel against the NumPy reference, for compute-sanitizer.
 
     compute-sanitizer --tool memcheck python -m benchmarks.cuda.products --library FILE
     python -m benchmarks.cuda.products --library FILE --emulated     the same on the CPU
 
-Neither torch nor ONNX Runtime takes part, so what a sanitizer reports is ours. The tests in tests/runtime go deeper.
+Neither torch nor ONNX Runtime takes part, so all that a sanitizer reports is ours. The tests in tests/runtime go
+deeper.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.cuda.cases import takes
+from benchmarks.cuda.contenders import takes
 from benchmarks.cuda.device import DriverMemory, Emulated, Memory, only_device
 from dualbinary import DualBinaryError, InputError, dual_binary_matmul, pack_planes
 from dualbinary.cli.console import add_common_options, run
@@ -32,8 +33,8 @@ ROWS = (1, 4, 7, 16, 40, 70, 130)  # each shape of a launch
 X_TYPES = ("float16", "float32", "bfloat16")
 SCALE_TYPES = (np.float16, np.float32, np.uint8)
 K, N, GROUP_SIZE = 328, 70, 96  # none of them a multiple of a tile; rows of X stay aligned to 16 bytes
-# Of the norm of all outputs. Level 0 rounds weights and results to halves, or results to bfloat16's eight bits; level 4
-# rounds X to 8 bits, by half a step of 1/127 of the largest of 128 values at most. A wrong index is off by about 1.
+# Of the norm of all outputs. Level 0 rounds weights and results to float16, or results to bfloat16's eight bits; level
+# 4 rounds X to 8 bits, by half a step of 1/127 of the largest of 128 values at most. A wrong index is off by about 1.
 TOLERANCE = {0: 5e-3, 4: 2e-2}
 _ALIGNMENT = 256
 
@@ -52,7 +53,7 @@ class Case:
 
 
 def cases(kernels: list[dict[str, Any]], capability: int, all_rows: Sequence[int]) -> Iterator[Case]:
-    """All kernels that the device can run, with all numbers of planes, rows and levels; types take turns."""
+    """Yield all kernels that the device can run, with all numbers of planes, rows and levels; types take turns."""
     types = itertools.cycle(itertools.product(X_TYPES, SCALE_TYPES))
     for kernel, rows, level, planes in itertools.product(kernels, all_rows, TOLERANCE, (1, 2, 3, 4)):
         x_type, scale_type = next(types)
@@ -61,7 +62,7 @@ def cases(kernels: list[dict[str, Any]], capability: int, all_rows: Sequence[int
 
 
 def error(case: Case, memory: Memory) -> float:
-    """Norm of the difference from the reference, as a share of its norm."""
+    """Compute the norm of the difference from the reference, as a share of its norm."""
     rng = np.random.default_rng(case.rows)
     planes = pack_planes(rng.integers(0, 2, (case.planes, N, K)), GROUP_SIZE)
     values = rng.standard_normal((case.planes + case.offset, N, -(-K // GROUP_SIZE)))
@@ -72,7 +73,7 @@ def error(case: Case, memory: Memory) -> float:
     with CudaWeight(memory.library, planes, scales, K=K, group_size=GROUP_SIZE, accuracy_level=case.level) as weight:
         size = weight.workspace(case.x_type, case.rows, case.kernel)
         workspace = memory.empty((size + _ALIGNMENT,), "uint8")
-        # At the end of the allocation, so that a sanitizer sees an access behind it.
+        # At the end of the allocation, so that a sanitizer sees an access past it.
         address = (workspace.address + _ALIGNMENT) // _ALIGNMENT * _ALIGNMENT
         weight.multiply(
             given.address,

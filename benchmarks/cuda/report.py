@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common.timing import ratio, summarize
-from benchmarks.cuda.cases import CUBLAS, OURS
+from benchmarks.cuda.contenders import CUBLAS, OURS
 from dualbinary import DualBinaryError
 from dualbinary.cli.console import add_common_options, run
 from dualbinary.files.json_objects import read_json_object
 
-__all__ = ["print_report", "results", "table", "verdicts"]
+__all__ = ["main", "print_report", "results", "table", "verdicts"]
 
 LARGE = 32_000_000  # weights; a smaller matrix is too short a read to fill the memory system
 COLUMNS = ("N x K", "M", "G", "contender", "kernel", "us", "launched", "spread", "GB/s", "of read", "TFLOP/s")
@@ -28,10 +28,10 @@ PASS, FAIL, NOT_MEASURED = "PASS", "FAIL", "NOT MEASURED"
 
 @dataclass(frozen=True)
 class Aim:
-    """A figure that every row of our own choice of kernel must reach, where `concerns` says so."""
+    """A figure that every row of the library's own choice must reach, where `concerns` says so."""
 
     words: str
-    least: float
+    minimum: float
     unit: str
     concerns: Callable[[dict[str, Any]], bool]
     figure: Callable[[dict[str, Any]], float | None]
@@ -61,7 +61,7 @@ AIMS = (
 
 
 def results(content: dict[str, Any]) -> list[dict[str, Any]]:
-    """One flat record for each point and contender; see docs/benchmarks.md for what the figures mean."""
+    """Return a flat record for each point and contender; docs/benchmarks.md explains the figures."""
     return [row for record in content["records"] for row in _rows(record)]
 
 
@@ -90,13 +90,13 @@ def _rows(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _device_times(contender: dict[str, Any]) -> list[float]:
-    """Those of replayed graphs, without launch overhead, where there are any."""
+    """Return the times of replayed graphs, without launch overhead, where there are any."""
     seconds = contender["seconds"]
     return seconds.get("replay") or seconds["launch"]
 
 
 def table(rows: list[dict[str, Any]]) -> Iterator[str]:
-    """Lines of a Markdown table. A ratio stands with the quartiles of the rounds' own ratios."""
+    """Yield the lines of a Markdown table; beside each ratio stand the quartiles of the rounds' ratios."""
     peers = list(dict.fromkeys(peer for row in rows for peer in row["ratios"]))
     head = [*COLUMNS, *(f"x {peer}" for peer in peers)]
     yield f"| {' | '.join(head)} |"
@@ -121,7 +121,7 @@ def table(rows: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def verdicts(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """For each aim: its words, the verdict, and the row that is furthest from it. A forced kernel does not count."""
+    """Judge each aim by the row that is furthest from it; forced kernels do not count."""
     own = [row for row in rows if row["contender"].startswith(OURS) and "@" not in row["contender"]]
     return [_verdict(aim, own) for aim in AIMS]
 
@@ -129,12 +129,12 @@ def verdicts(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _verdict(aim: Aim, rows: list[dict[str, Any]]) -> dict[str, Any]:
     found = [(figure, row) for row in rows if aim.concerns(row) and (figure := aim.figure(row)) is not None]
     missing = sum(aim.concerns(row) for row in rows) - len(found)
-    verdict = {"aim": aim.words, "least": aim.least, "points": len(found), "worst": None, "at": None}
+    verdict = {"aim": aim.words, "least": aim.minimum, "points": len(found), "worst": None, "at": None}
     if not found or missing:
-        detail = "no point of it was measured" if not found else f"{missing} points lack it"
+        detail = "no point was measured" if not found else f"{missing} points lack it"
         return {**verdict, "verdict": NOT_MEASURED, "detail": detail}
     worst, row = min(found, key=lambda each: each[0])
-    below = sum(figure < aim.least for figure, _ in found)
+    below = sum(figure < aim.minimum for figure, _ in found)
     where = f"{row['N']}x{row['K']} M={row['M']} G={row['G']} {row['contender']}"
     return {
         **verdict,
@@ -164,7 +164,7 @@ def print_report(content: dict[str, Any], *, as_json: bool, require: bool) -> No
 
 
 def _missing(content: dict[str, Any]) -> dict[str, str]:
-    """Contenders that did not take part in some point, and why."""
+    """Return the contenders that took no part in some point, and why."""
     return {name: reason for record in content["records"] for name, reason in record["missing"].items()}
 
 
@@ -177,7 +177,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.cuda.report", description="Table and verdicts of the CUDA benchmark."
     )
-    parser.add_argument("file", type=Path, metavar="FILE", help="what cuda_bench --out wrote")
+    parser.add_argument("file", type=Path, metavar="FILE", help="file that benchmarks.cuda.bench --out wrote")
     parser.add_argument("--require", action="store_true", help="exit with 1 unless every aim is measured and reached")
     add_common_options(parser)
     return run(parser, _command, argv)

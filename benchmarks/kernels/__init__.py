@@ -1,1 +1,1 @@
-"""Speed of single products, beside ONNX Runtime's own and a plain read of memory."""
+"""Speed of single products on the CPU, beside ONNX Runtime's MatMulNBits and a plain read of memory."""

@@ -2,14 +2,14 @@
 
     python -m benchmarks.kernels.instruction_count build/aarch64/libdualbinary.so [--match "4>"]
 
-One line for each innermost loop that multiplies: the function, its instructions in one turn, those that do the work
-(lookups or matrix products), moves between registers, accesses to the stack (spilled registers), and instructions per
-weight and row of X. A lookup of the table method serves four inputs of one plane with each byte it returns, and each of
-an entry's digits takes one; a weight here has two planes. A matrix product of the level method counts whole weights;
-its loops of lookups decode weights, once for all rows of a tile, with one to four planes.
+Prints a line for each innermost loop that multiplies: the function, its instructions in one turn, those that do the
+work (lookups or matrix products), moves between registers, accesses to the stack (spilled registers), and instructions
+per weight and row of X. Each byte that a lookup of a table kernel returns serves four inputs of one plane, and each
+digit of an entry takes a lookup; a weight here has two planes. A matrix product of a level kernel counts whole weights;
+its loops of lookups unpack weights, once for all rows of a tile, with one to four planes.
 
-Only loops are counted: what is done once for each segment and output, scales and sums, is not. Needs binutils for the
-library's CPU, and a library that has its symbols (those of the build tree have).
+Only loops are counted, not the scales and sums of each segment and output. Needs binutils for the library's CPU, and a
+library with symbols, as in the build tree.
 """
 
 import argparse
@@ -38,13 +38,13 @@ TARGET = re.compile(r"(?:^|[ ,])(?:0x)?([0-9a-f]+) <")
 
 @dataclass(frozen=True)
 class Loop:
-    """One turn of an innermost loop: its instructions as (mnemonic, operands)."""
+    """An innermost loop: the instructions of one turn as (mnemonic, operands)."""
 
     function: str
     body: list[tuple[str, str]]
 
     def count(self, *names: str) -> int:
-        """Instructions of these names."""
+        """Count the instructions of these names."""
         return sum(name in names for name, _ in self.body)
 
     @property
@@ -53,7 +53,7 @@ class Loop:
         return sum("[sp" in operands or "(%rsp" in operands for _, operands in self.body)
 
     def weights(self) -> float:
-        """Weights, times rows of X, that one turn multiplies."""
+        """Count the weights, times rows of X, that one turn multiplies."""
         digits = re.search(r"(?:Neon|Avx\w*), (\d)", self.function)
         per_entry = INPUTS_OF_A_NIBBLE / PLANES / (int(digits.group(1)) if digits else 1)
         if "multiply_levels" in self.function:
@@ -78,7 +78,7 @@ def main() -> None:
 
 
 def disassembly(library: Path) -> str:
-    """The text of the library's code."""
+    """Disassemble the library's code."""
     machine = struct.unpack_from("<H", library.read_bytes()[:20], 18)[0]
     name = OBJDUMP.get(machine)
     objdump = shutil.which(name) if name else None
@@ -89,7 +89,7 @@ def disassembly(library: Path) -> str:
 
 
 def loops(text: str) -> Iterator[Loop]:
-    """The innermost loops: from the target of a backward branch to the branch, with no other such pair within."""
+    """Yield the innermost loops: from the target of a backward branch to the branch, with no other such pair within."""
     for block in text.split("\n\n"):
         lines = block.splitlines()
         name = next((match.group(1) for line in lines if (match := FUNCTION.match(line))), None)

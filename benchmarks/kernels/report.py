@@ -1,6 +1,6 @@
-"""Tables and plots from the measurements of the kernel benchmark.
+"""Table and plot of the measurements of the kernel benchmark.
 
-python -m benchmarks.kernels.report FILE [--plot docs/kernel_speed.svg] [--json]
+python -m benchmarks.kernels.report FILE [--plot docs/figures/kernels.svg] [--json]
 """
 
 import argparse
@@ -15,20 +15,20 @@ from dualbinary import InputError
 from dualbinary.cli.console import add_common_options, run
 from dualbinary.files.json_objects import read_json_object
 
-__all__ = ["results", "table"]
+__all__ = ["main", "results", "table"]
 
 COLUMNS = ("N x K", "M", "threads", "contender", "us", "best", "spread", "Gw/s", "GOPS", "GB/s", "of read")
 DECODE_ROWS, PREFILL_ROWS = 1, 128  # what the plot shows
 
 
 def results(content: dict[str, Any]) -> list[dict[str, Any]]:
-    """One flat record for each point and contender; see docs/benchmarks.md for what the figures mean."""
+    """Return a flat record for each point and contender; docs/benchmarks.md explains the figures."""
     return [row for record in content["records"] for row in _rows(record)]
 
 
 def _rows(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
     N, K, M = record["N"], record["K"], record["M"]
-    # The best prefetch distance, by its median: the stream is held to the same measure as the products.
+    # The best prefetch distance, by its median: the read is judged as the products are.
     read_rate = record["read"]["bytes"] / min(summarize(times).median for times in record["read"]["seconds"])
     times = {name: contender["seconds"] for name, contender in record["contenders"].items()}
     peers = [name for name in times if _is_peer(name)]
@@ -56,7 +56,7 @@ def _is_peer(name: str) -> bool:
 
 
 def table(rows: list[dict[str, Any]]) -> Iterator[str]:
-    """Lines of a Markdown table. A ratio stands with the quartiles of the rounds' own ratios."""
+    """Yield the lines of a Markdown table; beside each ratio stand the quartiles of the rounds' ratios."""
     peers = list(dict.fromkeys(peer for row in rows for peer in row["ratios"]))
     head = [*COLUMNS, *(f"x {peer}" for peer in peers), "other cores"]
     yield f"| {' | '.join(head)} |"
@@ -83,7 +83,7 @@ def table(rows: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def plot(content: dict[str, Any], path: Path) -> None:
-    """Decode and prefill at every shape, a row of panels for each number of threads. Raises InputError without both."""
+    """Plot M = 1 and M = 128 at every shape, a row of panels per number of threads; raises InputError without both."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -113,7 +113,7 @@ def plot(content: dict[str, Any], path: Path) -> None:
 
 def _panel(axes: Any, rows: list[dict[str, Any]], quantity: str, title: str) -> None:
     if not rows:
-        raise InputError(f"nothing was measured for {title}; measure M = {DECODE_ROWS} and {PREFILL_ROWS}")
+        raise InputError(f"--plot: nothing was measured for {title}; measure M = {DECODE_ROWS} and {PREFILL_ROWS}")
     shapes = list(dict.fromkeys((row["N"], row["K"]) for row in rows))
     names = list(dict.fromkeys(row["contender"] for row in rows))
     width = 0.8 / len(names)
@@ -123,7 +123,7 @@ def _panel(axes: Any, rows: list[dict[str, Any]], quantity: str, title: str) -> 
         axes.bar(places, [of_shape[shape][quantity] for shape in shapes], width, label=name)
         if quantity == "Gweights/s":
             limits = [of_shape[shape][quantity] / of_shape[shape]["of_read"] for shape in shapes]
-            label = "what a plain read allows" if index == len(names) - 1 else None
+            label = "limit of a plain read" if index == len(names) - 1 else None
             edges = [place - width / 2 for place in places], [place + width / 2 for place in places]
             axes.hlines(limits, *edges, color="black", linewidth=1.2, label=label)
     axes.set_xticks(range(len(shapes)), [f"{N}x{K}" for N, K in shapes], rotation=20, fontsize="small")
@@ -144,7 +144,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.kernels.report", description="Table and plot of the kernel benchmark."
     )
-    parser.add_argument("file", type=Path, metavar="FILE", help="what kernel_bench --out wrote")
+    parser.add_argument("file", type=Path, metavar="FILE", help="file that benchmarks.kernels.bench --out wrote")
     parser.add_argument("--plot", type=Path, metavar="IMAGE", help="write a plot, .svg or .png")
     add_common_options(parser)
     return run(parser, _command, argv)

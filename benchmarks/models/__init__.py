@@ -1,1 +1,1 @@
-"""Speed, memory and accuracy of whole models, beside other engines."""
+"""Speed, memory and accuracy of whole models, beside llama.cpp, onnxruntime-genai and full precision."""

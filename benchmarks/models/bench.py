@@ -1,11 +1,11 @@
-"""Whole models: this project beside llama.cpp and onnxruntime-genai, each in a process of its own, in turn.
+"""Speed and memory of whole models, beside llama.cpp and onnxruntime-genai, each in its own process, in turn.
 
     python -m benchmarks.models.bench [--models llama-1b smollm2] [--threads 2] [--rounds 5] [--out FILE]
-    python -m benchmarks.models.bench --provider cuda        this project beside the float16 model, on a GPU
+    python -m benchmarks.models.bench --provider cuda        beside the float16 model, on a GPU
 
 Files are made on first use below --work (a synthetic model of 1.1 billion parameters, SmolLM2, and what each engine
 reads: about 9 GB, and half an hour). A peer that is not installed is named and left out; `make bench-peers` installs
-them. With --out a run that was stopped goes on where it was. How to read the table: docs/benchmarks.md.
+them. With --out a run that was stopped continues. docs/benchmarks.md says how to read the table.
 """
 
 import argparse
@@ -19,22 +19,32 @@ from typing import Any
 
 from tqdm import tqdm
 
-from benchmarks.common.records import OtherLoad, Records
+from benchmarks.common.machine import OtherLoad
+from benchmarks.common.records import Records
 from benchmarks.common.timing import ratio, summarize
-from benchmarks.models.files import CUDA_VARIANTS, MODELS, VARIANTS, Variant, file_bytes, make, measure_round, python_of
+from benchmarks.models.variants import (
+    CUDA_VARIANTS,
+    MODELS,
+    VARIANTS,
+    Variant,
+    file_bytes,
+    make_file,
+    measure_round,
+    python_of,
+)
 from dualbinary import DualBinaryError
 from dualbinary.cli.console import add_common_options, run
 
 __all__ = ["main", "table"]
 
 SETS = {"cpu": VARIANTS, "cuda": CUDA_VARIANTS}
-"""The variants for each provider of ONNX Runtime; ratios are against the first."""
-GUESSED_SECONDS = 20.0  # of one round of one engine, for the estimate before the first
+"""Variants for each provider of ONNX Runtime; ratios are against the first."""
+ESTIMATED_SECONDS = 20.0  # of one round of one engine, for the estimate before the first
 
 
 def _command(args: argparse.Namespace) -> None:
     settings = {"prompts": args.prompts, "tokens": args.tokens}
-    if args.provider != "cpu":  # records of before there was a choice go on
+    if args.provider != "cpu":  # files from before there was a choice have no such key
         settings["provider"] = args.provider
     records = Records(args.out, settings)
     missing: dict[str, str] = {}
@@ -53,14 +63,14 @@ def _command(args: argparse.Namespace) -> None:
 def _files(
     model: str, work: Path, variants: tuple[Variant, ...], wanted: list[str] | None, missing: dict[str, str]
 ) -> list[tuple[Variant, Path]]:
-    """The file of every variant that can be had; why not goes to `missing`."""
+    """Return the file of every variant that can be made; the reasons for the others go to `missing`."""
     found: list[tuple[Variant, Path]] = []
     for variant in variants:
         if model not in variant.models or (wanted and not any(word in variant.name for word in wanted)):
             continue
         try:
             python_of(variant.engine)
-            found.append((variant, make(variant, model, work)))
+            found.append((variant, make_file(variant, model, work)))
         except (DualBinaryError, OSError) as error:
             missing[f"{model}, {variant.name}"] = str(error)
     return found
@@ -73,7 +83,7 @@ def _measure(
     records: Records,
     missing: dict[str, str],
 ) -> None:
-    """Rounds over variants in turn, each beginning with another one; what the file has already is left out.
+    """Measure the rounds that the file lacks, variants in turn, each round beginning with another one.
 
     A variant that fails goes to `missing` and has no more turns.
     """
@@ -86,7 +96,10 @@ def _measure(
                 jobs.append((key, variant, path, threads, count))
     if not jobs:
         return
-    print(f"{model}: {len(jobs)} runs, at first guess {len(jobs) * GUESSED_SECONDS / 60:.0f} minutes", file=sys.stderr)
+    print(
+        f"{model}: {len(jobs)} runs, at a first estimate {len(jobs) * ESTIMATED_SECONDS / 60:.0f} minutes",
+        file=sys.stderr,
+    )
     for key, variant, path, threads, count in (bar := tqdm(jobs, unit="run", file=sys.stderr)):
         bar.set_description(key)
         if (name := f"{model}, {variant.name}") in missing:
@@ -94,7 +107,7 @@ def _measure(
         try:
             with OtherLoad() as load:
                 values = measure_round(path, variant, threads, args.prompts, args.tokens)
-        except DualBinaryError as error:  # the others' hours are not to be lost for one
+        except DualBinaryError as error:  # one failure must not cost the hours of the others
             missing[name] = str(error)
             continue
         facts = {"model": model, "variant": variant.name, "threads": threads, "round": count}
@@ -103,7 +116,7 @@ def _measure(
 
 
 def results(content: dict[str, Any]) -> list[dict[str, Any]]:
-    """One flat record for each model, number of threads and variant: medians over its rounds, and ratios."""
+    """Return a flat record for each model, number of threads and variant: medians over its rounds, and ratios."""
     ours = SETS[content.get("settings", {}).get("provider", "cpu")][0].name
     groups: dict[tuple[str, int], dict[str, list[dict[str, Any]]]] = {}
     for record in content["records"]:
@@ -146,7 +159,7 @@ def _result(
 def _ratios(
     columns: dict[str, list[float]], rounds: list[dict[str, Any]], ours: list[dict[str, Any]]
 ) -> dict[str, dict[str, float]]:
-    """How many times as long as ours this one takes, over the rounds that both have."""
+    """Divide the times of this variant by ours, over the rounds that both have."""
     both = {record["round"]: record for record in ours}
     pairs = [(index, both[record["round"]]) for index, record in enumerate(rounds) if record["round"] in both]
     own = {
@@ -159,7 +172,7 @@ def _ratios(
 
 
 def table(rows: list[dict[str, Any]]) -> Iterator[str]:
-    """Lines of a Markdown table; behind a speed, how many times as fast the first variant is."""
+    """Yield the lines of a Markdown table; a speed is followed by how many times as fast the first variant is."""
     if not rows:
         return
     lengths = list(rows[0]["prompt_tokens_per_second"])
@@ -198,15 +211,23 @@ def main(argv: list[str] | None = None) -> int:
         prog="python -m benchmarks.models.bench", description="Whole models, beside llama.cpp and onnxruntime-genai."
     )
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS), help="default: all")
-    parser.add_argument("--provider", choices=SETS, default="cpu", help="cuda: beside the float16 model (default cpu)")
-    parser.add_argument("--variants", nargs="+", metavar="WORD", help="those whose name has one of these words in it")
+    parser.add_argument(
+        "--provider", choices=SETS, default="cpu", help="default cpu; cuda compares with the float16 model"
+    )
+    parser.add_argument(
+        "--variants", nargs="+", metavar="WORD", help="only those whose name contains one of these words"
+    )
     parser.add_argument("--threads", nargs="+", type=int, default=[2], metavar="T", help="default 2")
     parser.add_argument("--prompts", nargs="+", type=int, default=[128, 512], metavar="N", help="default 128 512")
-    parser.add_argument("--tokens", type=int, default=64, metavar="N", help="to decode behind the first (default 64)")
-    parser.add_argument("--rounds", type=int, default=5, help="default 5; may grow when a run is gone on with")
+    parser.add_argument(
+        "--tokens", type=int, default=64, metavar="N", help="to decode after the first prompt (default 64)"
+    )
+    parser.add_argument("--rounds", type=int, default=5, help="default 5; may be raised when a run continues")
     parser.add_argument("--pause", type=float, default=1.0, metavar="S", help="seconds between runs (default 1)")
     parser.add_argument("--work", type=Path, default=Path("out/bench"), metavar="DIR", help="default out/bench")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="JSON file of the measurements, which is gone on with")
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help="JSON file of the measurements; a stopped run continues from it"
+    )
     add_common_options(parser)
     return run(parser, _command, argv)
 

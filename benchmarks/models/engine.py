@@ -1,9 +1,9 @@
-"""One engine, one model, one round, in this process: load, prompts, decoding; a JSON object on standard output.
+"""One round of one engine in this process: load, prompts, decoding; a JSON object on standard output.
 
     python -m benchmarks.models.engine dualbinary|llama.cpp|genai FILE [--threads T] [--prompts N ...] [--tokens N]
 
-model_bench.py starts it, each engine with the Python that has it. Nothing but NumPy and the engine is imported, so that
-peak memory is the engine's. All engines are fed the same tokens, and every token is waited for.
+benchmarks.models.variants starts it, with the Python that has the engine. Nothing but NumPy and the engine is imported,
+so that peak memory is the engine's. All engines get the same tokens, and every token is waited for.
 """
 
 import argparse
@@ -30,7 +30,7 @@ class Engine(Protocol):
         """Forget the sequence; the next one has at most `capacity` tokens."""
 
     def feed(self, tokens: Sequence[int]) -> np.ndarray:
-        """Append tokens; logits [vocabulary] behind the last one."""
+        """Append tokens; return the logits [vocabulary] of the last one."""
         ...
 
 
@@ -53,7 +53,7 @@ class DualBinary:
 
 
 class LlamaCpp:
-    """llama.cpp behind its C interface, as llama-cpp-python hands it through: no sampling, no Python in between."""
+    """llama.cpp through its C interface, which llama-cpp-python exposes: no sampling, no Python in between."""
 
     def __init__(self, path: Path, threads: int, capacity: int, options: dict[str, Any]) -> None:
         self._api = llama_cpp = importlib.import_module("llama_cpp")
@@ -84,7 +84,7 @@ class LlamaCpp:
 
 
 class Genai:
-    """onnxruntime-genai; `path` is in the model's directory."""
+    """onnxruntime-genai; `path` lies in the model's directory."""
 
     def __init__(self, path: Path, threads: int, _capacity: int, _options: dict[str, Any]) -> None:
         self._api = importlib.import_module("onnxruntime_genai")
@@ -111,7 +111,7 @@ MODULES = {"dualbinary": "runtime_ext.decoder", "llama.cpp": "llama_cpp", "genai
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
-    """Times in seconds and memory in bytes."""
+    """Measure one round: times in seconds, memory in bytes."""
     importlib.import_module(MODULES[args.engine])
     bare = memory("VmRSS")
     capacity = max(args.prompts) + args.tokens
@@ -129,11 +129,11 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         prompts[str(length)] = _seconds(engine, tokens[:length])
     engine.start(capacity)
     top = int(engine.feed(tokens[: args.prompts[0]]).argmax())
-    behind = tokens[args.prompts[0] : args.prompts[0] + args.tokens]
+    following = tokens[args.prompts[0] : args.prompts[0] + args.tokens]
     return {
         "load_seconds": load_seconds,
         "prompt_seconds": prompts,
-        "token_seconds": sum(_seconds(engine, [token]) for token in behind) / len(behind),
+        "token_seconds": sum(_seconds(engine, [token]) for token in following) / len(following),
         "bare_bytes": bare,
         "loaded_bytes": loaded,
         "peak_bytes": memory("VmHWM"),
@@ -148,7 +148,7 @@ def _seconds(engine: Engine, tokens: Sequence[int]) -> float:
 
 
 def memory(field: str) -> int:
-    """VmRSS, what this process has resident, or VmHWM, the most it has had; 0 where the system does not tell."""
+    """Read VmRSS, resident bytes of this process, or VmHWM, their peak; 0 where the system does not tell."""
     status = Path("/proc/self/status")
     lines = status.read_text().splitlines() if status.exists() else []
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:")), 0)
@@ -161,9 +161,7 @@ def main() -> int:
     parser.add_argument("file", type=Path, metavar="FILE")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--prompts", type=int, nargs="+", default=[128, 512], metavar="N", help="prompt lengths")
-    parser.add_argument(
-        "--tokens", type=int, default=64, metavar="N", help="decoded one by one behind the first prompt"
-    )
+    parser.add_argument("--tokens", type=int, default=64, metavar="N", help="decoded one by one after the first prompt")
     parser.add_argument("--options", default="{}", metavar="JSON", help="of the engine")
     print(json.dumps(measure(parser.parse_args())))
     return 0

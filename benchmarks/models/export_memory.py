@@ -1,4 +1,4 @@
-"""Peak memory and time of an export, on a random Llama of 3.2 billion parameters unless told otherwise.
+"""Peak memory and time of an export of a random Llama, of 3.2 billion parameters by default.
 
     python -m benchmarks.models.export_memory SCRATCH_DIR [--layers 28] [--planes 2] [--json]
 
@@ -12,8 +12,8 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks.common.synthetic import LlamaShape, write_llama
-from benchmarks.models.peak_memory import run_measured
+from benchmarks.common.peak_memory import run_measured
+from benchmarks.common.synthetic_llama import LlamaShape, write_llama
 from dualbinary.cli.console import add_common_options, run
 
 __all__ = ["main"]

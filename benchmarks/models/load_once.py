@@ -2,11 +2,12 @@
 
     python -m benchmarks.models.load_once FILE THREADS
 
-load_time.py starts it. Nothing is imported but what a device would, so that memory is the model's. Linux only.
+benchmarks.models.load_time starts it. Nothing is imported that a device would not, so that memory is the model's. Linux
+only.
 """
 
+import argparse
 import json
-import sys
 import time
 from pathlib import Path
 
@@ -16,7 +17,7 @@ _TOKEN = 100  # below any vocabulary in use
 
 
 def memory() -> dict[str, int]:
-    """Bytes of this process: VmHWM, its peak, and RssAnon."""
+    """Read the bytes of this process: VmHWM, its peak, and RssAnon."""
     lines = Path("/proc/self/status").read_text().splitlines()
     values = {name: rest.split() for name, _, rest in (line.partition(":") for line in lines)}
     return {name: int(values[name][0]) * 1024 for name in ("VmHWM", "RssAnon")}
@@ -43,4 +44,8 @@ def load_once(path: Path, threads: int) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(load_once(Path(sys.argv[1]), int(sys.argv[2]))))
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.models.load_once", description="Load a model once.")
+    parser.add_argument("file", type=Path, metavar="FILE")
+    parser.add_argument("threads", type=int, metavar="THREADS")
+    args = parser.parse_args()
+    print(json.dumps(load_once(args.file, args.threads)))

@@ -1,14 +1,14 @@
-"""How long models take to load, and what memory they hold then: stored layouts side by side.
+"""Load time and memory of exported models: stored layouts side by side.
 
     python -m benchmarks.models.load_time plain/model.onnx avx512/model.onnx [--rounds N] [--threads T] [--json]
 
-`dualbinary relayout` makes a file of another layout. Each file is loaded in a process of its own, in turn, round after
+`dualbinary relayout` makes a file of another layout. Each file is loaded in a new process, in turn, round after
 round; the first round only warms the page cache and is not counted. Numbers are medians. Linux only.
 
     load          seconds to a session that is ready, without imports
     token         seconds of the first token: a mapped file is read when it is first used
     anon          resident memory that belongs to no file when the session is ready: what cannot be dropped or shared
-    peak          the process's peak memory until then, in bytes, and as a share of the model's file
+    peak          peak memory of the process until then, in bytes and as a share of the model's file
     own peak      peak less what the process had before: Python, NumPy and ONNX Runtime
     peak, token   peak memory after the first token
 """
@@ -21,24 +21,24 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.common.records import OtherLoad, machine
-from benchmarks.models.files import file_bytes
+from benchmarks.common import REPOSITORY
+from benchmarks.common.machine import OtherLoad, machine
+from benchmarks.models.variants import file_bytes
 from dualbinary import DualBinaryError, InputError
 from dualbinary.cli.console import add_common_options, run
 
 __all__ = ["main", "measure"]
 
-ROOT = Path(__file__).resolve().parent.parent
 _COLUMNS = ("load", "token", "anon", "peak", "own peak", "peak, token")
 
 
 def measure(paths: list[Path], rounds: int, threads: int) -> dict[str, dict[str, float]]:
-    """Medians of each column for each path. Raises DualBinaryError where a model does not load."""
+    """Measure the median of each column for each path. Raises DualBinaryError where a model does not load."""
     found: dict[Path, list[dict[str, float]]] = {path: [] for path in paths}
     for _ in range(rounds + 1):
         for path in paths:
             command = [sys.executable, "-m", "benchmarks.models.load_once", str(path), str(threads)]
-            done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=ROOT)
+            done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=REPOSITORY)
             if done.returncode:
                 raise DualBinaryError((done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1])
             found[path].append(json.loads(done.stdout))
@@ -50,7 +50,7 @@ def measure(paths: list[Path], rounds: int, threads: int) -> dict[str, dict[str,
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Build the command line."""
     result = argparse.ArgumentParser(
         prog="python -m benchmarks.models.load_time",
         description="Load time and memory of exported models, in fresh processes, in turn.",
@@ -69,7 +69,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _command(args: argparse.Namespace) -> None:
     if args.rounds < 1:
-        raise InputError(f"--rounds must be at least 1, got {args.rounds}")
+        raise InputError(f"--rounds: expected at least 1, got {args.rounds}")
     paths = [path.resolve() for path in args.models]
     with OtherLoad() as other:
         models = measure(paths, args.rounds, args.threads)

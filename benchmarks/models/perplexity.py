@@ -3,8 +3,8 @@
     python -m benchmarks.models.perplexity OUT.onnx --text FILE [--windows 40] [--length 512] [--no-library] [--json]
 
 The text is read as it is and tokenized once, without special tokens. The first windows of `length` tokens, which do not
-overlap, are fed one by one, at once where the model gives logits behind every token, and otherwise token by token
-through its cache, which takes minutes; the mean is over the length - 1 next-token predictions of each:
+overlap, are fed one by one: whole where the model gives the logits of every token, and otherwise token by token through
+its cache, which takes minutes. The mean is over the length - 1 next-token predictions of each:
 
     perplexity = exp( - mean over windows and positions of log p(token[i+1] | token[0..i]) )
 
@@ -32,7 +32,7 @@ __all__ = ["perplexity"]
 
 
 def perplexity(session: ort.InferenceSession, windows: npt.NDArray[np.int64], *, progress: bool = False) -> float:
-    """Perplexity of the model over `windows`, int64 [windows, length]."""
+    """Measure the perplexity of the model over `windows`, int64 [windows, length]."""
     total = 0.0
     for window in tqdm(windows, unit="window", disable=not progress, file=sys.stderr):
         logits = _logits(session, window)[:-1].astype(np.float64)  # [length - 1, vocabulary]
@@ -43,7 +43,7 @@ def perplexity(session: ort.InferenceSession, windows: npt.NDArray[np.int64], *,
 
 
 def _logits(session: ort.InferenceSession, window: npt.NDArray[np.int64]) -> npt.NDArray[np.floating]:
-    """Logits [length, vocabulary] behind every token of a window."""
+    """Compute the logits [length, vocabulary] of every token of a window."""
     inputs = {value.name: value for value in session.get_inputs()}
     past = {
         name: np.zeros((1, value.shape[1], 0, value.shape[3]), CACHE_TYPES[value.type])

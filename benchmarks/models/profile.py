@@ -1,11 +1,10 @@
-"""Where the time goes, for a token and for a prompt: kernels by operator, what lies between them, and memory's floor.
+"""Time of a token and of a prompt by operator, between operators, and the floor that memory sets.
 
     python -m benchmarks.models.profile OUT.onnx [--threads 2] [--prompt-length 128] [--tokens 64] [--json]
 
-Runs with ONNX Runtime's profiler on, which makes each node a microsecond or so slower; the same without it is timed as
-well. The floor of a token is the time in which the weights that it needs, all but the rows of the embedding that it
-does not look up, can be read from memory at the plain read's speed (benchmarks/kernels/memory_read.py), measured in
-between.
+Runs with ONNX Runtime's profiler, which makes each node about a microsecond slower, and is timed without it as well.
+The floor of a token is the time of a plain read (benchmarks/common/memory_read.py), measured in between, of the weights
+that it needs: all but the rows of the embedding that it does not look up.
 """
 
 import argparse
@@ -23,7 +22,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
-from benchmarks.kernels.memory_read import AHEAD, MemoryRead
+from benchmarks.common.memory_read import AHEAD, MemoryRead
 from dualbinary import InputError
 from dualbinary.cli.console import add_common_options, run
 from runtime_ext.bench import SEED, TOKEN_RANGE
@@ -53,9 +52,9 @@ class Phase:
     """Microseconds of one run of the session, medians over runs.
 
     Attributes:
-        seen: as users see it, profiler off.
-        profiled: of the session, profiler on.
-        operators: what the kernels take of it, the largest first.
+        seen: as users see it, without the profiler.
+        profiled: of the session, with the profiler.
+        operators: times of the kernels, the largest first.
         between: `profiled` without the kernels.
     """
 
@@ -78,7 +77,7 @@ class Phase:
 
 @dataclass(frozen=True)
 class Profile:
-    """A prompt and a token, and what memory sets for the latter: bytes of weights, bytes a second, microseconds."""
+    """A prompt and a token, and the floor of the latter: bytes of weights, bytes per second, microseconds."""
 
     prompt: Phase
     token: Phase
@@ -87,7 +86,7 @@ class Profile:
     floor: float
 
     def table(self) -> str:
-        """For people."""
+        """Format the tables for people."""
         return (
             f"{self.prompt.table('prompt')}\n\n{self.token.table('token')}\n\n"
             f"{1e6 / self.token.seen:.0f} tokens/s; weights {self.weight_bytes / 1e6:.1f} MB at "
@@ -96,7 +95,7 @@ class Profile:
 
 
 def profile(path: Path, threads: int, prompt_length: int, tokens: int) -> Profile:
-    """Read prompts and decode `tokens` tokens behind one, with and without the profiler.
+    """Read prompts and decode `tokens` tokens after one, with and without the profiler.
 
     Raises InputError as Decoder.load does.
     """
@@ -141,7 +140,7 @@ def _phase(seconds: list[float], runs: list["_Run"]) -> Phase:
 
 
 def token_bytes(path: Path) -> int:
-    """Bytes of initializers that one token reads whole: those of all nodes but lookups."""
+    """Sum the bytes of initializers that one token reads whole: those of all nodes but lookups."""
     graph = onnx.load(path, load_external_data=False).graph
     read = {name for node in graph.node if node.op_type not in LOOKUPS for name in node.input}
     sizes = {tensor.name: _stored_bytes(tensor) for tensor in graph.initializer}
@@ -156,7 +155,7 @@ def _stored_bytes(tensor: onnx.TensorProto) -> int:
 
 
 def _times(decoder: Decoder, ids: list[int], prompt_length: int) -> tuple[list[float], list[float]]:
-    """Seconds of PROMPTS - 1 prompts, and of each token behind the last one but WARM_UP."""
+    """Time PROMPTS - 1 prompts, and each token after the last one but the first WARM_UP."""
     prompts = []
     for _ in range(PROMPTS):
         decoder.start(len(ids))
@@ -178,7 +177,7 @@ class _Run:
 
 
 def _by_run(events: list[dict[str, Any]]) -> list[_Run]:
-    """The runs of a session, each with the microseconds of its kernels by operator."""
+    """Split a profile into the runs of a session, each with the microseconds of its kernels by operator."""
     bounds = sorted((e["ts"], e["ts"] + e["dur"]) for e in events if e.get("name") == "model_run")
     kernels = sorted(
         (e["ts"], e["dur"], e["args"]["op_name"])
@@ -199,7 +198,7 @@ def _by_run(events: list[dict[str, Any]]) -> list[_Run]:
 
 
 def _read_speed(threads: int) -> float:
-    """Bytes a second of a plain read on `threads` threads, at the best of its prefetch distances."""
+    """Measure the bytes per second of a plain read on `threads` threads, at its best prefetch distance."""
     memory = MemoryRead(READ_BYTES)
     best = 0.0
     for ahead in AHEAD:
@@ -218,7 +217,9 @@ def _command(args: argparse.Namespace) -> None:
         if getattr(args, name) < 1:
             raise InputError(f"--{name.replace('_', '-')}: expected at least 1, got {getattr(args, name)}")
     if args.prompt_length > PROMPT_CHUNK:
-        raise InputError(f"--prompt-length: at most {PROMPT_CHUNK}, which the decoder reads in one run")
+        raise InputError(
+            f"--prompt-length: expected at most {PROMPT_CHUNK}, one run of the decoder, got {args.prompt_length}"
+        )
     found = profile(args.model, args.threads, args.prompt_length, args.tokens + WARM_UP)
     print(
         json.dumps({"model": str(args.model), "threads": args.threads, **asdict(found)}) if args.json else found.table()
@@ -228,7 +229,7 @@ def _command(args: argparse.Namespace) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Command line; see the module's docstring."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.models.profile", description="Where the time of a prompt and of a token goes."
+        prog="python -m benchmarks.models.profile", description="Time of a prompt and of a token by operator."
     )
     parser.add_argument("model", type=Path, metavar="OUT.onnx", help="an exported model")
     parser.add_argument("--threads", type=int, default=2, metavar="T", help="default 2")

@@ -1,10 +1,10 @@
-"""Greedy tokens of the same file on ONNX Runtime's CPU and CUDA providers: do they agree?
+"""Agreement of the greedy tokens of one file on ONNX Runtime's CPU and CUDA providers.
 
     python -m benchmarks.models.provider_agreement [--models smollm2 llama-1b] [--tokens 32] [--json]
 
-The files are those of `python -m benchmarks.models.bench --provider cuda`, at accuracy level 0. Exit code 1 where the
-tokens differ. Activations are float16 on both sides, rounded in another order, so that two tokens of nearly equal
-logits could change places; where they differ, the lead of the CPU's token over the other one is given.
+The files are those of `python -m benchmarks.models.bench --provider cuda`, at accuracy level 0. Exits with 1 where the
+tokens differ. Activations are float16 on both sides, rounded in another order, so two tokens of nearly equal logits
+could change places; where tokens differ, the lead of the CPU's token over the other one is given.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.models.files import CUDA_VARIANTS, MODELS, make
+from benchmarks.models.variants import CUDA_VARIANTS, MODELS, make_file
 from dualbinary import DualBinaryError
 from dualbinary.cli.console import add_common_options, run
 from runtime_ext.bench import SEED, TOKEN_RANGE
@@ -29,7 +29,7 @@ PROMPT_TOKENS = 32
 
 @dataclass(frozen=True)
 class Agreement:
-    """How many tokens in a row are the same, of how many; and by what the first other one was behind, in logits."""
+    """Tokens in a row that are the same, of how many; and the lead over the first other one, in logits."""
 
     same: int
     tokens: int
@@ -60,7 +60,7 @@ def _greedy(
 
 def _command(args: argparse.Namespace) -> None:
     found = {
-        model: compare(make(CUDA_VARIANTS[0], model, args.work / model), args.tokens, Provider("cuda"))
+        model: compare(make_file(CUDA_VARIANTS[0], model, args.work / model), args.tokens, Provider("cuda"))
         for model in args.models
     }
     if args.json:

@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.cuda import bench as cuda_bench
 from benchmarks.cuda import products as cuda_products
-from benchmarks.cuda.cases import PEERS, Point, Products, own_names, stored_bytes, weight_count
+from benchmarks.cuda.contenders import PEERS, Point, Products, our_names, stored_bytes, weight_count
 from benchmarks.cuda.device import Emulated
 from dualbinary import DualBinaryError
 from tests.support import cuda_stand_ins as stand_ins
@@ -31,10 +31,10 @@ def run(capsys, library, *arguments):
     return json.loads(capsys.readouterr().out)
 
 
-def test_the_command_measures_every_kernel_that_takes_the_rows_and_goes_on(library, tmp_path, capsys):
+def test_the_command_measures_every_kernel_that_takes_the_rows_and_continues(library, tmp_path, capsys):
     path = tmp_path / "cuda.json"
     first = run(capsys, library, "--emulated", "--out", path, "--kernels", "all", "--rows", 1)
-    names = own_names([0, 4], [None, *KERNELS])
+    names = our_names([0, 4], [None, *KERNELS])
     assert [row["contender"] for row in first["results"]] == names
     assert {row["kernel"] for row in first["results"] if "@" not in row["contender"]} == {"decode_b1"}
     assert set(first["records"][0]["missing"]) == set(PEERS)
@@ -42,7 +42,7 @@ def test_the_command_measures_every_kernel_that_takes_the_rows_and_goes_on(libra
     both = run(capsys, library, "--emulated", "--out", path, "--kernels", "all", "--rows", 1, 130)
     assert both["records"][:1] == first["records"]
     assert [record["M"] for record in both["records"]] == [1, 130]
-    assert [row["contender"] for row in both["results"] if row["M"] == 130] == own_names(
+    assert [row["contender"] for row in both["results"] if row["M"] == 130] == our_names(
         [0, 4], [None, "prefill_wgmma", "prefill_mma"]
     )
     for record in both["records"]:
@@ -144,7 +144,7 @@ def test_kernels_that_disagree_have_no_speed(library):
     nbytes = 2 * 2 * 48
 
     def wrong() -> None:
-        ctypes.memset(products._y.address, 0x3C, nbytes)  # halves that are a little more than 1
+        ctypes.memset(products.y.address, 0x3C, nbytes)  # float16 values a little above 1
 
     with pytest.raises(DualBinaryError, match=r"48x256 M=2 G=64: two differs by .* of the norm from one"):
         products.check({"one": right, "two": wrong})

@@ -1,4 +1,4 @@
-"""The kernel benchmark from its command line to its table, on shapes that take no time; and what its models are."""
+"""The kernel benchmark from its command line to its table, on shapes that take no time; and its models."""
 
 import json
 import os
@@ -10,12 +10,12 @@ from onnx import numpy_helper
 
 from benchmarks.kernels import bench as kernel_bench
 from benchmarks.kernels import report as kernel_report
-from benchmarks.kernels.cases import Format, Lab, Point, contenders, model
+from benchmarks.kernels.contenders import Point, Sessions, WeightFormat, contender_names, model, open_session
 from dualbinary.contract.reference import dual_binary_matmul
 
 POINT = Point(N=40, K=96, M=3, threads=1)
-FORM = Format(group_size=32, planes=2, offset=False, dtype="float32")
-NAMES = contenders([4, 0], [None], [2, 4])
+FORMAT = WeightFormat(group_size=32, planes=2, offset=False, dtype="float32")
+NAMES = contender_names([4, 0], [None], [2, 4])
 ARGUMENTS = ["--quick", "--json", "--rounds=1", "--seconds=0", "--megabytes=1", "--shapes=40x96", "--group-size=32"]
 
 
@@ -24,7 +24,7 @@ def run(capsys, *arguments):
     return json.loads(capsys.readouterr().out)
 
 
-def test_the_command_measures_goes_on_and_reports(tmp_path, capsys):
+def test_the_command_measures_continues_and_reports(tmp_path, capsys):
     path = tmp_path / "kernels.json"
     first = run(capsys, "--out", path, "--rows", 1)
     assert [(row["M"], row["threads"], row["contender"]) for row in first["results"]] == [
@@ -68,24 +68,24 @@ def test_figures_follow_from_the_times():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_node_has_weights_and_inputs_of_its_own_and_stored_bytes_counts_them(name):
-    graph = onnx.load_from_string(model(name, POINT, 3, FORM)).graph
+    graph = onnx.load_from_string(model(name, POINT, 3, FORMAT)).graph
     tensors = [tensor.raw_data for tensor in graph.initializer]
     assert len(set(tensors)) == len(tensors) == 6
-    assert sum(map(len, tensors)) == 3 * FORM.stored_bytes(name, POINT)
+    assert sum(map(len, tensors)) == 3 * FORMAT.stored_bytes(name, POINT)
     assert len({node.input[0] for node in graph.node}) == 3
 
 
 @pytest.mark.parametrize("offset", [False, True])
 def test_our_contender_computes_the_operator(offset):
-    form = Format(group_size=64, planes=3, offset=offset, dtype="float32")  # 96 inputs: a ragged last group
-    lab = Lab(form, ["dualbinary-0"], out_of_cache=1)
-    lab.works(POINT)["dualbinary-0"]()
-    session = lab._sessions["dualbinary-0"]
+    weight_format = WeightFormat(
+        group_size=64, planes=3, offset=offset, dtype="float32"
+    )  # 96 inputs: a ragged last group
+    session = open_session("dualbinary-0", POINT, 2, weight_format)
     x = np.random.default_rng(1).standard_normal((2, POINT.K)).astype(np.float32)
     outputs = session.run(None, {value.name: x for value in session.get_inputs()})
     tensors = {
         tensor.name: numpy_helper.to_array(tensor)
-        for tensor in onnx.load_from_string(model("dualbinary-0", POINT, 2, form)).graph.initializer
+        for tensor in onnx.load_from_string(model("dualbinary-0", POINT, 2, weight_format)).graph.initializer
     }
     for index, y in enumerate(outputs):
         planes, scales = tensors[f"planes{index}"], tensors[f"scales{index}"]
@@ -96,18 +96,22 @@ def test_our_contender_computes_the_operator(offset):
 
 
 def test_decode_is_out_of_cache_and_prefill_has_fewer_nodes():
-    lab = Lab(FORM, NAMES, out_of_cache=1_000_000)
+    sessions = Sessions(FORMAT, NAMES, out_of_cache=1_000_000)
     for name in NAMES:
-        decode, prefill = (lab.nodes(name, Point(40, 96, M, 1)) for M in (1, 128))
-        assert decode * FORM.stored_bytes(name, POINT) >= 1_000_000
+        decode, prefill = (sessions.nodes(name, Point(40, 96, M, 1)) for M in (1, 128))
+        assert decode * FORMAT.stored_bytes(name, POINT) >= 1_000_000
         assert 2 <= prefill < decode
 
 
-def test_a_forced_instruction_set_ends_with_the_session(capsys, monkeypatch):
-    monkeypatch.setenv("DUALBINARY_ISA", "scalar")
+@pytest.mark.parametrize("before", [None, ""])
+def test_a_forced_instruction_set_ends_with_the_session(capsys, monkeypatch, before):
+    if before is None:
+        monkeypatch.delenv("DUALBINARY_ISA", raising=False)
+    else:
+        monkeypatch.setenv("DUALBINARY_ISA", before)
     found = run(capsys, "--rows", 1, "--isas", "scalar", "--peers")
     assert {row["contender"] for row in found["results"]} == {"dualbinary-4@scalar", "dualbinary-0@scalar"}
-    assert os.environ["DUALBINARY_ISA"] == "scalar"
+    assert os.environ.get("DUALBINARY_ISA") == before
 
 
 def test_a_wrong_shape_is_named(capsys):

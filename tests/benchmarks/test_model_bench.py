@@ -13,9 +13,9 @@ from safetensors.numpy import load_file
 
 from benchmarks.models import bench as model_bench
 from benchmarks.models import engine as model_engine
-from benchmarks.models import files as model_files
-from benchmarks.models.files import CUDA_VARIANTS, VARIANTS
-from benchmarks.models.gguf_files import write_gguf
+from benchmarks.models import variants as model_variants
+from benchmarks.models.gguf_write import write_gguf
+from benchmarks.models.variants import CUDA_VARIANTS, VARIANTS
 from dualbinary import DualBinaryError
 from examples.reference import export_reference
 from tests.support import tiny_sessions as tiny
@@ -24,7 +24,7 @@ OURS, PEER = VARIANTS[0].name, "llama.cpp Q4_0"
 
 
 def values(token, prompt):
-    """What one round measures."""
+    """The measurements of one round."""
     memory = {"bare_bytes": 1, "loaded_bytes": 2, "peak_bytes": 3}
     return {"load_seconds": 0.1, "token_seconds": token, "prompt_seconds": {"128": prompt}, **memory}
 
@@ -41,15 +41,20 @@ def test_speeds_are_medians_and_ratios_are_over_the_rounds_that_both_have():
     assert ours["decode_tokens_per_second"] == pytest.approx(10)
     assert ours["prompt_tokens_per_second"] == {"128": pytest.approx(128)}
     assert peer["decode_tokens_per_second"] == pytest.approx(1 / 0.3)
-    # Round 2 has no time of ours.
+    # Round 2 has no time of our engine.
     assert peer["slower_than_ours"]["token"]["median"] == pytest.approx(2.5)
     assert peer["slower_than_ours"]["128"]["median"] == pytest.approx(3)
     lines = list(model_bench.table([ours, peer]))
     assert len({line.count("|") for line in lines}) == 1
 
 
+def test_peers_are_looked_for_where_make_installs_them():
+    environment, repository = model_variants.PEERS_PYTHON.parents[1], model_variants.PEERS_PYTHON.parents[2]
+    assert f"\nPEERS := {environment.name}\n" in (repository / "Makefile").read_text()
+
+
 def test_a_peer_that_is_not_installed_is_named(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(model_files, "PEERS_PYTHON", tmp_path / "python")
+    monkeypatch.setattr(model_variants, "PEERS_PYTHON", tmp_path / "python")
     arguments = ["--models", "smollm2", "--variants", "llama.cpp", "genai", "--work", str(tmp_path), "--json"]
     assert model_bench.main(arguments) == 0
     missing = json.loads(capsys.readouterr().out)["missing"]
@@ -61,7 +66,7 @@ def test_a_peer_that_is_not_installed_is_named(tmp_path, monkeypatch, capsys):
     assert all("make bench-peers" in reason for reason in missing.values())
 
 
-def test_a_variant_that_fails_has_one_turn_and_the_others_go_on(tmp_path, monkeypatch, capsys):
+def test_a_variant_that_fails_has_one_turn_and_the_others_continue(tmp_path, monkeypatch, capsys):
     turns = []
 
     def measured(_path, variant, *_):
@@ -70,7 +75,7 @@ def test_a_variant_that_fails_has_one_turn_and_the_others_go_on(tmp_path, monkey
             raise DualBinaryError("no")
         return values(0.1, 1.0)
 
-    monkeypatch.setattr(model_bench, "make", lambda *_: tmp_path / "model.onnx")
+    monkeypatch.setattr(model_bench, "make_file", lambda *_: tmp_path / "model.onnx")
     monkeypatch.setattr(model_bench, "measure_round", measured)
     arguments = ["--models", "smollm2", "--variants", "2 bits", "--rounds", "2", "--pause", "0", "--json"]
     assert model_bench.main(arguments) == 0
@@ -90,7 +95,7 @@ def test_ratios_on_cuda_are_against_the_first_variant_there():
 def test_a_round_on_cuda_without_it_says_what_is_missing(weights, tmp_path):
     path = tiny.make_model(weights, tmp_path)
     with pytest.raises(DualBinaryError, match="onnxruntime-gpu"):
-        model_files.measure_round(path, CUDA_VARIANTS[0], 1, [8], 4)
+        model_variants.measure_round(path, CUDA_VARIANTS[0], 1, [8], 4)
 
 
 def test_the_reference_for_cuda_is_in_float16(weights, tmp_path):
@@ -112,7 +117,7 @@ def test_a_round_of_our_engine(weights, tmp_path):
     found = model_engine.measure(arguments)
     assert set(found["prompt_seconds"]) == {"8", "16"}
     assert found["token_seconds"] > 0
-    assert found["peak_bytes"] >= found["loaded_bytes"] >= 0
+    assert found["peak_bytes"] >= found["loaded_bytes"] >= found["bare_bytes"] > 0
 
 
 def test_a_gguf_file_has_every_tensor_with_heads_in_llama_cpp_order(weights, tmp_path):

@@ -1,14 +1,17 @@
-"""The file of measurements: gone on with where the conditions are the same, refused elsewhere."""
+"""The file of measurements: continued where the conditions are the same, refused elsewhere; and the load of others."""
 
 import json
+import os
+import time
 
 import pytest
 
-from benchmarks.common.records import OtherLoad, Records
+from benchmarks.common.machine import OtherLoad
+from benchmarks.common.records import Records
 from dualbinary import InputError
 
 
-def test_a_run_goes_on_where_it_was(tmp_path):
+def test_a_run_continues_where_it_was(tmp_path):
     path = tmp_path / "new" / "file.json"
     first = Records(path, {"rounds": 3})
     first.add("a", seconds=[1.0])
@@ -37,7 +40,22 @@ def test_another_build_of_the_library_is_refused(tmp_path):
         Records(path, {})
 
 
-def test_own_work_is_not_another_process():
-    with OtherLoad() as load:
-        sum(range(3_000_000))
-    assert load.cores is None or load.cores >= 0
+def test_other_load_is_that_of_all_processes_but_this_one(tmp_path, monkeypatch):
+    ticks, stat = os.sysconf("SC_CLK_TCK"), tmp_path / "stat"
+
+    def at(clock, busy, idle, own):
+        """Let the clock be at `clock` seconds, of which all cores were busy, and this process was."""
+        stat.write_text(f"cpu  {busy * ticks} 0 0 {idle * ticks} 0 0 0 0 0 0\n")
+        monkeypatch.setattr(time, "perf_counter", lambda: clock)
+        monkeypatch.setattr(os, "times", lambda: os.times_result((own, 0.0, 0.0, 0.0, clock)))
+
+    at(100.0, busy=50, idle=150, own=20.0)
+    with OtherLoad(stat) as load:
+        at(104.0, busy=55, idle=153, own=22.0)
+    assert load.cores == (5 - 2) / 4
+
+
+def test_without_the_systems_figures_there_is_no_other_load(tmp_path):
+    with OtherLoad(tmp_path / "stat") as load:
+        pass
+    assert load.cores is None

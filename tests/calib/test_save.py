@@ -4,13 +4,11 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-import onnxruntime as ort
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-import runtime_ext
 from calib.layers import Format
 from calib.models.source import SourceModel
 from calib.save import save_checkpoint
@@ -19,6 +17,7 @@ from dualbinary import InputError
 from dualbinary.checkpoint import read_quantization_config
 from dualbinary.files.json_objects import read_json_object
 from exporter.__main__ import main as exporter_main
+from tests.support.sessions import logits
 from tests.support.tiny_models import edit_config
 
 LENGTH = 24
@@ -56,21 +55,6 @@ def student_logits(result, tokens: torch.Tensor) -> np.ndarray:
     return result.source.model(input_ids=tokens, use_cache=False).logits[0].numpy()
 
 
-def onnx_logits(file: Path, tokens: torch.Tensor) -> np.ndarray:
-    """Logits [T, V] of the exported model, from an empty cache."""
-    options = ort.SessionOptions()
-    options.register_custom_ops_library(str(runtime_ext.library_path()))
-    session = ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-    ids = tokens.numpy()
-    feeds = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
-    for value in session.get_inputs():
-        if value.name == "position_ids":
-            feeds["position_ids"] = np.arange(ids.shape[1])[None]
-        elif value.name.startswith("past_key_values."):
-            feeds[value.name] = np.zeros((1, value.shape[1], 0, value.shape[3]), np.float32)
-    return np.asarray(session.run(["logits"], feeds)[0])[0]
-
-
 # Plain; tied and with biases; joined projections; transposed and joined; interleaved by head and joined.
 @pytest.mark.parametrize("name", ["llama", "llama_tied", "phi3", "gpt2", "bloom", "gemma3_text", "opt"])
 def test_the_exporter_makes_the_same_model_of_it(saved, random_tokens, tmp_path, name):
@@ -82,7 +66,7 @@ def test_the_exporter_makes_the_same_model_of_it(saved, random_tokens, tmp_path,
     )
 
     tokens = random_tokens(1, LENGTH, seed=5)
-    wanted, found = student_logits(result, tokens), onnx_logits(out, tokens)
+    wanted, found = student_logits(result, tokens), logits(out, tokens.numpy())[0]
 
     # Weights are the same numbers, so only float32 arithmetic differs; the kernel keeps 15 bits of a product at least,
     # 2^-15 of its size, in about seven products of each of two blocks, which add up like independent errors:
@@ -98,7 +82,7 @@ def test_layers_that_were_left_out_are_exported_as_they_are(saved, random_tokens
         == 0
     )
     tokens = random_tokens(1, LENGTH, seed=5)
-    wanted, found = student_logits(result, tokens), onnx_logits(out, tokens)
+    wanted, found = student_logits(result, tokens), logits(out, tokens.numpy())[0]
     assert np.abs(found - wanted).max() < 1e-3 * np.abs(wanted).max()  # as above
 
 

@@ -16,7 +16,6 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from benchmarks.common.synthetic import LlamaShape, write_llama
 from calib.config import BlockConfig, CalibConfig, InitConfig
 from calib.layers import quant_linears
 from calib.models.source import SourceModel
@@ -26,6 +25,7 @@ from calib.state import WorkDirectory
 from calib.stored import Checkpoint
 from calib.weight_init import METHODS, from_planes
 from dualbinary import InputError
+from tests.support.measures import LlamaShape, write_llama
 
 LENGTH = 16
 WINDOWS = 9

@@ -47,7 +47,7 @@ def test_dequantize_any_case_is_the_formula_weight_by_weight(case):
 
 
 @pytest.mark.parametrize("layout", [layout.name for layout in OP.layouts])
-@given(cases(most_outputs=70))
+@given(cases(max_outputs=70))
 def test_any_weight_comes_back_from_any_layout_to_the_byte(layout, case):
     stored = to_layout(layout, case.planes, case.scales, case.K, case.group_size)
     planes, scales = to_plain(layout, *stored, case.K, case.group_size)

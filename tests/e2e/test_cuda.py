@@ -8,7 +8,6 @@ import onnx
 import onnxruntime as ort
 import pytest
 
-from benchmarks.models.peak_memory import run_measured
 from examples import smollm2
 from exporter.options import ExportOptions
 from exporter.pipeline import export
@@ -20,6 +19,7 @@ from runtime_ext.library import library_path
 from runtime_ext.providers import CPU, Provider
 from runtime_ext.sampling import Sampler
 from runtime_ext.text import TextCodec
+from tests.support.measures import run_measured
 from tests.support.tiny_models import make_model
 
 PROMPT = "The capital of France is"
@@ -32,7 +32,7 @@ TOLERANCE = 1e-2
 
 @pytest.fixture(scope="session")
 def cuda():
-    """What a device alone does not give: ONNX Runtime's provider and our kernels."""
+    """ONNX Runtime's provider and our kernels, which a device alone does not bring."""
     if "CUDAExecutionProvider" not in ort.get_available_providers():
         pytest.skip("this onnxruntime has no CUDA provider; the package onnxruntime-gpu has")
     if describe_cuda() is None:
@@ -70,7 +70,7 @@ def answer(path: Path, provider: Provider, static_steps: bool = False) -> list[i
 
 
 def steps(path: Path, provider: Provider) -> np.ndarray:
-    """Logits behind a prompt and behind each of the tokens fed after it."""
+    """Logits of the last token of a prompt, and of each token fed after it."""
     decoder = Decoder.load(path, provider=provider)
     decoder.start(len(TOKENS))
     return np.stack([decoder.step(TOKENS[:5]), *(decoder.step([token]) for token in TOKENS[5:])])
@@ -104,7 +104,7 @@ def test_the_gpu_gives_the_logits_of_the_cpu(cuda, tiny, name, dtype):
 @pytest.mark.parametrize("dtype", ["fp16", "fp32"])
 @pytest.mark.parametrize("name", ["llama", "bloom", "gpt_neox", "qwen2_moe"])
 def test_no_copy_between_cpu_and_gpu_is_left_in_the_graph(cuda, tiny, tmp_path, name, dtype):
-    """What blocks a CUDA graph, and what exporter/graph/cuda_support.py predicts from ONNX Runtime's documents."""
+    """Copies block a CUDA graph; exporter/graph/cuda_support.py predicts them from ONNX Runtime's documents."""
     options = session_options()
     options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
     session = ort.InferenceSession(str(tiny(name, dtype)), options, providers=CUDA.session_providers())

@@ -17,8 +17,6 @@ import pytest
 import torch
 import transformers
 
-from benchmarks.models.peak_memory import run_measured
-from benchmarks.models.perplexity import perplexity
 from dualbinary.contract.weight import PlaneFormat
 from dualbinary.fitting.closed_form import fit
 from examples import smollm2
@@ -28,6 +26,7 @@ from runtime_ext.generate import Generation, generate
 from runtime_ext.library import describe, library_path
 from runtime_ext.sampling import Sampler
 from runtime_ext.text import TextCodec
+from tests.support.measures import perplexity, run_measured
 
 pytestmark = pytest.mark.real_model
 
@@ -59,7 +58,7 @@ class Export:
 
 
 def run_exporter(out: Path, *options: str) -> Export:
-    """Export in a process of its own, and keep what it says and its peak memory."""
+    """Export in a new process, and keep its output and its peak memory."""
     output, peak = run_measured(out.parent, "exporter", smollm2.prepare(), out, "--json", *options)
     return Export(out, json.loads(output), peak)
 
@@ -76,7 +75,7 @@ def exported(tmp_path_factory) -> Export:
 
 @pytest.fixture(scope="module")
 def greedy(exported) -> list[int]:
-    """What the library's kernels answer."""
+    """The answer by the library's kernels."""
     return answer(exported.path, library=True)
 
 
@@ -113,7 +112,7 @@ def test_a_layout_ready_for_this_cpu_gives_the_same_tokens(exported, greedy, tmp
     kernels = {kernel["name"]: kernel["layout"] for kernel in describe()["kernels"]}
     layout = kernels[describe()["chosen"]["0"]]
     if layout == "plain":
-        pytest.skip("this CPU has no kernel with a layout of its own")
+        pytest.skip("this CPU has no kernel with its own layout")
     path = tmp_path / "out.onnx"
     subprocess.run(
         [sys.executable, "-m", "dualbinary", "relayout", exported.path, path, "--layout", layout], check=True
@@ -147,7 +146,7 @@ def test_the_cpp_host_gives_the_same_tokens(exported, greedy, cpp_host):
 
 
 def test_perplexity_stays_near_the_original(exported):
-    """1.4 is the promise; WikiText-2 gave 1.24 (docs/log.md). Here a text of our own, since none may be fetched."""
+    """1.4 is the promise; WikiText-2 gave 1.24 (docs/log.md). This text is the test's, since none may be fetched."""
     ids = TextCodec(exported.path.parent).encode(PROSE)
     session = ort.InferenceSession(str(exported.path), session_options(), providers=["CPUExecutionProvider"])
     model = transformers.AutoModelForCausalLM.from_pretrained(smollm2.prepare(), dtype=torch.float32)

@@ -17,6 +17,7 @@ from exporter.graph.cuda_support import KERNELS, copies_and_gaps
 from exporter.options import ExportOptions
 from exporter.pipeline import export
 from exporter.verify import check
+from tests.support.quantized_checkpoints import quantize
 from tests.support.tiny_models import CONFIGS
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "howto" / "run_on_cuda.md"
@@ -133,8 +134,6 @@ def test_what_the_kernels_do_not_take_is_refused(options, message):
 
 
 def test_a_checkpoint_of_more_planes_is_refused(pristine_model, tmp_path):
-    from tests.exporter.test_checkpoint import quantize
-
     quantize(pristine_model("llama"), tmp_path / "checkpoint", planes=5)
     with pytest.raises(InputError, match=r"checkpoint of 5 planes.*use --target cpu"):
         export(tmp_path / "checkpoint", tmp_path / "out" / "model.onnx", ExportOptions(target="cuda"))

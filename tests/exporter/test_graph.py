@@ -28,10 +28,11 @@ def test_every_decoder_linear_becomes_a_plane_node(pristine_model, exported):
 def test_projections_of_query_key_value_go_packed_into_attention(pristine_model, exported):
     for name in ("llama", "llama_tied"):  # without and with biases
         _, out = exported(pristine_model(name))
-        for node in ir.load(out).graph:
-            if node.op_type == "GroupQueryAttention":
-                assert node.inputs[1] is None
-                assert node.inputs[2] is None
+        attentions = [node for node in ir.load(out).graph if node.op_type == "GroupQueryAttention"]
+        assert len(attentions) == 2  # one for each block
+        for node in attentions:
+            assert node.inputs[1] is None
+            assert node.inputs[2] is None
 
 
 def test_inputs_and_outputs_have_the_names_that_runtimes_expect(pristine_model, exported):

@@ -2,8 +2,7 @@
 
 from dataclasses import replace
 
-from benchmarks.common.synthetic import LlamaShape, write_llama
-from benchmarks.models.peak_memory import run_measured
+from tests.support.measures import LlamaShape, run_measured, write_llama
 
 SHAPE = LlamaShape(layers=0, hidden=512, intermediate=2048, vocabulary=32000, heads=8, kv_heads=8)
 FEW, MANY = 8, 40

@@ -80,7 +80,7 @@ def test_failure_leaves_the_older_export_as_it_was(model_dir, tmp_path, monkeypa
         raise OSError(28, "No space left on device")
 
     if moment == "data":
-        monkeypatch.setattr(pipeline, "_write_data", fail)
+        monkeypatch.setattr(pipeline.DataFile, "add", fail)
     elif moment == "graph":
         monkeypatch.setattr(pipeline.ir, "save", fail)
     else:

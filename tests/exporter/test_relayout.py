@@ -12,17 +12,17 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 from onnx import helper, numpy_helper
 
 import runtime_ext
-from benchmarks.models.peak_memory import run_measured
 from dualbinary import OP, InputError, pack_planes
 from dualbinary.onnx_files.relayout.__main__ import main
 from dualbinary.onnx_files.relayout.convert import relayout
 from exporter.verify import check
+from tests.support.measures import run_measured
 from tests.support.problems import make_problem, op_model
+from tests.support.sessions import logits
 
 LAYOUTS = [layout.name for layout in OP.layouts]
 BLOCKS = [layout.name for layout in OP.layouts if layout.blocks]
@@ -78,28 +78,13 @@ def test_an_export_in_blocks_holds_what_relayout_makes(pristine_model, exported,
 
 @pytest.mark.parametrize("layout", READABLE)
 @pytest.mark.parametrize("level", [0, 4])
-def test_a_session_gives_the_logits_of_layout_plain(pristine_model, exported, tmp_path, library, layout, level):
+def test_a_session_gives_the_logits_of_layout_plain(pristine_model, exported, tmp_path, monkeypatch, layout, level):
     _, plain = exported(pristine_model("llama"), accuracy_level=level)
     relayout(plain, tmp_path / "model.onnx", layout)
     kernels = {kernel["layout"]: kernel["isa"] for kernel in runtime_ext.describe()["kernels"]}
-
-    def logits(path: Path) -> np.ndarray:
-        options = ort.SessionOptions()
-        options.register_custom_ops_library(str(library))
-        session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        feeds = {"input_ids": np.array([[5, 9, 40]]), "attention_mask": np.ones((1, 3), np.int64)}
-        for value in session.get_inputs():
-            if value.name.startswith("past_key_values."):
-                feeds[value.name] = np.zeros((1, value.shape[1], 0, value.shape[3]), np.float32)
-            elif value.name == "position_ids":
-                feeds[value.name] = np.arange(3)[None]
-        return np.asarray(session.run(["logits"], feeds)[0])
-
-    os.environ["DUALBINARY_ISA"] = kernels[layout]
-    try:
-        np.testing.assert_array_equal(logits(tmp_path / "model.onnx"), logits(plain))
-    finally:
-        del os.environ["DUALBINARY_ISA"]
+    monkeypatch.setenv("DUALBINARY_ISA", kernels[layout])
+    ids = np.array([[5, 9, 40]])
+    np.testing.assert_array_equal(logits(tmp_path / "model.onnx", ids), logits(plain, ids))
 
 
 def test_companions_come_along_and_say_what_is_true(model, tmp_path):
@@ -203,7 +188,7 @@ def damaged(kind: str, model: onnx.ModelProto, path: Path) -> None:
         ("no K", "node 'proj': attribute K: expected an integer, got None"),
         ("negative N", "node 'proj': attribute N: expected an integer"),
         ("other N", r"node 'proj'.planes: expected shape \[2, 999, 64\]"),
-        ("group size", "group_size must be a positive multiple of 32, got 48"),
+        ("group size", "attribute group_size: expected a positive multiple of 32, got 48"),
         ("not an initializer", "node 'proj': planes and scales must be initializers"),
         ("claims blocks", "node 'proj': layout avx512: scales: expected empty"),
         ("second user", "initializer 'planes' has another use"),

@@ -2,7 +2,6 @@
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper
 
@@ -10,6 +9,7 @@ from dualbinary import InputError
 from runtime_ext import decoder as decoder_module
 from runtime_ext.decoder import Decoder
 from tests.support import tiny_sessions as tiny
+from tests.support.sessions import logits
 
 PROMPT = [72, 101, 108, 108, 111, 44, 32, 119, 111, 114, 108, 100]
 # Two ways to the same float32 logits differ by rounding alone: sums of at most 96 terms in 2 layers of 5 products each
@@ -23,15 +23,7 @@ def load(path, **options):
 
 
 def logits_without_cache(path, tokens):
-    session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    feeds = {"input_ids": np.array([tokens]), "attention_mask": np.ones((1, len(tokens)), np.int64)}
-    for value in session.get_inputs():
-        if value.name == "position_ids":
-            feeds[value.name] = np.arange(len(tokens))[None]
-        if value.name.startswith("past_key_values"):
-            dtype = np.float16 if "float16" in value.type else np.float32
-            feeds[value.name] = np.zeros((1, value.shape[1], 0, value.shape[3]), dtype)
-    return np.asarray(session.run(["logits"], feeds)[0])[0, -1].astype(np.float32)
+    return logits(path, np.array([tokens]), library=False)[0, -1].astype(np.float32)
 
 
 def assert_close(actual, expected, dtype):

@@ -8,51 +8,26 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import runtime_ext
 from dualbinary.contract.scale_codes import scale_values
 from runtime_ext.capi import Weight
+from tests.support.kernels import (
+    AVAILABLE,
+    EXACT,
+    FAST_KERNELS,
+    KERNELS,
+    LEVEL_KERNELS,
+    LEVELS,
+    TABLE_KERNELS,
+    each,
+    kernel_parameter,
+    prepared,
+    product,
+)
 from tests.support.problems import ENTRY_RANGE, Problem, assert_close, make_problem, problems
 
-KERNELS = runtime_ext.describe()["kernels"]
-EXACT = "exact_f64_scalar"
-LEVELS = {kernel["name"]: kernel["accuracy_level"] for kernel in KERNELS}
-FAST_KERNELS = [name for name in LEVELS if name != EXACT]
-TABLE_KERNELS = [name for name in LEVELS if name.startswith("table")]
-LEVEL_KERNELS = [name for name in LEVELS if name.startswith("level")]
 GOOD = make_problem(M=40, K=320, N=70, group_size=64, offset=True)
 GUARD = 512
 """Elements around an output that no kernel may touch: more than any block of outputs."""
-
-
-def each(names):
-    """Run a test for each of the kernels; those that this CPU cannot run are skipped by name."""
-    here = {kernel["name"] for kernel in KERNELS if kernel["available"]}
-    if not names:
-        return pytest.mark.skip(reason="this build has no such kernel")
-    return pytest.mark.parametrize(
-        "kernel",
-        [
-            pytest.param(name, marks=() if name in here else pytest.mark.skip(reason=f"this CPU cannot run {name}"))
-            for name in names
-        ],
-    )
-
-
-def product(kernel: str, problem: Problem, parallel=None) -> np.ndarray:
-    with prepared(kernel, problem) as weight:
-        rows = weight.multiply(problem.x.reshape(-1, problem.K), parallel=parallel)
-    return rows.reshape(*problem.x.shape[:-1], problem.N)
-
-
-def prepared(kernel: str, problem: Problem) -> Weight:
-    return Weight(
-        problem.planes,
-        problem.scales,
-        K=problem.K,
-        group_size=problem.group_size,
-        accuracy_level=LEVELS[kernel],
-        kernel=kernel,
-    )
 
 
 def error_bound(kernel: str, problem: Problem) -> np.ndarray | float:
@@ -80,16 +55,29 @@ def test_relative_error_on_gaussian_input_is_as_promised(kernel, group_size, row
     assert error <= 8e-3 * ENTRY_RANGE[4] / ENTRY_RANGE[LEVELS[kernel]]
 
 
-@each(TABLE_KERNELS)
+def other_table_kernels() -> list:
+    """(kernel, another of its level), each pair once; kernels without another one here are skipped by name."""
+    parameters = []
+    for level in sorted(set(LEVELS.values())):
+        here = [name for name in TABLE_KERNELS if LEVELS[name] == level and name in AVAILABLE]
+        parameters += [kernel_parameter(name, here[0]) for name in here[1:]]
+        if len(here) == 1:
+            skip = pytest.mark.skip(reason=f"this CPU runs no other table kernel of level {level} than {here[0]}")
+            parameters.append(pytest.param(here[0], None, marks=skip))
+    absent = [name for name in TABLE_KERNELS if name not in AVAILABLE]
+    return parameters + [kernel_parameter(name, None) for name in absent]
+
+
+@pytest.mark.parametrize(("kernel", "other"), other_table_kernels())
 @given(problem=problems(rows=(1, 5)))
 @settings(max_examples=20)
-def test_kernels_of_one_level_differ_by_float_rounding_only(kernel, problem):
+def test_kernels_of_one_level_differ_by_float_rounding_only(kernel, other, problem):
     # Same entries, other order of sums; a start value at a rounding boundary may fall to either side.
-    level = LEVELS[kernel]
-    other = next(name for name in TABLE_KERNELS if LEVELS[name] == level and any_available(name))
+    assert kernel != other
     ours, theirs = product(kernel, problem).astype(np.float64), product(other, problem).astype(np.float64)
     rounding = 2 * np.abs(theirs) * (2.0**-11 if problem.x.dtype == np.float16 else 2.0**-24) + 2.0**-24
-    assert (np.abs(ours - theirs) <= 2 * problem.float_error() + problem.step_error(level) + rounding).all()
+    bound = 2 * problem.float_error() + problem.step_error(LEVELS[kernel]) + rounding
+    assert (np.abs(ours - theirs) <= bound).all()
 
 
 @each(TABLE_KERNELS)
@@ -114,7 +102,7 @@ def test_table_kernels_agree_in_every_integer(kernel, rows, offset, K, group_siz
 
 
 def rounded_nibbles_product(problem: Problem) -> np.ndarray:
-    """The table method at a step of 1, in integers: Y [M, N]."""
+    """The product of a table kernel at a step of 1, in integers: Y [M, N]."""
     x = problem.segments()  # [M, segments, S]
     planes = np.unpackbits(problem.planes, axis=2, bitorder="little")
     bits = planes.reshape(len(planes), problem.N, x.shape[1], -1, 4).astype(np.float64)
@@ -157,10 +145,6 @@ def test_many_rows_get_the_kernel_that_is_made_for_them(monkeypatch, isa, dtype)
             x = np.resize(GOOD.x, (rows, GOOD.K)).astype(dtype)
             problem = Problem(x, GOOD.planes, GOOD.scales, GOOD.K, GOOD.N, GOOD.group_size)
             np.testing.assert_array_equal(weight.multiply(x), product(kernel, problem))
-
-
-def any_available(name: str) -> bool:
-    return any(kernel["name"] == name and kernel["available"] for kernel in KERNELS)
 
 
 SPECIAL = [np.nan, np.inf, -np.inf, 3.4e38, -3.4e38, 1e30, 1e-30, 1e-38, 1e-45, 0.0, -0.0]
@@ -255,17 +239,19 @@ def test_coded_scales_take_a_byte_and_two_for_each_row():
     problem = make_problem(K=1024, N=64, group_size=128, scale_type=np.uint8)
     with prepared(EXACT, problem) as weight:
         assert weight.nbytes == problem.planes.nbytes + 2 * 64 * (8 + 2)
-    for kernel in filter(any_available, TABLE_KERNELS):
+    for kernel in filter(AVAILABLE.__contains__, TABLE_KERNELS):
         with prepared(kernel, problem) as weight:  # all of it is whole cache lines here
             assert weight.nbytes == problem.planes.nbytes + 2 * 64 * (8 + 2)
 
 
 def test_results_round_once_to_the_nearest_float16():
-    halves = np.arange(2**15, dtype=np.uint16).view(np.float16).astype(np.float64)
-    halves = halves[np.isfinite(halves)]
-    between = (halves[1:] + halves[:-1]) / 2  # ties; then their neighbors
+    values_f16 = np.arange(2**15, dtype=np.uint16).view(np.float16).astype(np.float64)
+    values_f16 = values_f16[np.isfinite(values_f16)]
+    between = (values_f16[1:] + values_f16[:-1]) / 2  # ties; then their neighbors
     largest = [65504, np.nextafter(np.float32(65520), np.float32(0)), 65520, 65536, np.inf]
-    values = np.concatenate([halves, between, between * (1 - 1e-6), between * (1 + 1e-6), largest]).astype(np.float32)
+    values = np.concatenate([values_f16, between, between * (1 - 1e-6), between * (1 + 1e-6), largest]).astype(
+        np.float32
+    )
     values = np.concatenate([values, -values])
     with np.errstate(over="ignore"):
         expected = values.astype(np.float16)
@@ -322,7 +308,9 @@ def test_a_small_product_stays_on_the_calling_thread():
     def parallel(task, count):
         pytest.fail(f"{count} tasks for a product that takes less time than handing out one")
 
-    product(next(filter(any_available, TABLE_KERNELS), EXACT), make_problem(K=64, N=32, group_size=32), parallel)
+    product(
+        next(filter(AVAILABLE.__contains__, TABLE_KERNELS), EXACT), make_problem(K=64, N=32, group_size=32), parallel
+    )
 
 
 @each(LEVELS)

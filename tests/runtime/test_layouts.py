@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 import runtime_ext
 from dualbinary import OP, InputError, to_layout
 from runtime_ext.capi import Weight
-from tests.runtime.test_kernels import FAST_KERNELS, LEVELS, each, product
-from tests.runtime.test_op import open_session, run
+from tests.support.kernels import FAST_KERNELS, LEVELS, each, product
 from tests.support.problems import Problem, make_problem, op_model, problems
+from tests.support.sessions import open_session, run
 
 LAYOUT_OF = {kernel["name"]: kernel["layout"] for kernel in runtime_ext.describe()["kernels"]}
 BLOCKS = [layout for layout in OP.layouts if layout.blocks]

@@ -5,28 +5,14 @@ from itertools import product
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import runtime_ext
 from tests.support.problems import Problem, assert_close, make_problem, op_model, problems
+from tests.support.sessions import open_session, run
 
 KINDS = {np.dtype(np.float32): "tensor(float)", np.dtype(np.float16): "tensor(float16)"}
-
-
-def open_session(model: onnx.ModelProto | str, threads: int = 1) -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    runtime_ext.register(options)
-    source = model if isinstance(model, str) else model.SerializeToString()
-    return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-
-
-def run(session: ort.InferenceSession, x: np.ndarray) -> np.ndarray:
-    (y,) = session.run(None, {"X": x})
-    return np.asarray(y)
 
 
 @given(problem=problems(), level=st.sampled_from([0, 4]))
@@ -111,7 +97,7 @@ def test_sessions_do_not_disturb_one_another():
 @given(place=st.integers(0, 511), value=st.sampled_from([np.nan, np.inf, -np.inf, 3e38, 1e-44]))
 @settings(max_examples=10)
 def test_special_values_reach_the_weights_in_a_mapped_file(tmp_path_factory, place, value):
-    # Such a row is computed from the stored weight, whose pages were let go after packing.
+    # Such a row is computed from the stored weight, whose pages were released after packing.
     path = str(tmp_path_factory.mktemp("external") / "model.onnx")
     problem = make_problem(M=2, K=512, N=1024, group_size=64, offset=True)
     onnx.save(op_model(problem), path, save_as_external_data=True, size_threshold=0)

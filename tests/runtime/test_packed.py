@@ -8,9 +8,9 @@ import pytest
 
 import runtime_ext
 from runtime_ext.capi import Weight
-from tests.runtime.test_kernels import LEVELS, TABLE_KERNELS, each, prepared, product
-from tests.runtime.test_op import open_session, run
+from tests.support.kernels import LEVELS, TABLE_KERNELS, each, prepared, product
 from tests.support.problems import Problem, make_problem, op_model
+from tests.support.sessions import open_session, run
 
 
 def copies() -> int:
@@ -67,7 +67,7 @@ def test_sessions_on_one_model_share_its_weights():
 
 @each(TABLE_KERNELS)
 def test_a_large_weight_is_the_weights_it_consists_of(kernel):
-    # Large enough for two threads, its halves for one.
+    # Large enough for two threads, each half of it for one.
     N, K = 9216, 4096
     rng = np.random.default_rng(4)
     planes = rng.integers(0, 256, (2, N, K // 8), np.uint8)
@@ -85,8 +85,8 @@ def test_a_large_weight_is_the_weights_it_consists_of(kernel):
             np.testing.assert_array_equal(again.multiply(x), y)
             return y
 
-    halves = [multiply(slice(0, N // 2)), multiply(slice(N // 2, N))]
-    np.testing.assert_array_equal(multiply(slice(0, N)), np.concatenate(halves, axis=1))
+    parts = [multiply(slice(0, N // 2)), multiply(slice(N // 2, N))]
+    np.testing.assert_array_equal(multiply(slice(0, N)), np.concatenate(parts, axis=1))
 
 
 @each(TABLE_KERNELS)

@@ -9,8 +9,9 @@ import pytest
 
 import runtime_ext
 from dualbinary import InputError
-from runtime_ext.capi import Weight
+from runtime_ext.capi import Spec, Weight
 from runtime_ext.library import library_path
+from tests.support.kernels import LEVELS, each
 from tests.support.problems import Problem, make_problem, op_model
 
 GOOD = make_problem(K=64, N=8, group_size=32)  # planes [2, 8, 8], scales [2, 8, 2]
@@ -183,11 +184,10 @@ def test_activations_of_bytes_are_refused():
         weight.multiply(np.zeros((1, 64)).astype("uint8"))
 
 
-def test_a_kernel_too_coarse_for_the_level_is_refused():
-    coarse = [k["name"] for k in runtime_ext.describe()["kernels"] if k["available"] and k["accuracy_level"] == 4]
-    for name in coarse:
-        with pytest.raises(InputError, match=f"kernel {name} serves accuracy_level 4 and up, asked for 0"):
-            Weight(GOOD.planes, GOOD.scales, K=64, group_size=32, accuracy_level=0, kernel=name)
+@each([name for name, level in LEVELS.items() if level == 4])
+def test_a_kernel_too_coarse_for_the_level_is_refused(kernel):
+    with pytest.raises(InputError, match=f"kernel {kernel} serves accuracy_level 4 and up, asked for 0"):
+        Weight(GOOD.planes, GOOD.scales, K=64, group_size=32, accuracy_level=0, kernel=kernel)
 
 
 def test_the_c_api_refuses_null_pointers_and_negative_rows():
@@ -199,8 +199,14 @@ def test_the_c_api_refuses_null_pointers_and_negative_rows():
     assert library.dualbinary_describe(None) == b"json is NULL"
     rows = ctypes.c_int64(1)
     assert library.dualbinary_multiply(None, None, 0, rows, None, None, None) == b"weight is NULL"
-    with Weight(GOOD.planes, GOOD.scales, K=64, group_size=32) as weight:
-        handle = weight._handle
-        assert library.dualbinary_multiply(handle, None, 0, rows, None, None, None) == b"x or y is NULL"
-        negative = ctypes.c_int64(-1)
-        assert b"rows: expected 0 or more" in library.dualbinary_multiply(handle, None, 0, negative, None, None, None)
+    spec, weight = Spec(K=64, N=8, group_size=32, planes=2, scale_rows=2, layout=1, scale_type=1), ctypes.c_void_p()
+    tensors = [
+        argument
+        for array in (GOOD.planes, GOOD.scales)
+        for argument in (ctypes.c_void_p(array.ctypes.data), ctypes.c_size_t(array.nbytes))
+    ]
+    assert library.dualbinary_weight_create(ctypes.byref(spec), *tensors, None, ctypes.byref(weight)) is None
+    assert library.dualbinary_multiply(weight, None, 0, rows, None, None, None) == b"x or y is NULL"
+    negative = ctypes.c_int64(-1)
+    assert b"rows: expected 0 or more" in library.dualbinary_multiply(weight, None, 0, negative, None, None, None)
+    library.dualbinary_weight_destroy(weight)

@@ -1,1 +1,1 @@
-"""Helpers that several test folders share."""
+"""Helpers of the tests, the only room that they import from; tools/check_tests.py holds that."""

@@ -1,4 +1,6 @@
-"""The CUDA library for tests of its kernels: the emulated one, and the real one with memory of a device.
+"""Libraries of CUDA kernels, emulated and real, with memory of their devices.
+
+For the tests of the kernels and of the op for CUDA, of the CUDA benchmark, and of whole models over emulated kernels.
 
 A `Device` brings arrays to where a library wants them and back. Both fill what is to be written with NaN beforehand and
 keep guard zones around it, so that an output that is left out or a write beside it is seen.

@@ -1,4 +1,4 @@
-"""What the tests of the op for CUDA devices share: bfloat16 in sessions, and how far any of their kernels may err."""
+"""bfloat16 in sessions and the largest error of any CUDA kernel: for the tests of the op for CUDA devices."""
 
 import ml_dtypes
 import numpy as np

@@ -1,4 +1,4 @@
-"""What stands in for a GPU in tests of the commands that need one."""
+"""Stand-ins for the driver and the torch of a GPU: for the tests of the CUDA benchmark."""
 
 import subprocess
 from pathlib import Path

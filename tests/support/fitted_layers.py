@@ -1,4 +1,4 @@
-"""A loaded model with planes fitted without data: what distillation and its filter begin with in tests."""
+"""Loaded models with planes fitted without data: for the tests of distillation and of its filter."""
 
 from pathlib import Path
 

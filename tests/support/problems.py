@@ -1,4 +1,4 @@
-"""Random products for the tests of kernels and op, and what a correct result may differ by.
+"""Random products and the derived bounds of their errors: for the tests of kernels, op, layouts and relayout.
 
 The bound follows the kernels' arithmetic (runtime_ext/src/kernels/kernel.h). In a segment of S inputs the rounding step
 is d = (largest sum of |x| of a nibble) / 2 / B with B = 127 (level 4) or 2^15 - 1 (level 0). Each of the S/4 looked-up
@@ -7,7 +7,7 @@ by 2^-24 of it in each of five operations: the inverse of d, a product with it, 
 |scale| times all that. On top come float32 sums of the outputs: each addition errs by 2^-24 of the sum of magnitudes.
 The result is rounded once more to its own type.
 
-The level method rounds inputs to d = max |x| / 127 in a segment and the weights of an output and group to bytes of at
+A level kernel rounds inputs to d = max |x| / 127 in a segment and the weights of an output and group to bytes of at
 most e = sum over planes of |scales| / 255. With c, the center of all weights, an input x of weight w errs by
 |w - c| * d/2 and e/2 * |x|, to which float32 adds 2^-24 of 127 and of 255 in three operations, and what its sums lose.
 """
@@ -30,7 +30,7 @@ ENTRY_RANGE = {0: 2**15 - 1, 4: 127}
 """B: the largest magnitude of a centered table entry, for each accuracy_level."""
 INPUT_RANGE = 127
 LEVEL_RANGE = 255
-"""Largest bytes of inputs and of weights in the level method."""
+"""Largest bytes of inputs and of weights in a level kernel."""
 ENTRY_OPERATIONS = 5
 """float32 operations that round on the way to an entry."""
 MAX_SEGMENT = 128
@@ -64,7 +64,7 @@ class Problem:
         return np.abs(scale_values(self.scales))
 
     def float_error(self) -> np.ndarray:
-        """Bound of what float32 sums lose, [M, N]."""
+        """Bound of the error of float32 sums, [M, N]."""
         additions = 2 * (self.planes.shape[0] + 1) * self.segments().shape[1] + 32
         return additions * EPS * self.terms()
 
@@ -85,13 +85,13 @@ class Problem:
         return np.einsum("mg,cng->mn", per_group, magnitudes)
 
     def error_bound(self, level: int) -> np.ndarray:
-        """What a kernel that serves `level` may differ by from the reference before its result is rounded, [M, N]."""
+        """Bound of the error of a table kernel that serves `level`, before its result is rounded, [M, N]."""
         entries = self.segments().shape[2] / 4 + 1  # and the start value
         float32_entries = ENTRY_OPERATIONS * EPS * ENTRY_RANGE[level]
         return entries * (0.5 + float32_entries) * self.step_error(level) + self.float_error()
 
     def level_error_bound(self) -> np.ndarray:
-        """What a kernel of the level method may differ by from the reference before its result is rounded, [M, N]."""
+        """Bound of the error of a level kernel, before its result is rounded, [M, N]."""
         segments = np.abs(self.segments())  # [M, segments, S]
         steps = segments.max(axis=2) / INPUT_RANGE
         per_segment = self.group_size // segments.shape[2]

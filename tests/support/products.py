@@ -1,4 +1,4 @@
-"""Products of stored problems by named kernels, to compare two CPUs.
+"""Products of stored problems by named kernels: tests/runtime/test_emulated.py compares two CPUs by them.
 
 python -m tests.support.products PROBLEMS.npz RESULTS.npz KERNEL...
 """

@@ -1,4 +1,4 @@
-"""A calibrated tiny model for the tests of reports: planes fitted without data, and a record as a run writes it."""
+"""A calibrated tiny model, for the tests of reports: planes fitted without data, and a record as a run writes it."""
 
 from html.parser import HTMLParser
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Shapes and tensors of the contract for property tests."""
+"""Quantized weights of any shape and type: for property tests of the contract, of calib's measures and of unpacking."""
 
 import struct
 from dataclasses import dataclass
@@ -28,11 +28,11 @@ FLOATS: tuple[type, ...] = (np.float16, np.float32)
 
 
 @st.composite
-def cases(draw, scale_types: tuple[type, ...] = (*FLOATS, np.uint8), most_outputs: int = 5) -> Case:
+def cases(draw, scale_types: tuple[type, ...] = (*FLOATS, np.uint8), max_outputs: int = 5) -> Case:
     """Any number of planes, with and without offset, ragged or not, of any of `scale_types`."""
     K = draw(st.integers(1, 200))
     group_size = 32 * draw(st.integers(1, -(-K // 32)))
-    P, N = draw(st.integers(1, 8)), draw(st.integers(1, most_outputs))
+    P, N = draw(st.integers(1, 8)), draw(st.integers(1, max_outputs))
     offset, dtype = draw(st.booleans()), draw(st.sampled_from(scale_types))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     bits = rng.integers(0, 2, (P, N, K))
@@ -47,7 +47,7 @@ def _float_scales(rng: np.random.Generator, shape: tuple[int, ...], dtype: type)
 
 
 def _coded_scales(rng: np.random.Generator, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Any codes behind any factors, and their values one by one."""
+    """Any codes after any factors, and their values one by one."""
     scales = np.empty((*shape[:2], 2 + shape[2]), np.uint8)
     values = np.empty(shape)
     for c, n in np.ndindex(shape[:2]):

@@ -1,4 +1,4 @@
-"""Tiny random models, one for each architecture that the tests hold against transformers."""
+"""Tiny random models, one for each architecture: for the tests of calib, exporter, studies and e2e."""
 
 import json
 from pathlib import Path

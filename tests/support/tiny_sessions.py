@@ -1,6 +1,6 @@
 """A tiny random Llama with a tokenizer of bytes, as a directory that the runtime's commands accept.
 
-It has no DualBinaryMatMul: what is tested with it is the loop around the session.
+It has no DualBinaryMatMul: the tests of runtime, benchmarks, studies and e2e use it for the loop around the session.
 """
 
 import json

@@ -124,6 +124,11 @@ def _weight(node: onnx.NodeProto, initializers: dict[str, onnx.TensorProto]) -> 
             raise InputError(
                 f"node '{node.name}': attribute {attribute.name}: expected one of {list(attribute.values)}, got {value}"
             )
+    multiple = OP.limits["group_multiple"]
+    if (size := numbers["group_size"] or 0) % multiple:
+        raise InputError(
+            f"node '{node.name}': attribute group_size: expected a positive multiple of {multiple}, got {size}"
+        )
     tensors = [initializers.get(name) for name in node.input[1:]]
     if len(tensors) != 2 or tensors[0] is None or tensors[1] is None:
         raise InputError(f"node '{node.name}': planes and scales must be initializers of the main graph")

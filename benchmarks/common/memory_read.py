@@ -1,6 +1,6 @@
-"""What this machine's memory delivers to a plain read: the measure for every product that must read its weight.
+"""A plain read of memory by threads: the limit of every product that must read its weight.
 
-A reduction of NumPy is no such measure: it has one thread, 4 KiB pages, and no prefetch. `memory_read.c` is compiled
+A reduction in NumPy is no such measure: it has one thread, 4 KiB pages, and no prefetch. `memory_read.c` is compiled
 for this CPU on first use and reads one large buffer on huge pages with as many threads as asked for.
 """
 
@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.common import REPOSITORY
 from dualbinary import DualBinaryError
 
 __all__ = ["AHEAD", "MemoryRead"]
@@ -26,7 +27,7 @@ AHEAD = (0, 4096, 8192)
 _HUGE_PAGE = 2 << 20
 _CHUNK = 1 << 20
 _SOURCE = Path(__file__).with_suffix(".c")
-_BUILD = Path(__file__).resolve().parent.parent / "build" / "benchmarks"
+_BUILD = REPOSITORY / "build" / "benchmarks"
 
 
 class MemoryRead:
@@ -47,7 +48,7 @@ class MemoryRead:
         self._read.restype = ctypes.c_uint64
 
     def reader(self, threads: int, ahead: int) -> Callable[[], None]:
-        """A function that reads the whole buffer once. ctypes lets go of the interpreter's lock meanwhile."""
+        """Return a function that reads the whole buffer once. ctypes releases the interpreter's lock meanwhile."""
 
         def read() -> None:
             following = ctypes.c_size_t(0)
@@ -56,13 +57,13 @@ class MemoryRead:
             found = [self._read(*arguments), *(other.result() for other in others)]
             # The value proves that the read was not optimized away. A thread that came too late has read nothing.
             if set(found) - {0} != {0x0101010101010101}:
-                raise DualBinaryError("the memory read back something else than was written")
+                raise DualBinaryError("plain read of memory: expected what was written, got something else")
 
         return read
 
 
 def _library() -> ctypes.CDLL:
-    """The compiled source; a file of its own for each source, compiler command and CPU."""
+    """Load the compiled source; there is one file for each source, compiler command and CPU."""
     command = [os.environ.get("CC", "cc"), "-O3", "-march=native", "-shared", "-fPIC"]
     facts = _SOURCE.read_bytes() + " ".join(command).encode() + _cpu_flags().encode()
     target = _BUILD / f"memory_read-{hashlib.sha256(facts).hexdigest()[:16]}.so"

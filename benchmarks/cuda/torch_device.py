@@ -1,11 +1,10 @@
-"""The GPU of the CUDA benchmark: torch gives memory, events and graphs; and the peers that run beside our kernels.
+"""GPU of the CUDA benchmark: memory, events and graphs by torch, and the peers of our kernels.
 
     cublas-fp16      torch.mm of float16: cuBLAS
-    MatMulNBits-4    ONNX Runtime's own operator on its CUDA provider, many nodes in a model; also -2, where it can
+    MatMulNBits-4    ONNX Runtime's own operator on its CUDA provider, many nodes in a model; also -2, where it has that
     torch-int4       torch's _weight_int4pack_mm, bfloat16 activations
 
-All run on one stream. A peer that cannot be made or run is left out, and the report says why; so none of them decides
-whether the benchmark runs.
+All run on one stream. A peer that cannot be made or run is left out, and the report says why; the benchmark needs none.
 """
 
 from pathlib import Path
@@ -51,7 +50,7 @@ class TorchDevice:
         self.capability: int = self._info["compute_capability"]
         properties = torch.cuda.get_device_properties(0)
         self.l2_bytes: int = getattr(properties, "L2_cache_size", 0) or _UNKNOWN_L2
-        # A stream of its own, that ONNX Runtime can be told of; the default one cannot be.
+        # A new stream, because ONNX Runtime cannot be given the default one.
         torch.cuda.set_stream(torch.cuda.Stream())
         self._read_bytes = min(_READ_BYTES, properties.total_memory // _READ_SHARE)
         self._from = torch.ones(self._read_bytes // 4, dtype=torch.float32, device="cuda")
@@ -67,7 +66,7 @@ class TorchDevice:
         return _Tensor(self._torch.empty(shape, dtype=getattr(self._torch, dtype), device="cuda"))
 
     def stream(self) -> int:
-        """See Memory; inside captured() it is the stream that is captured."""
+        """See Memory; inside captured() this is the captured stream."""
         return self._torch.cuda.current_stream().cuda_stream
 
     def facts(self) -> dict[str, Any]:
@@ -83,7 +82,7 @@ class TorchDevice:
         }
 
     def clock(self, work: Work) -> float:
-        """Seconds between two events around the work."""
+        """Measure the seconds between two events around the work."""
         begin, end = (self._torch.cuda.Event(enable_timing=True) for _ in range(2))
         begin.record()
         work()
@@ -93,7 +92,7 @@ class TorchDevice:
 
     def captured(self, work: Work) -> Work:
         """See Device."""
-        work()  # what libraries do on first use cannot be captured
+        work()  # the first use of a library does what cannot be captured
         self._torch.cuda.synchronize()
         graph = self._torch.cuda.CUDAGraph()
         with self._torch.cuda.graph(graph):
@@ -116,7 +115,7 @@ class TorchDevice:
             if name == "torch-int4":
                 return self._both(self._int4(N, K, M, G, count), count)
             return self._mat_mul_n_bits(name, N, K, M, G, count)
-        # Whatever a foreign library raises is the reason why it does not take part.
+        # Any error of a foreign library is the reason why it takes no part.
         except Exception as error:
             raise AbsentError(" ".join(str(error).split())[:200] or type(error).__name__) from error
 
@@ -131,9 +130,9 @@ class TorchDevice:
         return (self._torch.randn(shape, device="cuda", dtype=self._torch.float32) * _SCALE).to(dtype)
 
     def _cublas(self, N: int, K: int, M: int, count: int) -> Work:
-        half = self._torch.float16
-        x, y = self._random((M, K), half), self._random((M, N), half)
-        weights = [self._random((N, K), half).t() for _ in range(count)]
+        float16 = self._torch.float16
+        x, y = self._random((M, K), float16), self._random((M, N), float16)
+        weights = [self._random((N, K), float16).t() for _ in range(count)]
 
         def run() -> None:
             for weight in weights:
@@ -159,16 +158,16 @@ class TorchDevice:
         return run
 
     def _mat_mul_n_bits(self, name: str, N: int, K: int, M: int, G: int, count: int) -> Contender:
-        """ONNX Runtime captures its own graph: in the first runs of a session that is asked to."""
+        """Open a session that captures its own graph in its first runs."""
         import onnxruntime as ort
 
-        from benchmarks.kernels import cases as kernel_cases
+        from benchmarks.kernels import contenders
 
         provider = "CUDAExecutionProvider"
         if provider not in ort.get_available_providers():
             raise AbsentError(f"onnxruntime {ort.__version__} has no {provider}; onnxruntime-gpu has")
-        form = kernel_cases.Format(G, planes=2, offset=False, dtype="float16")
-        model = kernel_cases.model(name, kernel_cases.Point(N, K, M, threads=1), count, form)
+        weight_format = contenders.WeightFormat(G, planes=2, offset=False, dtype="float16")
+        model = contenders.model(name, contenders.Point(N, K, M, threads=1), count, weight_format)
         options = ort.SessionOptions()
         options.log_severity_level = 3
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")

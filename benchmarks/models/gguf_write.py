@@ -1,13 +1,13 @@
-"""A Llama's Hugging Face directory as a GGUF file in float16, which llama.cpp's own quantizer takes.
+"""Write a Llama's Hugging Face directory as a GGUF file in float16, the input of llama.cpp's quantizer.
 
-    python -m benchmarks.models.gguf_files MODEL_DIR OUT.gguf
+    python -m benchmarks.models.gguf_write MODEL_DIR OUT.gguf
 
 The file has no tokenizer: benchmarks feed token ids.
 """
 
+import argparse
 import json
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ _NAMES = {
 
 
 def write_gguf(model_dir: Path, path: Path) -> None:
-    """Write the file; memory holds one tensor at a time."""
+    """Write the file with one tensor in memory at a time."""
     config = json.loads((model_dir / "config.json").read_text())
     writer = gguf.GGUFWriter(path, "llama")
     _add_settings(writer, config)
@@ -83,7 +83,7 @@ def _name(name: str) -> str:
 
 
 def _array(name: str, tensor: torch.Tensor, config: dict[str, Any]) -> np.ndarray:
-    """Matrices in float16, vectors in float32; llama.cpp rotates neighbors, Hugging Face halves."""
+    """Convert matrices to float16, vectors to float32; llama.cpp rotates neighbors, Hugging Face halves of a head."""
     for projection, heads in (("q_proj", "num_attention_heads"), ("k_proj", "num_key_value_heads")):
         if projection in name:
             tensor = tensor.unflatten(0, (config[heads], 2, -1)).transpose(1, 2).flatten(0, 2)
@@ -91,4 +91,8 @@ def _array(name: str, tensor: torch.Tensor, config: dict[str, Any]) -> np.ndarra
 
 
 if __name__ == "__main__":
-    write_gguf(Path(sys.argv[1]), Path(sys.argv[2]))
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.models.gguf_write", description="Write a GGUF file.")
+    parser.add_argument("model_dir", type=Path, metavar="MODEL_DIR", help="of a Llama")
+    parser.add_argument("out", type=Path, metavar="OUT.gguf")
+    args = parser.parse_args()
+    write_gguf(args.model_dir, args.out)

@@ -1,4 +1,4 @@
-"""What losses say at a checkpoint, on a tiny model: against the plain functions, and what must hold of shares."""
+"""Losses and gradients at a checkpoint of a tiny model: against the plain functions; and the bounds of shares."""
 
 import json
 

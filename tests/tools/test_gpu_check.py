@@ -89,7 +89,7 @@ def test_a_machine_with_a_gpu_runs_every_step_and_one_failure_decides(path, tmp_
     python = f"""case "$*" in
     *build_cuda*) echo compiling; echo '{json.dumps(facts)}';;
     *"-m pytest"*) cp {tmp_path}/tests.xml "$(echo "$*" | sed s/.*--junitxml=//)";;
-    *cuda_report*) echo '{json.dumps({"verdicts": [verdict]})}';;
+    *cuda.report*) echo '{json.dumps({"verdicts": [verdict]})}';;
     *) echo "$DUALBINARY_CUDA_LIBRARY";;
     esac"""
     session = Session(emulated=False, timeout=60, python=program(path, "python", python))

@@ -1,10 +1,10 @@
-"""What the kernel benchmark measures: points, and the contenders of a point as sessions of ONNX Runtime.
+"""Points of the kernel benchmark, and the contenders of a point as sessions of ONNX Runtime.
 
 A contender is a model of many nodes that multiply X [M, K] by a weight [N, K], made on the fly and run by a session
-with as many threads as the point says. All contenders stand on the same footing:
+with as many threads as the point says. All contenders have the same conditions:
 
-- Every node has a weight of its own. ONNX Runtime keeps one packed copy of equal weights, which then sits in the cache.
-- Every node has an X of its own. What a kernel derives from X could otherwise serve all nodes, as in no real model.
+- Every node has its own weight. ONNX Runtime keeps one packed copy of equal weights, which then sits in the cache.
+- Every node has its own X. What a kernel derives from X could otherwise serve all nodes, as in no real model.
 - At small M the weights of all nodes together are far larger than the last-level cache, as a model's are: each product
   reads its weight from memory. At larger M products are bound by arithmetic and fewer nodes do.
 - Inputs and outputs are bound buffers, so that no run allocates.
@@ -23,21 +23,21 @@ from onnx import helper, numpy_helper
 
 import runtime_ext
 from dualbinary import InputError
-from dualbinary.contract.scale_codes import scale_columns
 from dualbinary.contract.schema import OP, padded_k
+from dualbinary.contract.weight import PlaneFormat
 
-__all__ = ["OURS", "PEER", "Format", "Lab", "Point", "contenders", "shape_of"]
+__all__ = ["OURS", "PEER", "Point", "Sessions", "WeightFormat", "contender_names", "model", "open_session", "shape_of"]
 
 OURS, PEER = "dualbinary", "MatMulNBits"
 _ISA = "DUALBINARY_ISA"
-_FEW_ROWS = 16  # from here on a weight is used often enough that where it comes from hardly counts
+_FEW_ROWS = 16  # from here on a weight is used so often that it hardly matters where it comes from
 _SEED = 0
 _SCALE = 0.03  # the largest
 
 
 @dataclass(frozen=True)
 class Point:
-    """One row of the table: a product, and the threads of the session."""
+    """A row of the table: a product, and the threads of the session."""
 
     N: int
     K: int
@@ -51,8 +51,8 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Format:
-    """How our weights are stored, and the type of X: G, P, offset; the peer takes the same G and type."""
+class WeightFormat:
+    """G, P and offset of our weights, and the type of X; the peer takes the same G and type."""
 
     group_size: int
     planes: int
@@ -61,21 +61,21 @@ class Format:
     scale_bits: int = 16
 
     @property
-    def scale_type(self) -> type[np.generic]:
-        """Element type of our scales."""
-        return np.uint8 if self.scale_bits == np.iinfo(np.uint8).bits else np.float16
+    def plane_format(self) -> PlaneFormat:
+        """Form of our weights."""
+        scale_dtype = np.dtype(np.uint8 if self.scale_bits == np.iinfo(np.uint8).bits else np.float16)
+        return PlaneFormat(self.planes, self.group_size, self.offset, scale_dtype=scale_dtype)
 
     def stored_bytes(self, name: str, point: Point) -> int:
-        """Bytes of one weight in the model file: what a product must read at least. X and Y are left out."""
+        """Bytes of one weight in the model file, which a product must read at least; X and Y are left out."""
+        if name.startswith(OURS):
+            return point.N * self.plane_format.row_bits(point.K) // 8
         columns = padded_k(point.K, self.group_size)
         groups = columns // self.group_size
-        if name.startswith(OURS):
-            row = scale_columns(groups, self.scale_type) * np.dtype(self.scale_type).itemsize
-            return point.N * (self.planes * columns // 8 + (self.planes + self.offset) * row)
         return point.N * (_bits(name) * columns // 8 + np.dtype(self.dtype).itemsize * groups)
 
 
-def contenders(levels: list[int], isas: list[str | None], peers: list[int]) -> list[str]:
+def contender_names(levels: list[int], isas: list[str | None], peers: list[int]) -> list[str]:
     """Names: `dualbinary-4`, `dualbinary-4@avx2` for a forced instruction set, `MatMulNBits-2` for the peer's bits."""
     ours = [f"{OURS}-{level}" + (f"@{isa}" if isa else "") for isa in isas for level in levels]
     return ours + [f"{PEER}-{bits}" for bits in peers]
@@ -93,69 +93,72 @@ def _bits(name: str) -> int:
     return int(name.removeprefix(f"{PEER}-"))
 
 
-class Lab:
-    """Makes the work of contenders and keeps their sessions for the next point, where that needs the same ones."""
+class Sessions:
+    """Sessions of all contenders, kept for the next point where that needs the same ones."""
 
-    def __init__(self, form: Format, names: list[str], out_of_cache: int) -> None:
+    def __init__(self, weight_format: WeightFormat, names: list[str], out_of_cache: int) -> None:
         """`out_of_cache`: bytes of all weights of a session at small M."""
-        self.form, self.names, self.out_of_cache = form, names, out_of_cache
+        self.weight_format, self.names, self.out_of_cache = weight_format, names, out_of_cache
         self._key: Any = None
-        self._sessions: dict[str, ort.InferenceSession] = {}
+        self._open: dict[str, ort.InferenceSession] = {}
 
     def nodes(self, name: str, point: Point) -> int:
-        """Products in one run of the session."""
-        fill = math.ceil(self.out_of_cache / self.form.stored_bytes(name, point))
+        """Count the products in one run of the session."""
+        fill = math.ceil(self.out_of_cache / self.weight_format.stored_bytes(name, point))
         return max(2, fill if point.M < _FEW_ROWS else math.ceil(fill / point.M))
 
-    def works(self, point: Point) -> dict[str, Callable[[], object]]:
-        """For each contender a function that runs its session once. Valid until the next call."""
+    def runs(self, point: Point) -> dict[str, Callable[[], object]]:
+        """Return a function for each contender that runs its session once; valid until the next call."""
         nodes = {name: self.nodes(name, point) for name in self.names}
         key = (point.N, point.K, point.threads, nodes)
         if key != self._key:
-            self._sessions = {}  # before the new ones take memory
-            self._sessions = {name: _session(name, point, count, self.form) for name, count in nodes.items()}
+            self._open = {}  # before the new ones take memory
+            self._open = {name: open_session(name, point, count, self.weight_format) for name, count in nodes.items()}
             self._key = key
-        return {name: _bound(session, point, self.form) for name, session in self._sessions.items()}
+        return {name: _bound(session, point, self.weight_format) for name, session in self._open.items()}
 
 
-def _session(name: str, point: Point, nodes: int, form: Format) -> ort.InferenceSession:
+def open_session(name: str, point: Point, nodes: int, weight_format: WeightFormat) -> ort.InferenceSession:
+    """Open a session of `nodes` products, with the instruction set that the name forces."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = point.threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    ours, _, isa = name.partition("@")
+    unforced, _, isa = name.partition("@")
     if name.startswith(OURS):
         runtime_ext.register(options)
     before = os.environ.get(_ISA)
     try:
         if isa:
             os.environ[_ISA] = isa  # read whenever a kernel is created
-        return ort.InferenceSession(model(ours, point, nodes, form), options, providers=["CPUExecutionProvider"])
+        return ort.InferenceSession(
+            model(unforced, point, nodes, weight_format), options, providers=["CPUExecutionProvider"]
+        )
     finally:
         if isa:
             os.environ.pop(_ISA) if before is None else os.environ.update({_ISA: before})
 
 
-def _bound(session: ort.InferenceSession, point: Point, form: Format) -> Callable[[], object]:
-    """A run with bound buffers; the function holds them."""
+def _bound(session: ort.InferenceSession, point: Point, weight_format: WeightFormat) -> Callable[[], object]:
+    """Bind buffers, which the returned function keeps."""
     binding = session.io_binding()
     generator = np.random.default_rng(_SEED)
-    x = generator.standard_normal((point.M, point.K), np.float32).astype(form.dtype)
+    x = generator.standard_normal((point.M, point.K), np.float32).astype(weight_format.dtype)
     for value in session.get_inputs():
         binding.bind_ortvalue_input(value.name, ort.OrtValue.ortvalue_from_numpy(x))
     for value in session.get_outputs():
-        y = np.zeros((point.M, point.N), form.dtype)
+        y = np.zeros((point.M, point.N), weight_format.dtype)
         binding.bind_ortvalue_output(value.name, ort.OrtValue.ortvalue_from_numpy(y))
     return lambda: session.run_with_iobinding(binding)
 
 
-def model(name: str, point: Point, nodes: int, form: Format) -> bytes:
-    """The serialized ONNX model of a contender, `nodes` products beside each other, M left open."""
+def model(name: str, point: Point, nodes: int, weight_format: WeightFormat) -> bytes:
+    """Serialize the ONNX model of a contender: `nodes` products side by side, M left open."""
     domain, operator, weights, attributes = (
-        _ours(name, point, form) if name.startswith(OURS) else _peer(name, point, form)
+        _ours(name, point, weight_format) if name.startswith(OURS) else _peer(name, point, weight_format)
     )
     generator = np.random.default_rng(_SEED)
-    element = helper.np_dtype_to_tensor_dtype(np.dtype(form.dtype))
+    element = helper.np_dtype_to_tensor_dtype(np.dtype(weight_format.dtype))
     graph = onnx.GraphProto(name="products")
     for index in range(nodes):
         tensors = {f"{role}{index}": make(generator) for role, make in weights.items()}
@@ -174,24 +177,24 @@ _Weights = dict[str, Callable[[np.random.Generator], np.ndarray]]
 _Contender = tuple[str, str, _Weights, dict[str, Any]]
 
 
-def _ours(name: str, point: Point, form: Format) -> _Contender:
-    columns = padded_k(point.K, form.group_size)
-    groups = columns // form.group_size
+def _ours(name: str, point: Point, weight_format: WeightFormat) -> _Contender:
+    plane_format = weight_format.plane_format
+    planes, scales = plane_format.shapes(point.N, point.K)
     weights: _Weights = {
-        "planes": lambda generator: _bytes(generator, form.planes, point.N, columns // 8),
-        "scales": lambda generator: _stored_scales(generator, form, point.N, groups),
+        "planes": lambda generator: _bytes(generator, *planes),
+        "scales": lambda generator: _stored_scales(generator, plane_format.scale_dtype, *scales),
     }
-    attributes = {"K": point.K, "N": point.N, "group_size": form.group_size, "layout": OP.layouts[0].number}
+    attributes = {"K": point.K, "N": point.N, "group_size": weight_format.group_size, "layout": OP.layouts[0].number}
     level = int(name.removeprefix(f"{OURS}-"))
     return OP.domain, OP.name, weights, {**attributes, "accuracy_level": level}
 
 
-def _peer(name: str, point: Point, form: Format) -> _Contender:
-    bits, block = _bits(name), form.group_size
+def _peer(name: str, point: Point, weight_format: WeightFormat) -> _Contender:
+    bits, block = _bits(name), weight_format.group_size
     groups = padded_k(point.K, block) // block
     weights: _Weights = {
         "B": lambda generator: _bytes(generator, point.N, groups, block * bits // 8),
-        "scales": lambda generator: _scales(generator, form.dtype, point.N, groups),
+        "scales": lambda generator: _scales(generator, weight_format.dtype, point.N, groups),
     }
     attributes = {"K": point.K, "N": point.N, "bits": bits, "block_size": block, "accuracy_level": 4}
     return "com.microsoft", "MatMulNBits", weights, attributes
@@ -201,11 +204,10 @@ def _bytes(generator: np.random.Generator, *shape: int) -> np.ndarray:
     return np.frombuffer(generator.bytes(math.prod(shape)), np.uint8).reshape(shape)
 
 
-def _stored_scales(generator: np.random.Generator, form: Format, N: int, groups: int) -> np.ndarray:
-    shape = form.planes + form.offset, N, groups
-    if form.scale_type != np.uint8:
-        return _scales(generator, np.float16, *shape)
-    scales = _bytes(generator, *shape[:2], scale_columns(groups, np.uint8)).copy()
+def _stored_scales(generator: np.random.Generator, dtype: np.dtype[Any], *shape: int) -> np.ndarray:
+    if dtype != np.uint8:
+        return _scales(generator, dtype, *shape)
+    scales = _bytes(generator, *shape).copy()
     scales[:, :, : OP.scale_codes["factor_bytes"]] = np.array([_SCALE], "<f2").view(np.uint8)
     return scales
 

@@ -1,4 +1,4 @@
-"""What the CUDA benchmark measures: points, the names of contenders, and our own kernels on whatever device there is.
+"""Points of the CUDA benchmark, names of contenders, and products by our kernels on any device.
 
 A point is a weight [N, K] in groups of G, and M rows of X. A contender multiplies by several weights in turn, whose
 bytes together are several times the L2 cache, so that each product reads its weight from memory, as a model's does.
@@ -13,6 +13,7 @@ import numpy as np
 from benchmarks.cuda.device import Buffer, Memory, Work
 from dualbinary import DualBinaryError
 from dualbinary.contract.schema import padded_k
+from dualbinary.contract.weight import PlaneFormat
 from runtime_ext.cuda_capi import CudaWeight
 
 __all__ = [
@@ -22,8 +23,8 @@ __all__ = [
     "SHAPES",
     "Point",
     "Products",
-    "own_names",
-    "parts",
+    "our_names",
+    "parse_name",
     "stored_bytes",
     "takes",
     "weight_count",
@@ -53,7 +54,7 @@ _FEW_ROWS = 64  # from here on arithmetic hides where a weight comes from, and t
 _SCALE = 0.03  # the largest
 _ALIGNMENT = 256
 _SEED = 0
-# Integers of 8 bits for X differ by about a hundredth from the kernels that keep halves, in the norm of all outputs.
+# Kernels that round X to 8 bits differ from those that keep float16 by about a hundredth of the norm of all outputs.
 _AGREEMENT = 0.05
 
 
@@ -72,23 +73,23 @@ class Point:
         return f"{self.N}x{self.K} M={self.M} G={self.G}"
 
 
-def own_names(levels: list[int], kernels: list[str | None]) -> list[str]:
-    """Names: `dualbinary-0` for the library's choice at level 0, `dualbinary-0@decode_s8` for a forced kernel."""
+def our_names(levels: list[int], kernels: list[str | None]) -> list[str]:
+    """Name our contenders: `dualbinary-0` for the library's choice at level 0, `dualbinary-0@decode_s8` if forced."""
     return [f"{OURS}-{level}" + (f"@{kernel}" if kernel else "") for level in levels for kernel in kernels]
 
 
-def parts(name: str) -> tuple[int, str | None]:
-    """accuracy_level and forced kernel of a name of ours."""
+def parse_name(name: str) -> tuple[int, str | None]:
+    """Split the name of one of our contenders into accuracy_level and forced kernel."""
     level, _, kernel = name.removeprefix(f"{OURS}-").partition("@")
     return int(level), kernel or None
 
 
 def stored_bytes(name: str, point: Point) -> int:
-    """Bytes of one weight as a model file stores it: what a product must read at least. X and Y are left out."""
+    """Bytes of one weight in a model file, which a product must read at least; X and Y are left out."""
+    if name.startswith(OURS):
+        return point.N * PlaneFormat(PLANES, point.G).row_bits(point.K) // 8
     columns = padded_k(point.K, point.G)
     groups = columns // point.G
-    if name.startswith(OURS):
-        return point.N * PLANES * (columns // 8 + 2 * groups)
     if name == CUBLAS:
         return point.N * point.K * 2
     if name == INT4:
@@ -98,31 +99,31 @@ def stored_bytes(name: str, point: Point) -> int:
 
 
 def weight_count(name: str, point: Point, l2_bytes: int) -> int:
-    """Weights that a contender multiplies by in turn."""
+    """Count the weights that a contender multiplies by in turn."""
     fill = math.ceil(_L2_FILLS * l2_bytes / stored_bytes(name, point))
     return max(2, fill if point.M < _FEW_ROWS else math.ceil(fill / point.M))
 
 
 def takes(kernel: dict[str, Any], rows: int, capability: int) -> bool:
-    """Whether a kernel of describe()["kernels"] can be forced for so many rows on such a device."""
+    """Return True if a kernel of describe()["kernels"] can be forced for so many rows on such a device."""
     return rows <= kernel["max_rows"] and kernel["min_capability"] <= capability <= kernel["max_capability"]
 
 
 class Products:
-    """Our weights of one shape on a device, and products by them. `close()` frees the weights."""
+    """Our weights of one shape on a device, and products by them, written to `y`. `close()` frees the weights."""
 
     def __init__(self, memory: Memory, point: Point, level: int, count: int) -> None:
         self.memory, self.point = memory, point
         generator = np.random.default_rng(_SEED)
-        groups = padded_k(point.K, point.G) // point.G
+        planes_shape, scales_shape = PlaneFormat(PLANES, point.G).shapes(point.N, point.K)
         self.weights: list[CudaWeight] = []
         for _ in range(count):
-            planes = np.frombuffer(generator.bytes(PLANES * point.N * groups * point.G // 8), np.uint8)
-            scales = generator.uniform(_SCALE / 3, _SCALE, (PLANES, point.N, groups)).astype(np.float16)
+            planes = np.frombuffer(generator.bytes(math.prod(planes_shape)), np.uint8)
+            scales = generator.uniform(_SCALE / 3, _SCALE, scales_shape).astype(np.float16)
             self.weights.append(
                 CudaWeight(
                     memory.library,
-                    planes.reshape(PLANES, point.N, -1),
+                    planes.reshape(planes_shape),
                     scales,
                     K=point.K,
                     group_size=point.G,
@@ -130,7 +131,7 @@ class Products:
                 )
             )
         self._x = memory.put(generator.standard_normal((point.M, point.K), np.float32).astype(X_TYPE))
-        self._y = memory.empty((point.M, point.N), X_TYPE)
+        self.y = memory.empty((point.M, point.N), X_TYPE)
         self._workspaces: list[Buffer] = []
 
     @property
@@ -139,11 +140,11 @@ class Products:
         return self.weights[0].nbytes
 
     def chosen(self) -> str:
-        """The kernel that the library chooses."""
+        """Name the kernel that the library chooses."""
         return self.weights[0].kernel(X_TYPE, self.point.M)
 
     def work(self, kernel: str | None) -> Work:
-        """One product by each weight, enqueued on the device's stream."""
+        """Return a function that enqueues one product by each weight on the device's stream."""
         size = self.weights[0].workspace(X_TYPE, self.point.M, kernel)
         workspace = self.memory.empty((size + _ALIGNMENT,), "uint8")
         self._workspaces.append(workspace)  # alive as long as the work is
@@ -156,7 +157,7 @@ class Products:
                     self._x.address,
                     X_TYPE,
                     self.point.M,
-                    self._y.address,
+                    self.y.address,
                     workspace=address if size else 0,
                     workspace_bytes=size,
                     stream=stream,
@@ -166,11 +167,11 @@ class Products:
         return run
 
     def check(self, works: dict[str, Work]) -> None:
-        """Raise DualBinaryError unless all compute the same, but for rounding, and something finite other than zero."""
+        """Raise DualBinaryError unless all agree but for rounding, on finite values that are not all zero."""
         results: dict[str, np.ndarray] = {}
         for name, work in works.items():
             work()
-            results[name] = self._y.numpy().astype(np.float64)
+            results[name] = self.y.numpy().astype(np.float64)
         expected = next(iter(results.values()))
         norm = np.linalg.norm(expected)
         for name, result in results.items():
@@ -178,7 +179,7 @@ class Products:
             if not (norm > 0 and difference < _AGREEMENT):
                 raise DualBinaryError(
                     f"{self.point.key}: {name} differs by {difference:.2g} of the norm from {next(iter(results))}; "
-                    f"expected less than {_AGREEMENT}; run make gpu-check"
+                    f"expected less than {_AGREEMENT}; make gpu-check holds each kernel against the reference"
                 )
 
     def close(self) -> None:

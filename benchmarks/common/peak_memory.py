@@ -1,7 +1,7 @@
-"""Peak memory of a command of the project.
+"""Peak memory of one of the project's commands.
 
-What wait4 reports for a child begins with the memory of the parent that was forked, which in a test process is large. A
-process's own VmHWM begins anew with exec. Linux only.
+The peak that wait4 reports for a child includes the memory of the forked parent, which in a test process is large. A
+process's own VmHWM starts again at exec. Linux only.
 """
 
 import subprocess
@@ -24,7 +24,7 @@ runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 
 
 def run_measured(scratch: Path, module: str, *arguments: object) -> tuple[str, int]:
-    """Run `python -m module arguments`, which must succeed; its standard output and its peak memory in bytes."""
+    """Run `python -m module arguments`, which must succeed; return its standard output and peak memory in bytes."""
     note = scratch / "peak_kib"
     command = [sys.executable, "-c", _WRAPPER, str(note), module, *map(str, arguments)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)

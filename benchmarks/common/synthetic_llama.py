@@ -1,4 +1,4 @@
-"""Model directories of any size with random weights: for measuring what does not depend on what a model knows."""
+"""Directories of Llamas of any size with random weights, to measure speed and memory."""
 
 import json
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ class LlamaShape:
     tied: bool = True
 
     def linears(self) -> dict[str, tuple[int, int]]:
-        """The linear layers of one decoder layer: name to [N, K]."""
+        """Return the linear layers of a block: name to [N, K]."""
         kv = self.hidden // self.heads * self.kv_heads
         return {
             "self_attn.q_proj": (self.hidden, self.hidden),

@@ -1,7 +1,7 @@
-"""The files that the whole-model benchmark runs: one model, made into what each engine reads.
+"""Variants of the whole-model benchmark: the engines, and one model made into the file that each of them reads.
 
-Everything is made once, by a command that is printed, below a work directory, under a name that is given only to what
-is finished. A file that cannot be made is reported by the caller, and the other engines are measured.
+Every file is made once, below a work directory, by a command that is printed, and gets its name when it is finished.
+The caller reports a file that cannot be made, and measures the other variants.
 """
 
 import json
@@ -17,22 +17,22 @@ from typing import Any
 
 import onnx
 
-from benchmarks.common.synthetic import TINY_LLAMA, write_llama
+from benchmarks.common import REPOSITORY
+from benchmarks.common.synthetic_llama import TINY_LLAMA, write_llama
 from dualbinary import DualBinaryError
 from dualbinary.contract.schema import OP
 from examples import smollm2
 
-__all__ = ["CUDA_VARIANTS", "MODELS", "VARIANTS", "Variant", "file_bytes", "make", "measure_round", "python_of"]
+__all__ = ["CUDA_VARIANTS", "MODELS", "VARIANTS", "Variant", "file_bytes", "make_file", "measure_round", "python_of"]
 
-ROOT = Path(__file__).resolve().parent.parent
-PEERS_PYTHON = ROOT / ".venv-peers" / "bin" / "python"
+PEERS_PYTHON = REPOSITORY / ".venv-peers" / "bin" / "python"
 TWO_BITS = ("--planes", "2", "--no-offset", "--group-size", "128")
 TWO_BITS_LEVEL4 = (*TWO_BITS, "--accuracy-level", "4")
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One row of the table: an engine, its file, and how the file is made from a model directory.
+    """A row of the table: an engine, its file, and what makes the file from a model directory.
 
     `make` gets the work directory, which has the model in hf/, and the path to write; `models` are those it fits.
     """
@@ -47,7 +47,7 @@ class Variant:
 
 def _synthetic(directory: Path) -> None:
     write_llama(directory, TINY_LLAMA)
-    # onnxruntime-genai's builder wants a tokenizer; which one is all the same to tokens that are numbers.
+    # onnxruntime-genai's builder wants a tokenizer; any one will do, as tokens are numbers here.
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(smollm2.prepare() / name, directory / name)
 
@@ -57,7 +57,7 @@ def _smollm2(directory: Path) -> None:
 
 
 MODELS: dict[str, Callable[[Path], None]] = {"llama-1b": _synthetic, "smollm2": _smollm2}
-"""Name to what makes its Hugging Face directory."""
+"""Makers of the Hugging Face directory of each model."""
 
 
 def _export(*options: str) -> Callable[[Path, Path], None]:
@@ -68,7 +68,7 @@ def _export(*options: str) -> Callable[[Path, Path], None]:
 
 
 def _level0(work: Path, path: Path) -> None:
-    """The two-bit export with 15-bit activations: the same weights, another attribute."""
+    """Make the two-bit export with 15-bit activations: the same weights, another attribute."""
     source = _made(VARIANTS[0], work).parent
     path.parent.mkdir()
     for file in source.iterdir():
@@ -84,12 +84,12 @@ def _level0(work: Path, path: Path) -> None:
 
 def _gguf(kind: str) -> Callable[[Path, Path], None]:
     def make_gguf(work: Path, path: Path) -> None:
-        half = work / "f16.gguf"
-        if not half.exists():
-            _run(sys.executable, "-m", "benchmarks.models.gguf_files", work / "hf", work / "new.gguf")
-            (work / "new.gguf").rename(half)
+        float16 = work / "f16.gguf"
+        if not float16.exists():
+            _run(sys.executable, "-m", "benchmarks.models.gguf_write", work / "hf", work / "new.gguf")
+            (work / "new.gguf").rename(float16)
         path.parent.mkdir()
-        _run(python_of("llama.cpp"), "-m", "benchmarks.models.gguf_quantize", half, path, kind)
+        _run(python_of("llama.cpp"), "-m", "benchmarks.models.gguf_quantize", float16, path, kind)
 
     return make_gguf
 
@@ -106,7 +106,7 @@ def _genai(work: Path, path: Path) -> None:
 
 
 def _llama_cpp(kind: str, *models: str) -> tuple[Variant, Variant]:
-    """As it comes, and without repacking: on some CPUs that makes prompts twice as fast, and loading always."""
+    """Return llama.cpp as it comes, and without repacking, which loads faster and on some CPUs reads prompts faster."""
     names = models or ("llama-1b", "smollm2")
     first = Variant(f"llama.cpp {kind}", "llama.cpp", f"gguf-{kind}/model.gguf", _gguf(kind), models=names)
     second = Variant(f"{first.name}, plain", first.engine, first.file, first.make, {"repack": False}, names)
@@ -122,7 +122,7 @@ VARIANTS = (
     ),
     Variant("dualbinary 2 bits, level 0", "dualbinary", "dualbinary-2bit-level0/model.onnx", _level0),
     Variant("dualbinary default", "dualbinary", "dualbinary-default/model.onnx", _export()),
-    *_llama_cpp("Q2_K", "llama-1b"),  # blocks of 256, which SmolLM2's rows of 576 are not made of
+    *_llama_cpp("Q2_K", "llama-1b"),  # quantization blocks of 256, which do not divide SmolLM2's rows of 576
     *_llama_cpp("TQ2_0", "llama-1b"),
     *_llama_cpp("Q4_0"),
     Variant("genai int4", "genai", "genai-int4/model.onnx", _genai),
@@ -141,18 +141,18 @@ def _on_cuda(name: str, file: str, make: Callable[[Path, Path], None], cuda_grap
 
 
 _TWO_BITS_CUDA = ("dualbinary-2bit-cuda/model.onnx", _export(*TWO_BITS, "--target", "cuda"))
-_HALF_CUDA = ("float16-cuda/model.onnx", _full_precision("cuda"))
+_FLOAT16_CUDA = ("float16-cuda/model.onnx", _full_precision("cuda"))
 CUDA_VARIANTS = (
     _on_cuda("dualbinary 2 bits, level 0", *_TWO_BITS_CUDA),
     _on_cuda("dualbinary 2 bits, level 0, CUDA graph", *_TWO_BITS_CUDA, cuda_graph=True),
-    _on_cuda("float16 ONNX", *_HALF_CUDA),
-    _on_cuda("float16 ONNX, CUDA graph", *_HALF_CUDA, cuda_graph=True),
+    _on_cuda("float16 ONNX", *_FLOAT16_CUDA),
+    _on_cuda("float16 ONNX, CUDA graph", *_FLOAT16_CUDA, cuda_graph=True),
 )
-"""What runs on ONNX Runtime's CUDA provider; the first is what ratios are against, as in VARIANTS."""
+"""Variants on ONNX Runtime's CUDA provider; ratios are against the first, as in VARIANTS."""
 
 
-def make(variant: Variant, model: str, work: Path) -> Path:
-    """The variant's file of `model`, made if it is missing. Raises DualBinaryError where that fails."""
+def make_file(variant: Variant, model: str, work: Path) -> Path:
+    """Return the variant's file of `model`, made if it is missing. Raises DualBinaryError where that fails."""
     if not (work / "hf").exists():
         work.mkdir(parents=True, exist_ok=True)
         _finish(work / "hf", MODELS[model])
@@ -177,7 +177,7 @@ def _finish(directory: Path, make_it: Callable[[Path], None]) -> None:
 
 
 def python_of(engine: str) -> Path:
-    """The interpreter that has an engine: this one, or the peers' environment. Raises DualBinaryError if none has."""
+    """Return the interpreter that has an engine: this one, or the peers'. Raises DualBinaryError if none has."""
     if engine == "dualbinary":
         return Path(sys.executable)
     module = {"llama.cpp": "llama_cpp", "genai": "onnxruntime_genai"}[engine]
@@ -191,7 +191,7 @@ def python_of(engine: str) -> Path:
 
 
 def file_bytes(path: Path) -> int:
-    """Bytes of a model: the file and its external data."""
+    """Sum the bytes of a model: the ONNX file and its external data."""
     return sum(file.stat().st_size for file in path.parent.glob(f"{path.name}*"))
 
 
@@ -200,19 +200,19 @@ def _run(*words: object) -> None:
     command = [str(word) for word in words]
     print("$", shlex.join(["python", *command[1:]]), file=sys.stderr, flush=True)
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(command, check=False, stdout=sys.stderr, cwd=ROOT, env=environment)
+    done = subprocess.run(command, check=False, stdout=sys.stderr, cwd=REPOSITORY, env=environment)
     if done.returncode:
         raise DualBinaryError(f"`python {shlex.join(command[1:])}` failed with exit code {done.returncode}")
 
 
 def measure_round(path: Path, variant: Variant, threads: int, prompts: list[int], tokens: int) -> dict[str, Any]:
-    """One round in a process of its own; see model_engine.py. Raises DualBinaryError where it fails."""
+    """Measure one round in a new process (benchmarks.models.engine). Raises DualBinaryError where it fails."""
     command = [
         *(str(python_of(variant.engine)), "-m", "benchmarks.models.engine", variant.engine, str(path)),
         *("--threads", str(threads), "--tokens", str(tokens), "--prompts", *map(str, prompts)),
         *("--options", json.dumps(variant.options)),
     ]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=ROOT)
+    done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=REPOSITORY)
     if done.returncode:
         reason = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
         raise DualBinaryError(reason[0])
