@@ -1,16 +1,16 @@
-"""`python -m calib MODEL_DIR OUT_DIR`: train a Hugging Face model to about two bits a weight."""
+"""`python -m calib MODEL_DIR OUT_DIR`: train a Hugging Face model to about two bits per weight."""
 
 import argparse
 import json
 import os
-import signal
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from dualbinary.cli.console import add_common_options, run
+from dualbinary.cli.console import add_common_options, interrupt_when_terminated, run
+from dualbinary.cli.options import option, options_from
 
-__all__ = ["main"]
+__all__ = ["CommandOptions", "main"]
 
 _EPILOG = """\
 examples:
@@ -24,8 +24,19 @@ other commands:
   python -m calib report OUT_DIR       what a run did, layer by layer; --html makes a page with pictures
   python -m calib eval MODEL_DIR ...   perplexity, and how far a checkpoint is from its full-precision model
 
-A run that ends early, for whatever reason, goes on at the same command. OUT_DIR is for python -m exporter.
+The same command continues a run that ended early, for whatever reason. OUT_DIR is for python -m exporter.
 """
+
+
+@dataclass(frozen=True)
+class CommandOptions:
+    """Options of the command beside the configuration of a run."""
+
+    plan: bool = option(False, help="say what the run takes in time, memory and disk, and stop", group="work")
+    device: str | None = option(None, help="cpu, cuda, cuda:1, mps", shown="default: the best there is", metavar="NAME")
+    fresh: bool = option(False, help="forget what an earlier run of this OUT_DIR got done")
+    keep_work: bool = option(False, help="keep OUT_DIR.work when the run is done")
+    quiet: bool = option(False, help="no progress bar")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -34,19 +45,13 @@ def parser() -> argparse.ArgumentParser:
 
     result = argparse.ArgumentParser(
         prog="python -m calib",
-        description="Train a Hugging Face language model to about two bits a weight.",
+        description="Train a Hugging Face language model to about two bits per weight.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     result.add_argument("model_dir", type=Path, metavar="MODEL_DIR", help="full-precision model directory")
     result.add_argument("out_dir", type=Path, metavar="OUT_DIR", help="directory to write; must not exist yet")
-    add_options(result)
-    work = result.add_argument_group("work")
-    work.add_argument("--plan", action="store_true", help="say what the run takes in time, memory and disk, and stop")
-    work.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps (default: the best there is)")
-    work.add_argument("--fresh", action="store_true", help="forget what an earlier run of this OUT_DIR got done")
-    work.add_argument("--keep-work", action="store_true", help="keep OUT_DIR.work when the run is done")
-    work.add_argument("--quiet", action="store_true", help="no progress bar")
+    add_options(result, CommandOptions)
     add_common_options(result)
     return result
 
@@ -54,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit code."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    signal.signal(signal.SIGTERM, _interrupt)
+    interrupt_when_terminated()
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] == ["report"]:
         from calib.report.command import main as report
@@ -70,34 +75,30 @@ def main(argv: list[str] | None = None) -> int:
 def _command(args: argparse.Namespace) -> None:
     from calib.options import config_from
 
-    config = config_from(args)
-    if args.plan:
+    config, command = config_from(args), options_from(args, CommandOptions)
+    if command.plan:
         from calib.plan import make_plan
 
-        plan = make_plan(args.model_dir, config, args.device)
+        plan = make_plan(args.model_dir, config, command.device)
         print(json.dumps(plan.to_json()) if args.json else plan.table())
         return
     from calib.parallel import Team
     from calib.pipeline import run as calibrate
     from calib.progress import Bars
 
-    team = Team.launched(args.device)
-    with Bars(shown=team.leads and not args.quiet) as bars:
+    team = Team.launched(command.device)
+    with Bars(shown=team.leads and not command.quiet) as bars:
         result = calibrate(
             args.model_dir,
             args.out_dir,
             config,
             team=team,
-            fresh=args.fresh,
-            keep_work=args.keep_work,
+            fresh=command.fresh,
+            keep_work=command.keep_work,
             progress=bars.show,
         )
     if team.leads:
         print(json.dumps(result.to_json()) if args.json else result.summary())
-
-
-def _interrupt(*_: Any) -> None:
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

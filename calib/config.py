@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pydantic
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
+from pydantic import Field, PositiveInt, field_validator, model_validator
 
-from calib.layers import Format
-from calib.weight_init import METHODS
+from calib.losses import LossWeights
+from calib.settings import Settings
+from calib.weight_init import WEIGHT_INITS
 from dualbinary import InputError
 from dualbinary.checkpoint import PER_CHANNEL
 from dualbinary.contract.schema import OP
+from dualbinary.contract.weight import PlaneFormat
 from dualbinary.files.json_objects import read_json_object
 
 __all__ = [
@@ -36,11 +38,7 @@ Rate = Annotated[float, Field(ge=0, lt=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-
-class FormatConfig(_Part):
+class FormatConfig(Settings):
     """What a weight becomes: P planes, groups of G inputs, perhaps an offset for each group."""
 
     method: Literal["fdb", "qbb"] = Field(
@@ -67,12 +65,13 @@ class FormatConfig(_Part):
         return self
 
     @property
-    def format(self) -> Format:
+    def plane_format(self) -> PlaneFormat:
         """The same, as the layers take it."""
-        return Format(self.planes, self.group_size, self.offset, symmetric=self.method == "qbb")
+        levels = "symmetric" if self.method == "qbb" else "free"
+        return PlaneFormat(self.planes, self.group_size, self.offset, levels=levels)
 
 
-class DataConfig(_Part):
+class DataConfig(Settings):
     """Where tokens come from. With neither text nor generated sequences only data-free stages can run."""
 
     text: tuple[str, ...] = Field(default=(), description="files or patterns: txt, jsonl, parquet, also compressed")
@@ -104,26 +103,26 @@ class DataConfig(_Part):
         return self
 
 
-class InitConfig(_Part):
+class InitConfig(Settings):
     """The start of every layer."""
 
-    method: str = Field(default="error-feedback", description=f"one of {', '.join(METHODS)}")
-    windows: PositiveInt = Field(default=64, description="windows that second moments of the inputs are taken over")
+    method: str = Field(default="error-feedback", description=f"one of {', '.join(WEIGHT_INITS)}")
+    windows: PositiveInt = Field(default=64, description="windows that the hessian of the inputs is taken over")
     refits: int = Field(default=2, ge=0, description="rounds of new scales for each group (error-feedback)")
     polishes: int = Field(default=1, ge=0, description="coordinate descents in each round (error-feedback)")
     damping: float = Field(
-        default=0.01, gt=0, lt=1, description="share of the mean added to the diagonal of the moments"
+        default=0.01, gt=0, lt=1, description="share of the mean added to the diagonal of the hessian"
     )
 
     @field_validator("method")
     @classmethod
     def _known(cls, value: str) -> str:
-        if value not in METHODS:
-            raise ValueError(f"expected one of {', '.join(METHODS)}")
+        if value not in WEIGHT_INITS:
+            raise ValueError(f"expected one of {', '.join(WEIGHT_INITS)}")
         return value
 
 
-class LayerConfig(_Part):
+class LayerConfig(Settings):
     """Layer-wise binarization of QBB: bases and their scales nearer to the weight, whatever the inputs are."""
 
     solver: Literal["closed-form", "iterative", "simultaneous"] = Field(
@@ -136,7 +135,7 @@ class LayerConfig(_Part):
     scale_rate: Rate = Field(default=0.3, description="step of scales, as a share of a Newton step (gradients)")
 
 
-class BlockConfig(_Part):
+class BlockConfig(Settings):
     """Block-wise reconstruction: latents and scales of a block trained together."""
 
     windows: PositiveInt = Field(default=96, description="windows trained on")
@@ -147,23 +146,13 @@ class BlockConfig(_Part):
     scale_rate: Rate = Field(default=0.001, description="learning rate of scales, relative")
 
 
-class DistillConfig(_Part):
-    """End-to-end distillation of the whole model from its full-precision self."""
-
+class _DistillBatches(Settings):
     steps: PositiveInt = Field(default=300, description="optimizer steps")
     batch: PositiveInt = Field(default=1, description="windows in a step")
     micro_batch: PositiveInt = Field(default=1, description="windows at a time; gradients are accumulated over a step")
-    kl: float = Field(default=1.0, ge=0, description="weight of the KL divergence from the teacher")
-    ce: float = Field(default=0.0, ge=0, description="weight of the cross entropy with the text")
-    dad: float = Field(default=0.0, ge=0, description="weight of deviation-aware distillation")
-    gamma: Share = Field(
-        default=0.1, description="exponent of the teacher's entropy in DAD; the student's has 1 - gamma"
-    )
-    mse: float = Field(default=0.0, ge=0, description="weight of the mean square of logit differences")
-    mse_shift: bool = Field(
-        default=False, description="count what shifts all logits of a token alike, too, which no softmax sees"
-    )
-    features: float = Field(default=0.0, ge=0, description="weight of the relative squared error of block outputs")
+
+
+class _DistillTraining(Settings):
     swap: Share = Field(
         default=0.0, description="highest probability of a teacher's block to be the student's in a step; 0: never"
     )
@@ -179,14 +168,13 @@ class DistillConfig(_Part):
         default=False, description="recompute activations: less memory, a third more time"
     )
 
-    @model_validator(mode="after")
-    def _some_loss(self) -> "DistillConfig":
-        if not self.kl + self.ce + self.dad + self.mse + self.features:
-            raise ValueError("expected a positive weight for kl, ce, dad, mse or features")
-        return self
+
+# Bases in the order in which a stored configuration lists their keys, last first.
+class DistillConfig(_DistillTraining, LossWeights, _DistillBatches):
+    """End-to-end distillation of the whole model from its full-precision self."""
 
 
-class CalibConfig(_Part):
+class CalibConfig(Settings):
     """A run: stages in order, format, data and what each stage does."""
 
     version: Literal[1, 2] = CONFIG_VERSION
@@ -222,7 +210,7 @@ class CalibConfig(_Part):
         method = self.format.method
         if "layer" in self.stages and method != "qbb":
             raise ValueError(f"stages: layer belongs to --method qbb, not to {method}")
-        allowed = [name for name, start in METHODS.items() if method in start.of]
+        allowed = [name for name, row in WEIGHT_INITS.items() if method in row.methods]
         if "init" in self.stages and self.init.method not in allowed:
             raise ValueError(f"init.method: expected one of {', '.join(allowed)} for {method}, got {self.init.method}")
         if self.targets is not None and not {"init", "layer"} & set(self.stages):
@@ -241,16 +229,16 @@ class CalibConfig(_Part):
 
     @property
     def needs_tokens(self) -> bool:
-        """Whether some stage looks at text."""
+        """Some stage looks at text."""
         trains = "block" in self.stages or "e2e" in self.stages
-        return trains or ("init" in self.stages and METHODS[self.init.method].needs_inputs)
+        return trains or ("init" in self.stages and WEIGHT_INITS[self.init.method].needs_inputs)
 
     @property
-    def walk_looks(self) -> bool:
-        """Whether the walk through the blocks has text go along: QBB's only where something asks for it."""
+    def blockwise_reads_text(self) -> bool:
+        """Blockwise calibration looks at text: that of QBB only where something asks for it."""
         if "block" in self.stages:
             return True
-        asked = METHODS[self.init.method].needs_inputs if self.format.method == "qbb" else self.needs_tokens
+        asked = WEIGHT_INITS[self.init.method].needs_inputs if self.format.method == "qbb" else self.needs_tokens
         return "init" in self.stages and asked
 
     def to_json(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import json
 import math
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -21,15 +21,15 @@ from torch.nn import Module
 from tqdm import tqdm
 
 from calib.data.collect import first_windows
-from calib.layers import Format
 from calib.losses import chunk_size, cross_entropy, kl_divergence
 from calib.models.blocks import autocast, compute_dtype
 from calib.models.head import head_of
 from calib.models.source import SourceModel
 from calib.parallel import Team
-from calib.stored import Checkpoint
+from calib.stored_checkpoint import StoredCheckpoint
 from dualbinary import InputError
 from dualbinary.cli.console import add_common_options, run
+from dualbinary.contract.weight import PlaneFormat
 
 __all__ = ["Evaluation", "evaluate", "main"]
 
@@ -52,7 +52,7 @@ class Evaluation:
 @torch.no_grad()
 def evaluate(
     source: SourceModel,
-    checkpoints: list[Checkpoint],
+    checkpoints: list[StoredCheckpoint],
     windows: Tensor,
     *,
     device: str = "cpu",
@@ -123,11 +123,11 @@ def main(argv: list[str]) -> int:
 
 
 def _command(args: argparse.Namespace) -> None:
-    checkpoints = [Checkpoint(path) for path in args.checkpoints]
-    formats = {checkpoint.format.plain for checkpoint in checkpoints}
+    checkpoints = [StoredCheckpoint(path) for path in args.checkpoints]
+    formats = {replace(checkpoint.format, levels="free") for checkpoint in checkpoints}
     if len(formats) > 1:
         raise InputError("checkpoints of different formats: expected one format, evaluate them one by one")
-    source = SourceModel(args.model_dir, formats.pop() if formats else Format())
+    source = SourceModel(args.model_dir, formats.pop() if formats else PlaneFormat(2, 64))
     vocabulary = source.model.config.get_text_config().vocab_size
     windows = first_windows(args.model_dir, tuple(args.text), args.windows, args.length, vocabulary)
     device = Team.launched(args.device).device

@@ -1,6 +1,6 @@
 """Losses of distillation: per-token functions of logits and block outputs, and one gradient for a whole sequence.
 
-With Pt and Ps the teacher's and the student's distributions over a vocabulary of V, zt and zs the logits behind them, y
+With Pt and Ps the teacher's and the student's distributions over a vocabulary of V, zt and zs their logits, y
 the token that follows, and ft[l], fs[l] in R^H what block l returns:
 
     CE  = -log Ps[y]
@@ -27,18 +27,18 @@ tokens at a time and returns the gradient at the head's input. With respect to t
 
     dKL = Ps - Pt,   dCE = Ps - onehot(y),   dDAD = omega * dKL,   dMSE = 2 (d - mean of d) / V,
 
-and since a head treats every token alone, omega may multiply its gradient behind the head, when its mean is known.
+and since a head treats every token alone, omega may multiply the gradient at the head's input, once its mean is known.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from dualbinary.errors import InputError
+from calib.settings import Settings
 
 __all__ = [
     "LossWeights",
@@ -55,43 +55,38 @@ __all__ = [
 ]
 
 LOGIT_TERMS = ("kl", "ce", "dad", "mse")
-LEAST_ENTROPY = 1e-4  # nats; below it H^gamma would make a token's weight a matter of rounding
+MIN_ENTROPY = 1e-4  # nats; below it H^gamma would make a token's weight a matter of rounding
 
-# Logits in float32 at a time: 24 MiB. On a CPU larger temporaries come from the system anew each time, page by page,
+# Logits in float32 at a time: 24 MiB. On a CPU larger temporaries come from the system each time, page by page,
 # which takes longer than the work on them; on 64 tokens or fewer the products are slower.
 CHUNK_ELEMENTS = 6 << 20
-LEAST_CHUNK = 32
+MIN_CHUNK = 32
 
 
-@dataclass(frozen=True)
-class LossWeights:
-    """What share each term has in the loss, none negative and not all 0; gamma of DAD, in 0 .. 1; and the form of MSE.
+class LossWeights(Settings):
+    """The share of each term in the loss; at least one is above 0."""
 
-    gamma 1 weighs tokens by the teacher's entropy alone, 0 by the student's. The paper leaves it open. `mse_shift`
-    counts what shifts all logits of a token alike.
-    """
+    kl: float = Field(default=1.0, ge=0, description="weight of the KL divergence from the teacher")
+    ce: float = Field(default=0.0, ge=0, description="weight of the cross entropy with the text")
+    dad: float = Field(default=0.0, ge=0, description="weight of deviation-aware distillation")
+    gamma: float = Field(
+        default=0.1, ge=0, le=1, description="exponent of the teacher's entropy in DAD; the student's has 1 - gamma"
+    )
+    mse: float = Field(default=0.0, ge=0, description="weight of the mean square of logit differences")
+    mse_shift: bool = Field(
+        default=False, description="count what shifts all logits of a token alike, too, which no softmax sees"
+    )
+    features: float = Field(default=0.0, ge=0, description="weight of the relative squared error of block outputs")
 
-    kl: float = 1.0
-    ce: float = 0.0
-    dad: float = 0.0
-    gamma: float = 0.5
-    mse: float = 0.0
-    features: float = 0.0
-    mse_shift: bool = False
-
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            most = 1 if field.name == "gamma" else float("inf")
-            if not (0 <= value <= most and value < float("inf")):
-                allowed = "0 to 1" if field.name == "gamma" else "a finite number of at least 0"
-                raise InputError(f"loss weight {field.name}: expected {allowed}, got {value}")
-        if not self.kl + self.ce + self.dad + self.mse + self.features > 0:
-            raise InputError("loss weights: kl, ce, dad, mse and features are all 0; expected at least one above 0")
+    @model_validator(mode="after")
+    def _some_loss(self) -> "LossWeights":
+        if not self.kl + self.ce + self.dad + self.mse + self.features:
+            raise ValueError("expected a positive weight for kl, ce, dad, mse or features")
+        return self
 
     @property
     def needs_teacher(self) -> bool:
-        """Whether the loss looks at the teacher at all."""
+        """The loss looks at the teacher."""
         return self.kl + self.dad + self.mse + self.features > 0
 
 
@@ -114,7 +109,7 @@ def entropy(logits: Tensor) -> Tensor:
 
 def dad_weights(teacher_entropy: Tensor, student_entropy: Tensor, gamma: float) -> Tensor:
     """Omega [T] of DAD (arXiv 2402.11960) for the tokens of one sequence, from their entropies [T]; no gradient."""
-    teacher, student = (h.detach().clamp_min(LEAST_ENTROPY) for h in (teacher_entropy, student_entropy))
+    teacher, student = (h.detach().clamp_min(MIN_ENTROPY) for h in (teacher_entropy, student_entropy))
     omega = teacher**gamma * student ** (1 - gamma)
     return omega / omega.mean()
 
@@ -179,7 +174,7 @@ class SequenceLoss(NamedTuple):
 
 def chunk_size(vocabulary: int) -> int:
     """How many tokens `sequence_loss` had best take at a time."""
-    return max(LEAST_CHUNK, CHUNK_ELEMENTS // vocabulary)
+    return max(MIN_CHUNK, CHUNK_ELEMENTS // vocabulary)
 
 
 def sequence_loss(

@@ -8,20 +8,23 @@ of --method. Without any of these the format is that of the checkpoint that --st
 """
 
 import argparse
+import json
 from collections.abc import Mapping
 from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, get_args, get_origin
+from typing import Any
 
-from pydantic import BaseModel
+import pydantic
 from pydantic.fields import FieldInfo
 
-from calib.config import STAGES, CalibConfig
+from calib.config import CalibConfig, explain
 from calib.presets import DEFAULTS, PRESETS, preset
 from dualbinary import InputError
 from dualbinary.checkpoint import CONFIG_FILE, read_quantization_config
+from dualbinary.cli import options
+from dualbinary.cli.options import Option
+from dualbinary.errors import OptionError
 
-__all__ = ["add_options", "config_from"]
+__all__ = ["OPTIONS", "add_options", "config_from"]
 
 GROUPS = {
     "": "run",
@@ -35,12 +38,48 @@ GROUPS = {
 PREFIXED = ("init", "layer", "block", "e2e")
 OTHER_NAMES = {"--planes": "--bases", "--targets": "--from"}  # the words of QBB, and of people
 HIDDEN = ("version",)
-SEPARATOR = "."  # between section and key in the names of parsed arguments
+METAVARS = {"text": "FILE", "skip": "PATTERN", "separator": "TEXT", "method": "NAME"}
+BOUNDS = {"ge": "minimum", "le": "maximum", "gt": "above", "lt": "below"}  # names of pydantic's limits
 ESCAPES = {"\\n": "\n", "\\t": "\t", "\\f": "\f"}
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add --preset, --config and an option for each field of the configuration."""
+def _options() -> dict[str, Option]:
+    """All options by the path of their field: "seed", "format.planes"."""
+    found = {}
+    for section, title in GROUPS.items():
+        model: Any = CalibConfig.model_fields[section].annotation if section else CalibConfig
+        for key, field in model.model_fields.items():
+            if key not in HIDDEN and key not in GROUPS:
+                flag = "--" + (f"{section}-" if section in PREFIXED else "") + key.replace("_", "-")
+                names = (flag, OTHER_NAMES[flag]) if flag in OTHER_NAMES else (flag,)
+                found[f"{section}.{key}".lstrip(".")] = _option(key, field, names, title)
+    return found
+
+
+def _option(key: str, field: FieldInfo, names: tuple[str, ...], title: str) -> Option:
+    default, kind = field.default, field.annotation
+    limits = {BOUNDS[name]: getattr(part, name) for part in field.metadata for name in BOUNDS if hasattr(part, name)}
+    shown = None
+    if default not in (None, ()) and not isinstance(default, bool):
+        shown = f"fast: {','.join(default) if isinstance(default, tuple) else default}"
+    return Option(
+        field.description or key,
+        None,  # the preset has it
+        shown,
+        **limits,
+        metavar=METAVARS.get(key, None if kind in (int, float) else "PATH"),
+        names=names,
+        group=title,
+        nargs="+",
+        kind=kind,
+    )
+
+
+OPTIONS = _options()
+
+
+def add_options(parser: argparse.ArgumentParser, *others: type) -> None:
+    """Add --preset, --config, an option for each field of the configuration, and those of `others`."""
     base = parser.add_argument_group("configuration").add_mutually_exclusive_group()
     listing = "; ".join(f"{name}: {value.text}" for name, value in PRESETS.items())
     defaults = ", ".join(f"{name} for --method {method}" for method, name in DEFAULTS.items())
@@ -48,17 +87,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     base.add_argument(
         "--config", type=Path, metavar="FILE", help="the configuration of another run: its calibration.json"
     )
-    for section, title in GROUPS.items():
-        group = parser.add_argument_group(title)
-        model = CalibConfig if not section else _section(section)
-        for key, field in model.model_fields.items():
-            if key not in HIDDEN and key not in GROUPS:
-                _add_field(group, section, key, field)
+    options.add_options(parser, OPTIONS, *others)
 
 
 def config_from(args: argparse.Namespace) -> CalibConfig:
-    """The configuration that the parsed arguments ask for. Raises InputError, naming the option."""
-    given = vars(args)
+    """The configuration that the parsed arguments ask for. Raises InputError."""
+    given = {name: value for name, value in vars(args).items() if name in OPTIONS}
     found = {} if args.config or args.preset else _format_of_start(given)
     name = args.preset or DEFAULTS[given.get("format.method", found.get("method", "fdb"))]
     config = CalibConfig.read(args.config) if args.config else preset(name)
@@ -67,20 +101,32 @@ def config_from(args: argparse.Namespace) -> CalibConfig:
     if "data.generated" in given:
         value["data"]["generate"] = 0  # unless it is asked for as well, which is refused
     for name in given:
-        section, dot, key = name.partition(SEPARATOR)
-        if dot:
-            (value[section] if section else value)[key] = given[name]
-    if given.get(".start") and ".stages" not in given:
+        section, _, key = name.rpartition(".")
+        (value[section] if section else value)[key] = given[name]
+    if given.get("start") and "stages" not in given:
         value["stages"] = [stage for stage in value["stages"] if stage != "init"]
     separator = value["data"]["separator"]
     for escape, character in ESCAPES.items() if separator else ():
         value["data"]["separator"] = separator = separator.replace(escape, character)
-    return CalibConfig.from_json(value, "options")
+    try:
+        return CalibConfig.model_validate_json(json.dumps(value))
+    except pydantic.ValidationError as error:
+        raise _option_error(error) from None
+
+
+def _option_error(error: pydantic.ValidationError) -> InputError:
+    """The first thing that is wrong, in words of its option where one field alone is."""
+    first = error.errors()[0]
+    name = ".".join(str(part) for part in first["loc"])
+    if name not in OPTIONS:
+        return InputError(explain(error))
+    expected = first["msg"].removeprefix("Value error, ").removeprefix("expected ")
+    return OptionError(name, OPTIONS[name].limits or expected, first["input"])
 
 
 def _format_of_start(given: Mapping[str, Any]) -> dict[str, Any]:
     """The format of the checkpoint that --start names, unless some of a format is given."""
-    start = given.get(".start")
+    start = given.get("start")
     if start is None or any(name.startswith("format.") for name in given) or not (Path(start) / CONFIG_FILE).is_file():
         return {}
     stored = read_quantization_config(Path(start))
@@ -89,37 +135,3 @@ def _format_of_start(given: Mapping[str, Any]) -> dict[str, Any]:
     method = "qbb" if stored.method == "qbb" else "fdb"
     sizes = {"planes": stored.planes, "group_size": stored.group_size}
     return {"method": method, **sizes, "offset": stored.has_offset}
-
-
-def _section(name: str) -> type[BaseModel]:
-    annotation = CalibConfig.model_fields[name].annotation
-    assert isinstance(annotation, type)
-    assert issubclass(annotation, BaseModel)
-    return annotation
-
-
-def _add_field(group: argparse._ArgumentGroup, section: str, key: str, field: FieldInfo) -> None:
-    flag = "--" + (f"{section}-" if section in PREFIXED else "") + key.replace("_", "-")
-    default = field.default
-    shown = ",".join(default) if isinstance(default, tuple) else default
-    text = field.description or key
-    if default not in (None, ()) and not isinstance(default, bool):
-        text += f" (fast: {shown})"
-    options: dict[str, Any] = {"dest": section + SEPARATOR + key, "default": argparse.SUPPRESS, "help": text}
-    names = [flag, OTHER_NAMES[flag]] if flag in OTHER_NAMES else [flag]
-    group.add_argument(*names, **options, **_kind(key, field.annotation))
-
-
-def _kind(key: str, annotation: Any) -> dict[str, Any]:
-    """How argparse reads a value of this type."""
-    if key == "stages":
-        return {"type": lambda text: text.split(","), "metavar": f"{{{','.join(STAGES)}}}"}
-    if get_origin(annotation) is tuple:
-        return {"nargs": "+", "action": "extend", "metavar": "FILE" if key == "text" else "PATTERN"}
-    if get_origin(annotation) is Literal:
-        return {"choices": get_args(annotation)}
-    if isinstance(annotation, UnionType):
-        return {"metavar": "TEXT" if key == "separator" else "PATH"}
-    if annotation is bool:
-        return {"action": argparse.BooleanOptionalAction}
-    return {"type": annotation, "metavar": {int: "N", float: "X"}.get(annotation, "NAME")}

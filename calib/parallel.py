@@ -24,7 +24,7 @@ from dualbinary import InputError
 
 __all__ = ["ALONE", "Team"]
 
-# The first process walks through the blocks while the others wait for it.
+# The first process calibrates the blocks while the others wait for it.
 PATIENCE = timedelta(days=30)
 
 

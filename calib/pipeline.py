@@ -1,12 +1,12 @@
-"""A run from model directory to checkpoint: text, the walk through the blocks, distillation, and the files.
+"""A run from model directory to checkpoint: text, blockwise calibration, distillation, and the files.
 
-    tokens      windows of the text                            result "windows" of the work directory
-    walk        start and reconstruction, block by block       one result for each block
-    filter      which generated sequences e2e trains on        result "scores"
-    e2e         distillation of the whole model                result "e2e"
-    save        OUT_DIR, in one step                           with calibration.json, the record of the run
+    tokens       windows of the text                                    result "windows" of the work directory
+    blockwise    weight initialization and reconstruction by block      one result for each block
+    filter       generated sequences that e2e trains on                 result "scores"
+    e2e          distillation of the whole model                        result "e2e"
+    save         OUT_DIR, in one step                                   with calibration.json, the record of the run
 
-A run that is killed goes on at the same command; what is finished is read back.
+A run that is killed resumes at the same command; what is finished is read back.
 """
 
 import shutil
@@ -33,16 +33,18 @@ from calib.models.targets import Targets
 from calib.parallel import ALONE, Team
 from calib.report.record import RECORD_FILE, RECORD_VERSION, write_record
 from calib.save import save_checkpoint
-from calib.stages.blockwise import Walked, walk
+from calib.scale_parameters import to_scales
+from calib.stages.blockwise import calibrate_blockwise
+from calib.stages.blockwise_results import BlockwiseResults
 from calib.stages.distill import distill
 from calib.stages.filter import RECORD_KEY, choose
 from calib.state import WorkDirectory
-from calib.stored import Checkpoint
-from calib.weight_init.base import Initialized
+from calib.stored_checkpoint import StoredCheckpoint
+from calib.weight_init.base import InitialWeight
 from calib.weight_init.stored import from_planes
 from dualbinary import InputError
 from dualbinary.checkpoint import CONFIG_FILE
-from dualbinary.cli.version import release
+from dualbinary.cli.version import package_version
 
 __all__ = ["RunResult", "run"]
 
@@ -55,7 +57,7 @@ Progress = Callable[..., None]
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run made."""
+    """The result of a run."""
 
     directory: Path
     record: dict[str, Any]
@@ -89,16 +91,16 @@ def run(
     """Calibrate the model in `model_dir` as `config` says and write a checkpoint to `out_dir`.
 
     `progress(stage, done, total, **figures)` is called with tokens done. The work directory is OUT_DIR.work; it goes
-    once the checkpoint is there, unless `keep_work`. Of several processes the first one walks and writes, and all of
-    them distil; only the first one's record is whole. Raises InputError for input that cannot be used, before any work
-    where that can be known.
+    once the checkpoint is there, unless `keep_work`. Of several processes the first one calibrates blocks and
+    writes, and all of them distill; only the first one's record is whole. Raises InputError for input that cannot be
+    used, before any work where that can be known.
     """
     if team.leads and out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
         raise InputError(f"{out_dir}: exists and is not empty; expected a new directory")
-    source = SourceModel(model_dir, config.format.format, config.skip)
+    source = SourceModel(model_dir, config.format.plane_format, config.skip)
     choose_attention(source, team.device, config.data.length)
     start = _start(config)
-    identity = {"config": config.to_json(), "model": _fingerprint(source), "dualbinary": release()}
+    identity = {"config": config.to_json(), "model": _fingerprint(source), "dualbinary": package_version()}
     work_path = out_dir.with_name(out_dir.name + WORK_SUFFIX)
     with WorkDirectory(work_path, identity, fresh=fresh, reader=not team.leads) as work:
         generated = out_dir.with_name(out_dir.name + GENERATED_SUFFIX)
@@ -126,28 +128,28 @@ class _Job:
     dtype: torch.dtype
     generated: Path
     progress: Progress
-    trained: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)  # planes and scales behind distillation
+    trained: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)  # planes and scales after distillation
 
     @cached_property
-    def walked(self) -> Walked:
-        """What the walk left, once it is done."""
-        return Walked(self.source, self.work)
+    def blockwise(self) -> BlockwiseResults:
+        """The results of blockwise calibration, once it is done."""
+        return BlockwiseResults(self.source, self.work)
 
-    def run(self, start: Callable[[QuantLinear], Initialized] | None) -> dict[str, Any]:
-        """All stages; returns the record."""
+    def run(self, start: Callable[[QuantLinear], InitialWeight] | None) -> dict[str, Any]:
+        """Run all stages; return the record."""
         seconds: dict[str, float] = {}
         begin = time.perf_counter()
         tokens, origin = None, None
         if self.team.leads:
             tokens, origin = self._tokens()
             seconds["data"] = time.perf_counter() - begin
-            self._walk(tokens, start)
+            self._calibrate_blocks(tokens, start)
         self.team.wait()
-        blocks = self.walked.reports()
+        blocks = self.blockwise.reports()
         seconds["init+block"] = sum(block["seconds"] for block in blocks)
         record: dict[str, Any] = {
             "version": RECORD_VERSION,
-            "dualbinary": release(),
+            "dualbinary": package_version(),
             "config": self.config.to_json(),
             "model": self._sizes(),
             "data": origin,
@@ -174,7 +176,7 @@ class _Job:
             planes, scales = self.trained[name]
             return planes.numpy(), scales.numpy()
         layer = self.source.linears[name]
-        self.walked.restore(layer)
+        self.blockwise.restore(layer)
         return layer.current_planes().numpy(), layer.stored_scales.detach().half().numpy()
 
     def _tokens(self) -> tuple[Tensor | None, dict[str, Any] | None]:
@@ -207,14 +209,14 @@ class _Job:
             self.config.block.held_out if "block" in stages else 0, self.config.e2e.held_out if "e2e" in stages else 0
         )
 
-    def _walked(self) -> int:
-        """Windows that the walk learns from."""
+    def _calibration_windows(self) -> int:
+        """Windows that blockwise calibration learns from."""
         stages, init = self.config.stages, self.config.init.windows
         return max(init if "init" in stages else 0, self.config.block.windows if "block" in stages else 0)
 
     def _windows_wanted(self) -> int:
         e2e = self.config.e2e.steps * self.config.e2e.batch if "e2e" in self.config.stages else 0
-        wanted = max(self._walked(), e2e) + self._held_out()
+        wanted = max(self._calibration_windows(), e2e) + self._held_out()
         return generated_count(self.config.data) if self.config.data.keep else wanted
 
     def _generate(self, count: int) -> Tensor:
@@ -234,14 +236,14 @@ class _Job:
         self.source.unload(model)
         return tokens
 
-    def _walk(self, tokens: Tensor | None, start: Callable[[QuantLinear], Initialized] | None) -> None:
+    def _calibrate_blocks(self, tokens: Tensor | None, start: Callable[[QuantLinear], InitialWeight] | None) -> None:
         seen = None
-        if tokens is not None and self.config.walk_looks:
+        if tokens is not None and self.config.blockwise_reads_text:
             # What is held out for distillation, no stage before it may learn from.
-            training = tokens[: len(tokens) - self._held_out()][: self._walked()]
+            training = tokens[: len(tokens) - self._held_out()][: self._calibration_windows()]
             held_out = self.config.block.held_out if "block" in self.config.stages else 0
             seen = torch.cat([training, tokens[len(tokens) - held_out :]])
-        walk(
+        calibrate_blockwise(
             self.source,
             self.config,
             seen,
@@ -269,7 +271,7 @@ class _Job:
         return torch.cat([chosen, tokens[split:]]), record
 
     def _target(self) -> Callable[[QuantLinear], Tensor] | None:
-        """What layers approach where the configuration names another model."""
+        """The weights that layers approach where the configuration names another model."""
         if self.config.targets is None:
             return None
         return Targets(Path(self.config.targets), self.source).of
@@ -289,12 +291,12 @@ class _Job:
         return {**asdict(result), "seconds": time.perf_counter() - begin}
 
     def _place(self) -> None:
-        """Load the model with what the walk chose, block by block, so that no process needs more than its part."""
+        """Load the model with its calibrated planes, block by block, so that no process needs more than its part."""
         model, blocks = self.source.model, [block for _, block in self.source.blocks]
         for block in blocks:
             self.source.load(block, linear_dtype=self.dtype)
             for layer in quant_linears(block):
-                self.walked.restore(layer)
+                self.blockwise.restore(layer)
             block.to(self.team.device)
             self.team.shard(block)
         self.source.load(model)
@@ -304,14 +306,14 @@ class _Job:
     def _collect(self, blocks: list[dict[str, Any]]) -> None:
         """Take planes and scales from all processes, and add the figures of the layers to the record.
 
-        The moments of their inputs are no longer there, so those figures are of weights alone.
+        The hessians of their inputs are no longer there, so those figures are of weights alone.
         """
         for block in blocks:
             for name, stages in block["layers"].items():
                 layer = self.source.linears[name]
                 planes, scales, weight = map(self.team.whole, (layer.current_planes(), layer.scales, layer.weight))
                 if self.team.leads:
-                    scales = layer.format.stored(scales)
+                    scales = to_scales(layer.format, scales)
                     self.trained[name] = planes, scales.half()
                     stages["e2e"] = layer_statistics(weight.float(), planes, scales, layer.format.group_size, None)
 
@@ -331,25 +333,25 @@ class _Job:
         }
 
 
-def _start(config: CalibConfig) -> Callable[[QuantLinear], Initialized] | None:
-    """What a layer begins with where the configuration names a checkpoint."""
+def _start(config: CalibConfig) -> Callable[[QuantLinear], InitialWeight] | None:
+    """The initial weights of layers where the configuration names a checkpoint."""
     if config.start is None:
         return None
-    checkpoint = Checkpoint(Path(config.start))
-    if checkpoint.format != config.format.format:
+    checkpoint = StoredCheckpoint(Path(config.start))
+    if checkpoint.format != config.format.plane_format:
         raise InputError(
-            f"{config.start}: holds {checkpoint.format}, expected {config.format.format}; "
+            f"{config.start}: holds {checkpoint.format}, expected {config.format.plane_format}; "
             "set --method, --planes, --group-size and --offset as in the checkpoint"
         )
 
-    def start(layer: QuantLinear) -> Initialized:
+    def start(layer: QuantLinear) -> InitialWeight:
         return from_planes(layer.weight, *checkpoint.read(layer), layer.format)
 
     return start
 
 
 def _fingerprint(source: SourceModel) -> dict[str, Any]:
-    """What tells this model from another one without reading all of it: files, sizes and dates."""
+    """Files, sizes and dates, which tell this model from another one without reading all of it."""
     files = sorted({stored.file for stored in source.tensors.values()} | {source.directory / CONFIG_FILE})
     status = {file.name: file.stat() for file in files}
     return {name: [entry.st_size, entry.st_mtime_ns] for name, entry in status.items()}

@@ -144,7 +144,7 @@ def plan(name: str, shapes: Shapes, config: CalibConfig, machine: Machine) -> Pl
     """The plan of `config` for a model of these shapes on a machine of this speed."""
     result = Plan(name, machine, shapes, 8 * _planes(shapes, config) / shapes.weights)
     if {"init", "layer", "block"} & set(config.stages):
-        result.stages["init+block"] = _walk(shapes, config, machine)
+        result.stages["init+block"] = _blockwise(shapes, config, machine)
     if config.data.keep and config.data.keep_by == "discrepancy" and not config.data.scores:
         result.stages["filter"] = _filter(shapes, config, machine)
     if "e2e" in config.stages:
@@ -152,12 +152,14 @@ def plan(name: str, shapes: Shapes, config: CalibConfig, machine: Machine) -> Pl
     return result
 
 
-def _walk(shapes: Shapes, config: CalibConfig, machine: Machine) -> Stage:
+def _blockwise(shapes: Shapes, config: CalibConfig, machine: Machine) -> Stage:
     T, H = config.data.length, shapes.hidden
     init = config.init.windows * T if "init" in config.stages else 0
     trained = config.block.windows * T * config.block.epochs if "block" in config.stages else 0
-    windows = max(config.init.windows, config.block.windows) + config.block.held_out if config.walk_looks else 0
-    init = init if config.walk_looks else 0
+    windows = (
+        max(config.init.windows, config.block.windows) + config.block.held_out if config.blockwise_reads_text else 0
+    )
+    init = init if config.blockwise_reads_text else 0
     steps = trained // (config.block.batch * T)
     flops = data = 0.0
     for block in shapes.blocks:
@@ -227,14 +229,14 @@ def _distill(shapes: Shapes, config: CalibConfig, machine: Machine) -> Stage:
 
 def _scales(shapes: Shapes, config: CalibConfig) -> int:
     """Numbers that scales are."""
-    format_ = config.format.format
-    return sum(N * format_.groups(K) * format_.rows for block in shapes.blocks for N, K in block)
+    plane_format = config.format.plane_format
+    return sum(N * plane_format.groups(K) * plane_format.scale_rows for block in shapes.blocks for N, K in block)
 
 
 def _planes(shapes: Shapes, config: CalibConfig) -> float:
-    """Bytes of the walk's results: planes, and scales of 16 bits."""
-    format_ = config.format.format
-    return sum(N * format_.row_bits(K) for block in shapes.blocks for N, K in block) / 8
+    """Bytes of the results of blockwise calibration: planes, and scales of 16 bits."""
+    plane_format = config.format.plane_format
+    return sum(N * plane_format.row_bits(K) for block in shapes.blocks for N, K in block) / 8
 
 
 def _linears(block: nn.Module) -> Iterator[tuple[int, int]]:

@@ -34,17 +34,17 @@ def save_checkpoint(
     `quantized` gives planes uint8 [P, N, Kp/8] and scales float16 [C, N, groups] of a layer by its name. `record` is a
     file to put beside. Raises InputError if `directory` exists and is not empty.
     """
-    format_ = source.format
+    plane_format = source.format
     kept = {
         name.removesuffix(".weight")
         for name, tensor in source.tensors.items()
         if name.endswith(".weight") and len(tensor.shape) > 1
     } - set(source.linears)
     quantization = QuantizationConfig(
-        method=format_.method,
-        planes=format_.planes,
-        group_size=format_.group_size,
-        has_offset=format_.offset,
+        method="qbb" if plane_format.symmetric else "fdb",
+        planes=plane_format.planes,
+        group_size=plane_format.group_size,
+        has_offset=plane_format.offset,
         modules_to_not_convert=tuple(sorted(kept)),
     )
     companions = {file for pattern in COMPANIONS for file in source.directory.glob(pattern)}

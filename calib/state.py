@@ -4,7 +4,7 @@ OUT_DIR.work/
     run.json             the configuration and a fingerprint of model and data: another run must not go on here
     lock                 held by the running process
     <name>.safetensors   one result each, with a JSON object beside the tensors; there whole or not at all
-    streams/             hidden states at the block in work (calib.stages.activation_cache)
+    streams/             cached activations around the current block (calib.stages.activation_cache)
 """
 
 import fcntl
@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dualbinary import InputError
+from dualbinary.files.atomic import move_into_place, write_text
 from dualbinary.files.json_objects import read_json_object
 
 __all__ = ["WorkDirectory"]
@@ -71,7 +72,7 @@ class WorkDirectory:
         target = self._file(name)
         aside = target.with_name(target.name + ".new")
         save_file({key: value.contiguous() for key, value in tensors.items()}, aside, {METADATA: json.dumps(metadata)})
-        _into_place(aside, target)
+        move_into_place(aside, target)
 
     def read_tensors(self, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """The tensors and metadata of the result `name`. Raises InputError where it is damaged."""
@@ -82,10 +83,6 @@ class WorkDirectory:
             return load_file(file), metadata
         except (OSError, KeyError, ValueError, safetensors.SafetensorError) as error:
             raise InputError(f"{file}: not a result of this tool ({error}); start over with --fresh") from None
-
-    def forget(self, name: str) -> None:
-        """Remove the result `name` if it is there."""
-        self._file(name).unlink(missing_ok=True)
 
     def remove(self) -> None:
         """Remove the directory, once its results are elsewhere."""
@@ -124,8 +121,7 @@ class WorkDirectory:
                 shutil.rmtree(entry)
             else:
                 entry.unlink()
-        aside.write_text(json.dumps(self._identity, indent=2), encoding="utf-8")
-        _into_place(aside, file)
+        write_text(file, json.dumps(self._identity, indent=2))
 
     def _release(self) -> None:
         if self._lock is not None:
@@ -143,18 +139,3 @@ def _differences(found: dict[str, Any], wanted: dict[str, Any], prefix: str = ""
         elif left != right:
             names.append(prefix + key)
     return names
-
-
-def _into_place(aside: Path, target: Path) -> None:
-    """Rename a file that is written, on the disk as well; before it, its content."""
-    _sync(aside)
-    aside.replace(target)
-    _sync(target.parent)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,11 +1,11 @@
-"""The command `dualbinary`: one name in front of the commands of all packages.
+"""The command `dualbinary`, or `python -m dualbinary`: one name for the commands of all packages.
 
     dualbinary export ...       python -m exporter ...
     dualbinary quantize ...     python -m calib ...
     dualbinary generate ...     python -m runtime_ext generate ...     and so on for bench and info
     dualbinary relayout ...     python -m dualbinary.onnx_files.relayout ...
 
-The packages are run by name, not imported: this one depends on none of them.
+The modules are run by name, not imported: this package depends on no other one.
 """
 
 import argparse
@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dualbinary.cli.version import release
+from dualbinary.cli.version import package_version
 from dualbinary.contract.schema import OP, digest
 
 __all__ = ["main"]
@@ -30,7 +30,7 @@ class Verb:
 
 VERBS = {
     "export": Verb("exporter", (), "export", "turn a Hugging Face model directory into an ONNX file"),
-    "quantize": Verb("calib", (), "calib", "train a model to two bits a weight"),
+    "quantize": Verb("calib", (), "calib", "train a model to two bits per weight"),
     "relayout": Verb("dualbinary.onnx_files.relayout", (), "relayout", "change the stored layout of an exported model"),
     "generate": Verb("runtime_ext", ("generate",), "", "continue a prompt with an exported model"),
     "bench": Verb("runtime_ext", ("bench",), "", "measure an exported model"),
@@ -45,8 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="dualbinary",
         usage="dualbinary [-h] [--version] VERB ...",
-        description="Language models at about two bits a weight in ONNX Runtime.",
-        epilog=f"verbs:\n{listing}\n\n`dualbinary VERB --help` tells more.",
+        description="Language models at about two bits per weight in ONNX Runtime.",
+        epilog=f"verbs:\n{listing}\n\n`dualbinary VERB --help` describes a verb.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=_version())
@@ -76,7 +76,7 @@ def _run(verb: Verb, arguments: list[str]) -> int:
 
 
 def _version() -> str:
-    return f"dualbinary {release()}, {OP.domain}::{OP.name} version {OP.version}, contract {digest()}"
+    return f"dualbinary {package_version()}, {OP.domain}::{OP.name} version {OP.version}, contract {digest()}"
 
 
 if __name__ == "__main__":

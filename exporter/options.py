@@ -1,92 +1,109 @@
-"""What an export is asked to do: one frozen, validated value that every later step reads."""
+"""The options of an export: one frozen, checked value that every later step reads, and the command line is made of."""
 
 from dataclasses import dataclass
 
-from dualbinary import OP, InputError
+from dualbinary import OP
+from dualbinary.cli.options import check_options, option
+from dualbinary.errors import OptionError
 
-__all__ = ["CUDA_PLANES", "FALLBACKS", "LOGITS", "PLAIN_PLANES", "SCALE_BITS", "TARGETS", "ExportOptions"]
+__all__ = ["CUDA_PLANES", "DEFAULT_GROUP_SIZE", "DEFAULT_PLANES", "FITTED", "TARGETS", "ExportOptions"]
 
-FALLBACKS = ("ort4", "ort2", "standard", "none")
-LOGITS = ("last", "all")
-SCALE_BITS = (8, 16)
 TARGETS = {"cpu": "fp32", "cuda": "fp16"}
-"""What a model is made for, and the type of its activations unless another one is asked for."""
+"""Execution providers that a model is made for, and the type of its activations unless another one is asked for."""
 
 CUDA_PLANES = OP.cuda["max_planes"]
 """Planes that the CUDA kernels take at most."""
 
 # Planes for a directory without trained planes. Two planes fitted without data ruin a model; four with an offset hold
 # any four-bit affine grid, which is the least that is good text without training (docs/log.md).
-PLAIN_PLANES = 4
+DEFAULT_PLANES = 4
+DEFAULT_GROUP_SIZE = 64
+
+FITTED = "planes of a plain directory (a checkpoint brings its own)"
+GRAPH = "graph"
 
 
 @dataclass(frozen=True)
 class ExportOptions:
     """Options of `exporter.export`.
 
-    planes, group_size, offset: the fit of a plain directory; a checkpoint of ours carries its own and refuses these.
-        None means the default: 4 planes, groups of 64, with offset (no offset where planes are given and are not 4).
-    scale_bits: 8 rounds scales to 8-bit codes with a float16 factor for each output and plane; 16 keeps what a
-        checkpoint stores, and is float16 for a fit.
-    layout: name of the stored layout of planes and scales; "plain" runs everywhere, the others are ready for the
-        instruction set that they are named after and run nowhere else.
-    accuracy_level: what kernels may do to activations: 0 keeps 15 bits or better, 4 allows int8.
-    dtype: element type of activations, KV cache and everything that is not quantized: "fp32" or "fp16"; None means
-        that of the target. Attention and cache are float16 for "cuda" in either case, as its kernel is.
-    embedding_bits: 4, 8, 16 or 32 for the token embedding and the head.
-    logits: "last" gives the logits [batch, 1, V] behind the last token of what is fed, "all" those behind every one.
-    fallback: body of the model-local function that runs the op where the library is absent.
-    target: execution provider that the graph is made for and genai_config.json selects: "cpu" or "cuda".
+    `planes`, `group_size` and `offset` are those of a fit. None means the default, and is all that a checkpoint of ours
+    accepts, which carries its own.
     """
 
-    planes: int | None = None
-    group_size: int | None = None
-    offset: bool | None = None
-    scale_bits: int = 16
-    layout: str = OP.layouts[0].name
-    accuracy_level: int = 0
-    dtype: str | None = None
-    embedding_bits: int = 8
-    logits: str = "last"
-    fallback: str = "ort4"
-    target: str = "cpu"
+    planes: int | None = option(
+        None,
+        help="binary planes",
+        minimum=OP.limits["min_planes"],
+        maximum=OP.limits["max_planes"],
+        shown=f"default {DEFAULT_PLANES}",
+        metavar="P",
+        group=FITTED,
+    )
+    group_size: int | None = option(
+        None,
+        help="weights per scale",
+        multiple=OP.limits["group_multiple"],
+        shown=f"default {DEFAULT_GROUP_SIZE}",
+        metavar="G",
+    )
+    offset: bool | None = option(None, help="an offset per group", shown=f"default: with {DEFAULT_PLANES} planes")
+    scale_bits: int = option(
+        16,
+        help="16: float16 scales, or as a checkpoint stores them; 8: rounded to 8 bits, with a float16 factor per "
+        "output and plane, for a smaller and faster file",
+        choices=(8, 16),
+        group=GRAPH,
+    )
+    layout: str = option(
+        OP.layouts[0].name,
+        help="byte order of planes and scales in the file: plain runs on every CPU; the others are ready for one "
+        "instruction set: a device maps the file and starts at once, and other CPUs refuse it; dualbinary relayout "
+        "converts between them",
+        choices=tuple(layout.name for layout in OP.layouts),
+    )
+    accuracy_level: int = option(
+        0,
+        help="what kernels may do to activations: 0 keeps 15 bits or better; 4 allows int8, which is faster",
+        choices=tuple(OP.attribute("accuracy_level").values),
+    )
+    dtype: str | None = option(
+        None,
+        help="type of activations, KV cache and everything that is not quantized; with {target} cuda, attention and "
+        "cache are fp16 in either case",
+        choices=("fp32", "fp16"),
+        shown=f"default {TARGETS['cpu']}, with {{target}} cuda {TARGETS['cuda']}",
+    )
+    embedding_bits: int = option(8, help="bits of token embedding and head", choices=(4, 8, 16, 32))
+    logits: str = option(
+        "last",
+        help="last: logits [batch, 1, V] of the last token only, all that generating needs; all: of every token",
+        choices=("last", "all"),
+    )
+    fallback: str = option(
+        "ort4",
+        help="body of the function inside the model that runs the operator where the library is absent",
+        choices=("ort4", "ort2", "standard", "none"),
+    )
+    target: str = option(
+        "cpu",
+        help="execution provider of ONNX Runtime that the graph and genai_config.json are made for; cuda takes "
+        f"{{layout}} plain and 1 to {CUDA_PLANES} planes",
+        choices=tuple(TARGETS),
+    )
 
     def __post_init__(self) -> None:
-        """Raise InputError for a value that no export could use."""
-        limits = OP.limits
-        if self.planes is not None and not limits["min_planes"] <= self.planes <= limits["max_planes"]:
-            raise InputError(f"--planes must be {limits['min_planes']} to {limits['max_planes']}, got {self.planes}")
-        multiple = limits["group_multiple"]
-        if self.group_size is not None and (self.group_size < multiple or self.group_size % multiple):
-            raise InputError(f"--group-size must be a positive multiple of {multiple}, got {self.group_size}")
-        for name, value, allowed in (
-            ("--scale-bits", self.scale_bits, SCALE_BITS),
-            ("--layout", self.layout, [layout.name for layout in OP.layouts]),
-            ("--accuracy-level", self.accuracy_level, OP.attribute("accuracy_level").values),
-            ("--dtype", self.dtype, (None, "fp32", "fp16")),
-            ("--embedding-bits", self.embedding_bits, (4, 8, 16, 32)),
-            ("--logits", self.logits, LOGITS),
-            ("--fallback", self.fallback, FALLBACKS),
-            ("--target", self.target, TARGETS),
-        ):
-            if value not in allowed:
-                names = ", ".join(str(each) for each in allowed if each is not None)
-                raise InputError(f"{name} must be one of {names}, got {value}")
-        if self.target == "cuda":
-            self._refuse_what_cuda_lacks()
-
-    def _refuse_what_cuda_lacks(self) -> None:
+        """Raise OptionError for a value that no export could use."""
+        check_options(self)
         plain = OP.layouts[0].name
+        if self.target != "cuda":
+            return
         if self.layout != plain:
-            raise InputError(
-                f"--target cuda: its kernels pack layout {plain} themselves, got --layout {self.layout}, which is for "
-                "CPUs; leave --layout out, or use --target cpu"
-            )
+            expected = f"{plain} with {{target}} cuda, whose kernels pack weights themselves"
+            raise OptionError("layout", expected, self.layout, "leave {layout} out, or use {target} cpu")
         if self.planes is not None and self.planes > CUDA_PLANES:
-            raise InputError(
-                f"--target cuda: its kernels take 1 to {CUDA_PLANES} planes, got --planes {self.planes}; use fewer, or "
-                "--target cpu"
-            )
+            expected = f"1 to {CUDA_PLANES} with {{target}} cuda"
+            raise OptionError("planes", expected, self.planes, "use fewer, or {target} cpu")
 
     @property
     def activations(self) -> str:
@@ -96,14 +113,14 @@ class ExportOptions:
     @property
     def fit_planes(self) -> int:
         """Planes of a data-free fit."""
-        return PLAIN_PLANES if self.planes is None else self.planes
+        return DEFAULT_PLANES if self.planes is None else self.planes
 
     @property
     def fit_group_size(self) -> int:
         """Group size of a data-free fit."""
-        return 64 if self.group_size is None else self.group_size
+        return DEFAULT_GROUP_SIZE if self.group_size is None else self.group_size
 
     @property
     def fit_offset(self) -> bool:
-        """Whether a data-free fit has an offset row."""
-        return (self.planes in (None, PLAIN_PLANES)) if self.offset is None else self.offset
+        """True where a data-free fit has an offset row."""
+        return (self.fit_planes == DEFAULT_PLANES) if self.offset is None else self.offset

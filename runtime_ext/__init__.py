@@ -1,6 +1,6 @@
 """ONNX Runtime's custom-op library for DualBinaryMatMul, and the commands that run exported models.
 
-In a program of one's own:
+In another program:
 
     options = onnxruntime.SessionOptions()
     runtime_ext.register(options)

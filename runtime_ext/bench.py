@@ -1,9 +1,9 @@
-"""`python -m runtime_ext bench`: how fast a model runs here.
+"""`python -m runtime_ext bench`: measure how fast a model runs here.
 
     python -m runtime_ext bench OUT.onnx [--prompt-length 128] [--tokens 64] [--repeats 5] [--threads N] [--json]
     python -m runtime_ext bench OUT.onnx --provider cuda [--device N] [--cuda-graph]
 
-Each repeat reads a prompt of random tokens and then feeds `--tokens` tokens one by one; the first repeat only warms up.
+Each repeat reads a prompt of random tokens and then decodes `--tokens` tokens one by one; the first one only warms up.
 Speeds are medians over the rest. Peak memory is that of the whole process, Python and ONNX Runtime included, without
 that of a GPU.
 """
@@ -17,16 +17,28 @@ from pathlib import Path
 
 import numpy as np
 
-from dualbinary import InputError
-from runtime_ext.decoder import Decoder
-from runtime_ext.providers import CPU, Provider, add_provider_options, provider_of
+from dualbinary.cli.options import option, options_from
+from runtime_ext.decoder import Decoder, LoadOptions
+from runtime_ext.providers import CPU, Provider
 
-__all__ = ["SEED", "TOKEN_RANGE", "Measurement", "measure", "peak_rss_bytes"]
+__all__ = ["OPTIONS", "SEED", "TOKEN_RANGE", "BenchOptions", "Measurement", "measure", "peak_rss_bytes"]
 
 SEED = 0
 # The ids of the prompt: below any vocabulary in use, above most special tokens.
 TOKEN_RANGE = (100, 200)
 VM_HIGH_WATER = "VmHWM:"
+
+
+@dataclass(frozen=True)
+class BenchOptions:
+    """Options of the measurement itself."""
+
+    prompt_length: int = option(128, help="prompt tokens", minimum=1)
+    tokens: int = option(64, help="tokens to decode", minimum=1)
+    repeats: int = option(5, help="measured repeats", minimum=1)
+
+
+OPTIONS = (BenchOptions, Provider)
 
 
 @dataclass(frozen=True)
@@ -84,7 +96,7 @@ def measure(
 
 
 def peak_rss_bytes() -> int | None:
-    """The most memory that this process has had resident, or None where the system does not tell."""
+    """The maximum of memory that this process has had resident, or None where the system does not tell."""
     status = Path("/proc/self/status")
     if status.exists():
         for line in status.read_text(encoding="ascii", errors="replace").splitlines():
@@ -93,21 +105,11 @@ def peak_rss_bytes() -> int | None:
     return None
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's own options."""
-    parser.add_argument("--prompt-length", type=int, default=128, metavar="N", help="prompt tokens (default 128)")
-    parser.add_argument("--tokens", type=int, default=64, metavar="N", help="tokens to decode (default 64)")
-    parser.add_argument("--repeats", type=int, default=5, metavar="N", help="measured repeats (default 5)")
-    add_provider_options(parser)
-
-
 def command(args: argparse.Namespace) -> None:
     """Run the command."""
-    for name in ("prompt_length", "tokens", "repeats"):
-        if getattr(args, name) < 1:
-            raise InputError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(args, name)}")
-    counts = (args.prompt_length, args.tokens, args.repeats, args.threads)
-    result = measure(args.model, *counts, args.library, provider_of(args))
+    options, load = options_from(args, BenchOptions), options_from(args, LoadOptions)
+    counts = (options.prompt_length, options.tokens, options.repeats, load.threads)
+    result = measure(args.model, *counts, load.library, options_from(args, Provider))
     if args.json:
         print(json.dumps({"model": str(args.model), **asdict(result)}))
         return

@@ -1,4 +1,4 @@
-"""What a model says about itself in the JSON files beside it. Read once, checked here, frozen.
+"""The configuration beside a model: what its JSON files say about it, read once, checked here, frozen.
 
 genai_config.json (onnxruntime-genai's file) gives the context length, the end-of-text ids and whether a key/value cache
 may be one buffer that is read and written; generation_config.json (Hugging Face) overrules the ids, as it does there.
@@ -11,6 +11,7 @@ from typing import Any
 
 from dualbinary import InputError
 from dualbinary.files.json_objects import read_json_object
+from dualbinary.onnx_files.model_files import GENAI_CONFIG, GENERATION_CONFIG
 
 __all__ = ["DecoderConfig", "read_json"]
 
@@ -32,14 +33,14 @@ class DecoderConfig:
 
     def __post_init__(self) -> None:
         if self.context_length < 1:
-            raise InputError(f"genai_config.json: context_length must be at least 1, got {self.context_length}")
+            raise InputError(f"{GENAI_CONFIG}: context_length: expected at least 1, got {self.context_length}")
 
     @classmethod
     def read(cls, directory: Path) -> "DecoderConfig":
         """Read the configuration beside a model. Raises InputError for a file that is there but makes no sense."""
-        genai = read_json(directory / "genai_config.json")
+        genai = read_json(directory / GENAI_CONFIG)
         model, search = _section(genai, "model"), _section(genai, "search")
-        eos = read_json(directory / "generation_config.json").get("eos_token_id", model.get("eos_token_id"))
+        eos = read_json(directory / GENERATION_CONFIG).get("eos_token_id", model.get("eos_token_id"))
         try:
             return cls(
                 context_length=int(model.get("context_length", DEFAULT_CONTEXT_LENGTH)),
@@ -47,7 +48,7 @@ class DecoderConfig:
                 share_buffer=bool(search.get("past_present_share_buffer", False)),
             )
         except (TypeError, ValueError, OverflowError) as error:
-            raise InputError(f"{directory}: genai_config.json or generation_config.json: {error}") from error
+            raise InputError(f"{directory}: {GENAI_CONFIG} or {GENERATION_CONFIG}: {error}") from error
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -58,12 +59,12 @@ def read_json(path: Path) -> dict[str, Any]:
 def _section(config: dict[str, Any], name: str) -> dict[str, Any]:
     section = config.get(name, {})
     if not isinstance(section, dict):
-        raise InputError(f"genai_config.json: {name} must be an object, got {type(section).__name__}")
+        raise InputError(f"{GENAI_CONFIG}: {name}: expected an object, got {type(section).__name__}")
     return section
 
 
 def _token_ids(value: Any) -> tuple[int, ...]:
-    """One id, a list of ids, or nothing: configurations have all three."""
+    """The ids of one id, a list of ids, or nothing: configurations have all three."""
     if value is None:
         return ()
     return tuple(int(item) for item in value) if isinstance(value, list) else (int(value),)

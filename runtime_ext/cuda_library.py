@@ -30,7 +30,7 @@ def cuda_library_path() -> Path | None:
 
 
 def describe_cuda() -> dict[str, Any] | None:
-    """What the library says of itself and this machine's devices, and its path; None in a build without CUDA.
+    """Facts of the library and of this machine's devices, and its path; None in a build without CUDA.
 
     Keys: library, version, digest, emulated, architectures, kernels, devices, error (why there is no device, or None).
     Raises InputError for a file that is no such library or was built from another version of the contract.

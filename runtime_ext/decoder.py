@@ -6,7 +6,7 @@ The model's inputs and outputs are those of onnxruntime-genai, for L layers:
     attention_mask          int64 [1, t]                ones; t counts the tokens in the cache and the new ones
     position_ids            int64 [1, s]                only where the model declares it
     past_key_values.i.key   float [1, H, length, D]     and .value, for i in 0..L-1
-    logits                  float [1, n, vocabulary]    n is s, or 1 where the model keeps the last alone
+    logits                  float [1, n, vocabulary]    n is s, or 1 where the model gives the last token's only
     present.i.key           float [1, H, length, D]     and .value
 
 Where the configuration allows a shared buffer (GroupQueryAttention), `length` is the capacity of the cache, and past
@@ -28,11 +28,12 @@ import onnxruntime as ort
 
 import runtime_ext
 from dualbinary import DualBinaryError, InputError
+from dualbinary.cli.options import option
 from runtime_ext.config import DecoderConfig
 from runtime_ext.providers import CPU, Provider
 from runtime_ext.static_step import NO_CAPTURE, StaticStep, graph_options
 
-__all__ = ["CACHE_TYPES", "PAST", "PRESENT", "PROMPT_CHUNK", "Decoder", "session_options"]
+__all__ = ["CACHE_TYPES", "PAST", "PRESENT", "PROMPT_CHUNK", "Decoder", "LoadOptions", "session_options"]
 
 # A prompt is read in pieces of this many tokens. Attention holds scores [heads, s, t] at once; and models that give
 # logits of all s tokens, in float32, take 154 MB for a piece where the vocabulary has 150,000 words.
@@ -40,6 +41,16 @@ PROMPT_CHUNK = 256
 
 CACHE_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 PAST, PRESENT = "past_key_values.", "present."
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """Options of a command that loads a model."""
+
+    threads: int = option(0, help="threads of the session; 0: one per core", minimum=0)
+    library: bool = option(
+        True, help="run the operator by the library; without it, by the function inside the model, if it has one"
+    )
 
 
 @dataclass(frozen=True)
@@ -53,14 +64,14 @@ class _CacheTensor:
     dtype: type[np.floating]
 
     def empty(self, length: int, provider: Provider) -> ort.OrtValue:
-        """Zeros for `length` tokens on the provider's device; nothing at all may as well lie on the CPU."""
+        """Zeros for `length` tokens on the provider's device; an empty cache is on the CPU."""
         zeros = np.zeros((1, self.heads, length, self.head_size), self.dtype)
         place = (provider.name, provider.device) if length else ("cpu", 0)
         return ort.OrtValue.ortvalue_from_numpy(zeros, *place)
 
 
 def session_options(threads: int = 0, library: bool = True) -> ort.SessionOptions:
-    """Options for a decoder: all graph optimizations, `threads` (0: one for each core), the operator's library.
+    """Options for a decoder: all graph optimizations, `threads` (0: one per core), the operator's library.
 
     Spinning stays as ONNX Runtime has it, on: a token is some hundred short parallel sections in a row, and sleeping
     between them costs about 10 microseconds each. The threads go to sleep by themselves soon after a step.
@@ -73,7 +84,7 @@ def session_options(threads: int = 0, library: bool = True) -> ort.SessionOption
     options.inter_op_num_threads = 1
     # A memory plan is kept for every new set of input shapes, and each step has a new length of the mask.
     options.enable_mem_pattern = False
-    # What matters arrives as an exception; the log would only interrupt the text.
+    # Failures arrive as exceptions; the log would only interrupt the text.
     options.log_severity_level = 4
     if library:
         runtime_ext.register(options)
@@ -105,9 +116,7 @@ class Decoder:
             raise InputError(f"the model asks for the input {unknown[0]}, which no decoder of this project has")
         self._static = static_steps or provider.cuda_graph
         if self._static and not config.share_buffer:
-            raise InputError(
-                "steps keep their shapes (--cuda-graph) only with a shared cache; this model's cache grows"
-            )
+            raise InputError("steps keep their shapes (cuda_graph) only with a shared cache; this model's cache grows")
         self._graph_ids = itertools.count(1)
         self.length = self.capacity = 0
         self._past: list[ort.OrtValue] = []
@@ -125,15 +134,15 @@ class Decoder:
     ) -> "Decoder":
         """Load an exported model. `library=False` leaves the operator to the function inside the model.
 
-        Raises InputError for a file that is missing or is no such model, the reason ONNX Runtime gives is kept, and
-        where ONNX Runtime has not got `provider`; DualBinaryError where it cannot use it.
+        Raises InputError, with ONNX Runtime's reason, for a file that is missing or is no such model, and where ONNX
+        Runtime lacks `provider`; DualBinaryError where it cannot use it.
         """
         if not path.is_file():
             raise InputError(f"{path}: no such file; `python -m exporter MODEL_DIR {path.name}` makes one")
         providers = provider.session_providers()
         options = session_options(threads, library)
         try:
-            # Without the fallback that would print its reasons and go on without the provider.
+            # Without the fallback, which would print its reasons and continue without the provider.
             session = ort.InferenceSession(str(path), options, providers=providers, enable_fallback=0)
         except Exception as error:  # ONNX Runtime's own exceptions share no narrower base
             raise InputError(f"{path}: ONNX Runtime cannot load it: {_first_line(error)}") from error
@@ -157,7 +166,7 @@ class Decoder:
             raise InputError(f"{capacity} tokens do not fit the context of {self.config.context_length}")
         self.length = 0
         if self._static and self._past and capacity == self.capacity:
-            return  # what is captured reads and writes these very buffers
+            return  # the captured graph reads and writes these very buffers
         self.capacity = capacity
         self._mask = np.ones((1, capacity), np.int64)
         # The old cache and what refers to it go first, so that both never take memory at once.
@@ -205,7 +214,7 @@ class Decoder:
         binding.bind_cpu_input("attention_mask", self._mask[:, :total])
         if self._has_positions:
             binding.bind_cpu_input("position_ids", np.arange(self.length, total, dtype=np.int64)[None])
-        binding.bind_output("logits")  # anew, or the run would write into the last one's
+        binding.bind_output("logits")  # again, or the run would write into those of the last one
         if not self.config.share_buffer:
             for tensor, past in zip(self._cache, self._past, strict=True):
                 binding.bind_ortvalue_input(tensor.past, past)

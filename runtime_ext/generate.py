@@ -2,7 +2,7 @@
 
     python -m runtime_ext generate OUT.onnx --prompt TEXT [--chat] [sampling options] [--provider cuda] [--json]
 
-Text goes to standard output as it comes, the closing line with counts and speeds to standard error.
+Text goes to standard output as it is generated, and a last line with counts and speeds to standard error.
 """
 
 import argparse
@@ -14,17 +14,30 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from dualbinary import InputError
-from runtime_ext.decoder import Decoder
-from runtime_ext.providers import add_provider_options, provider_of
+from dualbinary.cli.options import option, options_from
+from runtime_ext.decoder import Decoder, LoadOptions
+from runtime_ext.providers import Provider
 from runtime_ext.sampling import Sampler
 from runtime_ext.text import TextCodec
 
-__all__ = ["Generation", "generate"]
+__all__ = ["OPTIONS", "GenerateOptions", "Generation", "generate"]
+
+
+@dataclass(frozen=True)
+class GenerateOptions:
+    """Options of the command beside the sampler's."""
+
+    prompt: str = option(help="text to continue, or the question with {chat}")
+    chat: bool = option(False, help="put the prompt into the model's chat template")
+    max_new_tokens: int = option(128, help="tokens to generate at most", minimum=1)
+
+
+OPTIONS = (GenerateOptions, Sampler, Provider)
 
 
 @dataclass
 class Generation:
-    """What came out of one call: token ids, why it ended, and how long it took in seconds.
+    """The result of one call: token ids, why it ended, and how long it took in seconds.
 
     `finish_reason` is "stop" at an end-of-text token (which is not among `tokens`) and "length" at the limit.
     """
@@ -68,29 +81,15 @@ def generate(
             result.decode_seconds += time.perf_counter() - began
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's own options."""
-    parser.add_argument("--prompt", required=True, metavar="TEXT", help="text to continue, or the question with --chat")
-    parser.add_argument("--chat", action="store_true", help="put the prompt into the model's chat template")
-    parser.add_argument("--max-new-tokens", type=int, default=128, metavar="N", help="tokens at most (default 128)")
-    group = parser.add_argument_group("sampling")
-    group.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0 (default): the likeliest token")
-    group.add_argument("--top-k", type=int, default=0, metavar="K", help="draw among the K likeliest; 0 (default): all")
-    group.add_argument("--top-p", type=float, default=1.0, metavar="P", help="draw among the likeliest that sum to P")
-    group.add_argument("--seed", type=int, metavar="S", help="make the draws repeatable")
-    add_provider_options(parser)
-
-
 def command(args: argparse.Namespace) -> None:
     """Run the command."""
-    if args.max_new_tokens < 1:
-        raise InputError(f"--max-new-tokens must be at least 1, got {args.max_new_tokens}")
-    sampler = Sampler(args.temperature, args.top_k, args.top_p, args.seed)
-    decoder = Decoder.load(args.model, args.threads, args.library, provider_of(args))
+    options, load = options_from(args, GenerateOptions), options_from(args, LoadOptions)
+    sampler = options_from(args, Sampler)
+    decoder = Decoder.load(args.model, load.threads, load.library, options_from(args, Provider))
     codec = TextCodec(args.model.parent)
-    prompt = codec.encode_chat(args.prompt) if args.chat else codec.encode(args.prompt)
+    prompt = codec.encode_chat(options.prompt) if options.chat else codec.encode(options.prompt)
     result = Generation([])
-    pieces = codec.stream(generate(decoder, prompt, args.max_new_tokens, sampler, result))
+    pieces = codec.stream(generate(decoder, prompt, options.max_new_tokens, sampler, result))
     for piece in pieces:
         if not args.json:
             print(piece, end="", flush=True)

@@ -6,27 +6,40 @@ python -m runtime_ext info --isas       the instruction sets that DUALBINARY_ISA
 
 import argparse
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import onnxruntime as ort
 
 import runtime_ext
+from dualbinary.cli.options import option, options_from
+from dualbinary.onnx_files.model_files import EXPORT_REPORT
 from runtime_ext.config import read_json
 from runtime_ext.cuda_library import describe_cuda
-from runtime_ext.decoder import Decoder
+from runtime_ext.decoder import Decoder, LoadOptions
 
-__all__ = ["describe_model"]
+__all__ = ["OPTIONS", "InfoOptions", "describe_model"]
+
+
+@dataclass(frozen=True)
+class InfoOptions:
+    """Options of the command."""
+
+    isas: bool = option(False, help="print only the names that DUALBINARY_ISA may have here")
+
+
+OPTIONS = (InfoOptions,)
 
 
 def describe_model(path: Path, threads: int = 0, library: bool = True) -> dict[str, Any]:
-    """What a model is: files with their sizes in bytes, inputs and outputs, context, cache, and the export's totals.
+    """A model's facts: files with their sizes in bytes, inputs and outputs, context, cache, and the export's totals.
 
     Raises InputError as Decoder.load does: a model that is described here also loads.
     """
     decoder = Decoder.load(path, threads, library)
     files = [path, *sorted(file for file in path.parent.glob(f"{path.name}*") if file != path)]
-    totals = read_json(path.parent / "export_report.json").get("totals")
+    totals = read_json(path.parent / EXPORT_REPORT).get("totals")
     return {
         "files": {file.name: file.stat().st_size for file in files},
         "context_length": decoder.config.context_length,
@@ -39,22 +52,17 @@ def describe_model(path: Path, threads: int = 0, library: bool = True) -> dict[s
     }
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's own options."""
-    parser.add_argument("--isas", action="store_true", help="print only the names that DUALBINARY_ISA may have here")
-
-
 def command(args: argparse.Namespace) -> None:
     """Run the command."""
-    library = runtime_ext.describe()
-    if args.isas:
+    library, load = runtime_ext.describe(), options_from(args, LoadOptions)
+    if options_from(args, InfoOptions).isas:
         isas = list(dict.fromkeys(kernel["isa"] for kernel in library["kernels"] if kernel["available"]))
         print(json.dumps(isas) if args.json else " ".join(isas))
         return
     runtime = {"version": ort.__version__, "providers": ort.get_available_providers()}
     facts: dict[str, Any] = {"library": library, "onnxruntime": runtime, "cuda": describe_cuda()}
     if args.model is not None:
-        facts["model"] = describe_model(args.model, args.threads, args.library)
+        facts["model"] = describe_model(args.model, load.threads, load.library)
     if args.json:
         print(json.dumps(facts))
         return

@@ -1,4 +1,4 @@
-"""Finds the shared library, checks that it speaks this package's contract, and registers it."""
+"""The shared library: found, checked against this package's contract, and registered."""
 
 import ctypes
 import json
@@ -23,7 +23,7 @@ SUFFIXES = {"win32": ".dll", "darwin": ".dylib"}
 
 
 class _SessionOptions(Protocol):
-    """What `register` needs of onnxruntime.SessionOptions."""
+    """The part of onnxruntime.SessionOptions that `register` needs."""
 
     def register_custom_ops_library(self, path: str) -> None: ...
 
@@ -77,12 +77,11 @@ def register(session_options: _SessionOptions) -> None:
 
 
 def describe() -> dict[str, Any]:
-    """What the library is and does here: version, digest, cpu_features, forced_isa, kernels, layouts, chosen; its path.
+    """Facts of the library here: version, digest, cpu_features, forced_isa, kernels, layouts, chosen; its path.
 
     `kernels` lists the inventory (name, isa, accuracy_level, layout, available); `layouts` names the stored layouts
-    that this machine reads; `chosen` maps an accuracy_level, as a string,
-    to the kernel that new weights get. Raises InputError if the library is missing, or if DUALBINARY_ISA names an ISA
-    that this machine or build lacks.
+    that this machine reads; `chosen` maps an accuracy_level, as a string, to the kernel that new weights get. Raises
+    InputError if the library is missing, or if DUALBINARY_ISA names an ISA that this machine or build lacks.
     """
     path = library_path()
     text = ctypes.c_char_p()

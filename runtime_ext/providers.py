@@ -1,14 +1,13 @@
-"""Where a model runs: ONNX Runtime's CPU or CUDA execution provider, with the options that decoding wants.
+"""The execution provider that runs a model, CPU or CUDA, with the options of ONNX Runtime that suit a decoder.
 
-ONNX Runtime goes on silently on the CPU where CUDA cannot be had. Here that is an error: who asked for a GPU wants to
-know. For the CUDA provider, beyond the device:
+ONNX Runtime falls back to the CPU silently where CUDA is not available. Here that is an error: who asked for a GPU
+wants to know. For the CUDA provider, beyond the device:
 
     arena_extend_strategy   kSameAsRequested: the memory pool grows by what is asked for and never doubles
     use_tf32                0: float32 products keep 24 bits, as on the CPU
     enable_cuda_graph       1 with `cuda_graph`: a step is captured once and replayed (runtime_ext/decoder.py)
 """
 
-import argparse
 import contextlib
 import sys
 from dataclasses import dataclass
@@ -16,9 +15,11 @@ from typing import Any
 
 import onnxruntime as ort
 
-from dualbinary import DualBinaryError, InputError
+from dualbinary import DualBinaryError
+from dualbinary.cli.options import check_options, option
+from dualbinary.errors import OptionError
 
-__all__ = ["CPU", "PROVIDERS", "Provider", "add_provider_options", "provider_of"]
+__all__ = ["CPU", "PROVIDERS", "Provider"]
 
 _NAMES = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 PROVIDERS = tuple(_NAMES)
@@ -26,37 +27,37 @@ PROVIDERS = tuple(_NAMES)
 
 @dataclass(frozen=True)
 class Provider:
-    """An execution provider, "cpu" or "cuda", which is also ONNX Runtime's name of its kind of memory.
+    """An execution provider. Its name, "cpu" or "cuda", is also ONNX Runtime's name of its kind of memory."""
 
-    device: index of the GPU; 0 for the CPU.
-    cuda_graph: whether steps of one token are captured as a CUDA graph.
-    """
-
-    name: str = "cpu"
-    device: int = 0
-    cuda_graph: bool = False
+    name: str = option(
+        "cpu", help="where the model runs", choices=PROVIDERS, names=("--provider",), group="execution provider"
+    )
+    device: int = option(0, help="index of the GPU, with {name} cuda", minimum=0)
+    cuda_graph: bool = option(
+        False,
+        help="capture a step of one token as a CUDA graph and replay it, with {name} cuda; not yet tried on a GPU",
+    )
 
     def __post_init__(self) -> None:
-        """Raise InputError for an unknown provider, or a choice that it has not got."""
-        if self.name not in _NAMES:
-            raise InputError(f"--provider must be one of {', '.join(_NAMES)}, got {self.name}")
-        if self.device < 0:
-            raise InputError(f"--device must be 0 or more, got {self.device}")
+        """Raise OptionError for an unknown provider, or an option that it does not have."""
+        check_options(self)
         if self.name == "cpu" and (self.device or self.cuda_graph):
-            option = "--cuda-graph" if self.cuda_graph else f"--device {self.device}"
-            raise InputError(f"{option} is for --provider cuda, got --provider cpu")
+            given = "{cuda_graph}" if self.cuda_graph else f"{{device}} {self.device}"
+            raise OptionError("name", f"cuda with {given}", self.name)
 
     def session_providers(self) -> list[Any]:
-        """The `providers` of onnxruntime.InferenceSession. Raises InputError where ONNX Runtime was built without."""
+        """The `providers` of onnxruntime.InferenceSession. Raises OptionError where ONNX Runtime lacks it."""
         if self.name == "cpu":
             return [_NAMES["cpu"]]
         available = ort.get_available_providers()
         if _NAMES["cuda"] not in available:
-            raise InputError(
-                f"--provider cuda: this onnxruntime {ort.__version__} has only {', '.join(available)}; install "
-                "onnxruntime-gpu in place of onnxruntime, or use --provider cpu"
+            raise OptionError(
+                "name",
+                f"a provider that this onnxruntime {ort.__version__} has ({', '.join(available)})",
+                self.name,
+                "install onnxruntime-gpu in place of onnxruntime, or use {name} cpu",
             )
-        # CUDA's libraries out of Python packages lie where no loader looks; what is missing is printed, to stdout.
+        # CUDA's libraries in Python packages are not on the loader's path; what is missing is printed, to stdout.
         with contextlib.redirect_stdout(sys.stderr):
             ort.preload_dlls()
         options = {
@@ -65,7 +66,7 @@ class Provider:
             "use_tf32": "0",
             "enable_cuda_graph": str(int(self.cuda_graph)),
         }
-        # Nodes that work on shapes stay on the CPU in either case.
+        # Nodes that compute shapes stay on the CPU in either case.
         return [(_NAMES["cuda"], options), _NAMES["cpu"]]
 
     def check(self, session: ort.InferenceSession) -> None:
@@ -73,27 +74,10 @@ class Provider:
         running = session.get_providers()
         if _NAMES[self.name] not in running:
             raise DualBinaryError(
-                f"--provider {self.name}: CUDA device {self.device} could not be used and ONNX Runtime took "
+                f"provider {self.name}: CUDA device {self.device} could not be used and ONNX Runtime took "
                 f"{', '.join(running)}, as its log says; see nvidia-smi for the device, and whether the CUDA and cuDNN "
-                f"that onnxruntime-gpu {ort.__version__} wants are installed, or use --provider cpu"
+                f"that onnxruntime-gpu {ort.__version__} wants are installed, or use the provider cpu"
             )
 
 
 CPU = Provider()
-
-
-def add_provider_options(parser: argparse.ArgumentParser) -> None:
-    """Options of a command that runs a model."""
-    group = parser.add_argument_group("execution provider")
-    group.add_argument("--provider", default="cpu", choices=PROVIDERS, help="where the model runs (default cpu)")
-    group.add_argument("--device", type=int, default=0, metavar="N", help="index of the GPU, with --provider cuda")
-    group.add_argument(
-        "--cuda-graph",
-        action="store_true",
-        help="capture a step as a CUDA graph and replay it, with --provider cuda; not yet tried on a GPU",
-    )
-
-
-def provider_of(args: argparse.Namespace) -> Provider:
-    """What `add_provider_options` parsed. Raises InputError for options that do not go together."""
-    return Provider(args.provider, args.device, args.cuda_graph)

@@ -5,35 +5,30 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from dualbinary import InputError
+from dualbinary.cli.options import check_options, option
+from dualbinary.errors import OptionError
 
 __all__ = ["Sampler"]
 
 
 @dataclass
 class Sampler:
-    """Greedy at temperature 0; else a draw from softmax(logits / temperature), cut to the top k and the top p.
+    """The most likely token at temperature 0; else a draw from softmax(logits / temperature), cut to top k and top p.
 
-    `top_k` keeps the k most likely tokens (0: all). `top_p` keeps the smallest set of most likely tokens whose
-    probabilities, after the cut to k, sum to at least p. Equal seeds draw equal tokens from equal logits.
+    `top_p` looks at the probabilities after the cut to k. Equal seeds draw equal tokens from equal logits.
     """
 
-    temperature: float = 0.0
-    top_k: int = 0
-    top_p: float = 1.0
-    seed: int | None = None
+    temperature: float = option(0.0, help="0: the most likely token", minimum=0, metavar="T", group="sampling")
+    top_k: int = option(0, help="draw among the K most likely; 0: all", minimum=0, metavar="K")
+    top_p: float = option(1.0, help="draw among the most likely that sum to P", above=0, maximum=1, metavar="P")
+    seed: int | None = option(None, help="make the draws repeatable", metavar="S")
     _random: np.random.Generator = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        """Raise InputError for values without a meaning."""
-        if not 0 <= self.temperature < float("inf"):
-            raise InputError(f"temperature must be 0 (greedy) or more, got {self.temperature}")
-        if self.top_k < 0:
-            raise InputError(f"top-k must be 0 (all tokens) or more, got {self.top_k}")
-        if not 0 < self.top_p <= 1:
-            raise InputError(f"top-p must be above 0 and at most 1, got {self.top_p}")
+        """Raise OptionError for values without a meaning."""
+        check_options(self)
         if self.temperature == 0 and (self.top_k or self.top_p < 1):
-            raise InputError("top-k and top-p need a temperature above 0: without one the most likely token is taken")
+            raise OptionError("temperature", "above 0 with {top_k} or {top_p}", self.temperature)
         self._random = np.random.default_rng(self.seed)
 
     def __call__(self, logits: npt.NDArray[np.float32]) -> int:

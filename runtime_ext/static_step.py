@@ -1,8 +1,8 @@
-"""A step of one token in which no tensor changes its place or its shape, as a CUDA graph needs it.
+"""The step of one token in which no tensor changes its place or its shape, as a CUDA graph needs it.
 
 Between two steps only contents change: the token, its position, and the mask, which always has the length of the cache
-and ones for the tokens that are there. GroupQueryAttention counts the ones, so what lies behind them is never seen.
-On CUDA, ONNX Runtime captures the first such step and replays it from then on; on the CPU it runs each as usual.
+and ones for the tokens that are there. GroupQueryAttention counts the ones, so it never reads what lies after them.
+On CUDA, ONNX Runtime captures the first such step and replays it from then on; on the CPU it runs each one as usual.
 """
 
 from collections.abc import Iterable
@@ -32,7 +32,7 @@ class StaticStep:
     ) -> None:
         """Bind everything once. `cache` has past and present name and their common value, `capacity` tokens long.
 
-        `graph_id` must be another one for each object of a session. Raises InputError for logits of unknown length.
+        `graph_id` differs between the objects of a session. Raises InputError for logits of unknown length.
         """
         self._session = session
         self._options = graph_options(graph_id)
@@ -58,7 +58,7 @@ class StaticStep:
         self._binding.bind_ortvalue_output("logits", self._logits)
 
     def run(self, token: int, length: int) -> npt.NDArray[np.float32]:
-        """Logits [vocabulary] behind `token`, which follows the `length` tokens in the cache."""
+        """Logits [vocabulary] after `token`, which follows the `length` tokens in the cache."""
         self._mask[0, : length + 1] = 1
         self._mask[0, length + 1 :] = 0
         contents = {"input_ids": [[token]], "position_ids": [[length]], "attention_mask": self._mask}

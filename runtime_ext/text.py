@@ -1,4 +1,4 @@
-"""From text to tokens and back: tokenizer.json, and the chat template beside it."""
+"""Text to tokens and back: tokenizer.json, and the chat template beside it."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -10,10 +10,10 @@ from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
 from dualbinary import InputError
+from dualbinary.onnx_files.model_files import CHAT_TEMPLATE, TOKENIZER, TOKENIZER_CONFIG
 from runtime_ext.config import read_json
 
 __all__ = ["TextCodec"]
-
 
 # Templates may name any of these.
 SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token")
@@ -24,7 +24,7 @@ class TextCodec:
 
     def __init__(self, directory: Path) -> None:
         """Read tokenizer.json. Raises InputError where it is missing or damaged."""
-        path = directory / "tokenizer.json"
+        path = directory / TOKENIZER
         if not path.is_file():
             raise InputError(f"{path}: no such file; copy the tokenizer of the original model beside the exported one")
         try:
@@ -38,11 +38,11 @@ class TextCodec:
         return self._tokenizer.encode(text).ids
 
     def encode_chat(self, message: str) -> list[int]:
-        """Token ids of one user message in the model's chat format, up to where the answer begins.
+        """Token ids of one user message in the model's chat format, up to the place where the answer begins.
 
         Raises InputError where the model has no chat template or the template does not accept the message.
         """
-        settings = read_json(self._directory / "tokenizer_config.json")
+        settings = read_json(self._directory / TOKENIZER_CONFIG)
         special = {name: _special_token(settings, name) for name in SPECIAL_TOKENS}
         messages = [{"role": "user", "content": message}]
         source = self._template(settings)
@@ -65,7 +65,7 @@ class TextCodec:
                 yield piece
 
     def _template(self, settings: dict[str, Any]) -> str:
-        path = self._directory / "chat_template.jinja"
+        path = self._directory / CHAT_TEMPLATE
         if path.is_file():
             return path.read_text(encoding="utf-8")
         template = settings.get("chat_template")
@@ -73,12 +73,12 @@ class TextCodec:
             named = {item.get("name"): item.get("template") for item in template if isinstance(item, dict)}
             template = named.get("default")
         if not isinstance(template, str):
-            raise InputError(f"{self._directory}: the model has no chat template; leave --chat out")
+            raise InputError(f"{self._directory}: the model has no chat template; leave chat out")
         return template
 
 
 def _environment() -> ImmutableSandboxedEnvironment:
-    """Templates come with the model, so they run in a sandbox; they are written for just these settings."""
+    """A sandbox for templates, which come with the model; they are written for just these settings."""
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
     )

@@ -24,8 +24,8 @@ from calib.losses import LossWeights, logit_error
 from calib.models.blocks import autocast, choose_attention, compute_dtype, outputs_visited
 from calib.models.head import head_of
 from calib.models.source import SourceModel
-from calib.stages.objective import Passes
-from calib.stored import Checkpoint
+from calib.stages.objective import DistillationObjective
+from calib.stored_checkpoint import StoredCheckpoint
 from dualbinary import InputError
 from dualbinary.cli.console import add_common_options, run
 
@@ -49,7 +49,7 @@ def gradients(source: SourceModel, windows: Tensor, dtype: torch.dtype) -> list[
         for layer in layers:
             layer.scales.grad = None
             layer.scales.requires_grad_()
-        passes = Passes(source, weights, "cpu", dtype)
+        passes = DistillationObjective(source, weights, "cpu", dtype)
         losses = [passes.losses(window[None], factor=1 / len(windows))["loss"] for window in windows]
         found = torch.cat([layer.scales.grad.flatten() for layer in layers if layer.scales.grad is not None])
         of_kl = found if of_kl is None else of_kl
@@ -87,7 +87,7 @@ def plain_squares(source: SourceModel, windows: Tensor, dtype: torch.dtype) -> d
 
 
 def _command(args: argparse.Namespace) -> None:
-    checkpoint = Checkpoint(args.checkpoint)
+    checkpoint = StoredCheckpoint(args.checkpoint)
     source = SourceModel(args.model_dir, checkpoint.format)
     vocabulary = source.model.config.get_text_config().vocab_size
     windows = load_windows(args.generated, args.length, vocabulary)[: args.windows].long()

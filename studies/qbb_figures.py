@@ -20,22 +20,21 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from tqdm import tqdm
 
-from calib.config import FormatConfig, LayerConfig
+from calib.config import FormatConfig, InitConfig, LayerConfig
 from calib.layers import QuantLinear, quant_linears
 from calib.models.source import SourceModel
 from calib.report.drawing import SERIES_COLORS, dots, legend, new_figure, positive_log, svg
 from calib.stages.layerwise import binarize
-from calib.weight_init import METHODS
+from calib.weight_init import WEIGHT_INITS
 from dualbinary import InputError
 from dualbinary.cli.console import add_common_options, run
 from dualbinary.files.atomic import write_text
 
 __all__ = ["Row", "measure"]
 
-STARTS = tuple(name for name, method in METHODS.items() if method.of == ("qbb",))
+STARTS = tuple(name for name, method in WEIGHT_INITS.items() if method.methods == ("qbb",))
 CASCADED = "cascaded"
 SOLVERS = ("closed-form", "iterative", "simultaneous")
 MAX_BASES = 4
@@ -60,10 +59,12 @@ class Row:
 def measure(layer: QuantLinear, bases: int, group_size: int, start: str, config: LayerConfig) -> Row:
     """Run one solver on a loaded layer."""
     weight = layer.weight.float()
-    format_ = FormatConfig(method="qbb", planes=bases, group_size=group_size).format.for_inputs(layer.in_features)
-    state = METHODS[start].start(weight, torch.empty(0), format_, layer.name)
+    plane_format = FormatConfig(method="qbb", planes=bases, group_size=group_size).plane_format.for_inputs(
+        layer.in_features
+    )
+    state = WEIGHT_INITS[start].make(InitConfig(refits=4, polishes=2), 0)(weight, None, plane_format, layer.name)
     begin = time.perf_counter()
-    found = binarize(weight, state, format_, config, layer.name)
+    found = binarize(weight, state, plane_format, config, layer.name)
     seconds = time.perf_counter() - begin
     return Row(
         layer.name, weight.numel(), bases, start, config.solver, found.before, found.after, found.flipped, seconds
@@ -174,8 +175,8 @@ def parser() -> argparse.ArgumentParser:
 def _command(args: argparse.Namespace) -> None:
     if not 1 <= args.bases <= MAX_BASES:
         raise InputError(f"--bases {args.bases}: expected 1 to {MAX_BASES}")
-    format_ = FormatConfig(method="qbb", planes=args.bases).format
-    source = SourceModel(args.model_dir, format_)
+    plane_format = FormatConfig(method="qbb", planes=args.bases).plane_format
+    source = SourceModel(args.model_dir, plane_format)
     numbers = args.blocks if args.blocks is not None else list(range(len(source.blocks)))
     if not set(numbers) <= set(range(len(source.blocks))):
         raise InputError(f"--blocks: expected numbers from 0 to {len(source.blocks) - 1}, got {numbers}")

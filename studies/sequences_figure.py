@@ -17,7 +17,7 @@ from typing import Any
 
 from calib.report.drawing import NO_METADATA, STYLE
 from calib.report.record import RECORD_FILE
-from calib.stored import Checkpoint
+from calib.stored_checkpoint import StoredCheckpoint
 from dualbinary import InputError
 from dualbinary.cli.console import add_common_options, run
 from dualbinary.files.atomic import write_text
@@ -45,9 +45,10 @@ def points(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def _point(count: int, kind: str, args: argparse.Namespace) -> dict[str, Any]:
-    format_ = Checkpoint(args.start).format
+    plane_format = StoredCheckpoint(args.start).format
     steps = f"--stages e2e --e2e-steps {count} --e2e-evaluate-every {count} --keep {count} --keep-by {kind}"
-    shape = f"--planes {format_.planes} --group-size {format_.group_size} --{'' if format_.offset else 'no-'}offset"
+    offset = "--offset" if plane_format.offset else "--no-offset"
+    shape = f"--planes {plane_format.planes} --group-size {plane_format.group_size} {offset}"
     scored = args.work_dir / _name("discrepancy", min(args.counts)) / RECORD_FILE
     scores = ["--scores", str(scored)] if kind == "discrepancy" and scored.is_file() else []
     arguments = ["--generated", str(args.generated), "--start", str(args.start), *steps.split(), *shape.split()]

@@ -89,7 +89,7 @@ def _command(args: argparse.Namespace) -> None:
     base["data"] |= {"text": [str(path) for path in args.text], "length": args.length}
     base["e2e"] |= {"steps": args.steps}
     config = CalibConfig.from_json({**base, "seed": args.seed}, "options")
-    source = SourceModel(args.model_dir, config.format.format)
+    source = SourceModel(args.model_dir, config.format.plane_format)
     vocabulary = source.model.config.get_text_config().vocab_size
     # A run takes windows for blockwise calibration and to hold out as well, so the same number is asked for.
     wanted = max(config.init.windows, config.block.windows, args.steps) + config.e2e.held_out

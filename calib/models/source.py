@@ -1,7 +1,7 @@
 """A full-precision model whose weights come from its files when they are needed, module by module.
 
 The model is built from config.json with parameters on the meta device, which costs no memory; `load` fills a module,
-`unload` empties it. So the stages that walk through the blocks hold one block, whatever the model's size.
+`unload` empties it. So blockwise calibration holds one block, whatever the model's size.
 
 Linear layers of the decoder's blocks are replaced by QuantLinear before anything is loaded. Which ones: every
 torch.nn.Linear, and GPT-2's Conv1D, whose weight the files hold transposed. What else has a large weight in a block
@@ -21,9 +21,10 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from calib.layers import Format, QuantLinear
+from calib.layers import QuantLinear
 from dualbinary import InputError
 from dualbinary.checkpoint import CONFIG_FILE, StoredTensor, read_quantization_config, stored_tensors
+from dualbinary.contract.weight import PlaneFormat
 from dualbinary.files.json_objects import read_json_object
 
 __all__ = ["SourceModel", "decoder_blocks", "empty_model", "parameter_count"]
@@ -58,7 +59,7 @@ def decoder_blocks(model: PreTrainedModel) -> list[tuple[str, nn.Module]]:
     lists = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.ModuleList)]
     sizes = [sum(parameter.numel() for parameter in module.parameters()) for _, module in lists]
     if not lists or not max(sizes):
-        raise InputError(f"{type(model).__name__}: has no list of decoder blocks, so nothing to walk through")
+        raise InputError(f"{type(model).__name__}: has no list of decoder blocks to calibrate")
     name, blocks = lists[sizes.index(max(sizes))]
     return [(f"{name}.{index}", block) for index, block in enumerate(blocks)]
 
@@ -84,9 +85,9 @@ class SourceModel:
         linears: the layers to quantize in order, by their name in the files.
     """
 
-    def __init__(self, directory: Path, format_: Format, skip: tuple[str, ...] = ()) -> None:
+    def __init__(self, directory: Path, plane_format: PlaneFormat, skip: tuple[str, ...] = ()) -> None:
         """Open `directory`. Raises InputError for whatever keeps the model from being quantized."""
-        self.directory, self.format = Path(directory), format_
+        self.directory, self.format = Path(directory), plane_format
         if not self.directory.is_dir():
             raise InputError(f"{directory}: not a directory; expected a Hugging Face model directory with config.json")
         self.config = read_json_object(self.directory / CONFIG_FILE)

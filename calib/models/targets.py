@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 from transformers.pytorch_utils import Conv1D
 
-from calib.layers import Format, QuantLinear
+from calib.layers import QuantLinear
 from calib.models.source import SourceModel
 from calib.quantizer import dequantize
-from calib.stored import Checkpoint
+from calib.stored_checkpoint import StoredCheckpoint
 from dualbinary import InputError
 from dualbinary.checkpoint import CONFIG_FILE, QUANT_METHOD
+from dualbinary.contract.weight import PlaneFormat
 from dualbinary.files.json_objects import read_json_object
 
 __all__ = ["Targets"]
@@ -50,9 +51,9 @@ class Targets:
     def _reader(self) -> Callable[[QuantLinear, str], Tensor]:
         block = read_json_object(self.directory / CONFIG_FILE).get("quantization_config")
         if block is None:
-            return self._of_plain(SourceModel(self.directory, Format()))
+            return self._of_plain(SourceModel(self.directory, PlaneFormat(2, 64)))
         if isinstance(block, dict) and block.get("quant_method") == QUANT_METHOD:
-            return self._of_checkpoint(Checkpoint(self.directory))
+            return self._of_checkpoint(StoredCheckpoint(self.directory))
         return self._of_loaded()
 
     def _of_plain(self, other: SourceModel) -> Callable[[QuantLinear, str], Tensor]:
@@ -69,7 +70,7 @@ class Targets:
 
         return read
 
-    def _of_checkpoint(self, checkpoint: Checkpoint) -> Callable[[QuantLinear, str], Tensor]:
+    def _of_checkpoint(self, checkpoint: StoredCheckpoint) -> Callable[[QuantLinear, str], Tensor]:
         def read(layer: QuantLinear, _: str) -> Tensor:
             if not checkpoint.holds(layer):  # kept in full precision
                 return layer.weight.detach()

@@ -1,7 +1,7 @@
 """Run the analyses of a checkpoint: text to windows, preference of words, and the landscape of one layer."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,9 @@ from calib.models.source import SourceModel
 from calib.report.analyses import AFTER, ANALYSES_VERSION, BEFORE, write_analyses
 from calib.report.landscape import POINTS, landscape
 from calib.report.preference import preference
-from calib.stored import Checkpoint
+from calib.stored_checkpoint import StoredCheckpoint
 from dualbinary import InputError
-from dualbinary.cli.version import release
+from dualbinary.cli.version import package_version
 
 __all__ = ["Text", "analyse"]
 
@@ -47,13 +47,15 @@ def analyse(
     default the middle one, over the first two windows. `progress(part, done, total)` is told tokens.
     Raises InputError, before the model is loaded, for models, text and names that do not fit.
     """
-    checkpoints = {BEFORE: Checkpoint(before)} if before else {}
-    checkpoints[AFTER] = Checkpoint(directory)
-    format_ = checkpoints[AFTER].format.plain
+    checkpoints = {BEFORE: StoredCheckpoint(before)} if before else {}
+    checkpoints[AFTER] = StoredCheckpoint(directory)
+    plane_format = replace(checkpoints[AFTER].format, levels="free")
     for checkpoint in checkpoints.values():
-        if checkpoint.format.plain != format_:
-            raise InputError(f"{checkpoint.directory}: holds {checkpoint.format}, expected {format_} as in {directory}")
-    source = SourceModel(model_dir, format_)
+        if replace(checkpoint.format, levels="free") != plane_format:
+            raise InputError(
+                f"{checkpoint.directory}: holds {checkpoint.format}, expected {plane_format} as in {directory}"
+            )
+    source = SourceModel(model_dir, plane_format)
     names = list(source.linears)
     chosen = layer or names[len(names) // 2]
     if chosen not in names:
@@ -64,7 +66,7 @@ def analyse(
     tokens = first_windows(model_dir, text.files, text.windows, text.length, vocabulary)
     value = {
         "version": ANALYSES_VERSION,
-        "dualbinary": release(),
+        "dualbinary": package_version(),
         "text": {"files": [file.name for file in expand(text.files)], "windows": text.windows, "length": text.length},
         "preference": preference(source, checkpoints, tokens, device=device, progress=partial(progress, "preference")),
         "landscape": landscape(

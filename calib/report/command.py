@@ -7,6 +7,7 @@ from typing import Any
 
 from dualbinary import InputError
 from dualbinary.cli.console import add_common_options, run
+from dualbinary.files.atomic import write_text
 
 __all__ = ["main"]
 
@@ -89,12 +90,11 @@ def _command(args: argparse.Namespace) -> None:
 
 
 def _write_page(file: Path, record: dict[str, Any], analyses: dict[str, Any] | None) -> None:
-    from calib.report.files import write_whole
     from calib.report.page import page
 
     if file.is_dir():
         raise InputError(f"--html {file}: a directory; expected a file to write")
-    write_whole(file, page(record, analyses))
+    write_text(file, page(record, analyses))
 
 
 def _analyse(args: argparse.Namespace) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """Files of a report: there whole or not at all, and read only where they are what was written."""
 
 import json
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,9 +9,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from calib.config import explain
 from dualbinary import InputError
+from dualbinary.files.atomic import write_text
 from dualbinary.files.json_objects import read_json_object
 
-__all__ = ["LARGEST", "Count", "Part", "Size", "plain", "read_checked", "write_checked", "write_whole"]
+__all__ = ["LARGEST", "Count", "Part", "Size", "plain", "read_checked", "write_checked"]
 
 LARGEST = 1e100  # of a number in a file: sums and products of a few are finite
 Count = Annotated[int, Field(ge=0, le=1 << 53)]
@@ -47,19 +47,9 @@ def read_checked(file: Path, kind: type[Part], version: int) -> dict[str, Any]:
 def write_checked(file: Path, kind: type[Part], value: dict[str, Any]) -> None:
     """Write `value`, a `kind`, whole or not at all. Raises InputError where it is not one."""
     _check(kind, value, file.name)
-    write_whole(file, json.dumps(value, indent=1, allow_nan=False))
+    write_text(file, json.dumps(value, indent=1, allow_nan=False))
 
 
 def plain(text: str) -> str:
     """`text` without characters that would command a terminal."""
     return "".join(character if character.isprintable() else "?" for character in text)
-
-
-def write_whole(file: Path, text: str) -> None:
-    """Write `text` to `file`, so that it holds either what it held or all of `text`, whenever the process ends."""
-    aside = file.with_name(file.name + ".new")
-    with aside.open("w", encoding="utf-8") as opened:
-        opened.write(text)
-        opened.flush()
-        os.fsync(opened.fileno())
-    aside.replace(file)

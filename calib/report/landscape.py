@@ -22,12 +22,13 @@ import torch
 from torch import Tensor
 from torch.nn import Module, functional
 
-from calib.layers import Format, QuantLinear
+from calib.layers import QuantLinear
 from calib.models.blocks import autocast
 from calib.models.source import SourceModel
 from calib.quantizer import grouped, pack
 from calib.weight_init.data_free import closed_form
 from dualbinary import InputError
+from dualbinary.contract.weight import PlaneFormat
 
 __all__ = ["FORMATS", "POINTS", "landscape"]
 
@@ -129,8 +130,8 @@ def _loss(source: SourceModel, tokens: Tensor, device: str, dtype: torch.dtype) 
 def _fits(layer: QuantLinear) -> list[_Fitted]:
     """The layer's weight in each of FORMATS."""
     weight, size = layer.weight.float(), layer.format.group_size
-    binary = closed_form(weight, Format(1, size, offset=True), layer.name)
-    fdb = closed_form(weight, Format(2, size, offset=False), layer.name)
+    binary = closed_form(weight, PlaneFormat(1, size, offset=True), layer.name)
+    fdb = closed_form(weight, PlaneFormat(2, size, offset=False), layer.name)
     planes, scales = _uniform(weight, size)
     return [
         _Fitted(binary.planes, binary.scales, {"step": [0], "offset": [1]}),

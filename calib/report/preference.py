@@ -15,7 +15,7 @@ from calib.layers import full_precision
 from calib.measure import PreferenceTable, frequency_classes
 from calib.models.blocks import autocast
 from calib.models.source import SourceModel
-from calib.stored import Checkpoint
+from calib.stored_checkpoint import StoredCheckpoint
 
 __all__ = ["preference"]
 
@@ -23,7 +23,7 @@ __all__ = ["preference"]
 @torch.no_grad()
 def preference(
     source: SourceModel,
-    checkpoints: dict[str, Checkpoint],
+    checkpoints: dict[str, StoredCheckpoint],
     tokens: Tensor,
     *,
     device: str = "cpu",

@@ -1,1 +1,1 @@
-"""The stages of a run: the walk (init and block, block by block), then distillation of the whole model (e2e)."""
+"""The stages of a run: blockwise calibration (init, layer, block), then distillation of the whole model (e2e)."""

@@ -1,8 +1,8 @@
-"""Hidden states of all windows in mapped files, one generation for each block boundary.
+"""Cached activations: hidden states of all windows in mapped files, one generation for each block boundary.
 
     streams/<kind>-<block>.f32      float32 [windows, T, H]: what enters this block in the teacher or in the student
 
-A file in work has the ending .new; it takes its name once all windows are in it.
+An unfinished file ends in .new; it takes its name once all windows are in it.
 """
 
 import math
@@ -16,14 +16,14 @@ from torch import Tensor
 
 from dualbinary import InputError
 
-__all__ = ["Streams"]
+__all__ = ["ActivationCache"]
 
 GIGABYTE = 1e9
-GENERATIONS = 4  # of both kinds, what enters the block in work and what leaves it
+GENERATIONS = 4  # of both kinds, what enters the current block and what leaves it
 
 
-class Streams:
-    """The stream files of a walk, under a limit of disk space."""
+class ActivationCache:
+    """The cached activations of a run, under a limit of disk space."""
 
     def __init__(self, directory: Path, shape: tuple[int, int, int], limit_gb: float) -> None:
         """`shape` is [windows, T, H]. Raises InputError where the limit or the disk is too small for it."""
@@ -45,11 +45,11 @@ class Streams:
 
     def create(self, kind: str, block: int) -> Tensor:
         """A new mapped tensor, float32 [windows, T, H], to be filled and then kept."""
-        return torch.from_numpy(np.memmap(self._in_work(kind, block), np.float32, "w+", shape=self.shape))
+        return torch.from_numpy(np.memmap(self._unfinished(kind, block), np.float32, "w+", shape=self.shape))
 
     def keep(self, kind: str, block: int) -> None:
         """Give the file of a `create` its name: all windows are in it."""
-        aside = self._in_work(kind, block)
+        aside = self._unfinished(kind, block)
         with aside.open("rb") as written:
             os.fsync(written.fileno())
         aside.replace(self.path(kind, block))
@@ -68,6 +68,6 @@ class Streams:
         for kind in ("teacher", "student"):
             self.path(kind, block).unlink(missing_ok=True)
 
-    def _in_work(self, kind: str, block: int) -> Path:
+    def _unfinished(self, kind: str, block: int) -> Path:
         path = self.path(kind, block)
         return path.with_name(path.name + ".new")

@@ -1,18 +1,18 @@
-"""The walk through the decoder's blocks: start each layer, then reconstruct the block, with one block in memory.
+"""Blockwise calibration: initialize each layer of a decoder block, then reconstruct the block; one block in memory.
 
 For each block, in order:
 
-    1. teacher stream    y = block(x), full precision, for all windows
-    2. start             layers in the order in which the block calls them, those that read the same value together.
-                         Second moments of the inputs are those of the student stream, behind the layers already done
-    3. layer-wise        QBB's bases nearer to each weight, whatever the inputs are
-    4. reconstruction    latents and scales, from student inputs x' to teacher outputs y
-    5. student stream    y' = block(x'), quantized
-    6. planes, scales and latents of the block are stored, and the streams move on
+    1. teacher activations     y = block(x), full precision, for all windows
+    2. weight initialization   layers in the order in which the block calls them, those that read one value together.
+                               The hessian of their inputs is that of the student, after the layers already done
+    3. layer-wise              QBB's bases nearer to each weight, whatever the inputs are
+    4. reconstruction          latents and scales, from student inputs x' to teacher outputs y
+    5. student activations     y' = block(x'), quantized
+    6. results                 planes and scales of the block are stored, and the activation cache moves on
 
-Only the start of FDB and reconstruction look at the streams; where neither runs there are none.
+Only the initialization of FDB and reconstruction look at activations; where neither runs none are cached.
 
-A run that is killed goes on with the block it was in, to the same result: what a block needs is on disk before its
+A run that is killed resumes at its current block, with the same result: what a block needs is on disk before its
 predecessor counts as done, and its random order depends on the seed and its number alone.
 """
 
@@ -32,18 +32,19 @@ from calib.layers import QuantLinear, full_precision, quant_linears
 from calib.measure import layer_statistics
 from calib.models.blocks import BlockCall, autocast, check_calls, record_calls
 from calib.models.source import SourceModel
-from calib.stages.activation_cache import Streams
-from calib.stages.input_statistics import groups_by_input, second_moments
+from calib.stages.activation_cache import ActivationCache
+from calib.stages.blockwise_results import BlockwiseResults, block_file
+from calib.stages.input_statistics import groups_by_input, input_hessian
 from calib.stages.layerwise import binarize
 from calib.stages.reconstruct import Reconstruction, reconstruct
 from calib.state import WorkDirectory
-from calib.weight_init import METHODS, ErrorFeedback, Initialized, RandomSigns
+from calib.weight_init import WEIGHT_INITS, InitialWeight
 from dualbinary import InputError
 
-__all__ = ["Walked", "walk"]
+__all__ = ["calibrate_blockwise"]
 
-STREAMS = "streams"  # the directory of the hidden states
-WITHOUT_STREAMS = 100  # of progress a block, where no tokens pass
+CACHE_DIRECTORY = "streams"  # the directory of the hidden states
+PROGRESS_WITHOUT_TOKENS = 100  # of progress a block, where no tokens pass
 FORWARD_TOKENS = 4096  # of a batch whose gradients nobody asks for
 
 
@@ -53,13 +54,13 @@ class _Work:
 
     source: SourceModel
     config: CalibConfig
-    start: Callable[[QuantLinear], Initialized] | None
+    start: Callable[[QuantLinear], InitialWeight] | None
     target: Callable[[QuantLinear], Tensor]
     work: WorkDirectory
     device: str
     dtype: torch.dtype
     progress: Callable[..., None]
-    streams: Streams | None = None
+    cache: ActivationCache | None = None
     calls: dict[int, list[BlockCall]] | None = None  # by batch size
 
     def run(self, block: int, hidden: Tensor) -> Tensor:
@@ -71,18 +72,18 @@ class _Work:
 
     def batches(self, windows: int) -> Iterator[slice]:
         """Slices of whole forward batches over the first `windows` windows."""
-        assert self.streams is not None
-        size = max(1, FORWARD_TOKENS // self.streams.shape[1])
+        assert self.cache is not None
+        size = max(1, FORWARD_TOKENS // self.cache.shape[1])
         return (slice(begin, min(begin + size, windows)) for begin in range(0, windows, size))
 
 
-def walk(
+def calibrate_blockwise(
     source: SourceModel,
     config: CalibConfig,
     tokens: Tensor | None,
     work: WorkDirectory,
     *,
-    start: Callable[[QuantLinear], Initialized] | None,
+    start: Callable[[QuantLinear], InitialWeight] | None,
     target: Callable[[QuantLinear], Tensor] | None = None,
     device: str,
     dtype: torch.dtype,
@@ -97,21 +98,21 @@ def walk(
     """
     job = _Work(source, config, start, target or _own_weight, work, device, dtype, progress)
     done = 0
-    while done < len(source.blocks) and work.has(_block_file(done)):
+    while done < len(source.blocks) and work.has(block_file(done)):
         done += 1
     if tokens is not None and done < len(source.blocks):
-        _prepare_streams(job, tokens, done)
+        _prepare_cache(job, tokens, done)
     for index in range(done, len(source.blocks)):
-        _walk_block(job, index)
-    shutil.rmtree(work.path / STREAMS, ignore_errors=True)
+        _calibrate_block(job, index)
+    shutil.rmtree(work.path / CACHE_DIRECTORY, ignore_errors=True)
 
 
 def _own_weight(layer: QuantLinear) -> Tensor:
     return layer.weight.float()
 
 
-def _prepare_streams(job: _Work, tokens: Tensor, block: int) -> None:
-    """Open the streams that enter `block`, or make them; record the calls of all blocks."""
+def _prepare_cache(job: _Work, tokens: Tensor, block: int) -> None:
+    """Open the cached activations that enter `block`, or make them; record the calls of all blocks."""
     settings, source = job.config.block, job.source
     windows, length = tokens.shape
     least = settings.batch + settings.held_out
@@ -121,18 +122,18 @@ def _prepare_streams(job: _Work, tokens: Tensor, block: int) -> None:
             f"{settings.held_out} held out; give more text, or lower --block-batch or --block-held-out"
         )
     hidden_size = source.model.config.get_text_config().hidden_size
-    job.streams = Streams(job.work.path / STREAMS, (windows, length, hidden_size), job.config.cache_gb)
-    complete = job.streams.complete(block)
-    _record(job, tokens, first_streams=not complete)
+    job.cache = ActivationCache(job.work.path / CACHE_DIRECTORY, (windows, length, hidden_size), job.config.cache_gb)
+    complete = job.cache.complete(block)
+    _record(job, tokens, first_activations=not complete)
     for index in range(0 if complete else block):
         _repeat_block(job, index)
 
 
 @torch.no_grad()
-def _record(job: _Work, tokens: Tensor, *, first_streams: bool) -> None:
-    """Record the calls of all blocks and, if asked, make the streams that enter the first."""
+def _record(job: _Work, tokens: Tensor, *, first_activations: bool) -> None:
+    """Record the calls of all blocks and, if asked, cache the activations that enter the first."""
     source = job.source
-    assert job.streams is not None
+    assert job.cache is not None
     head, first = source.model.get_output_embeddings(), source.blocks[0][1]
     needed = [first, *(module for _, module in source.outside() if module is not head)]
     for module in needed:
@@ -144,50 +145,50 @@ def _record(job: _Work, tokens: Tensor, *, first_streams: bool) -> None:
     sizes = {part.stop - part.start for part in job.batches(windows)} | {training, held_out % training}
     sizes |= {part.stop - part.start for part in job.batches(job.config.init.windows)}
     job.calls = {size: record_calls(source, tokens[:size].to(job.device))[1] for size in sizes if 0 < size <= windows}
-    if first_streams:
-        teacher, student = (job.streams.create(kind, 0) for kind in ("teacher", "student"))
+    if first_activations:
+        teacher, student = (job.cache.create(kind, 0) for kind in ("teacher", "student"))
         for part in job.batches(windows):
             teacher[part] = student[part] = record_calls(source, tokens[part].to(job.device))[0].float().cpu()
         for kind in ("teacher", "student"):
-            job.streams.keep(kind, 0)
+            job.cache.keep(kind, 0)
     for module in needed:
         source.unload(module)
 
 
 def _repeat_block(job: _Work, index: int) -> None:
-    """Bring the streams through a block that is done: those behind it were lost."""
-    assert job.streams is not None
-    block, walked = job.source.blocks[index][1], Walked(job.source, job.work)
+    """Take cached activations through a block that is done: those it returned were lost."""
+    assert job.cache is not None
+    block, results = job.source.blocks[index][1], BlockwiseResults(job.source, job.work)
     job.source.load(block)
     for layer in quant_linears(block):
-        walked.restore(layer)
+        results.restore(layer)
     block.to(job.device)
     _advance_teacher(job, index)
-    _advance_student(job, index, job.streams.open("student", index))
+    _advance_student(job, index, job.cache.open("student", index))
     job.source.unload(block)
-    job.streams.drop(index)
+    job.cache.drop(index)
 
 
-def _walk_block(job: _Work, index: int) -> None:
+def _calibrate_block(job: _Work, index: int) -> None:
     name, block = job.source.blocks[index]
     begin = time.perf_counter()
     job.source.load(block)
     block.to(job.device)
     layers = quant_linears(block)
     inputs = targets = None
-    if job.streams is not None:
-        inputs, targets = job.streams.open("student", index), _advance_teacher(job, index)
-    started = _start_layers(job, index, layers, inputs)
+    if job.cache is not None:
+        inputs, targets = job.cache.open("student", index), _advance_teacher(job, index)
+    states = _initialize_layers(job, index, layers, inputs)
     report: dict[str, Any] = {"name": name, "layers": {layer.name: {} for layer in layers}}
     if "init" in job.config.stages:
-        _measure(report, "init", layers, started)
+        _measure(report, "init", layers, states)
     if "layer" in job.config.stages:
-        _binarize_layers(job, index, layers, started, report)
+        _binarize_layers(job, index, layers, states, report)
     if "block" in job.config.stages:
         assert inputs is not None and targets is not None
-        result = _reconstruct(job, index, layers, started, inputs, targets)
+        result = _reconstruct(job, index, layers, states, inputs, targets)
         report["error_before"], report["error_after"] = result.before, result.after
-        _measure(report, "block", layers, started)
+        _measure(report, "block", layers, states)
     if inputs is not None:
         _advance_student(job, index, inputs)
     report["seconds"] = time.perf_counter() - begin
@@ -198,29 +199,31 @@ def _walk_block(job: _Work, index: int) -> None:
 
 def _tell(job: _Work, blocks: float, **figures: float) -> None:
     """Report progress: a block counts for as many tokens as pass through it."""
-    tokens = math.prod(job.streams.shape[:2]) if job.streams is not None else WITHOUT_STREAMS
+    tokens = math.prod(job.cache.shape[:2]) if job.cache is not None else PROGRESS_WITHOUT_TOKENS
     job.progress(round(blocks * tokens), tokens * len(job.source.blocks), **figures)
 
 
 @dataclass
-class _Started:
-    state: Initialized
-    moments: Tensor | None
+class _LayerState:
+    state: InitialWeight
+    hessian: Tensor | None
 
 
-def _start_layers(job: _Work, index: int, layers: list[QuantLinear], inputs: Tensor | None) -> dict[str, _Started]:
+def _initialize_layers(
+    job: _Work, index: int, layers: list[QuantLinear], inputs: Tensor | None
+) -> dict[str, _LayerState]:
     """Give every layer planes and scales; afterwards all are quantized."""
-    started: dict[str, _Started] = {}
+    states: dict[str, _LayerState] = {}
     for group in _groups(job, index, layers, inputs):
-        moments = None
+        hessian = None
         if inputs is not None:
-            moments = second_moments(group[0], _forwards(job, index, inputs[: job.config.init.windows]))
-        for layer, state in zip(group, _start_group(job, group, moments), strict=True):
+            hessian = input_hessian(group[0], _forwards(job, index, inputs[: job.config.init.windows]))
+        for layer, state in zip(group, _initialize_group(job, group, hessian), strict=True):
             layer.set_scales(state.scales)
             layer.set_planes(state.planes)
             layer.quantized = True
-            started[layer.name] = _Started(state, moments)
-    return started
+            states[layer.name] = _LayerState(state, hessian)
+    return states
 
 
 def _forwards(job: _Work, index: int, inputs: Tensor) -> Iterator[Callable[[], Tensor]]:
@@ -234,19 +237,14 @@ def _groups(job: _Work, index: int, layers: list[QuantLinear], inputs: Tensor | 
     return groups_by_input(layers, next(_forwards(job, index, inputs)))
 
 
-def _start_group(job: _Work, group: list[QuantLinear], moments: Tensor | None) -> list[Initialized]:
+def _initialize_group(job: _Work, group: list[QuantLinear], hessian: Tensor | None) -> list[InitialWeight]:
     """The start of layers that read the same value: one problem, since rows do not know of one another."""
     if job.start is not None:
         return [job.start(layer) for layer in group]
     settings = job.config.init
-    method = METHODS[settings.method].start
-    if settings.method == "error-feedback":
-        method = ErrorFeedback(settings.refits, settings.polishes, settings.damping)
-    if settings.method == "random":
-        method = RandomSigns(job.config.seed)
+    initialize = WEIGHT_INITS[settings.method].make(settings, job.config.seed)
     weight = torch.cat([job.target(layer) for layer in group])
-    none = torch.empty(0, 0)
-    state = method(weight, none if moments is None else moments, group[0].format, group[0].name)
+    state = initialize(weight, hessian, group[0].format, group[0].name)
     begin, parts = 0, []
     for layer in group:
         parts.append(state.rows(begin, begin + layer.out_features))
@@ -255,29 +253,29 @@ def _start_group(job: _Work, group: list[QuantLinear], moments: Tensor | None) -
 
 
 def _binarize_layers(
-    job: _Work, index: int, layers: list[QuantLinear], started: dict[str, _Started], report: dict[str, Any]
+    job: _Work, index: int, layers: list[QuantLinear], states: dict[str, _LayerState], report: dict[str, Any]
 ) -> None:
-    """The stage layer: every layer by itself, from what it started with."""
+    """The stage layer: every layer by itself, from its initial planes."""
     flipped: dict[str, list[float]] = {}
     for place, layer in enumerate(layers):
-        known = started[layer.name]
+        known = states[layer.name]
         found = binarize(job.target(layer), known.state, layer.format, job.config.layer, layer.name)
-        started[layer.name] = _Started(found.state, known.moments)
+        states[layer.name] = _LayerState(found.state, known.hessian)
         layer.set_scales(found.state.scales)
         layer.set_planes(found.state.planes)
         flipped[layer.name] = found.flipped
         _tell(job, index + (place + 1) / len(layers), error=found.after)
-    _measure(report, "layer", layers, started)
+    _measure(report, "layer", layers, states)
     for name, shares in flipped.items():
         report["layers"][name]["layer"]["flipped"] = shares
 
 
 def _reconstruct(
-    job: _Work, index: int, layers: list[QuantLinear], started: dict[str, _Started], inputs: Tensor, targets: Tensor
+    job: _Work, index: int, layers: list[QuantLinear], states: dict[str, _LayerState], inputs: Tensor, targets: Tensor
 ) -> Reconstruction:
     settings = job.config.block
     for layer in layers:
-        layer.set_latent(started[layer.name].state.latent)
+        layer.set_latent(states[layer.name].state.latent)
     used = slice(max(0, len(inputs) - settings.windows - settings.held_out), len(inputs))
     block = job.source.blocks[index][1]
     block.requires_grad_(requires_grad=False)
@@ -298,32 +296,32 @@ def _reconstruct(
 
 @torch.no_grad()
 def _advance_teacher(job: _Work, index: int) -> Tensor:
-    assert job.streams is not None
-    entering, leaving = job.streams.open("teacher", index), job.streams.create("teacher", index + 1)
+    assert job.cache is not None
+    entering, leaving = job.cache.open("teacher", index), job.cache.create("teacher", index + 1)
     with full_precision(job.source.blocks[index][1]):
         for part in job.batches(len(entering)):
             leaving[part] = job.run(index, entering[part]).cpu()
-    job.streams.keep("teacher", index + 1)
+    job.cache.keep("teacher", index + 1)
     return leaving
 
 
 @torch.no_grad()
 def _advance_student(job: _Work, index: int, entering: Tensor) -> None:
-    assert job.streams is not None
-    leaving = job.streams.create("student", index + 1)
+    assert job.cache is not None
+    leaving = job.cache.create("student", index + 1)
     for part in job.batches(len(entering)):
         leaving[part] = job.run(index, entering[part]).cpu()
-    job.streams.keep("student", index + 1)
+    job.cache.keep("student", index + 1)
 
 
-def _measure(report: dict[str, Any], stage: str, layers: list[QuantLinear], started: dict[str, _Started]) -> None:
+def _measure(report: dict[str, Any], stage: str, layers: list[QuantLinear], states: dict[str, _LayerState]) -> None:
     for layer in layers:
         report["layers"][layer.name][stage] = layer_statistics(
             layer.weight.float(),
             layer.current_planes(),
             layer.stored_scales.detach(),
             layer.format.group_size,
-            started[layer.name].moments,
+            states[layer.name].hessian,
         )
 
 
@@ -332,35 +330,6 @@ def _store(job: _Work, index: int, layers: list[QuantLinear], report: dict[str, 
     for layer in layers:
         tensors[f"{layer.name}.planes"] = layer.current_planes().cpu()
         tensors[f"{layer.name}.scales"] = layer.stored_scales.detach().half().cpu()
-    job.work.write_tensors(_block_file(index), tensors, report)
-    if job.streams is not None:
-        job.streams.drop(index)
-
-
-def _block_file(index: int) -> str:
-    """The name under which the work directory stores block `index`."""
-    return f"block-{index:03d}"
-
-
-class Walked:
-    """What a finished walk left in the work directory, read block by block."""
-
-    def __init__(self, source: SourceModel, work: WorkDirectory) -> None:
-        self._work, self._count = work, len(source.blocks)
-        self._block_of = {
-            layer.name: index for index, (_, block) in enumerate(source.blocks) for layer in quant_linears(block)
-        }
-        self._read: tuple[int, dict[str, Tensor]] = -1, {}
-
-    def reports(self) -> list[dict[str, Any]]:
-        """For each block: name, seconds, errors, and figures of its layers."""
-        return [self._work.read_tensors(_block_file(index))[1] for index in range(self._count)]
-
-    def restore(self, layer: QuantLinear) -> None:
-        """Give `layer` the planes and scales that the walk chose."""
-        index = self._block_of[layer.name]
-        if index != self._read[0]:
-            self._read = index, self._work.read_tensors(_block_file(index))[0]
-        layer.set_scales(self._read[1][f"{layer.name}.scales"])
-        layer.set_planes(self._read[1][f"{layer.name}.planes"])
-        layer.quantized = True
+    job.work.write_tensors(block_file(index), tensors, report)
+    if job.cache is not None:
+        job.cache.drop(index)

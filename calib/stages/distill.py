@@ -25,17 +25,16 @@ from torch import Tensor, nn
 
 from calib.config import DistillConfig
 from calib.layers import QuantLinear
-from calib.losses import LossWeights
 from calib.models.blocks import recomputed
 from calib.models.source import SourceModel
 from calib.parallel import ALONE, Team
 from calib.quantizer import codes_of, into_cells
 from calib.schedule import learning_rate, swap_probability
-from calib.stages.objective import TERMS, Passes
+from calib.stages.objective import TERMS, DistillationObjective
 from calib.state import WorkDirectory
 from dualbinary import DualBinaryError, InputError
 
-__all__ = ["Distilled", "distill"]
+__all__ = ["DistillResult", "distill"]
 
 RESULT = "e2e"  # in the work directory
 BETAS = (0.9, 0.99)
@@ -43,7 +42,7 @@ CURVE_POINTS = 500  # of the record; longer runs are thinned out
 
 
 @dataclass(frozen=True)
-class Distilled:
+class DistillResult:
     """What the stage did.
 
     Attributes:
@@ -70,7 +69,7 @@ def distill(
     work: WorkDirectory,
     team: Team = ALONE,
     progress: Callable[..., None],
-) -> Distilled:
+) -> DistillResult:
     """Train the layers of `source`, whose model is loaded and has planes and scales, and leave them at the best state.
 
     `tokens` int [windows, T]; the last `config.held_out` are held out, the others are taken in a random order that
@@ -99,9 +98,7 @@ class _Distillation:
     ) -> None:
         self.model, self.layers = source.model, list(source.linears.values())
         self.config, self.work, self.team = config, work, team
-        shares = {name: getattr(config, name) for name in LossWeights.__dataclass_fields__}
-        weights = LossWeights(**shares)
-        self.passes = Passes(source, weights, team.device, dtype)
+        self.objective = DistillationObjective(source, config, team.device, dtype)
         split = len(tokens) - config.held_out
         self.training, self.held_out = tokens[:split], tokens[split:]
         self.trained = self._prepare()
@@ -112,7 +109,7 @@ class _Distillation:
         self.best: dict[str, Tensor] = {}
         self.seconds = 0.0
 
-    def run(self, seed: int, progress: Callable[..., None]) -> Distilled:
+    def run(self, seed: int, progress: Callable[..., None]) -> DistillResult:
         steps, begin = self.config.steps, time.perf_counter()
         window = self.training.shape[1]
         step = self._restore()
@@ -123,7 +120,7 @@ class _Distillation:
             chosen = self._windows(step, seed)
             probability = swap_probability(step, steps, self.config.swap, self.config.swap_schedule)
             self._set_rate(learning_rate(step, steps, self.config.warmup))
-            figures = self._step(chosen, _drawn(len(self.passes.blocks), probability, seed, step))
+            figures = self._step(chosen, _drawn(len(self.objective.blocks), probability, seed, step))
             step += 1
             tokens = step * self.config.batch * window
             self.seconds = before + time.perf_counter() - begin
@@ -140,7 +137,7 @@ class _Distillation:
             progress(tokens, steps * self.config.batch * window, **figures)
         self._take_best()
         measured = [entry["held_out"]["loss"] for entry in self.curve if "held_out" in entry]
-        return Distilled(
+        return DistillResult(
             _thinned(self.curve),
             self.best_step,
             measured[0] if measured else None,
@@ -179,10 +176,10 @@ class _Distillation:
 
     def _step(self, windows: Tensor, swapped: list[bool]) -> dict[str, float]:
         """One step of the optimizer on windows [batch, T]; returns the mean losses."""
-        sums = dict.fromkeys(self.passes.terms, 0.0)
+        sums = dict.fromkeys(self.objective.terms, 0.0)
         factor = self.team.loss_factor / self.config.batch
         for part in self.team.share(windows).split(self.config.micro_batch):
-            for name, value in self.passes.losses(part, factor=factor, swapped=swapped).items():
+            for name, value in self.objective.losses(part, factor=factor, swapped=swapped).items():
                 sums[name] += value
         self.team.add_gradients([value for value, _ in self.trained.values()])
         self.optimizer.step()
@@ -209,10 +206,10 @@ class _Distillation:
     def _held_out_losses(self) -> dict[str, float]:
         """Mean losses. Sharded processes must make equally many passes, so some window may be seen for nothing."""
         count, size = len(self.held_out), self.team.size
-        sums = dict.fromkeys(self.passes.terms, 0.0)
+        sums = dict.fromkeys(self.objective.terms, 0.0)
         for begin in range(0, count, size):
             index = begin + self.team.rank
-            found = self.passes.losses(self.held_out[index % count][None])
+            found = self.objective.losses(self.held_out[index % count][None])
             for name, value in found.items():
                 sums[name] += value if index < count else 0.0
         totals = self.team.total(list(sums.values()))
@@ -288,8 +285,10 @@ def _whole_mean_square(weight: Tensor) -> float:
 def _give_latent(layer: QuantLinear) -> None:
     """Latents as near to the full-precision weights as the planes that the layer has allow."""
     codes = codes_of(layer.current_planes(), layer.in_features)
-    format_ = layer.format
-    layer.set_latent(into_cells(layer.weight.float(), codes, layer.stored_scales, format_.planes, format_.group_size))
+    plane_format = layer.format
+    layer.set_latent(
+        into_cells(layer.weight.float(), codes, layer.stored_scales, plane_format.planes, plane_format.group_size)
+    )
 
 
 def _thinned(curve: list[dict[str, Any]]) -> list[dict[str, Any]]:

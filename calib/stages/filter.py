@@ -24,7 +24,7 @@ from calib.config import DataConfig
 from calib.losses import LossWeights
 from calib.models.source import SourceModel
 from calib.parallel import Team
-from calib.stages.objective import Passes
+from calib.stages.objective import DistillationObjective
 from calib.state import WorkDirectory
 from dualbinary import InputError
 from dualbinary.files.json_objects import read_json_object
@@ -96,7 +96,7 @@ def _scores(
     """The discrepancy of each candidate, float64 [n]; each process sees its share of them."""
     known = work.read_tensors(RESULT)[0][RESULT].tolist() if work.has(RESULT) else []
     count, length = candidates.shape
-    passes = Passes(source, LossWeights(kl=1), team.device, dtype)
+    passes = DistillationObjective(source, LossWeights(kl=1), team.device, dtype)
     while len(known) < count:
         found = [0.0] * team.size
         index = len(known) + team.rank

@@ -1,4 +1,4 @@
-"""Second moments of what the layers of a block read, H = E[x x^T], layer by layer in the order of the calls."""
+"""The hessian of a layer's inputs, E[x x^T], and which layers of a block share their inputs."""
 
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -8,11 +8,11 @@ from torch import Tensor
 
 from calib.layers import QuantLinear
 
-__all__ = ["groups_by_input", "second_moments"]
+__all__ = ["groups_by_input", "input_hessian"]
 
 
 class _Reached(Exception):  # noqa: N818  # not an error: what was wanted has been seen
-    """Ends a forward pass behind the layer that was waited for."""
+    """Ends a forward pass after the layer that was waited for."""
 
 
 @torch.no_grad()
@@ -45,8 +45,8 @@ def groups_by_input(layers: list[QuantLinear], run: Callable[[], object]) -> lis
 
 
 @torch.no_grad()
-def second_moments(layer: QuantLinear, runs: Iterable[Callable[[], object]]) -> Tensor:
-    """E[x x^T], float32 [K, K], over the inputs x of `layer` in all `runs`; each is stopped once the layer has read.
+def input_hessian(layer: QuantLinear, runs: Iterable[Callable[[], object]]) -> Tensor:
+    """The hessian E[x x^T], float32 [K, K], of the inputs of `layer` in `runs`, each stopped once the layer has read.
 
     Zeros where the layer is never called.
     """

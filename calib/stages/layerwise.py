@@ -30,21 +30,22 @@ import torch
 from torch import Tensor
 
 from calib.config import LayerConfig
-from calib.layers import Format
 from calib.quantizer import dequantize, grouped, levels_of, nearest, pack, sorted_levels, unpack
+from calib.scale_parameters import checked_parameters, round_parameters, to_scales
 from calib.schedule import learning_rate
-from calib.weight_init.base import Initialized
+from calib.weight_init.base import InitialWeight
 from calib.weight_init.bases import from_bases, real_inputs, signs
 from calib.weight_init.least_squares import solve
+from dualbinary.contract.weight import PlaneFormat
 from dualbinary.fitting.groups import CROWDED, GAUSSIAN_HALF_WIDTH
 
-__all__ = ["Binarized", "binarize"]
+__all__ = ["BinarizeResult", "binarize"]
 
 RIDGE = 1e-9  # in float64: decides nothing but groups whose bits leave a factor open
 
 
 @dataclass(frozen=True)
-class Binarized:
+class BinarizeResult:
     """What the stage made of a layer.
 
     Attributes:
@@ -53,23 +54,25 @@ class Binarized:
         flipped: for each basis the share of bits that differ from the start's.
     """
 
-    state: Initialized
+    state: InitialWeight
     before: float
     after: float
     flipped: list[float]
 
 
 @torch.no_grad()
-def binarize(weight: Tensor, start: Initialized, format_: Format, config: LayerConfig, name: str) -> Binarized:
+def binarize(
+    weight: Tensor, start: InitialWeight, plane_format: PlaneFormat, config: LayerConfig, name: str
+) -> BinarizeResult:
     """Bring the bases of `start` nearer to `weight` [N, K], float32. Raises InputError, naming `name`."""
-    K, size = weight.shape[1], format_.group_size
+    K, size = weight.shape[1], plane_format.group_size
     if config.solver == "closed-form":
-        state = _closed_form(weight, start, format_, config.rounds)
+        state = _closed_form(weight, start, plane_format, config.rounds)
     else:
-        state = _descend(weight, start, format_, config, name)
+        state = _descend(weight, start, plane_format, config, name)
     whole = float(weight.square().sum(dtype=torch.float64)) or 1.0
 
-    def error(one: Initialized) -> float:
+    def error(one: InitialWeight) -> float:
         difference = weight - dequantize(one.planes, one.scales, K, size, torch.float32)
         return float(difference.square().sum(dtype=torch.float64)) / whole
 
@@ -77,25 +80,25 @@ def binarize(weight: Tensor, start: Initialized, format_: Format, config: LayerC
     if after > before:
         state, after = start, before
     changed = unpack(start.planes, K) != unpack(state.planes, K)
-    return Binarized(state, before, after, changed.float().mean((1, 2)).tolist())
+    return BinarizeResult(state, before, after, changed.float().mean((1, 2)).tolist())
 
 
-def _closed_form(weight: Tensor, start: Initialized, format_: Format, rounds: int) -> Initialized:
-    factors = format_.trained(start.scales).clone()
-    for inputs, groups in _whole_and_ragged(weight.shape[1], format_.group_size):
+def _closed_form(weight: Tensor, start: InitialWeight, plane_format: PlaneFormat, rounds: int) -> InitialWeight:
+    factors = checked_parameters(plane_format, start.scales).clone()
+    for inputs, groups in _whole_and_ragged(weight.shape[1], plane_format.group_size):
         part = factors[:, :, groups]
         values = weight[:, inputs].unflatten(1, (part.shape[2], -1)).flatten(0, 1)
-        problem = _Groups(values, format_)
+        problem = _Groups(values, plane_format)
         best, least = part.flatten(1).double(), torch.full_like(values[:, 0], torch.inf, dtype=torch.float64)
         for begin in (best, *problem.crowded()):
             found = problem.alternate(begin, rounds)
             error = problem.error(found)
             best, least = torch.where(error < least, found, best), torch.minimum(error, least)
         factors[:, :, groups] = best.float().unflatten(1, part.shape[1:])
-    factors = format_.rounded(factors)
-    scales = format_.stored(factors)
-    codes = nearest(weight, scales, format_.planes, format_.group_size)
-    return Initialized(pack(codes, format_.planes, format_.group_size), scales, weight.clone())
+    factors = round_parameters(plane_format, factors)
+    scales = to_scales(plane_format, factors)
+    codes = nearest(weight, scales, plane_format.planes, plane_format.group_size)
+    return InitialWeight(pack(codes, plane_format.planes, plane_format.group_size), scales, weight.clone())
 
 
 def _whole_and_ragged(K: int, size: int) -> Iterator[tuple[slice, slice]]:
@@ -114,12 +117,14 @@ class _Groups:
     levels cost and not what its weights do.
     """
 
-    def __init__(self, values: Tensor, format_: Format) -> None:
-        self.format, self.planes = format_, format_.planes
+    def __init__(self, values: Tensor, plane_format: PlaneFormat) -> None:
+        self.format, self.planes = plane_format, plane_format.planes
         self.ordered = values.double().sort(1).values
         self.prefix = torch.cat([torch.zeros_like(self.ordered[:, :1]), self.ordered.cumsum(1)], 1)
         units = torch.eye(self.planes, dtype=torch.float64, device=values.device)
-        self.uses = levels_of(format_.stored(units), self.planes)  # [2^P, P]: the sign of each factor in each level
+        self.uses = levels_of(
+            to_scales(plane_format, units), self.planes
+        )  # [2^P, P]: the sign of each factor in each level
 
     def crowded(self) -> tuple[Tensor, Tensor]:
         """Factors [P, R] to begin with, each CROWDED times the next, whose highest level is given."""
@@ -134,7 +139,7 @@ class _Groups:
         moving = torch.arange(len(self.ordered), device=factors.device)
         before: Tensor | None = None
         for _ in range(rounds):
-            table = sorted_levels(self.format.stored(result[:, moving]), self.planes)
+            table = sorted_levels(to_scales(self.format, result[:, moving]), self.planes)
             bounds, counts, sums = self._runs(table.cuts, moving)
             kept = (bounds != before).any(1) if before is not None else torch.ones_like(moving, dtype=torch.bool)
             moving, before = moving[kept], bounds[kept]
@@ -147,7 +152,7 @@ class _Groups:
 
     def error(self, factors: Tensor) -> Tensor:
         """Squared error [R] with nearest levels, but for rounding."""
-        table = sorted_levels(self.format.stored(factors), self.planes)
+        table = sorted_levels(to_scales(self.format, factors), self.planes)
         _, counts, sums = self._runs(table.cuts, torch.arange(len(self.ordered), device=factors.device))
         levels = table.levels.T
         return self.ordered.square().sum(1) + (levels * (levels * counts - 2 * sums)).sum(1)
@@ -160,19 +165,21 @@ class _Groups:
         return bounds, bounds.diff(dim=1).double(), self.prefix[chosen].gather(1, bounds).diff(dim=1)
 
 
-def _descend(weight: Tensor, start: Initialized, format_: Format, config: LayerConfig, name: str) -> Initialized:
+def _descend(
+    weight: Tensor, start: InitialWeight, plane_format: PlaneFormat, config: LayerConfig, name: str
+) -> InitialWeight:
     """By gradients, one basis after another or all at once."""
-    K, size, count = weight.shape[1], format_.group_size, format_.planes
-    real = real_inputs(K, format_, weight)
+    K, size, count = weight.shape[1], plane_format.group_size, plane_format.planes
+    real = real_inputs(K, plane_format, weight)
     target = grouped(weight, size)
     bases = torch.stack([signs(grouped(bits.float() - 0.5, size)) for bits in unpack(start.planes, K)]) * real
-    job = _Descent(target, real, bases, format_.trained(start.scales).clone(), config)
+    job = _Descent(target, real, bases, checked_parameters(plane_format, start.scales).clone(), config)
     if config.solver == "iterative":
         for basis in range(count):
             job.run([basis], config.steps)
     else:
         job.run(list(range(count)), config.steps * count)
-    return from_bases(weight, job.best_bases, job.best_factors, format_, name)
+    return from_bases(weight, job.best_bases, job.best_factors, plane_format, name)
 
 
 class _Descent:

@@ -21,13 +21,13 @@ from calib.models.blocks import autocast, outputs_visited
 from calib.models.head import head_of
 from calib.models.source import SourceModel
 
-__all__ = ["TERMS", "Passes"]
+__all__ = ["TERMS", "DistillationObjective"]
 
 TERMS = ("loss", "kl", "ce", "dad", "mse", "features")
 
 
-class Passes:
-    """Passes of a loaded model whose layers are quantized, on the device where it is.
+class DistillationObjective:
+    """DistillationObjective of a loaded model whose layers are quantized, on the device where it is.
 
     Attributes:
         terms: names of the losses that a pass tells, "loss" (their weighted sum) first.

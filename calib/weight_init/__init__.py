@@ -1,9 +1,9 @@
-"""Ways to start: planes and scales of a layer, from its weight and perhaps from what its inputs look like.
+"""Weight initializations: the first planes and scales of a layer, from its weight and perhaps from its inputs.
 
-To add one: a file with a function of (weight, hessian, format, name), and a row in METHODS.
+To add one: a file with a `WeightInit` (base.py), and a row in WEIGHT_INITS that makes it from its settings.
 
-Starts of FDB choose planes of 0 and 1 with free scales, starts of QBB bases of -1 and 1; those that look at inputs do
-either, as the format says. QBB itself looks at none: there they are ours.
+Those of FDB choose planes of 0 and 1 with free scales, those of QBB bases of -1 and 1; those that look at inputs do
+either, as the format says. QBB itself looks at none: there they are this project's.
 """
 
 from collections.abc import Callable
@@ -11,69 +11,80 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from calib.layers import Format
 from calib.weight_init.activation import activation_weighted
-from calib.weight_init.base import Initialized
+from calib.weight_init.base import InitialWeight, InitSettings, WeightInit
 from calib.weight_init.cascaded import cascaded
 from calib.weight_init.data_free import closed_form, paper
 from calib.weight_init.error_feedback import ErrorFeedback
 from calib.weight_init.independent import independent
 from calib.weight_init.random_signs import RandomSigns
 from calib.weight_init.stored import from_planes
+from dualbinary.contract.weight import PlaneFormat
 
-__all__ = ["METHODS", "ErrorFeedback", "Initialized", "Method", "RandomSigns", "from_planes"]
+__all__ = ["WEIGHT_INITS", "InitialWeight", "RegisteredInit", "WeightInit", "from_planes"]
 
 
 @dataclass(frozen=True)
-class Method:
-    """A way to start: of which methods, whether it needs text, and the function.
+class RegisteredInit:
+    """A row of the registry.
 
-    `start` takes a weight [N, K], second moments of its inputs [K, K], a format and the layer's name. The format's
-    group size is a number, whatever K is.
+    Attributes:
+        methods: those it serves, of "fdb" and "qbb".
+        needs_inputs: it needs a hessian, and so text.
+        text: one line for people.
+        make: the initialization for settings and a seed.
     """
 
-    of: tuple[str, ...]
+    methods: tuple[str, ...]
     needs_inputs: bool
     text: str
-    start: Callable[[Tensor, Tensor, Format, str], Initialized]
+    make: Callable[[InitSettings, int], WeightInit]
 
 
-METHODS: dict[str, Method] = {
-    "paper": Method(
+def _of_weight_alone(
+    function: Callable[[Tensor, PlaneFormat, str], InitialWeight],
+) -> Callable[[InitSettings, int], WeightInit]:
+    return lambda _settings, _seed: lambda weight, _hessian, plane_format, name: function(weight, plane_format, name)
+
+
+WEIGHT_INITS: dict[str, RegisteredInit] = {
+    "paper": RegisteredInit(
         ("fdb",),
         needs_inputs=False,
         text="DB-LLM's: 2-bit proxy with clip search, then scales 2s and -s",
-        start=lambda w, _, f, n: paper(w, f, n),
+        make=_of_weight_alone(paper),
     ),
-    "fit": Method(
+    "fit": RegisteredInit(
         ("fdb",),
         needs_inputs=False,
         text="least squares on the weights alone",
-        start=lambda w, _, f, n: closed_form(w, f, n),
+        make=_of_weight_alone(closed_form),
     ),
-    "activation": Method(
+    "activation": RegisteredInit(
         ("fdb", "qbb"),
         needs_inputs=True,
         text="least squares weighted with the inputs' mean squares",
-        start=activation_weighted,
+        make=lambda _settings, _seed: activation_weighted,
     ),
-    "error-feedback": Method(
+    "error-feedback": RegisteredInit(
         ("fdb", "qbb"),
         needs_inputs=True,
         text="the metric of the inputs, errors fed into later columns",
-        start=ErrorFeedback(),
+        make=lambda settings, _seed: ErrorFeedback(settings.refits, settings.polishes, settings.damping),
     ),
-    "cascaded": Method(
+    "cascaded": RegisteredInit(
         ("qbb",),
         needs_inputs=False,
         text="QBB's: each basis the signs of what those before left over",
-        start=lambda w, _, f, n: cascaded(w, f, n),
+        make=_of_weight_alone(cascaded),
     ),
-    "independent": Method(
+    "independent": RegisteredInit(
         ("qbb",),
         needs_inputs=False,
         text="every basis the weight's own signs",
-        start=lambda w, _, f, n: independent(w, f, n),
+        make=_of_weight_alone(independent),
     ),
-    "random": Method(("qbb",), needs_inputs=False, text="random signs", start=RandomSigns()),
+    "random": RegisteredInit(
+        ("qbb",), needs_inputs=False, text="random signs", make=lambda _settings, seed: RandomSigns(seed)
+    ),
 }

@@ -5,22 +5,26 @@ minimize   sum over k of E[x[k]^2] * ( w[k] - w'[k] )^2      for each group
 
 from torch import Tensor
 
-from calib.layers import Format
 from calib.quantizer import grouped, nearest, pack
-from calib.weight_init.base import Initialized
+from calib.scale_parameters import round_parameters, to_parameters, to_scales
+from calib.weight_init.base import InitialWeight
 from calib.weight_init.least_squares import fitted_scales, refine
+from dualbinary.contract.weight import PlaneFormat
 
 __all__ = ["activation_weighted"]
 
 ROUNDS = 8
 
 
-def activation_weighted(weight: Tensor, hessian: Tensor, format_: Format, name: str) -> Initialized:
-    """Quantize `weight` [N, K] for inputs with second moments `hessian` [K, K], of which the diagonal is used."""
-    size, planes = format_.group_size, format_.planes
+def activation_weighted(weight: Tensor, hessian: Tensor | None, plane_format: PlaneFormat, name: str) -> InitialWeight:
+    """Quantize `weight` [N, K] for inputs with `hessian` [K, K], whose diagonal alone is used."""
+    if hessian is None:
+        raise TypeError("activation weighting needs the hessian of the layer's inputs")
+    size, planes = plane_format.group_size, plane_format.planes
     groups = grouped(weight, size)  # [N, groups, G]
     importance = grouped(hessian.diagonal()[None], size).expand_as(groups).flatten(0, 1)
     flat = groups.flatten(0, 1)
-    scales, _ = refine(flat, importance, fitted_scales(flat, format_, name), format_, ROUNDS)
-    scales = format_.stored(format_.rounded(format_.free(scales.unflatten(1, groups.shape[:2]))))
-    return Initialized(pack(nearest(weight, scales, planes, size), planes, size), scales, weight.clone())
+    scales, _ = refine(flat, importance, fitted_scales(flat, plane_format, name), plane_format, ROUNDS)
+    parameters = to_parameters(plane_format, scales.unflatten(1, groups.shape[:2]))
+    scales = to_scales(plane_format, round_parameters(plane_format, parameters))
+    return InitialWeight(pack(nearest(weight, scales, planes, size), planes, size), scales, weight.clone())

@@ -1,18 +1,21 @@
-"""What every way to start gives back."""
+"""What every weight initialization is, and what it gives back."""
 
 from dataclasses import dataclass
+from typing import Protocol
 
 from torch import Tensor
 
-__all__ = ["Initialized"]
+from dualbinary.contract.weight import PlaneFormat
+
+__all__ = ["InitSettings", "InitialWeight", "WeightInit"]
 
 
 @dataclass(frozen=True)
-class Initialized:
-    """A start for one layer.
+class InitialWeight:
+    """The first planes and scales of one layer.
 
     Attributes:
-        planes: uint8 [P, N, Kp/8], layout 1.
+        planes: uint8 [P, N, Kp/8], layout plain.
         scales: float32 [C, N, groups] whose values float16 holds.
         latent: float32 [N, K], from which training moves on; nearest to the levels that `planes` say.
     """
@@ -21,7 +24,40 @@ class Initialized:
     scales: Tensor
     latent: Tensor
 
-    def rows(self, begin: int, end: int) -> "Initialized":
+    def rows(self, begin: int, end: int) -> "InitialWeight":
         """Outputs `begin` to `end` alone."""
         part = slice(begin, end)
-        return Initialized(self.planes[:, part].clone(), self.scales[:, part].clone(), self.latent[part].clone())
+        return InitialWeight(self.planes[:, part].clone(), self.scales[:, part].clone(), self.latent[part].clone())
+
+
+class WeightInit(Protocol):
+    """A weight initialization, ready to run."""
+
+    def __call__(
+        self, weight: Tensor, hessian: Tensor | None, plane_format: PlaneFormat, name: str, /
+    ) -> InitialWeight:
+        """Initialize `weight` [N, K], float32.
+
+        `hessian` [K, K] is E[x x^T] of the layer's inputs; None where none were recorded. The group size is a number.
+        Raises InputError, naming `name`.
+        """
+        ...
+
+
+class InitSettings(Protocol):
+    """Settings that a weight initialization may take; calib.config.InitConfig has them."""
+
+    @property
+    def refits(self) -> int:
+        """Rounds of new scales for each group."""
+        ...
+
+    @property
+    def polishes(self) -> int:
+        """Coordinate descents in each round."""
+        ...
+
+    @property
+    def damping(self) -> float:
+        """Share of the mean added to the diagonal of the hessian."""
+        ...

@@ -9,26 +9,27 @@ inside a group, `real` is 0 for what is only padding.
 import torch
 from torch import Tensor
 
-from calib.layers import Format
 from calib.quantizer import grouped, into_cells, pack
-from calib.weight_init.base import Initialized
+from calib.scale_parameters import round_parameters, to_scales
+from calib.weight_init.base import InitialWeight
 from dualbinary import InputError
+from dualbinary.contract.weight import PlaneFormat
 
 __all__ = ["checked", "from_bases", "mean_size", "real_inputs", "signs"]
 
 
-def checked(weight: Tensor, format_: Format, name: str) -> Tensor:
+def checked(weight: Tensor, plane_format: PlaneFormat, name: str) -> Tensor:
     """`weight` [N, K] in groups. Raises InputError where the format is not QBB's or a weight is not finite."""
-    if not format_.symmetric:
+    if not plane_format.symmetric:
         raise InputError(f"{name}: this start makes bases of -1 and 1; expected --method qbb")
     if not weight.isfinite().all():
         raise InputError(f"{name}: holds a weight that is not finite; repair the model")
-    return grouped(weight.float(), format_.group_size)
+    return grouped(weight.float(), plane_format.group_size)
 
 
-def real_inputs(K: int, format_: Format, like: Tensor) -> Tensor:
+def real_inputs(K: int, plane_format: PlaneFormat, like: Tensor) -> Tensor:
     """[1, groups, G]: 1 for inputs, 0 for padding."""
-    return grouped(torch.ones(1, K, dtype=like.dtype, device=like.device), format_.group_size)
+    return grouped(torch.ones(1, K, dtype=like.dtype, device=like.device), plane_format.group_size)
 
 
 def signs(values: Tensor) -> Tensor:
@@ -41,13 +42,13 @@ def mean_size(groups: Tensor, real: Tensor) -> Tensor:
     return (groups.abs() * real).sum(2) / real.sum(2)
 
 
-def from_bases(weight: Tensor, bases: Tensor, factors: Tensor, format_: Format, name: str) -> Initialized:
+def from_bases(weight: Tensor, bases: Tensor, factors: Tensor, plane_format: PlaneFormat, name: str) -> InitialWeight:
     """The start with `bases` [P, N, groups, G] and `factors` [P, N, groups] for `weight` [N, K]. Raises InputError."""
-    scales = format_.stored(format_.rounded(factors))
+    scales = to_scales(plane_format, round_parameters(plane_format, factors))
     if not scales.half().isfinite().all():
         raise InputError(f"{name}: needs scales that float16 does not hold; scale the model's weights down")
     codes = sum((basis > 0).to(torch.uint8) << plane for plane, basis in enumerate(bases))
     assert isinstance(codes, Tensor)
     codes = codes.flatten(1)[:, : weight.shape[1]].contiguous()
-    latent = into_cells(weight.float(), codes, scales, format_.planes, format_.group_size)
-    return Initialized(pack(codes, format_.planes, format_.group_size), scales, latent)
+    latent = into_cells(weight.float(), codes, scales, plane_format.planes, plane_format.group_size)
+    return InitialWeight(pack(codes, plane_format.planes, plane_format.group_size), scales, latent)

@@ -8,20 +8,20 @@ B[i] and a[i] are the best for R[i] in the sense of least squares, one basis at 
 import torch
 from torch import Tensor
 
-from calib.layers import Format
-from calib.weight_init.base import Initialized
+from calib.weight_init.base import InitialWeight
 from calib.weight_init.bases import checked, from_bases, mean_size, real_inputs, signs
+from dualbinary.contract.weight import PlaneFormat
 
 __all__ = ["cascaded"]
 
 
-def cascaded(weight: Tensor, format_: Format, name: str) -> Initialized:
+def cascaded(weight: Tensor, plane_format: PlaneFormat, name: str) -> InitialWeight:
     """The cascaded start for `weight` [N, K]. Raises InputError for what cannot be one."""
-    rest = checked(weight, format_, name)
-    real = real_inputs(weight.shape[1], format_, rest)
+    rest = checked(weight, plane_format, name)
+    real = real_inputs(weight.shape[1], plane_format, rest)
     bases, factors = [], []
-    for _ in range(format_.planes):
+    for _ in range(plane_format.planes):
         bases.append(signs(rest))
         factors.append(mean_size(rest, real))
         rest = rest - factors[-1][..., None] * bases[-1]
-    return from_bases(weight, torch.stack(bases), torch.stack(factors), format_, name)
+    return from_bases(weight, torch.stack(bases), torch.stack(factors), plane_format, name)

@@ -10,9 +10,8 @@ fit      alternating least squares over levels and scales from several starts: d
 import torch
 from torch import Tensor
 
-from calib.layers import Format
 from calib.quantizer import codes_of, grouped, into_cells, nearest, pack
-from calib.weight_init.base import Initialized
+from calib.weight_init.base import InitialWeight
 from dualbinary import InputError
 from dualbinary.contract.weight import PlaneFormat
 from dualbinary.fitting.closed_form import fit
@@ -23,14 +22,14 @@ __all__ = ["closed_form", "paper"]
 CLIPS = tuple(0.5 + 0.1 * i for i in range(14))
 
 
-def paper(weight: Tensor, format_: Format, name: str) -> Initialized:
+def paper(weight: Tensor, plane_format: PlaneFormat, name: str) -> InitialWeight:
     """The start of DB-LLM for `weight` [N, K]. Raises InputError where the format is not the paper's."""
-    if format_.planes != 2 or format_.offset:
+    if plane_format.planes != 2 or plane_format.offset:
         raise InputError(
-            f"{name}: the paper's start has 2 planes and no offset, the format {format_.planes} planes and "
-            f"{'an' if format_.offset else 'no'} offset; choose another start or --planes 2 --no-offset"
+            f"{name}: the paper's start has 2 planes and no offset, the format {plane_format.planes} planes and "
+            f"{'an' if plane_format.offset else 'no'} offset; choose another start or --planes 2 --no-offset"
         )
-    groups = grouped(weight, format_.group_size)
+    groups = grouped(weight, plane_format.group_size)
     rms = groups.square().mean(2).sqrt().clamp_min(torch.finfo(torch.float16).tiny)
     least, step = torch.full_like(rms, torch.inf), rms
     for clip in CLIPS:
@@ -39,16 +38,15 @@ def paper(weight: Tensor, format_: Format, name: str) -> Initialized:
         step = torch.where(error < least, size[..., 0], step)
         least = torch.minimum(error, least)
     scales = torch.stack([2 * step, -step]).half().float()
-    codes = nearest(weight, scales, format_.planes, format_.group_size)
-    return Initialized(pack(codes, format_.planes, format_.group_size), scales, weight.clone())
+    codes = nearest(weight, scales, plane_format.planes, plane_format.group_size)
+    return InitialWeight(pack(codes, plane_format.planes, plane_format.group_size), scales, weight.clone())
 
 
-def closed_form(weight: Tensor, format_: Format, name: str, threads: int = 1) -> Initialized:
+def closed_form(weight: Tensor, plane_format: PlaneFormat, name: str, threads: int = 1) -> InitialWeight:
     """The result of the data-free fit for `weight` [N, K]. Raises InputError as `fit` does."""
-    size = format_.group_size
-    form = PlaneFormat(format_.planes, size, format_.offset)
-    fitted = fit(weight.cpu().numpy(), form, threads=threads, name=name).weight
+    size = plane_format.group_size
+    fitted = fit(weight.cpu().numpy(), plane_format, threads=threads, name=name).weight
     planes = torch.from_numpy(fitted.planes).to(weight.device)
     scales = torch.from_numpy(fitted.scales).to(weight)
     codes = codes_of(planes, weight.shape[1])
-    return Initialized(planes, scales, into_cells(weight, codes, scales, format_.planes, size))
+    return InitialWeight(planes, scales, into_cells(weight, codes, scales, plane_format.planes, size))

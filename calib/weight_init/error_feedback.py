@@ -22,10 +22,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from calib.layers import Format
 from calib.quantizer import SortedLevels, into_cells, levels_of, pack, sorted_levels
-from calib.weight_init.base import Initialized
+from calib.scale_parameters import round_parameters, to_parameters, to_scales
+from calib.weight_init.base import InitialWeight
 from calib.weight_init.least_squares import fitted_scales, refine, solve
+from dualbinary.contract.weight import PlaneFormat
 
 __all__ = ["ErrorFeedback", "inverse_factor"]
 
@@ -40,31 +41,33 @@ class ErrorFeedback:
     polishes: int = 2
     damping: float = 0.01
 
-    def __call__(self, weight: Tensor, hessian: Tensor, format_: Format, name: str) -> Initialized:
+    def __call__(self, weight: Tensor, hessian: Tensor | None, plane_format: PlaneFormat, name: str) -> InitialWeight:
         """Quantize `weight` [N, K] for inputs with second moments `hessian` [K, K], both float32.
 
         Raises InputError, naming `name`, where the weight is not finite.
         """
         N, K = weight.shape
-        G = format_.group_size
+        G = plane_format.group_size
+        if hessian is None:
+            raise TypeError("error feedback needs the hessian of the layer's inputs")
         factor = inverse_factor(hessian, self.damping)
         rest = weight.T.contiguous()  # [K, N]: a column of the weight is one run of memory
         codes = torch.empty(K, N, dtype=torch.uint8, device=weight.device)
         latent = torch.empty_like(rest)
-        scales = torch.empty(format_.rows, N, -(-K // G), device=weight.device)
+        scales = torch.empty(plane_format.scale_rows, N, -(-K // G), device=weight.device)
         for group, begin in enumerate(range(0, K, G)):
             columns = slice(begin, min(begin + G, K))
-            solved = self._group(rest[columns], factor[columns, columns], format_, name)
+            solved = self._group(rest[columns], factor[columns, columns], plane_format, name)
             codes[columns], latent[columns], scales[:, :, group] = solved.codes, solved.latent, solved.scales
             error = torch.linalg.solve_triangular(
                 factor[columns, columns].T, rest[columns] - solved.values, upper=False
             )
             rest[columns.stop :] -= factor[columns, columns.stop :].T @ error
         codes = codes.T.contiguous()
-        latent = into_cells(latent.T, codes, scales, format_.planes, G)
-        return Initialized(pack(codes, format_.planes, G), scales, latent)
+        latent = into_cells(latent.T, codes, scales, plane_format.planes, G)
+        return InitialWeight(pack(codes, plane_format.planes, G), scales, latent)
 
-    def _group(self, weights: Tensor, factor: Tensor, format_: Format, name: str) -> "_Solved":
+    def _group(self, weights: Tensor, factor: Tensor, plane_format: PlaneFormat, name: str) -> "_Solved":
         """The best codes and scales found for one group: weights [g, N], the block V [g, g] of the factor."""
         g = len(weights)
         eye = torch.eye(g, dtype=weights.dtype, device=weights.device)
@@ -72,18 +75,18 @@ class ErrorFeedback:
         metric = inverse @ inverse.T
         rows = weights.T.contiguous()  # [N, g]
         importance = (1 / factor.diagonal() ** 2)[None].expand_as(rows)
-        scales, _ = refine(rows, importance, fitted_scales(rows, format_, name), format_, START_ROUNDS)
+        scales, _ = refine(rows, importance, fitted_scales(rows, plane_format, name), plane_format, START_ROUNDS)
         best: _Solved | None = None
         least = torch.full((weights.shape[1],), torch.inf, device=weights.device)
         for _ in range(self.refits + 1):
-            table = sorted_levels(scales, format_.planes)
+            table = sorted_levels(scales, plane_format.planes)
             with _one_thread():
                 state = _sweep(weights, table, factor)
                 for _ in range(self.polishes):
                     _polish(state, weights, table, metric)
             codes = table.order.to(torch.uint8).gather(0, state.rank)
-            scales = _refit(codes, rows, inverse, scales, format_)
-            values = levels_of(scales, format_.planes).gather(0, codes.long())
+            scales = _refit(codes, rows, inverse, scales, plane_format)
+            values = levels_of(scales, plane_format.planes).gather(0, codes.long())
             error = ((weights - values).T @ inverse).square().sum(1)
             better = error < least
             least = torch.where(better, error, least)
@@ -163,15 +166,15 @@ def _polish(state: _State, weights: Tensor, table: SortedLevels, metric: Tensor)
         state.rank[c], state.values[c], state.latent[c] = rank, value, wanted
 
 
-def _refit(codes: Tensor, rows: Tensor, inverse: Tensor, scales: Tensor, format_: Format) -> Tensor:
+def _refit(codes: Tensor, rows: Tensor, inverse: Tensor, scales: Tensor, plane_format: PlaneFormat) -> Tensor:
     """The scales [C, N] that are best for `codes` [g, N] in the metric of the group, as float16 holds them."""
-    features = [(codes >> plane & 1).T.to(rows.dtype) @ inverse for plane in range(format_.planes)]
+    features = [(codes >> plane & 1).T.to(rows.dtype) @ inverse for plane in range(plane_format.planes)]
     everything = inverse.sum(0).expand_as(features[0])
-    if format_.symmetric:
+    if plane_format.symmetric:
         features = [2 * feature - everything for feature in features]  # of signs
-    elif format_.offset:
+    elif plane_format.offset:
         features.append(everything)
     used = torch.stack(features, 1)  # [N, free, g]
     target = (rows @ inverse)[..., None]
-    free = solve(used @ used.transpose(1, 2), (used @ target)[..., 0], format_.free(scales))
-    return format_.stored(format_.rounded(free))
+    free = solve(used @ used.transpose(1, 2), (used @ target)[..., 0], to_parameters(plane_format, scales))
+    return to_scales(plane_format, round_parameters(plane_format, free))

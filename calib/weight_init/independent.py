@@ -8,16 +8,16 @@ share of the factor makes their sum the best multiple of that one basis, so it b
 
 from torch import Tensor
 
-from calib.layers import Format
-from calib.weight_init.base import Initialized
+from calib.weight_init.base import InitialWeight
 from calib.weight_init.bases import checked, from_bases, mean_size, real_inputs, signs
+from dualbinary.contract.weight import PlaneFormat
 
 __all__ = ["independent"]
 
 
-def independent(weight: Tensor, format_: Format, name: str) -> Initialized:
+def independent(weight: Tensor, plane_format: PlaneFormat, name: str) -> InitialWeight:
     """The start without cascade for `weight` [N, K]. Raises InputError for what cannot be one."""
-    groups, count = checked(weight, format_, name), format_.planes
-    factor = mean_size(groups, real_inputs(weight.shape[1], format_, groups)) / count
+    groups, count = checked(weight, plane_format, name), plane_format.planes
+    factor = mean_size(groups, real_inputs(weight.shape[1], plane_format, groups)) / count
     bases, factors = signs(groups).expand(count, *groups.shape), factor.expand(count, *factor.shape)
-    return from_bases(weight, bases, factors.contiguous(), format_, name)
+    return from_bases(weight, bases, factors.contiguous(), plane_format, name)

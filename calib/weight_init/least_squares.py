@@ -14,8 +14,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from calib.layers import Format
 from calib.quantizer import levels_of, sorted_levels
+from calib.scale_parameters import to_parameters, to_scales
 from calib.weight_init.cascaded import cascaded
 from dualbinary.contract.weight import PlaneFormat
 from dualbinary.fitting.closed_form import fit
@@ -27,12 +27,12 @@ RIDGE = 1e-4
 TINY = 1e-12  # keeps a group of zeros solvable
 
 
-def fitted_scales(weights: Tensor, format_: Format, name: str) -> Tensor:
+def fitted_scales(weights: Tensor, plane_format: PlaneFormat, name: str) -> Tensor:
     """Scales [C, R] to begin with for groups [R, g]; g may be less than G. Raises InputError for broken weights."""
     size = -(-weights.shape[1] // 32) * 32
-    if format_.symmetric:
-        return cascaded(weights, replace(format_, group_size=size), name).scales[:, :, 0]
-    fitted = fit(weights.cpu().numpy(), PlaneFormat(format_.planes, size, format_.offset), name=name).weight
+    if plane_format.symmetric:
+        return cascaded(weights, replace(plane_format, group_size=size), name).scales[:, :, 0]
+    fitted = fit(weights.cpu().numpy(), PlaneFormat(plane_format.planes, size, plane_format.offset), name=name).weight
     return torch.from_numpy(fitted.scales[:, :, 0]).to(weights)
 
 
@@ -43,16 +43,18 @@ def solve(gram: Tensor, right: Tensor, before: Tensor, ridge: float = RIDGE) -> 
     return torch.linalg.solve(gram, right + pull[:, None] * before.T).T
 
 
-def refine(weights: Tensor, importance: Tensor, scales: Tensor, format_: Format, rounds: int) -> tuple[Tensor, Tensor]:
+def refine(
+    weights: Tensor, importance: Tensor, scales: Tensor, plane_format: PlaneFormat, rounds: int
+) -> tuple[Tensor, Tensor]:
     """Alternate nearest levels and weighted least squares, from `scales` [C, R], and keep the best of each group.
 
     `weights` and `importance` are [R, g]. Returns scales [C, R] and the weighted squared error [R].
     """
-    uses = _uses(format_, scales)
+    uses = _uses(plane_format, scales)
     total = (importance * weights * weights).sum(1)
     best, least = scales, torch.full_like(total, torch.inf)
     for remaining in range(rounds, -1, -1):
-        table = sorted_levels(scales, format_.planes)
+        table = sorted_levels(scales, plane_format.planes)
         counts, sums = _level_sums(weights, importance, table.cuts)
         error = total - 2 * (sums * table.levels).sum(0) + (counts * table.levels**2).sum(0)
         better = error < least
@@ -62,14 +64,14 @@ def refine(weights: Tensor, importance: Tensor, scales: Tensor, format_: Format,
             used = uses[table.order]  # [L, R, free]
             gram = torch.einsum("lr,lrc,lrd->rcd", counts, used, used)
             right = torch.einsum("lr,lrc->rc", sums, used)
-            scales = format_.stored(solve(gram, right, format_.free(scales)))
+            scales = to_scales(plane_format, solve(gram, right, to_parameters(plane_format, scales)))
     return best, least
 
 
-def _uses(format_: Format, scales: Tensor) -> Tensor:
+def _uses(plane_format: PlaneFormat, scales: Tensor) -> Tensor:
     """[2^P, free]: how the level of each code is a sum of what is free of the scales."""
-    units = torch.eye(len(format_.free(scales)), dtype=scales.dtype, device=scales.device)
-    return levels_of(format_.stored(units), format_.planes)
+    units = torch.eye(len(to_parameters(plane_format, scales)), dtype=scales.dtype, device=scales.device)
+    return levels_of(to_scales(plane_format, units), plane_format.planes)
 
 
 def _level_sums(weights: Tensor, importance: Tensor, cuts: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from calib.layers import Format
-from calib.weight_init.base import Initialized
+from calib.weight_init.base import InitialWeight
 from calib.weight_init.bases import checked, from_bases, mean_size, real_inputs, signs
+from dualbinary.contract.weight import PlaneFormat
 
 __all__ = ["RandomSigns"]
 
@@ -25,10 +25,10 @@ class RandomSigns:
 
     seed: int = 0
 
-    def __call__(self, weight: Tensor, hessian: Tensor, format_: Format, name: str) -> Initialized:
+    def __call__(self, weight: Tensor, hessian: Tensor | None, plane_format: PlaneFormat, name: str) -> InitialWeight:
         """The start for `weight` [N, K]; `hessian` is not looked at. Raises InputError for what cannot be one."""
-        groups, count = checked(weight, format_, name), format_.planes
+        groups, count = checked(weight, plane_format, name), plane_format.planes
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + zlib.crc32(name.encode()))
         bases = signs(torch.rand(count, *groups.shape, generator=generator) - 0.5).to(weight.device)
-        factor = mean_size(groups, real_inputs(weight.shape[1], format_, groups)) / count
-        return from_bases(weight, bases, factor.expand(count, *factor.shape).contiguous(), format_, name)
+        factor = mean_size(groups, real_inputs(weight.shape[1], plane_format, groups)) / count
+        return from_bases(weight, bases, factor.expand(count, *factor.shape).contiguous(), plane_format, name)

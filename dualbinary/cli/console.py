@@ -1,17 +1,18 @@
-"""What all commands share: exit codes, one-line errors, quiet handling of Ctrl-C and broken pipes.
+"""Shared by all commands: exit codes, one-line errors, quiet handling of Ctrl-C and broken pipes.
 
 Exit codes: 0 done, 1 failed, 2 wrong input (argparse uses 2 as well), 130 interrupted.
 """
 
 import argparse
 import os
+import signal
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-from dualbinary.errors import DualBinaryError, InputError
+from dualbinary.errors import DualBinaryError, InputError, OptionError
 
-__all__ = ["add_common_options", "run"]
+__all__ = ["add_common_options", "interrupt_when_terminated", "run"]
 
 
 def add_common_options(parser: argparse.ArgumentParser) -> None:
@@ -30,7 +31,8 @@ def run(
 ) -> int:
     """Parse `argv`, call `command` with the result and return the exit code.
 
-    Errors of ours and of the operating system become one line on standard error; `--debug` adds the traceback.
+    Errors of ours and of the operating system become one line on standard error; `--debug` adds the traceback. An
+    error of an option names its flag.
     """
     args = parser.parse_args(argv)
     try:
@@ -46,13 +48,22 @@ def run(
     except (DualBinaryError, OSError, MemoryError) as error:
         if args.debug:
             traceback.print_exc()
-        print(f"error: {_one_line(error)}", file=sys.stderr)
+        print(f"error: {_one_line(error, getattr(args, 'flags', {}))}", file=sys.stderr)
         return 2 if isinstance(error, InputError) else 1
     return 0
 
 
-def _one_line(error: BaseException) -> str:
+def interrupt_when_terminated() -> None:
+    """Let SIGTERM end this process as Ctrl-C does, so that it cleans up."""
+
+    def interrupt(signum: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
+
+
+def _one_line(error: BaseException, flags: Mapping[str, str]) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    text = " ".join(str(error).split())
+    text = " ".join((error.message(flags) if isinstance(error, OptionError) else str(error)).split())
     return text or type(error).__name__

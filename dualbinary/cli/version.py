@@ -1,11 +1,11 @@
-"""The release of the distribution that these packages were installed from."""
+"""The version of the distribution that these packages were installed from."""
 
 from importlib.metadata import PackageNotFoundError, version
 
-__all__ = ["release"]
+__all__ = ["package_version"]
 
 
-def release() -> str:
+def package_version() -> str:
     """The version of the installed distribution, "(not installed)" where the packages are run from a directory."""
     try:
         return version("dualbinary")

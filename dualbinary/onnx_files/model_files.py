@@ -1,12 +1,14 @@
 """Names of the files that lie beside an exported model."""
 
 __all__ = [
+    "CHAT_TEMPLATE",
     "CONFIGS",
     "EXPORT_REPORT",
     "GENAI_CONFIG",
     "GENERATION_CONFIG",
     "MODEL_CONFIG",
     "POSSIBLE_COMPANIONS",
+    "TOKENIZER",
     "TOKENIZER_CONFIG",
     "TOKENIZER_FILES",
 ]
@@ -18,15 +20,17 @@ EXPORT_REPORT = "export_report.json"
 CONFIGS = (GENAI_CONFIG, MODEL_CONFIG, GENERATION_CONFIG, EXPORT_REPORT)
 """What every export has."""
 
+TOKENIZER = "tokenizer.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
+CHAT_TEMPLATE = "chat_template.jinja"
 TOKENIZER_FILES = (
-    "tokenizer.json",
+    TOKENIZER,
     "special_tokens_map.json",
     "added_tokens.json",
     "vocab.json",
     "merges.txt",
     "tokenizer.model",
-    "chat_template.jinja",
+    CHAT_TEMPLATE,
 )
 POSSIBLE_COMPANIONS = (
     *TOKENIZER_FILES,

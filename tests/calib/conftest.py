@@ -1,4 +1,4 @@
-"""Fixtures of calibration's tests: tiny model directories, tokens, and a walk through a tiny model."""
+"""Fixtures of calibration's tests: tiny model directories, tokens, and blockwise calibration of a tiny model."""
 
 import itertools
 from dataclasses import dataclass
@@ -11,7 +11,8 @@ from torch import Tensor
 
 from calib.config import BlockConfig, CalibConfig, FormatConfig, InitConfig
 from calib.models.source import SourceModel
-from calib.stages.blockwise import Walked, walk
+from calib.stages.blockwise import calibrate_blockwise
+from calib.stages.blockwise_results import BlockwiseResults
 from calib.state import WorkDirectory
 from tests.support.tiny_models import VOCABULARY, make_model
 
@@ -43,8 +44,8 @@ def random_tokens():
 
 
 @dataclass(frozen=True)
-class WalkResult:
-    """What a walk left behind: the model, its reports without times, planes and scales (as stored) by layer."""
+class BlockwiseRun:
+    """Results of blockwise calibration: the model, its reports without times, stored planes and scales by layer."""
 
     source: SourceModel
     reports: list[dict[str, Any]]
@@ -52,8 +53,8 @@ class WalkResult:
 
 
 @pytest.fixture(scope="session")
-def walk_config():
-    """A small configuration of the walk; keywords change it."""
+def blockwise_config():
+    """A small configuration of blockwise calibration; keywords change it."""
 
     def get(**changes: Any) -> CalibConfig:
         values: dict[str, Any] = {
@@ -69,23 +70,23 @@ def walk_config():
 
 
 @pytest.fixture
-def walked(walk_config, tmp_path):
-    """Walk through a model directory as a new process would, and read what the walk left."""
+def calibrated_blocks(blockwise_config, tmp_path):
+    """Calibrate the blocks of a model directory as a new process would, and read the results."""
     numbers = itertools.count()
 
-    def run(directory: Path, tokens: Tensor | None, *, path: Path | None = None, **options: Any) -> WalkResult:
-        config = options.pop("config", None) or walk_config()
+    def run(directory: Path, tokens: Tensor | None, *, path: Path | None = None, **options: Any) -> BlockwiseRun:
+        config = options.pop("config", None) or blockwise_config()
         start, progress = options.pop("start", None), options.pop("progress", lambda *_, **__: None)
         dtype = options.pop("dtype", torch.float32)
-        source = SourceModel(directory, config.format.format, config.skip)
+        source = SourceModel(directory, config.format.plane_format, config.skip)
         with WorkDirectory(path or tmp_path / f"walk-{next(numbers)}", config.to_json(), **options) as work:
-            walk(source, config, tokens, work, start=start, device="cpu", dtype=dtype, progress=progress)
-            found = Walked(source, work)
+            calibrate_blockwise(source, config, tokens, work, start=start, device="cpu", dtype=dtype, progress=progress)
+            found = BlockwiseResults(source, work)
             layers = {}
             for name, layer in source.linears.items():
                 found.restore(layer)
                 layers[name] = layer.current_planes(), layer.scales.detach().half()
             reports = [{**report, "seconds": None} for report in found.reports()]
-        return WalkResult(source, reports, layers)
+        return BlockwiseRun(source, reports, layers)
 
     return run

@@ -5,14 +5,15 @@ import torch
 import transformers
 from torch import nn
 
-from calib.layers import Format, QuantLinear, quant_linears
+from calib.layers import QuantLinear, quant_linears
 from calib.models.blocks import autocast, check_calls, compute_dtype, record_calls
 from calib.models.source import SourceModel
-from calib.stages.input_statistics import groups_by_input, second_moments
+from calib.stages.input_statistics import groups_by_input, input_hessian
 from dualbinary import InputError
+from dualbinary.contract.weight import PlaneFormat
 from tests.support.tiny_models import CONFIGS
 
-FORMAT = Format(2, 64, offset=True)
+FORMAT = PlaneFormat(2, 64, offset=True)
 LENGTH = 24  # three times the sliding window of the tiny models
 TAKEN = [name for name in CONFIGS if name not in ("gpt_neox", "qwen2_moe", "mixtral", "qwen3_moe")]
 
@@ -213,18 +214,18 @@ def test_second_moments_are_those_of_all_that_a_layer_reads():
     inputs = torch.randn(3, 2, 5, 8, dtype=torch.float64)
     rows = inputs.reshape(-1, 8)
 
-    found = second_moments(layer, [lambda x=x: behind(layer(x)) for x in inputs])
+    found = input_hessian(layer, [lambda x=x: behind(layer(x)) for x in inputs])
 
     # Sums of 30 float32 products: 2^-24 of each.
     assert torch.allclose(found.double(), rows.T @ rows / len(rows), rtol=0, atol=30 * 2**-24 * rows.square().max())
-    assert torch.equal(second_moments(behind, [lambda: layer(inputs[0])]), torch.zeros(8, 8))
+    assert torch.equal(input_hessian(behind, [lambda: layer(inputs[0])]), torch.zeros(8, 8))
 
 
 def test_a_pass_ends_behind_the_layer_whose_moments_are_taken():
     layer, behind = (QuantLinear(name, torch.randn(8, 8), None, FORMAT) for name in ("a", "b"))
     called = []
     behind.register_forward_pre_hook(lambda *_: called.append(1))
-    second_moments(layer, [lambda: behind(layer(torch.randn(2, 8)))])
+    input_hessian(layer, [lambda: behind(layer(torch.randn(2, 8)))])
     assert not called
     behind(layer(torch.randn(2, 8)))
     assert called

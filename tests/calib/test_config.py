@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from calib.config import STAGES, BlockConfig, CalibConfig, DataConfig, DistillConfig, FormatConfig, InitConfig
-from calib.layers import Format
-from calib.weight_init import METHODS
+from calib.weight_init import WEIGHT_INITS
 from dualbinary import InputError
+from dualbinary.contract.weight import PlaneFormat
 
 counts = st.integers(1, 10_000)
 rates = st.floats(0, 1, exclude_max=True)
@@ -27,15 +27,15 @@ weights = st.floats(0, 100)
 
 @st.composite
 def configs(draw):
-    format_ = draw(formats)
-    known = [stage for stage in STAGES if stage != "layer" or format_.method == "qbb"]
+    plane_format = draw(formats)
+    known = [stage for stage in STAGES if stage != "layer" or plane_format.method == "qbb"]
     stages: Any = tuple(stage for stage in known if draw(st.booleans())) or ("init",)
-    methods = [name for name, method in METHODS.items() if format_.method in method.of]
+    methods = [name for name, method in WEIGHT_INITS.items() if plane_format.method in method.methods]
     return CalibConfig(
         stages=stages,
         start=None if "init" in stages else draw(st.text(min_size=1)),
         skip=tuple(draw(st.lists(st.text(), max_size=3))),
-        format=format_,
+        format=plane_format,
         data=draw(
             st.builds(
                 DataConfig,
@@ -258,4 +258,4 @@ def test_a_start_from_a_checkpoint_needs_tokens_for_what_follows():
 
 
 def test_the_format_is_that_of_the_layers():
-    assert FormatConfig(planes=3, group_size=32, offset=False).format == Format(3, 32, offset=False)
+    assert FormatConfig(planes=3, group_size=32, offset=False).plane_format == PlaneFormat(3, 32, offset=False)

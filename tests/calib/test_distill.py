@@ -7,18 +7,19 @@ import torch
 from torch.nn import functional
 
 from calib.config import DistillConfig
-from calib.layers import Format, full_precision, quant_linears
+from calib.layers import full_precision, quant_linears
 from calib.losses import LossWeights, cross_entropy, dad_weights, entropy, kl_divergence, logit_error
 from calib.schedule import learning_rate
 from calib.stages.distill import BETAS, distill
-from calib.stages.objective import Passes
+from calib.stages.objective import DistillationObjective
 from calib.state import WorkDirectory
 from dualbinary import DualBinaryError, InputError
+from dualbinary.contract.weight import PlaneFormat
 from tests.support.fitted_layers import fitted
 from tests.support.tiny_models import VOCABULARY, make_model
 
 T = 24
-FORMAT = Format(2, 64, offset=True)
+FORMAT = PlaneFormat(2, 64, offset=True)
 
 
 def opened(directory):
@@ -204,7 +205,7 @@ def test_a_swapped_block_of_the_teacher_is_the_students(llama, swapped):
     model = source.model.requires_grad_(requires_grad=False)
     scales = [layer.scales.requires_grad_() for layer in source.linears.values()]
     config = DistillConfig(kl=0.5, mse=0.2, features=0.3)
-    passes = Passes(source, LossWeights(kl=0.5, mse=0.2, features=0.3), "cpu", torch.float32)
+    passes = DistillationObjective(source, LossWeights(kl=0.5, mse=0.2, features=0.3), "cpu", torch.float32)
     found = passes.losses(tokens, factor=0.25, swapped=swapped)
     gradients = [one.grad for one in scales]
     expected = torch.stack([plain_loss(model, window, config, swapped) for window in tokens]).sum()

@@ -6,16 +6,17 @@ import pytest
 import torch
 
 from calib.config import DataConfig
-from calib.layers import Format, full_precision
+from calib.layers import full_precision
 from calib.losses import kl_divergence
 from calib.parallel import ALONE
 from calib.stages.filter import STORE_EVERY, choose
 from calib.state import WorkDirectory
 from dualbinary import InputError
+from dualbinary.contract.weight import PlaneFormat
 from tests.support.fitted_layers import fitted
 from tests.support.tiny_models import VOCABULARY, make_model
 
-FORMAT = Format(1, 64, offset=True)
+FORMAT = PlaneFormat(1, 64, offset=True)
 COUNT, T = 2 * STORE_EVERY + 5, 12
 
 

@@ -11,12 +11,14 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from calib.__main__ import main, parser
-from calib.layers import Format, QuantLinear
+from calib.layers import QuantLinear
 from calib.models.source import SourceModel
 from calib.models.targets import Targets
 from calib.options import config_from
+from calib.scale_parameters import checked_parameters, round_parameters, to_scales
 from dualbinary import InputError, dequantize
 from dualbinary.checkpoint import read_quantization_config
+from dualbinary.contract.weight import PlaneFormat
 from tests.support.tiny_models import make_model
 
 SMALL = ["--generate", "24", "--length", "32", "--e2e-steps", "6", "--e2e-held-out", "3", "--e2e-evaluate-every", "2"]
@@ -55,13 +57,13 @@ finite = st.floats(-100, 100, width=32)
 @given(st.lists(st.lists(finite, min_size=3, max_size=3), min_size=1, max_size=4))
 def test_factors_as_stored_are_symmetric_to_the_last_bit(values):
     factors = torch.tensor(values)[..., None]
-    format_ = Format(len(values), 32, True, True)
-    moved = format_.rounded(factors)
-    stored = format_.stored(moved)
+    plane_format = PlaneFormat(len(values), 32, offset=True, levels="symmetric")
+    moved = round_parameters(plane_format, factors)
+    stored = to_scales(plane_format, moved)
     assert torch.equal(stored, stored.half().float())
     assert torch.equal(stored[-1], -stored[:-1].sum(0) / 2)
-    assert torch.equal(format_.trained(stored), moved)
-    assert torch.equal(format_.rounded(moved), moved)  # what is stored stays
+    assert torch.equal(checked_parameters(plane_format, stored), moved)
+    assert torch.equal(round_parameters(plane_format, moved), moved)  # what is stored stays
     # 2^-11 of the sum of sizes, or half of float16's smallest step.
     limit = (factors.abs().sum(0) * 2.0**-11 * (1 + 2.0**-8)).clamp_min(2.0**-25)
     assert ((moved - factors).abs() <= limit).all()
@@ -69,10 +71,10 @@ def test_factors_as_stored_are_symmetric_to_the_last_bit(values):
 
 def test_a_gradient_of_scales_reaches_the_factors_through_the_constraint():
     """D loss / d a[p] by central differences of the levels."""
-    format_ = Format(2, 32, True, True)
-    layer = QuantLinear("w", torch.randn(4, 64), None, format_)
+    plane_format = PlaneFormat(2, 32, offset=True, levels="symmetric")
+    layer = QuantLinear("w", torch.randn(4, 64), None, plane_format)
     factors = torch.rand(2, 4, 2) + 0.1
-    layer.set_scales(format_.stored(factors))
+    layer.set_scales(to_scales(plane_format, factors))
     layer.set_planes(torch.randint(0, 256, (2, 4, 8), dtype=torch.uint8))
     layer.quantized = True
     layer.scales.requires_grad_()
@@ -87,10 +89,10 @@ def test_a_gradient_of_scales_reaches_the_factors_through_the_constraint():
         for step in (0.125, -0.125):
             moved = factors.clone()
             moved[place] += step
-            layer.set_scales(format_.stored(moved))
+            layer.set_scales(to_scales(plane_format, moved))
             losses.append(layer(x).double().square().sum().item())
         gradient = (losses[0] - losses[1]) / 0.25
-        layer.set_scales(format_.stored(factors))
+        layer.set_scales(to_scales(plane_format, factors))
         layer.scales.requires_grad_()
         layer(x).square().sum().backward()
         assert layer.scales.grad[place].item() == pytest.approx(gradient, abs=1e-2, rel=1e-3)
@@ -98,7 +100,7 @@ def test_a_gradient_of_scales_reaches_the_factors_through_the_constraint():
 
 def test_scales_that_are_not_symmetric_are_refused():
     with pytest.raises(InputError, match="minus half the sum"):
-        Format(2, 32, True, True).trained(torch.ones(3, 1, 1))
+        checked_parameters(PlaneFormat(2, 32, offset=True, levels="symmetric"), torch.ones(3, 1, 1))
 
 
 def test_the_method_brings_its_own_preset():
@@ -279,7 +281,7 @@ def eight_bits(model, tmp_path_factory):
 
 def test_another_quantizers_result_is_dequantized_and_approached(model, eight_bits):
     directory, wanted = eight_bits
-    source = SourceModel(model, Format(2, 32, True, True))
+    source = SourceModel(model, PlaneFormat(2, 32, offset=True, levels="symmetric"))
     source.load(source.model)
     targets = Targets(directory, source)
     for name, layer in source.linears.items():

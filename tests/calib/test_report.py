@@ -14,7 +14,7 @@ from calib.report.command import main
 from calib.report.page import page
 from calib.report.record import RECORD_FILE, read_record, write_record
 from calib.report.summary import flops, sentences, totals
-from calib.stored import Checkpoint
+from calib.stored_checkpoint import StoredCheckpoint
 from dualbinary import InputError, unpack_planes
 from dualbinary.contract.weight import PlaneWeight
 from dualbinary.metrics.statistics import PAPER_PROMPT_TOKENS, paper_flops, weight_statistics
@@ -127,7 +127,7 @@ def test_a_record_that_is_not_whole_is_not_written(record, tmp_path):
 def test_json_holds_sums_that_agree_with_the_stored_planes(run, record, checkpoint, capsys):
     assert main([str(checkpoint), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    stored = Checkpoint(checkpoint)
+    stored = StoredCheckpoint(checkpoint)
     counted = {}
     for name, layer in run.source.linears.items():
         planes, scales = (tensor.numpy() for tensor in stored.read(layer))

@@ -9,14 +9,14 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional
 from transformers import AutoModelForCausalLM
 
-from calib.layers import Format
 from calib.models.source import SourceModel
 from calib.report.command import main
 from calib.report.landscape import FORMATS, landscape
 from calib.report.preference import preference
-from calib.stored import Checkpoint
+from calib.stored_checkpoint import StoredCheckpoint
 from calib.weight_init.data_free import closed_form
 from dualbinary import InputError
+from dualbinary.contract.weight import PlaneFormat
 from tests.support.report_run import FORMAT, Page, Run
 
 TEXT = "It was the best of times, it was the worst of times, it was the age of wisdom. " * 4
@@ -60,7 +60,7 @@ def plain_loss(plain, tokens):
 
 def test_a_checkpoint_that_is_its_model_leans_nowhere(exact, checkpoint, random_tokens):
     source = SourceModel(exact, FORMAT)
-    found = preference(source, {"same": Checkpoint(checkpoint)}, random_tokens(3, 20))
+    found = preference(source, {"same": StoredCheckpoint(checkpoint)}, random_tokens(3, 20))
     table = found["models"]["same"]
     assert found["tokens"] == 60
     assert table["balance"] == {"argmax": 0, "mass": 0, "nll": 0}
@@ -73,7 +73,7 @@ def test_preference_is_that_of_plain_models(model, exact, checkpoint, random_tok
     calls = []
     found = preference(
         SourceModel(model, FORMAT),
-        {"before": Checkpoint(checkpoint), "after": Checkpoint(checkpoint)},
+        {"before": StoredCheckpoint(checkpoint), "after": StoredCheckpoint(checkpoint)},
         tokens,
         progress=lambda done, total: calls.append((done, total)),
     )
@@ -92,7 +92,7 @@ def test_preference_is_that_of_plain_models(model, exact, checkpoint, random_tok
 def test_the_middle_of_the_landscape_is_the_layer_itself(model, checkpoint, random_tokens):
     tokens = random_tokens(2, 16)
     source = SourceModel(model, FORMAT)
-    Checkpoint(checkpoint).apply(list(source.linears.values()))  # as after another analysis
+    StoredCheckpoint(checkpoint).apply(list(source.linears.values()))  # as after another analysis
     name = list(source.linears)[3]
     found = landscape(source, name, tokens, points=3)
     assert found["factors"] == [0.5, 1.0, 1.5]
@@ -102,10 +102,13 @@ def test_the_middle_of_the_landscape_is_the_layer_itself(model, checkpoint, rand
         plain_loss(AutoModelForCausalLM.from_pretrained(model), tokens), rel=1e-5
     )
     assert list(found["formats"]) == list(FORMATS)
-    for kind, format_ in {"binary": Format(1, 64, offset=True), "fdb": Format(2, 64, offset=False)}.items():
+    for kind, plane_format in {
+        "binary": PlaneFormat(1, 64, offset=True),
+        "fdb": PlaneFormat(2, 64, offset=False),
+    }.items():
         plain = AutoModelForCausalLM.from_pretrained(model)
         weight = plain.get_parameter(f"{name}.weight")
-        state = closed_form(weight.detach(), format_, name)
+        state = closed_form(weight.detach(), plane_format, name)
         layer = source.linears[name]
         for (row, y), (column, x) in [((1, 1.0), (1, 1.0)), ((0, 0.5), (2, 1.5)), ((2, 1.5), (1, 1.0))]:
             layer.set_planes(state.planes)

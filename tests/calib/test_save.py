@@ -1,4 +1,4 @@
-"""The checkpoint of a walked model: what it keeps bit for bit, what comes back out of it, and the ONNX made of it."""
+"""The checkpoint of a calibrated model: bits that it keeps, planes that come back, and the ONNX file made of it."""
 
 import shutil
 from pathlib import Path
@@ -9,27 +9,29 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from calib.layers import Format
 from calib.models.source import SourceModel
 from calib.save import save_checkpoint
-from calib.stored import Checkpoint
+from calib.stored_checkpoint import StoredCheckpoint
 from dualbinary import InputError
 from dualbinary.checkpoint import read_quantization_config
+from dualbinary.contract.weight import PlaneFormat
 from dualbinary.files.json_objects import read_json_object
 from exporter.__main__ import main as exporter_main
 from tests.support.sessions import logits
 from tests.support.tiny_models import edit_config
 
 LENGTH = 24
-FORMAT = Format(2, 64, offset=True)
+FORMAT = PlaneFormat(2, 64, offset=True)
 
 
 @pytest.fixture
-def saved(tiny_model, walked, walk_config, random_tokens, tmp_path):
+def saved(tiny_model, calibrated_blocks, blockwise_config, random_tokens, tmp_path):
     """Walk through a tiny model and save it; returns the result of the walk and the directory."""
 
     def run(name: str, *, directory: Path | None = None, **changes):
-        result = walked(directory or tiny_model(name), random_tokens(7, LENGTH), config=walk_config(**changes))
+        result = calibrated_blocks(
+            directory or tiny_model(name), random_tokens(7, LENGTH), config=blockwise_config(**changes)
+        )
         save_checkpoint(result.source, tmp_path / "checkpoint", quantized(result))
         return result, tmp_path / "checkpoint"
 
@@ -87,9 +89,9 @@ def test_layers_that_were_left_out_are_exported_as_they_are(saved, random_tokens
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
-def test_what_is_not_quantized_is_kept_bit_for_bit(tiny_model, walked, random_tokens, tmp_path, dtype):
+def test_what_is_not_quantized_is_kept_bit_for_bit(tiny_model, calibrated_blocks, random_tokens, tmp_path, dtype):
     directory = tiny_model("llama", dtype)
-    result = walked(directory, random_tokens(7, LENGTH))
+    result = calibrated_blocks(directory, random_tokens(7, LENGTH))
     save_checkpoint(result.source, tmp_path / "checkpoint", quantized(result))
 
     before, after = load_file(directory / "model.safetensors"), stored_tensors(tmp_path / "checkpoint")
@@ -118,7 +120,7 @@ def test_config_json_says_what_was_done(saved, tiny_model):
     assert read_quantization_config(checkpoint) is not None
 
 
-def test_files_beside_the_model_and_the_record_are_copied(tiny_model, walked, random_tokens, tmp_path):
+def test_files_beside_the_model_and_the_record_are_copied(tiny_model, calibrated_blocks, random_tokens, tmp_path):
     directory = Path(shutil.copytree(tiny_model("llama"), tmp_path / "model"))
     contents = {
         "tokenizer.json": '{"a": 1}', "merges.txt": "a b", "chat_template.jinja": "{{ x }}", "tokenizer.model": "spm",
@@ -127,7 +129,7 @@ def test_files_beside_the_model_and_the_record_are_copied(tiny_model, walked, ra
         (directory / name).write_text(content)
     (directory / "pytorch_model.bin").write_bytes(b"old weights")
     (tmp_path / "calibration.json").write_text('{"version": 1}')
-    result = walked(directory, random_tokens(7, LENGTH))
+    result = calibrated_blocks(directory, random_tokens(7, LENGTH))
 
     save_checkpoint(result.source, tmp_path / "checkpoint", quantized(result), record=tmp_path / "calibration.json")
 
@@ -164,7 +166,7 @@ def test_a_checkpoint_gives_back_what_was_saved(saved, random_tokens, name):
     wanted = student_logits(result, random_tokens(1, LENGTH))
     source = SourceModel(result.source.directory, FORMAT)
     source.load(source.model)
-    checkpoint = Checkpoint(directory)
+    checkpoint = StoredCheckpoint(directory)
 
     checkpoint.apply(list(source.linears.values()))
 
@@ -182,13 +184,13 @@ def test_layers_that_a_checkpoint_left_out_stay_in_full_precision(saved, tiny_mo
     result, directory = saved("llama", skip=("*.down_proj",))
     source = SourceModel(tiny_model("llama"), FORMAT)
     source.load(source.model)
-    Checkpoint(directory).apply(list(source.linears.values()))
+    StoredCheckpoint(directory).apply(list(source.linears.values()))
     assert {name for name, layer in source.linears.items() if not layer.quantized} == set(result.source.skipped)
 
 
 def test_a_checkpoint_of_another_model_is_refused(saved, tiny_model, tmp_path):
     _, directory = saved("llama")
-    checkpoint = Checkpoint(directory)
+    checkpoint = StoredCheckpoint(directory)
     other = SourceModel(tiny_model("gpt2"), FORMAT)
     with pytest.raises(InputError, match=r"has no planes of transformer\.h\.0\.attn\.c_attn; is it .* another model"):
         checkpoint.apply(list(other.linears.values()))
@@ -201,7 +203,7 @@ def test_a_checkpoint_of_another_model_is_refused(saved, tiny_model, tmp_path):
     save_file(tensors, wider / "model.safetensors")
     edit_config(wider, intermediate_size=320)
     with pytest.raises(InputError, match=r"model\.layers\.0\.mlp\.gate_proj"):
-        Checkpoint(directory).apply(list(SourceModel(wider, FORMAT).linears.values()))
+        StoredCheckpoint(directory).apply(list(SourceModel(wider, FORMAT).linears.values()))
 
 
 def rewrite(directory: Path, change) -> None:
@@ -232,15 +234,15 @@ def test_a_damaged_checkpoint_is_refused_by_name(saved, change, message):
     result, directory = saved("llama")
     rewrite(directory, change)
     with pytest.raises(InputError, match=message) as error:
-        Checkpoint(directory).read(result.source.linears[NAME])
+        StoredCheckpoint(directory).read(result.source.linears[NAME])
     assert NAME in str(error.value)
 
 
 def test_what_is_no_checkpoint_is_refused(tiny_model, tmp_path):
     with pytest.raises(InputError, match=r"has no quantization_config; expected a checkpoint"):
-        Checkpoint(tiny_model("llama"))
+        StoredCheckpoint(tiny_model("llama"))
     with pytest.raises(InputError, match="absent: not a directory"):
-        Checkpoint(tmp_path / "absent")
+        StoredCheckpoint(tmp_path / "absent")
 
 
 def test_tensors_lie_in_the_order_of_the_model(saved, tiny_model):

@@ -14,13 +14,14 @@ from transformers import AutoModelForCausalLM
 from transformers.models.llama.modeling_llama import LlamaMLP
 from transformers.pytorch_utils import Conv1D
 
-from calib.layers import Format, QuantLinear, quant_linears
+from calib.layers import QuantLinear, quant_linears
 from calib.models.source import SourceModel, decoder_blocks
 from calib.save import save_checkpoint
 from dualbinary import InputError
+from dualbinary.contract.weight import PlaneFormat
 from tests.support.tiny_models import CONFIGS, edit_config, make_model
 
-FORMAT = Format(2, 64, offset=True)
+FORMAT = PlaneFormat(2, 64, offset=True)
 LENGTH = 24  # longer than the sliding window of the tiny models
 
 # transformers renames tensors of the first while it loads them and stacks those of the others.

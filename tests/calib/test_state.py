@@ -34,15 +34,12 @@ def test_a_result_comes_back_as_it_was(path):
         assert torch.equal(tensors[name], value)
 
 
-def test_a_result_may_be_replaced_and_forgotten(path):
+def test_a_result_may_be_replaced(path):
     with WorkDirectory(path, IDENTITY) as work:
         work.write_tensors("e2e", {"a": torch.zeros(2)}, {"step": 1})
         work.write_tensors("e2e", {"a": torch.ones(2)}, {"step": 2})
         tensors, figures = work.read_tensors("e2e")
         assert (tensors["a"].tolist(), figures) == ([1, 1], {"step": 2})
-        work.forget("e2e")
-        work.forget("e2e")
-        assert not work.has("e2e")
 
 
 def test_tensors_need_not_be_contiguous(path):

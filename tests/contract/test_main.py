@@ -17,7 +17,7 @@ def test_help_lists_every_verb():
     assert all(verb in result.stdout for verb in command.VERBS)
 
 
-def test_version_names_release_and_contract():
+def test_version_names_the_package_and_the_contract():
     result = run("--version")
     assert result.returncode == 0
     assert digest() in result.stdout
@@ -39,10 +39,10 @@ def test_quantize_is_the_command_of_calib():
 
 @pytest.fixture
 def module(tmp_path, monkeypatch):
-    """A package of the given main program behind the verb `info`; arguments before the user's are `first`."""
+    """A package with the given main program as the verb `info`; arguments before the user's are `first`."""
 
     def install(program):
-        package = tmp_path / "package_behind_info"
+        package = tmp_path / "package_of_info"
         package.mkdir()
         (package / "__main__.py").write_text(program)
         monkeypatch.syspath_prepend(str(tmp_path))

@@ -123,8 +123,8 @@ def test_the_cpu_target_leaves_zero_points_out(pristine_model, exported):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"layout": "avx2"}, r"packs? layout plain themselves, got --layout avx2.*use --target cpu"),
-        ({"planes": 5}, r"1 to 4 planes, got --planes 5; use fewer, or --target cpu"),
+        ({"layout": "avx2"}, r"layout: expected plain with target cuda.*, got avx2; .*use target cpu"),
+        ({"planes": 5}, r"planes: expected 1 to 4 with target cuda, got 5; use fewer, or target cpu"),
     ],
 )
 def test_what_the_kernels_do_not_take_is_refused(options, message):

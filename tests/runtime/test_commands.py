@@ -144,11 +144,15 @@ def test_info_names_the_instruction_sets_that_can_be_forced(run):
     [
         ("generate", ("--prompt", ""), "the prompt is empty"),
         ("generate", ("--prompt", "x" * tiny.CONTEXT_LENGTH), f"context only {tiny.CONTEXT_LENGTH}"),
-        ("generate", ("--prompt", "x", "--max-new-tokens", 0), "--max-new-tokens must be at least 1"),
-        ("generate", ("--prompt", "x", "--top-p", 0.5), "need a temperature"),
-        ("generate", ("--prompt", "x", "--threads", -1), "must be 0 or more"),
+        ("generate", ("--prompt", "x", "--max-new-tokens", 0), "--max-new-tokens: expected at least 1, got 0"),
+        (
+            "generate",
+            ("--prompt", "x", "--top-p", 0.5),
+            "--temperature: expected above 0 with --top-k or --top-p",
+        ),
+        ("generate", ("--prompt", "x", "--threads", -1), "--threads: expected at least 0, got -1"),
         ("generate", (), "--prompt"),
-        ("bench", ("--tokens", 0), "--tokens must be at least 1"),
+        ("bench", ("--tokens", 0), "--tokens: expected at least 1, got 0"),
         ("bench", ("--prompt-length", tiny.CONTEXT_LENGTH), f"context of {tiny.CONTEXT_LENGTH}"),
     ],
 )

@@ -62,7 +62,7 @@ def test_a_new_sequence_forgets_the_old_one(tiny_model):
 
 @pytest.mark.parametrize("dtype", ["f32", "f16"])
 def test_static_steps_give_the_logits_of_others(tiny_weights, tmp_path, dtype):
-    """The mask has the length of the cache and holds zeros behind the tokens; nothing else may depend on it."""
+    """The mask has the length of the cache and holds zeros after the tokens; nothing else may depend on it."""
     path = tiny.make_model(tiny_weights, tmp_path, dtype)
     usual, static = load(path), load(path, static_steps=True)
     for decoder in (usual, static):
@@ -93,7 +93,7 @@ def test_static_steps_of_a_new_sequence_forget_the_old_one(tiny_model, capacity)
 
 def test_static_steps_need_a_shared_cache(tiny_weights, tmp_path):
     path = tiny.make_model(tiny_weights, tmp_path, share_buffer=False)
-    with pytest.raises(InputError, match=r"model\.onnx: .*--cuda-graph.* only with a shared cache"):
+    with pytest.raises(InputError, match=r"model\.onnx: .*cuda_graph.* only with a shared cache"):
         load(path, static_steps=True)
 
 
@@ -181,7 +181,7 @@ def test_a_model_that_is_no_decoder_is_refused_by_what_it_lacks(tmp_path, inputs
     [
         ("genai_config.json", "{", "not valid JSON"),
         ("genai_config.json", "[]", "expected a JSON object"),
-        ("genai_config.json", '{"model": 3}', "model must be an object"),
+        ("genai_config.json", '{"model": 3}', "model: expected an object"),
         ("genai_config.json", '{"model": {"context_length": "x"}}', "invalid literal"),
         ("genai_config.json", '{"model": {"context_length": 0}}', "at least 1"),
         ("generation_config.json", '{"eos_token_id": {}}', "eos_token_id|int"),

@@ -23,10 +23,10 @@ def claimed_cuda(monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("rocm",), "--provider must be one of cpu, cuda, got rocm"),
-        (("cuda", -1), "--device must be 0 or more, got -1"),
-        (("cpu", 1), "--device 1 is for --provider cuda"),
-        (("cpu", 0, True), "--cuda-graph is for --provider cuda"),
+        (("rocm",), "name: expected one of cpu, cuda, got rocm"),
+        (("cuda", -1), "device: expected at least 0, got -1"),
+        (("cpu", 1), "name: expected cuda with device 1, got cpu"),
+        (("cpu", 0, True), "name: expected cuda with cuda_graph, got cpu"),
     ],
 )
 def test_choices_that_do_not_exist_are_refused(arguments, message):
@@ -49,7 +49,7 @@ def test_cuda_gets_its_options_and_the_cpu_for_shapes(claimed_cuda):
 
 @without_cuda
 def test_an_onnxruntime_without_cuda_is_named_with_the_way_out():
-    with pytest.raises(InputError, match=r"onnxruntime \S+ has only .*CPUExecutionProvider; install onnxruntime-gpu"):
+    with pytest.raises(InputError, match=r"has \(.*CPUExecutionProvider\), got cuda; install onnxruntime-gpu"):
         CUDA.session_providers()
 
 
@@ -67,9 +67,9 @@ def test_a_session_that_fell_back_to_the_cpu_is_refused(tiny_model, claimed_cuda
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--provider", "cuda"), "onnxruntime-gpu"),
-        (("--device", "1"), "--device 1 is for --provider cuda"),
-        (("--cuda-graph",), "--cuda-graph is for --provider cuda"),
+        (("--provider", "cuda"), "in place of onnxruntime, or use --provider cpu"),
+        (("--device", "1"), "--provider: expected cuda with --device 1, got cpu"),
+        (("--cuda-graph",), "--provider: expected cuda with --cuda-graph, got cpu"),
     ],
 )
 def test_commands_refuse_with_one_line(tiny_model, capsys, command, options, message):

@@ -57,13 +57,14 @@ def test_equal_seeds_draw_equal_tokens_and_others_differ():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"temperature": -1}, "temperature must be"),
-        ({"temperature": float("nan")}, "temperature must be"),
-        ({"temperature": 1, "top_k": -1}, "top-k must be"),
-        ({"temperature": 1, "top_p": 0}, "top-p must be"),
-        ({"temperature": 1, "top_p": 1.5}, "top-p must be"),
-        ({"top_k": 5}, "need a temperature"),
-        ({"top_p": 0.9}, "need a temperature"),
+        ({"temperature": -1}, "temperature: expected at least 0, got"),
+        ({"temperature": float("inf")}, "temperature: expected at least 0, got"),
+        ({"temperature": float("nan")}, "temperature: expected at least 0, got"),
+        ({"temperature": 1, "top_k": -1}, "top_k: expected at least 0, got -1"),
+        ({"temperature": 1, "top_p": 0}, "top_p: expected above 0 and at most 1, got"),
+        ({"temperature": 1, "top_p": 1.5}, "top_p: expected above 0 and at most 1, got"),
+        ({"top_k": 5}, "temperature: expected above 0 with top_k or top_p"),
+        ({"top_p": 0.9}, "temperature: expected above 0 with top_k or top_p"),
     ],
 )
 def test_options_without_a_meaning_are_refused(options, message):

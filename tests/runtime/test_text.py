@@ -71,7 +71,7 @@ def test_a_template_that_fails_or_reaches_out_is_refused(directory, template, me
 
 
 def test_chat_without_a_template_is_refused(directory):
-    with pytest.raises(InputError, match="no chat template; leave --chat out"):
+    with pytest.raises(InputError, match="no chat template; leave chat out"):
         TextCodec(directory).encode_chat("hi")
 
 

@@ -2,19 +2,27 @@
 
 from pathlib import Path
 
-import torch
+from torch import Tensor
 
-from calib.layers import Format
+from calib.config import InitConfig
 from calib.models.source import SourceModel
-from calib.weight_init import METHODS
+from calib.weight_init import WEIGHT_INITS, InitialWeight
+from dualbinary.contract.weight import PlaneFormat
 
 
-def fitted(directory: Path, format_: Format) -> SourceModel:
+def initialized(
+    method: str, weight: Tensor, hessian: Tensor | None, plane_format: PlaneFormat, name: str
+) -> InitialWeight:
+    """The result of one weight initialization, with more rounds than the default configuration asks for."""
+    return WEIGHT_INITS[method].make(InitConfig(refits=4, polishes=2), 0)(weight, hessian, plane_format, name)
+
+
+def fitted(directory: Path, plane_format: PlaneFormat) -> SourceModel:
     """The model at `directory`, every layer quantized."""
-    source = SourceModel(directory, format_)
+    source = SourceModel(directory, plane_format)
     source.load(source.model)
     for layer in source.linears.values():
-        state = METHODS["fit"].start(layer.weight, torch.empty(0, 0), format_, layer.name)
+        state = initialized("fit", layer.weight, None, plane_format, layer.name)
         layer.set_scales(state.scales.half())
         layer.set_planes(state.planes)
         layer.quantized = True

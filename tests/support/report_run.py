@@ -10,16 +10,17 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from calib.config import CalibConfig
-from calib.layers import Format, quant_linears
+from calib.layers import quant_linears
 from calib.measure import layer_statistics
 from calib.models.source import SourceModel
 from calib.report.record import RECORD_FILE, write_record
 from calib.save import save_checkpoint
 from calib.weight_init.data_free import closed_form
-from dualbinary.cli.version import release
+from dualbinary.cli.version import package_version
+from dualbinary.contract.weight import PlaneFormat
 from tests.support.tiny_models import make_model
 
-FORMAT = Format(2, 64, offset=True)
+FORMAT = PlaneFormat(2, 64, offset=True)
 HIDDEN, VOCABULARY = 128, 256
 
 
@@ -72,7 +73,7 @@ class Run:
         ]
         return {
             "version": 1,
-            "dualbinary": release(),
+            "dualbinary": package_version(),
             "config": CalibConfig().to_json(),
             "model": {
                 "name": "llama",

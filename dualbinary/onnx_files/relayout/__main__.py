@@ -2,17 +2,17 @@
 
 import argparse
 import json
-import signal
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from dualbinary.cli.console import add_common_options, run
+from dualbinary.cli.console import add_common_options, interrupt_when_terminated, run
+from dualbinary.cli.options import add_options, option, options_from
 from dualbinary.contract.schema import OP
 from dualbinary.errors import DualBinaryError
 
-__all__ = ["main"]
+__all__ = ["RelayoutOptions", "main"]
 
 _EPILOG = """\
 layouts:
@@ -21,6 +21,15 @@ layouts:
                        A CPU without it refuses the file by name; the way back is --layout plain, byte for byte
                        (`python -m runtime_ext info` lists what this machine reads)
 """
+
+
+@dataclass(frozen=True)
+class RelayoutOptions:
+    """Options of the command."""
+
+    layout: str = option(help="layout of the new file", choices=tuple(layout.name for layout in OP.layouts))
+    force: bool = option(False, help="replace existing files")
+    quiet: bool = option(False, help="no progress bar")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -38,17 +47,14 @@ def parser() -> argparse.ArgumentParser:
         metavar="OUT.onnx",
         help="file to write, with OUT.onnx.data; in another directory tokenizer and configuration come along",
     )
-    names = [layout.name for layout in OP.layouts]
-    result.add_argument("--layout", required=True, choices=names, help="layout of the new file")
-    result.add_argument("--force", action="store_true", help="replace existing files")
-    result.add_argument("--quiet", action="store_true", help="no progress bar")
+    add_options(result, RelayoutOptions)
     add_common_options(result)
     return result
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    signal.signal(signal.SIGTERM, _interrupt)  # so that a terminated run cleans up as an interrupted one does
+    interrupt_when_terminated()
     return run(parser(), _command, argv)
 
 
@@ -60,15 +66,16 @@ def _command(args: argparse.Namespace) -> None:
     except ModuleNotFoundError as error:  # a device needs neither to run a model
         raise DualBinaryError(f"{error}; pip install 'dualbinary[relayout]' has what relayout needs") from error
 
+    options = options_from(args, RelayoutOptions)
     begin = time.perf_counter()
-    shown = not args.quiet and sys.stderr.isatty()
-    with tqdm(unit="B", unit_scale=True, desc=args.layout, disable=not shown, file=sys.stderr) as bar:
+    shown = not options.quiet and sys.stderr.isatty()
+    with tqdm(unit="B", unit_scale=True, desc=options.layout, disable=not shown, file=sys.stderr) as bar:
 
         def progress(done: int, total: int) -> None:
             bar.total = total
             bar.update(done - bar.n)
 
-        outcome = relayout(args.source, args.out, args.layout, force=args.force, progress=progress)
+        outcome = relayout(args.source, args.out, options.layout, force=options.force, progress=progress)
     seconds = time.perf_counter() - begin
     if args.json:
         print(json.dumps({"out": str(args.out), "seconds": round(seconds, 2), **asdict(outcome)}))
@@ -77,10 +84,6 @@ def _command(args: argparse.Namespace) -> None:
         f"{args.out}: {outcome.weights} weights from {' and '.join(outcome.before)} to {outcome.layout}, "
         f"{outcome.data_bytes / 1e6:.1f} MB, in {seconds:.1f} s"
     )
-
-
-def _interrupt(signum: int, frame: object) -> None:
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

@@ -5,14 +5,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from calib.layers import Format, QuantLinear
+from calib.layers import QuantLinear
 from dualbinary import InputError
 from dualbinary.checkpoint import load_module, planes_name, read_quantization_config, scales_name, stored_tensors
 
-__all__ = ["Checkpoint"]
+__all__ = ["StoredCheckpoint"]
 
 
-class Checkpoint:
+class StoredCheckpoint:
     """A checkpoint directory whose planes and scales fit the layers of its full-precision model.
 
     Attributes:
@@ -30,9 +30,7 @@ class Checkpoint:
             raise InputError(
                 f"{directory}: its config.json has no quantization_config; expected a checkpoint that calibration wrote"
             )
-        symmetric = quantization.method == "qbb" and quantization.has_offset
-        self.format = Format(quantization.planes, quantization.group_size, quantization.has_offset, symmetric)
-        self._quantization = quantization
+        self.format = quantization.plane_format
         self._tensors = stored_tensors(directory)
 
     def holds(self, layer: QuantLinear) -> bool:
@@ -48,9 +46,7 @@ class Checkpoint:
             raise InputError(f"{self.directory}: has no planes of {layer.name}; is it a checkpoint of another model?")
         if scales_name(layer.name) not in self._tensors:
             raise InputError(f"{self.directory}: has planes of {layer.name}, but no scales; fetch or write it again")
-        weight = load_module(
-            self._tensors, layer.name, layer.out_features, layer.in_features, self._quantization.plane_format
-        )
+        weight = load_module(self._tensors, layer.name, layer.out_features, layer.in_features, self.format)
         return torch.from_numpy(weight.planes), torch.from_numpy(weight.scales).float()
 
     def apply(self, layers: list[QuantLinear]) -> None:

@@ -5,10 +5,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from calib.layers import Format
 from calib.quantizer import codes_of, dequantize, nearest, pack
-from calib.weight_init import METHODS, ErrorFeedback, RandomSigns, from_planes
+from calib.scale_parameters import checked_parameters, to_scales
+from calib.weight_init import WEIGHT_INITS, ErrorFeedback, RandomSigns, from_planes
 from dualbinary import InputError
+from dualbinary.contract.weight import PlaneFormat
+from tests.support.fitted_layers import initialized
 
 
 def layer(N, K, seed=0):
@@ -22,27 +24,28 @@ def layer(N, K, seed=0):
     return torch.randn(N, K, generator=generator) * 0.05, x.T @ x / len(x)
 
 
-def output_error(weight, hessian, state, format_):
+def output_error(weight, hessian, state, plane_format):
     """Relative squared error of the outputs for inputs with these moments."""
-    found = dequantize(state.planes, state.scales, weight.shape[1], format_.group_size, torch.float32)
+    found = dequantize(state.planes, state.scales, weight.shape[1], plane_format.group_size, torch.float32)
     error = weight - found
     return float(((error @ hessian) * error).sum() / ((weight @ hessian) * weight).sum())
 
 
 def format_for(method, size=32, offset=True):
-    symmetric = "fdb" not in METHODS[method].of
-    return Format(2, size, symmetric or (offset and method != "paper"), symmetric)
+    symmetric = "fdb" not in WEIGHT_INITS[method].methods
+    levels = "symmetric" if symmetric else "free"
+    return PlaneFormat(2, size, symmetric or (offset and method != "paper"), levels=levels)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", WEIGHT_INITS)
 @settings(max_examples=10)
 @given(st.integers(1, 6), st.integers(1, 100), st.sampled_from([32, 64]), st.integers(0, 100))
 def test_a_start_is_consistent(method, N, K, size, seed):
     weight, hessian = layer(N, K, seed)
-    format_ = format_for(method, size)
-    state = METHODS[method].start(weight, hessian, format_, "a.layer")
+    plane_format = format_for(method, size)
+    state = initialized(method, weight, hessian, plane_format, "a.layer")
     assert state.planes.shape == (2, N, -(-K // size) * size // 8)
-    assert state.scales.shape == (format_.rows, N, -(-K // size))
+    assert state.scales.shape == (plane_format.scale_rows, N, -(-K // size))
     assert torch.equal(state.scales, state.scales.half().float())  # float16 holds them
     planes = pack(nearest(state.latent, state.scales, 2, size), 2, size)
     values = [dequantize(bits, state.scales, K, size, torch.float32) for bits in (planes, state.planes)]
@@ -52,9 +55,14 @@ def test_a_start_is_consistent(method, N, K, size, seed):
 def test_each_metric_is_served_better_by_its_own_method():
     weight, hessian = layer(48, 192)
     error = {}
-    for method, row in METHODS.items():
-        format_ = format_for(method, offset=False)  # but for QBB's
-        error[method] = output_error(weight, hessian, row.start(weight, hessian, format_, "a.layer"), format_)
+    for method in WEIGHT_INITS:
+        plane_format = format_for(method, offset=False)  # but for QBB's
+        error[method] = output_error(
+            weight,
+            hessian,
+            initialized(method, weight, hessian, plane_format, "a.layer"),
+            plane_format,
+        )
     assert error["error-feedback"] < 0.7 * error["activation"]
     assert error["activation"] < error["fit"] < error["paper"]
     assert error["cascaded"] < error["independent"] < error["random"]
@@ -63,13 +71,13 @@ def test_each_metric_is_served_better_by_its_own_method():
 @pytest.mark.parametrize("planes", [1, 2, 3])
 def test_starts_that_look_at_inputs_do_so_with_bases(planes):
     weight, hessian = layer(48, 192)
-    format_ = Format(planes, 64, True, True)
+    plane_format = PlaneFormat(planes, 64, offset=True, levels="symmetric")
     error = {}
-    for method, row in METHODS.items():
-        if "qbb" in row.of:
-            state = row.start(weight, hessian, format_, "w")
-            error[method] = output_error(weight, hessian, state, format_)
-            assert torch.equal(format_.stored(format_.trained(state.scales)), state.scales)
+    for method, row in WEIGHT_INITS.items():
+        if "qbb" in row.methods:
+            state = initialized(method, weight, hessian, plane_format, "w")
+            error[method] = output_error(weight, hessian, state, plane_format)
+            assert torch.equal(to_scales(plane_format, checked_parameters(plane_format, state.scales)), state.scales)
     assert error["error-feedback"] < 0.7 * error["activation"] < 0.7 * error["cascaded"]
 
 
@@ -77,8 +85,10 @@ def test_refits_polishes_and_offset_each_help():
     weight, hessian = layer(48, 192)
 
     def error(refits, polishes, offset):
-        format_ = Format(2, 64, offset)
-        return output_error(weight, hessian, ErrorFeedback(refits, polishes)(weight, hessian, format_, "w"), format_)
+        plane_format = PlaneFormat(2, 64, offset)
+        return output_error(
+            weight, hessian, ErrorFeedback(refits, polishes)(weight, hessian, plane_format, "w"), plane_format
+        )
 
     assert error(0, 0, False) > error(2, 0, False) > error(2, 2, False) > error(2, 2, True)
 
@@ -86,9 +96,9 @@ def test_refits_polishes_and_offset_each_help():
 def test_error_feedback_on_uncorrelated_inputs_is_least_squares():
     """With H = 1 there is nothing to feed; what remains is the fit of the weights, which refits may only improve."""
     weight, _ = layer(16, 96)
-    eye, format_ = torch.eye(96), Format(2, 32, False)
-    found = output_error(weight, eye, ErrorFeedback(0, 0)(weight, eye, format_, "w"), format_)
-    wanted = output_error(weight, eye, METHODS["fit"].start(weight, eye, format_, "w"), format_)
+    eye, plane_format = torch.eye(96), PlaneFormat(2, 32, False)
+    found = output_error(weight, eye, ErrorFeedback(0, 0)(weight, eye, plane_format, "w"), plane_format)
+    wanted = output_error(weight, eye, initialized("fit", weight, eye, plane_format, "w"), plane_format)
     assert found <= wanted * 1.02  # another order of the same alternation
 
 
@@ -96,22 +106,22 @@ def test_inputs_that_are_always_zero_are_no_trouble():
     weight, hessian = layer(4, 64)
     hessian[:, 10:20] = 0
     hessian[10:20] = 0
-    state = ErrorFeedback()(weight, hessian, Format(2, 32, True), "w")
+    state = ErrorFeedback()(weight, hessian, PlaneFormat(2, 32, True), "w")
     assert torch.isfinite(state.scales).all()
     assert torch.isfinite(state.latent).all()
 
 
 def test_planes_of_others_keep_their_codes():
     weight, hessian = layer(6, 80)
-    format_ = Format(2, 32, True)
-    state = ErrorFeedback()(weight, hessian, format_, "w")
-    again = from_planes(weight, state.planes, state.scales, format_)
+    plane_format = PlaneFormat(2, 32, True)
+    state = ErrorFeedback()(weight, hessian, plane_format, "w")
+    again = from_planes(weight, state.planes, state.scales, plane_format)
     assert torch.equal(nearest(again.latent, again.scales, 2, 32), codes_of(state.planes, 80))
 
 
 def test_the_papers_start_spans_its_levels():
     weight, _ = layer(4, 64)
-    scales = METHODS["paper"].start(weight, torch.empty(0), Format(2, 32, False), "w").scales
+    scales = initialized("paper", weight, None, PlaneFormat(2, 32, False), "w").scales
     torch.testing.assert_close(scales[0], -2 * scales[1])
     assert (scales[0] > 0).all()
 
@@ -119,7 +129,7 @@ def test_the_papers_start_spans_its_levels():
 def test_the_papers_start_refuses_other_formats_by_name():
     weight, _ = layer(4, 64)
     with pytest.raises(InputError, match=r"a\.layer.*2 planes and no offset"):
-        METHODS["paper"].start(weight, torch.empty(0), Format(3, 32, False), "a.layer")
+        initialized("paper", weight, None, PlaneFormat(3, 32, False), "a.layer")
 
 
 @pytest.mark.parametrize("method", ["fit", "activation", "error-feedback"])
@@ -127,7 +137,7 @@ def test_weights_that_are_not_finite_are_refused_by_name(method):
     weight, hessian = layer(4, 64)
     weight[2, 3] = torch.nan
     with pytest.raises(InputError, match=r"a\.layer"):
-        METHODS[method].start(weight, hessian, Format(2, 32, True), "a.layer")
+        initialized(method, weight, hessian, PlaneFormat(2, 32, True), "a.layer")
 
 
 @pytest.mark.parametrize("size", [32, 128])
@@ -135,9 +145,9 @@ def test_weights_that_are_not_finite_are_refused_by_name(method):
 def test_the_cascade_takes_signs_and_mean_sizes_of_what_is_left(planes, size):
     """Against a loop over groups; factors differ by what `Format.rounded` may move them."""
     weight, _ = layer(3, 100)
-    format_ = Format(planes, size, True, True)
-    state = METHODS["cascaded"].start(weight, torch.empty(0), format_, "w")
-    codes, factors = codes_of(state.planes, 100), format_.trained(state.scales)
+    plane_format = PlaneFormat(planes, size, offset=True, levels="symmetric")
+    state = initialized("cascaded", weight, None, plane_format, "w")
+    codes, factors = codes_of(state.planes, 100), checked_parameters(plane_format, state.scales)
     for n in range(3):
         for group, rest in enumerate(weight[n].split(size)):
             bits = codes[n].split(size)[group]
@@ -151,18 +161,18 @@ def test_the_cascade_takes_signs_and_mean_sizes_of_what_is_left(planes, size):
 
 def test_without_cascade_all_bases_are_the_first_one():
     weight, _ = layer(3, 64)
-    one = METHODS["cascaded"].start(weight, torch.empty(0), Format(1, 32, True, True), "w")
-    three = METHODS["independent"].start(weight, torch.empty(0), Format(3, 32, True, True), "w")
+    one = initialized("cascaded", weight, None, PlaneFormat(1, 32, offset=True, levels="symmetric"), "w")
+    three = initialized("independent", weight, None, PlaneFormat(3, 32, offset=True, levels="symmetric"), "w")
     assert all(torch.equal(plane, one.planes[0]) for plane in three.planes)
     torch.testing.assert_close(three.scales[:3].sum(0), one.scales[0], rtol=3 * 2.0**-11, atol=0)
 
 
 def test_random_signs_depend_on_seed_and_name_alone():
     weight, _ = layer(3, 64)
-    format_ = Format(2, 32, True, True)
+    plane_format = PlaneFormat(2, 32, offset=True, levels="symmetric")
 
     def planes(seed, name):
-        return RandomSigns(seed)(weight, torch.empty(0), format_, name).planes
+        return RandomSigns(seed)(weight, None, plane_format, name).planes
 
     assert torch.equal(planes(0, "a"), planes(0, "a"))
     assert not torch.equal(planes(0, "a"), planes(1, "a"))
@@ -173,9 +183,11 @@ def test_random_signs_depend_on_seed_and_name_alone():
 def test_starts_of_bases_refuse_other_formats_and_broken_weights(method):
     weight, _ = layer(4, 64)
     with pytest.raises(InputError, match=r"a\.layer.*--method qbb"):
-        METHODS[method].start(weight, torch.empty(0), Format(2, 32, True), "a.layer")
+        initialized(method, weight, None, PlaneFormat(2, 32, True), "a.layer")
     weight[1, 2] = torch.inf
     with pytest.raises(InputError, match=r"a\.layer.*finite"):
-        METHODS[method].start(weight, torch.empty(0), Format(2, 32, True, True), "a.layer")
+        initialized(method, weight, None, PlaneFormat(2, 32, offset=True, levels="symmetric"), "a.layer")
     with pytest.raises(InputError, match=r"a\.layer.*float16"):
-        METHODS[method].start(weight.clamp(-1, 1) * 1e6, torch.empty(0), Format(2, 32, True, True), "a.layer")
+        initialized(
+            method, weight.clamp(-1, 1) * 1e6, None, PlaneFormat(2, 32, offset=True, levels="symmetric"), "a.layer"
+        )

@@ -1,4 +1,4 @@
-"""The walk through the blocks: what each block gains, and that a run killed anywhere ends in the same bits."""
+"""Blockwise calibration: each block gains, and a run killed anywhere ends in the same bits."""
 
 import json
 import multiprocessing
@@ -20,11 +20,12 @@ from calib.config import BlockConfig, CalibConfig, InitConfig
 from calib.layers import quant_linears
 from calib.models.source import SourceModel
 from calib.save import save_checkpoint
-from calib.stages.blockwise import walk
+from calib.stages.blockwise import calibrate_blockwise
 from calib.state import WorkDirectory
-from calib.stored import Checkpoint
-from calib.weight_init import METHODS, from_planes
+from calib.stored_checkpoint import StoredCheckpoint
+from calib.weight_init import from_planes
 from dualbinary import InputError
+from tests.support.fitted_layers import initialized
 from tests.support.measures import LlamaShape, write_llama
 
 LENGTH = 16
@@ -68,8 +69,8 @@ LONGER = BlockConfig(windows=6, held_out=3, epochs=12, batch=2)
 
 
 @pytest.mark.parametrize("name", ["llama", "bloom", "gpt2", "gemma3_text", "opt", "phi3"])
-def test_no_block_is_worse_for_having_been_trained(tiny_model, walked, walk_config, familiar, name):
-    result = walked(tiny_model(name), familiar, config=walk_config(block=LONGER))
+def test_no_block_is_worse_for_having_been_trained(tiny_model, calibrated_blocks, blockwise_config, familiar, name):
+    result = calibrated_blocks(tiny_model(name), familiar, config=blockwise_config(block=LONGER))
 
     assert [report["name"] for report in result.reports] == [name for name, _ in result.source.blocks]
     assert all(report["error_after"] <= report["error_before"] for report in result.reports)
@@ -87,10 +88,10 @@ def test_no_block_is_worse_for_having_been_trained(tiny_model, walked, walk_conf
         assert scales.isfinite().all()
 
 
-def test_errors_are_those_of_the_whole_model(tiny_model, walked, walk_config, tokens):
-    """The report of the last block against whole models: a full-precision one and the one that the walk made."""
-    config = walk_config()
-    result = walked(tiny_model("llama"), tokens, config=config)
+def test_errors_are_those_of_the_whole_model(tiny_model, calibrated_blocks, blockwise_config, tokens):
+    """The report of the last block against whole models: a full-precision one and the calibrated one."""
+    config = blockwise_config()
+    result = calibrated_blocks(tiny_model("llama"), tokens, config=config)
     source, held_out = result.source, tokens[-config.block.held_out :]
     teacher = SourceModel(source.directory, source.format)
     for one in (source, teacher):
@@ -107,30 +108,30 @@ def test_errors_are_those_of_the_whole_model(tiny_model, walked, walk_config, to
     assert result.reports[-1]["error_after"] == pytest.approx(float(errors.mean()), rel=1e-4)
 
 
-def test_progress_counts_tokens_up_to_all_of_them(tiny_model, walked, tokens):
+def test_progress_counts_tokens_up_to_all_of_them(tiny_model, calibrated_blocks, tokens):
     seen = []
-    walked(tiny_model("llama"), tokens, progress=lambda done, total, **_: seen.append((done, total)))
+    calibrated_blocks(tiny_model("llama"), tokens, progress=lambda done, total, **_: seen.append((done, total)))
     assert {total for _, total in seen} == {2 * WINDOWS * LENGTH}
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
     assert seen[-1][0] == 2 * WINDOWS * LENGTH
 
 
-def test_nothing_but_results_is_left(tiny_model, walked, tokens, tmp_path):
-    walked(tiny_model("llama"), tokens, path=tmp_path / "work")
+def test_nothing_but_results_is_left(tiny_model, calibrated_blocks, tokens, tmp_path):
+    calibrated_blocks(tiny_model("llama"), tokens, path=tmp_path / "work")
     names = {file.relative_to(tmp_path / "work").as_posix() for file in (tmp_path / "work").rglob("*")}
     assert names == {"lock", "run.json", "block-000.safetensors", "block-001.safetensors"}
 
 
-def test_the_seed_decides_the_order(tiny_model, walked, walk_config, familiar):
-    configs = [walk_config(seed=seed, block=LONGER) for seed in (0, 0, 1)]
-    results = [walked(tiny_model("llama"), familiar, config=config) for config in configs]
+def test_the_seed_decides_the_order(tiny_model, calibrated_blocks, blockwise_config, familiar):
+    configs = [blockwise_config(seed=seed, block=LONGER) for seed in (0, 0, 1)]
+    results = [calibrated_blocks(tiny_model("llama"), familiar, config=config) for config in configs]
     assert_same(results[0], results[1])
     assert results[0].reports != results[2].reports
 
 
-def test_in_bfloat16_it_comes_out_near(tiny_model, walked, tokens):
+def test_in_bfloat16_it_comes_out_near(tiny_model, calibrated_blocks, tokens):
     exact, rounded = (
-        walked(tiny_model("llama"), tokens, dtype=dtype).reports for dtype in (torch.float32, torch.bfloat16)
+        calibrated_blocks(tiny_model("llama"), tokens, dtype=dtype).reports for dtype in (torch.float32, torch.bfloat16)
     )
     for left, right in zip(exact, rounded, strict=True):
         # Products in bfloat16 add some 1e-5 (2^-9, squared, of each) to errors near 1; but whether training helped a
@@ -143,40 +144,40 @@ def test_in_bfloat16_it_comes_out_near(tiny_model, walked, tokens):
 
 
 @pytest.fixture(scope="module")
-def quick(walk_config):
-    """Two layers of each block and a rough start, for the tests that walk again and again."""
-    return walk_config(skip=("*.mlp.*", "*.k_proj", "*.v_proj"), init=InitConfig(windows=4, refits=0, polishes=0))
+def quick(blockwise_config):
+    """Two layers of each block and a rough start, for the tests that run again and again."""
+    return blockwise_config(skip=("*.mlp.*", "*.k_proj", "*.v_proj"), init=InitConfig(windows=4, refits=0, polishes=0))
 
 
 CALLS = 2 * (6 // 2 + 1)  # of the progress callback: three steps and the end of each of two blocks
 
 
-def test_killed_at_every_call_it_goes_on_to_the_same_bits(tiny_model, walked, tokens, quick, tmp_path):
+def test_killed_at_every_call_it_goes_on_to_the_same_bits(tiny_model, calibrated_blocks, tokens, quick, tmp_path):
     calls = []
-    whole = walked(tiny_model("llama"), tokens, config=quick, progress=lambda *_, **__: calls.append(1))
+    whole = calibrated_blocks(tiny_model("llama"), tokens, config=quick, progress=lambda *_, **__: calls.append(1))
     assert len(calls) == CALLS
     for call in range(CALLS):
         path = tmp_path / f"killed-{call}"
         with pytest.raises(Killed):
-            walked(tiny_model("llama"), tokens, config=quick, path=path, progress=killed_at(call))
-        assert_same(whole, walked(tiny_model("llama"), tokens, config=quick, path=path))
+            calibrated_blocks(tiny_model("llama"), tokens, config=quick, path=path, progress=killed_at(call))
+        assert_same(whole, calibrated_blocks(tiny_model("llama"), tokens, config=quick, path=path))
 
 
-def test_killed_again_and_again_it_goes_on_to_the_same_bits(tiny_model, walked, tokens, quick, tmp_path):
-    whole = walked(tiny_model("llama"), tokens, config=quick)
+def test_killed_again_and_again_it_goes_on_to_the_same_bits(tiny_model, calibrated_blocks, tokens, quick, tmp_path):
+    whole = calibrated_blocks(tiny_model("llama"), tokens, config=quick)
     generator = random.Random(0)
     for _ in range(6):
         with suppress(Killed):
             progress = killed_at(generator.randrange(CALLS))
-            walked(tiny_model("llama"), tokens, config=quick, path=tmp_path / "killed", progress=progress)
-    assert_same(whole, walked(tiny_model("llama"), tokens, config=quick, path=tmp_path / "killed"))
+            calibrated_blocks(tiny_model("llama"), tokens, config=quick, path=tmp_path / "killed", progress=progress)
+    assert_same(whole, calibrated_blocks(tiny_model("llama"), tokens, config=quick, path=tmp_path / "killed"))
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
 def test_killed_at_every_file_it_goes_on_to_the_same_bits(
-    tiny_model, walked, tokens, quick, tmp_path, monkeypatch, moment
+    tiny_model, calibrated_blocks, tokens, quick, tmp_path, monkeypatch, moment
 ):
-    whole = walked(tiny_model("llama"), tokens, config=quick)
+    whole = calibrated_blocks(tiny_model("llama"), tokens, config=quick)
     replace, left = Path.replace, [0]
 
     def killing(self, target):
@@ -193,20 +194,20 @@ def test_killed_at_every_file_it_goes_on_to_the_same_bits(
         with monkeypatch.context() as patch:
             patch.setattr(Path, "replace", killing)
             with pytest.raises(Killed) if call < files else nullcontext():
-                walked(tiny_model("llama"), tokens, config=quick, path=path)
+                calibrated_blocks(tiny_model("llama"), tokens, config=quick, path=path)
         results = len(list(path.glob("block-*.safetensors")))
         if call + (moment == "after") >= 3 and results < 2:  # so that nothing is computed twice but the block in work
             assert all((path / "streams" / f"{kind}-{results}.f32").exists() for kind in ("teacher", "student"))
-        assert_same(whole, walked(tiny_model("llama"), tokens, config=quick, path=path))
+        assert_same(whole, calibrated_blocks(tiny_model("llama"), tokens, config=quick, path=path))
         assert not (path / "streams").exists()
 
 
 @pytest.mark.parametrize("loss", ["all", "one", "cut"])
-def test_lost_streams_are_made_again(tiny_model, walked, tokens, quick, tmp_path, loss):
+def test_lost_streams_are_made_again(tiny_model, calibrated_blocks, tokens, quick, tmp_path, loss):
     path = tmp_path / "lost"
-    whole = walked(tiny_model("llama"), tokens, config=quick)
+    whole = calibrated_blocks(tiny_model("llama"), tokens, config=quick)
     with pytest.raises(Killed):
-        walked(tiny_model("llama"), tokens, config=quick, path=path, progress=killed_at(CALLS - 2))
+        calibrated_blocks(tiny_model("llama"), tokens, config=quick, path=path, progress=killed_at(CALLS - 2))
     assert (path / "block-000.safetensors").exists()
     if loss == "all":
         shutil.rmtree(path / "streams")
@@ -214,13 +215,13 @@ def test_lost_streams_are_made_again(tiny_model, walked, tokens, quick, tmp_path
         (path / "streams" / "teacher-1.f32").unlink()
     else:
         os.truncate(path / "streams" / "student-1.f32", 1000)
-    assert_same(whole, walked(tiny_model("llama"), tokens, config=quick, path=path))
+    assert_same(whole, calibrated_blocks(tiny_model("llama"), tokens, config=quick, path=path))
 
 
-def test_a_finished_walk_is_not_walked_again(tiny_model, walked, tokens, quick, tmp_path):
+def test_a_finished_walk_is_not_walked_again(tiny_model, calibrated_blocks, tokens, quick, tmp_path):
     calls = []
     first, again = (
-        walked(tiny_model("llama"), tokens, config=quick, path=tmp_path / "work", progress=progress)
+        calibrated_blocks(tiny_model("llama"), tokens, config=quick, path=tmp_path / "work", progress=progress)
         for progress in (lambda *_, **__: None, lambda *_, **__: calls.append(1))
     )
     assert not calls
@@ -233,9 +234,9 @@ def test_a_finished_walk_is_not_walked_again(tiny_model, walked, tokens, quick, 
 def run_walk(directory: Path, path: Path, tokens: torch.Tensor, config: CalibConfig) -> None:
     """One run, in a process of its own."""
     torch.set_num_threads(1)
-    source = SourceModel(directory, config.format.format)
+    source = SourceModel(directory, config.format.plane_format)
     with WorkDirectory(path, {}) as work:
-        walk(
+        calibrate_blockwise(
             source, config, tokens, work, start=None, device="cpu", dtype=torch.float32, progress=lambda *_, **__: None
         )
 
@@ -252,8 +253,8 @@ def files_of(path: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.slow
-def test_twenty_real_kills_end_in_the_same_bits(tiny_model, tokens, walk_config, tmp_path):
-    config = walk_config(block=BlockConfig(windows=6, held_out=3, epochs=8))
+def test_twenty_real_kills_end_in_the_same_bits(tiny_model, tokens, blockwise_config, tmp_path):
+    config = blockwise_config(block=BlockConfig(windows=6, held_out=3, epochs=8))
     context = multiprocessing.get_context("forkserver")  # so that torch is imported once
     context.set_forkserver_preload(["calib.stages.blockwise", "transformers.models.llama.modeling_llama"])
 
@@ -292,71 +293,73 @@ def test_twenty_real_kills_end_in_the_same_bits(tiny_model, tokens, walk_config,
 
 
 @pytest.mark.parametrize("method", ["fit", "paper"])
-def test_a_start_without_data_needs_no_tokens(tiny_model, walked, walk_config, method):
-    config = walk_config(stages=("init",), init=InitConfig(method=method))
+def test_a_start_without_data_needs_no_tokens(tiny_model, calibrated_blocks, blockwise_config, method):
+    config = blockwise_config(stages=("init",), init=InitConfig(method=method))
     if method == "paper":
         config = config.model_copy(update={"format": config.format.model_copy(update={"offset": False})})
-    result = walked(tiny_model("llama"), None, config=config)
+    result = calibrated_blocks(tiny_model("llama"), None, config=config)
     for name, (planes, scales) in result.layers.items():
         layer = result.source.linears[name]
         result.source.load(layer)
-        state = METHODS[method].start(layer.weight, torch.empty(0, 0), config.format.format, name)
+        state = initialized(method, layer.weight, None, config.format.plane_format, name)
         assert torch.equal(planes, state.planes)
         assert torch.equal(scales, state.scales.half())
     assert all("error_before" not in report for report in result.reports)
 
 
-def test_a_start_alone_leaves_what_it_chose(tiny_model, walked, walk_config, tokens):
-    alone = walked(tiny_model("llama"), tokens, config=walk_config(stages=("init",)))
-    both = walked(tiny_model("llama"), tokens)
+def test_a_start_alone_leaves_what_it_chose(tiny_model, calibrated_blocks, blockwise_config, tokens):
+    alone = calibrated_blocks(tiny_model("llama"), tokens, config=blockwise_config(stages=("init",)))
+    both = calibrated_blocks(tiny_model("llama"), tokens)
     for left, right in zip(alone.reports[0]["layers"].values(), both.reports[0]["layers"].values(), strict=True):
         assert left == {"init": right["init"]}  # the first block does not see what happens to others
 
 
-def test_a_checkpoint_is_a_start(tiny_model, walked, walk_config, tokens, tmp_path):
+def test_a_checkpoint_is_a_start(tiny_model, calibrated_blocks, blockwise_config, tokens, tmp_path):
     """Reconstruction that learns nothing gives the checkpoint back; one that learns makes it better."""
-    first = walked(tiny_model("llama"), tokens, config=walk_config(stages=("init",)))
+    first = calibrated_blocks(tiny_model("llama"), tokens, config=blockwise_config(stages=("init",)))
     directory = tmp_path / "checkpoint"
     save_checkpoint(first.source, directory, lambda name: tuple(t.numpy() for t in first.layers[name]))
-    checkpoint = Checkpoint(directory)
+    checkpoint = StoredCheckpoint(directory)
 
     def start(layer):
         return from_planes(layer.weight, *checkpoint.read(layer), checkpoint.format)
 
-    still = walk_config(
+    still = blockwise_config(
         stages=("block",), start=str(directory), block=BlockConfig(windows=6, held_out=3, latent_rate=0, scale_rate=0)
     )
-    unchanged = walked(tiny_model("llama"), tokens, config=still, start=start)
+    unchanged = calibrated_blocks(tiny_model("llama"), tokens, config=still, start=start)
     for name, tensors in first.layers.items():
         assert all(map(torch.equal, tensors, unchanged.layers[name]))
     assert all(report["error_after"] == report["error_before"] for report in unchanged.reports)
 
-    learns = walk_config(stages=("block",), start=str(directory), block=BlockConfig(windows=6, held_out=3, epochs=8))
-    better = walked(tiny_model("llama"), tokens, config=learns, start=start)
+    learns = blockwise_config(
+        stages=("block",), start=str(directory), block=BlockConfig(windows=6, held_out=3, epochs=8)
+    )
+    better = calibrated_blocks(tiny_model("llama"), tokens, config=learns, start=start)
     assert better.reports[0]["error_before"] == unchanged.reports[0]["error_before"]
     assert better.reports[0]["error_after"] < unchanged.reports[0]["error_after"]
     assert all(list(stages) == ["block"] for report in better.reports for stages in report["layers"].values())
 
 
-def test_a_damaged_result_is_named(tiny_model, walked, tokens, tmp_path):
-    walked(tiny_model("llama"), tokens, path=tmp_path / "work")
+def test_a_damaged_result_is_named(tiny_model, calibrated_blocks, tokens, tmp_path):
+    calibrated_blocks(tiny_model("llama"), tokens, path=tmp_path / "work")
     save_file({}, tmp_path / "work" / "block-001.safetensors")
     with pytest.raises(InputError, match=r"block-001\.safetensors: not a result"):
-        walked(tiny_model("llama"), tokens, path=tmp_path / "work")
+        calibrated_blocks(tiny_model("llama"), tokens, path=tmp_path / "work")
 
 
-def test_hidden_states_beyond_the_limit_are_refused(tiny_model, walked, walk_config, tokens):
+def test_hidden_states_beyond_the_limit_are_refused(tiny_model, calibrated_blocks, blockwise_config, tokens):
     need = 4 * 4 * WINDOWS * LENGTH * 128 / 1e9  # four generations of float32 [windows, T, H]
     with pytest.raises(InputError, match=rf"--cache-gb: the hidden states of {WINDOWS} windows of {LENGTH} tokens"):
-        walked(tiny_model("llama"), tokens, config=walk_config(cache_gb=need * 0.999))
-    walked(tiny_model("llama"), tokens, config=walk_config(cache_gb=need * 1.001))
+        calibrated_blocks(tiny_model("llama"), tokens, config=blockwise_config(cache_gb=need * 0.999))
+    calibrated_blocks(tiny_model("llama"), tokens, config=blockwise_config(cache_gb=need * 1.001))
 
 
-def test_hidden_states_beyond_the_disk_are_refused(tiny_model, walked, tokens, monkeypatch):
+def test_hidden_states_beyond_the_disk_are_refused(tiny_model, calibrated_blocks, tokens, monkeypatch):
     usage = shutil.disk_usage(".")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=10**5))
     with pytest.raises(InputError, match=r"free space of .*streams: the hidden states .* fewer or shorter windows"):
-        walked(tiny_model("llama"), tokens)
+        calibrated_blocks(tiny_model("llama"), tokens)
 
 
 @pytest.mark.parametrize(
@@ -369,34 +372,38 @@ def test_hidden_states_beyond_the_disk_are_refused(tiny_model, walked, tokens, m
     ],
     ids=str,
 )
-def test_any_number_of_windows_is_walked_or_refused(tiny_model, walked, walk_config, random_tokens, windows, changes):
-    config = walk_config(block=BlockConfig(**{"batch": 1, **changes}))
+def test_any_number_of_windows_is_walked_or_refused(
+    tiny_model, calibrated_blocks, blockwise_config, random_tokens, windows, changes
+):
+    config = blockwise_config(block=BlockConfig(**{"batch": 1, **changes}))
     tokens = random_tokens(windows, LENGTH)
     if windows - config.block.held_out < config.block.batch:
         with pytest.raises(InputError, match=r"has 6 windows of text, expected 7 or more.*--block-batch"):
-            walked(tiny_model("llama"), tokens, config=config)
+            calibrated_blocks(tiny_model("llama"), tokens, config=config)
     else:
-        assert len(walked(tiny_model("llama"), tokens, config=config).reports) == 2
+        assert len(calibrated_blocks(tiny_model("llama"), tokens, config=config).reports) == 2
 
 
-def test_forward_batches_of_any_size_give_the_same(tiny_model, walked, walk_config, tokens, monkeypatch):
+def test_forward_batches_of_any_size_give_the_same(
+    tiny_model, calibrated_blocks, blockwise_config, tokens, monkeypatch
+):
     """With nothing learnt from the text, where rounding could tip a weight over to another level."""
-    config = walk_config(
+    config = blockwise_config(
         init=InitConfig(method="fit"), block=BlockConfig(windows=6, held_out=3, latent_rate=0, scale_rate=0)
     )
-    whole = walked(tiny_model("llama"), tokens, config=config)
+    whole = calibrated_blocks(tiny_model("llama"), tokens, config=config)
     monkeypatch.setattr("calib.stages.blockwise.FORWARD_TOKENS", 2 * LENGTH)  # batches of two, and a last one of one
-    parts = walked(tiny_model("llama"), tokens, config=config)
+    parts = calibrated_blocks(tiny_model("llama"), tokens, config=config)
     for left, right in zip(whole.reports, parts.reports, strict=True):
         # Products of other sizes: the same float32 sums in another order, 2^-24 of each of a few hundred terms.
         assert left["error_before"] == pytest.approx(right["error_before"], rel=1e-4)
 
 
-def test_skipped_layers_stay_as_they_are(tiny_model, walked, walk_config, tokens):
-    config = walk_config(skip=("*.down_proj",))
-    result = walked(tiny_model("llama"), tokens, config=config)
+def test_skipped_layers_stay_as_they_are(tiny_model, calibrated_blocks, blockwise_config, tokens):
+    config = blockwise_config(skip=("*.down_proj",))
+    result = calibrated_blocks(tiny_model("llama"), tokens, config=config)
     assert len(result.layers) == 12
-    everything = walked(tiny_model("llama"), tokens)
+    everything = calibrated_blocks(tiny_model("llama"), tokens)
     assert result.reports[0]["error_before"] < everything.reports[0]["error_before"]
     assert result.source.skipped == [f"model.layers.{index}.mlp.down_proj" for index in range(2)]
 
@@ -407,7 +414,7 @@ from pathlib import Path
 import torch
 from calib.config import BlockConfig, CalibConfig, InitConfig
 from calib.models.source import SourceModel
-from calib.stages.blockwise import walk
+from calib.stages.blockwise import calibrate_blockwise
 from calib.state import WorkDirectory
 
 torch.set_num_threads(1)  # small operations of several threads wait for one another on a busy machine
@@ -420,10 +427,11 @@ def progress(done, total, **figures):
         print(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
         sys.exit()
 
-source = SourceModel(directory, config.format.format)
+source = SourceModel(directory, config.format.plane_format)
 tokens = torch.randint(0, 32000, (3, 512))
 with WorkDirectory(work, {}) as opened:
-    walk(source, config, tokens, opened, start=None, device="cpu", dtype=torch.float32, progress=progress)
+    options = {"device": "cpu", "dtype": torch.float32, "progress": progress}
+    calibrate_blockwise(source, config, tokens, opened, start=None, **options)
 """
 
 
