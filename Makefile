@@ -49,11 +49,13 @@ test-all: setup ## all tests, then the runtime's once more for each instruction 
 		DUALBINARY_ISA=$$isa $(BIN)/python -m pytest -q $(PARALLEL) tests/runtime; \
 	done
 
+GENERATED := --docs docs/op_reference.md --golden dualbinary/contract/golden
+
 check: setup ## lint, format, types, generated files, file budget
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	git ls-files '*.c' '*.cc' '*.h' '*.cu' '*.cuh' | xargs --no-run-if-empty $(BIN)/clang-format --dry-run --Werror
-	$(BIN)/python -m dualbinary.contract.codegen --docs docs/op_reference.md --golden dualbinary/contract/golden --check
+	$(BIN)/python -m dualbinary.contract.codegen $(GENERATED) --check
 	$(BIN)/python tools/check_files.py
 	$(BIN)/pyright
 
@@ -110,8 +112,8 @@ $(PEERS)/.installed: benchmarks/models/constraints-peers.txt
 	$(PEERS)/bin/pip install --quiet -c $< onnxruntime-genai onnxruntime
 	touch $@
 
-docs: setup ## regenerate docs/op_reference.md
-	$(BIN)/python -m dualbinary.contract.codegen --docs docs/op_reference.md
+docs: setup ## regenerate docs/op_reference.md and the golden vectors
+	$(BIN)/python -m dualbinary.contract.codegen $(GENERATED)
 
 clean: ## remove what can be made again, .venv and models too
 	rm -rf $(VENV) $(PEERS) .venv-cuda .venv-gpu build dist models out .pytest_cache .hypothesis
