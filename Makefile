@@ -56,6 +56,7 @@ check: setup ## lint, format, types, generated files, file budget
 	$(BIN)/ruff format --check .
 	git ls-files '*.c' '*.cc' '*.h' '*.cu' '*.cuh' | xargs --no-run-if-empty $(BIN)/clang-format --dry-run --Werror
 	$(BIN)/python -m dualbinary.contract.codegen $(GENERATED) --check
+	$(BIN)/python tools/api_reference.py --check
 	$(BIN)/python tools/check_files.py
 	$(BIN)/pyright
 
@@ -112,8 +113,9 @@ $(PEERS)/.installed: benchmarks/models/constraints-peers.txt
 	$(PEERS)/bin/pip install --quiet -c $< onnxruntime-genai onnxruntime
 	touch $@
 
-docs: setup ## regenerate docs/op_reference.md and the golden vectors
+docs: setup ## regenerate docs/op_reference.md, docs/reference and the golden vectors
 	$(BIN)/python -m dualbinary.contract.codegen $(GENERATED)
+	$(BIN)/python tools/api_reference.py
 
 clean: ## remove what can be made again, .venv and models too
 	rm -rf $(VENV) $(PEERS) .venv-cuda .venv-gpu build dist models out .pytest_cache .hypothesis

@@ -15,7 +15,7 @@ CUDA_PLANES = OP.cuda["max_planes"]
 """Planes that the CUDA kernels take at most."""
 
 # Planes for a directory without trained planes. Two planes fitted without data ruin a model; four with an offset hold
-# any four-bit affine grid, which is the least that is good text without training (docs/log.md).
+# any four-bit affine grid, which is the least that is good text without training (docs/log/fitting.md).
 DEFAULT_PLANES = 4
 DEFAULT_GROUP_SIZE = 64
 

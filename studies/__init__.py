@@ -1,1 +1,1 @@
-"""Ablations and figures of calibration: the commands that made the numbers in docs/log.md."""
+"""Ablations and figures of calibration: the commands that made the numbers in docs/log."""

@@ -19,7 +19,7 @@ _ZERO = OP.scale_codes["zero"]
 _UNIT = OP.scale_codes["unit"]
 
 # Factors that round_scales tries, relative to a row's largest scale. Less than 1 cuts that scale short for a finer
-# step; the first one keeps it exact and wins ties. What they and more of them gain: docs/log.md.
+# step; the first one keeps it exact and wins ties. What they and more of them gain: docs/log/fitting.md.
 _SHARES = (1.0, *np.linspace(15 / 16, 65 / 64, 16))
 
 

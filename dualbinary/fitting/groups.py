@@ -11,13 +11,13 @@ __all__ = ["CROWDED", "GAUSSIAN_HALF_WIDTH", "GroupFit"]
 _Single: TypeAlias = npt.NDArray[np.float32]
 _Double: TypeAlias = npt.NDArray[np.float64]
 
-ROUNDS = 6  # of a start; with 4 the error of Gaussian groups is 1 % larger, see docs/log.md
+ROUNDS = 6  # of a start; with 4 the error of Gaussian groups is 1 % larger, see docs/log/fitting.md
 RIDGE = (
     1e-7  # share of G added to the diagonal, towards the scales of the round before: decides for planes unused so far
 )
 
 # Each scale of a start is this many times the one before. 2 makes a uniform grid, right for weights that lie on one.
-# Below the golden ratio the sums overlap and crowd in the middle, where most weights are. See docs/log.md.
+# Below the golden ratio the sums overlap and crowd in the middle, where most weights are. See docs/log/fitting.md.
 UNIFORM, CROWDED = 2.0, 1.5
 
 # Half the width, in standard deviations, of the uniform 2^P-level grid with the least error on Gaussian weights

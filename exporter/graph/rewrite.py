@@ -7,10 +7,10 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from dualbinary import OP, padded_k
+from dualbinary import OP, InputError, padded_k
 from dualbinary.contract.weight import PlaneFormat
 from exporter.graph.build import BuiltGraph
-from exporter.graph.export_graph import ExportGraph
+from exporter.graph.export_graph import ExportGraph, PlaneNode
 from exporter.graph.fallback_function import fallback_function
 from exporter.graph.layers import Linear, find_embedding, find_head, find_linears
 from exporter.graph.passes.attention_f16 import AttentionF16Pass

@@ -146,7 +146,7 @@ def test_the_cpp_host_gives_the_same_tokens(exported, greedy, cpp_host):
 
 
 def test_perplexity_stays_near_the_original(exported):
-    """1.4 is the promise; WikiText-2 gave 1.24 (docs/log.md). This text is the test's, since none may be fetched."""
+    """1.4 is the promise; WikiText-2 gave 1.24 (docs/log). This text is the test's, since none may be fetched."""
     ids = TextCodec(exported.path.parent).encode(PROSE)
     session = ort.InferenceSession(str(exported.path), session_options(), providers=["CPUExecutionProvider"])
     model = transformers.AutoModelForCausalLM.from_pretrained(smollm2.prepare(), dtype=torch.float32)

@@ -4,7 +4,7 @@
    is a MatMulNBits.
 2. 8 bits: two nibbles, w = 16*s*(high - 8) + s*(low - 8), each as in case 1, summed. ONNX Runtime multiplies 8-bit
    weights with unrounded activations only by a scalar loop (60 ms against 1.1 ms for one of the two on SmolLM2's head,
-   docs/log.md), and rounding activations would break accuracy_level 0. It also runs where 8 bits are not known yet.
+   decision 0007), and rounding activations would break accuracy_level 0. It also runs where 8 bits are not known yet.
 3. 16 and 32 bits: the table is stored in that float type and cast where the graph computes in the other.
 
 Tied tables are stored once, whichever the case.

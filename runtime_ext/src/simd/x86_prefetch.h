@@ -12,7 +12,7 @@ namespace {
 // Distance from the kernel at which the packed stream is fetched. One core's out-of-order window covers about 20 cache
 // lines of this code, DRAM latency times bandwidth is about 50 and more; without it time is compute plus memory. At M=1
 // on Zen 5, 2 KiB were 7 to 28 % slower than 6 and 8 KiB; fetching into L2 only was 12 to 20 % slower than into L1
-// (docs/log.md, 2026-11-25).
+// (docs/log/kernels.md, 2026-11-25).
 constexpr std::size_t kPrefetchBytes = 8192;
 
 // Both are to be called for every cache line of the stream when it is read, in order, and not for many at once: a burst

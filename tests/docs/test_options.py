@@ -1,0 +1,43 @@
+"""Options that the pages name are options of a command, under the spelling that its help shows."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+LOG = ROOT / "docs" / "log"  # quotes what was typed then
+PAGES = [
+    path
+    for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md")))
+    if LOG not in path.parents
+]
+FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9_-]*[a-z0-9]")
+# Those whose help answers within a second or two; commands that import torch for it have few options of their own.
+COMMANDS = (
+    "exporter", "calib", "calib report", "dualbinary relayout", "runtime_ext generate", "runtime_ext bench",
+    "runtime_ext info", "benchmarks.kernels.bench", "benchmarks.kernels.report", "benchmarks.cuda.bench",
+    "benchmarks.cuda.products", "benchmarks.models.bench", "benchmarks.models.profile", "dualbinary.contract.codegen",
+)  # fmt: skip
+# Of other programs (accelerate, cmake, compute-sanitizer), of scripts under tools/, and of studies.
+FOREIGN = {
+    "--num_processes", "--use_fsdp", "--fsdp_version", "--build", "--preset", "--tool", "--full", "--emulated",
+    "--blocks",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def shown() -> set[str]:
+    flags = {"--help"}
+    for command in COMMANDS:
+        line = [sys.executable, "-m", *command.split(), "--help"]
+        flags |= set(FLAG.findall(subprocess.run(line, cwd=ROOT, check=True, capture_output=True, text=True).stdout))
+    return flags
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_options_on_a_page_are_shown_by_a_command(page, shown):
+    named = set(FLAG.findall(page.read_text(encoding="utf-8")))
+    assert named - shown - FOREIGN == set()

@@ -1,0 +1,53 @@
+"""The tutorial, run as a reader runs it: each command of the page in order, its output held against what is printed."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from examples import smollm2
+
+pytestmark = pytest.mark.real_model
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = ROOT / "docs" / "tutorial.md"
+FENCE = re.compile(r"(?ms)^```(\w+)\n(.*?)^```$")
+# What differs from run to run: times, speeds, memory.
+MEASURED = re.compile(r" *\d+(\.\d+)?(?= (s|tokens/s)\b)|(?<=peak RSS) *\d+")
+
+
+def test_the_tutorial_prints_what_it_says(tmp_path):
+    (tmp_path / "models").symlink_to(smollm2.prepare().parent)
+    commands = 0
+    for language, text in FENCE.findall(PAGE.read_text(encoding="utf-8")):
+        if language == "python":
+            name = text.splitlines()[0].removeprefix("# ")
+            (tmp_path / name).write_text(text, encoding="utf-8")
+        if language == "console":
+            for command, output in re.findall(r"(?m)^\$ (.*)\n((?:(?!\$ ).*\n)*)", text):
+                commands += 1
+                assert comparable(run(command, tmp_path)) == comparable(output), command
+
+    assert commands > 10
+
+
+def run(command: str, folder: Path) -> str:
+    """Both streams of a shell command, which must succeed, in the order in which a terminal shows them."""
+    environment = os.environ | {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+        "PYTHONUNBUFFERED": "1",
+    }
+    done = subprocess.run(
+        command, shell=True, cwd=folder, env=environment, check=False, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    assert done.returncode == 0, f"{command}\n{done.stdout}"
+    return done.stdout
+
+
+def comparable(output: str) -> str:
+    return MEASURED.sub("#", output.strip())
