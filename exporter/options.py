@@ -11,8 +11,8 @@ __all__ = ["CUDA_PLANES", "DEFAULT_GROUP_SIZE", "DEFAULT_PLANES", "FITTED", "TAR
 TARGETS = {"cpu": "fp32", "cuda": "fp16"}
 """Execution providers that a model is made for, and the type of its activations unless another one is asked for."""
 
-CUDA_PLANES = 4
-"""Planes that the CUDA kernels take at most (runtime_ext/src/cuda/launcher.h)."""
+CUDA_PLANES = OP.cuda["max_planes"]
+"""Planes that the CUDA kernels take at most."""
 
 # Planes for a directory without trained planes. Two planes fitted without data ruin a model; four with an offset hold
 # any four-bit affine grid, which is the least that is good text without training (docs/log/fitting.md).

@@ -1,7 +1,8 @@
 """The CUDA library's plain C interface from Python: one packed weight, products on a device without ONNX Runtime.
 
-For tests, benchmarks and experiments; `src/cuda/launcher.h` documents the functions underneath. Addresses are integers:
-of device memory, as torch.Tensor.data_ptr() gives them, or of NumPy arrays where the library is the emulated one.
+For tests, benchmarks and experiments; `src/capi/dualbinary_cuda.h` documents the functions underneath. Addresses are
+integers: of device memory, as torch.Tensor.data_ptr() gives them, or of NumPy arrays where the library is the emulated
+one.
 """
 
 import ctypes
@@ -17,13 +18,10 @@ from dualbinary.contract.schema import OP
 from dualbinary.errors import InputError
 from runtime_ext.capi import TYPES, Spec
 
-__all__ = ["INSTRUCTIONS", "TYPE_NUMBERS", "CudaWeight", "describe", "probe"]
+__all__ = ["TYPE_NUMBERS", "CudaWeight", "describe"]
 
 TYPE_NUMBERS = {"float32": 0, "float16": 1, "bfloat16": 3}
 """Types of activations, by the number that the interface has for them."""
-
-INSTRUCTIONS = ("mma_b1", "mma_u8 signed", "mma_u8 unsigned", "mma_f16", "wgmma")
-"""What `probe` knows."""
 
 
 class CudaWeight:
@@ -74,7 +72,7 @@ class CudaWeight:
         return self._library.dualbinary_cuda_kernel(self._handle, TYPE_NUMBERS[x_type], rows).decode()
 
     def workspace(self, x_type: str, rows: int, kernel: str | None = None) -> int:
-        """Bytes of device memory, aligned to 256, that such a product needs beside X and Y."""
+        """Bytes of device memory, aligned to 256 (OP.cuda), that such a product needs beside X and Y."""
         size = ctypes.c_size_t()
         name = None if kernel is None else kernel.encode()
         _check(
@@ -115,16 +113,11 @@ class CudaWeight:
 
 
 def describe(library: Path) -> dict[str, Any]:
-    """What the library has and sees: see dualbinary_cuda_describe() in src/cuda/launcher.h."""
+    """Describe build and devices: see dualbinary_cuda_describe() in src/capi/dualbinary_cuda.h."""
     text = ctypes.c_char_p()
     _check(_load(library).dualbinary_cuda_describe(ctypes.byref(text)))
     assert text.value is not None
     return json.loads(text.value)
-
-
-def probe(library: Path, instruction: str, a: int, b: int, d: int, *, device: int = 0, stream: int = 0) -> None:
-    """Enqueue D = A times the transpose of B by one matrix instruction: see dualbinary_cuda_probe() in launcher.h."""
-    _check(_load(library).dualbinary_cuda_probe(instruction.encode(), device, a, b, d, stream))
 
 
 @cache
@@ -138,7 +131,6 @@ def _load(path: Path) -> ctypes.CDLL:
         "weight_bytes": (size, [pointer]),
         "kernel": (ctypes.c_char_p, [pointer, number, rows]),
         "workspace": (message, [pointer, number, rows, ctypes.c_char_p, pointer]),
-        "probe": (message, [ctypes.c_char_p, number, pointer, pointer, pointer, pointer]),
         "multiply": (message, [pointer, pointer, number, rows, pointer, pointer, size, pointer, ctypes.c_char_p]),
     }
     try:

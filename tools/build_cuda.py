@@ -31,7 +31,7 @@ COMPILER_PACKAGES = (
     "nvidia-nvvm",
     "nvidia-cuda-cccl",
 )
-TARGET = "dualbinary_cuda"
+TARGETS = ("dualbinary_cuda", "dualbinary_cuda_probe")  # the second is for tests of single matrix instructions
 
 
 def compiler() -> Path:
@@ -80,11 +80,12 @@ def build(architectures: list[str], jobs: int) -> Path:
     if cache.is_file() and f"CMAKE_CUDA_COMPILER:FILEPATH={nvcc}\n" not in cache.read_text():
         shutil.rmtree(folder)  # CMake does not change the compiler of a build tree
     options = [f"-DCMAKE_CUDA_COMPILER:FILEPATH={nvcc}", f"-DPython3_EXECUTABLE={sys.executable}"]
+    options.append("-DDUALBINARY_CUDA_PROBE=ON")
     if architectures:
         options.append(f"-DDUALBINARY_CUDA_ARCHITECTURES={';'.join(architectures)}")
     call(["cmake", "--log-level=WARNING", "--preset", "cuda", "-B", folder, *options])
-    call(["cmake", "--build", folder, "--target", TARGET, "--parallel", str(jobs)])
-    return folder / f"lib{TARGET}.so"
+    call(["cmake", "--build", folder, "--target", *TARGETS, "--parallel", str(jobs)])
+    return folder / f"lib{TARGETS[0]}.so"
 
 
 def call(command: list[str | Path]) -> None:

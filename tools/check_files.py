@@ -3,7 +3,8 @@
     python tools/check_files.py     exit 1 and one line for each finding
 
 Checks that source files and functions stay short, that no file is large without a reason, that nothing names a path of
-one person's machine, that links between the Markdown pages lead somewhere, and the rules of tests/ (check_tests.py).
+one person's machine, that C++ files include in the order of docs/architecture.md, that links between the Markdown pages
+lead somewhere, and the rules of tests/ (check_tests.py).
 """
 
 import ast
@@ -24,6 +25,19 @@ MAX_FUNCTION_LINES = 66
 # Larger files make every clone slower; give the reason here.
 MAX_BYTES = 1 << 20
 LARGE_FILES: dict[str, str] = {}
+
+# Directories of runtime_ext/src, and those whose headers each may include beside its own.
+CPP = "runtime_ext/src"
+CPP_INCLUDES = {
+    "ort": ("capi", "core", "kernels"),
+    "capi": ("core", "cuda", "kernels"),
+    "cuda": ("core", "cuda/simt", "kernels"),
+    "cuda/simt": (),
+    "core": ("kernels",),
+    "kernels": ("simd",),
+    "simd": (),
+}
+CPP_INCLUDE = re.compile(r'^#include "([\w/]+)/[\w.-]+"', re.MULTILINE)
 
 # A path into somebody's home, temporary or work directory means nothing on another machine.
 MACHINE_PATH = re.compile(r"(?<![\w.~$}/-])/(home|root|Users|tmp|work|mnt|scratch)/[\w.]")
@@ -62,10 +76,20 @@ def _check(path: Path) -> Iterator[str]:
         yield from _check_functions(name, text)
         if name.startswith("tests/"):
             yield from check_tests.findings(name, text)
+    if name.startswith(f"{CPP}/"):
+        yield from _check_includes(name, text)
     if path.suffix == ".md":
         for target in MARKDOWN_LINK.findall(text):
             if not (path.parent / target).exists():
                 yield f"{name}: link to {target}, which is not there"
+
+
+def _check_includes(name: str, text: str) -> Iterator[str]:
+    room = Path(name).parent.relative_to(CPP).as_posix()
+    for target in CPP_INCLUDE.findall(text):
+        if target != room and target not in CPP_INCLUDES[room]:
+            allowed = ", ".join(CPP_INCLUDES[room]) or "none beside its own"
+            yield f"{name}: includes a header of {target}/; {room}/ may include {allowed}"
 
 
 def _check_functions(name: str, text: str) -> Iterator[str]:

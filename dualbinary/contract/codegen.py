@@ -33,12 +33,8 @@ def header() -> str:
         f'inline constexpr char kDigest[] = "{digest()}";',
         "",
     ]
-    for key, value in OP.limits.items():
-        lines.append(f"inline constexpr std::int64_t k{_camel(key)} = {value};")
-    for key, value in OP.scale_codes.items():
-        lines.append(f"inline constexpr std::int64_t kScaleCode{_camel(key)} = {value};")
-    for key, value in OP.blocks.items():
-        lines.append(f"inline constexpr std::int64_t kBlock{_camel(key)} = {value};")
+    for prefix, table in (("", OP.limits), ("Cuda", OP.cuda), ("ScaleCode", OP.scale_codes), ("Block", OP.blocks)):
+        lines += [f"inline constexpr std::int64_t k{prefix}{_camel(key)} = {value};" for key, value in table.items()]
     lines.append("")
     for index, value in enumerate(OP.inputs):
         lines.append(f"inline constexpr int kInput{_camel(value.name)} = {index};")
@@ -63,7 +59,7 @@ def header() -> str:
 
 
 def reference_page() -> str:
-    """docs/op_reference.md."""
+    """Text of docs/op_reference.md."""
     lines = [
         f"# {OP.domain}::{OP.name}, version {OP.version}",
         "",
@@ -97,12 +93,27 @@ def reference_page() -> str:
         allowed = ", ".join(map(str, a.values)) if a.values else f">= {a.minimum}"
         default = "required" if a.default is None else str(a.default)
         lines.append(f"| {a.name} | {a.type} | {default} | {allowed} | {a.text} |")
-    lines += ["", "## Stored layouts", ""]
-    for layout in OP.layouts:
-        lines.append(
-            f"- **{layout.number}, {layout.name}.** {layout.text} Tensors in external data start at multiples of"
-        )
-        lines.append(f"  {layout.alignment} bytes. A number never changes its meaning.")
+    limits, cuda = OP.limits, OP.cuda
+    lines += [
+        "",
+        "## Limits",
+        "",
+        "| limit | CPUs | CUDA devices |",
+        "| --- | --- | --- |",
+        f"| P | {limits['min_planes']} to {limits['max_planes']} | {limits['min_planes']} to {cuda['max_planes']} |",
+        f"| K | up to {limits['max_dimension']} | up to {cuda['max_k']} |",
+        f"| N | up to {limits['max_dimension']} | up to {limits['max_dimension']} |",
+        f"| layout | {OP.layouts[0].name}, and that of the CPU's instruction set | {OP.layouts[0].name} |",
+        "",
+        "## Stored layouts",
+        "",
+        "A number never changes its meaning. Scales are little-endian. A tensor in external data starts at a multiple",
+        "of its alignment.",
+        "",
+        "| number | name | alignment | meaning |",
+        "| --- | --- | --- | --- |",
+    ]
+    lines += [f"| {layout.number} | {layout.name} | {layout.alignment} | {layout.text} |" for layout in OP.layouts]
     lines += ["", "[layouts.md](layouts.md) shows them byte by byte."]
     return "\n".join(lines) + "\n"
 

@@ -45,8 +45,6 @@ class Layout:
     number: int
     name: str
     blocks: bool
-    bit_order: str
-    byte_order: str
     alignment: int
     text: str
 
@@ -58,11 +56,10 @@ class Operator:
     domain: str
     name: str
     version: int
-    entry_point: str
-    static_entry_point: str
     summary: str
     formula: str
     limits: dict[str, int]
+    cuda: dict[str, int]
     scale_codes: dict[str, int]
     blocks: dict[str, int]
     symbols: dict[str, str]
@@ -126,8 +123,11 @@ def _load() -> Operator:
         return tuple(Value(v["name"], tuple(v["types"]), tuple(v["shape"]), v["text"]) for v in raw.pop(name))
 
     inputs, outputs = values("inputs"), values("outputs")
-    attributes = tuple(Attribute(**{**a, "values": tuple(a.get("values", ()))}) for a in raw.pop("attributes"))
     layouts = tuple(Layout(**layout) for layout in raw.pop("layouts"))
+    numbers = {"layout": [layout.number for layout in layouts]}
+    attributes = tuple(
+        Attribute(**{**a, "values": tuple(a.get("values", numbers.get(a["name"], ())))}) for a in raw.pop("attributes")
+    )
     return Operator(**raw, inputs=inputs, outputs=outputs, attributes=attributes, layouts=layouts)
 
 

@@ -7,10 +7,10 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from dualbinary import OP, padded_k
+from dualbinary import OP, InputError, padded_k
 from dualbinary.contract.weight import PlaneFormat
 from exporter.graph.build import BuiltGraph
-from exporter.graph.export_graph import ExportGraph
+from exporter.graph.export_graph import ExportGraph, PlaneNode
 from exporter.graph.fallback_function import fallback_function
 from exporter.graph.layers import Linear, find_embedding, find_head, find_linears
 from exporter.graph.passes.attention_f16 import AttentionF16Pass
@@ -59,6 +59,7 @@ def rewrite(graph: BuiltGraph, parameters: Parameters, options: ExportOptions) -
     )
     vocabulary_pass(model)
     if options.target == "cuda":
+        _refuse_many_inputs(linear_pass.nodes)
         AttentionF16Pass()(model)
         ExplicitZeroPointsPass()(model)
     _remove_unused(model)
@@ -75,6 +76,16 @@ def _remove_unused(model: ir.Model) -> None:
     initializers = model.graph.initializers
     for name in [name for name, value in initializers.items() if not value.uses()]:
         del initializers[name]
+
+
+def _refuse_many_inputs(nodes: Collection[PlaneNode]) -> None:
+    limit = OP.cuda["max_k"]
+    for linear in (node.linears[0] for node in nodes):
+        if limit < linear.K:
+            raise InputError(
+                f"{linear.parameter}: the kernels of --target cuda take up to {limit} inputs, got {linear.K}; use "
+                "--target cpu"
+            )
 
 
 def _add_fallback(model: ir.Model, kind: str, formats: Collection[PlaneFormat]) -> None:

@@ -1,18 +1,21 @@
-# The kernels for NVIDIA GPUs: a shared object of its own, which libdualbinary opens when a session asks for CUDA; and the
-# same sources compiled for the CPU, where tests run them lane by lane (src/cuda/simt/emulated.h).
+# The kernels for NVIDIA GPUs: another shared object, which libdualbinary opens when a session asks for CUDA; and the same
+# sources compiled for the CPU, where tests run them lane by lane (src/cuda/simt/emulated.h).
 
 set(DUALBINARY_CUDA_SOURCES
+    src/capi/dualbinary_cuda.cc
     src/core/spec.cc
+    src/cuda/activations_f16.cu
     src/cuda/inventory.cc
-    src/cuda/launcher.cc)
-set(DUALBINARY_CUDA_KERNELS
-    src/cuda/halves.cu
-    src/cuda/prefill_mma.cu
-    src/cuda/decode_s8.cu
-    src/cuda/simt/probe.cu
     src/cuda/weight.cu)
+set(DUALBINARY_CUDA_PROBE_SOURCE "${PROJECT_SOURCE_DIR}/tests/runtime/cuda_probe/probe.cu")
 
-# What both libraries have in common.
+# "symbol,minimum,maximum" for each line of the inventory.
+set(inventory "${CMAKE_CURRENT_SOURCE_DIR}/src/cuda/kernels.inc")
+set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS "${inventory}")
+file(STRINGS "${inventory}" DUALBINARY_CUDA_KERNELS REGEX "^DUALBINARY_CUDA_KERNEL")
+list(TRANSFORM DUALBINARY_CUDA_KERNELS REPLACE "^.*\\((.*), (.*), (.*)\\).*$" "\\1,\\2,\\3")
+
+# Properties of all these libraries.
 function(dualbinary_cuda_target target)
   add_dependencies(${target} dualbinary_contract)
   target_compile_features(${target} PRIVATE cxx_std_20)
@@ -29,17 +32,30 @@ function(dualbinary_cuda_target target)
                RUNTIME_OUTPUT_DIRECTORY "${PROJECT_BINARY_DIR}")
 endfunction()
 
-# Kernels that only some of the architectures have the instructions for.
-function(dualbinary_cuda_kernel source name architectures)
-  if(NOT architectures)
+# Compiles a line of the inventory for those of `architectures` that it is for; without any the build lacks the kernel.
+function(dualbinary_cuda_kernel line architectures)
+  string(REPLACE "," ";" line "${line}")
+  list(GET line 0 symbol)
+  list(GET line 1 minimum)
+  list(GET line 2 maximum)
+  set(wanted "")
+  foreach(architecture IN LISTS architectures)
+    string(REGEX MATCH "^[0-9]+" capability "${architecture}")
+    if(capability GREATER_EQUAL minimum AND capability LESS_EQUAL maximum)
+      list(APPEND wanted "${architecture}")
+    endif()
+  endforeach()
+  if(NOT wanted)
     return()
   endif()
-  add_library(dualbinary_cuda_${name} OBJECT "${source}")
-  dualbinary_cuda_target(dualbinary_cuda_${name})
-  set_target_properties(dualbinary_cuda_${name} PROPERTIES CUDA_ARCHITECTURES "${architectures}" CUDA_STANDARD 20)
-  target_sources(dualbinary_cuda PRIVATE $<TARGET_OBJECTS:dualbinary_cuda_${name}>)
-  string(TOUPPER ${name} upper)
-  target_compile_definitions(dualbinary_cuda PRIVATE DUALBINARY_HAS_${upper}=1)
+  add_library(dualbinary_cuda_${symbol} OBJECT src/cuda/${symbol}.cu)
+  dualbinary_cuda_target(dualbinary_cuda_${symbol})
+  set_target_properties(dualbinary_cuda_${symbol} PROPERTIES CUDA_ARCHITECTURES "${wanted}" CUDA_STANDARD 20)
+  target_sources(dualbinary_cuda PRIVATE $<TARGET_OBJECTS:dualbinary_cuda_${symbol}>)
+  string(TOUPPER ${symbol} upper)
+  foreach(target dualbinary_cuda dualbinary_cuda_${symbol}) # without its declaration a constant would be its file's alone
+    target_compile_definitions(${target} PRIVATE DUALBINARY_HAS_${upper}=1)
+  endforeach()
 endfunction()
 
 function(dualbinary_add_cuda)
@@ -48,33 +64,41 @@ function(dualbinary_add_cuda)
   list(TRANSFORM DUALBINARY_CUDA_ARCHITECTURES REPLACE "-(real|virtual)$" "")
   list(TRANSFORM DUALBINARY_CUDA_ARCHITECTURES REPLACE "^90$" "90a")
   list(TRANSFORM DUALBINARY_CUDA_ARCHITECTURES APPEND -real OUTPUT_VARIABLE real)
-  set(binary ${real})
-  list(FILTER binary INCLUDE REGEX "^[89][0-9]a?-real$")
-  set(hopper ${real})
-  list(FILTER hopper INCLUDE REGEX "^90a-real$")
-  add_library(dualbinary_cuda SHARED ${DUALBINARY_CUDA_SOURCES} ${DUALBINARY_CUDA_KERNELS} src/cuda/device.cu)
-  dualbinary_cuda_target(dualbinary_cuda)
-  set_target_properties(
-    dualbinary_cuda
-    PROPERTIES CUDA_ARCHITECTURES "${real}"
-               CUDA_STANDARD 20
-               CUDA_RUNTIME_LIBRARY Static)
-  dualbinary_cuda_kernel(src/cuda/decode_b1.cu decode_b1 "${binary}")
-  dualbinary_cuda_kernel(src/cuda/prefill_wgmma.cu prefill_wgmma "${hopper}")
+  add_library(dualbinary_cuda SHARED ${DUALBINARY_CUDA_SOURCES} src/cuda/device.cu)
+  set(targets dualbinary_cuda)
+  if(DUALBINARY_CUDA_PROBE)
+    add_library(dualbinary_cuda_probe SHARED "${DUALBINARY_CUDA_PROBE_SOURCE}")
+    list(APPEND targets dualbinary_cuda_probe)
+  endif()
+  foreach(target IN LISTS targets)
+    dualbinary_cuda_target(${target})
+    set_target_properties(
+      ${target}
+      PROPERTIES CUDA_ARCHITECTURES "${real}"
+                 CUDA_STANDARD 20
+                 CUDA_RUNTIME_LIBRARY Static)
+  endforeach()
+  foreach(line IN LISTS DUALBINARY_CUDA_KERNELS)
+    dualbinary_cuda_kernel("${line}" "${real}")
+  endforeach()
   target_compile_definitions(
     dualbinary_cuda PRIVATE "DUALBINARY_CUDA_ARCHITECTURES=\"$<JOIN:${DUALBINARY_CUDA_ARCHITECTURES},$<COMMA>>\"")
   install(TARGETS dualbinary_cuda LIBRARY DESTINATION runtime_ext RUNTIME DESTINATION runtime_ext)
 endfunction()
 
 function(dualbinary_add_cuda_emulation)
-  set(kernels ${DUALBINARY_CUDA_KERNELS} src/cuda/decode_b1.cu src/cuda/prefill_wgmma.cu)
-  set_source_files_properties(${kernels} PROPERTIES LANGUAGE CXX)
-  add_library(
-    dualbinary_cuda_emulated SHARED ${DUALBINARY_CUDA_SOURCES} ${kernels} src/cuda/simt/emulated.cc
-                                    src/cuda/simt/emulated_device.cc)
+  set(sources ${DUALBINARY_CUDA_SOURCES} "${DUALBINARY_CUDA_PROBE_SOURCE}" src/cuda/simt/emulated.cc
+              src/cuda/emulated_device.cc)
+  add_library(dualbinary_cuda_emulated SHARED)
+  foreach(line IN LISTS DUALBINARY_CUDA_KERNELS)
+    string(REGEX REPLACE ",.*" "" symbol "${line}")
+    list(APPEND sources src/cuda/${symbol}.cu)
+    string(TOUPPER ${symbol} upper)
+    target_compile_definitions(dualbinary_cuda_emulated PRIVATE DUALBINARY_HAS_${upper}=1)
+  endforeach()
+  target_sources(dualbinary_cuda_emulated PRIVATE ${sources})
+  set_source_files_properties(${sources} PROPERTIES LANGUAGE CXX)
   dualbinary_cuda_target(dualbinary_cuda_emulated)
-  target_compile_definitions(dualbinary_cuda_emulated PRIVATE DUALBINARY_HAS_DECODE_B1=1
-                                                              DUALBINARY_HAS_PREFILL_WGMMA=1)
   target_link_libraries(dualbinary_cuda_emulated PRIVATE Threads::Threads)
   # A checked longjmp() refuses to leave a fiber's stack.
   target_compile_options(dualbinary_cuda_emulated PRIVATE -x c++ -U_FORTIFY_SOURCE)

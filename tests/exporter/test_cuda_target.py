@@ -10,7 +10,7 @@ import onnxruntime as ort
 import pytest
 from onnx import parser
 
-from dualbinary import InputError
+from dualbinary import OP, InputError
 from exporter.__main__ import main
 from exporter.graph import cuda_support
 from exporter.graph.cuda_support import CUDA_SUPPORT, copies_and_gaps
@@ -138,6 +138,14 @@ def test_a_checkpoint_of_more_planes_is_refused(pristine_model, tmp_path):
     with pytest.raises(InputError, match=r"target: expected cpu for .*checkpoint of 5 planes.*use target cpu"):
         export(tmp_path / "checkpoint", tmp_path / "out" / "model.onnx", ExportOptions(target="cuda"))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_layer_of_more_inputs_than_the_kernels_take_is_refused(pristine_model, tmp_path, monkeypatch):
+    monkeypatch.setitem(OP.cuda, "max_k", 32)
+    with pytest.raises(
+        InputError, match=r"model\.layers\.0\..*\.weight: .* up to 32 inputs, got \d+; use --target cpu"
+    ):
+        export(pristine_model("llama"), tmp_path / "out.onnx", ExportOptions(target="cuda"), progress=False)
 
 
 @pytest.mark.parametrize("option", [["--layout", "neon"], ["--planes", "8"]])

@@ -1,4 +1,4 @@
-"""The op for CUDA devices without one: registered for the CPU provider, with launchers that need no GPU."""
+"""The op for CUDA devices without one: registered for the CPU provider, with stand-ins for the CUDA library."""
 
 import ctypes
 import json
@@ -17,22 +17,22 @@ import onnxruntime as ort
 import pytest
 
 import runtime_ext
-from dualbinary import digest
+from dualbinary import OP, digest
 from tests.support.cuda_libraries import build_adapter, emulated_library
 from tests.support.cuda_products import BFLOAT16, SCALE_TYPES, X_TYPES, assert_product, cuda_model, run
 from tests.support.problems import Problem, make_problem, op_model
 
 VARIABLE = "DUALBINARY_CUDA_LIBRARY"
-LAUNCHERS = ["fake", "emulated"]
-"""Libraries with the interface of cuda/launcher.h that every product is tried with: one that the build makes, which
-multiplies by itself, and the project's kernels on the CPU."""
+LIBRARIES = ["fake", "emulated"]
+"""Libraries with the interface of capi/dualbinary_cuda.h that every product is tried with: one that the build makes,
+which multiplies by itself, and the project's kernels on the CPU."""
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the launchers are built as ELF libraries")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the stand-ins are built as ELF libraries")
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """A copy of the op's library, which opens a launcher of its own: a library keeps the one that it has opened."""
+    """A copy of the op's library, which opens its own CUDA library: a library keeps the one that it has opened."""
 
     path: Path
 
@@ -46,51 +46,51 @@ class Adapter:
 
 
 class Fake:
-    """The fake launcher's record of what it was asked, and its orders."""
+    """The fake library's record of what it was asked, and its orders."""
 
     def __init__(self, path: Path) -> None:
         self._library = ctypes.CDLL(str(path))
-        self._library.fake_launcher_events.restype = ctypes.c_char_p
+        self._library.fake_cuda_library_events.restype = ctypes.c_char_p
         self.order()
         self.events()
 
     def events(self) -> list[dict]:
         """What was asked since the last call of this."""
-        return [json.loads(line) for line in self._library.fake_launcher_events().decode().splitlines()]
+        return [json.loads(line) for line in self._library.fake_cuda_library_events().decode().splitlines()]
 
     def order(self, fail_in: str = "", workspace: int = 0) -> None:
-        self._library.fake_launcher_set(fail_in.encode(), ctypes.c_size_t(workspace))
+        self._library.fake_cuda_library_set(fail_in.encode(), ctypes.c_size_t(workspace))
 
 
 @pytest.fixture(scope="session")
 def build(tmp_path_factory) -> Path:
-    """Directory of the op's library and the launchers."""
+    """Directory of the op's library and the stand-ins."""
     return build_adapter(tmp_path_factory.mktemp("cuda_adapter"))
 
 
 @pytest.fixture
 def adapter(build, tmp_path) -> Adapter:
-    """An adapter that has opened no launcher yet."""
+    """An adapter that has opened no CUDA library yet."""
     return Adapter(Path(shutil.copy(build / "libcuda_adapter.so", tmp_path)))
 
 
-@pytest.fixture(scope="module", params=LAUNCHERS)
+@pytest.fixture(scope="module", params=LIBRARIES)
 def launched(request, build, tmp_path_factory) -> Iterator[Adapter]:
-    """An adapter for each launcher."""
+    """An adapter for each CUDA library."""
     copy = Adapter(Path(shutil.copy(build / "libcuda_adapter.so", tmp_path_factory.mktemp("launched"))))
     with pytest.MonkeyPatch.context() as patch:
-        launcher = build / "libfake_launcher.so" if request.param == "fake" else emulated_library()
-        patch.setenv(VARIABLE, str(launcher))
+        library = build / "libfake_cuda_library.so" if request.param == "fake" else emulated_library()
+        patch.setenv(VARIABLE, str(library))
         session = copy.open(op_model(make_problem()))
     yield copy
-    del session  # the last one of a library unloads it, which then forgets its launcher
+    del session  # the last one of a library unloads it, which then forgets its CUDA library
 
 
 @pytest.fixture
 def fake(build, adapter, monkeypatch) -> Fake:
-    """The fake launcher, which `adapter` will open."""
-    monkeypatch.setenv(VARIABLE, str(build / "libfake_launcher.so"))
-    return Fake(build / "libfake_launcher.so")
+    """The fake library, which `adapter` will open."""
+    monkeypatch.setenv(VARIABLE, str(build / "libfake_cuda_library.so"))
+    return Fake(build / "libfake_cuda_library.so")
 
 
 @pytest.mark.parametrize(("x_type", "scale_type", "offset"), product(X_TYPES, SCALE_TYPES, [False, True]))
@@ -185,7 +185,7 @@ def test_no_rows_ask_nothing(adapter, fake):
     assert fake.events() == []
 
 
-def test_the_launchers_refusal_of_a_weight_names_the_node(adapter, fake):
+def test_the_cuda_librarys_refusal_of_a_weight_names_the_node(adapter, fake):
     fake.order(fail_in="create")
     with pytest.raises(Exception, match="DualBinaryMatMul node 'proj': told to fail in create"):
         adapter.open(op_model(make_problem()))
@@ -193,7 +193,7 @@ def test_the_launchers_refusal_of_a_weight_names_the_node(adapter, fake):
 
 
 @pytest.mark.parametrize("function", ["workspace", "multiply"])
-def test_the_launchers_refusal_of_a_call_names_the_node(adapter, fake, function):
+def test_the_cuda_librarys_refusal_of_a_call_names_the_node(adapter, fake, function):
     problem = make_problem()
     session = adapter.open(op_model(problem))
     fake.order(fail_in=function)
@@ -215,6 +215,15 @@ def assert_refused(adapter: Adapter, *parts: str, problem: Problem | None = None
 def test_too_many_planes_are_refused_with_the_way_out(adapter, fake):
     parts = "number of planes: expected 1 to 4 on a CUDA device, got 5", "use the CPU provider"
     assert_refused(adapter, *parts, problem=make_problem(planes=5))
+    assert fake.events() == []
+
+
+def test_too_many_inputs_are_refused_with_the_way_out(adapter, fake):
+    K = OP.cuda["max_k"] + 32
+    wide = Problem(np.zeros((1, K), "f4"), np.zeros((1, 1, K // 8), "u1"), np.zeros((1, 1, 1), "f2"), K, 1, K)
+    assert_refused(
+        adapter, f"K: expected at most {K - 32} on a CUDA device, got {K}; use the CPU provider", problem=wide
+    )
     assert fake.events() == []
 
 
@@ -255,9 +264,9 @@ def resident_of(file: Path) -> int:
     return sum(found)
 
 
-def test_the_launcher_is_found_beside_the_library(adapter, build, monkeypatch):
+def test_the_cuda_library_is_found_beside_the_library(adapter, build, monkeypatch):
     monkeypatch.delenv(VARIABLE, raising=False)
-    shutil.copy(build / "libfake_launcher.so", adapter.path.with_name("libdualbinary_cuda.so"))
+    shutil.copy(build / "libfake_cuda_library.so", adapter.path.with_name("libdualbinary_cuda.so"))
     problem = make_problem()
     assert_product(run(adapter.open(op_model(problem)), problem.x), problem)
 
@@ -274,14 +283,14 @@ def test_an_empty_variable_is_none(adapter, monkeypatch):
     assert_refused(adapter, "so no CUDA kernels")
 
 
-def test_a_failed_attempt_is_tried_anew(adapter, build, monkeypatch, tmp_path):
+def test_a_failed_attempt_is_tried_again(adapter, build, monkeypatch, tmp_path):
     text = tmp_path / "text.so"
     text.write_text("not a library")
     attempts = {
         tmp_path / "absent.so": [f"{VARIABLE}={tmp_path}/absent.so: no such file", "use the CPU provider"],
         text: [f"{text} cannot be opened: ", "file too short", "use the CPU provider"],
-        build / "libfake_launcher_without_multiply.so": ["has no function dualbinary_cuda_multiply", "one version"],
-        build / "libfake_launcher_of_another_contract.so": [
+        build / "libfake_cuda_library_without_multiply.so": ["has no function dualbinary_cuda_multiply", "one version"],
+        build / "libfake_cuda_library_of_another_contract.so": [
             f"was built from contract 0123456789abcdef, libdualbinary from {digest()}",
             "one version",
         ],
@@ -289,22 +298,22 @@ def test_a_failed_attempt_is_tried_anew(adapter, build, monkeypatch, tmp_path):
     for path, parts in attempts.items():
         monkeypatch.setenv(VARIABLE, str(path))
         assert_refused(adapter, *parts)
-    monkeypatch.setenv(VARIABLE, str(build / "libfake_launcher.so"))
+    monkeypatch.setenv(VARIABLE, str(build / "libfake_cuda_library.so"))
     first = adapter.open(op_model(make_problem()))
     monkeypatch.setenv(VARIABLE, str(tmp_path / "absent.so"))
-    adapter.open(op_model(make_problem()))  # with the launcher that is open
+    adapter.open(op_model(make_problem()))  # with the library that is open
     del first
 
 
 def test_a_relative_name_is_that_of_a_file(adapter, build, monkeypatch, tmp_path):
     # dlopen would look for a bare name in the system's directories.
-    shutil.copy(build / "libfake_launcher.so", tmp_path / "bare_name.so")
+    shutil.copy(build / "libfake_cuda_library.so", tmp_path / "bare_name.so")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv(VARIABLE, "bare_name.so")
     adapter.open(op_model(make_problem()))
 
 
-def test_a_session_on_cpus_looks_for_no_launcher(monkeypatch, tmp_path):
+def test_a_session_on_cpus_looks_for_no_cuda_library(monkeypatch, tmp_path):
     monkeypatch.setenv(VARIABLE, str(tmp_path / "absent.so"))
     options = ort.SessionOptions()
     runtime_ext.register(options)

@@ -23,8 +23,8 @@ from dualbinary.contract.layout import dequantize
 from dualbinary.contract.scale_codes import scale_values
 from dualbinary.contract.schema import padded_k
 from dualbinary.errors import InputError
-from runtime_ext.cuda_capi import INSTRUCTIONS, CudaWeight, describe, probe
-from tests.support.cuda_libraries import GUARD, X_TYPES, Device, Emulated, Gpu, emulated_library
+from runtime_ext.cuda_capi import CudaWeight, describe
+from tests.support.cuda_libraries import GUARD, INSTRUCTIONS, X_TYPES, Device, Emulated, Gpu, emulated_library, probe
 from tests.support.problems import EPS, Problem, assert_close, make_problem
 
 BFLOAT16 = ml_dtypes.bfloat16
@@ -33,7 +33,7 @@ KERNELS["prefill_wgmma"] = (1, 65, 130, 300)
 """Rows that each kernel is tried with: every shape of block that it has."""
 CAPABILITIES = {"decode_b1": (80, 99), "prefill_wgmma": (90, 90)}
 LARGE = 0x7B
-"""Byte of a workspace: large numbers, not NaN, as kernels compute anew what is not finite."""
+"""Byte of a workspace: large numbers, not NaN, as kernels compute again what is not finite."""
 INTEGER_RANGE = {0: 2**15 - 1, 4: 127}
 TILE = 128
 
@@ -277,7 +277,7 @@ def test_every_matrix_instruction_multiplies_as_its_fragments_say(device, instru
     result_type = np.float32 if instruction in ("mma_f16", "wgmma") else np.int32
     d = np.full((rows, columns), -1, result_type)
     first, second, out = (device.array(array) for array in (*stored, d))
-    probe(device.library, instruction, *(device.address(array) for array in (first, second, out)))
+    probe(device, instruction, *(device.address(array) for array in (first, second, out)))
     expected = a.astype(np.int64) @ b.astype(np.int64).T
     np.testing.assert_array_equal(device.read(out, d), expected)
 
@@ -291,7 +291,7 @@ def refusal(**changes) -> str:
 
 
 def test_a_weight_that_no_kernel_takes_is_refused_with_the_way_out():
-    assert "1 to 4, got 5; the CPU provider" in refusal(planes=5)
+    assert "1 to 4 on a CUDA device, got 5; use the CPU provider" in refusal(planes=5)
     assert "--layout plain" in refusal(layout=2)
     assert refusal(device=3) == "device: expected 0, got 3"
     assert "planes: expected" in refusal(K=512)

@@ -15,7 +15,7 @@ from runtime_ext.cuda_library import cuda_library_path, describe_cuda
 COMPILER = shutil.which("cc")
 needs_compiler = pytest.mark.skipif(COMPILER is None, reason="no C compiler")
 FACTS = {"version": "0.1.0", "digest": digest(), "emulated": True, "architectures": [90], "kernels": []}
-OTHERS = ("probe", "weight_create", "weight_destroy", "weight_bytes", "kernel", "workspace", "multiply")
+OTHERS = ("weight_create", "weight_destroy", "weight_bytes", "kernel", "workspace", "multiply")
 FACTS |= {"devices": [{"index": 0, "name": "a GPU", "compute_capability": 90}], "error": None}
 
 

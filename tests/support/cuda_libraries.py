@@ -6,6 +6,7 @@ A `Device` brings arrays to where a library wants them and back. Both fill what 
 keep guard zones around it, so that an output that is left out or a write beside it is seen.
 """
 
+import ctypes
 import fcntl
 import os
 import subprocess
@@ -45,7 +46,7 @@ def emulated_library() -> Path:
 
 
 def build_adapter(folder: Path) -> Path:
-    """Build the op for CUDA as a library that registers it for the CPU provider, and launchers that are no GPU's."""
+    """Build the op for CUDA as a library that registers it for the CPU provider, and stand-ins for the CUDA library."""
     source = ROOT / "tests" / "runtime" / "cuda_adapter"
     python = f"-DPython3_EXECUTABLE={sys.executable}"
     subprocess.run(["cmake", "-S", source, "-B", folder, python], check=True, stdout=subprocess.DEVNULL)
@@ -57,6 +58,7 @@ class Device(Protocol):
     """A library and the memory that it works on."""
 
     library: Path
+    probe_library: Path
     capability: int
 
     def array(self, values: np.ndarray) -> Any:
@@ -76,7 +78,8 @@ class Emulated:
     """The emulated library; memory is NumPy's."""
 
     def __init__(self, capability: int = 90) -> None:
-        self.library, self.capability = emulated_library(), capability
+        self.library = self.probe_library = emulated_library()
+        self.capability = capability
 
     def array(self, values: np.ndarray) -> np.ndarray:
         memory = np.full(values.nbytes + 2 * GUARD + 256, POISON, np.uint8)
@@ -103,6 +106,7 @@ class Gpu:
             pytest.skip(f"there is no {self.library}; build with -DDUALBINARY_CUDA=ON")
         if not torch.cuda.is_available():
             pytest.skip("this torch has no CUDA, and the tests take device memory from it")
+        self.probe_library = self.library.with_name(f"{self.library.stem}_probe.so")
         self._torch = torch
         self.capability = describe(self.library)["devices"][0]["compute_capability"]
 
@@ -117,6 +121,20 @@ class Gpu:
     def read(self, array: Any, like: np.ndarray) -> np.ndarray:
         self._torch.cuda.synchronize()
         return _unguarded(array.cpu().numpy(), like)
+
+
+INSTRUCTIONS = ("mma_b1", "mma_u8 signed", "mma_u8 unsigned", "mma_f16", "wgmma")
+"""Matrix instructions that `probe` knows."""
+
+
+def probe(device: Device, instruction: str, *addresses: int) -> None:
+    """Enqueue D = A times the transpose of B by one matrix instruction: see tests/runtime/cuda_probe/probe.cu."""
+    if not device.probe_library.is_file():
+        pytest.skip(f"there is no {device.probe_library}; build with -DDUALBINARY_CUDA_PROBE=ON")
+    function = ctypes.CDLL(str(device.probe_library)).dualbinary_cuda_probe
+    function.restype, function.argtypes = ctypes.c_char_p, [ctypes.c_char_p, *[ctypes.c_void_p] * 4]
+    message = function(instruction.encode(), *addresses, None)
+    assert message is None, message
 
 
 def _unguarded(memory: np.ndarray, like: np.ndarray) -> np.ndarray:

@@ -4,9 +4,11 @@
 #include <string>
 
 #include "capi/guarded.h"
+#include "capi/spec.h"
 #include "contract.h"
 #include "core/describe.h"
 #include "core/dispatch.h"
+#include "core/matmul.h"
 #include "core/weight.h"
 
 struct dualbinary_weight {
@@ -16,10 +18,8 @@ struct dualbinary_weight {
 namespace {
 
 using dualbinary::Element;
-
 using dualbinary::capi::require;
 using dualbinary::capi::require_bytes;
-using dualbinary::capi::scale_element;
 
 thread_local std::string last_json;
 
@@ -36,21 +36,15 @@ Element element(const char* name, std::int32_t type) {
 
 std::unique_ptr<dualbinary_weight> create(const dualbinary_spec& s, const void* planes, std::size_t planes_bytes,
                                           const void* scales, std::size_t scales_bytes, const char* kernel_name) {
-  const dualbinary::Shape shape = dualbinary::checked_shape({.K = s.K,
-                                                             .N = s.N,
-                                                             .group_size = s.group_size,
-                                                             .planes = s.planes,
-                                                             .scale_rows = s.scale_rows,
-                                                             .layout = s.layout,
-                                                             .accuracy_level = s.accuracy_level,
-                                                             .scale_type = scale_element(s.scale_type)});
+  const dualbinary::Shape shape = dualbinary::checked_shape(dualbinary::capi::from_c(s));
   require_bytes("planes", planes, planes_bytes, dualbinary::planes_bytes(shape));
   require_bytes("scales", scales, scales_bytes, dualbinary::scales_bytes(shape));
   const auto level = static_cast<int>(s.accuracy_level);
-  const dualbinary::Kernel& kernel = kernel_name == nullptr ? dualbinary::choose_kernel(level, s.layout)
-                                                            : dualbinary::kernel_named(kernel_name, level, s.layout);
+  const dualbinary::MatMulKernel& kernel = kernel_name == nullptr
+                                               ? dualbinary::choose_kernel(level, s.layout)
+                                               : dualbinary::kernel_named(kernel_name, level, s.layout);
   const dualbinary::Stored stored{static_cast<const std::uint8_t*>(planes), scales};
-  const dualbinary::Kernel* many_rows = kernel_name == nullptr ? dualbinary::many_rows_kernel(kernel) : nullptr;
+  const dualbinary::MatMulKernel* many_rows = kernel_name == nullptr ? dualbinary::many_rows_kernel(kernel) : nullptr;
   return std::make_unique<dualbinary_weight>(dualbinary_weight{dualbinary::Weight(shape, stored, kernel, many_rows)});
 }
 
@@ -90,6 +84,6 @@ const char* dualbinary_multiply(const dualbinary_weight* weight, const void* x, 
     require(weight != nullptr, "weight is NULL");
     require(rows >= 0, "rows: expected 0 or more, got " + std::to_string(rows));
     require(rows == 0 || (x != nullptr && y != nullptr), "x or y is NULL");
-    weight->weight.multiply({x, element("type", type)}, rows, y, {parallel_for, pool});
+    dualbinary::multiply(weight->weight, {x, element("type", type)}, rows, y, {parallel_for, pool});
   });
 }

@@ -1,4 +1,5 @@
-/* Plain C interface to the kernels of DualBinaryMatMul, for other runtimes, tests and benchmarks.
+/* Plain C interface to the kernels of DualBinaryMatMul, for other runtimes, tests and benchmarks. That of the kernels
+ * for CUDA devices is dualbinary_cuda.h.
  *
  *   Y[m,n] = sum over groups g of ( sum over planes p of scales[p,n,g] * sum over k in g of planes[p,n,k] * X[m,k] )
  *            + sum over g of scales[P,n,g] * sum over k in g of X[m,k]            only where scales has P+1 rows
@@ -66,8 +67,8 @@ DUALBINARY_API const char* dualbinary_digest(void);
  * valid until the same thread calls this library again. Fails where DUALBINARY_ISA asks for what is not there. */
 DUALBINARY_API const char* dualbinary_describe(const char** json);
 
-/* Checks and packs a weight; weights of equal content share the packed copy, and large ones are packed by several
- * threads of their own. `kernel` is a name from the inventory, or NULL for the best; then calls of many rows may be
+/* Checks and packs a weight; weights of equal content share the packed copy, and large ones are packed by several new
+ * threads. `kernel` is a name from the inventory, or NULL for the best; then calls of many rows may be
  * given to another kernel that reads the same packed form. The sizes are those of the two buffers, which must stay
  * readable and unchanged until the weight is destroyed, and be aligned for their elements. Blocks are used where they
  * are, without a copy if they start at a multiple of 64 bytes. */

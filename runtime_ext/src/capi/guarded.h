@@ -1,4 +1,4 @@
-// What the plain C interfaces share: exceptions become messages, and what comes from callers is checked.
+// Shared by the plain C interfaces: exceptions become messages, and what comes from callers is checked.
 #pragma once
 
 #include <cstddef>
@@ -7,9 +7,6 @@
 #include <new>
 #include <stdexcept>
 #include <string>
-
-#include "capi/dualbinary.h"
-#include "kernels/kernel.h"
 
 namespace dualbinary::capi {
 
@@ -38,12 +35,6 @@ inline void require_bytes(const char* name, const void* data, std::size_t bytes,
   require(data != nullptr || expected == 0, std::string(name) + " is NULL");
   require(bytes == expected,
           std::string(name) + ": expected " + std::to_string(expected) + " bytes, got " + std::to_string(bytes));
-}
-
-inline Element scale_element(std::int32_t type) {
-  require(type == DUALBINARY_FLOAT32 || type == DUALBINARY_FLOAT16 || type == DUALBINARY_UINT8,
-          "scale_type: expected type 0 (float32), 1 (float16) or 2 (uint8), got " + std::to_string(type));
-  return static_cast<Element>(type);
 }
 
 }  // namespace dualbinary::capi

@@ -33,7 +33,7 @@ Registers cpuid(std::uint32_t leaf) {
   __cpuidex(raw.data(), static_cast<int>(leaf), 0);
   std::transform(raw.begin(), raw.end(), r.begin(), [](int v) { return static_cast<std::uint32_t>(v); });
 #else
-  // Fails, and leaves zeros, where the CPU doesn't know the leaf.
+  // Fails, and leaves zeros, where the CPU does not know the leaf.
   __get_cpuid_count(leaf, 0, &r[kEax], &r[kEbx], &r[kEcx], &r[kEdx]);
 #endif
   return r;
@@ -104,7 +104,7 @@ bool has_i8mm() {
 #endif
 }
 
-// Advanced SIMD is part of every AArch64 that runs an operating system of ours.
+// Advanced SIMD is part of every AArch64 that runs one of these operating systems.
 std::vector<std::string> detect() {
   std::vector<std::string> found = {"asimd"};
   if (has_i8mm()) found.emplace_back("i8mm");

@@ -1,4 +1,4 @@
-// What this CPU and operating system can run, asked once.
+// Instruction sets that this CPU and operating system can run, detected once.
 #pragma once
 
 #include <string>

@@ -1,4 +1,4 @@
-// What this build is and what it does on this machine.
+// Description of this build and of its choices on this machine.
 #pragma once
 
 #include <string>

@@ -20,7 +20,7 @@ constexpr std::array kInventory = {
 };
 #undef DUALBINARY_KERNEL
 
-// What DUALBINARY_ISA names; empty where it is not set.
+// The value of DUALBINARY_ISA; empty where it is not set.
 std::string_view forced_isa() {
   const char* forced = std::getenv(kIsaVariable);
   return forced == nullptr ? "" : forced;
@@ -31,10 +31,10 @@ bool allows(std::string_view forced, Isa isa) {
   return forced.empty() || forced == isa_name(isa) || (forced == isa_name(Isa::kI8mm) && isa == Isa::kNeon);
 }
 
-bool serves(const Kernel& kernel, int accuracy_level) { return kernel.accuracy_level <= accuracy_level; }
+bool serves(const MatMulKernel& kernel, int accuracy_level) { return kernel.accuracy_level <= accuracy_level; }
 
 // Tables are packed from a plain weight, or come from a file as they are.
-bool reads(const Kernel& kernel, std::int64_t layout) {
+bool reads(const MatMulKernel& kernel, std::int64_t layout) {
   return layout == contract::kLayoutPlain || layout == kernel.layout;
 }
 
@@ -45,8 +45,8 @@ bool reads(const Kernel& kernel, std::int64_t layout) {
     readable += std::string(readable.empty() ? "" : ", ") + layout_name(other);
   }
   // A layout of blocks is named after the instruction set that reads it.
-  const bool in_build =
-      std::any_of(kInventory.begin(), kInventory.end(), [&](const Kernel* kernel) { return kernel->layout == layout; });
+  const bool in_build = std::any_of(kInventory.begin(), kInventory.end(),
+                                    [&](const MatMulKernel* kernel) { return kernel->layout == layout; });
   std::string reason = in_build ? "this CPU cannot run" : "this build of the library does not have";
   if (in_build && !forced.empty()) reason = std::string(kIsaVariable) + "=" + std::string(forced) + " rules out";
   throw std::invalid_argument("layout " + std::to_string(layout) + " (" + name + "): the weights are stored for " +
@@ -59,7 +59,7 @@ template <class NameOf>
 std::string available(NameOf name_of) {
   std::string list;
   std::string last;
-  for (const Kernel* kernel : kInventory) {
+  for (const MatMulKernel* kernel : kInventory) {
     const std::string name = name_of(*kernel);
     if (!runs_here(*kernel) || name == last) continue;
     list += (list.empty() ? "" : ", ") + name;
@@ -68,26 +68,27 @@ std::string available(NameOf name_of) {
   return list;
 }
 
-const char* name_of_isa(const Kernel& kernel) { return isa_name(kernel.isa); }
-const char* name_of_kernel(const Kernel& kernel) { return kernel.name; }
+const char* name_of_isa(const MatMulKernel& kernel) { return isa_name(kernel.isa); }
+const char* name_of_kernel(const MatMulKernel& kernel) { return kernel.name; }
 
 }  // namespace
 
-std::span<const Kernel* const> inventory() { return kInventory; }
+std::span<const MatMulKernel* const> inventory() { return kInventory; }
 
-bool runs_here(const Kernel& kernel) { return cpu_has(kernel.isa); }
+bool runs_here(const MatMulKernel& kernel) { return cpu_has(kernel.isa); }
 
-const Kernel& choose_kernel(int accuracy_level, std::int64_t layout) {
+const MatMulKernel& choose_kernel(int accuracy_level, std::int64_t layout) {
   const std::string_view forced = forced_isa();
-  const bool there = forced.empty() || std::any_of(kInventory.begin(), kInventory.end(), [&](const Kernel* kernel) {
-                       return runs_here(*kernel) && forced == isa_name(kernel->isa);
-                     });
+  const bool there =
+      forced.empty() || std::any_of(kInventory.begin(), kInventory.end(), [&](const MatMulKernel* kernel) {
+        return runs_here(*kernel) && forced == isa_name(kernel->isa);
+      });
   if (!there) {
     throw std::invalid_argument(std::string(kIsaVariable) + "=" + std::string(forced) +
                                 ": this machine and build have no such kernels; available: " + available(name_of_isa) +
                                 ". Unset it to take the fastest.");
   }
-  for (const Kernel* kernel : kInventory) {
+  for (const MatMulKernel* kernel : kInventory) {
     const bool wanted = kernel->packed_as == nullptr && allows(forced, kernel->isa) && reads(*kernel, layout);
     if (wanted && runs_here(*kernel) && serves(*kernel, accuracy_level)) return *kernel;
   }
@@ -96,7 +97,7 @@ const Kernel& choose_kernel(int accuracy_level, std::int64_t layout) {
 
 std::vector<std::int64_t> readable_layouts() {
   std::vector<std::int64_t> layouts{contract::kLayoutPlain};
-  for (const Kernel* kernel : kInventory) {
+  for (const MatMulKernel* kernel : kInventory) {
     const bool wanted = runs_here(*kernel) && allows(forced_isa(), kernel->isa);
     if (wanted && std::find(layouts.begin(), layouts.end(), kernel->layout) == layouts.end()) {
       layouts.push_back(kernel->layout);
@@ -106,15 +107,15 @@ std::vector<std::int64_t> readable_layouts() {
   return layouts;
 }
 
-const Kernel* many_rows_kernel(const Kernel& kernel) {
-  for (const Kernel* other : kInventory) {
+const MatMulKernel* many_rows_kernel(const MatMulKernel& kernel) {
+  for (const MatMulKernel* other : kInventory) {
     if (other->packed_as == &kernel && runs_here(*other) && allows(forced_isa(), other->isa)) return other;
   }
   return nullptr;
 }
 
-const Kernel& kernel_named(std::string_view name, int accuracy_level, std::int64_t layout) {
-  for (const Kernel* kernel : kInventory) {
+const MatMulKernel& kernel_named(std::string_view name, int accuracy_level, std::int64_t layout) {
+  for (const MatMulKernel* kernel : kInventory) {
     if (name != kernel->name) continue;
     if (!runs_here(*kernel)) {
       throw std::invalid_argument("kernel " + std::string(name) + " needs a CPU with " + isa_name(kernel->isa) +

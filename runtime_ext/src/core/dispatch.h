@@ -1,4 +1,4 @@
-// Chooses a kernel of the inventory. Errors are std::invalid_argument, and say what there is.
+// Choice of a kernel from the inventory. Errors are std::invalid_argument, and list the kernels that there are.
 #pragma once
 
 #include <cstdint>
@@ -14,25 +14,25 @@ namespace dualbinary {
 inline constexpr char kIsaVariable[] = "DUALBINARY_ISA";
 
 // All kernels in this build, fastest first.
-std::span<const Kernel* const> inventory();
+std::span<const MatMulKernel* const> inventory();
 
 // True if this machine can run the kernel.
-bool runs_here(const Kernel& kernel);
+bool runs_here(const MatMulKernel& kernel);
 
 // The fastest kernel that runs here, keeps the promise of `accuracy_level`, reads the stored `layout` and has the ISA
 // that DUALBINARY_ISA names, if it is set. Throws where that ISA is unknown, not in this build, or not supported by
 // this machine, and where no such kernel reads the layout.
-const Kernel& choose_kernel(int accuracy_level, std::int64_t layout);
+const MatMulKernel& choose_kernel(int accuracy_level, std::int64_t layout);
 
 // The stored layouts that choose_kernel() finds a kernel for, by number.
 std::vector<std::int64_t> readable_layouts();
 
-// The kernel that takes calls of many rows (Kernel::min_rows) from `kernel`, whose packed form it reads; null where
-// there is none, this machine cannot run it, or DUALBINARY_ISA names another ISA.
-const Kernel* many_rows_kernel(const Kernel& kernel);
+// The kernel that takes calls of many rows (MatMulKernel::min_rows) from `kernel`, whose packed form it reads; null
+// where there is none, this machine cannot run it, or DUALBINARY_ISA names another ISA.
+const MatMulKernel* many_rows_kernel(const MatMulKernel& kernel);
 
 // The kernel of that name. Throws where there is none, it does not run here, its results are too coarse for
 // `accuracy_level`, or it does not read `layout`.
-const Kernel& kernel_named(std::string_view name, int accuracy_level, std::int64_t layout);
+const MatMulKernel& kernel_named(std::string_view name, int accuracy_level, std::int64_t layout);
 
 }  // namespace dualbinary

@@ -1,5 +1,7 @@
-// Weight::multiply: tiles over M, tables once for each tile, threads over N, and the exact kernel for what tables
-// cannot represent.
+// Tiles over M, rows prepared once for each tile, threads over N, and the exact kernel for what the others cannot
+// represent.
+#include "core/matmul.h"
+
 #include <algorithm>
 #include <array>
 #include <bit>
@@ -9,23 +11,22 @@
 
 #include "contract.h"
 #include "core/memory.h"
-#include "core/weight.h"
 #include "kernels/exact.h"
 
 namespace dualbinary {
 namespace {
 
-// Tables of one tile, at most: a part of a 1 MiB L2 cache, the smallest among servers of today, so that weights stream
-// beside them. 32 rows of 4096 inputs at level 4 just fit.
-constexpr std::int64_t kTableBudget = 640 << 10;
+// Bytes of the prepared rows of a tile, at most: a part of a 1 MiB L2 cache, the smallest among servers of today, so
+// that weights stream beside them. Tables of 32 rows of 4096 inputs at level 4 just fit.
+constexpr std::size_t kMaxPreparedBytes = 640 << 10;
 
 // Work for one task, at least. Handing out a parallel loop costs 2 to 3 us with spinning workers and up to 14 us
-// without. Table kernels take about 5 us for 2^20 plane bits, whether one row passes over them or four; the exact
-// kernel takes 10 us for 2^13 plane bits times rows, and building tables 5 us for 2^14 inputs.
-constexpr std::int64_t kTableWork = 1 << 20;
-constexpr std::int64_t kTableRows = 4;
-constexpr std::int64_t kExactWork = 1 << 13;
-constexpr std::int64_t kBuildWork = 1 << 14;
+// without. Table kernels take about 5 us for 2^20 plane bits, for one row as for four; the exact kernel takes 10 us for
+// 2^13 plane bits times rows, and preparing rows 5 us for 2^14 inputs.
+constexpr std::int64_t kMinBits = 1 << 20;
+constexpr std::int64_t kRowsAtOnce = 4;
+constexpr std::int64_t kMinExactBits = 1 << 13;
+constexpr std::int64_t kMinInputs = 1 << 14;
 
 // Tasks of one loop, at most. The host does not say how many threads it has; this balances 16 and costs 4 us at worst.
 constexpr std::int64_t kMaxTasks = 64;
@@ -67,7 +68,7 @@ void for_runs(std::int64_t items, std::int64_t tasks, const ParallelFor& paralle
 // One tile of rows of X and the same rows of Y.
 struct Tile {
   const Weight& weight;
-  const Kernel& kernel;
+  const MatMulKernel& kernel;
   Activations x;  // starts at the tile's first row
   std::int64_t rows;
   std::uint8_t* y;
@@ -93,7 +94,7 @@ void exact_row(const Tile& tile, std::int64_t m, const Shape& part, const Stored
 
 void multiply_exact(const Tile& tile) {
   const Weight& weight = tile.weight;
-  for_runs(weight.shape().N, tile.plane_bits() * tile.rows / kExactWork, tile.parallel,
+  for_runs(weight.shape().N, tile.plane_bits() * tile.rows / kMinExactBits, tile.parallel,
            [&](std::int64_t begin, std::int64_t end) {
              std::vector<double> row(static_cast<std::size_t>(weight.shape().groups * weight.shape().group_size));
              for (std::int64_t m = 0; m < tile.rows; ++m) {
@@ -103,21 +104,22 @@ void multiply_exact(const Tile& tile) {
            });
 }
 
-// What a product by tables leaves to the exact kernel in blocks [begin, end): rows that tables cannot represent, and
-// results that are infinite or NaN. Their weights come from the packed form, the only one that every layout has.
+// Computes by the exact kernel what the tile's kernel could not in output blocks [begin, end): rows that it could not
+// prepare, and results that are infinite or NaN. Their weights come from the packed form, the only one that every
+// layout has.
 void exact_blocks(const Tile& tile, const bool* regular, bool finite, std::int64_t begin, std::int64_t end) {
-  const Kernel& kernel = tile.kernel;
+  const MatMulKernel& kernel = tile.kernel;
   Shape part = tile.weight.shape();
   const std::int64_t N = part.N;
   part.layout = contract::kLayoutPlain;
-  part.N = kernel.block_rows;
+  part.N = kernel.block_outputs;
   const bool any = std::any_of(regular, regular + tile.rows, [](bool is_regular) { return !is_regular; });
   if (finite && !any) return;
   std::vector<std::uint8_t> planes;
   std::vector<std::uint8_t> scales;
   for (std::int64_t block = begin; block < end; ++block) {
-    const std::int64_t n_begin = block * kernel.block_rows;
-    const std::int64_t count = std::min<std::int64_t>(N - n_begin, kernel.block_rows);
+    const std::int64_t n_begin = block * kernel.block_outputs;
+    const std::int64_t count = std::min<std::int64_t>(N - n_begin, kernel.block_outputs);
     bool unpacked = false;
     for (std::int64_t m = 0; m < tile.rows; ++m) {
       // Float sums overflowed on the way, or rightly so; the exact kernel tells which.
@@ -136,51 +138,55 @@ void exact_blocks(const Tile& tile, const bool* regular, bool finite, std::int64
   }
 }
 
-void multiply_tables(const Tile& tile, const Tables& tables) {
+void multiply_tile(const Tile& tile, const PreparedRows& prepared) {
   const Shape& shape = tile.weight.shape();
-  const Kernel& kernel = tile.kernel;
+  const MatMulKernel& kernel = tile.kernel;
   std::array<bool, kMaxTileRows> regular{};
-  for_runs(tile.rows, tile.rows * shape.K / kBuildWork, tile.parallel, [&](std::int64_t begin, std::int64_t end) {
+  for_runs(tile.rows, tile.rows * shape.K / kMinInputs, tile.parallel, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t m = begin; m < end; ++m) {
-      regular[static_cast<std::size_t>(m)] = kernel.build_tables(shape, tile.x, m, tables);
+      regular[static_cast<std::size_t>(m)] = kernel.prepare_row(shape, tile.x, m, prepared);
     }
   });
-  const std::int64_t blocks = ceil_div(shape.N, kernel.block_rows);
-  const std::int64_t work = tile.plane_bits() * ceil_div(tile.rows, kTableRows);
-  for_runs(blocks, work / kTableWork, tile.parallel, [&](std::int64_t begin, std::int64_t end) {
-    const bool finite = kernel.multiply({&shape, tile.weight.packed(), tables, tile.y, tile.x.type, begin, end});
+  const std::int64_t blocks = ceil_div(shape.N, kernel.block_outputs);
+  const std::int64_t work = tile.plane_bits() * ceil_div(tile.rows, kRowsAtOnce);
+  for_runs(blocks, work / kMinBits, tile.parallel, [&](std::int64_t begin, std::int64_t end) {
+    const bool finite = kernel.multiply({&shape, tile.weight.packed(), prepared, tile.y, tile.x.type, begin, end});
     exact_blocks(tile, regular.data(), finite, begin, end);
   });
 }
 
+// Rows of a tile whose prepared form is in the budget, of a kernel that prepares any.
+std::int64_t max_tile_rows(const MatMulKernel& kernel, const Shape& shape) {
+  if (kernel.prepare_row == nullptr) return kMaxTileRows;
+  const std::size_t two_rows = kernel.prepared_bytes(shape, 2);
+  return std::clamp<std::int64_t>(static_cast<std::int64_t>(2 * kMaxPreparedBytes / two_rows), 1, kMaxTileRows);
+}
+
 }  // namespace
 
-void Weight::multiply(const Activations& x, std::int64_t rows, void* y, const ParallelFor& parallel) const {
-  const Kernel& kernel = many_rows_ != nullptr && rows >= many_rows_->min_rows ? *many_rows_ : kernel_;
-  const std::int64_t entry_bytes = shape_.segments * shape_.segment_size * kernel.row_bytes_per_input;
-  const std::int64_t row_bytes = entry_bytes + shape_.segments * static_cast<std::int64_t>(sizeof(Segment));
-  const std::int64_t most_rows = std::clamp<std::int64_t>(kTableBudget / row_bytes, 1, kMaxTileRows);
+void multiply(const Weight& weight, const Activations& x, std::int64_t rows, void* y, const ParallelFor& parallel) {
+  const Shape& shape = weight.shape();
+  const MatMulKernel& kernel = weight.kernel_for(rows);
   // Tiles of equal size: a short last one would read all weights for little work.
-  const std::int64_t tiles = std::max<std::int64_t>(1, ceil_div(rows, most_rows));
+  const std::int64_t tiles = std::max<std::int64_t>(1, ceil_div(rows, max_tile_rows(kernel, shape)));
   const std::int64_t tile_rows = std::max<std::int64_t>(1, ceil_div(rows, tiles));
-  const std::int64_t paired_rows = tile_rows + tile_rows % 2;
-  const Scratch scratch(static_cast<std::size_t>(paired_rows * row_bytes));
+  const bool exact = kernel.prepare_row == nullptr;
+  const Scratch scratch(exact ? 0 : kernel.prepared_bytes(shape, tile_rows));
   const std::size_t element = x.type == Element::kFloat16 ? 2 : 4;
   for (std::int64_t m = 0; m < rows; m += tile_rows) {
     const std::int64_t count = std::min(tile_rows, rows - m);
     const Tile tile{
-        *this,
+        weight,
         kernel,
-        {static_cast<const std::uint8_t*>(x.data) + static_cast<std::size_t>(m * shape_.K) * element, x.type},
+        {static_cast<const std::uint8_t*>(x.data) + static_cast<std::size_t>(m * shape.K) * element, x.type},
         count,
-        static_cast<std::uint8_t*>(y) + static_cast<std::size_t>(m * shape_.N) * element,
+        static_cast<std::uint8_t*>(y) + static_cast<std::size_t>(m * shape.N) * element,
         parallel};
-    if (kernel.multiply == nullptr) {
+    if (exact) {
       multiply_exact(tile);
-      continue;
+    } else {
+      multiply_tile(tile, {scratch.data(), count});
     }
-    auto* segments = reinterpret_cast<Segment*>(scratch.data() + paired_rows * entry_bytes);
-    multiply_tables(tile, {scratch.data(), segments, count});
   }
 }
 

@@ -1,4 +1,4 @@
-// Memory for packed weights and for the tables of one call, and letting go of what is not needed any more.
+// Memory for packed weights and for the prepared rows of one call, and release of pages that are not needed any more.
 #pragma once
 
 #include <cstddef>

@@ -43,7 +43,7 @@ std::size_t threads_for(std::size_t bytes) {
 // Everything else of a shape follows from these.
 auto identity(const Shape& s) { return std::tie(s.K, s.N, s.group_size, s.planes, s.scale_rows, s.scale_type); }
 
-// The copies in use, by a hash of their first block, which only narrows the search.
+// The copies in use, by a hash of their first output block, which only narrows the search.
 struct Registry {
   std::mutex mutex;
   std::unordered_multimap<std::size_t, std::weak_ptr<const Packed>> copies;
@@ -67,10 +67,10 @@ std::vector<std::shared_ptr<const Packed>> copies_with(std::size_t key) {
 
 }  // namespace
 
-Packed::Packed(const Shape& shape, const Kernel& kernel, std::size_t key)
+Packed::Packed(const Shape& shape, const MatMulKernel& kernel, std::size_t key)
     : shape_(shape),
       pack_block_(kernel.pack_block),
-      blocks_((shape.N + kernel.block_rows - 1) / kernel.block_rows),
+      blocks_((shape.N + kernel.block_outputs - 1) / kernel.block_outputs),
       block_bytes_(kernel.block_bytes(shape)),
       key_(key),
       memory_(allocate(static_cast<std::size_t>(blocks_) * block_bytes_)) {}
@@ -88,7 +88,7 @@ void Packed::pack(const Stored& stored) {
   });
 }
 
-bool Packed::holds(const Shape& shape, const Stored& stored, const Kernel& kernel) const {
+bool Packed::holds(const Shape& shape, const Stored& stored, const MatMulKernel& kernel) const {
   if (kernel.pack_block != pack_block_ || identity(shape) != identity(shape_)) return false;
   const std::size_t threads = threads_for(static_cast<std::size_t>(blocks_) * block_bytes_);
   const Buffer scratch = allocate(threads * block_bytes_);
@@ -102,7 +102,7 @@ bool Packed::holds(const Shape& shape, const Stored& stored, const Kernel& kerne
   return equal;
 }
 
-std::shared_ptr<const Packed> Packed::get(const Shape& shape, const Stored& stored, const Kernel& kernel) {
+std::shared_ptr<const Packed> Packed::get(const Shape& shape, const Stored& stored, const MatMulKernel& kernel) {
   const std::size_t block_bytes = kernel.block_bytes(shape);
   const Buffer first = allocate(block_bytes);
   kernel.pack_block(shape, stored, 0, first.get());

@@ -1,4 +1,4 @@
-// The packed form of a weight: one copy for all weights of the process that have the same content.
+// Packed form of a weight: one copy for all weights of the process that have the same content.
 #pragma once
 
 #include <cstddef>
@@ -12,10 +12,10 @@ namespace dualbinary {
 
 class Packed {
  public:
-  // What `kernel` makes of the weight, by several threads where it is large: a copy that is in use, or else a new one.
-  // A copy is taken only after every byte of it has been compared, so that weights never mix. Two calls at the same
-  // time may both pack. Throws std::bad_alloc.
-  static std::shared_ptr<const Packed> get(const Shape& shape, const Stored& stored, const Kernel& kernel);
+  // The packed form for `kernel`: a copy that is in use, or else a new one, packed by several threads where it is
+  // large. A copy is taken only after every byte of it has been compared, so that weights never mix. Two calls at the
+  // same time may both pack. Throws std::bad_alloc.
+  static std::shared_ptr<const Packed> get(const Shape& shape, const Stored& stored, const MatMulKernel& kernel);
 
   ~Packed();
   Packed(const Packed&) = delete;
@@ -31,9 +31,9 @@ class Packed {
   static Usage usage();
 
  private:
-  Packed(const Shape& shape, const Kernel& kernel, std::size_t key);
+  Packed(const Shape& shape, const MatMulKernel& kernel, std::size_t key);
   void pack(const Stored& stored);
-  bool holds(const Shape& shape, const Stored& stored, const Kernel& kernel) const;
+  bool holds(const Shape& shape, const Stored& stored, const MatMulKernel& kernel) const;
 
   Shape shape_;
   void (*pack_block_)(const Shape&, const Stored&, std::int64_t, std::uint8_t*);

@@ -8,9 +8,6 @@
 namespace dualbinary {
 namespace {
 
-static_assert(kFactorBytes == contract::kScaleCodeFactorBytes && kCodeZero == contract::kScaleCodeZero &&
-              kCodeUnit == contract::kScaleCodeUnit && kMaxScaleRows == contract::kMaxPlanes + 1);
-
 std::int64_t round_up(std::int64_t value, std::int64_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
 }
@@ -37,7 +34,7 @@ std::int64_t scale_bytes(Element type) {
 
 std::int64_t blocks(const Shape& shape) { return round_up(shape.N, contract::kBlockRows) / contract::kBlockRows; }
 
-// Bytes of one block: factors where scales are codes, then the scales and lines of each group.
+// Bytes of one output block: factors where scales are codes, then the scales and lines of each group.
 std::int64_t block_bytes(const Shape& shape) {
   const std::int64_t scales = shape.scale_rows * contract::kBlockRows;
   const std::int64_t factors = shape.scale_type == Element::kCode8 ? scales * kFactorBytes : 0;
@@ -89,16 +86,27 @@ Shape checked_shape(const Spec& spec) {
   const std::int64_t padded = round_up(spec.K, spec.group_size);
   std::int64_t segment = kMaxSegment;
   while (spec.group_size % segment != 0) segment -= contract::kGroupMultiple;
-  return {.layout = spec.layout,
-          .K = spec.K,
-          .N = spec.N,
-          .group_size = spec.group_size,
-          .planes = spec.planes,
-          .scale_rows = spec.scale_rows,
-          .scale_type = spec.scale_type,
-          .groups = padded / spec.group_size,
-          .segment_size = segment,
-          .segments = padded / segment};
+  return {spec, padded / spec.group_size, segment, padded / segment};
+}
+
+void check_cuda_limits(const Shape& shape) {
+  using namespace contract;
+  constexpr char kElsewhere[] = "; use the CPU provider";
+  const auto refuse_on_cuda = [](const char* name, const std::string& expected, const std::string& got) {
+    throw std::invalid_argument(std::string(name) + ": expected " + expected + " on a CUDA device, got " + got);
+  };
+  if (shape.layout != kLayoutPlain) {
+    refuse_on_cuda(kAttrLayout, std::to_string(kLayoutPlain) + " (" + layout_name(kLayoutPlain) + ")",
+                   std::to_string(shape.layout) + " (" + layout_name(shape.layout) +
+                       "), which is for CPUs; run `dualbinary relayout FILE OUT --layout plain`");
+  }
+  if (shape.planes > kCudaMaxPlanes) {
+    refuse_on_cuda("number of planes", "1 to " + std::to_string(kCudaMaxPlanes),
+                   std::to_string(shape.planes) + kElsewhere);
+  }
+  if (shape.K > kCudaMaxK) {
+    refuse_on_cuda(kAttrK, "at most " + std::to_string(kCudaMaxK), std::to_string(shape.K) + kElsewhere);
+  }
 }
 
 std::vector<std::int64_t> planes_dims(const Shape& shape) {
@@ -121,10 +129,10 @@ const char* layout_name(std::int64_t layout) { return contract::kLayoutNames[lay
 
 void check_factors(const Shape& shape, const void* scales, std::int64_t first_output) {
   if (shape.scale_type != Element::kCode8) return;
-  constexpr unsigned kHalfExponentHigh = 0x7c;  // of a float16's high byte
+  constexpr unsigned kExponentMask = 0x7c;  // of the high byte of a float16
   const auto* row = static_cast<const std::uint8_t*>(scales);
   for (std::int64_t i = 0; i < shape.scale_rows * shape.N; ++i, row += kFactorBytes + shape.groups) {
-    if ((row[1] & kHalfExponentHigh) == kHalfExponentHigh) {
+    if ((row[1] & kExponentMask) == kExponentMask) {
       throw std::invalid_argument("scales: expected finite factors, got infinity or NaN in row " +
                                   std::to_string(i / shape.N) + " of output " +
                                   std::to_string(first_output + i % shape.N));

@@ -1,4 +1,4 @@
-// A weight as the caller describes it, before and after checking.
+// Checks of a weight's spec, and what follows from it.
 #pragma once
 
 #include <cstdint>
@@ -9,23 +9,15 @@
 
 namespace dualbinary {
 
-// Nothing in it can be trusted.
-struct Spec {
-  std::int64_t K;
-  std::int64_t N;
-  std::int64_t group_size;
-  std::int64_t planes;      // P
-  std::int64_t scale_rows;  // C
-  std::int64_t layout;
-  std::int64_t accuracy_level;
-  Element scale_type;
-};
-
 // Checks K, N, group_size, layout and accuracy_level alone; throws std::invalid_argument that names the attribute.
 void check_attributes(const Spec& spec);
 
 // Checks everything against the contract and derives the rest; throws std::invalid_argument.
 Shape checked_shape(const Spec& spec);
+
+// Throws std::invalid_argument, and says the way out, where the kernels for CUDA devices cannot take a weight that the
+// contract allows.
+void check_cuda_limits(const Shape& shape);
 
 // Dimensions of the stored tensors. Layout plain: [P, N, Kp/8], and [C, N, Kp/G] or [C, N, 2 + Kp/G] for codes. Blocks:
 // [B, bytes of a block] with the scales inside, and [C, N, 0].

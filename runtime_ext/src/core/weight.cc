@@ -14,7 +14,7 @@ bool starts_cache_line(const void* memory) {
 
 }  // namespace
 
-Weight::Weight(const Shape& shape, const Stored& stored, const Kernel& kernel, const Kernel* many_rows)
+Weight::Weight(const Shape& shape, const Stored& stored, const MatMulKernel& kernel, const MatMulKernel* many_rows)
     : shape_(shape), stored_(stored), kernel_(kernel), many_rows_(many_rows) {
   const auto stored_bytes = static_cast<std::size_t>(planes_bytes(shape));
   if (shape.layout != contract::kLayoutPlain) {
@@ -39,7 +39,7 @@ Weight::Weight(const Shape& shape, const Stored& stored, const Kernel& kernel, c
 
 std::size_t Weight::bytes() const {
   if (kernel_.block_bytes == nullptr) return static_cast<std::size_t>(planes_bytes(shape_) + scales_bytes(shape_));
-  const std::int64_t blocks = (shape_.N + kernel_.block_rows - 1) / kernel_.block_rows;
+  const std::int64_t blocks = (shape_.N + kernel_.block_outputs - 1) / kernel_.block_outputs;
   return static_cast<std::size_t>(blocks) * kernel_.block_bytes(shape_);
 }
 

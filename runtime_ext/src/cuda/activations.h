@@ -1,4 +1,4 @@
-// Activations as the kernels for few rows want them: integers of 8 or 16 bits with a step for each row and input tile.
+// Activations as the kernels for few rows take them: integers of 8 or 16 bits with a step for each row and input tile.
 #pragma once
 
 #include <cstdint>
@@ -15,13 +15,13 @@ struct Activations {
   const void* data;
   Type type;
   int rows;
-  bool pairs;  // K is even and the data so aligned that two neighbours are one load
+  bool pairs;  // K is even and the data so aligned that two neighbors are one load
 };
 
 DUALBINARY_DEVICE float load_value(const void* data, Type type, std::int64_t index) {
   if (type == Type::kFloat32) return static_cast<const float*>(data)[index];
   const std::uint16_t bits = static_cast<const std::uint16_t*>(data)[index];
-  return type == Type::kFloat16 ? simt::half_to_float(bits) : simt::bfloat_to_float(bits);
+  return type == Type::kFloat16 ? simt::f16_to_float(bits) : simt::bf16_to_float(bits);
 }
 
 DUALBINARY_DEVICE void store_value(void* data, Type type, std::int64_t index, float value) {
@@ -29,7 +29,7 @@ DUALBINARY_DEVICE void store_value(void* data, Type type, std::int64_t index, fl
     static_cast<float*>(data)[index] = value;
   } else {
     static_cast<std::uint16_t*>(data)[index] =
-        type == Type::kFloat16 ? simt::float_to_half(value) : simt::float_to_bfloat(value);
+        type == Type::kFloat16 ? simt::float_to_f16(value) : simt::float_to_bf16(value);
   }
 }
 
@@ -38,7 +38,7 @@ inline constexpr int kLaneInputs = 32;  // of a tile, for one t: the bits of a w
 // Below this, 1 / step would overflow; such a tile counts as zeros, an error below 1e-30 a weight of one.
 inline constexpr float kSmallestMagnitude = 1e-30f;
 
-// Two neighbours from an even index on, by one load.
+// Two neighbors from an even index on, by one load.
 DUALBINARY_DEVICE void load_pair(const void* data, Type type, std::int64_t index, float& first, float& second) {
   if (type == Type::kFloat32) {
     const simt::Words2 both = static_cast<const simt::Words2*>(data)[index / 2];
@@ -49,8 +49,8 @@ DUALBINARY_DEVICE void load_pair(const void* data, Type type, std::int64_t index
   const std::uint32_t both = static_cast<const std::uint32_t*>(data)[index / 2];
   const auto low = static_cast<std::uint16_t>(both);
   const auto high = static_cast<std::uint16_t>(both >> 16);
-  first = type == Type::kFloat16 ? simt::half_to_float(low) : simt::bfloat_to_float(low);
-  second = type == Type::kFloat16 ? simt::half_to_float(high) : simt::bfloat_to_float(high);
+  first = type == Type::kFloat16 ? simt::f16_to_float(low) : simt::bf16_to_float(low);
+  second = type == Type::kFloat16 ? simt::f16_to_float(high) : simt::bf16_to_float(high);
 }
 
 // The inputs of lane t in tile `tile` of a row, in the order of the bits of packed.h; zeros past K.
@@ -83,7 +83,7 @@ DUALBINARY_DEVICE void load_inputs(const Activations& x, std::int64_t row, int K
 // Lanes 4 i to 4 i + 3 of a warp must ask for t = 0 to 3 of one tile together, as they share the step. A tile with NaN
 // or infinity has the step NaN and integers 0.
 template <int kBits>
-DUALBINARY_DEVICE float quantise(const Activations& x, std::int64_t row, int K, int tile, int t,
+DUALBINARY_DEVICE float quantize(const Activations& x, std::int64_t row, int K, int tile, int t,
                                  std::uint32_t (&q)[kLaneInputs]) {
   constexpr float kRange = static_cast<float>((1 << (kBits - 1)) - 1);
   float values[kLaneInputs];

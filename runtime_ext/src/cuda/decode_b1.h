@@ -13,7 +13,7 @@ namespace dualbinary::cuda {
 
 // kSets: 1 for integers of 8 bits, 2 for 16.
 template <int P, int kSets, int kRowsOfX>
-struct BinaryMethod {
+struct BinaryMma {
   static constexpr int kPlanes = P;
   static constexpr int kRows = kRowsOfX;
   static constexpr int kBits = 8 * kSets;

@@ -7,13 +7,13 @@ namespace {
 
 constexpr int kMaxRows = 16;
 
-// Calls body.operator()<Method>() for what the call needs.
+// Calls body.operator()<Mma>() for what the call needs.
 template <class Body>
-auto for_method(const Call& call, const Body& body) {
+auto for_mma(const Call& call, const Body& body) {
   return for_planes(call.weight.P, [&]<int P>() {
     const auto for_rows = [&]<int kSets>() {
-      return call.x.rows <= 8 ? body.template operator()<ByteMethod<P, kSets, 1>>()
-                              : body.template operator()<ByteMethod<P, kSets, 2>>();
+      return call.x.rows <= 8 ? body.template operator()<ByteMma<P, kSets, 1>>()
+                              : body.template operator()<ByteMma<P, kSets, 2>>();
     };
     return call.accuracy_level == 0 ? for_rows.template operator()<2>() : for_rows.template operator()<1>();
   });
@@ -21,23 +21,18 @@ auto for_method(const Call& call, const Body& body) {
 
 bool suits(const Call& call) { return call.x.rows <= kMaxRows; }
 
-// Always prepared: eight rows are too much to make in every block.
+// Always prepared: eight rows are too much to make in every thread block.
 std::size_t workspace(const Call& call) {
-  return for_method(call, [&]<class Method>() { return operand_bytes<Method>(call.weight); });
+  return for_mma(call, [&]<class Mma>() { return operand_bytes<Mma>(call.weight); });
 }
 
 void launch(const Call& call) {
-  for_method(call, [&]<class Method>() { launch_decode<Method, true>(call); });
+  for_mma(call, [&]<class Mma>() { launch_decode<Mma, true>(call); });
 }
 
 }  // namespace
 
-const Kernel decode_s8 = {.name = "decode_s8",
-                          .max_rows = kMaxRows,
-                          .min_capability = 80,
-                          .max_capability = 129,
-                          .suits = suits,
-                          .workspace = workspace,
-                          .launch = launch};
+const CudaKernel decode_s8 = {
+    .name = "decode_s8", .max_rows = kMaxRows, .suits = suits, .workspace = workspace, .launch = launch};
 
 }  // namespace dualbinary::cuda

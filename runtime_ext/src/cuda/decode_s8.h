@@ -13,15 +13,15 @@ namespace dualbinary::cuda {
 
 // kSets: 1 for integers of 8 bits, 2 for 16. kBlocks: of eight rows of X.
 template <int P, int kSets, int kBlocks>
-struct ByteMethod {
+struct ByteMma {
   static constexpr int kPlanes = P;
   static constexpr int kRows = 8 * kBlocks;
   static constexpr int kBits = 8 * kSets;
   // Integer sums of all planes at once need registers: 80 at four planes, 16 rows and 16 bits.
   static constexpr int kSumRegisters = (P + 1) * kBlocks * kSets * 4;
   static constexpr int kBlocksOfMultiprocessor = kSumRegisters <= 16 ? 3 : kSumRegisters <= 48 ? 2 : 1;
-  // [part][row][t][set and half]: a lane reads all that it needs of a part at once, and the lanes of a block of rows
-  // one another's neighbours.
+  // [part][row][t][set and half]: a lane reads all that it needs of a part at once, and the lanes of eight rows
+  // next to one another.
   static constexpr int kLaneWords = 2 * kSets;
   static constexpr int kPartWords = kRows * 4 * kLaneWords;
   static constexpr int kStepWords = kRows + 4;  // the last four are padding, against conflicts of banks

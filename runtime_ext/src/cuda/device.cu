@@ -34,7 +34,7 @@ Device describe(int index) {
 }
 
 // Allocations are not allowed while another thread captures a graph, unless a thread says that it knows what it does:
-// nothing of ours depends on the captured work.
+// no allocation here depends on the captured work.
 class DuringCapture {
  public:
   DuringCapture() { (void)cudaThreadExchangeStreamCaptureMode(&mode_); }

@@ -1,4 +1,4 @@
-// The devices and their memory, as far as the launcher needs them. Errors are std::runtime_error.
+// The devices and their memory, as far as the C interface needs them. Errors are std::runtime_error.
 #pragma once
 
 #include <cstddef>
@@ -50,8 +50,8 @@ using DeviceMemory = std::unique_ptr<void, FreeOnDevice>;
 // On the current device, which is `index`. Throws std::bad_alloc.
 DeviceMemory allocate_on(int index, std::size_t bytes);
 
-// A stream of its own on the current device: work on it neither waits for other streams nor disturbs their being
-// captured into graphs, by whatever thread.
+// A new stream on the current device: work on it neither waits for other streams nor disturbs their
+// capture into graphs, by any thread.
 class Stream {
  public:
   Stream();

@@ -1,4 +1,4 @@
-// The kernels for products, fastest first: what the launcher chooses from, and tests and benchmarks list.
+// Kernels for products on CUDA devices, and the choice among them.
 #pragma once
 
 #include <cstddef>
@@ -18,35 +18,40 @@ struct Call {
   int multiprocessors;
   Activations x;
   void* y;
-  std::uint8_t* workspace;  // aligned to 256 bytes
+  std::uint8_t* workspace;  // aligned to contract::kCudaWorkspaceAlignment bytes
   void* stream;
 };
 
-struct Kernel {
+struct CudaKernel {
   const char* name;
-  int max_rows;  // of X
-  int min_capability;
-  int max_capability;
-  bool (*suits)(const Call&);             // whether it is the one to choose, if none before it is
+  int max_rows;                           // of X
+  bool (*suits)(const Call&);             // true if it is the one to choose where none before it is
   std::size_t (*workspace)(const Call&);  // bytes; reads neither the pointers nor the stream
   void (*launch)(const Call&);
 };
 
-extern const Kernel decode_b1;
-extern const Kernel decode_s8;
-extern const Kernel prefill_wgmma;
-extern const Kernel prefill_mma;
+#define DUALBINARY_CUDA_KERNEL(symbol, minimum, maximum) extern const CudaKernel symbol;
+#include "cuda/kernels.inc"
+#undef DUALBINARY_CUDA_KERNEL
 
-std::span<const Kernel* const> inventory();
+// A line of kernels.inc.
+struct InventoryRow {
+  const CudaKernel* kernel;
+  int min_capability;  // of a device; 90 for 9.0
+  int max_capability;
+};
+
+// The kernels of this build, fastest first.
+std::span<const InventoryRow> inventory();
 
 // Throws std::invalid_argument where no kernel runs on a device.
 void check_device(int capability);
 
 // The first of the inventory that runs on a device of that capability and suits the call.
-const Kernel& choose_kernel(const Call& call, int capability);
+const CudaKernel& choose_kernel(const Call& call, int capability);
 
-// The kernel of that name. Throws std::invalid_argument, and says what there is, where it is unknown, or cannot take
+// The kernel of that name. Throws std::invalid_argument, which lists the kernels, where it is unknown, or cannot take
 // `rows` rows or run on a device of that capability.
-const Kernel& kernel_named(std::string_view name, int rows, int capability);
+const CudaKernel& kernel_named(std::string_view name, int rows, int capability);
 
 }  // namespace dualbinary::cuda

@@ -1,7 +1,7 @@
-// Weights as halves: two planes make four levels, {0, a1, a2, a1 + a2} plus the offset, chosen by a byte permutation.
+// Weights as float16: two planes make four levels, {0, a1, a2, a1 + a2} plus the offset, chosen by a byte permutation.
 //
 // Eight weights of a row cost two shifts, two logic operations and eight permutations, at one and a half instructions a
-// weight, against the 32 to 256 products that each takes part in. More than two planes are pairs, added as halves.
+// weight, against the 32 to 256 products that each takes part in. More than two planes are pairs, added in float16.
 #pragma once
 
 #include <cstdint>
@@ -14,15 +14,15 @@ namespace dualbinary::cuda {
 template <int P>
 inline constexpr int kPairs = (P + 1) / 2;
 
-// Four levels of one row, group and pair of planes, split into low and high bytes. Each is rounded to a half once.
+// Four levels of one row, group and pair of planes, split into low and high bytes. Each is rounded to float16 once.
 struct Levels {
   std::uint32_t low;
   std::uint32_t high;
 };
 
 DUALBINARY_DEVICE Levels make_levels(float base, float first, float second) {
-  const std::uint32_t lower = simt::halves(base, base + first);
-  const std::uint32_t upper = simt::halves(base + second, base + first + second);
+  const std::uint32_t lower = simt::f16_pair(base, base + first);
+  const std::uint32_t upper = simt::f16_pair(base + second, base + first + second);
   return {simt::permute_bytes(lower, upper, 0x6420), simt::permute_bytes(lower, upper, 0x7531)};
 }
 
@@ -59,8 +59,8 @@ DUALBINARY_DEVICE RowLevels<P> load_levels(const PackedWeight& weight, int row_t
 }
 
 // Eight weights of part `s`, two in a word: the inputs j of packed.h in their order. `second` is 0 for a lone plane.
-DUALBINARY_DEVICE void decode_levels(const Levels& levels, std::uint32_t first, std::uint32_t second, int s,
-                                     std::uint32_t (&words)[4]) {
+DUALBINARY_DEVICE void dequantize_part(const Levels& levels, std::uint32_t first, std::uint32_t second, int s,
+                                       std::uint32_t (&words)[4]) {
   const std::uint32_t choice = (first >> s & 0x11111111u) | (second >> s & 0x11111111u) << 1;
   DUALBINARY_UNROLL
   for (int i = 0; i < 2; ++i) {
@@ -72,22 +72,22 @@ DUALBINARY_DEVICE void decode_levels(const Levels& levels, std::uint32_t first, 
   }
 }
 
-// A of the two products of halves that take part `s`: `words` are those of the lane's tile (decode.h).
+// A of the two float16 products that take part `s`: `words` are those of the lane's tile (tile_ring.h).
 template <int P>
-DUALBINARY_DEVICE void decode_fragments(const RowLevels<P>& levels, const std::uint32_t (&words)[2 * P], int s,
-                                        std::uint32_t (&a)[2][4]) {
+DUALBINARY_DEVICE void dequantize_fragments(const RowLevels<P>& levels, const std::uint32_t (&words)[2 * P], int s,
+                                            std::uint32_t (&a)[2][4]) {
   DUALBINARY_UNROLL
   for (int half = 0; half < 2; ++half) {
     std::uint32_t row[4];
-    decode_levels(levels.of[0][half], words[half], P > 1 ? words[P > 1 ? 2 + half : 0] : 0, s, row);
+    dequantize_part(levels.of[0][half], words[half], P > 1 ? words[P > 1 ? 2 + half : 0] : 0, s, row);
     DUALBINARY_UNROLL
     for (int pair = 1; pair < kPairs<P>; ++pair) {
       std::uint32_t more[4];
       const int p = 2 * pair;
-      decode_levels(levels.of[pair][half], words[2 * p + half], p + 1 < P ? words[p + 1 < P ? 2 * p + 2 + half : 0] : 0,
-                    s, more);
+      dequantize_part(levels.of[pair][half], words[2 * p + half],
+                      p + 1 < P ? words[p + 1 < P ? 2 * p + 2 + half : 0] : 0, s, more);
       DUALBINARY_UNROLL
-      for (int i = 0; i < 4; ++i) row[i] = simt::add_halves(row[i], more[i]);
+      for (int i = 0; i < 4; ++i) row[i] = simt::add_f16_pairs(row[i], more[i]);
     }
     // Words 0 and 2 hold the first two columns of a fragment, 1 and 3 those eight columns further.
     DUALBINARY_UNROLL

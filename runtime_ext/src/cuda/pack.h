@@ -96,7 +96,7 @@ pack_factors(PackedWeight w, PlainWeight plain, CodeRules rules, float* packed, 
   if (at.n < w.N) {
     const std::int64_t row = (static_cast<std::int64_t>(at.c) * w.N + at.n) * (w.groups + rules.factor_bytes);
     const auto* bytes = static_cast<const std::uint8_t*>(plain.scales) + row;
-    factor = simt::half_to_float(static_cast<std::uint16_t>(bytes[0] | bytes[1] << 8));
+    factor = simt::f16_to_float(static_cast<std::uint16_t>(bytes[0] | bytes[1] << 8));
   }
   packed[index] = factor / static_cast<float>(rules.unit);
 }

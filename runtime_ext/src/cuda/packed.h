@@ -1,4 +1,4 @@
-// The packed form of a weight on a device: one copy, in the order of the fragments of all matrix instructions at once.
+// Packed form of a weight on a device: one copy, in the order of the fragments of all matrix instructions at once.
 //
 // Rows (outputs) come in tiles of 16, inputs in tiles of 128. Of a tile and a plane, lane l of a warp has two words: of
 // row l / 4 and of row l / 4 + 8; with t = l % 4, bit 4 j + s of a word is input
@@ -8,7 +8,7 @@
 //   - As they are, the words are A of mma_b1: its order of inputs does not matter as long as B has the same.
 //   - Byte b of (word << 7 - i) & 0x80808080 is bit 8 b + i, that is j = 2 b + i / 4 and s = i % 4. For i = s and s + 4
 //     these are A of mma_u8 for the 32 inputs of part s.
-//   - (word >> s) & 0x11111111 has in its eight nibbles the eight halves of two A of mma_f16 and wgmma, for the first
+//   - (word >> s) & 0x11111111 has in its eight nibbles the eight weights of two A of mma_f16 and wgmma, for the first
 //     and second 16 inputs of part s in their natural order, ready to select one of a few levels (levels.h).
 //
 // A group of the contract has a multiple of 32 inputs, so that each part s of a tile lies in one group.
@@ -17,12 +17,13 @@
 //   scales    [row tiles][groups][C][8][2]: of rows r and r + 8; as stored, but int8 code - zero where they are codes
 //   factors   float [row tiles][C][8][2]: factor / unit; only beside codes
 //
-// Rows past N and inputs past K have zero bits, and the rows zero scales. Behind the last scales lie those of another
-// tile's groups, unused, so that copies of whole tiles need not look where the row ends.
+// Rows past N and inputs past K have zero bits, and the rows zero scales. After the last scales there is room for
+// another tile's groups, unused, so that copies of whole tiles need not look where the row ends.
 #pragma once
 
 #include <cstdint>
 
+#include "contract.h"
 #include "cuda/simt/simt.h"
 
 namespace dualbinary::cuda {
@@ -31,7 +32,6 @@ inline constexpr int kTileRows = 16;
 inline constexpr int kTileInputs = 128;
 inline constexpr int kPartInputs = 32;  // a part: what one bit s of every nibble holds
 inline constexpr int kParts = kTileInputs / kPartInputs;
-inline constexpr int kMaxPlanes = 4;
 
 // The input of a tile that bit `bit` of a word of the lanes with l % 4 = t holds.
 DUALBINARY_HOST_DEVICE constexpr int input_of_bit(int t, int bit) {
@@ -64,10 +64,10 @@ struct Pair {
   float high;  // of row r + 8
 };
 
-// Of a weight for a device: with so few parts the product with group_inverse is as good as the division.
-inline constexpr int kMaxInputs = 1 << 20;
+static_assert(contract::kCudaMaxK <= 1 << 20);
 
 // The group of part `part`, counted over the whole row; of a part that lies before the row's last input.
+// With so few inputs the product with group_inverse is as good as the division.
 DUALBINARY_DEVICE int group_of_input(const PackedWeight& w, int part) {
   return static_cast<int>(simt::multiply_high(static_cast<std::uint32_t>(part) << 1, w.group_inverse));
 }
@@ -99,13 +99,13 @@ template <Scales kType, class Array>
 DUALBINARY_DEVICE Pair read_line(const PackedWeight& w, const Array& line, int row_tile, int c, int r) {
   if constexpr (kType == Scales::kFloat16) {
     const std::uint32_t both = line.word(r);
-    return {simt::half_to_float(static_cast<std::uint16_t>(both)),
-            simt::half_to_float(static_cast<std::uint16_t>(both >> 16))};
+    return {simt::f16_to_float(static_cast<std::uint16_t>(both)),
+            simt::f16_to_float(static_cast<std::uint16_t>(both >> 16))};
   } else if constexpr (kType == Scales::kFloat32) {
     const simt::Words2 both = line.words2(r);
     return {simt::float_of(both.w[0]), simt::float_of(both.w[1])};
   } else {
-    const std::uint16_t codes = line.half(r);
+    const std::uint16_t codes = line.u16(r);
     const float* factors = w.factors + ((static_cast<std::int64_t>(row_tile) * w.C + c) * 8 + r) * 2;
     return {static_cast<float>(static_cast<std::int8_t>(codes)) * factors[0],
             static_cast<float>(static_cast<std::int8_t>(codes >> 8)) * factors[1]};

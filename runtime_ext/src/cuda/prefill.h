@@ -1,17 +1,16 @@
-// What the kernels of many rows share: a weight's rows decoded to fragments A, X in shared memory as B, and the
-// outputs.
+// Parts of the kernels of many rows: a weight's rows dequantized to fragments A, X in shared memory as B, and outputs.
 //
 // The product is computed as W X^T: outputs are the rows of the matrix instruction and tokens its columns, so that the
 // weights go from global memory through registers, and only X passes through shared memory. X comes in stages of 64
-// inputs by asynchronous copies: a stage is [tokens][64 halves], 128 bytes a token, whose eight chunks of 16 bytes are
-// permuted by the token's number (the 128-byte swizzle of wgmma), so that reads of eight tokens meet no bank twice.
+// inputs by asynchronous copies: a stage is [tokens][64] in float16, 128 bytes a token, whose eight chunks of 16 bytes
+// are permuted by the token's number (the 128-byte swizzle of wgmma), so that reads of eight tokens meet no bank twice.
 #pragma once
 
 #include <cstdint>
 
 #include "cuda/activations.h"
+#include "cuda/activations_f16.h"
 #include "cuda/exact.h"
-#include "cuda/halves.h"
 #include "cuda/levels.h"
 #include "cuda/packed.h"
 #include "cuda/simt/simt.h"
@@ -28,7 +27,7 @@ inline constexpr int kChunks = kTokenBytes / kChunkBytes;
 
 struct PrefillArguments {
   PackedWeight weight;
-  HalfRows tokens;
+  F16Rows tokens;
   Activations x;  // for results that are not finite
   void* y;
 };
@@ -85,13 +84,13 @@ DUALBINARY_DEVICE TileWords<P> load_tile(const PackedWeight& weight, int row_til
   return words;
 }
 
-// The levels of a row tile, made anew where a group begins.
+// The levels of a row tile, made again where a group begins.
 template <int P>
-class RowDecoder {
+class RowDequantizer {
  public:
-  RowDecoder() = default;
+  RowDequantizer() = default;
   // `row_tile` may lie past the last one; it then repeats that, and its outputs are not written.
-  DUALBINARY_DEVICE RowDecoder(const PackedWeight& weight, int row_tile, int lane)
+  DUALBINARY_DEVICE RowDequantizer(const PackedWeight& weight, int row_tile, int lane)
       : row_tile_(row_tile < weight.row_tiles ? row_tile : weight.row_tiles - 1), lane_(lane) {}
 
   // Words of input tile `tile`; tiles past the end are zeros.
@@ -101,14 +100,14 @@ class RowDecoder {
   }
 
   // Fragments A of the two products that take part `s` of the tile.
-  DUALBINARY_DEVICE void decode(const PackedWeight& weight, const TileWords<P>& words, int tile, int s,
-                                std::uint32_t (&a)[2][4]) {
+  DUALBINARY_DEVICE void dequantize(const PackedWeight& weight, const TileWords<P>& words, int tile, int s,
+                                    std::uint32_t (&a)[2][4]) {
     const int group = group_of(weight, kParts * tile + s);
     if (group != group_) {
       group_ = group;
       levels_ = load_levels<P>(weight, row_tile_, group, lane_ / 4);
     }
-    decode_fragments<P>(levels_, words.w, s, a);
+    dequantize_fragments<P>(levels_, words.w, s, a);
   }
 
  private:
@@ -118,7 +117,7 @@ class RowDecoder {
   RowLevels<P> levels_{};
 };
 
-// Sums of a block on their way to Y, in shared memory: [token][kRows + kPadding].
+// Sums of a thread block on their way to Y, in shared memory: [token][kRows + kPadding].
 inline constexpr int kPadding = 4;
 
 // Puts fragment D of rows `row` + r and tokens 8 `block`.. into `sums`.

@@ -1,6 +1,8 @@
 #include <climits>
 
-#include "cuda/prefill_launch.h"
+#include "cuda/activations_f16.h"
+#include "cuda/for_planes.h"
+#include "cuda/inventory.h"
 #include "cuda/prefill_mma.h"
 
 namespace dualbinary::cuda {
@@ -16,7 +18,7 @@ int blocks_of(const Call& call) {
 }
 
 template <int P, int kTokens, int kRowTiles, int kSplit>
-void launch_shape(const Call& call, const HalfRows& tokens) {
+void launch_shape(const Call& call, const F16Rows& tokens) {
   using Shape = MmaShape<P, kTokens, kRowTiles, kSplit>;
   const simt::Grid grid{static_cast<unsigned>(blocks_of<Shape>(call)),
                         static_cast<unsigned>((tokens.tokens + kTokens - 1) / kTokens)};
@@ -25,11 +27,11 @@ void launch_shape(const Call& call, const HalfRows& tokens) {
 }
 
 void launch(const Call& call) {
-  const HalfRows tokens = make_halves(call);
+  const F16Rows tokens = make_f16_rows(call);
   for_planes(call.weight.P, [&]<int P>() {
     if (tokens.tokens <= 32) return launch_shape<P, 32, 1, 4>(call, tokens);
     if (tokens.tokens <= 64) return launch_shape<P, 64, 1, 2>(call, tokens);
-    // Large blocks once there are enough of them: a weight is then decoded for 128 tokens instead of 64.
+    // Large thread blocks once there are enough of them: a weight is then dequantized for 128 tokens instead of 64.
     using Large = MmaShape<P, 128, kRowTilesOfWarp<P>, 1>;
     const std::int64_t blocks = std::int64_t{blocks_of<Large>(call)} * ((tokens.tokens + 127) / 128);
     if (blocks < call.multiprocessors) return launch_shape<P, 64, 1, 2>(call, tokens);
@@ -39,12 +41,10 @@ void launch(const Call& call) {
 
 }  // namespace
 
-const Kernel prefill_mma = {.name = "prefill_mma",
-                            .max_rows = INT_MAX / 2,
-                            .min_capability = 80,
-                            .max_capability = 129,
-                            .suits = [](const Call&) { return true; },
-                            .workspace = halves_workspace,
-                            .launch = launch};
+const CudaKernel prefill_mma = {.name = "prefill_mma",
+                                .max_rows = INT_MAX / 2,
+                                .suits = [](const Call&) { return true; },
+                                .workspace = f16_workspace,
+                                .launch = launch};
 
 }  // namespace dualbinary::cuda

@@ -1,7 +1,7 @@
 // Many rows by mma.sync, for every architecture.
 //
-// Four warps. With few tokens they split the inputs among them, so that enough blocks and loads are in flight; with
-// many each has two row tiles, so that a fragment of X from shared memory serves two products.
+// Four warps. With few tokens they split the inputs among them, so that enough thread blocks and loads are in flight;
+// with many each has two row tiles, so that a fragment of X from shared memory serves two products.
 #pragma once
 
 #include <cstdint>
@@ -14,7 +14,7 @@ inline constexpr int kMmaWarps = 4;
 inline constexpr int kMmaThreads = kMmaWarps * simt::kLanes;
 inline constexpr int kMmaStages = 4;
 
-// kTokens of X and kRowTiles x kRowWarps row tiles a block; kSplit warps share the inputs of a row tile.
+// kTokens of X and kRowTiles x kRowWarps row tiles per thread block; kSplit warps share the inputs of a row tile.
 template <int P, int kTokens, int kRowTiles, int kSplit>
 struct MmaShape {
   static constexpr int kRowWarps = kMmaWarps / kSplit;
@@ -55,11 +55,11 @@ prefill_mma_kernel(DUALBINARY_ARGUMENT PrefillArguments a) {
     simt::commit_copies();  // an empty group too: the waits count groups
   };
 
-  RowDecoder<P> rows[kRowTiles] = {};
+  RowDequantizer<P> rows[kRowTiles] = {};
   TileWords<P> next[kRowTiles];
   DUALBINARY_UNROLL
   for (int i = 0; i < kRowTiles; ++i) {
-    rows[i] = RowDecoder<P>(a.weight, first_row_tile + i, lane);
+    rows[i] = RowDequantizer<P>(a.weight, first_row_tile + i, lane);
     next[i] = rows[i].load(a.weight, split);
   }
   DUALBINARY_UNROLL
@@ -87,11 +87,11 @@ prefill_mma_kernel(DUALBINARY_ARGUMENT PrefillArguments a) {
         std::uint32_t weights[kRowTiles][2][4];
         DUALBINARY_UNROLL
         for (int i = 0; i < kRowTiles; ++i) {
-          rows[i].decode(a.weight, words[i], tile, kStageParts * half + part, weights[i]);
+          rows[i].dequantize(a.weight, words[i], tile, kStageParts * half + part, weights[i]);
         }
         DUALBINARY_UNROLL
         for (int block = 0; block < kBlocks; ++block) {
-          // Matrix lane / 8 is chunk 4 part + lane / 8 of the eight tokens of the block.
+          // Matrix lane / 8 is chunk 4 part + lane / 8 of these eight tokens.
           std::uint32_t b[4];
           simt::load_matrices(b, x + chunk_offset(8 * block + lane % 8, 4 * part + lane / 8));
           DUALBINARY_UNROLL

@@ -1,6 +1,6 @@
 // Many rows by wgmma, for compute capability 9.0: weights are A in registers, X is B in shared memory.
 //
-// Two warpgroups of 64 rows each. While the tensor cores work on one stage, the warps decode the weights of the next
+// Two warpgroups of 64 rows each. While the tensor cores work on one stage, the warps dequantize those of the next
 // into the other half of the registers for A.
 #pragma once
 
@@ -44,7 +44,7 @@ prefill_wgmma_kernel(DUALBINARY_ARGUMENT PrefillArguments a) {
     simt::commit_copies();
   };
 
-  RowDecoder<P> rows(a.weight, simt::block_x() * (kWgmmaRows / kTileRows) + warp, lane);
+  RowDequantizer<P> rows(a.weight, simt::block_x() * (kWgmmaRows / kTileRows) + warp, lane);
   TileWords<P> next = rows.load(a.weight, 0);
   copy(0);
   copy(1);
@@ -61,7 +61,7 @@ prefill_wgmma_kernel(DUALBINARY_ARGUMENT PrefillArguments a) {
       // The products that read these registers two stages ago have been waited for.
       DUALBINARY_UNROLL
       for (int part = 0; part < kStageParts; ++part) {
-        rows.decode(a.weight, words, tile, kStageParts * half + part, weights[half][part]);
+        rows.dequantize(a.weight, words, tile, kStageParts * half + part, weights[half][part]);
       }
       simt::wait_copies<1>();
       simt::publish_shared();

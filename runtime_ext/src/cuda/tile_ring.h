@@ -1,8 +1,8 @@
 // A warp's way through the weight: tiles of planes and scales on their way to shared memory while others are in use.
 //
-// The warps of a block share the input tiles of a row tile: warp w has w, w + 8, ... and then those of the block's next
-// row tile, without a pause. Each warp has a ring of its own, filled by asynchronous copies, so that no registers are
-// held for what is under way, and no other warp is waited for.
+// The warps of a thread block share the input tiles of a row tile: warp w has w, w + 8, ... and then those of the
+// block's next row tile, without a pause. Each warp has its own ring, filled by asynchronous copies, so that no
+// registers are held for what is under way, and no other warp is waited for.
 #pragma once
 
 #include <cstdint>

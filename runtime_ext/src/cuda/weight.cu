@@ -2,7 +2,6 @@
 #include <stdexcept>
 #include <string>
 
-#include "contract.h"
 #include "cuda/pack.h"
 #include "cuda/weight.h"
 
@@ -32,31 +31,15 @@ PackedWeight describe(const Shape& shape) {
 
 }  // namespace
 
-void check_supported(const Shape& shape) {
-  if (shape.layout != contract::kLayoutPlain) {
-    throw std::invalid_argument(std::string("layout ") + layout_name(shape.layout) +
-                                ": CUDA kernels read the layout plain alone. Convert the file: dualbinary relayout "
-                                "FILE OUT --layout plain");
-  }
-  if (shape.planes > kMaxPlanes) {
-    throw std::invalid_argument("number of planes: CUDA kernels take 1 to " + std::to_string(kMaxPlanes) + ", got " +
-                                std::to_string(shape.planes) + "; the CPU provider runs this weight");
-  }
-  if (shape.K > kMaxInputs) {
-    throw std::invalid_argument("K: CUDA kernels take at most " + std::to_string(kMaxInputs) + ", got " +
-                                std::to_string(shape.K) + "; the CPU provider runs this weight");
-  }
-}
-
-DeviceWeight::DeviceWeight(const Shape& shape, const Stored& stored, int accuracy_level, const Device& device)
-    : device_(device), accuracy_level_(accuracy_level), packed_(describe(shape)) {
+DeviceWeight::DeviceWeight(const Shape& shape, const Stored& stored, const Device& device)
+    : device_(device), accuracy_level_(static_cast<int>(shape.accuracy_level)), packed_(describe(shape)) {
   check_factors(shape, stored.scales);
   check_device(device_.capability);
   const DeviceScope scope(device_.index);
   pack(stored, shape);
 }
 
-const Kernel& DeviceWeight::kernel(const char* name, const Call& call) const {
+const CudaKernel& DeviceWeight::kernel(const char* name, const Call& call) const {
   return name == nullptr ? choose_kernel(call, device_.capability)
                          : kernel_named(name, call.x.rows, device_.capability);
 }

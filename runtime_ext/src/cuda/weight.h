@@ -11,19 +11,16 @@
 
 namespace dualbinary::cuda {
 
-// Throws std::invalid_argument, and says the way out, where the kernels cannot take a weight that the contract allows.
-void check_supported(const Shape& shape);
-
 class DeviceWeight {
  public:
-  // `shape` is one that check_supported() accepts; `stored` is in host memory, and not needed afterwards. Throws
+  // `shape` is one that check_cuda_limits() accepts; `stored` is in host memory, and not needed afterwards. Throws
   // std::invalid_argument, and std::bad_alloc where the device's memory is too small.
-  DeviceWeight(const Shape& shape, const Stored& stored, int accuracy_level, const Device& device);
+  DeviceWeight(const Shape& shape, const Stored& stored, const Device& device);
 
   // The kernel that `name` asks for, or the best for the call. Throws std::invalid_argument.
-  const Kernel& kernel(const char* name, const Call& call) const;
+  const CudaKernel& kernel(const char* name, const Call& call) const;
 
-  // A product by this weight; what it works on is the caller's to fill in.
+  // A product by this weight, to which the caller adds the data.
   Call call() const { return {packed_, accuracy_level_, device_.multiprocessors, {}, nullptr, nullptr, nullptr}; }
 
   const Device& device() const { return device_; }

@@ -1,21 +1,22 @@
-// The level kernel, for calls of many rows on Arm CPUs with int8 matrix multiplication (i8mm). Its maths: kernel.h.
+// Level kernel, for calls of many rows on Arm CPUs with int8 matrix multiplication (i8mm). Its maths: kernel.h.
 //
-// It reads the packed form of the NEON table kernels. For each segment of a block it decodes the planes to bytes once,
-// and multiplies them with all rows of the tile: usmmla multiplies two outputs by two rows over 8 inputs, 32 products
-// of whole weights, where the table kernel's two instructions add up 32 inputs of one plane. Decoding takes about 3 P +
-// 3 instructions for 16 weights, so it pays from kMinRows rows on (P = 2; benchmarks/kernels/instruction_count.py).
+// It reads the packed form of the NEON table kernels. For each segment of an output block it makes bytes of the planes
+// once, and multiplies them with all rows of the tile: usmmla multiplies two outputs by two rows over 8 inputs, 32
+// products of whole weights, where the table kernel's two instructions add up 32 inputs of one plane. The bytes take
+// about 3 P + 3 instructions for 16 weights, so it pays from kMinRows rows on (P = 2;
+// benchmarks/kernels/instruction_count.py).
 //
 // Error, beside float rounding, in a segment: an input is off by at most half a step, and what that makes of the
-// weights' centre c is put right by the exact sum of the inputs, so that a weight w adds |w - c| * step / 2; a level is
+// weights' center c is put right by the exact sum of the inputs, so that a weight w adds |w - c| * step / 2; a level is
 // off by at most half its step, (sum of |scales|) / 255 / 2, times |x|. For Gaussian inputs and random planes the first
 // gives at most 6.5e-3 of the result's norm at 128 inputs a segment. Rounded levels err by 0.29 steps (uniform), of a
 // range R / 255, and the deviation of the levels is at least R / (2 sqrt(P)), which makes up to 0.29 / 255 * 2 sqrt(P)
 // = 3.2e-3 at P = 2 and 4.6e-3 at P = 4. Together 7.2e-3 and 7.9e-3, within level 4's 8e-3. The offset is part of the
 // levels: by itself it could be far larger than the weights.
 #include "contract.h"
+#include "kernels/blocks-inl.h"
 #include "kernels/inventory.h"
 #include "kernels/neon_block.h"
-#include "kernels/table-inl.h"
 
 namespace dualbinary {
 namespace {
@@ -27,24 +28,34 @@ constexpr float kLevelRange = 255;
 constexpr int kMaxLevelPlanes = 4;  // a lookup has 16 entries; more planes take another pass
 constexpr int kLevels = 1 << kMaxLevelPlanes;
 constexpr int kStepInputs = 8;  // of one usmmla
-constexpr int kOutputs = NeonBlock::kBlockRows;
+constexpr int kOutputs = NeonBlock::kBlockOutputs;
 constexpr int kOutputPairs = kOutputs / 2;
 constexpr std::size_t kVector = NeonBlock::kVector;
 
-// Where input i of sixteen goes: decoding finds its bit in lane 2t or 2t + 1 for bit t of an output's two bytes, see
+// Place of input i of sixteen: spread_bits() finds its bit in lane 2t or 2t + 1 for bit t of an output's two bytes, see
 // neon_block.h. Entry j is the input in place j.
 alignas(16) constexpr std::uint8_t kInputOrder[16] = {0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15};
 
 // ---- Rows of X: bytes, [segment][pair of rows][step of 8 inputs][row of the pair][8].
 
+// One segment of a row of X, beside the bytes.
+struct LevelTerms {
+  float step;
+  std::int32_t sum;  // of the bytes
+  float remainder;   // sum of the inputs - step * sum
+};
+
+using LevelForm = PreparedForm<LevelTerms, 1, 2>;
+using LevelView = SegmentView<LevelTerms>;
+
 // Bytes of one segment of one row to `out`, eight of every sixteen. Returns false where they cannot represent x.
 template <class T>
-bool build_bytes(const T* x, std::int64_t count, std::int64_t size, std::uint8_t* out, Segment& segment) {
+bool build_bytes(const T* x, std::int64_t count, std::int64_t size, std::uint8_t* out, LevelTerms& terms) {
   alignas(64) float values[kMaxSegment];
   F32x16 sum = F32x16::set(0);
   F32x16 largest = F32x16::set(0);
   F32x16 magnitude = F32x16::set(0);
-  for (std::int64_t k = 0; k < size; k += kTableEntries) {
+  for (std::int64_t k = 0; k < size; k += kFloats) {
     const F32x16 v = load_activations<F32x16>(x + k, count - k);
     v.store(values + k);
     sum = F32x16::add(sum, v);
@@ -53,13 +64,13 @@ bool build_bytes(const T* x, std::int64_t count, std::int64_t size, std::uint8_t
   }
   const float range = largest.reduce_max();
   const float step = range / kInputRange;
-  segment = {0, 0, 0};
-  // As in build_segment: NaN, infinity, sums that overflow, and steps without bits.
+  terms = {0, 0, 0};
+  // As in build_segment() of table-inl.h: NaN, infinity, sums that overflow, and steps without bits.
   if (!(magnitude.reduce_add() <= FLT_MAX) || (range > 0 && step < FLT_MIN)) return false;
   const F32x16 inverse = F32x16::set(range > 0 ? 1 / step : 0);
   const uint8x16_t order = vld1q_u8(kInputOrder);
   std::int32_t total = 0;
-  for (std::int64_t k = 0; k < size; k += kTableEntries) {
+  for (std::int64_t k = 0; k < size; k += kFloats) {
     const F32x16 v = F32x16::multiply(F32x16::load(values + k), inverse);
     uint32x4_t words[4];
     for (int i = 0; i < 4; ++i) words[i] = vreinterpretq_u32_s32(v.rounded(i));
@@ -69,72 +80,68 @@ bool build_bytes(const T* x, std::int64_t count, std::int64_t size, std::uint8_t
     vst1_u8(out + kVector, vget_high_u8(bytes));
     out += 2 * kVector;
   }
-  segment = {step, total, sum.reduce_add() - step * static_cast<float>(total)};
+  terms = {step, total, sum.reduce_add() - step * static_cast<float>(total)};
   return true;
 }
 
-template <class T>
-bool build_row(const Shape& shape, const T* x, std::int64_t row, const Tables& tables) {
-  const std::int64_t paired_rows = tables.rows + tables.rows % 2;
-  bool regular = true;
-  for (std::int64_t s = 0; s < shape.segments; ++s) {
-    const std::int64_t k = s * shape.segment_size;
-    std::uint8_t* out = tables.entries + (s * paired_rows + (row & ~std::int64_t{1})) * shape.segment_size;
-    regular &= build_bytes(x + k, shape.K - k, shape.segment_size, out + (row & 1) * kStepInputs,
-                           tables.segments[s * tables.rows + row]);
-  }
-  return regular;
+bool prepare_level_row(const Shape& shape, const Activations& x, std::int64_t row, const PreparedRows& prepared) {
+  const std::int64_t stored_rows = LevelForm::stored_rows(prepared.rows);
+  LevelTerms* terms = LevelForm::terms(shape, prepared);
+  return with_row(shape, x, row, [&](const auto* values) {
+    bool regular = true;
+    for (std::int64_t s = 0; s < shape.segments; ++s) {
+      const std::int64_t k = s * shape.segment_size;
+      std::uint8_t* out = prepared.data + (s * stored_rows + (row & ~std::int64_t{1})) * shape.segment_size;
+      regular &= build_bytes(values + k, shape.K - k, shape.segment_size, out + (row & 1) * kStepInputs,
+                             terms[s * prepared.rows + row]);
+    }
+    return regular;
+  });
 }
 
-bool build_level_rows(const Shape& shape, const Activations& x, std::int64_t row, const Tables& tables) {
-  if (x.type == Element::kFloat16) {
-    return build_row(shape, static_cast<const std::uint16_t*>(x.data) + row * shape.K, row, tables);
-  }
-  return build_row(shape, static_cast<const float*>(x.data) + row * shape.K, row, tables);
-}
-
-// ---- Levels of a block and group, and the weights of a segment as bytes.
+// ---- Levels of an output block and group, and the weights of a segment as bytes.
 
 struct Levels {
   alignas(16) std::uint8_t bytes[kOutputs][kLevels];
   alignas(16) float step[kOutputs];
-  alignas(16) float least[kOutputs];
-  alignas(16) float centre[kOutputs];
+  alignas(16) float min[kOutputs];
+  alignas(16) float center[kOutputs];
 };
 
 // Levels of `kPlanes` planes: level[code] = sum of the scales of the bits in code, plus the offset.
 template <int kPlanes>
-void find_levels(const SegmentView& a, bool offset, Levels& levels) {
+void find_levels(const LevelView& a, bool offset, Levels& levels) {
   constexpr int kCodes = 1 << kPlanes;
-  const bool half = a.scale_type == Element::kFloat16;
-  const std::size_t row_bytes = kOutputs * (half ? sizeof(std::uint16_t) : sizeof(float));
+  const bool f16 = a.scale_type == Element::kFloat16;
+  const std::size_t row_bytes = kOutputs * (f16 ? sizeof(std::uint16_t) : sizeof(float));
   for (int i = 0; i < kOutputs / 4; ++i) {
     float32x4_t level[kCodes];
-    level[0] = offset ? load_scales(a.scales + kPlanes * row_bytes, half, i) : vdupq_n_f32(0);
-    float32x4_t least = level[0];
-    float32x4_t most = level[0];
+    level[0] = offset ? load_scales(a.scales + kPlanes * row_bytes, f16, i) : vdupq_n_f32(0);
+    float32x4_t min = level[0];
+    float32x4_t max = level[0];
     for (int p = 0; p < kPlanes; ++p) {
-      const float32x4_t scale = load_scales(a.scales + static_cast<std::size_t>(p) * row_bytes, half, i);
+      const float32x4_t scale = load_scales(a.scales + static_cast<std::size_t>(p) * row_bytes, f16, i);
       for (int code = 0; code < 1 << p; ++code) level[(1 << p) + code] = vaddq_f32(level[code], scale);
-      least = vminq_f32(least, vaddq_f32(least, scale));
-      most = vmaxq_f32(most, vaddq_f32(most, scale));
+      min = vminq_f32(min, vaddq_f32(min, scale));
+      max = vmaxq_f32(max, vaddq_f32(max, scale));
     }
-    const float32x4_t range = vsubq_f32(most, least);
-    // Division rather than a product with the inverse, which overflows for small scales; without range all is least.
+    const float32x4_t range = vsubq_f32(max, min);
+    // Division rather than a product with the inverse, which overflows for small scales; without range all is the
+    // minimum.
     const float32x4_t divisor = vbslq_f32(vcgtzq_f32(range), range, vdupq_n_f32(1));
     for (int code = 0; code < kCodes; ++code) {
-      const float32x4_t part = vdivq_f32(vsubq_f32(level[code], least), divisor);
+      const float32x4_t part = vdivq_f32(vsubq_f32(level[code], min), divisor);
       const uint32x4_t rounded = vcvtnq_u32_f32(vmulq_n_f32(part, kLevelRange));
-      const std::uint32_t most_byte = 255;  // sums in another order may leave the range by a rounding
-      const uint32x4_t byte = vminq_u32(rounded, vdupq_n_u32(most_byte));
+      const std::uint32_t max_byte = 255;  // sums in another order may leave the range by a rounding
+      const uint32x4_t byte = vminq_u32(rounded, vdupq_n_u32(max_byte));
       levels.bytes[4 * i][code] = static_cast<std::uint8_t>(vgetq_lane_u32(byte, 0));
       levels.bytes[4 * i + 1][code] = static_cast<std::uint8_t>(vgetq_lane_u32(byte, 1));
       levels.bytes[4 * i + 2][code] = static_cast<std::uint8_t>(vgetq_lane_u32(byte, 2));
       levels.bytes[4 * i + 3][code] = static_cast<std::uint8_t>(vgetq_lane_u32(byte, 3));
     }
     vst1q_f32(levels.step + 4 * i, vdivq_f32(range, vdupq_n_f32(kLevelRange)));
-    vst1q_f32(levels.least + 4 * i, least);
-    vst1q_f32(levels.centre + 4 * i, vmulq_n_f32(vaddq_f32(level[0], level[kCodes - 1]), 0.5F));
+    vst1q_f32(levels.min + 4 * i, min);
+    vst1q_f32(levels.center + 4 * i, vmulq_n_f32(vaddq_f32(level[0], level[kCodes - 1]), 0.5F));
   }
 }
 
@@ -147,7 +154,7 @@ inline uint8x16_t spread_bits(const std::uint8_t* two_bytes) {
 
 // Sixteen weights of one output; planes of a line are `plane_bytes` apart.
 template <int kPlanes>
-uint8x16_t decode(const std::uint8_t* two_bytes, std::size_t plane_bytes, uint8x16_t levels) {
+uint8x16_t look_up_weights(const std::uint8_t* two_bytes, std::size_t plane_bytes, uint8x16_t levels) {
   // vsli(x, y, 1) is 2 y + the lowest bit of x.
   uint8x16_t code = spread_bits(two_bytes + (kPlanes - 1) * plane_bytes);
 #pragma GCC unroll 3
@@ -159,7 +166,7 @@ uint8x16_t decode(const std::uint8_t* two_bytes, std::size_t plane_bytes, uint8x
 
 // Weights of a segment: [step of 8 inputs][pair of outputs][output of the pair][8].
 template <int kPlanes>
-void decode_segment(const SegmentView& a, std::int64_t lines, const Levels& levels, std::uint8_t* weights) {
+void look_up_segment(const LevelView& a, std::int64_t lines, const Levels& levels, std::uint8_t* weights) {
   const std::size_t plane_bytes = static_cast<std::size_t>(lines) * PackedLayout<NeonBlock>::kLineBytes;
   const std::int64_t sixteens = 2 * lines;
   for (int pair = 0; pair < kOutputPairs; ++pair) {
@@ -168,8 +175,8 @@ void decode_segment(const SegmentView& a, std::int64_t lines, const Levels& leve
     const std::uint8_t* at = a.lines + 4 * pair;
     std::uint8_t* out = weights + static_cast<std::size_t>(pair) * kVector;
     for (std::int64_t sixteen = 0; sixteen < sixteens; ++sixteen) {
-      const uint64x2_t first = vreinterpretq_u64_u8(decode<kPlanes>(at, plane_bytes, first_levels));
-      const uint64x2_t second = vreinterpretq_u64_u8(decode<kPlanes>(at + 2, plane_bytes, second_levels));
+      const uint64x2_t first = vreinterpretq_u64_u8(look_up_weights<kPlanes>(at, plane_bytes, first_levels));
+      const uint64x2_t second = vreinterpretq_u64_u8(look_up_weights<kPlanes>(at + 2, plane_bytes, second_levels));
       vst1q_u8(out, vreinterpretq_u8_u64(vzip1q_u64(first, second)));
       vst1q_u8(out + kOutputPairs * kVector, vreinterpretq_u8_u64(vzip2q_u64(first, second)));
       at += 2 * kOutputs;
@@ -182,21 +189,20 @@ void decode_segment(const SegmentView& a, std::int64_t lines, const Levels& leve
 
 constexpr int kTilePairs = 4;  // of outputs and of rows: 16 sums and 8 operands of 32 registers
 
-// y += step of x * (step of levels * sum + least * sum of x bytes) + centre * (rest of the sum of x), for four outputs
-// of one row.
-inline void finish_four(const Levels& levels, int n, const Segment& segment, int32x4_t sums, float* y) {
-  const float32x4_t least = vmulq_n_f32(vld1q_f32(levels.least + n), static_cast<float>(segment.start));
-  const float32x4_t total = vfmaq_f32(least, vcvtq_f32_s32(sums), vld1q_f32(levels.step + n));
-  const float32x4_t result = vfmaq_n_f32(vld1q_f32(y), total, segment.step);
-  vst1q_f32(y, vfmaq_n_f32(result, vld1q_f32(levels.centre + n), segment.sum));
+// y += step of x * (step of levels * sum + min * sum of x bytes) + center * remainder, for four outputs of one row.
+inline void finish_four(const Levels& levels, int n, const LevelTerms& terms, int32x4_t sums, float* y) {
+  const float32x4_t min = vmulq_n_f32(vld1q_f32(levels.min + n), static_cast<float>(terms.sum));
+  const float32x4_t total = vfmaq_f32(min, vcvtq_f32_s32(sums), vld1q_f32(levels.step + n));
+  const float32x4_t result = vfmaq_n_f32(vld1q_f32(y), total, terms.step);
+  vst1q_f32(y, vfmaq_n_f32(result, vld1q_f32(levels.center + n), terms.remainder));
 }
 
 // Rows 2 * pair0 to 2 * (pair0 + kRowPairs) - 1, all outputs.
 template <int kRowPairs>
-void multiply_rows(const SegmentView& a, std::int64_t size, const Levels& levels, const std::uint8_t* weights,
+void multiply_rows(const LevelView& a, std::int64_t size, const Levels& levels, const std::uint8_t* weights,
                    std::int64_t pair0) {
   const std::int64_t steps = size / kStepInputs;
-  const std::uint8_t* rows = a.entries + pair0 * 2 * size;
+  const std::uint8_t* rows = a.integers + pair0 * 2 * size;
   for (int n = 0; n < kOutputs; n += 2 * kTilePairs) {
     const std::uint8_t* w = weights + static_cast<std::size_t>(n / 2) * kVector;
     int32x4_t sums[kTilePairs][kRowPairs] = {};
@@ -224,19 +230,19 @@ void multiply_rows(const SegmentView& a, std::int64_t size, const Levels& levels
         const int32x4_t first = vuzp1q_s32(sums[o][r], sums[o + 1][r]);
         const int32x4_t second = vuzp2q_s32(sums[o][r], sums[o + 1][r]);
         float* y = a.y + m * kOutputs + n + 2 * o;
-        finish_four(levels, n + 2 * o, a.segments[m], first, y);
-        if (m + 1 < a.rows) finish_four(levels, n + 2 * o, a.segments[m + 1], second, y + kOutputs);
+        finish_four(levels, n + 2 * o, a.terms[m], first, y);
+        if (m + 1 < a.rows) finish_four(levels, n + 2 * o, a.terms[m + 1], second, y + kOutputs);
       }
     }
   }
 }
 
 template <int kPlanes>
-void add_planes(const SegmentView& a, std::int64_t size, bool offset) {
+void add_planes(const LevelView& a, std::int64_t size, bool offset) {
   Levels levels;
   alignas(64) std::uint8_t weights[kMaxSegment * kOutputs];
   find_levels<kPlanes>(a, offset, levels);
-  decode_segment<kPlanes>(a, size / kLineInputs, levels, weights);
+  look_up_segment<kPlanes>(a, size / kLineInputs, levels, weights);
   const std::int64_t pairs = (a.rows + 1) / 2;
   std::int64_t pair = 0;
   for (; pair + kTilePairs <= pairs; pair += kTilePairs) multiply_rows<kTilePairs>(a, size, levels, weights, pair);
@@ -244,7 +250,7 @@ void add_planes(const SegmentView& a, std::int64_t size, bool offset) {
 }
 
 // All planes of a segment, four at a time; the last pass takes the offset along.
-void add_segment(const Shape& shape, SegmentView view) {
+void add_segment(const Shape& shape, LevelView view) {
   const bool with_offset = shape.scale_rows > shape.planes;
   const std::int64_t size = shape.segment_size;
   for (std::int64_t left = shape.planes; left > 0; left -= kMaxLevelPlanes) {
@@ -268,25 +274,23 @@ void add_segment(const Shape& shape, SegmentView view) {
 }
 
 bool multiply_levels(const Product& a) {
-  const std::int64_t rows = a.tables.rows + a.tables.rows % 2;
-  return for_blocks<NeonBlock>(a, rows * a.shape->segment_size,
-                               [&](const SegmentView& view) { add_segment(*a.shape, view); });
+  return for_blocks<NeonBlock, LevelForm>(a, [&](const LevelView& view) { add_segment(*a.shape, view); });
 }
 
 }  // namespace
 
-constinit const Kernel level8_n32_i8mm = {.name = "level8_n32_i8mm",
-                                          .isa = Isa::kI8mm,
-                                          .accuracy_level = 4,
-                                          .layout = contract::kLayoutNeon,
-                                          .block_rows = NeonBlock::kBlockRows,
-                                          .row_bytes_per_input = 1,
-                                          .packed_as = &table8_n32_neon,
-                                          .min_rows = kMinRows,
-                                          .block_bytes = PackedLayout<NeonBlock>::block_bytes,
-                                          .pack_block = pack_block<NeonBlock>,
-                                          .unpack_block = unpack_block<NeonBlock>,
-                                          .build_tables = build_level_rows,
-                                          .multiply = multiply_levels};
+constinit const MatMulKernel level8_n32_i8mm = {.name = "level8_n32_i8mm",
+                                                .isa = Isa::kI8mm,
+                                                .accuracy_level = 4,
+                                                .layout = contract::kLayoutNeon,
+                                                .block_outputs = NeonBlock::kBlockOutputs,
+                                                .packed_as = &table8_n32_neon,
+                                                .min_rows = kMinRows,
+                                                .block_bytes = PackedLayout<NeonBlock>::block_bytes,
+                                                .pack_block = pack_block<NeonBlock>,
+                                                .unpack_block = unpack_block<NeonBlock>,
+                                                .prepared_bytes = LevelForm::bytes,
+                                                .prepare_row = prepare_level_row,
+                                                .multiply = multiply_levels};
 
 }  // namespace dualbinary

@@ -25,13 +25,13 @@ struct Neon : NeonBlock {
   // y += step * scale * (sums + start) (+ offset * sum), for the 32 outputs of one row. The same operations in the same
   // order as AVX2's.
   template <int kDigits, bool kOffset>
-  [[gnu::always_inline]] static void finish_row(const SegmentView& a, std::int64_t m, const Sums<kDigits>& sums) {
-    const bool half = a.scale_type == Element::kFloat16;
-    const Segment& segment = a.segments[m];
-    const int32x4_t start = vdupq_n_s32(segment.start);
-    float* y = a.y + m * kBlockRows;
+  [[gnu::always_inline]] static void finish_row(const TableView& a, std::int64_t m, const Sums<kDigits>& sums) {
+    const bool f16 = a.scale_type == Element::kFloat16;
+    const TableTerms& terms = a.terms[m];
+    const int32x4_t start = vdupq_n_s32(terms.start);
+    float* y = a.y + m * kBlockOutputs;
 #pragma GCC unroll 8
-    for (int i = 0; i < kBlockRows / 4; ++i) {
+    for (int i = 0; i < kBlockOutputs / 4; ++i) {
       const auto widened = [&](int32x4_t to, int d) {
         const uint16x8_t words = sums[d][i / 2];
         const uint32x4_t from = vreinterpretq_u32_s32(to);
@@ -41,23 +41,23 @@ struct Neon : NeonBlock {
 #pragma GCC unroll 2
       for (int d = kDigits - 1; d > 0; --d) sum = vshlq_n_s32(widened(sum, d), kDigitBits);
       sum = kDigits == 1 ? widened(start, 0) : widened(vaddq_s32(sum, start), 0);
-      const float32x4_t total = vmulq_n_f32(vcvtq_f32_s32(sum), segment.step);
-      float32x4_t result = vfmaq_f32(vld1q_f32(y + 4 * i), total, load_scales(a.scales, half, i));
+      const float32x4_t total = vmulq_n_f32(vcvtq_f32_s32(sum), terms.step);
+      float32x4_t result = vfmaq_f32(vld1q_f32(y + 4 * i), total, load_scales(a.scales, f16, i));
       if constexpr (kOffset) {
-        const std::uint8_t* offset = a.scales + kBlockRows * (half ? sizeof(std::uint16_t) : sizeof(float));
-        result = vfmaq_n_f32(result, load_scales(offset, half, i), segment.sum);
+        const std::uint8_t* offset = a.scales + kBlockOutputs * (f16 ? sizeof(std::uint16_t) : sizeof(float));
+        result = vfmaq_n_f32(result, load_scales(offset, f16, i), terms.sum);
       }
       vst1q_f32(y + 4 * i, result);
     }
   }
 
   template <int kDigits, int kLines, bool kOffset, int kRows>
-  static void accumulate_rows(const SegmentView& a, std::int64_t m0) {
+  static void accumulate_rows(const TableView& a, std::int64_t m0) {
     constexpr int kSixteens = kLines * kLineInputs / kVectorInputs;
     constexpr std::size_t kTables = 4 * kTableEntries;  // of sixteen inputs
     constexpr std::size_t kDigitBytes = kSixteens * kTables;
     constexpr std::size_t kRowBytes = kDigits * kDigitBytes;
-    const std::uint8_t* entries = a.entries + static_cast<std::size_t>(m0) * kRowBytes;
+    const std::uint8_t* entries = a.integers + static_cast<std::size_t>(m0) * kRowBytes;
     Sums<kDigits> sums[kRows] = {};
 #pragma GCC unroll 1
     for (std::size_t sixteen = 0; sixteen < kSixteens; ++sixteen) {
@@ -91,19 +91,17 @@ struct Neon : NeonBlock {
   }
 
   template <int kDigits, int kLines, int kPlanes, bool kOffset>
-  static void accumulate(const SegmentView& a) {
+  static void accumulate(const TableView& a) {
     static_assert(kPlanes == 1);
-    fetch_ahead(a.scales);
-    constexpr int kTile = kRowTile<kDigits>;
-    std::int64_t m = 0;
-    for (; m + kTile <= a.rows; m += kTile) accumulate_rows<kDigits, kLines, kOffset, kTile>(a, m);
-    for (; m < a.rows; ++m) accumulate_rows<kDigits, kLines, kOffset, 1>(a, m);
+    accumulate_in_tiles<Neon, kDigits, kLines, kOffset>(a);
   }
 };
 
 }  // namespace
 
-constinit const Kernel table8_n32_neon = table_kernel<Neon, 1>("table8_n32_neon", Isa::kNeon, contract::kLayoutNeon);
-constinit const Kernel table16_n32_neon = table_kernel<Neon, 2>("table16_n32_neon", Isa::kNeon, contract::kLayoutNeon);
+constinit const MatMulKernel table8_n32_neon =
+    table_kernel<Neon, 1>("table8_n32_neon", Isa::kNeon, contract::kLayoutNeon);
+constinit const MatMulKernel table16_n32_neon =
+    table_kernel<Neon, 2>("table16_n32_neon", Isa::kNeon, contract::kLayoutNeon);
 
 }  // namespace dualbinary

@@ -10,74 +10,73 @@
 
 namespace dualbinary {
 
-constinit const Kernel exact_f64_scalar = {.name = "exact_f64_scalar",
-                                           .isa = Isa::kScalar,
-                                           .accuracy_level = 0,
-                                           .layout = contract::kLayoutPlain,
-                                           .block_rows = 1,
-                                           .row_bytes_per_input = 0,
-                                           .packed_as = nullptr,
-                                           .min_rows = 1,
-                                           .block_bytes = nullptr,
-                                           .pack_block = nullptr,
-                                           .unpack_block = nullptr,
-                                           .build_tables = nullptr,
-                                           .multiply = nullptr};
+constinit const MatMulKernel exact_f64_scalar = {.name = "exact_f64_scalar",
+                                                 .isa = Isa::kScalar,
+                                                 .accuracy_level = 0,
+                                                 .layout = contract::kLayoutPlain,
+                                                 .block_outputs = 1,
+                                                 .packed_as = nullptr,
+                                                 .min_rows = 1,
+                                                 .block_bytes = nullptr,
+                                                 .pack_block = nullptr,
+                                                 .unpack_block = nullptr,
+                                                 .prepared_bytes = nullptr,
+                                                 .prepare_row = nullptr,
+                                                 .multiply = nullptr};
 
 namespace {
 
 // IEEE binary16: 1 sign bit, 5 exponent bits with bias 15, 10 mantissa bits.
-constexpr int kHalfMantissaBits = 10;
-constexpr int kHalfMinExponent = -14;
-constexpr unsigned kHalfExponentMask = 0x7c00;
-constexpr unsigned kHalfMantissaMask = 0x03ff;
-constexpr unsigned kHalfSign = 0x8000;
-constexpr unsigned kHalfQuietNan = 0x7e00;
-constexpr double kHalfOverflow =
-    65520;  // halfway between the largest half and the next step: this and above round to inf
+constexpr int kF16MantissaBits = 10;
+constexpr int kF16MinExponent = -14;
+constexpr unsigned kF16ExponentMask = 0x7c00;
+constexpr unsigned kF16MantissaMask = 0x03ff;
+constexpr unsigned kF16Sign = 0x8000;
+constexpr unsigned kF16QuietNan = 0x7e00;
+constexpr double kF16Overflow = 65520;  // halfway between the largest value and the next step: rounds to infinity
 
-double half_to_double(std::uint16_t half) {
-  const int exponent = static_cast<int>((half & kHalfExponentMask) >> kHalfMantissaBits);
-  const int mantissa = static_cast<int>(half & kHalfMantissaMask);
+double f16_to_double(std::uint16_t bits) {
+  const int exponent = static_cast<int>((bits & kF16ExponentMask) >> kF16MantissaBits);
+  const int mantissa = static_cast<int>(bits & kF16MantissaMask);
   double value = 0;
   if (exponent == 31) {
     value = mantissa != 0 ? std::numeric_limits<double>::quiet_NaN() : std::numeric_limits<double>::infinity();
   } else if (exponent == 0) {
-    value = std::ldexp(mantissa, kHalfMinExponent - kHalfMantissaBits);
+    value = std::ldexp(mantissa, kF16MinExponent - kF16MantissaBits);
   } else {
-    value = std::ldexp(mantissa + (1 << kHalfMantissaBits), exponent - 1 + kHalfMinExponent - kHalfMantissaBits);
+    value = std::ldexp(mantissa + (1 << kF16MantissaBits), exponent - 1 + kF16MinExponent - kF16MantissaBits);
   }
-  return (half & kHalfSign) != 0 ? -value : value;
+  return (bits & kF16Sign) != 0 ? -value : value;
 }
 
 // Rounds once, to nearest even: going through float would round twice.
-std::uint16_t double_to_half(double value) {
-  const unsigned sign = std::signbit(value) ? kHalfSign : 0;
+std::uint16_t double_to_f16(double value) {
+  const unsigned sign = std::signbit(value) ? kF16Sign : 0;
   const double magnitude = std::fabs(value);
   unsigned bits = 0;
   if (std::isnan(value)) {
-    bits = kHalfQuietNan;
-  } else if (magnitude >= kHalfOverflow) {
-    bits = kHalfExponentMask;
+    bits = kF16QuietNan;
+  } else if (magnitude >= kF16Overflow) {
+    bits = kF16ExponentMask;
   } else if (magnitude > 0) {
-    const int exponent = std::max(std::ilogb(magnitude), kHalfMinExponent);
+    const int exponent = std::max(std::ilogb(magnitude), kF16MinExponent);
     // For a normal number this holds the hidden bit too, which the sum below carries into the exponent field.
-    const auto mantissa = static_cast<unsigned>(std::nearbyint(std::ldexp(magnitude, kHalfMantissaBits - exponent)));
-    bits = (static_cast<unsigned>(exponent - kHalfMinExponent) << kHalfMantissaBits) + mantissa;
+    const auto mantissa = static_cast<unsigned>(std::nearbyint(std::ldexp(magnitude, kF16MantissaBits - exponent)));
+    bits = (static_cast<unsigned>(exponent - kF16MinExponent) << kF16MantissaBits) + mantissa;
   }
   return static_cast<std::uint16_t>(sign | bits);
 }
 
 double load(const void* data, Element type, std::int64_t index) {
   if (type == Element::kFloat32) return static_cast<const float*>(data)[index];
-  return half_to_double(static_cast<const std::uint16_t*>(data)[index]);
+  return f16_to_double(static_cast<const std::uint16_t*>(data)[index]);
 }
 
 void store(void* data, Element type, std::int64_t index, double value) {
   if (type == Element::kFloat32) {
     static_cast<float*>(data)[index] = static_cast<float>(value);
   } else {
-    static_cast<std::uint16_t*>(data)[index] = double_to_half(value);
+    static_cast<std::uint16_t*>(data)[index] = double_to_f16(value);
   }
 }
 
@@ -85,7 +84,7 @@ double load_scale(const Shape& shape, const void* scales, std::int64_t c, std::i
   const std::int64_t row = c * shape.N + n;
   if (shape.scale_type != Element::kCode8) return load(scales, shape.scale_type, row * shape.groups + g);
   const std::uint8_t* bytes = static_cast<const std::uint8_t*>(scales) + row * (kFactorBytes + shape.groups);
-  const double factor = half_to_double(static_cast<std::uint16_t>(bytes[0] | bytes[1] << 8));
+  const double factor = f16_to_double(static_cast<std::uint16_t>(bytes[0] | bytes[1] << 8));
   return factor * static_cast<double>(bytes[kFactorBytes + g] - kCodeZero) / static_cast<double>(kCodeUnit);
 }
 
@@ -132,11 +131,11 @@ void exact_load_row(const Shape& shape, const Activations& x, std::int64_t row, 
 }
 
 bool all_finite(const void* data, Element type, std::int64_t begin, std::int64_t end) {
-  // On the bits, without a branch, so that the compiler can vectorise it: every output of every product passes here.
+  // On the bits, without a branch, so that the compiler can vectorize it: every output of every product passes here.
   unsigned special = 0;
   if (type == Element::kFloat16) {
     const auto* bits = static_cast<const std::uint16_t*>(data);
-    for (std::int64_t i = begin; i < end; ++i) special |= (bits[i] & kHalfExponentMask) == kHalfExponentMask ? 1 : 0;
+    for (std::int64_t i = begin; i < end; ++i) special |= (bits[i] & kF16ExponentMask) == kF16ExponentMask ? 1 : 0;
   } else {
     constexpr std::uint32_t kFloatExponentMask = 0x7f800000;
     const auto* values = static_cast<const float*>(data);

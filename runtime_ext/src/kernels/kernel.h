@@ -1,31 +1,32 @@
-// What a kernel computes, and the plain data that core and kernels exchange.
+// Definition of what a kernel computes, and the plain data that core and kernels exchange.
 //
 //   Y[m,n] = sum over groups g of ( sum over planes p of scales[p,n,g] * sum over k in g of planes[p,n,k] * X[m,k] )
 //            + sum over g of scales[P,n,g] * sum over k in g of X[m,k]            only where scales has P+1 rows
 //
 // M rows of activations, N outputs, K inputs, G group_size, P planes, C rows of scales.
 //
-// How the fast kernels ("table" kernels) do it: four neighbouring inputs, a nibble, have 16 subset sums. For every row
-// of X these sums are rounded to integers and stored as a table of 16 entries; four bits of a plane then select one
-// entry by a byte shuffle, and integers are added. A segment is a run of at most kMaxSegment inputs of one group that
-// shares one rounding step. An entry is stored with a bias, so that it is unsigned:
+// Table kernels (table-inl.h), the fast ones for few rows: four neighboring inputs, a nibble, have 16 subset sums. For
+// every row of X these sums are rounded to integers and stored as a table of 16 entries; four bits of a plane then
+// select one entry by a byte shuffle, and integers are added. A segment is a run of at most kMaxSegment inputs of one
+// group that shares one rounding step. An entry is stored with a bias, so that it is unsigned:
 //
 //   entry = round((sum of selected x - half of the nibble's sum) / step) + bias
-//   sum over a segment of plane * x  ~=  step * (sum of entries + start),   start = round(half sum / step) - bias *
-//   nibbles
+//   sum over a segment of plane * x  ~=  step * (sum of entries + start),
+//                                        start = round(half of the segment's sum / step) - bias * nibbles
 //
-// An entry is written in digits of 8 bits, each in a byte of its own, and each digit is looked up and added by itself.
-// One digit carries int8 accuracy (level 4; bias 127, for centring halves the range), two carry that of activations of
+// An entry is written in digits of 8 bits, each in a separate byte, and each digit is looked up and added by itself.
+// One digit carries int8 accuracy (level 4; bias 127, as centering halves the range), two carry that of activations of
 // 15 bits, or better (level 0; bias 32767): those would have a step of a = max|x| / 16383 and an error of up to a/2 in
 // each of the four inputs of a nibble. The step of an entry is at most (4 max|x| / 2) / 32767, less than a, and a
-// nibble has one rounding error, whatever it selects.
+// nibble has one rounding error for any selection.
 //
-// Another method ("level", for calls of many rows on CPUs that multiply matrices of bytes; arm_i8mm.cc): the planes and
-// scales of a group give each input one of 2^P levels. Levels are rounded to bytes, with a step and a least level of
-// their own for each output and group, inputs to 8 bits, with a step for each segment, and bytes are multiplied:
+// Level kernels (arm_i8mm.cc), for calls of many rows on CPUs that multiply matrices of bytes: the planes and scales of
+// a group give each input one of 2^P levels. Levels are rounded to bytes, with a step and a minimum for each output and
+// group, inputs to 8 bits, with a step for each segment, and bytes are multiplied:
 //
-//   sum over a segment of level * x  ~=  step of x * (step of levels * sum of (byte * x byte) + least * sum of x bytes)
-//                                        + centre of the levels * (sum of x - step of x * sum of x bytes)
+//   sum over a segment of level * x  ~=  step of x * (step of levels * sum of (byte * x byte) + minimum * sum of x
+//   bytes)
+//                                        + center of the levels * (sum of x - step of x * sum of x bytes)
 //
 // This header is included by files that are compiled for one ISA, so it holds no function: an inline function compiled
 // there could be kept by the linker for everyone and then fail on an older CPU.
@@ -33,6 +34,8 @@
 
 #include <cstddef>
 #include <cstdint>
+
+#include "contract.h"
 
 namespace dualbinary {
 
@@ -46,28 +49,32 @@ enum class Isa : std::int32_t { kScalar = 0, kAvx2 = 1, kAvx512 = 2, kNeon = 3, 
 // 32 * 2^16 = 2^21 is exact in float32, so no kernel can overflow.
 inline constexpr std::int64_t kMaxSegment = 128;
 
-// Rows of X that one call of Kernel::multiply takes, at most: the block of results, 64 rows * 32 outputs * 4 bytes,
-// stays in a quarter of a 32 KiB L1 cache.
+// Rows of X that one call of MatMulKernel::multiply takes, at most: the results of an output block, 64 * 32 * 4 bytes,
+// stay in a quarter of a 32 KiB L1 cache.
 inline constexpr std::int64_t kMaxTileRows = 64;
 
-// Scales of type kCode8: bytes of the factor in front of a row's codes, the code of zero, and codes in a factor. These
-// and the next are the contract's (op.toml); core/spec.cc holds them against it.
-inline constexpr std::int64_t kFactorBytes = 2;
-inline constexpr std::int64_t kCodeZero = 128;
-inline constexpr std::int64_t kCodeUnit = 128;
+// Scales of type kCode8: bytes of the factor before a row's codes, the code of zero, and codes in a factor.
+inline constexpr std::int64_t kFactorBytes = contract::kScaleCodeFactorBytes;
+inline constexpr std::int64_t kCodeZero = contract::kScaleCodeZero;
+inline constexpr std::int64_t kCodeUnit = contract::kScaleCodeUnit;
 
 // C, at most.
-inline constexpr std::int64_t kMaxScaleRows = 9;
+inline constexpr std::int64_t kMaxScaleRows = contract::kMaxPlanes + 1;
 
-// The weight's fixed numbers, checked. checked_shape() of core derives what is not given.
-struct Shape {
-  std::int64_t layout;  // stored layout of the contract: plain, or blocks for one instruction set
+// A weight as its owner describes it. Nothing in it can be trusted.
+struct Spec {
   std::int64_t K;
   std::int64_t N;
   std::int64_t group_size;
-  std::int64_t planes;
+  std::int64_t planes;      // P
   std::int64_t scale_rows;  // C: planes, or planes + 1 with an offset
+  std::int64_t layout;      // stored layout of the contract: plain, or blocks for one instruction set
+  std::int64_t accuracy_level;
   Element scale_type;
+};
+
+// A spec that core's checked_shape() has accepted, with what follows from it.
+struct Shape : Spec {
   std::int64_t groups;        // Kp / G
   std::int64_t segment_size;  // the largest multiple of 32 that divides G and is at most kMaxSegment
   std::int64_t segments;      // Kp / segment_size
@@ -80,25 +87,11 @@ struct Stored {
   const void* scales;
 };
 
-// Where a block is unpacked to: its outputs in layout 1, planes [P, block_rows, Kp/8] and scales [C, block_rows, ..].
+// Destination of an output block that is unpacked: its outputs in layout 1, planes [P, block_outputs, Kp/8] and scales
+// [C, block_outputs, ..].
 struct Unpacked {
   std::uint8_t* planes;
   std::uint8_t* scales;
-};
-
-// What a table kernel keeps of one segment of one row of X, beside the entries.
-struct Segment {
-  float step;
-  std::int32_t start;  // of the level method: the sum of the bytes
-  float sum;           // of the inputs, for the offset; of the level method: of what their bytes miss
-};
-
-// Activation tables of `rows` rows. Entries: [segment][row][digit, lowest first][nibble][16]; segments: [segment][row].
-// The level method has bytes instead of entries, in its own order; there is room for one row more where rows is odd.
-struct Tables {
-  std::uint8_t* entries;
-  Segment* segments;
-  std::int64_t rows;
 };
 
 // Rows of activations as the caller holds them: [rows, K] of `type`.
@@ -107,39 +100,46 @@ struct Activations {
   Element type;
 };
 
-// Blocks [block_begin, block_end) of outputs for all rows of the tables. `y` is [rows, N] of `y_type`; only the outputs
-// of these blocks are written.
+// Rows of activations in the form that one kernel reads, which nobody else looks into: its prepared_bytes().
+struct PreparedRows {
+  std::uint8_t* data;
+  std::int64_t rows;
+};
+
+// Output blocks [block_begin, block_end) for all prepared rows. `y` is [rows, N] of `y_type`; only the outputs of these
+// blocks are written.
 struct Product {
   const Shape* shape;
   const std::uint8_t* packed;
-  Tables tables;
+  PreparedRows x;
   void* y;
   Element y_type;
   std::int64_t block_begin;
   std::int64_t block_end;
 };
 
-// A row of the inventory. The exact kernel has no table functions: it reads the stored weight, see exact.h.
-struct Kernel {
+// An entry of the inventory. The exact kernel has no functions: it reads the stored weight, see exact.h.
+struct MatMulKernel {
   const char* name;
   Isa isa;
-  int accuracy_level;       // the lowest level whose promise the kernel keeps; it may serve higher ones
-  std::int64_t layout;      // the stored layout of the contract that its packed form is
-  int block_rows;           // outputs in a packed block
-  int row_bytes_per_input;  // of prepared activations; 0 for the exact kernel, which prepares none
+  int accuracy_level;   // the lowest level whose promise the kernel keeps; it may serve higher ones
+  std::int64_t layout;  // the stored layout of the contract that its packed form is
+  int block_outputs;    // of a packed output block
   // A kernel for calls of many rows may read the packed form of another one, which then serves the other calls: a
   // weight that was packed for `packed_as` takes this kernel from `min_rows` rows on. Null: stands for itself.
-  const Kernel* packed_as;
+  const MatMulKernel* packed_as;
   int min_rows;
-  // Bytes of one packed block.
+  // Bytes of one packed output block.
   std::size_t (*block_bytes)(const Shape&);
-  // Rearranges block number `block` of the stored weight; outputs past N become zero.
+  // Packs output block number `block` of the stored weight; outputs past N become zero.
   void (*pack_block)(const Shape&, const Stored&, std::int64_t block, std::uint8_t* packed);
-  // The reverse, of the block at `packed`; outputs past N too.
+  // Unpacks the output block at `packed`; outputs past N too.
   void (*unpack_block)(const Shape&, const std::uint8_t* packed, const Unpacked&);
-  // Fills the tables of row `row` of both X and tables. Returns false where this row needs the exact kernel: it holds
-  // NaN or infinity, its sums overflow, or a step would be too small for a normal float. Its tables are then void.
-  bool (*build_tables)(const Shape&, const Activations&, std::int64_t row, const Tables&);
+  // Bytes of so many prepared rows; for an even number, proportional to it.
+  std::size_t (*prepared_bytes)(const Shape&, std::int64_t rows);
+  // Prepares row `row` of X. Returns false where it needs the exact kernel: it holds NaN or infinity, its sums
+  // overflow, or a step would be too small for a normal float. The prepared row is then void.
+  bool (*prepare_row)(const Shape&, const Activations&, std::int64_t row, const PreparedRows&);
   // Returns false where one of the results may be infinite or NaN.
   bool (*multiply)(const Product&);
 };

@@ -1,16 +1,16 @@
-// The packed form that table kernels read, and the ways there and back, generic over the ISA: each orders the nibbles
-// of a line its own way. As with table-inl.h, each ISA file gets a private copy.
+// Packed form of a weight: packing and unpacking, generic over the ISA: each orders the nibbles of a line differently.
+// Everything is in an unnamed namespace: each ISA file gets a private copy, compiled with its own flags.
 //
 // A `Policy` has
 //
-//   kBlockRows    outputs in a packed block
-//   pack_line     32 inputs of kBlockRows outputs, one 32-bit word per output -> kLineBytes in its own order
-//   unpack_line   the reverse
+//   kBlockOutputs   outputs of a packed output block
+//   pack_line       32 inputs of kBlockOutputs outputs, one 32-bit word per output -> kLineBytes in its order
+//   unpack_line     the reverse
 //
-// Packed block: for each group its scales [C][kBlockRows], rounded up to kAlignment bytes, then for each segment of the
-// group its lines [P][segment_size / 32][kLineBytes]. One forward stream. Scales of type kCode8 are signed bytes there,
-// code - 128; the block then starts with the factors [C][kBlockRows], float16, rounded up as well. They are decoded in
-// table-inl.h, once for each group, so accumulate() never sees them: its scales are float32 then.
+// Packed output block: for each group its scales [C][kBlockOutputs], rounded up to kAlignment bytes, then for each
+// segment of the group its lines [P][segment_size / 32][kLineBytes]. One forward stream. Scales of type kCode8 are
+// signed bytes there, code - 128; the block then starts with the factors [C][kBlockOutputs], float16, rounded up as
+// well. blocks-inl.h makes float32 scales of them, once for each group.
 //
 // A packed form is a stored layout of the contract (docs/layouts.md), so a change here is a new layout.
 #pragma once
@@ -29,13 +29,13 @@ constexpr int kLineInputs = 32;         // the contract's group_multiple
 
 template <class Policy>
 struct PackedLayout {
-  static constexpr std::size_t kLineBytes = Policy::kBlockRows * kLineInputs / 8;
+  static constexpr std::size_t kLineBytes = Policy::kBlockOutputs * kLineInputs / 8;
 
   static std::size_t element_bytes(Element type) {
     if (type == Element::kCode8) return 1;
     return type == Element::kFloat16 ? 2 : 4;
   }
-  static std::size_t scale_row_bytes(Element type) { return Policy::kBlockRows * element_bytes(type); }
+  static std::size_t scale_row_bytes(Element type) { return Policy::kBlockOutputs * element_bytes(type); }
   static std::size_t scale_bytes(const Shape& shape, Element type) {
     const std::size_t bytes = static_cast<std::size_t>(shape.scale_rows) * scale_row_bytes(type);
     return (bytes + kAlignment - 1) / kAlignment * kAlignment;
@@ -81,7 +81,7 @@ void pack_factors(const Shape& shape, const Stored& stored, std::int64_t n0, std
   std::memset(out, 0, PackedLayout<Policy>::factor_bytes(shape));
   for (std::int64_t c = 0; c < shape.scale_rows; ++c) {
     for (std::int64_t r = 0; r < rows; ++r) {
-      std::memcpy(out + (c * Policy::kBlockRows + r) * kFactorBytes,
+      std::memcpy(out + (c * Policy::kBlockOutputs + r) * kFactorBytes,
                   scales + (c * shape.N + n0 + r) * (kFactorBytes + shape.groups), kFactorBytes);
     }
   }
@@ -89,12 +89,12 @@ void pack_factors(const Shape& shape, const Stored& stored, std::int64_t n0, std
 
 template <class Policy>
 void pack_block(const Shape& shape, const Stored& stored, std::int64_t block, std::uint8_t* packed) {
-  const std::int64_t n0 = block * Policy::kBlockRows;
-  const std::int64_t rows = shape.N - n0 < Policy::kBlockRows ? shape.N - n0 : Policy::kBlockRows;
+  const std::int64_t n0 = block * Policy::kBlockOutputs;
+  const std::int64_t rows = shape.N - n0 < Policy::kBlockOutputs ? shape.N - n0 : Policy::kBlockOutputs;
   const std::int64_t row_bytes = shape.groups * shape.group_size / 8;
   const std::int64_t lines = shape.segment_size / kLineInputs;
   const std::int64_t group_segments = shape.group_size / shape.segment_size;
-  std::uint32_t words[Policy::kBlockRows] = {};  // rows past N stay zero
+  std::uint32_t words[Policy::kBlockOutputs] = {};  // rows past N stay zero
   if (shape.scale_type == Element::kCode8) {
     pack_factors<Policy>(shape, stored, n0, rows, packed);
     packed += PackedLayout<Policy>::factor_bytes(shape);
@@ -118,7 +118,7 @@ void pack_block(const Shape& shape, const Stored& stored, std::int64_t block, st
 template <class Policy>
 void unpack_scales(const Shape& shape, const std::uint8_t* packed, std::int64_t group, std::uint8_t* scales) {
   const std::size_t element = PackedLayout<Policy>::element_bytes(shape.scale_type);
-  for (std::int64_t i = 0; i < shape.scale_rows * Policy::kBlockRows; ++i) {
+  for (std::int64_t i = 0; i < shape.scale_rows * Policy::kBlockOutputs; ++i) {
     if (shape.scale_type == Element::kCode8) {
       scales[i * (kFactorBytes + shape.groups) + kFactorBytes + group] =
           static_cast<std::uint8_t>(packed[i] + kCodeZero);
@@ -134,9 +134,9 @@ void unpack_block(const Shape& shape, const std::uint8_t* packed, const Unpacked
   const std::int64_t row_bytes = shape.groups * shape.group_size / 8;
   const std::int64_t lines = shape.segment_size / kLineInputs;
   const std::int64_t group_segments = shape.group_size / shape.segment_size;
-  std::uint32_t words[Policy::kBlockRows];
+  std::uint32_t words[Policy::kBlockOutputs];
   if (shape.scale_type == Element::kCode8) {
-    for (std::int64_t i = 0; i < shape.scale_rows * Policy::kBlockRows; ++i) {
+    for (std::int64_t i = 0; i < shape.scale_rows * Policy::kBlockOutputs; ++i) {
       std::memcpy(out.scales + i * (kFactorBytes + shape.groups), packed + i * kFactorBytes, kFactorBytes);
     }
     packed += PackedLayout<Policy>::factor_bytes(shape);
@@ -147,10 +147,10 @@ void unpack_block(const Shape& shape, const std::uint8_t* packed, const Unpacked
       packed += PackedLayout<Policy>::scale_bytes(shape);
     }
     for (std::int64_t p = 0; p < shape.planes; ++p) {
-      std::uint8_t* plane = out.planes + p * Policy::kBlockRows * row_bytes + s * shape.segment_size / 8;
+      std::uint8_t* plane = out.planes + p * Policy::kBlockOutputs * row_bytes + s * shape.segment_size / 8;
       for (std::int64_t line = 0; line < lines; ++line) {
         Policy::unpack_line(packed, words);
-        for (std::int64_t r = 0; r < Policy::kBlockRows; ++r) {
+        for (std::int64_t r = 0; r < Policy::kBlockOutputs; ++r) {
           std::memcpy(plane + r * row_bytes + line * 4, words + r, 4);
         }
         packed += PackedLayout<Policy>::kLineBytes;

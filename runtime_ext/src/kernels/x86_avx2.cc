@@ -1,8 +1,8 @@
 // Table kernels for AVX2.
 //
-// Block: 32 outputs. Line: four vectors of 32 bytes, one for each 8 inputs; byte 2i of a vector is output i, byte 2i+1
-// output 16+i (the order in which ByteSums returns its sums); the low nibble is the inputs 0..3 of the eight, the high
-// nibble 4..7, as stored.
+// Output block: 32 outputs. Line: four vectors of 32 bytes, one for each 8 inputs; byte 2i of a vector is output i,
+// byte 2i+1 output 16+i (the order in which ByteSums returns its sums); the low nibble is the inputs 0..3 of the eight,
+// the high nibble 4..7, as stored.
 #include "simd/x86_avx2.h"
 
 #include "contract.h"
@@ -15,11 +15,11 @@ namespace {
 
 struct Avx2 {
   using F32x16 = dualbinary::F32x16;
-  static constexpr int kBlockRows = 32;
+  static constexpr int kBlockOutputs = 32;
   template <int kLines>
   static constexpr int kPlanesPerPass = 1;
   static constexpr std::size_t kVector = 32;
-  // Rows whose sums are kept in registers at a time, so that one decoded index serves them all: 4 rows of
+  // Rows whose sums are kept in registers at a time, so that one index serves them all: 4 rows of
   // one digit take 8 of the 16 registers. One row of three takes 6; two rows ran slower.
   template <int kDigits>
   static constexpr int kRowTile = kDigits == 1 ? 4 : 2;
@@ -34,7 +34,7 @@ struct Avx2 {
   }
 
   static void unpack_line(const std::uint8_t* line, std::uint32_t* words) {
-    std::memset(words, 0, kBlockRows * sizeof(*words));
+    std::memset(words, 0, kBlockOutputs * sizeof(*words));
     for (int eight = 0; eight < kLineInputs / 8; ++eight) {
       for (int i = 0; i < 16; ++i) {
         words[i] |= std::uint32_t{line[eight * 32 + 2 * i]} << (8 * eight);
@@ -47,14 +47,14 @@ struct Avx2 {
 
   // y += step * scale * (sums + start) (+ offset * sum), for the 32 outputs of one row.
   template <int kDigits, bool kOffset>
-  static void finish_row(const SegmentView& a, std::int64_t m, const ByteSums* sums) {
-    const bool half = a.scale_type == Element::kFloat16;
-    const Segment& segment = a.segments[m];
-    const __m256i start = _mm256_set1_epi32(segment.start);
-    const __m256 step = _mm256_set1_ps(segment.step);
-    float* y = a.y + m * kBlockRows;
+  static void finish_row(const TableView& a, std::int64_t m, const ByteSums* sums) {
+    const bool f16 = a.scale_type == Element::kFloat16;
+    const TableTerms& terms = a.terms[m];
+    const __m256i start = _mm256_set1_epi32(terms.start);
+    const __m256 step = _mm256_set1_ps(terms.step);
+    float* y = a.y + m * kBlockOutputs;
 #pragma GCC unroll 4
-    for (int i = 0; i < kBlockRows / 8; ++i) {
+    for (int i = 0; i < kBlockOutputs / 8; ++i) {
       const auto words = [i](const ByteSums& s) { return i < 2 ? s.low_sums() : s.high_sums(); };
       __m256i sum = widen(words(sums[kDigits - 1]), i % 2);
 #pragma GCC unroll 2
@@ -62,10 +62,10 @@ struct Avx2 {
         sum = _mm256_add_epi32(_mm256_slli_epi32(sum, kDigitBits), widen(words(sums[d]), i % 2));
       }
       const __m256 total = _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_add_epi32(sum, start)), step);
-      __m256 result = _mm256_fmadd_ps(total, load_scales(a.scales, half, i), _mm256_loadu_ps(y + 8 * i));
+      __m256 result = _mm256_fmadd_ps(total, load_scales(a.scales, f16, i), _mm256_loadu_ps(y + 8 * i));
       if constexpr (kOffset) {
-        const std::uint8_t* offset = a.scales + kBlockRows * (half ? sizeof(std::uint16_t) : sizeof(float));
-        result = _mm256_fmadd_ps(load_scales(offset, half, i), _mm256_set1_ps(segment.sum), result);
+        const std::uint8_t* offset = a.scales + kBlockOutputs * (f16 ? sizeof(std::uint16_t) : sizeof(float));
+        result = _mm256_fmadd_ps(load_scales(offset, f16, i), _mm256_set1_ps(terms.sum), result);
       }
       _mm256_storeu_ps(y + 8 * i, result);
     }
@@ -93,14 +93,14 @@ struct Avx2 {
   }
 
   template <int kDigits, int kLines, bool kOffset, int kRows>
-  static void accumulate_rows(const SegmentView& a, std::int64_t m0) {
+  static void accumulate_rows(const TableView& a, std::int64_t m0) {
     constexpr std::size_t kCacheLine = 2 * kVector;
     constexpr std::size_t kLineEntries = 4 * kTableEntries;  // of 16 inputs, one digit
     constexpr std::size_t kCacheLines = 2 * kLines;
     constexpr std::size_t kDigitBytes = kCacheLines * kLineEntries;
-    const std::uint8_t* entries = a.entries + static_cast<std::size_t>(m0) * kDigits * kDigitBytes;
+    const std::uint8_t* entries = a.integers + static_cast<std::size_t>(m0) * kDigits * kDigitBytes;
     ByteSums sums[kRows][kDigits];
-    // How far to unroll was measured: more for one row, or less for many, costs up to a fifth (GCC 12, Zen 5).
+    // The factors were measured: more for one row, or less for many, costs up to a fifth (GCC 12, Zen 5).
     if constexpr (kRows == 1) {
 #pragma GCC unroll 2
       for (std::size_t i = 0; i < kCacheLines; ++i) {
@@ -119,19 +119,17 @@ struct Avx2 {
   }
 
   template <int kDigits, int kLines, int kPlanes, bool kOffset>
-  static void accumulate(const SegmentView& a) {
+  static void accumulate(const TableView& a) {
     static_assert(kPlanes == 1);
-    fetch_stream(a.scales);
-    constexpr int kTile = kRowTile<kDigits>;
-    std::int64_t m = 0;
-    for (; m + kTile <= a.rows; m += kTile) accumulate_rows<kDigits, kLines, kOffset, kTile>(a, m);
-    for (; m < a.rows; ++m) accumulate_rows<kDigits, kLines, kOffset, 1>(a, m);
+    accumulate_in_tiles<Avx2, kDigits, kLines, kOffset>(a);
   }
 };
 
 }  // namespace
 
-constinit const Kernel table8_n32_avx2 = table_kernel<Avx2, 1>("table8_n32_avx2", Isa::kAvx2, contract::kLayoutAvx2);
-constinit const Kernel table16_n32_avx2 = table_kernel<Avx2, 2>("table16_n32_avx2", Isa::kAvx2, contract::kLayoutAvx2);
+constinit const MatMulKernel table8_n32_avx2 =
+    table_kernel<Avx2, 1>("table8_n32_avx2", Isa::kAvx2, contract::kLayoutAvx2);
+constinit const MatMulKernel table16_n32_avx2 =
+    table_kernel<Avx2, 2>("table16_n32_avx2", Isa::kAvx2, contract::kLayoutAvx2);
 
 }  // namespace dualbinary

@@ -1,9 +1,9 @@
 // Table kernels for AVX-512 with VNNI and VBMI.
 //
-// Block: 32 outputs, as two vectors of 16. Line: 64 bytes for each vector; byte 4r+j of a vector belongs to its output
-// r; the low nibble is the inputs 4j..4j+3 of the line, the high nibble the inputs 16+4j..16+4j+3. So one vpermb looks
-// up 16 outputs times 16 inputs, and one vpdpbusd adds the four bytes of each output to its 32-bit lane: no horizontal
-// sum anywhere.
+// Output block: 32 outputs, as two vectors of 16. Line: 64 bytes for each vector; byte 4r+j of a vector belongs to its
+// output r; the low nibble is the inputs 4j..4j+3 of the line, the high nibble the inputs 16+4j..16+4j+3. So one vpermb
+// looks up 16 outputs times 16 inputs, and one vpdpbusd adds the four bytes of each output to its 32-bit lane: no
+// horizontal sum anywhere.
 #include "simd/x86_avx512.h"
 
 #include "contract.h"
@@ -16,9 +16,9 @@ namespace {
 
 struct Avx512 {
   using F32x16 = dualbinary::F32x16;
-  static constexpr int kVectorRows = 16;
+  static constexpr int kVectorOutputs = 16;
   static constexpr int kBlockVectors = 2;
-  static constexpr int kBlockRows = kBlockVectors * kVectorRows;
+  static constexpr int kBlockOutputs = kBlockVectors * kVectorOutputs;
   static constexpr std::size_t kVector = 64;
   // While many rows pass by, all indices of a pass stay in 16 of the 32 registers: 8 lines of one vector, or 4 lines of
   // two vectors, which then share the tables.
@@ -34,8 +34,8 @@ struct Avx512 {
   }
 
   static void pack_line(const std::uint32_t* words, std::uint8_t* out) {
-    std::uint32_t line[kBlockRows];
-    for (int r = 0; r < kBlockRows; ++r) line[r] = spread(words[r] & 0xffffU) | spread(words[r] >> 16) << 4;
+    std::uint32_t line[kBlockOutputs];
+    for (int r = 0; r < kBlockOutputs; ++r) line[r] = spread(words[r] & 0xffffU) | spread(words[r] >> 16) << 4;
     std::memcpy(out, line, sizeof(line));
   }
 
@@ -46,8 +46,8 @@ struct Avx512 {
   }
 
   static void unpack_line(const std::uint8_t* line, std::uint32_t* words) {
-    std::memcpy(words, line, kBlockRows * sizeof(*words));
-    for (int r = 0; r < kBlockRows; ++r) {
+    std::memcpy(words, line, kBlockOutputs * sizeof(*words));
+    for (int r = 0; r < kBlockOutputs; ++r) {
       words[r] = collect(words[r] & 0x0f0f0f0fU) | collect(words[r] >> 4 & 0x0f0f0f0fU) << 16;
     }
   }
@@ -66,7 +66,7 @@ struct Avx512 {
   }
 
   template <int kDigits, int kLines, int kPlanes, bool kOffset>
-  static void accumulate(const SegmentView& a) {
+  static void accumulate(const TableView& a) {
     if (a.rows == 1) return accumulate_row<kDigits, kLines, kPlanes, kOffset>(a);
     constexpr int kAtOnce = kVectorsAtOnce<kLines, kPlanes>;
     for (int v = 0; v < kBlockVectors; v += kAtOnce) {
@@ -77,10 +77,10 @@ struct Avx512 {
   // One row needs each index once, so that both vectors can share a table. Lines are read in the order in which they
   // are stored: going from plane to plane for each table loads fewer tables, and was 25 % slower out of cache.
   template <int kDigits, int kLines, int kPlanes, bool kOffset>
-  static void accumulate_row(const SegmentView& a) {
+  static void accumulate_row(const TableView& a) {
     __m512i acc[kBlockVectors][kPlanes][kDigits];
 #pragma GCC unroll 2
-    for (int v = 0; v < kBlockVectors; ++v) begin<kDigits, kPlanes>(a.segments->start, acc[v]);
+    for (int v = 0; v < kBlockVectors; ++v) begin<kDigits, kPlanes>(a.terms->start, acc[v]);
 #pragma GCC unroll 4
     for (int p = 0; p < kPlanes; ++p) {
 #pragma GCC unroll 4
@@ -92,7 +92,7 @@ struct Avx512 {
           const __m512i bits = _mm512_loadu_si512(at);
 #pragma GCC unroll 2
           for (int d = 0; d < kDigits; ++d) {
-            const std::uint8_t* tables = a.entries + static_cast<std::size_t>(2 * (d * kLines + line)) * kVector;
+            const std::uint8_t* tables = a.integers + static_cast<std::size_t>(2 * (d * kLines + line)) * kVector;
             acc[v][p][d] = look_up(acc[v][p][d], low_index(bits), _mm512_loadu_si512(tables));
             acc[v][p][d] = look_up(acc[v][p][d], high_index(bits), _mm512_loadu_si512(tables + kVector));
           }
@@ -104,13 +104,13 @@ struct Avx512 {
       __m512 scale[kPlanes + 1];
 #pragma GCC unroll 5
       for (int c = 0; c < kPlanes + (kOffset ? 1 : 0); ++c) scale[c] = load_scales(a, c, v);
-      finish_vector<kDigits, kPlanes, kOffset>(*a.segments, acc[v], scale, a.y + v * kVectorRows);
+      finish_vector<kDigits, kPlanes, kOffset>(*a.terms, acc[v], scale, a.y + v * kVectorOutputs);
     }
   }
 
   // Many rows, outputs of vectors v0 .. v0 + kVectors - 1.
   template <int kDigits, int kLines, int kPlanes, int kVectors, bool kOffset>
-  static void accumulate_vectors(const SegmentView& a, int v0) {
+  static void accumulate_vectors(const TableView& a, int v0) {
     constexpr int kHalfLines = 2 * kLines;
     constexpr std::size_t kNext = (kPlanes * kLines + 1) * kBlockVectors * kVector;  // a segment with its scales, or so
     __m512i index[kVectors][kPlanes][kHalfLines];
@@ -131,12 +131,12 @@ struct Avx512 {
 #pragma GCC unroll 5
       for (int c = 0; c < kPlanes + (kOffset ? 1 : 0); ++c) scale[v][c] = load_scales(a, c, v0 + v);
     }
-    const std::uint8_t* entries = a.entries;
-    float* y = a.y + v0 * kVectorRows;
+    const std::uint8_t* entries = a.integers;
+    float* y = a.y + v0 * kVectorOutputs;
     for (std::int64_t m = 0; m < a.rows; ++m) {
       __m512i acc[kVectors][kPlanes][kDigits];
 #pragma GCC unroll 2
-      for (int v = 0; v < kVectors; ++v) begin<kDigits, kPlanes>(a.segments[m].start, acc[v]);
+      for (int v = 0; v < kVectors; ++v) begin<kDigits, kPlanes>(a.terms[m].start, acc[v]);
 #pragma GCC unroll 8
       for (int t = 0; t < kHalfLines; ++t) {
 #pragma GCC unroll 2
@@ -152,9 +152,9 @@ struct Avx512 {
       entries += kDigits * kHalfLines * static_cast<int>(kVector);
 #pragma GCC unroll 2
       for (int v = 0; v < kVectors; ++v) {
-        finish_vector<kDigits, kPlanes, kOffset>(a.segments[m], acc[v], scale[v], y + v * kVectorRows);
+        finish_vector<kDigits, kPlanes, kOffset>(a.terms[m], acc[v], scale[v], y + v * kVectorOutputs);
       }
-      y += kBlockRows;
+      y += kBlockOutputs;
     }
   }
 
@@ -176,37 +176,36 @@ struct Avx512 {
 
   // y += step * (sum over planes of scale * (sum of entries + start)) (+ offset * sum of x), for 16 outputs of one row.
   template <int kDigits, int kPlanes, bool kOffset>
-  static void finish_vector(const Segment& segment, const __m512i (*acc)[kDigits], const __m512* scale, float* y) {
+  static void finish_vector(const TableTerms& terms, const __m512i (*acc)[kDigits], const __m512* scale, float* y) {
     __m512 weighted = _mm512_mul_ps(total<kDigits>(acc[0]), scale[0]);
 #pragma GCC unroll 3
     for (int p = 1; p < kPlanes; ++p) weighted = _mm512_fmadd_ps(total<kDigits>(acc[p]), scale[p], weighted);
-    __m512 result = _mm512_fmadd_ps(weighted, _mm512_set1_ps(segment.step), _mm512_loadu_ps(y));
-    if constexpr (kOffset) result = _mm512_fmadd_ps(scale[kPlanes], _mm512_set1_ps(segment.sum), result);
+    __m512 result = _mm512_fmadd_ps(weighted, _mm512_set1_ps(terms.step), _mm512_loadu_ps(y));
+    if constexpr (kOffset) result = _mm512_fmadd_ps(scale[kPlanes], _mm512_set1_ps(terms.sum), result);
     _mm512_storeu_ps(y, result);
   }
 
   // Line `line` of the pass, for the 16 outputs of vector v.
-  static const std::uint8_t* line_at(const SegmentView& a, int line, int v) {
+  static const std::uint8_t* line_at(const TableView& a, int line, int v) {
     return a.lines + static_cast<std::size_t>(line * kBlockVectors + v) * kVector;
   }
 
   // Scales of row c of the pass, for the 16 outputs of vector v.
-  static __m512 load_scales(const SegmentView& a, int c, int v) {
-    const bool half = a.scale_type == Element::kFloat16;
-    const int first = c * kBlockRows + v * kVectorRows;
-    const std::uint8_t* at =
-        a.scales + static_cast<std::size_t>(first) * (half ? sizeof(std::uint16_t) : sizeof(float));
+  static __m512 load_scales(const TableView& a, int c, int v) {
+    const bool f16 = a.scale_type == Element::kFloat16;
+    const int first = c * kBlockOutputs + v * kVectorOutputs;
+    const std::uint8_t* at = a.scales + static_cast<std::size_t>(first) * (f16 ? sizeof(std::uint16_t) : sizeof(float));
     fetch_stream(at);
-    return half ? F32x16::load(reinterpret_cast<const std::uint16_t*>(at)).v
-                : F32x16::load(reinterpret_cast<const float*>(at)).v;
+    return f16 ? F32x16::load(reinterpret_cast<const std::uint16_t*>(at)).v
+               : F32x16::load(reinterpret_cast<const float*>(at)).v;
   }
 };
 
 }  // namespace
 
-constinit const Kernel table8_n32_avx512 =
+constinit const MatMulKernel table8_n32_avx512 =
     table_kernel<Avx512, 1>("table8_n32_avx512", Isa::kAvx512, contract::kLayoutAvx512);
-constinit const Kernel table16_n32_avx512 =
+constinit const MatMulKernel table16_n32_avx512 =
     table_kernel<Avx512, 2>("table16_n32_avx512", Isa::kAvx512, contract::kLayoutAvx512);
 
 }  // namespace dualbinary

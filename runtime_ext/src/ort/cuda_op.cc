@@ -7,49 +7,24 @@
 #include <stdexcept>
 #include <string>
 
+#include "capi/spec.h"
 #include "contract.h"
-#include "core/cuda_library.h"
 #include "core/memory.h"
 #include "core/spec.h"
+#include "ort/cuda_library.h"
 #include "ort/custom_op.h"
 #include "ort/status.h"
 
 namespace dualbinary {
 namespace {
 
-// What cuda/launcher.h asks for.
-constexpr std::int64_t kMostPlanes = 4;
-constexpr std::size_t kWorkspaceAlignment = 256;
+constexpr std::size_t kWorkspaceAlignment = contract::kCudaWorkspaceAlignment;
 
-void check_launcher(const char* message) {
+void check_call(const char* message) {
   if (message != nullptr) throw std::runtime_error(message);
 }
 
-void check_served(const Shape& shape) {
-  if (shape.layout != contract::kLayoutPlain) {
-    throw std::invalid_argument("layout: expected 1 (plain) on a CUDA device, got " + std::to_string(shape.layout) +
-                                " (" + layout_name(shape.layout) +
-                                "), which is for CPUs; run `dualbinary relayout FILE OUT --layout plain`");
-  }
-  if (shape.planes > kMostPlanes) {
-    throw std::invalid_argument("number of planes: expected 1 to " + std::to_string(kMostPlanes) +
-                                " on a CUDA device, got " + std::to_string(shape.planes) + "; use the CPU provider");
-  }
-}
-
-dualbinary_spec spec_of(const Node& node) {
-  const Shape& shape = node.shape;
-  return {.K = shape.K,
-          .N = shape.N,
-          .group_size = shape.group_size,
-          .planes = shape.planes,
-          .scale_rows = shape.scale_rows,
-          .layout = shape.layout,
-          .accuracy_level = node.accuracy_level,
-          .scale_type = static_cast<std::int32_t>(shape.scale_type)};  // an Element is a dualbinary_type
-}
-
-// The provider's own memory: where it is, and what to give back to it.
+// Memory of the provider: the device that it is on, and scratch memory of one call.
 class DeviceMemory {
  public:
   DeviceMemory(const OrtApi& api, const OrtKernelInfo* info) : api_(api), allocator_(nullptr, api.ReleaseAllocator) {
@@ -110,32 +85,32 @@ class Workspace {
   void* aligned_ = nullptr;
 };
 
-class CudaKernel : public NodeKernel {
+class CudaNodeKernel : public NodeKernel {
  public:
-  explicit CudaKernel(const Node& node)
+  explicit CudaNodeKernel(const Node& node)
       : library_(cuda_library()), memory_(node.api, node.info), weight_(nullptr, library_.weight_destroy) {
-    const dualbinary_spec spec = spec_of(node);
+    const dualbinary_spec spec = capi::to_c(node.shape);
     const auto planes = static_cast<std::size_t>(planes_bytes(node.shape));
     const auto scales = static_cast<std::size_t>(scales_bytes(node.shape));
     dualbinary_cuda_weight* weight = nullptr;
-    check_launcher(library_.weight_create(&spec, node.stored.planes, planes, node.stored.scales, scales,
-                                          memory_.device(), &weight));
+    check_call(library_.weight_create(&spec, node.stored.planes, planes, node.stored.scales, scales, memory_.device(),
+                                      &weight));
     weight_.reset(weight);
     // The device's copy is all that products read.
     release_file_pages(node.stored.planes, planes);
     release_file_pages(node.stored.scales, scales);
   }
 
-  // Enqueues and returns: whatever waits for the device here would forbid capturing the session into a graph.
+  // Enqueues and returns: waiting for the device here would forbid the capture of the session into a graph.
   void multiply(const Call& call) const override {
     const auto type = static_cast<std::int32_t>(call.x.type);
     void* stream = nullptr;
     check(call.api, call.api.KernelContext_GetGPUComputeStream(call.context, &stream));
     std::size_t bytes = 0;
-    check_launcher(library_.workspace(weight_.get(), type, call.rows, nullptr, &bytes));
+    check_call(library_.workspace(weight_.get(), type, call.rows, nullptr, &bytes));
     const Workspace workspace(memory_, call.context, bytes);
-    check_launcher(library_.multiply(weight_.get(), call.x.data, type, call.rows, call.y, workspace.data(), bytes,
-                                     stream, nullptr));
+    check_call(library_.multiply(weight_.get(), call.x.data, type, call.rows, call.y, workspace.data(), bytes, stream,
+                                 nullptr));
   }
 
  private:
@@ -145,26 +120,16 @@ class CudaKernel : public NodeKernel {
 };
 
 std::unique_ptr<NodeKernel> create(const Node& node) {
-  check_served(node.shape);
+  check_cuda_limits(node.shape);
   check_factors(node.shape, node.stored.scales);
-  return std::make_unique<CudaKernel>(node);
+  return std::make_unique<CudaNodeKernel>(node);
 }
 
 }  // namespace
 
 std::vector<const OrtCustomOp*> new_cuda_ops(const OrtApi& api, const char* provider) {
-  constexpr auto kFloat32 = ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
-  constexpr auto kFloat16 = ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16;
-  constexpr auto kBFloat16 = ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16;
-  constexpr auto kUint8 = ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8;
-  std::vector<const OrtCustomOp*> ops;
-  for (const auto x_type : {kFloat32, kFloat16, kBFloat16}) {
-    for (const auto scale_type : {kFloat16, kFloat32, kUint8}) {
-      // The stored weight stays with the host, so that a device holds one copy: the packed one.
-      ops.push_back(new_custom_op(api, {provider, x_type, scale_type, OrtMemTypeCPUInput, create}));
-    }
-  }
-  return ops;
+  // The stored weight stays with the host, so that a device holds one copy: the packed one.
+  return new_custom_ops(api, provider, OrtMemTypeCPUInput, [](ONNXTensorElementDataType) { return create; });
 }
 
 }  // namespace dualbinary

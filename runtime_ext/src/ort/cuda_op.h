@@ -1,5 +1,5 @@
-// DualBinaryMatMul for the CUDA execution provider. The kernels are in a shared object of their own, see
-// core/cuda_library.h; here is neither a kernel nor a header of CUDA.
+// DualBinaryMatMul for the CUDA execution provider. The kernels are in another shared object, see cuda_library.h; here
+// is neither a kernel nor a header of CUDA.
 #pragma once
 
 #include <vector>

@@ -14,10 +14,14 @@
 namespace dualbinary {
 namespace {
 
-// OrtCustomOp's callbacks get the struct back, so what belongs to one entry stands behind it.
+// OrtCustomOp's callbacks get the struct back, so what belongs to one entry follows it.
 struct CustomOp : OrtCustomOp {
   const OrtApi* api;
-  Entry entry;
+  const char* provider;
+  ONNXTensorElementDataType x_type;
+  ONNXTensorElementDataType scale_type;
+  OrtMemType weight_memory;
+  NodeKernelFactory create;
 };
 
 const CustomOp& self(const OrtCustomOp* op) { return *static_cast<const CustomOp*>(op); }
@@ -80,7 +84,7 @@ class InferenceAttributes : public AttributeReader {
   const OrtShapeInferContext* context_;
 };
 
-// What ONNX Runtime holds of one node of one session.
+// Object that ONNX Runtime holds for one node of one session.
 struct Instance {
   const OrtApi& api;
   std::string where;  // starts every message: op and node
@@ -120,10 +124,10 @@ std::unique_ptr<Instance> create(const CustomOp& op, const OrtKernelInfo* info, 
   const Spec spec = read_attributes(KernelAttributes(api, info));
   const OrtValue* planes = constant_input(api, info, contract::kInputPlanes, "planes");
   const OrtValue* scales = constant_input(api, info, contract::kInputScales, "scales");
-  const TensorInfo x{op.entry.x_type, {spec.K}};  // its dimensions are checked by each run
+  const TensorInfo x{op.x_type, {spec.K}};  // its dimensions are checked by each run
   const Shape shape = check_inputs(spec, x, read_info(api, planes), read_info(api, scales)).value();
   const Stored stored{static_cast<const std::uint8_t*>(tensor_data(api, planes)), tensor_data(api, scales)};
-  auto kernel = op.entry.create({api, info, spec.accuracy_level, shape, stored});
+  auto kernel = op.create({api, info, shape, stored});
   return std::make_unique<Instance>(Instance{api, std::move(where), shape, std::move(kernel)});
 }
 
@@ -191,26 +195,22 @@ OrtStatus* ORT_API_CALL infer(const OrtCustomOp* op, OrtShapeInferContext* conte
   return guarded(api, std::string(contract::kOpName) + ": ", [&] { infer_output(api, context); });
 }
 
-}  // namespace
-
-const OrtCustomOp* new_custom_op(const OrtApi& api, const Entry& entry) {
-  auto& op = *new CustomOp{};
-  op.api = &api;
-  op.entry = entry;
+// Version and callbacks.
+void fill_in(OrtCustomOp& op) {
   op.version = kOrtApiVersion;
   op.GetName = [](const OrtCustomOp*) noexcept { return contract::kOpName; };
-  op.GetExecutionProviderType = [](const OrtCustomOp* o) noexcept { return self(o).entry.provider; };
+  op.GetExecutionProviderType = [](const OrtCustomOp* o) noexcept { return self(o).provider; };
   op.GetInputTypeCount = [](const OrtCustomOp*) noexcept { return std::size_t{contract::kInputCount}; };
   op.GetInputType = [](const OrtCustomOp* o, std::size_t index) noexcept {
-    if (index == contract::kInputX) return self(o).entry.x_type;
-    return index == contract::kInputPlanes ? ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8 : self(o).entry.scale_type;
+    if (index == contract::kInputX) return self(o).x_type;
+    return index == contract::kInputPlanes ? ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8 : self(o).scale_type;
   };
   op.GetOutputTypeCount = [](const OrtCustomOp*) noexcept { return std::size_t{1}; };
-  op.GetOutputType = [](const OrtCustomOp* o, std::size_t) noexcept { return self(o).entry.x_type; };
+  op.GetOutputType = [](const OrtCustomOp* o, std::size_t) noexcept { return self(o).x_type; };
   op.GetInputCharacteristic = [](const OrtCustomOp*, std::size_t) noexcept { return INPUT_OUTPUT_REQUIRED; };
   op.GetOutputCharacteristic = [](const OrtCustomOp*, std::size_t) noexcept { return INPUT_OUTPUT_REQUIRED; };
   op.GetInputMemoryType = [](const OrtCustomOp* o, std::size_t index) noexcept {
-    return index == contract::kInputX ? OrtMemTypeDefault : self(o).entry.weight_memory;
+    return index == contract::kInputX ? OrtMemTypeDefault : self(o).weight_memory;
   };
   op.GetStartVersion = [](const OrtCustomOp*) noexcept { return contract::kOpVersion; };
   op.GetEndVersion = [](const OrtCustomOp*) noexcept { return contract::kOpVersion; };
@@ -218,7 +218,25 @@ const OrtCustomOp* new_custom_op(const OrtApi& api, const Entry& entry) {
   op.CreateKernelV2 = create_kernel;
   op.KernelComputeV2 = compute;
   op.KernelDestroy = destroy_kernel;
-  return &op;
+}
+
+}  // namespace
+
+std::vector<const OrtCustomOp*> new_custom_ops(const OrtApi& api, const char* provider, OrtMemType weight_memory,
+                                               NodeKernelFactory (*create_for)(ONNXTensorElementDataType x_type)) {
+  constexpr auto kFloat32 = ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
+  constexpr auto kFloat16 = ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16;
+  constexpr auto kBFloat16 = ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16;
+  constexpr auto kUint8 = ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8;
+  std::vector<const OrtCustomOp*> ops;
+  for (const auto x_type : {kFloat32, kFloat16, kBFloat16}) {
+    for (const auto scale_type : {kFloat16, kFloat32, kUint8}) {
+      auto* op = new CustomOp{{}, &api, provider, x_type, scale_type, weight_memory, create_for(x_type)};
+      fill_in(*op);
+      ops.push_back(op);
+    }
+  }
+  return ops;
 }
 
 }  // namespace dualbinary

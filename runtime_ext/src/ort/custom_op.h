@@ -1,9 +1,10 @@
-// What all entries of DualBinaryMatMul share, whatever provider they are for: the OrtCustomOp with its callbacks, the
-// shape function, and reading and checking a node and its calls. An entry adds what it does with the weight.
+// DualBinaryMatMul for any provider: the OrtCustomOp with its callbacks, the shape function, and reading and checking a
+// node and its calls. A provider adds a NodeKernel.
 #pragma once
 
 #include <cstdint>
 #include <memory>
+#include <vector>
 
 #include "kernels/kernel.h"
 #include "onnxruntime_c_api.h"
@@ -15,12 +16,11 @@ namespace dualbinary {
 struct Node {
   const OrtApi& api;
   const OrtKernelInfo* info;
-  std::int64_t accuracy_level;
   Shape shape;
   Stored stored;
 };
 
-// One call: Y [rows, N] = X [rows, K] times the weight, rows > 0; x and y are in memory of the entry's provider.
+// One call: Y [rows, N] = X [rows, K] times the weight, rows > 0; x and y are in the provider's memory.
 struct Call {
   const OrtApi& api;
   OrtKernelContext* context;
@@ -30,26 +30,22 @@ struct Call {
 };
 
 // A node of a session, ready for calls, which may come from several threads at once. Exceptions become the session's
-// error, behind the name of the node.
+// error, which begins with the name of the node.
 class NodeKernel {
  public:
   virtual ~NodeKernel() = default;
   virtual void multiply(const Call& call) const = 0;
 };
 
-// The kernel for one provider and pair of types.
-struct Entry {
-  const char* provider;
-  ONNXTensorElementDataType x_type;
-  ONNXTensorElementDataType scale_type;
-  // Of planes and scales. The host must be able to read them: where the provider's default memory is a device's, it has
-  // to be OrtMemTypeCPUInput.
-  OrtMemType weight_memory;
-  std::unique_ptr<NodeKernel> (*create)(const Node& node);
-};
+using NodeKernelFactory = std::unique_ptr<NodeKernel> (*)(const Node& node);
 
+// The op for one provider: an entry for each pair of types of X and scales, whose kernels create_for(type of X)
+// creates. `weight_memory` is that of planes and scales. The host must be able to read them: where the provider's
+// default memory is a device's, it has to be OrtMemTypeCPUInput.
+//
 // ONNX Runtime merges all entries of one name into one schema, and takes the shape function of the first; here all have
 // the same one. An op is never freed: sessions refer to it until the process ends.
-const OrtCustomOp* new_custom_op(const OrtApi& api, const Entry& entry);
+std::vector<const OrtCustomOp*> new_custom_ops(const OrtApi& api, const char* provider, OrtMemType weight_memory,
+                                               NodeKernelFactory (*create_for)(ONNXTensorElementDataType x_type));
 
 }  // namespace dualbinary

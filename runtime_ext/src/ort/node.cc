@@ -28,7 +28,7 @@ void check_rank(const char* name, const char* shape, std::size_t rank, const std
   throw std::invalid_argument(std::string(name) + ": expected shape " + shape + ", got " + to_string(dims));
 }
 
-// P of a block of that many bytes: C, or C-1 where one row is the offset. Throws where neither fits.
+// P of an output block of that many bytes: C, or C-1 where one row is the offset. Throws where neither fits.
 std::int64_t planes_in_block(Spec spec, std::int64_t bytes) {
   std::string expected;
   for (spec.planes = spec.scale_rows; spec.planes >= spec.scale_rows - 1; --spec.planes) {

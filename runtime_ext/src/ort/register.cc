@@ -45,7 +45,7 @@ OrtStatus* register_ops(OrtSessionOptions* options, const OrtApiBase* base) noex
 
 extern "C" {
 
-// What SessionOptions.register_custom_ops_library and RegisterCustomOpsLibrary_V2 look for.
+// The symbol that SessionOptions.register_custom_ops_library and RegisterCustomOpsLibrary_V2 look for.
 DUALBINARY_EXPORT OrtStatus* ORT_API_CALL RegisterCustomOps(OrtSessionOptions* options, const OrtApiBase* base) {
   return dualbinary::register_ops(options, base);
 }

@@ -1,4 +1,4 @@
-// NEON of AArch64, which every such CPU has: the primitives of the table method.
+// NEON of AArch64, which every such CPU has: the primitives of table kernels.
 #pragma once
 
 #include <arm_neon.h>
@@ -24,7 +24,7 @@ struct F32x16 {
     return each([&](int i) { return vld1q_f32(p + 4 * i); });
   }
   static F32x16 load(const std::uint16_t* p) {
-    return each([&](int i) { return half_to_float(p + 4 * i); });
+    return each([&](int i) { return f16_to_float(p + 4 * i); });
   }
   static F32x16 load(const std::int8_t* p) {
     const int8x16_t bytes = vld1q_s8(p);
@@ -46,7 +46,7 @@ struct F32x16 {
     return each([&](int i) { return vfmaq_f32(z.q[i], x.q[i], y.q[i]); });
   }
   static std::int32_t round_scalar(float x) { return vcvtns_s32_f32(x); }
-  static float32x4_t half_to_float(const std::uint16_t* p) { return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p))); }
+  static float32x4_t f16_to_float(const std::uint16_t* p) { return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p))); }
 
   void store(float* p) const {
     for (int i = 0; i < 4; ++i) vst1q_f32(p + 4 * i, q[i]);
@@ -61,7 +61,7 @@ struct F32x16 {
   F32x16 sum_quads() const {
     return each([&](int i) { return vdupq_n_f32(sum_quad(q[i])); });
   }
-  // In the order of AVX2's: lanes 8 apart, then neighbours, then pairs, then quads. So the two kernels agree bit for
+  // In the order of AVX2's: lanes 8 apart, then neighbors, then pairs, then quads. So the two kernels agree bit for
   // bit.
   float reduce_add() const { return sum_quad(vaddq_f32(q[0], q[2])) + sum_quad(vaddq_f32(q[1], q[3])); }
   float reduce_max() const { return vmaxvq_f32(vmaxq_f32(vmaxq_f32(q[0], q[2]), vmaxq_f32(q[1], q[3]))); }
@@ -96,22 +96,22 @@ struct F32x16 {
   }
 };
 
-// Two neighbouring tables of 16 bytes are one of 32 for tbl. A byte of a line at an even place looks into the first, at
+// Two neighboring tables of 16 bytes are one of 32 for tbl. A byte of a line at an even place looks into the first, at
 // an odd place into the second, so its index has 16 added there. These turn the low or the high nibbles of a line into
 // such indices; vsri keeps the upper half of the base's bytes and puts the line's high nibbles below.
 inline uint8x16_t table_base() { return vreinterpretq_u8_u16(vdupq_n_u16(0x1000)); }
 inline uint8x16_t low_index(uint8x16_t line) { return vbslq_u8(vdupq_n_u8(15), line, table_base()); }
 inline uint8x16_t high_index(uint8x16_t line) { return vsriq_n_u8(table_base(), line, 4); }
 
-// Looks up sixteen bytes and adds each pair of neighbours to a 16-bit sum: exact while sums stay below 2^16.
+// Looks up sixteen bytes and adds each pair of neighbors to a 16-bit sum: exact while sums stay below 2^16.
 inline uint16x8_t add_looked_up(uint16x8_t sums, uint8x16x2_t tables, uint8x16_t index) {
   return vpadalq_u8(sums, vqtbl2q_u8(tables, index));
 }
 
 // Four scales of either type, number 4 * which and on.
-inline float32x4_t load_scales(const std::uint8_t* p, bool half, int which) {
-  return half ? F32x16::half_to_float(reinterpret_cast<const std::uint16_t*>(p) + 4 * which)
-              : vld1q_f32(reinterpret_cast<const float*>(p) + 4 * which);
+inline float32x4_t load_scales(const std::uint8_t* p, bool f16, int which) {
+  return f16 ? F32x16::f16_to_float(reinterpret_cast<const std::uint16_t*>(p) + 4 * which)
+             : vld1q_f32(reinterpret_cast<const float*>(p) + 4 * which);
 }
 
 // Prefetch of the packed stream into L2, one call for each cache line that is read. The distance is the one that x86

@@ -1,4 +1,4 @@
-// AVX2 with FMA and F16C: the primitives of the table method.
+// AVX2 with FMA and F16C: the primitives of table kernels.
 #pragma once
 
 #include <immintrin.h>
@@ -12,7 +12,7 @@ struct F32x16 {
   __m256 a;  // lanes 0..7
   __m256 b;  // lanes 8..15
 
-  static __m256 half_to_float(const std::uint16_t* p) {
+  static __m256 f16_to_float(const std::uint16_t* p) {
     return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
   }
   static __m256 byte_to_float(const std::int8_t* p) {
@@ -20,7 +20,7 @@ struct F32x16 {
   }
   static F32x16 set(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
   static F32x16 load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
-  static F32x16 load(const std::uint16_t* p) { return {half_to_float(p), half_to_float(p + 8)}; }
+  static F32x16 load(const std::uint16_t* p) { return {f16_to_float(p), f16_to_float(p + 8)}; }
   static F32x16 load(const std::int8_t* p) { return {byte_to_float(p), byte_to_float(p + 8)}; }
   static F32x16 add(F32x16 x, F32x16 y) { return {_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b)}; }
   static F32x16 max(F32x16 x, F32x16 y) { return {_mm256_max_ps(x.a, y.a), _mm256_max_ps(x.b, y.b)}; }
@@ -116,9 +116,9 @@ inline __m256i widen(__m256i words, int which) {
 }
 
 // Eight scales of either type, number 8 * which and on.
-inline __m256 load_scales(const std::uint8_t* p, bool half, int which) {
-  return half ? F32x16::half_to_float(reinterpret_cast<const std::uint16_t*>(p) + 8 * which)
-              : _mm256_loadu_ps(reinterpret_cast<const float*>(p) + 8 * which);
+inline __m256 load_scales(const std::uint8_t* p, bool f16, int which) {
+  return f16 ? F32x16::f16_to_float(reinterpret_cast<const std::uint16_t*>(p) + 8 * which)
+             : _mm256_loadu_ps(reinterpret_cast<const float*>(p) + 8 * which);
 }
 
 }  // namespace

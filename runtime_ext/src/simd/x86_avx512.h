@@ -1,4 +1,4 @@
-// AVX-512 (F, BW, DQ, VL, VNNI, VBMI): the primitives of the table method.
+// AVX-512 (F, BW, DQ, VL, VNNI, VBMI): the primitives of table kernels.
 #pragma once
 
 #include <immintrin.h>
@@ -67,7 +67,7 @@ struct F32x16 {
 
 // vpermb takes a 6-bit index, so one register holds four tables of 16 bytes; byte j of every 32-bit lane looks into
 // table j. These turn the low or the high nibbles of a line into such indices. vpternlog 0xEA is (a & b) | c: mask the
-// nibble and add the table's base in one operation, which also drops what the shift carried over from the neighbouring
+// nibble and add the table's base in one operation, which also drops what the shift carried over from the neighboring
 // byte.
 inline __m512i table_index(__m512i nibbles) {
   return _mm512_ternarylogic_epi32(nibbles, _mm512_set1_epi8(15), _mm512_set1_epi32(0x30201000), 0xEA);

@@ -9,9 +9,9 @@
 namespace dualbinary {
 namespace {
 
-// How far ahead of the kernel the packed stream is fetched. One core's out-of-order window covers about 20 cache lines
-// of this code, DRAM latency times bandwidth is about 50 and more; without it time is compute plus memory. At M=1 on
-// Zen 5, 2 KiB were 7 to 28 % slower than 6 and 8 KiB; fetching into L2 only was 12 to 20 % slower than into L1
+// Distance from the kernel at which the packed stream is fetched. One core's out-of-order window covers about 20 cache
+// lines of this code, DRAM latency times bandwidth is about 50 and more; without it time is compute plus memory. At M=1
+// on Zen 5, 2 KiB were 7 to 28 % slower than 6 and 8 KiB; fetching into L2 only was 12 to 20 % slower than into L1
 // (docs/log/kernels.md, 2026-11-25).
 constexpr std::size_t kPrefetchBytes = 8192;
 

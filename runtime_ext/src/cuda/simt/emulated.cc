@@ -1,4 +1,4 @@
-// The machine behind emulated.h: fibers, their order, and what they wait for.
+// Implementation of emulated.h: fibers, their order, and their waits.
 #include <setjmp.h>
 #include <sys/mman.h>
 #include <ucontext.h>
@@ -23,7 +23,7 @@ namespace {
 
 constexpr std::size_t kStackBytes = 128 << 10;
 constexpr int kWarpgroup = 128;
-// 6e4 as a half, 1e36 as a float. Not NaN: kernels compute anew, and rightly, what is not finite.
+// 6e4 as float16, 1e36 as float32. Not NaN: kernels rightly compute again what is not finite.
 constexpr int kPoison = 0x7b;
 
 [[noreturn]] void fail(const char* message) {
@@ -37,7 +37,7 @@ struct Copy {
   bool valid;
 };
 
-// Threads that meet: all of a block, of a warpgroup or of a warp.
+// Threads that meet: all of a thread block, of a warpgroup or of a warp.
 struct Meeting {
   int size = 0;
   int arrived = 0;
@@ -55,13 +55,13 @@ struct Wgmma {
   bool add;
 };
 
-// The matrix B of a wgmma: 16 halves of a token, through the 128-byte swizzle, which permutes the chunks of 16 bytes of
-// an address by the address itself.
+// The matrix B of a wgmma: 16 float16 values of a token, through the 128-byte swizzle, which permutes the chunks of 16
+// bytes of an address by the address itself.
 void read_token(const void* start, int token, float (&values)[16]) {
   for (int i = 0; i < 16; ++i) {
     auto address = reinterpret_cast<std::uintptr_t>(start) + static_cast<std::uintptr_t>(128 * token + 2 * i);
     address ^= (address >> 7 & 7) << 4;
-    values[i] = from_half(*reinterpret_cast<const std::uint16_t*>(address));
+    values[i] = from_f16(*reinterpret_cast<const std::uint16_t*>(address));
   }
 }
 
@@ -72,8 +72,8 @@ void compute(const Wgmma& product) {
     const int t = thread % 4;
     for (int i = 0; i < 8; ++i) {
       const std::uint32_t word = product.a[static_cast<std::size_t>(thread)][i / 2];
-      const auto half = static_cast<std::uint16_t>(word >> 16 * (i % 2));
-      a[row + 8 * (i / 2 % 2)][2 * t + 8 * (i / 4) + i % 2] = from_half(half);
+      const auto bits = static_cast<std::uint16_t>(word >> 16 * (i % 2));
+      a[row + 8 * (i / 2 % 2)][2 * t + 8 * (i / 4) + i % 2] = from_f16(bits);
     }
   }
   for (int token = 0; token < product.tokens; ++token) {
@@ -100,13 +100,13 @@ struct Fiber {
 
 constexpr std::size_t kCopyBytes = 16;
 
-// One block at a time, on one thread of the CPU.
+// One thread block at a time, on one thread of the CPU.
 class Machine {
  public:
   void run_block(const Launch& shape, unsigned block, const std::function<void()>& kernel) {
     prepare(shape, block);
     kernel_ = &kernel;
-    // Every other block lets a warp go as far as it can before the next one has its turn, the others are fair.
+    // Every other thread block lets a warp go as far as it can before the next one has its turn, the others are fair.
     const bool greedy = block % 2 == 0;
     left_ = shape.threads;
     while (left_ > 0) {
@@ -382,7 +382,7 @@ float value_of_half(std::uint16_t bits) {
 
 }  // namespace
 
-float from_half(std::uint16_t bits) {
+float from_f16(std::uint16_t bits) {
   static const auto values = [] {
     std::vector<float> all(1 << 16);
     for (std::size_t i = 0; i < all.size(); ++i) all[i] = value_of_half(static_cast<std::uint16_t>(i));

@@ -1,16 +1,17 @@
 // The instructions of simt.h on a CPU, lane by lane, for tests.
 //
-// Each thread of a block is a fiber that runs until it must wait for others. Blocks run one after another on each CPU
-// core. What a GPU leaves open is made to matter, so that a kernel that is wrong fails here as well:
+// Each thread of a thread block is a fiber that runs until it must wait for others. Blocks run one after another on
+// each CPU core. What a GPU leaves open is made to matter, so that a kernel that is wrong fails here as well:
 //
-//   - the order of warps and lanes is random, another one for each block, but the same in every run; in every other
-//     block a warp goes as far as it can before the others have their turn
+//   - the order of warps and lanes is random, another one for each thread block, but the same in every run; in every
+//   other
+//     thread block a warp goes as far as it can before the others have their turn
 //   - a byte that is being copied asynchronously is 0x7b, part of large numbers, until the wait for it; its source is
 //     read only then
 //   - a wgmma reads its operands at the wait for it
 //   - shared and device memory end at a page that cannot be accessed, and shared memory begins as 0x7b
 //   - an access that is not aligned ends the process as an illegal instruction (cmake/cuda.cmake)
-//   - lanes that wait for different instructions, and threads that wait for ever, end the process with a message
+//   - lanes that wait for different instructions, and threads that wait forever, end the process with a message
 #pragma once
 
 #include <algorithm>
@@ -42,8 +43,8 @@ struct Place {
 };
 const Place& place();
 
-// Waits until all threads of the block, of the group of 32 or 128 that the running one belongs to, are here with the
-// same `meet`; then one of them calls meet(arguments), with what each thread gave, in the order of the threads.
+// Waits until all threads of the thread block, of the group of 32 or 128 that the running one belongs to, are here with
+// the same `meet`; then one of them calls meet(arguments), with what each thread gave, in the order of the threads.
 using Meet = void (*)(void* const* arguments);
 void meet_warp(Meet meet, void* argument);
 void meet_warpgroup(Meet meet, void* argument);
@@ -60,9 +61,9 @@ void wait(int pending);
 
 void run(const Launch& shape, const std::function<void()>& kernel);
 
-// A float's value in the format of a half or a bfloat16, rounded to nearest even.
+// A float's value in the format float16 or bfloat16, rounded to nearest even.
 std::uint16_t to_half(float value);
-float from_half(std::uint16_t bits);
+float from_f16(std::uint16_t bits);
 
 }  // namespace emulated
 
@@ -88,20 +89,20 @@ inline std::uint32_t bits_of(float value) {
   return bits;
 }
 
-inline float half_to_float(std::uint16_t bits) { return emulated::from_half(bits); }
-inline std::uint16_t float_to_half(float value) { return emulated::to_half(value); }
-inline float bfloat_to_float(std::uint16_t bits) { return float_of(std::uint32_t{bits} << 16); }
-inline std::uint16_t float_to_bfloat(float value) {
+inline float f16_to_float(std::uint16_t bits) { return emulated::from_f16(bits); }
+inline std::uint16_t float_to_f16(float value) { return emulated::to_half(value); }
+inline float bf16_to_float(std::uint16_t bits) { return float_of(std::uint32_t{bits} << 16); }
+inline std::uint16_t float_to_bf16(float value) {
   const std::uint32_t bits = bits_of(value);
   if (value != value) return 0x7fff;
   return static_cast<std::uint16_t>((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
 }
-inline std::uint32_t halves(float low, float high) {
-  return std::uint32_t{float_to_half(low)} | std::uint32_t{float_to_half(high)} << 16;
+inline std::uint32_t f16_pair(float low, float high) {
+  return std::uint32_t{float_to_f16(low)} | std::uint32_t{float_to_f16(high)} << 16;
 }
-inline std::uint32_t add_halves(std::uint32_t a, std::uint32_t b) {
-  const auto half = [](std::uint32_t word, int i) { return half_to_float(static_cast<std::uint16_t>(word >> 16 * i)); };
-  return halves(half(a, 0) + half(b, 0), half(a, 1) + half(b, 1));
+inline std::uint32_t add_f16_pairs(std::uint32_t a, std::uint32_t b) {
+  const auto value = [](std::uint32_t word, int i) { return f16_to_float(static_cast<std::uint16_t>(word >> 16 * i)); };
+  return f16_pair(value(a, 0) + value(b, 0), value(a, 1) + value(b, 1));
 }
 
 inline float power_of_two(int exponent) { return float_of(static_cast<std::uint32_t>(exponent + 127) << 23); }
@@ -138,7 +139,7 @@ inline Words4 load_once(const Words4* from) { return *from; }
 
 using SharedAddress = std::uint8_t*;
 inline SharedAddress shared_address(void* pointer) { return static_cast<std::uint8_t*>(pointer); }
-inline std::uint16_t load_half(SharedAddress from) { return *reinterpret_cast<const std::uint16_t*>(from); }
+inline std::uint16_t load_u16(SharedAddress from) { return *reinterpret_cast<const std::uint16_t*>(from); }
 inline std::uint32_t load_word(SharedAddress from) { return *reinterpret_cast<const std::uint32_t*>(from); }
 inline Words2 load_words2(SharedAddress from) { return *reinterpret_cast<const Words2*>(from); }
 inline Words4 load_words4(SharedAddress from) { return *reinterpret_cast<const Words4*>(from); }
@@ -189,7 +190,7 @@ inline void load_matrices(std::uint32_t (&m)[4], const void* row) {
 
 namespace emulated {
 
-// What a lane brings to a matrix instruction, and the parts of its fragments that the product needs.
+// Operands that a lane brings to a matrix instruction, and the parts of its fragments that the product needs.
 template <class D, int kA, int kB>
 struct Mma {
   D* d;
@@ -258,7 +259,7 @@ inline void mma_f16(float (&d)[4], const std::uint32_t (&a)[4], std::uint32_t b0
           for (int i = 0; i < 4; ++i) {
             const auto x = static_cast<std::uint16_t>(a[half + 2 * (i / 2)] >> 16 * (i % 2));
             const auto y = static_cast<std::uint16_t>(b[i / 2] >> 16 * (i % 2));
-            sum += half_to_float(x) * half_to_float(y);
+            sum += f16_to_float(x) * f16_to_float(y);
           }
           return sum;
         });

@@ -12,7 +12,7 @@
 
 namespace dualbinary::simt::emulated {
 
-// In front of the data lies a page with the length of the mapping; behind them one without access.
+// Before the data there is a page with the length of the mapping; after them one without access.
 struct ReleaseGuarded {
   void operator()(void* data) const {
     const auto page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));

@@ -15,7 +15,7 @@
 #define DUALBINARY_DEVICE_NOINLINE static __device__ __noinline__
 #define DUALBINARY_GLOBAL(threads, blocks) static __global__ void __launch_bounds__(threads, blocks)
 #define DUALBINARY_HOST_DEVICE __host__ __device__
-// In front of a kernel's arguments: they stay where they are, even if a function takes them by reference.
+// Before a kernel's arguments: they stay where they are, even if a function takes them by reference.
 #define DUALBINARY_ARGUMENT const __grid_constant__
 #define DUALBINARY_UNROLL _Pragma("unroll")
 #define DUALBINARY_NO_UNROLL _Pragma("unroll 1")
@@ -36,7 +36,7 @@ DUALBINARY_DEVICE int block_x() { return static_cast<int>(blockIdx.x); }
 DUALBINARY_DEVICE int block_y() { return static_cast<int>(blockIdx.y); }
 DUALBINARY_DEVICE int blocks_x() { return static_cast<int>(gridDim.x); }
 
-// Dynamic shared memory of the block; starts at a multiple of 16 bytes.
+// Dynamic shared memory of the thread block; starts at a multiple of 16 bytes.
 DUALBINARY_DEVICE std::uint8_t* shared_memory() {
   extern __shared__ __align__(16) std::uint8_t dualbinary_shared[];
   return dualbinary_shared;
@@ -51,21 +51,19 @@ DUALBINARY_DEVICE void sync_block() { __syncthreads(); }
 DUALBINARY_DEVICE void sync_warp() { __syncwarp(); }
 DUALBINARY_DEVICE float shuffle_xor(float value, int mask) { return __shfl_xor_sync(0xffffffffu, value, mask); }
 
-DUALBINARY_DEVICE float half_to_float(std::uint16_t bits) { return __half2float(__ushort_as_half(bits)); }
-DUALBINARY_DEVICE std::uint16_t float_to_half(float value) { return __half_as_ushort(__float2half_rn(value)); }
-DUALBINARY_DEVICE float bfloat_to_float(std::uint16_t bits) { return __uint_as_float(std::uint32_t{bits} << 16); }
-DUALBINARY_DEVICE std::uint16_t float_to_bfloat(float value) {
-  return __bfloat16_as_ushort(__float2bfloat16_rn(value));
-}
+DUALBINARY_DEVICE float f16_to_float(std::uint16_t bits) { return __half2float(__ushort_as_half(bits)); }
+DUALBINARY_DEVICE std::uint16_t float_to_f16(float value) { return __half_as_ushort(__float2half_rn(value)); }
+DUALBINARY_DEVICE float bf16_to_float(std::uint16_t bits) { return __uint_as_float(std::uint32_t{bits} << 16); }
+DUALBINARY_DEVICE std::uint16_t float_to_bf16(float value) { return __bfloat16_as_ushort(__float2bfloat16_rn(value)); }
 
-// Two floats rounded to halves: `low` in the low half of the word.
-DUALBINARY_DEVICE std::uint32_t halves(float low, float high) {
+// Two floats rounded to float16: `low` in the low half of the word.
+DUALBINARY_DEVICE std::uint32_t f16_pair(float low, float high) {
   std::uint32_t word;
   asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
   return word;
 }
 
-DUALBINARY_DEVICE std::uint32_t add_halves(std::uint32_t a, std::uint32_t b) {
+DUALBINARY_DEVICE std::uint32_t add_f16_pairs(std::uint32_t a, std::uint32_t b) {
   std::uint32_t sum;
   asm("add.rn.f16x2 %0, %1, %2;" : "=r"(sum) : "r"(a), "r"(b));
   return sum;
@@ -118,13 +116,13 @@ DUALBINARY_DEVICE Words4 load_once(const Words4* from) {
   return v;
 }
 
-// A place in shared memory, in one register. The compiler makes it from a pointer anew for each access, by a handful of
-// instructions, where it has only the pointer.
+// A place in shared memory, in one register. The compiler makes it from a pointer again for each access, by a handful
+// of instructions, where it has only the pointer.
 using SharedAddress = std::uint32_t;
 DUALBINARY_DEVICE SharedAddress shared_address(const void* pointer) {
   return static_cast<std::uint32_t>(__cvta_generic_to_shared(pointer));
 }
-DUALBINARY_DEVICE std::uint16_t load_half(SharedAddress from) {
+DUALBINARY_DEVICE std::uint16_t load_u16(SharedAddress from) {
   std::uint16_t v;
   asm volatile("ld.shared.u16 %0, [%1];" : "=h"(v) : "r"(from) : "memory");
   return v;
@@ -170,7 +168,7 @@ DUALBINARY_DEVICE void wait_copies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
 }
 
-// Four 8x8 matrices of halves: lane 8i+j gives the address of row j of matrix i, and gets of each matrix row l / 4,
+// Four 8x8 matrices of float16: lane 8i+j gives the address of row j of matrix i, and gets of each matrix row l / 4,
 // columns 2(l % 4) and the next.
 DUALBINARY_DEVICE void load_matrices(std::uint32_t (&m)[4], const void* row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
@@ -206,7 +204,7 @@ DUALBINARY_DEVICE void mma_u8(int (&d)[4], const std::uint32_t (&a)[4], std::uin
   }
 }
 
-// d += A B in halves, with float32 sums.
+// d += A B in float16, with float32 sums.
 DUALBINARY_DEVICE void mma_f16(float (&d)[4], const std::uint32_t (&a)[4], std::uint32_t b0, std::uint32_t b1) {
   asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, "
       "%3};"
@@ -252,7 +250,7 @@ DUALBINARY_DEVICE void wgmma_wait() {
 DUALBINARY_DEVICE void pin(std::uint32_t& value) { asm volatile("" : "+r"(value)::"memory"); }
 DUALBINARY_DEVICE void pin(float& value) { asm volatile("" : "+f"(value)::"memory"); }
 
-// d = A B, or d += A B if `add`, for 64 rows, kTokens columns and 16 halves. B is 16 halves (32 bytes, at `b`) of each
+// d = A B, or d += A B if `add`, for 64 rows, kTokens columns and K = 16. B is 16 values (32 bytes, at `b`) of each
 // of the tokens' lines of 128 bytes, with the 128-byte swizzle; the lines begin at a multiple of 1024 bytes.
 template <int kTokens>
 DUALBINARY_DEVICE void wgmma(float (&d)[kTokens / 2], const std::uint32_t (&a)[4], const void* b, bool add) {
@@ -306,16 +304,16 @@ inline void check(const char* what, cudaError_t error) {
   throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(error));
 }
 
-// Allows a kernel all the shared memory that a block can have on the current device. Always the same, as several
+// Allows a kernel all the shared memory that a thread block can have on the current device. Always the same, as several
 // threads may launch it at once, and once a kernel and device, as it may be asked while a graph is captured.
 inline void allow_shared_memory(const void* kernel, int device) {
   static std::mutex mutex;
   static auto* const allowed = new std::set<std::pair<const void*, int>>;
   const std::lock_guard lock(mutex);
   if (allowed->contains({kernel, device})) return;
-  int most = 0;
-  check("cudaDeviceGetAttribute", cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
-  check("cudaFuncSetAttribute", cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most));
+  int max_bytes = 0;
+  check("cudaDeviceGetAttribute", cudaDeviceGetAttribute(&max_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+  check("cudaFuncSetAttribute", cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, max_bytes));
   allowed->insert({kernel, device});
 }
 
@@ -329,7 +327,7 @@ void prepare_launch(void (*kernel)(Parameters...), unsigned shared_bytes) {
   allow_shared_memory(reinterpret_cast<const void*>(kernel), device);
 }
 
-// Blocks that a multiprocessor of the current device holds at once; at least one.
+// Thread blocks that a multiprocessor of the current device holds at once; at least one.
 template <class... Parameters>
 int resident_blocks(void (*kernel)(Parameters...), unsigned threads, unsigned shared_bytes) {
   prepare_launch(kernel, shared_bytes);

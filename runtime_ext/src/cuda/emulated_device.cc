@@ -11,7 +11,7 @@ namespace {
 
 constexpr char kCapabilityVariable[] = "DUALBINARY_CUDA_EMULATED_CAPABILITY";
 constexpr int kDefaultCapability = 90;
-constexpr int kMultiprocessors = 2;  // few, so that a block of the kernels for few rows has several row tiles
+constexpr int kMultiprocessors = 2;  // few, so that a thread block of the kernels for few rows has several row tiles
 
 Device describe() {
   const char* set = std::getenv(kCapabilityVariable);

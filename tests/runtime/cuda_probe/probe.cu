@@ -1,7 +1,24 @@
 // One product by each matrix instruction, with its fragments filled and read as simt.h describes them: the first thing
-// to run on new hardware, and a test of the emulation.
-#include "cuda/device.h"
-#include "cuda/simt/probe.h"
+// to run on new hardware, and a test of the emulation. In test builds alone (cmake/cuda.cmake).
+//
+//   const char* dualbinary_cuda_probe(const char* instruction, const void* a, const void* b, void* d, void* stream)
+//
+// enqueues d [rows, columns] = a [rows, K] times the transpose of b [columns, K], all in memory of the current device
+// and without gaps, and returns NULL or a message. `instruction` and its rows, columns and K:
+//
+//   mma_b1            16,   8, 128   bits, lowest first in words; d int32
+//   mma_u8 signed     16,   8,  32   a uint8, b int8; d int32
+//   mma_u8 unsigned   16,   8,  32   a uint8, b uint8; d int32
+//   mma_f16           16,   8,  16   float16; d float32
+//   wgmma             64, 128,  64   float16; d float32
+//
+// Addresses are multiples of 16. Where the device lacks the instruction (mma_b1 from 10.0 on, wgmma outside of 9.0) d
+// is not what it should be.
+#include <string>
+#include <string_view>
+
+#include "capi/dualbinary.h"
+#include "capi/guarded.h"
 #include "cuda/simt/simt.h"
 
 namespace dualbinary::cuda {
@@ -47,8 +64,8 @@ probe_u8(Probe p) {
   store_fragment(p.d, 8, d);
 }
 
-// A fragment of 16 halves of rows r and r + 8 of a matrix with eight words a row.
-DUALBINARY_DEVICE void load_halves(const std::uint32_t* from, int r, int t, std::uint32_t (&a)[4]) {
+// A fragment of 16 float16 values of rows r and r + 8 of a matrix with eight words a row.
+DUALBINARY_DEVICE void load_f16(const std::uint32_t* from, int r, int t, std::uint32_t (&a)[4]) {
   a[0] = from[8 * r + t];
   a[1] = from[8 * (r + 8) + t];
   a[2] = from[8 * r + 4 + t];
@@ -69,7 +86,7 @@ probe_f16(Probe p) {
   std::uint32_t b[4];
   simt::load_matrices(b, shared + 32 * (lane % 8) + 16 * (lane / 8 % 2) + 256 * (lane / 16));
   std::uint32_t a[4];
-  load_halves(p.a, lane / 4, lane % 4, a);
+  load_f16(p.a, lane / 4, lane % 4, a);
   float d[4] = {};
   simt::mma_f16(d, a, b[0], b[1]);
   store_fragment(p.d, 8, d);
@@ -119,25 +136,29 @@ probe_wgmma(Probe p) {
 constexpr unsigned kSharedBytes = 1024 + kWgmmaTokens * 128;
 
 }  // namespace
-
-void probe(std::string_view instruction, const void* a, const void* b, void* d, void* stream) {
-  const Probe p{static_cast<const std::uint32_t*>(a), static_cast<const std::uint32_t*>(b),
-                static_cast<std::uint32_t*>(d)};
-  const simt::Launch shape{{1}, kThreads, kSharedBytes, stream};
-  if (instruction == "mma_b1") {
-    simt::launch(probe_b1, shape, p);
-  } else if (instruction == "mma_u8 signed") {
-    simt::launch(probe_u8<true>, shape, p);
-  } else if (instruction == "mma_u8 unsigned") {
-    simt::launch(probe_u8<false>, shape, p);
-  } else if (instruction == "mma_f16") {
-    simt::launch(probe_f16, shape, p);
-  } else if (instruction == "wgmma") {
-    simt::launch(probe_wgmma, shape, p);
-  } else {
-    throw std::invalid_argument("instruction '" + std::string(instruction) +
-                                "' is unknown; there are mma_b1, mma_u8 signed, mma_u8 unsigned, mma_f16, wgmma");
-  }
-}
-
 }  // namespace dualbinary::cuda
+
+extern "C" DUALBINARY_API const char* dualbinary_cuda_probe(const char* name, const void* a, const void* b, void* d,
+                                                            void* stream) {
+  using namespace dualbinary;
+  using namespace dualbinary::cuda;
+  return capi::guarded("out of device memory", [&] {
+    const std::string_view instruction = name;
+    const Probe p{static_cast<const std::uint32_t*>(a), static_cast<const std::uint32_t*>(b),
+                  static_cast<std::uint32_t*>(d)};
+    const simt::Launch shape{{1}, kThreads, kSharedBytes, stream};
+    if (instruction == "mma_b1") {
+      simt::launch(probe_b1, shape, p);
+    } else if (instruction == "mma_u8 signed") {
+      simt::launch(probe_u8<true>, shape, p);
+    } else if (instruction == "mma_u8 unsigned") {
+      simt::launch(probe_u8<false>, shape, p);
+    } else if (instruction == "mma_f16") {
+      simt::launch(probe_f16, shape, p);
+    } else if (instruction == "wgmma") {
+      simt::launch(probe_wgmma, shape, p);
+    } else {
+      capi::require(false, "instruction '" + std::string(instruction) + "' is unknown");
+    }
+  });
+}

@@ -9,8 +9,8 @@
  *
  * Every function that can fail returns NULL when it is done, or else a message for people, which stays valid until the
  * same thread calls this library again. Nothing is written through output pointers on failure. */
-#ifndef DUALBINARY_CUDA_LAUNCHER_H_
-#define DUALBINARY_CUDA_LAUNCHER_H_
+#ifndef DUALBINARY_CUDA_H_
+#define DUALBINARY_CUDA_H_
 
 #include <stddef.h>
 #include <stdint.h>
@@ -36,8 +36,8 @@ DUALBINARY_API const char* dualbinary_cuda_digest(void);
  * `*json` stays valid until the same thread calls this library again. */
 DUALBINARY_API const char* dualbinary_cuda_describe(const char** json);
 
-/* Copies a plain weight in host memory to `device` and packs it there; both buffers may be freed afterwards. Layout
- * must be 1 and planes 1 to 4. Waits until the device is done. */
+/* Copies a plain weight in host memory to `device` and packs it there; both buffers may be freed afterwards. Limits
+ * beyond those of the contract are in [cuda] of op.toml. Waits until the device is done. */
 DUALBINARY_API const char* dualbinary_cuda_weight_create(const dualbinary_spec* spec, const void* planes,
                                                          size_t planes_bytes, const void* scales, size_t scales_bytes,
                                                          int32_t device, dualbinary_cuda_weight** weight);
@@ -59,28 +59,14 @@ DUALBINARY_API const char* dualbinary_cuda_workspace(const dualbinary_cuda_weigh
 /* Enqueues y [rows, N] = x [rows, K] times the weight on `stream`, and returns. x and y are of `type`, a
  * dualbinary_type other than uint8, in memory of the weight's device, aligned for their elements; float16 x of more
  * than 16 rows whose K is a multiple of 8 must begin at a multiple of 16. Launches kernels on `stream` and nothing
- * else: no allocation, no synchronisation, so that it can be captured into a graph. Results depend on nothing but the
+ * else: no allocation, no synchronization, so that it can be captured into a graph. Results depend on nothing but the
  * arguments. Several threads may use one weight at once, each with its own workspace. */
 DUALBINARY_API const char* dualbinary_cuda_multiply(const dualbinary_cuda_weight* weight, const void* x, int32_t type,
                                                     int64_t rows, void* y, void* workspace, size_t workspace_bytes,
                                                     void* stream, const char* kernel);
 
-/* For tests: d [rows, columns] = a [rows, K] times the transpose of b [columns, K] by one matrix instruction, all in
- * device memory and without gaps. `instruction` and its rows, columns and K:
- *
- *   mma_b1            16,   8, 128   bits, lowest first in words; d int32
- *   mma_u8 signed     16,   8,  32   a uint8, b int8; d int32
- *   mma_u8 unsigned   16,   8,  32   a uint8, b uint8; d int32
- *   mma_f16           16,   8,  16   float16; d float32
- *   wgmma             64, 128,  64   float16; d float32
- *
- * Addresses are multiples of 16. Where the device lacks the instruction (mma_b1 from 10.0 on, wgmma outside of 9.0) d
- * is not what it should be. */
-DUALBINARY_API const char* dualbinary_cuda_probe(const char* instruction, int32_t device, const void* a, const void* b,
-                                                 void* d, void* stream);
-
 #ifdef __cplusplus
 }
 #endif
 
-#endif /* DUALBINARY_CUDA_LAUNCHER_H_ */
+#endif /* DUALBINARY_CUDA_H_ */

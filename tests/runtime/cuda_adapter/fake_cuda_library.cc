@@ -1,5 +1,5 @@
-// A launcher without a GPU: computes each product by the exact kernel, holds its caller to the rules of launcher.h, and
-// writes down what it was asked.
+// libdualbinary_cuda without a GPU: computes each product by the exact kernel, holds its caller to the rules of
+// dualbinary_cuda.h, and records what it was asked.
 #include <cstdint>
 #include <cstring>
 #include <exception>
@@ -9,9 +9,10 @@
 #include <string>
 #include <vector>
 
+#include "capi/dualbinary_cuda.h"
+#include "capi/spec.h"
 #include "contract.h"
 #include "core/spec.h"
-#include "cuda/launcher.h"
 #include "kernels/exact.h"
 
 using dualbinary::Element;
@@ -23,8 +24,6 @@ struct dualbinary_cuda_weight {
 };
 
 namespace {
-
-constexpr std::size_t kWorkspaceAlignment = 256;
 
 std::mutex mutex;  // of all that follows
 std::string events;
@@ -102,7 +101,7 @@ extern "C" {
 
 // For the tests: what was asked since the last call of this; the function that is to fail ("" for none) and the
 // workspace that is to be asked for.
-DUALBINARY_API const char* fake_launcher_events(void) {
+DUALBINARY_API const char* fake_cuda_library_events(void) {
   static std::string taken;
   const std::lock_guard lock(mutex);
   taken.swap(events);
@@ -110,7 +109,7 @@ DUALBINARY_API const char* fake_launcher_events(void) {
   return taken.c_str();
 }
 
-DUALBINARY_API void fake_launcher_set(const char* fail_in, std::size_t workspace) {
+DUALBINARY_API void fake_cuda_library_set(const char* fail_in, std::size_t workspace) {
   const std::lock_guard lock(mutex);
   failing = fail_in;
   asked_workspace = workspace;
@@ -128,15 +127,8 @@ const char* dualbinary_cuda_weight_create(const dualbinary_spec* spec, const voi
                                           const void* scales, size_t scales_bytes, int32_t device,
                                           dualbinary_cuda_weight** weight) {
   return guarded("create", [&] {
-    const dualbinary::Shape shape = dualbinary::checked_shape({.K = spec->K,
-                                                               .N = spec->N,
-                                                               .group_size = spec->group_size,
-                                                               .planes = spec->planes,
-                                                               .scale_rows = spec->scale_rows,
-                                                               .layout = spec->layout,
-                                                               .accuracy_level = spec->accuracy_level,
-                                                               .scale_type = static_cast<Element>(spec->scale_type)});
-    require(shape.layout == 1 && shape.planes <= 4, "layout plain, 1 to 4 planes");
+    const dualbinary::Shape shape = dualbinary::checked_shape(dualbinary::capi::from_c(*spec));
+    dualbinary::check_cuda_limits(shape);
     require(planes_bytes == dualbinary::planes_bytes(shape) && scales_bytes == dualbinary::scales_bytes(shape),
             "sizes of planes and scales");
     const auto* p = static_cast<const std::uint8_t*>(planes);
@@ -181,7 +173,8 @@ const char* dualbinary_cuda_multiply(const dualbinary_cuda_weight* weight, const
   return guarded("multiply", [&] {
     require(kernel == nullptr, "the library chooses the kernel");
     require((workspace == nullptr) == (workspace_bytes == 0), "a workspace where one was asked for");
-    require(reinterpret_cast<std::uintptr_t>(workspace) % kWorkspaceAlignment == 0, "alignment of the workspace");
+    require(reinterpret_cast<std::uintptr_t>(workspace) % dualbinary::contract::kCudaWorkspaceAlignment == 0,
+            "alignment of the workspace");
     if (workspace != nullptr) std::memset(workspace, 0xff, workspace_bytes);
     record("multiply", {{"weight", weight->number},
                         {"type", type},

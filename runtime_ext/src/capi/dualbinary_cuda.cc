@@ -1,4 +1,4 @@
-#include "cuda/launcher.h"
+#include "capi/dualbinary_cuda.h"
 
 #include <climits>
 #include <memory>
@@ -6,11 +6,12 @@
 #include <string>
 
 #include "capi/guarded.h"
+#include "capi/spec.h"
 #include "contract.h"
+#include "core/json.h"
 #include "core/spec.h"
 #include "cuda/device.h"
 #include "cuda/inventory.h"
-#include "cuda/simt/probe.h"
 #include "cuda/weight.h"
 
 struct dualbinary_cuda_weight {
@@ -21,11 +22,8 @@ namespace {
 
 using namespace dualbinary;
 
-constexpr std::size_t kWorkspaceAlignment = 256;
-
 using capi::require;
 using capi::require_bytes;
-using capi::scale_element;
 
 thread_local std::string last_json;
 
@@ -50,20 +48,12 @@ cuda::Type activation_type(std::int32_t type) {
 
 std::unique_ptr<dualbinary_cuda_weight> create(const dualbinary_spec& s, const void* planes, std::size_t planes_size,
                                                const void* scales, std::size_t scales_size, std::int32_t device) {
-  const Shape shape = checked_shape({.K = s.K,
-                                     .N = s.N,
-                                     .group_size = s.group_size,
-                                     .planes = s.planes,
-                                     .scale_rows = s.scale_rows,
-                                     .layout = s.layout,
-                                     .accuracy_level = s.accuracy_level,
-                                     .scale_type = scale_element(s.scale_type)});
-  cuda::check_supported(shape);
+  const Shape shape = checked_shape(capi::from_c(s));
+  check_cuda_limits(shape);
   require_bytes("planes", planes, planes_size, planes_bytes(shape));
   require_bytes("scales", scales, scales_size, scales_bytes(shape));
-  return std::make_unique<dualbinary_cuda_weight>(
-      dualbinary_cuda_weight{cuda::DeviceWeight(shape, {static_cast<const std::uint8_t*>(planes), scales},
-                                                static_cast<int>(s.accuracy_level), cuda::device(device))});
+  return std::make_unique<dualbinary_cuda_weight>(dualbinary_cuda_weight{
+      cuda::DeviceWeight(shape, {static_cast<const std::uint8_t*>(planes), scales}, cuda::device(device))});
 }
 
 cuda::Call call_of(const dualbinary_cuda_weight* weight, std::int32_t type, std::int64_t rows) {
@@ -75,55 +65,45 @@ cuda::Call call_of(const dualbinary_cuda_weight* weight, std::int32_t type, std:
   return call;
 }
 
-std::string quoted(const std::string& text) {
-  std::string result = "\"";
-  for (const char c : text) {
-    if (c == '"' || c == '\\') result += '\\';
-    result += static_cast<unsigned char>(c) < ' ' ? ' ' : c;
-  }
-  return result + "\"";
+using json::quoted;
+
+std::string row_json(const cuda::InventoryRow& row) {
+  return json::object({{"name", quoted(row.kernel->name)},
+                       {"max_rows", std::to_string(row.kernel->max_rows)},
+                       {"min_capability", std::to_string(row.min_capability)},
+                       {"max_capability", std::to_string(row.max_capability)}});
 }
 
-template <class List, class Describe>
-std::string array(const List& list, const Describe& describe) {
-  std::string result;
-  for (const auto& item : list) result += (result.empty() ? "" : ", ") + describe(item);
-  return "[" + result + "]";
-}
-
-std::string describe_kernel(const cuda::Kernel* kernel) {
-  return "{\"name\": " + quoted(kernel->name) + ", \"max_rows\": " + std::to_string(kernel->max_rows) +
-         ", \"min_capability\": " + std::to_string(kernel->min_capability) +
-         ", \"max_capability\": " + std::to_string(kernel->max_capability) + "}";
-}
-
-std::string describe_device(const cuda::Device& device) {
-  return "{\"index\": " + std::to_string(device.index) + ", \"name\": " + quoted(device.name) +
-         ", \"compute_capability\": " + std::to_string(device.capability) +
-         ", \"multiprocessors\": " + std::to_string(device.multiprocessors) +
-         ", \"memory\": " + std::to_string(device.memory) + "}";
+std::string device_json(const cuda::Device& device) {
+  return json::object({{"index", std::to_string(device.index)},
+                       {"name", quoted(device.name)},
+                       {"compute_capability", std::to_string(device.capability)},
+                       {"multiprocessors", std::to_string(device.multiprocessors)},
+                       {"memory", std::to_string(device.memory)}});
 }
 
 std::string describe() {
   std::string error;
   const auto devices = cuda::devices(error);
-  return "{\"version\": " + quoted(DUALBINARY_VERSION) + ", \"digest\": " + quoted(contract::kDigest) +
-         ", \"emulated\": " + (cuda::kEmulated ? "true" : "false") + ", \"architectures\": " +
-         array(cuda::architectures(), [](int architecture) { return std::to_string(architecture); }) +
-         ", \"kernels\": " + array(cuda::inventory(), describe_kernel) +
-         ", \"devices\": " + array(devices, describe_device) +
-         ", \"error\": " + (error.empty() ? "null" : quoted(error)) + "}";
+  return json::object(
+      {{"version", quoted(DUALBINARY_VERSION)},
+       {"digest", quoted(contract::kDigest)},
+       {"emulated", json::boolean(cuda::kEmulated)},
+       {"architectures", json::array(cuda::architectures(), [](int each) { return std::to_string(each); })},
+       {"kernels", json::array(cuda::inventory(), row_json)},
+       {"devices", json::array(devices, device_json)},
+       {"error", error.empty() ? "null" : quoted(error)}});
 }
 
 void multiply(const dualbinary_cuda_weight* weight, cuda::Call call, std::size_t workspace_bytes, const char* name) {
   require(call.x.data != nullptr && call.y != nullptr, "x or y is NULL");
-  const cuda::Kernel& kernel = weight->weight.kernel(name, call);
+  const cuda::CudaKernel& kernel = weight->weight.kernel(name, call);
   const std::size_t needed = kernel.workspace(call);
   require(workspace_bytes >= needed,
           "workspace: expected " + std::to_string(needed) + " bytes or more, got " + std::to_string(workspace_bytes));
   require(needed == 0 || (call.workspace != nullptr &&
-                          reinterpret_cast<std::uintptr_t>(call.workspace) % kWorkspaceAlignment == 0),
-          "workspace: expected an address that is a multiple of " + std::to_string(kWorkspaceAlignment));
+                          reinterpret_cast<std::uintptr_t>(call.workspace) % contract::kCudaWorkspaceAlignment == 0),
+          "workspace: expected an address that is a multiple of " + std::to_string(contract::kCudaWorkspaceAlignment));
   const cuda::DeviceScope scope(weight->weight.device().index);
   kernel.launch(call);
 }
@@ -187,14 +167,5 @@ const char* dualbinary_cuda_multiply(const dualbinary_cuda_weight* weight, const
     call.workspace = static_cast<std::uint8_t*>(workspace);
     call.stream = stream;
     multiply(weight, call, workspace_bytes, kernel);
-  });
-}
-
-const char* dualbinary_cuda_probe(const char* instruction, int32_t device, const void* a, const void* b, void* d,
-                                  void* stream) {
-  return guarded([&] {
-    require(instruction != nullptr && a != nullptr && b != nullptr && d != nullptr, "an argument is NULL");
-    const dualbinary::cuda::DeviceScope scope(dualbinary::cuda::device(device).index);
-    dualbinary::cuda::probe(instruction, a, b, d, stream);
   });
 }

@@ -1,4 +1,4 @@
-#include "core/cuda_library.h"
+#include "ort/cuda_library.h"
 
 #include <cstdlib>
 #include <filesystem>
@@ -32,7 +32,7 @@ std::string last_error() { return std::system_category().message(static_cast<int
 
 Object open(const std::filesystem::path& path) {
   return LoadLibraryExW(path.c_str(), nullptr,
-                        LOAD_WITH_ALTERED_SEARCH_PATH);  // its neighbours are looked for beside it
+                        LOAD_WITH_ALTERED_SEARCH_PATH);  // its neighbors are looked for beside it
 }
 
 void* find(Object object, const char* name) { return reinterpret_cast<void*>(GetProcAddress(object, name)); }
@@ -91,7 +91,7 @@ std::filesystem::path library_path() {
     }
     return std::filesystem::absolute(named);  // a bare name would be looked for in the system's directories
   }
-  // Without a folder it would be one of whatever directory the process happens to be in.
+  // Without a folder it would be a file of the current directory.
   const std::filesystem::path folder = own_path().parent_path();
   const std::filesystem::path path = folder / kFileName;
   if (folder.empty() || !is_there(path)) {

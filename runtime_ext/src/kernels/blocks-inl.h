@@ -1,0 +1,170 @@
+// One product over output blocks, for table kernels and level kernels alike, generic over the ISA: scales as floats,
+// the walk over blocks and segments, results to Y. As pack-inl.h, it is private to each ISA file.
+//
+// Beside what pack-inl.h asks of it, a `Policy` has
+//
+//   F32x16   sixteen floats with the operations that are used here and in table-inl.h, see simd/
+//   fetch    to be called for each cache line of the packed form that is read here: software prefetch, or nothing
+#pragma once
+
+#include <cfloat>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#include "kernels/kernel.h"
+#include "kernels/pack-inl.h"
+
+namespace dualbinary {
+namespace {
+
+constexpr int kFloats = 16;  // of F32x16
+
+// Form of prepared rows (kernel.h): integers [segment][row][kInputBytes bytes for each input], with rows up to a
+// multiple of kRowMultiple, and then Terms [segment][row], what else a product needs of one segment of one row.
+template <class TermsOfSegment, int kBytes, int kRowMultiple>
+struct PreparedForm {
+  using Terms = TermsOfSegment;
+  static constexpr int kInputBytes = kBytes;
+  static std::int64_t stored_rows(std::int64_t rows) { return (rows + kRowMultiple - 1) / kRowMultiple * kRowMultiple; }
+  // Of the integers of all rows.
+  static std::int64_t segment_bytes(const Shape& shape, std::int64_t rows) {
+    return stored_rows(rows) * shape.segment_size * kInputBytes;
+  }
+  static std::size_t bytes(const Shape& shape, std::int64_t rows) {
+    const std::int64_t terms = stored_rows(rows) * static_cast<std::int64_t>(sizeof(Terms));
+    return static_cast<std::size_t>(shape.segments * (segment_bytes(shape, rows) + terms));
+  }
+  static Terms* terms(const Shape& shape, const PreparedRows& x) {
+    return reinterpret_cast<Terms*>(x.data + shape.segments * segment_bytes(shape, x.rows));
+  }
+};
+
+// Calls body(x) with row `row` of X, in the type of its elements.
+template <class Body>
+bool with_row(const Shape& shape, const Activations& x, std::int64_t row, const Body& body) {
+  if (x.type == Element::kFloat16) return body(static_cast<const std::uint16_t*>(x.data) + row * shape.K);
+  return body(static_cast<const float*>(x.data) + row * shape.K);
+}
+
+// Sixteen activations from `x`, of which `count` exist; the rest is zero.
+template <class F32x16, class T>
+F32x16 load_activations(const T* x, std::int64_t count) {
+  if (count >= kFloats) return F32x16::load(x);
+  T padded[kFloats] = {};
+  if (count > 0) std::memcpy(padded, x, static_cast<std::size_t>(count) * sizeof(T));
+  return F32x16::load(padded);
+}
+
+// Scales of an output block as float32, from factors and codes. Both products are exact: 11 bits times 8, and a power
+// of two.
+template <class Policy>
+struct CodedScales {
+  using F32x16 = typename Policy::F32x16;
+  alignas(kAlignment) float factors[kMaxScaleRows * Policy::kBlockOutputs];  // of the block, divided by kCodeUnit
+  alignas(kAlignment) float values[kMaxScaleRows * Policy::kBlockOutputs];   // of the group
+
+  void load_factors(const Shape& shape, const std::uint8_t* packed) {
+    const F32x16 unit = F32x16::set(1.0F / kCodeUnit);
+    for (std::int64_t i = 0; i < shape.scale_rows * Policy::kBlockOutputs; i += kFloats) {
+      const std::uint8_t* at = packed + i * kFactorBytes;
+      Policy::fetch(at);
+      F32x16::multiply(F32x16::load(reinterpret_cast<const std::uint16_t*>(at)), unit).store(factors + i);
+    }
+  }
+  void load_group(const Shape& shape, const std::uint8_t* packed) {
+    for (std::int64_t i = 0; i < shape.scale_rows * Policy::kBlockOutputs; i += kFloats) {
+      if (i % static_cast<std::int64_t>(kAlignment) == 0) Policy::fetch(packed + i);
+      const F32x16 codes = F32x16::load(reinterpret_cast<const std::int8_t*>(packed) + i);
+      F32x16::multiply(codes, F32x16::load(factors + i)).store(values + i);
+    }
+  }
+};
+
+// One segment of an output block and all rows of X. `Terms` are those of the kernel's prepared rows.
+template <class Terms>
+struct SegmentView {
+  const std::uint8_t* lines;     // of the pass's first plane; the next plane follows at once
+  const std::uint8_t* scales;    // of the pass's first plane, then of the next, then of the offset
+  Element scale_type;            // float32 or float16
+  const std::uint8_t* integers;  // of row 0
+  const Terms* terms;            // of row 0
+  std::int64_t rows;
+  float* y;  // [rows][kBlockOutputs]
+};
+
+// Factor that turns a float that T cannot hold into infinity.
+template <class T>
+constexpr float kOverflow = sizeof(T) == sizeof(std::uint16_t) ? FLT_MAX / 65504.F : 1.F;
+
+// Results of an output block, of which `count` outputs exist, to sixteen-wide pieces of Y. `special` becomes NaN where
+// one of them is infinite or NaN as T, for 0 * infinity is NaN, and else stays zero.
+template <class F32x16, class T>
+void store_row(const float* y, std::int64_t count, T* out, F32x16& special) {
+  for (std::int64_t n = 0; n < count; n += kFloats) {
+    const F32x16 v = F32x16::load(y + n);
+    special = F32x16::multiply_add(F32x16::multiply(v, F32x16::set(kOverflow<T>)), F32x16::set(0), special);
+    if (n + kFloats <= count) {
+      v.store(out + n);
+    } else {
+      T padded[kFloats];
+      v.store(padded);
+      std::memcpy(out + n, padded, static_cast<std::size_t>(count - n) * sizeof(T));
+    }
+  }
+}
+
+// Returns whether all results are finite.
+template <class Policy, class T>
+bool store_block(const Product& a, std::int64_t block, const float* y) {
+  using F32x16 = typename Policy::F32x16;
+  const std::int64_t n0 = block * Policy::kBlockOutputs;
+  const std::int64_t count = a.shape->N - n0 < Policy::kBlockOutputs ? a.shape->N - n0 : Policy::kBlockOutputs;
+  F32x16 special = F32x16::set(0);
+  for (std::int64_t m = 0; m < a.x.rows; ++m) {
+    store_row<F32x16>(y + m * Policy::kBlockOutputs, count, static_cast<T*>(a.y) + m * a.shape->N + n0, special);
+  }
+  return special.reduce_add() == 0;
+}
+
+// Calls add(SegmentView) for all segments of each output block in turn and stores the block's results; returns whether
+// all are finite.
+template <class Policy, class Form, class AddSegment>
+bool for_blocks(const Product& a, const AddSegment& add) {
+  const Shape& shape = *a.shape;
+  const std::int64_t rows = a.x.rows;
+  const std::int64_t integer_bytes = Form::segment_bytes(shape, rows);
+  const typename Form::Terms* terms = Form::terms(shape, a.x);
+  const std::int64_t group_segments = shape.group_size / shape.segment_size;
+  const std::size_t scale_bytes = PackedLayout<Policy>::scale_bytes(shape);
+  const std::size_t segment_bytes = PackedLayout<Policy>::segment_bytes(shape);
+  const bool coded = shape.scale_type == Element::kCode8;
+  const Element scale_type = coded ? Element::kFloat32 : shape.scale_type;
+  CodedScales<Policy> from_codes;
+  alignas(64) float y[kMaxTileRows * Policy::kBlockOutputs];
+  const std::uint8_t* at =
+      a.packed + static_cast<std::size_t>(a.block_begin) * PackedLayout<Policy>::block_bytes(shape);
+  bool finite = true;
+  for (std::int64_t block = a.block_begin; block < a.block_end; ++block) {
+    std::memset(y, 0, static_cast<std::size_t>(rows) * Policy::kBlockOutputs * sizeof(float));
+    if (coded) from_codes.load_factors(shape, at);
+    at += PackedLayout<Policy>::factor_bytes(shape);
+    const std::uint8_t* scales = at;
+    for (std::int64_t s = 0; s < shape.segments; ++s) {
+      if (s % group_segments == 0) {
+        if (coded) from_codes.load_group(shape, at);
+        scales = coded ? reinterpret_cast<const std::uint8_t*>(from_codes.values) : at;
+        at += scale_bytes;
+      }
+      add(SegmentView<typename Form::Terms>{at, scales, scale_type, a.x.data + s * integer_bytes, terms + s * rows,
+                                            rows, y});
+      at += segment_bytes;
+    }
+    finite &= a.y_type == Element::kFloat16 ? store_block<Policy, std::uint16_t>(a, block, y)
+                                            : store_block<Policy, float>(a, block, y);
+  }
+  return finite;
+}
+
+}  // namespace
+}  // namespace dualbinary
