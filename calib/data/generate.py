@@ -15,7 +15,6 @@ run that is killed goes on with the batch it was in, to the same result.
 import hashlib
 import inspect
 import json
-import os
 import shutil
 from collections.abc import Callable
 from functools import partial
@@ -30,6 +29,7 @@ from transformers import PreTrainedModel
 from calib.data.windows import load_tokenizer, ordinary_tokens
 from calib.models.blocks import autocast
 from dualbinary import DualBinaryError, InputError
+from dualbinary.files.atomic import move_into_place
 
 __all__ = ["PARTS_SUFFIX", "count_windows", "generate_to", "load_windows"]
 
@@ -229,11 +229,4 @@ def _save(path: Path, tokens: Tensor, description: str) -> None:
     """Write a file that is there whole or not at all, whenever the process ends."""
     aside = path.with_name(path.name + ".new")
     save_file({TOKENS: tokens.contiguous()}, aside, {METADATA: description})
-    with aside.open("rb") as written:
-        os.fsync(written.fileno())
-    aside.replace(path)
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    move_into_place(aside, path)
