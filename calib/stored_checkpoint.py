@@ -17,7 +17,7 @@ class StoredCheckpoint:
 
     Attributes:
         directory: where it is.
-        format: P, G, offset, and whether training keeps it symmetric.
+        format: the form of its weights.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -34,7 +34,7 @@ class StoredCheckpoint:
         self._tensors = stored_tensors(directory)
 
     def holds(self, layer: QuantLinear) -> bool:
-        """Whether `layer` is quantized in the checkpoint."""
+        """`layer` is quantized in the checkpoint."""
         return planes_name(layer.name) in self._tensors
 
     def read(self, layer: QuantLinear) -> tuple[Tensor, Tensor]:

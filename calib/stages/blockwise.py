@@ -44,17 +44,17 @@ from dualbinary import InputError
 __all__ = ["calibrate_blockwise"]
 
 CACHE_DIRECTORY = "streams"  # the directory of the hidden states
-PROGRESS_WITHOUT_TOKENS = 100  # of progress a block, where no tokens pass
+PROGRESS_WITHOUT_TOKENS = 100  # per block, where no tokens pass
 FORWARD_TOKENS = 4096  # of a batch whose gradients nobody asks for
 
 
 @dataclass
 class _Work:
-    """What stays the same from block to block."""
+    """Everything that stays the same from block to block."""
 
     source: SourceModel
     config: CalibConfig
-    start: Callable[[QuantLinear], InitialWeight] | None
+    initial_weights: Callable[[QuantLinear], InitialWeight] | None
     target: Callable[[QuantLinear], Tensor]
     work: WorkDirectory
     device: str
@@ -83,7 +83,7 @@ def calibrate_blockwise(
     tokens: Tensor | None,
     work: WorkDirectory,
     *,
-    start: Callable[[QuantLinear], InitialWeight] | None,
+    initial_weights: Callable[[QuantLinear], InitialWeight] | None,
     target: Callable[[QuantLinear], Tensor] | None = None,
     device: str,
     dtype: torch.dtype,
@@ -91,12 +91,12 @@ def calibrate_blockwise(
 ) -> None:
     """Run the stages before distillation of `config` and leave one file for each block in `work`.
 
-    `tokens` int [windows, T] may be None where no stage looks at text. `start` gives the state of a layer to begin with
-    where the stage init is left out. `target` gives the weight [N, K] that a layer is to approach, none: its own.
+    `tokens` int [windows, T] may be None where no stage looks at text. `initial_weights` gives the first planes of a
+    layer where the stage init is left out. `target` gives the weight [N, K] that a layer is to approach, none: its own.
     `progress(done, total, **figures)` is told tokens. Raises InputError for too few windows, too little room for hidden
     states, and models whose blocks cannot be run one by one.
     """
-    job = _Work(source, config, start, target or _own_weight, work, device, dtype, progress)
+    job = _Work(source, config, initial_weights, target or _own_weight, work, device, dtype, progress)
     done = 0
     while done < len(source.blocks) and work.has(block_file(done)):
         done += 1
@@ -115,11 +115,11 @@ def _prepare_cache(job: _Work, tokens: Tensor, block: int) -> None:
     """Open the cached activations that enter `block`, or make them; record the calls of all blocks."""
     settings, source = job.config.block, job.source
     windows, length = tokens.shape
-    least = settings.batch + settings.held_out
-    if "block" in job.config.stages and windows < least:
+    min_windows = settings.batch + settings.held_out
+    if "block" in job.config.stages and windows < min_windows:
         raise InputError(
-            f"the stage block has {windows} windows of text, expected {least} or more: a batch of {settings.batch} and "
-            f"{settings.held_out} held out; give more text, or lower --block-batch or --block-held-out"
+            f"the stage block has {windows} windows of text, expected {min_windows} or more: a batch of "
+            f"{settings.batch} and {settings.held_out} held out; give more text, or lower --block-batch or --block-held-out"
         )
     hidden_size = source.model.config.get_text_config().hidden_size
     job.cache = ActivationCache(job.work.path / CACHE_DIRECTORY, (windows, length, hidden_size), job.config.cache_gb)
@@ -238,9 +238,9 @@ def _groups(job: _Work, index: int, layers: list[QuantLinear], inputs: Tensor | 
 
 
 def _initialize_group(job: _Work, group: list[QuantLinear], hessian: Tensor | None) -> list[InitialWeight]:
-    """The start of layers that read the same value: one problem, since rows do not know of one another."""
-    if job.start is not None:
-        return [job.start(layer) for layer in group]
+    """The initial weights of layers that read the same value: one problem, since their rows are independent."""
+    if job.initial_weights is not None:
+        return [job.initial_weights(layer) for layer in group]
     settings = job.config.init
     initialize = WEIGHT_INITS[settings.method].make(settings, job.config.seed)
     weight = torch.cat([job.target(layer) for layer in group])

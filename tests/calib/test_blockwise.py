@@ -145,7 +145,7 @@ def test_in_bfloat16_it_comes_out_near(tiny_model, calibrated_blocks, tokens):
 
 @pytest.fixture(scope="module")
 def quick(blockwise_config):
-    """Two layers of each block and a rough start, for the tests that run again and again."""
+    """Two layers of each block and a rough initialization, for the tests that run again and again."""
     return blockwise_config(skip=("*.mlp.*", "*.k_proj", "*.v_proj"), init=InitConfig(windows=4, refits=0, polishes=0))
 
 
@@ -196,7 +196,7 @@ def test_killed_at_every_file_it_goes_on_to_the_same_bits(
             with pytest.raises(Killed) if call < files else nullcontext():
                 calibrated_blocks(tiny_model("llama"), tokens, config=quick, path=path)
         results = len(list(path.glob("block-*.safetensors")))
-        if call + (moment == "after") >= 3 and results < 2:  # so that nothing is computed twice but the block in work
+        if call + (moment == "after") >= 3 and results < 2:  # so that nothing is computed twice but the current block
             assert all((path / "streams" / f"{kind}-{results}.f32").exists() for kind in ("teacher", "student"))
         assert_same(whole, calibrated_blocks(tiny_model("llama"), tokens, config=quick, path=path))
         assert not (path / "streams").exists()
@@ -218,7 +218,7 @@ def test_lost_streams_are_made_again(tiny_model, calibrated_blocks, tokens, quic
     assert_same(whole, calibrated_blocks(tiny_model("llama"), tokens, config=quick, path=path))
 
 
-def test_a_finished_walk_is_not_walked_again(tiny_model, calibrated_blocks, tokens, quick, tmp_path):
+def test_a_finished_calibration_is_not_repeated(tiny_model, calibrated_blocks, tokens, quick, tmp_path):
     calls = []
     first, again = (
         calibrated_blocks(tiny_model("llama"), tokens, config=quick, path=tmp_path / "work", progress=progress)
@@ -231,13 +231,20 @@ def test_a_finished_walk_is_not_walked_again(tiny_model, calibrated_blocks, toke
 # Killed for real.
 
 
-def run_walk(directory: Path, path: Path, tokens: torch.Tensor, config: CalibConfig) -> None:
-    """One run, in a process of its own."""
+def run_calibration(directory: Path, path: Path, tokens: torch.Tensor, config: CalibConfig) -> None:
+    """One run, in its own process."""
     torch.set_num_threads(1)
     source = SourceModel(directory, config.format.plane_format)
     with WorkDirectory(path, {}) as work:
         calibrate_blockwise(
-            source, config, tokens, work, start=None, device="cpu", dtype=torch.float32, progress=lambda *_, **__: None
+            source,
+            config,
+            tokens,
+            work,
+            initial_weights=None,
+            device="cpu",
+            dtype=torch.float32,
+            progress=lambda *_, **__: None,
         )
 
 
@@ -259,7 +266,7 @@ def test_twenty_real_kills_end_in_the_same_bits(tiny_model, tokens, blockwise_co
     context.set_forkserver_preload(["calib.stages.blockwise", "transformers.models.llama.modeling_llama"])
 
     def start(path: Path):
-        process = context.Process(target=run_walk, args=(tiny_model("llama"), path, tokens, config))
+        process = context.Process(target=run_calibration, args=(tiny_model("llama"), path, tokens, config))
         process.start()
         return process
 
@@ -289,7 +296,7 @@ def test_twenty_real_kills_end_in_the_same_bits(tiny_model, tokens, blockwise_co
     assert files_of(tmp_path / f"run-{runs}") == expected
 
 
-# Stages, starts and limits.
+# Stages, initial weights and limits.
 
 
 @pytest.mark.parametrize("method", ["fit", "paper"])
@@ -314,20 +321,20 @@ def test_a_start_alone_leaves_what_it_chose(tiny_model, calibrated_blocks, block
         assert left == {"init": right["init"]}  # the first block does not see what happens to others
 
 
-def test_a_checkpoint_is_a_start(tiny_model, calibrated_blocks, blockwise_config, tokens, tmp_path):
+def test_a_checkpoint_gives_initial_weights(tiny_model, calibrated_blocks, blockwise_config, tokens, tmp_path):
     """Reconstruction that learns nothing gives the checkpoint back; one that learns makes it better."""
     first = calibrated_blocks(tiny_model("llama"), tokens, config=blockwise_config(stages=("init",)))
     directory = tmp_path / "checkpoint"
     save_checkpoint(first.source, directory, lambda name: tuple(t.numpy() for t in first.layers[name]))
     checkpoint = StoredCheckpoint(directory)
 
-    def start(layer):
+    def initial_weight(layer):
         return from_planes(layer.weight, *checkpoint.read(layer), checkpoint.format)
 
     still = blockwise_config(
         stages=("block",), start=str(directory), block=BlockConfig(windows=6, held_out=3, latent_rate=0, scale_rate=0)
     )
-    unchanged = calibrated_blocks(tiny_model("llama"), tokens, config=still, start=start)
+    unchanged = calibrated_blocks(tiny_model("llama"), tokens, config=still, initial_weights=initial_weight)
     for name, tensors in first.layers.items():
         assert all(map(torch.equal, tensors, unchanged.layers[name]))
     assert all(report["error_after"] == report["error_before"] for report in unchanged.reports)
@@ -335,7 +342,7 @@ def test_a_checkpoint_is_a_start(tiny_model, calibrated_blocks, blockwise_config
     learns = blockwise_config(
         stages=("block",), start=str(directory), block=BlockConfig(windows=6, held_out=3, epochs=8)
     )
-    better = calibrated_blocks(tiny_model("llama"), tokens, config=learns, start=start)
+    better = calibrated_blocks(tiny_model("llama"), tokens, config=learns, initial_weights=initial_weight)
     assert better.reports[0]["error_before"] == unchanged.reports[0]["error_before"]
     assert better.reports[0]["error_after"] < unchanged.reports[0]["error_after"]
     assert all(list(stages) == ["block"] for report in better.reports for stages in report["layers"].values())
@@ -372,7 +379,7 @@ def test_hidden_states_beyond_the_disk_are_refused(tiny_model, calibrated_blocks
     ],
     ids=str,
 )
-def test_any_number_of_windows_is_walked_or_refused(
+def test_any_number_of_windows_is_calibrated_or_refused(
     tiny_model, calibrated_blocks, blockwise_config, random_tokens, windows, changes
 ):
     config = blockwise_config(block=BlockConfig(**{"batch": 1, **changes}))
@@ -423,7 +430,7 @@ init, block = InitConfig(windows=2, refits=0, polishes=0), BlockConfig(windows=2
 config = CalibConfig(stages=("init", "block"), init=init, block=block, dtype="float32")
 
 def progress(done, total, **figures):
-    if not figures:  # behind a block
+    if not figures:  # after a block
         print(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
         sys.exit()
 
@@ -431,7 +438,7 @@ source = SourceModel(directory, config.format.plane_format)
 tokens = torch.randint(0, 32000, (3, 512))
 with WorkDirectory(work, {}) as opened:
     options = {"device": "cpu", "dtype": torch.float32, "progress": progress}
-    calibrate_blockwise(source, config, tokens, opened, start=None, **options)
+    calibrate_blockwise(source, config, tokens, opened, initial_weights=None, **options)
 """
 
 
