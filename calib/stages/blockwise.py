@@ -119,7 +119,8 @@ def _prepare_cache(job: _Work, tokens: Tensor, block: int) -> None:
     if "block" in job.config.stages and windows < min_windows:
         raise InputError(
             f"the stage block has {windows} windows of text, expected {min_windows} or more: a batch of "
-            f"{settings.batch} and {settings.held_out} held out; give more text, or lower --block-batch or --block-held-out"
+            f"{settings.batch} and {settings.held_out} held out; give more text, or lower --block-batch or "
+            "--block-held-out"
         )
     hidden_size = source.model.config.get_text_config().hidden_size
     job.cache = ActivationCache(job.work.path / CACHE_DIRECTORY, (windows, length, hidden_size), job.config.cache_gb)

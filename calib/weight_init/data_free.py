@@ -27,7 +27,8 @@ def paper(weight: Tensor, plane_format: PlaneFormat, name: str) -> InitialWeight
     if plane_format.planes != 2 or plane_format.offset:
         raise InputError(
             f"{name}: the paper's initialization has 2 planes and no offset, the format {plane_format.planes} "
-            f"planes and {'an' if plane_format.offset else 'no'} offset; choose another --init-method or --planes 2 --no-offset"
+            f"planes and {'an' if plane_format.offset else 'no'} offset; choose another --init-method, or --planes 2 "
+            "--no-offset"
         )
     groups = grouped(weight, plane_format.group_size)
     rms = groups.square().mean(2).sqrt().clamp_min(torch.finfo(torch.float16).tiny)
