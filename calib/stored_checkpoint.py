@@ -58,8 +58,6 @@ class StoredCheckpoint:
         if not held:
             self.read(layers[0])
         for layer in layers:
-            layer.quantized = layer in held
+            layer.quantized = False
         for layer in held:
-            planes, scales = self.read(layer)
-            layer.set_scales(scales)
-            layer.set_planes(planes)
+            layer.set_quantized(*self.read(layer))

@@ -122,7 +122,7 @@ def _forward_replaced(blocks: list[nn.Module], forward: Any) -> Iterator[None]:
 
 @contextmanager
 def outputs_visited(blocks: list[nn.Module], visit: Callable[[int, Tensor], Tensor]) -> Iterator[None]:
-    """Within: where block i returns hidden states, `visit(i, hidden states)` takes their place."""
+    """Replace the hidden states that block i returns by `visit(i, hidden states)`."""
 
     def hook(index: int) -> Callable[..., Any]:
         def run(_: nn.Module, __: Any, output: Any) -> Any:
@@ -142,7 +142,7 @@ def outputs_visited(blocks: list[nn.Module], visit: Callable[[int, Tensor], Tens
 
 @contextmanager
 def recomputed(blocks: list[nn.Module]) -> Iterator[None]:
-    """Within: blocks keep their inputs only and compute again what their gradients need."""
+    """Let blocks keep their inputs only and compute again what their gradients need."""
     for block in blocks:
         block.forward = _recomputed(block.forward)
     try:

@@ -91,7 +91,6 @@ def landscape(
 
     factors = torch.linspace(1 - REACH, 1 + REACH, points).tolist() if points > 1 else [1.0]
     full, formats = loss(), {}
-    layer.quantized = True
     for name, fitted in zip(FORMATS, _fits(layer), strict=True):
         losses = [[_perturbed(layer, fitted, (x, y), loss) for x in factors] for y in factors]
         rise = sum(map(sum, losses)) / points**2 - losses[points // 2][points // 2]
@@ -111,8 +110,7 @@ def _perturbed(layer: QuantLinear, fitted: _Fit, factors: tuple[float, float], l
     scales = fitted.scales.clone()
     for rows, factor in zip(fitted.parameters.values(), factors, strict=True):
         scales[rows] *= factor
-    layer.set_planes(fitted.planes)
-    layer.set_scales(scales)
+    layer.set_quantized(fitted.planes, scales)
     return loss()
 
 

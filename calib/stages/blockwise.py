@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -96,7 +97,9 @@ def calibrate_blockwise(
     `progress(done, total, **figures)` is told tokens. Raises InputError for too few windows, too little room for hidden
     states, and models whose blocks cannot be run one by one.
     """
-    job = _Work(source, config, initial_weights, target or _own_weight, work, device, dtype, progress)
+    job = _Work(
+        source, config, initial_weights, target or (lambda layer: layer.weight.float()), work, device, dtype, progress
+    )
     done = 0
     while done < len(source.blocks) and work.has(block_file(done)):
         done += 1
@@ -105,10 +108,6 @@ def calibrate_blockwise(
     for index in range(done, len(source.blocks)):
         _calibrate_block(job, index)
     shutil.rmtree(work.path / CACHE_DIRECTORY, ignore_errors=True)
-
-
-def _own_weight(layer: QuantLinear) -> Tensor:
-    return layer.weight.float()
 
 
 def _prepare_cache(job: _Work, tokens: Tensor, block: int) -> None:
@@ -220,9 +219,7 @@ def _initialize_layers(
         if inputs is not None:
             hessian = input_hessian(group[0], _forwards(job, index, inputs[: job.config.init.windows]))
         for layer, state in zip(group, _initialize_group(job, group, hessian), strict=True):
-            layer.set_scales(state.scales)
-            layer.set_planes(state.planes)
-            layer.quantized = True
+            layer.set_quantized(state.planes, state.scales)
             states[layer.name] = _LayerState(state, hessian)
     return states
 
@@ -246,11 +243,8 @@ def _initialize_group(job: _Work, group: list[QuantLinear], hessian: Tensor | No
     initialize = WEIGHT_INITS[settings.method].make(settings, job.config.seed)
     weight = torch.cat([job.target(layer) for layer in group])
     state = initialize(weight, hessian, group[0].format, group[0].name)
-    begin, parts = 0, []
-    for layer in group:
-        parts.append(state.rows(begin, begin + layer.out_features))
-        begin += layer.out_features
-    return parts
+    ends = accumulate(layer.out_features for layer in group)
+    return [state.rows(end - layer.out_features, end) for layer, end in zip(group, ends, strict=True)]
 
 
 def _binarize_layers(
@@ -262,8 +256,7 @@ def _binarize_layers(
         known = states[layer.name]
         found = binarize(job.target(layer), known.state, layer.format, job.config.layer, layer.name)
         states[layer.name] = _LayerState(found.state, known.hessian)
-        layer.set_scales(found.state.scales)
-        layer.set_planes(found.state.planes)
+        layer.set_quantized(found.state.planes, found.state.scales)
         flipped[layer.name] = found.flipped
         _tell(job, index + (place + 1) / len(layers), error=found.after)
     _measure(report, "layer", layers, states)

@@ -86,8 +86,7 @@ def reconstruct(
     after = _mean_error(run, inputs, targets, held_out, config.batch)
     if not after < before:
         for layer, (planes, scales) in zip(layers, initial, strict=True):
-            layer.set_scales(scales)
-            layer.set_planes(planes)
+            layer.set_quantized(planes, scales)
         after = before
     return Reconstruction(before, after, sum(tail) / len(tail))
 

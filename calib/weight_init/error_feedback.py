@@ -98,7 +98,7 @@ class ErrorFeedback:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Within: operations on the CPU are not split. Columns are short; threads would mostly wait for one another."""
+    """Keep operations on the CPU whole. Columns are short; threads would mostly wait for one another."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -176,7 +176,7 @@ def test_analyses_are_kept_and_shown_by_later_pages(model, checkpoint, capsys, t
     ("options", "said"),
     [
         (["--analyze", "TEXT"], "--model MODEL_DIR: expected both"),
-        (["--analyse", "TEXT"], "--analyze TEXT and --model MODEL_DIR: expected both"),  # the spelling of version 0.1
+        (["--analyse", "TEXT"], "--analyze TEXT and --model MODEL_DIR: expected both"),  # the older spelling
         (["--model", "MODEL"], "expected both or neither"),
         (["--analyze", "TEXT", "--model", "MODEL", "--windows", "1000"], "lower --windows"),
         (["--analyze", "TEXT", "--model", "MODEL", "--windows", "0"], "expected at least 1 window"),
