@@ -1,4 +1,4 @@
-"""What a calibration run is asked to do: one frozen, checked value, saved with the result and read back by --config.
+"""The configuration of a calibration run: one frozen, checked value, saved with the result and read back by --config.
 
 Rates are relative to the root mean square of the full-precision weight of a layer, lr = rate * rms(W), so that they
 carry over between layers and models.
@@ -39,7 +39,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class FormatConfig(Settings):
-    """What a weight becomes: P planes, groups of G inputs, perhaps an offset for each group."""
+    """Form of the quantized weights: P planes, groups of G inputs, perhaps an offset for each group."""
 
     method: Literal["fdb", "qbb"] = Field(
         default="fdb", description="planes of 0 and 1 with free scales, or bases of -1 and 1 with a scale each (QBB)"
@@ -55,7 +55,7 @@ class FormatConfig(Settings):
     def _multiple(cls, value: int) -> int:
         multiple = OP.limits["group_multiple"]
         if value != PER_CHANNEL and (value <= 0 or value % multiple):
-            raise ValueError(f"expected a multiple of {multiple}, or {PER_CHANNEL} for a group an output")
+            raise ValueError(f"expected a multiple of {multiple}, or {PER_CHANNEL} for one group per output")
         return value
 
     @model_validator(mode="after")
@@ -72,7 +72,7 @@ class FormatConfig(Settings):
 
 
 class DataConfig(Settings):
-    """Where tokens come from. With neither text nor generated sequences only data-free stages can run."""
+    """Sources of tokens. With neither text nor generated sequences only data-free stages can run."""
 
     text: tuple[str, ...] = Field(default=(), description="files or patterns: txt, jsonl, parquet, also compressed")
     separator: str | None = Field(
@@ -87,7 +87,7 @@ class DataConfig(Settings):
         default="discrepancy", description="which: those where student and teacher differ most as e2e begins, or any"
     )
     scores: str | None = Field(
-        default=None, description="calibration.json of a run from the same start that scored the same sequences"
+        default=None, description="calibration.json of a run from the same state that scored the same sequences"
     )
     text_share: Share = Field(default=0.5, description="share of text where there is text and generated sequences")
     length: int = Field(default=512, ge=8, description="T, tokens in a window")
@@ -104,7 +104,7 @@ class DataConfig(Settings):
 
 
 class InitConfig(Settings):
-    """The start of every layer."""
+    """Weight initialization: the first planes and scales of every layer."""
 
     method: str = Field(default="error-feedback", description=f"one of {', '.join(WEIGHT_INITS)}")
     windows: PositiveInt = Field(default=64, description="windows that the hessian of the inputs is taken over")
@@ -181,7 +181,7 @@ class CalibConfig(Settings):
     stages: tuple[Literal["init", "layer", "block", "e2e"], ...] = Field(
         default=("init", "block", "e2e"), description="stages to run, in this order; layer is QBB's"
     )
-    start: str | None = Field(default=None, description="a checkpoint to go on from, in place of the stage init")
+    start: str | None = Field(default=None, description="a checkpoint to continue from, in place of the stage init")
     targets: str | None = Field(
         default=None,
         description="a model whose weights init and layer approach in place of MODEL_DIR's: another quantizer's result",
@@ -202,7 +202,7 @@ class CalibConfig(Settings):
     @field_validator("version")
     @classmethod
     def _newest(cls, _: int) -> int:
-        """What was read is written again in the newest version."""
+        """Write the newest version, whichever was read."""
         return CONFIG_VERSION
 
     @model_validator(mode="after")
@@ -222,7 +222,7 @@ class CalibConfig(Settings):
         if not self.stages or list(self.stages) != [stage for stage in STAGES if stage in self.stages]:
             raise ValueError(f"stages: expected some of {', '.join(STAGES)}, in this order, each once")
         if ("init" in self.stages) == (self.start is not None):
-            raise ValueError("expected either the stage init or a checkpoint to start from")
+            raise ValueError("expected either the stage init or a checkpoint to continue from")
         if self.data.keep and "e2e" not in self.stages:
             raise ValueError("data.keep: chooses what the stage e2e trains on; add it, or keep all")
         return self

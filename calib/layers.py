@@ -62,6 +62,12 @@ class QuantLinear(nn.Module):
         self.planes = nn.Parameter(planes, requires_grad=False)
         self.latent = None
 
+    def set_quantized(self, planes: Tensor, scales: Tensor) -> None:
+        """Multiply with fixed planes and scales [C, N, groups] from now on. Raises InputError as `set_scales` does."""
+        self.set_scales(scales)
+        self.set_planes(planes)
+        self.quantized = True
+
     def freeze(self) -> None:
         """Replace latents by the planes that they decide under scales as they are stored."""
         if self.latent is not None:
@@ -114,7 +120,7 @@ def quant_linears(model: nn.Module) -> list[QuantLinear]:
 
 @contextmanager
 def full_precision(model: nn.Module) -> Iterator[None]:
-    """Within: `model` is the teacher. After: every layer is what it was."""
+    """Make `model` the teacher; afterwards every layer is as before."""
     layers = quant_linears(model)
     before = [layer.quantized for layer in layers]
     for layer in layers:

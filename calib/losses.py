@@ -130,7 +130,7 @@ def pulled(student: Tensor, teacher: Tensor, factor: float) -> tuple[Tensor, Ten
     """`student` [..., T, H] itself, and the mean of its `feature_error` over the tokens, [...].
 
     Back through the first goes, beside what comes in, the gradient of `factor` times the sum of the second, which has
-    none of its own. So a block's output is pulled towards the teacher's on the way, and all that is kept is the pull.
+    none of its own. So a block's output is pulled towards the teacher's on the way, and only the pull is kept.
     """
     return _Pull.apply(student, teacher, factor)
 
@@ -173,7 +173,7 @@ class SequenceLoss(NamedTuple):
 
 
 def chunk_size(vocabulary: int) -> int:
-    """How many tokens `sequence_loss` had best take at a time."""
+    """The number of tokens that `sequence_loss` had best take at a time."""
     return max(MIN_CHUNK, CHUNK_ELEMENTS // vocabulary)
 
 
@@ -212,7 +212,7 @@ def sequence_loss(
         with torch.autocast(logits.device.type, enabled=False):
             part = _Chunk(buffers, logits.detach(), teacher_logits, targets[rows])
             terms.append(part.terms(weights))
-        # DAD's gradient goes into a buffer of its own, for the factors that come last, and KL's goes with it.
+        # DAD's gradient goes into a second buffer, for the factors that come last, and KL's goes with it.
         other = weights.ce + weights.mse > 0
         if gradient and weights.dad:
             (distilled[rows],) = torch.autograd.grad(logits, here, part.gradient(1, 0, 0), retain_graph=other)

@@ -33,9 +33,9 @@ class Team:
 
     Attributes:
         rank: number of this process, 0 .. size - 1; the first one reads, writes and speaks for all.
-        size: how many there are.
-        device: where this process computes, "cpu", "mps" or "cuda:<index>".
-        sharded: whether the blocks' parameters are split over the processes.
+        size: their number.
+        device: of this process, "cpu", "mps" or "cuda:<index>".
+        sharded: the blocks' parameters are split over the processes.
     """
 
     def __init__(self, rank: int = 0, size: int = 1, device: str = "cpu", *, sharded: bool = False) -> None:
@@ -60,7 +60,7 @@ class Team:
 
     @property
     def leads(self) -> bool:
-        """Whether this process is the one that speaks for all."""
+        """This process speaks for all."""
         return self.rank == 0
 
     def share(self, windows: Tensor) -> Tensor:
@@ -86,7 +86,7 @@ class Team:
 
     @property
     def loss_factor(self) -> int:
-        """By what a process multiplies the gradient of its share: sharding takes the mean where others take the sum."""
+        """The factor of the gradient of a process: sharding takes the mean where others take the sum."""
         return self.size if self.sharded else 1
 
     @torch.no_grad()

@@ -99,7 +99,7 @@ def run(
         raise InputError(f"{out_dir}: exists and is not empty; expected a new directory")
     source = SourceModel(model_dir, config.format.plane_format, config.skip)
     choose_attention(source, team.device, config.data.length)
-    start = _start(config)
+    initial_weights = _initial_weights(config)
     identity = {"config": config.to_json(), "model": _fingerprint(source), "dualbinary": package_version()}
     work_path = out_dir.with_name(out_dir.name + WORK_SUFFIX)
     with WorkDirectory(work_path, identity, fresh=fresh, reader=not team.leads) as work:
@@ -108,7 +108,7 @@ def run(
             generated.unlink(missing_ok=True)
             shutil.rmtree(generated.with_name(generated.name + PARTS_SUFFIX), ignore_errors=True)
         job = _Job(source, config, work, team, compute_dtype(config.dtype, team.device), generated, progress)
-        record = job.run(start)
+        record = job.run(initial_weights)
         if team.leads:
             record_file = work.path / RECORD_FILE
             write_record(record_file, record)
@@ -135,7 +135,7 @@ class _Job:
         """The results of blockwise calibration, once it is done."""
         return BlockwiseResults(self.source, self.work)
 
-    def run(self, start: Callable[[QuantLinear], InitialWeight] | None) -> dict[str, Any]:
+    def run(self, initial_weights: Callable[[QuantLinear], InitialWeight] | None) -> dict[str, Any]:
         """Run all stages; return the record."""
         seconds: dict[str, float] = {}
         begin = time.perf_counter()
@@ -143,7 +143,7 @@ class _Job:
         if self.team.leads:
             tokens, origin = self._tokens()
             seconds["data"] = time.perf_counter() - begin
-            self._calibrate_blocks(tokens, start)
+            self._calibrate_blocks(tokens, initial_weights)
         self.team.wait()
         blocks = self.blockwise.reports()
         seconds["init+block"] = sum(block["seconds"] for block in blocks)
@@ -194,11 +194,11 @@ class _Job:
             self.config.seed,
             self._generate,
         )
-        least = self._held_out() + 1
-        if len(tokens) < least:
+        min_windows = self._held_out() + 1
+        if len(tokens) < min_windows:
             raise InputError(
-                f"the text is {len(tokens)} windows of {self.config.data.length} tokens, expected {least} or more; "
-                "give more --text, or shorter windows with --length"
+                f"the text is {len(tokens)} windows of {self.config.data.length} tokens, expected {min_windows} or "
+                "more; give more --text, or shorter windows with --length"
             )
         self.work.write_tensors(WINDOWS, {"tokens": tokens.contiguous()}, origin)
         return tokens, origin
@@ -236,7 +236,9 @@ class _Job:
         self.source.unload(model)
         return tokens
 
-    def _calibrate_blocks(self, tokens: Tensor | None, start: Callable[[QuantLinear], InitialWeight] | None) -> None:
+    def _calibrate_blocks(
+        self, tokens: Tensor | None, initial_weights: Callable[[QuantLinear], InitialWeight] | None
+    ) -> None:
         seen = None
         if tokens is not None and self.config.blockwise_reads_text:
             # What is held out for distillation, no stage before it may learn from.
@@ -248,7 +250,7 @@ class _Job:
             self.config,
             seen,
             self.work,
-            start=start,
+            initial_weights=initial_weights,
             target=self._target(),
             device=self.team.device,
             dtype=self.dtype,
@@ -333,7 +335,7 @@ class _Job:
         }
 
 
-def _start(config: CalibConfig) -> Callable[[QuantLinear], InitialWeight] | None:
+def _initial_weights(config: CalibConfig) -> Callable[[QuantLinear], InitialWeight] | None:
     """The initial weights of layers where the configuration names a checkpoint."""
     if config.start is None:
         return None
@@ -344,10 +346,10 @@ def _start(config: CalibConfig) -> Callable[[QuantLinear], InitialWeight] | None
             "set --method, --planes, --group-size and --offset as in the checkpoint"
         )
 
-    def start(layer: QuantLinear) -> InitialWeight:
+    def initial_weight(layer: QuantLinear) -> InitialWeight:
         return from_planes(layer.weight, *checkpoint.read(layer), layer.format)
 
-    return start
+    return initial_weight
 
 
 def _fingerprint(source: SourceModel) -> dict[str, Any]:

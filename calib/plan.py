@@ -1,23 +1,23 @@
-"""What a run takes in time, memory and disk, from shapes alone: `--plan`, before anything is read or made.
+"""Time, memory and disk that a run takes, from shapes alone: `--plan`, before anything is read or made.
 
 Floating-point operations, for a block with n weights in its linear layers, N and K each, and t tokens; a multiply-add
 counts as 2, and a backward pass as two forward passes:
 
     teacher and student pass        4 n t              + attention, 8 T H t
-    second moments                  2 n t + sum of 2 K^2 t         for the windows of init; layers see half of a block
-    start (error feedback)          2 N K^2 (refits + 1) (polishes + 1) of each layer
-    layer-wise (QBB)                no products: SORT_BYTES a weight and LEVEL_BYTES a weight and level in closed form;
-                                    by gradients GRADIENT_BYTES a weight, basis and step
+    hessians                        2 n t + sum of 2 K^2 t         for the windows of init; layers see half of a block
+    init (error feedback)           2 N K^2 (refits + 1) (polishes + 1) of each layer
+    layer-wise (QBB)                SORT_BYTES per weight and LEVEL_BYTES per weight and level in closed form;
+                                    by gradients GRADIENT_BYTES per weight, basis and step
     reconstruction                  6 n t              for each epoch
     filter                          a teacher and a student pass of each generated sequence, and the head, 4 H V t
     distillation, all blocks        8 n t, 10 n t with recomputed activations; and the head, 6 H V t
 
 The quantizer reads and writes memory rather than computes: STEP_BYTES for each weight and optimizer step, SWAP_BYTES
 where a swapped block makes its weights for the teacher as well. So does the loss of block outputs: FEATURE_BYTES for
-each number that a block returns. Time is
-operations / rate + bytes / bandwidth with both measured on this device, so it is good to about a factor of 1.5.
+each number that a block returns. Time is operations / rate + bytes / bandwidth with both measured on this device, so it
+is good to about a factor of 1.5.
 
-Memory is parameters, gradients, Adam's two moments, what the backward pass keeps and the second moments. What PyTorch
+Memory is parameters, gradients, Adam's two moments, what the backward pass keeps and the hessian. What PyTorch
 and the libraries take themselves, half a gigabyte, is in it.
 """
 
@@ -54,7 +54,7 @@ MATMUL, COPY = 1024, 1 << 26  # sizes of the two measurements
 
 @dataclass(frozen=True)
 class Machine:
-    """How fast a device is: operations and bytes a second."""
+    """The speed of a device: operations and bytes per second."""
 
     name: str
     flops: float
@@ -96,7 +96,7 @@ class Shapes:
 
 @dataclass(frozen=True)
 class Stage:
-    """What one stage takes: seconds, and bytes of memory and disk at its peak."""
+    """The cost of one stage: seconds, and bytes of memory and disk at its peak."""
 
     seconds: float
     memory: float
@@ -106,7 +106,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run takes, stage by stage, on one device."""
+    """The cost of a run, stage by stage, on one device."""
 
     name: str
     machine: Machine
@@ -193,7 +193,7 @@ def _filter(shapes: Shapes, config: CalibConfig, machine: Machine) -> Stage:
 
 
 def _layerwise_bytes(config: CalibConfig) -> float:
-    """Bytes a weight that the stage layer moves."""
+    """Bytes per weight that the stage layer moves."""
     settings, planes = config.layer, config.format.planes
     if "layer" not in config.stages:
         return 0
@@ -228,7 +228,7 @@ def _distill(shapes: Shapes, config: CalibConfig, machine: Machine) -> Stage:
 
 
 def _scales(shapes: Shapes, config: CalibConfig) -> int:
-    """Numbers that scales are."""
+    """The number of scales."""
     plane_format = config.format.plane_format
     return sum(N * plane_format.groups(K) * plane_format.scale_rows for block in shapes.blocks for N, K in block)
 

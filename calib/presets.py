@@ -1,4 +1,4 @@
-"""Presets: whole configurations under a name. What a value is good for is in docs/methods.md, with measurements."""
+"""Presets: whole configurations under a name. docs/methods.md has the measurements that chose their values."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ DEFAULTS = {"fdb": "fast", "qbb": "qbb"}  # by method
 
 
 class Preset:
-    """A configuration and what it is for."""
+    """A configuration and its purpose."""
 
     def __init__(self, text: str, **changes: Any) -> None:
         self.text = text
@@ -20,14 +20,14 @@ class Preset:
 PRESETS = {
     "fast": Preset("the default: 135 million weights in about 15 minutes on two cores"),
     "best": Preset(
-        "a harder start and three times the steps, for what more text still gives",
+        "a more thorough initialization and three times the steps, for what more text still gives",
         init={"windows": 128, "refits": 4, "polishes": 2},
         block={"windows": 192},
         e2e={"steps": 1000, "held_out": 16, "evaluate_every": 100},
     ),
     "paper": Preset(
-        "DB-LLM as far as it is published: groups of 64 without offset, its own start, text that the model writes, "
-        "deviation-aware distillation with gamma 0.5",
+        "DB-LLM as far as it is published: groups of 64 without offset, its initialization, text that the model writes,"
+        " deviation-aware distillation with gamma 0.5",
         stages=["init", "e2e"],
         format={"planes": 2, "group_size": 64, "offset": False},
         data={"generate": 1024},

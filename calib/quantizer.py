@@ -52,7 +52,7 @@ def levels_of(scales: Tensor, planes: int) -> Tensor:
 
 
 def _uses(planes: int, rows: int, like: Tensor) -> Tensor:
-    """What each code uses of each scale: [2^P, C] of 0 and 1, the offset used by all."""
+    """Use of each scale by each code: [2^P, C] of 0 and 1, the offset used by all."""
     codes = torch.arange(1 << planes, device=like.device)
     masks = [codes >> plane & 1 for plane in range(planes)] + [torch.ones_like(codes)] * (rows - planes)
     return torch.stack(masks, 1).to(like.dtype)
@@ -113,7 +113,7 @@ def into_cells(weights: Tensor, codes: Tensor, scales: Tensor, planes: int, grou
 
 
 def _rank(values: Tensor, cuts: Tensor) -> Tensor:
-    """How many cuts [L-1, N, groups] lie below each of `values` [N, groups, G]: uint8."""
+    """The number of cuts [L-1, N, groups] below each of `values` [N, groups, G]: uint8."""
     rank = torch.zeros(values.shape, dtype=torch.uint8, device=values.device)
     for cut in cuts:
         rank += values > cut[..., None]

@@ -1,7 +1,7 @@
-"""The work directory of a run: what it has done so far, so that a run which is killed can go on.
+"""The work directory of a run: all that it has done so far, so that a run which is killed can resume.
 
 OUT_DIR.work/
-    run.json             the configuration and a fingerprint of model and data: another run must not go on here
+    run.json             the configuration and a fingerprint of model and data: another run must not resume here
     lock                 held by the running process
     <name>.safetensors   one result each, with a JSON object beside the tensors; there whole or not at all
     streams/             cached activations around the current block (calib.stages.activation_cache)
@@ -64,7 +64,7 @@ class WorkDirectory:
         self._release()
 
     def has(self, name: str) -> bool:
-        """Whether the result `name` is done."""
+        """The result `name` is done."""
         return self._file(name).is_file()
 
     def write_tensors(self, name: str, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
@@ -100,7 +100,7 @@ class WorkDirectory:
             ) from None
 
     def _claim(self) -> None:
-        """Make the directory this run's own, or find that it is."""
+        """Make the directory this run's, or find that it is."""
         file = self.path / RUN_FILE
         aside = file.with_name(file.name + ".new")
         entries = [entry for entry in self.path.iterdir() if entry.name not in (LOCK_FILE, file.name, aside.name)]

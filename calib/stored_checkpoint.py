@@ -17,7 +17,7 @@ class StoredCheckpoint:
 
     Attributes:
         directory: where it is.
-        format: P, G, offset, and whether training keeps it symmetric.
+        format: the form of its weights.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -34,7 +34,7 @@ class StoredCheckpoint:
         self._tensors = stored_tensors(directory)
 
     def holds(self, layer: QuantLinear) -> bool:
-        """Whether `layer` is quantized in the checkpoint."""
+        """`layer` is quantized in the checkpoint."""
         return planes_name(layer.name) in self._tensors
 
     def read(self, layer: QuantLinear) -> tuple[Tensor, Tensor]:
@@ -58,8 +58,6 @@ class StoredCheckpoint:
         if not held:
             self.read(layers[0])
         for layer in layers:
-            layer.quantized = layer in held
+            layer.quantized = False
         for layer in held:
-            planes, scales = self.read(layer)
-            layer.set_scales(scales)
-            layer.set_planes(planes)
+            layer.set_quantized(*self.read(layer))

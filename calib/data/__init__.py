@@ -1,1 +1,1 @@
-"""Where the tokens of a run come from: text files, or the model's own pen."""
+"""Sources of the tokens of a run: text files, or the model itself."""

@@ -5,17 +5,16 @@ and none a second time before all have begun one. So rare tokens come up as well
 likeliest, which makes a sensible beginning of it; all others are drawn from the whole distribution at temperature 1,
 for variety. QBB (NeurIPS 2024) says of its own text only that it begins with a random token.
 
-An end-of-text token ends nothing: windows have equal lengths, and a model goes on with a new document behind it, as it
-did in its training.
+An end-of-text token ends nothing: windows have equal lengths, and a model continues with a new document after it, as
+it did in its training.
 
-Sequences are written in batches, each with a random generator of its own and kept in a file until all are done. So a
-run that is killed goes on with the batch it was in, to the same result.
+Sequences are written in batches, each with its own random generator and kept in a file until all are done. So a run
+that is killed resumes at its current batch, with the same result.
 """
 
 import hashlib
 import inspect
 import json
-import os
 import shutil
 from collections.abc import Callable
 from functools import partial
@@ -30,6 +29,7 @@ from transformers import PreTrainedModel
 from calib.data.windows import load_tokenizer, ordinary_tokens
 from calib.models.blocks import autocast
 from dualbinary import DualBinaryError, InputError
+from dualbinary.files.atomic import move_into_place
 
 __all__ = ["PARTS_SUFFIX", "count_windows", "generate_to", "load_windows"]
 
@@ -37,8 +37,8 @@ PARTS_SUFFIX = ".parts"  # of the directory of finished batches
 TOKENS = "tokens"  # the one tensor of a file
 METADATA = "json"  # the one key of its metadata: safetensors writes several in any order
 STORED_DTYPE = "I32"  # of it, in the words of safetensors
-LEAST_GREEDY, MOST_GREEDY = 3, 5
-MOST_SEQUENCES = 64  # of a batch
+MIN_GREEDY, MAX_GREEDY = 3, 5
+MAX_SEQUENCES = 64  # of a batch
 CACHE_BYTES = 2 << 30  # of a batch's keys and values in float32
 
 Progress = Callable[[int, int], None]
@@ -72,7 +72,7 @@ def generate_to(
     place = model.device
     generator = torch.Generator().manual_seed(seed)
     first = _sweep(_starts(model), count, generator)
-    greedy = torch.randint(LEAST_GREEDY, MOST_GREEDY + 1, (count,), generator=generator)
+    greedy = torch.randint(MIN_GREEDY, MAX_GREEDY + 1, (count,), generator=generator)
     directory = path.with_name(path.name + PARTS_SUFFIX)
     directory.mkdir(parents=True, exist_ok=True)
     parts: list[Tensor] = []
@@ -95,7 +95,7 @@ def generate_to(
 
 
 def count_windows(path: Path) -> int:
-    """How many sequences are in a file that `generate_to` wrote. Raises InputError for anything else."""
+    """The number of sequences in a file that `generate_to` wrote. Raises InputError for anything else."""
     return len(_read(path)[0])
 
 
@@ -109,15 +109,15 @@ def load_windows(path: Path, length: int, vocabulary: int) -> Tensor:
         raise InputError(
             f"{path}: sequences of {tokens.shape[1]} tokens, expected {length}; set --length {tokens.shape[1]}"
         )
-    least, most = (int(bound) for bound in tokens.aminmax())
-    if least < 0 or most >= vocabulary:
-        wrong = least if least < 0 else most
+    lowest, highest = (int(bound) for bound in tokens.aminmax())
+    if lowest < 0 or highest >= vocabulary:
+        wrong = lowest if lowest < 0 else highest
         raise InputError(f"{path}: token {wrong}, expected 0 to {vocabulary - 1}; did another model write it?")
     return tokens
 
 
 def _describe(model: PreTrainedModel, seed: int, count: int, length: int, dtype: torch.dtype) -> str:
-    """What the sequences of a file depend on, as JSON; of the weights, the first of each tensor."""
+    """The inputs that decide the sequences of a file, as JSON; of the weights, the first of each tensor."""
     weights = [parameter[(0,) * parameter.dim()].item() for parameter in model.parameters()]
     return json.dumps(
         {
@@ -166,7 +166,7 @@ def _batch_size(model: PreTrainedModel, length: int) -> int:
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     sequence = 2 * config.num_hidden_layers * heads * width * length * torch.float32.itemsize
-    return min(max(1, CACHE_BYTES // sequence), MOST_SEQUENCES)
+    return min(max(1, CACHE_BYTES // sequence), MAX_SEQUENCES)
 
 
 def _tell(progress: Progress, done: int, sequences: int, total: int, position: int) -> None:
@@ -229,11 +229,4 @@ def _save(path: Path, tokens: Tensor, description: str) -> None:
     """Write a file that is there whole or not at all, whenever the process ends."""
     aside = path.with_name(path.name + ".new")
     save_file({TOKENS: tokens.contiguous()}, aside, {METADATA: description})
-    with aside.open("rb") as written:
-        os.fsync(written.fileno())
-    aside.replace(path)
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    move_into_place(aside, path)

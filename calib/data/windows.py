@@ -16,7 +16,7 @@ __all__ = ["load_tokenizer", "ordinary_tokens", "pack_windows", "separator_token
 Tokens = npt.NDArray[np.int32]
 
 # A tokenizer keeps more than a hundred bytes for each token of what it is given at a time, and gives each core whole
-# texts: so long documents go to it in pieces, cut behind a line, and pieces in batches.
+# texts: so long documents go to it in pieces, cut after a line, and pieces in batches.
 PIECE_CHARACTERS = 1 << 18
 BATCH_CHARACTERS = 1 << 22
 BATCH_PIECES = 1 << 10
@@ -54,16 +54,16 @@ def tokenize(
     documents: Iterable[tuple[Path, str]],
     *,
     vocabulary: int | None = None,
-    most: int | None = None,
+    limit: int | None = None,
 ) -> Iterator[Tokens]:
     """The tokens of each of `documents`, int32 [n], by the tokenizer of the model `directory`; no special ones added.
 
-    Reads as it is read from, a batch ahead, and ends once there are `most` tokens, where the last document is cut.
+    Reads as it is read from, a batch ahead, and ends once there are `limit` tokens, where the last document is cut.
     Raises InputError where there is no tokenizer, or where it knows tokens that a `vocabulary` of that size does not.
     """
     tokenizer = load_tokenizer(directory)
     parts: list[Tokens] = []
-    left = most
+    left = limit
     for batch in _batches(_pieces(text for _, text in documents)):
         texts = [piece for piece, _ in batch]
         encoded = tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)

@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 # Up to this many tokens in a window, attention on a CPU is made of its own products and a softmax instead of PyTorch's
-# fused kernel, which costs heads * T more numbers a token and block: a step of distillation takes a tenth less time.
+# fused kernel, which costs heads * T more numbers per token and block: a step of distillation takes a tenth less time.
 EXPLICIT_ATTENTION = 512
 
 
@@ -42,7 +42,7 @@ class BlockCall:
     kwargs: dict[str, Any]
 
     def __call__(self, block: nn.Module, hidden: Tensor) -> Tensor:
-        """Run `block` on hidden states [batch, T, H] and return those behind it."""
+        """Run `block` on hidden states [batch, T, H] and return those after it."""
         output = block(hidden, *self.args, **self.kwargs)
         return output if isinstance(output, Tensor) else output[0]
 
@@ -92,7 +92,7 @@ def check_calls(source: SourceModel, tokens: Tensor) -> None:
 
 
 def _same(left: Any, right: Any) -> bool:
-    """Whether all tensors in two nested arguments are equal."""
+    """Compare all tensors in two nested arguments."""
     if isinstance(left, Tensor):
         return isinstance(right, Tensor) and torch.equal(left, right)
     if isinstance(left, dict):
@@ -105,7 +105,7 @@ def _same(left: Any, right: Any) -> bool:
 def _unfit(source: SourceModel, what: str) -> InputError:
     return InputError(
         f"{source.directory}: {source.config.get('model_type')} {what}, so its blocks cannot be calibrated one by one; "
-        "start from the weights alone, with --stages init,e2e --init-method fit"
+        "initialize from the weights alone, with --stages init,e2e --init-method fit"
     )
 
 
@@ -122,7 +122,7 @@ def _forward_replaced(blocks: list[nn.Module], forward: Any) -> Iterator[None]:
 
 @contextmanager
 def outputs_visited(blocks: list[nn.Module], visit: Callable[[int, Tensor], Tensor]) -> Iterator[None]:
-    """Within: where block i returns hidden states, `visit(i, hidden states)` goes on in their place."""
+    """Replace the hidden states that block i returns by `visit(i, hidden states)`."""
 
     def hook(index: int) -> Callable[..., Any]:
         def run(_: nn.Module, __: Any, output: Any) -> Any:
@@ -142,7 +142,7 @@ def outputs_visited(blocks: list[nn.Module], visit: Callable[[int, Tensor], Tens
 
 @contextmanager
 def recomputed(blocks: list[nn.Module]) -> Iterator[None]:
-    """Within: blocks keep their inputs only and compute again what their gradients need."""
+    """Let blocks keep their inputs only and compute again what their gradients need."""
     for block in blocks:
         block.forward = _recomputed(block.forward)
     try:

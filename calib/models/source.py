@@ -35,7 +35,7 @@ MATRIX_DIMENSIONS = 2
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a parameter's values are stored."""
+    """The stored tensor of a parameter."""
 
     stored: str
     transposed: bool = False
@@ -151,7 +151,7 @@ class SourceModel:
                 yield name, module
 
     def _find_places(self) -> dict[str, _Place]:
-        """Where each parameter of the model is stored; a tied one where the tensor that it is tied to is."""
+        """The place of each parameter of the model; of a tied one, that of the tensor that it is tied to."""
         tied = {id(parameter): name for name, parameter in self.model.named_parameters(remove_duplicate=False)}
         places: dict[str, _Place] = {}
         embedding = self.model.get_input_embeddings().weight
@@ -189,7 +189,7 @@ class SourceModel:
                 buffer.copy_(self.read(stored))
 
     def config_ties(self) -> bool:
-        """Whether the head's weight is the embedding's."""
+        """The head's weight is the embedding's."""
         return bool(self.model.config.get_text_config().tie_word_embeddings)
 
     def _replace_linears(self, skip: tuple[str, ...]) -> dict[str, QuantLinear]:

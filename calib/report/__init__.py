@@ -1,1 +1,1 @@
-"""What a run did: its record, read by machines, and reports of it for people."""
+"""Reports of a run: its record for machines, tables and pages for people."""

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from calib.report.files import LARGEST, Count, Part, read_checked, write_checked
+from calib.report.files import MAX_NUMBER, Count, Part, read_checked, write_checked
 
 __all__ = ["AFTER", "ANALYSES_FILE", "ANALYSES_VERSION", "BEFORE", "read_analyses", "write_analyses"]
 
@@ -18,11 +18,11 @@ ANALYSES_FILE = "analyses.json"
 ANALYSES_VERSION = 1
 BEFORE, AFTER = "before", "after"  # names of the checkpoints
 
-Number = Annotated[float, Field(ge=-LARGEST, le=LARGEST)]
+Number = Annotated[float, Field(ge=-MAX_NUMBER, le=MAX_NUMBER)]
 Classes = Annotated[list[Annotated[float, Field(ge=0, le=1.001)]], Field(min_length=3, max_length=3)]  # rounded sums
 
 
-class _Preferred(Part):
+class _PreferenceFigures(Part):
     positions: Count
     target: Classes | None
     teacher_argmax: Classes | None
@@ -41,8 +41,8 @@ class _Balance(Part):
 
 class _Table(Part):
     class_tokens: dict[Literal["head", "mid", "tail"], Count]
-    quartiles: Annotated[list[_Preferred], Field(min_length=4, max_length=4)]
-    all: _Preferred
+    quartiles: Annotated[list[_PreferenceFigures], Field(min_length=4, max_length=4)]
+    all: _PreferenceFigures
     balance: _Balance
 
 

@@ -186,7 +186,7 @@ def _flipped(layers: list[Layer]) -> Chart | None:
         dots(axes, [one and one[basis] for one in shares], f"basis {basis + 1}", SERIES_COLORS[basis])
     axes.set(xlabel="layer", ylabel="share of bits turned over", ylim=(0, 1))
     legend(axes)
-    caption = "How many bits of each basis are others after the layer-wise stage than at its start."
+    caption = "How many bits of each basis are others after the layer-wise stage than before it."
     return Chart("Bits turned over", caption, svg(figure, "flipped"))
 
 

@@ -17,9 +17,9 @@ _EPILOG = """\
 examples:
   python -m calib report smollm2-fdb
   python -m calib report smollm2-fdb --html
-  python -m calib report smollm2-fdb --html --analyse book.txt --model SmolLM2-135M
+  python -m calib report smollm2-fdb --html --analyze book.txt --model SmolLM2-135M
 
-Analyses are kept in OUT_DIR/analyses.json; later pages show them without --analyse.
+Analyses are kept in OUT_DIR/analyses.json; later pages show them without --analyze.
 """
 
 
@@ -41,14 +41,10 @@ def parser() -> argparse.ArgumentParser:
         help=f"write a page with pictures (default OUT_DIR/{PAGE_FILE})",
     )
     group = result.add_argument_group("analyses")
-    group.add_argument(
-        "--analyse",
-        nargs="+",
-        action="extend",
-        metavar="TEXT",
-        help="files of text: measure on them which tokens the models prefer, and the landscape of the loss",
-    )
-    group.add_argument("--model", type=Path, metavar="MODEL_DIR", help="the full-precision model, for --analyse")
+    texts = "files of text: measure on them which tokens the models prefer, and the landscape of the loss"
+    for flag, text in (("--analyze", texts), ("--analyse", argparse.SUPPRESS)):
+        group.add_argument(flag, nargs="+", action="extend", dest="analyze", metavar="TEXT", help=text)
+    group.add_argument("--model", type=Path, metavar="MODEL_DIR", help="the full-precision model, for --analyze")
     group.add_argument("--before", type=Path, metavar="CHECKPOINT", help="to hold beside, such as one without e2e")
     group.add_argument("--layer", metavar="NAME", help="the layer of the landscape (default: the middle one)")
     group.add_argument("--points", type=int, default=9, metavar="N", help="the landscape is N x N points (default 9)")
@@ -70,10 +66,10 @@ def _command(args: argparse.Namespace) -> None:
     from calib.report.record import read_record
     from calib.report.summary import flops, table, totals
 
-    if bool(args.analyse) != bool(args.model):
-        raise InputError("--analyse TEXT and --model MODEL_DIR: expected both or neither")
+    if bool(args.analyze) != bool(args.model):
+        raise InputError("--analyze TEXT and --model MODEL_DIR: expected both or neither")
     record = read_record(args.directory)
-    analyses = _analyse(args) if args.analyse else read_analyses(args.directory)
+    analyses = _analyze(args) if args.analyze else read_analyses(args.directory)
     page = None
     if args.html is not None:
         page = args.directory / PAGE_FILE if args.html == Path() else args.html
@@ -97,16 +93,16 @@ def _write_page(file: Path, record: dict[str, Any], analyses: dict[str, Any] | N
     write_text(file, page(record, analyses))
 
 
-def _analyse(args: argparse.Namespace) -> dict[str, Any]:
+def _analyze(args: argparse.Namespace) -> dict[str, Any]:
     from calib.parallel import Team
     from calib.progress import Bars
-    from calib.report.analyse import Text, analyse
+    from calib.report.analyze import Text, analyze
 
     with Bars(shown=not args.quiet) as bars:
-        return analyse(
+        return analyze(
             args.directory,
             args.model,
-            Text(tuple(args.analyse), args.windows, args.length),
+            Text(tuple(args.analyze), args.windows, args.length),
             before=args.before,
             layer=args.layer,
             points=args.points,

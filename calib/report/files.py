@@ -12,11 +12,11 @@ from dualbinary import InputError
 from dualbinary.files.atomic import write_text
 from dualbinary.files.json_objects import read_json_object
 
-__all__ = ["LARGEST", "Count", "Part", "Size", "plain", "read_checked", "write_checked"]
+__all__ = ["MAX_NUMBER", "Count", "Part", "Size", "plain", "read_checked", "write_checked"]
 
-LARGEST = 1e100  # of a number in a file: sums and products of a few are finite
+MAX_NUMBER = 1e100  # of a number in a file: sums and products of a few are finite
 Count = Annotated[int, Field(ge=0, le=1 << 53)]
-Size = Annotated[float, Field(ge=0, le=LARGEST)]
+Size = Annotated[float, Field(ge=0, le=MAX_NUMBER)]
 
 
 class Part(BaseModel):

@@ -1,4 +1,4 @@
-"""How flat the loss is around the levels of one quantized layer: as binary, as uniform 2-bit and as two planes.
+"""Landscape of the loss around the levels of one quantized layer: as binary, as uniform 2-bit and as two planes.
 
 DB-LLM (arXiv 2402.11960) argues for its two planes with a picture: of the three, theirs lies in the widest valley. Here
 one layer alone is quantized, the planes stay, and the two parameters that place its levels are multiplied by factors
@@ -38,13 +38,13 @@ POINTS = 9  # of them; odd, so that 1 is among them
 
 # Rounds of the uniform fit, and its step to begin with in standard deviations: best for Gaussian weights (Max 1960).
 ROUNDS, GAUSSIAN_STEP = 10, 0.9957
-HIGHEST_CODE = 3
-LEAST_STEP = torch.finfo(torch.float16).tiny  # of a group of equal weights, whose step is 0
+MAX_CODE = 3
+MIN_STEP = torch.finfo(torch.float16).tiny  # of a group of equal weights, whose step is 0
 
 
 @dataclass(frozen=True)
-class _Fitted:
-    """A quantized weight and which rows of its scales each of the two parameters multiplies."""
+class _Fit:
+    """A quantized weight and the rows of its scales that each of the two parameters multiplies."""
 
     planes: Tensor
     scales: Tensor
@@ -91,7 +91,6 @@ def landscape(
 
     factors = torch.linspace(1 - REACH, 1 + REACH, points).tolist() if points > 1 else [1.0]
     full, formats = loss(), {}
-    layer.quantized = True
     for name, fitted in zip(FORMATS, _fits(layer), strict=True):
         losses = [[_perturbed(layer, fitted, (x, y), loss) for x in factors] for y in factors]
         rise = sum(map(sum, losses)) / points**2 - losses[points // 2][points // 2]
@@ -106,13 +105,12 @@ def landscape(
     }
 
 
-def _perturbed(layer: QuantLinear, fitted: _Fitted, factors: tuple[float, float], loss: Callable[[], float]) -> float:
+def _perturbed(layer: QuantLinear, fitted: _Fit, factors: tuple[float, float], loss: Callable[[], float]) -> float:
     """The loss with both parameters of `fitted` multiplied."""
     scales = fitted.scales.clone()
     for rows, factor in zip(fitted.parameters.values(), factors, strict=True):
         scales[rows] *= factor
-    layer.set_planes(fitted.planes)
-    layer.set_scales(scales)
+    layer.set_quantized(fitted.planes, scales)
     return loss()
 
 
@@ -127,16 +125,16 @@ def _loss(source: SourceModel, tokens: Tensor, device: str, dtype: torch.dtype) 
     return total / len(tokens)
 
 
-def _fits(layer: QuantLinear) -> list[_Fitted]:
+def _fits(layer: QuantLinear) -> list[_Fit]:
     """The layer's weight in each of FORMATS."""
     weight, size = layer.weight.float(), layer.format.group_size
     binary = closed_form(weight, PlaneFormat(1, size, offset=True), layer.name)
     fdb = closed_form(weight, PlaneFormat(2, size, offset=False), layer.name)
     planes, scales = _uniform(weight, size)
     return [
-        _Fitted(binary.planes, binary.scales, {"step": [0], "offset": [1]}),
-        _Fitted(planes, scales, {"step": [0, 1], "zero": [2]}),
-        _Fitted(fdb.planes, fdb.scales, {"a1": [0], "a2": [1]}),
+        _Fit(binary.planes, binary.scales, {"step": [0], "offset": [1]}),
+        _Fit(planes, scales, {"step": [0, 1], "zero": [2]}),
+        _Fit(fdb.planes, fdb.scales, {"a1": [0], "a2": [1]}),
     ]
 
 
@@ -151,8 +149,8 @@ def _uniform(weight: Tensor, group_size: int) -> tuple[Tensor, Tensor]:
     low, high = torch.where(inside > 0, values, mean).aminmax(dim=2, keepdim=True)
     step = GAUSSIAN_STEP * deviation
     fits = [
-        _line(values, inside, step, mean - HIGHEST_CODE / 2 * step),
-        _line(values, inside, (high - low) / HIGHEST_CODE, low),
+        _line(values, inside, step, mean - MAX_CODE / 2 * step),
+        _line(values, inside, (high - low) / MAX_CODE, low),
     ]
     first, second = (_codes(values, *fit).mul(fit[0]).add(fit[1]).sub(values).square().mul(inside) for fit in fits)
     better = first.sum(2, keepdim=True) <= second.sum(2, keepdim=True)
@@ -163,7 +161,7 @@ def _uniform(weight: Tensor, group_size: int) -> tuple[Tensor, Tensor]:
 
 def _codes(values: Tensor, step: Tensor, zero: Tensor) -> Tensor:
     """The nearest of the four levels for each of `values` [N, groups, G], as 0. to 3."""
-    return ((values - zero) / step.clamp_min(LEAST_STEP)).round().clamp(0, HIGHEST_CODE)
+    return ((values - zero) / step.clamp_min(MIN_STEP)).round().clamp(0, MAX_CODE)
 
 
 def _line(values: Tensor, inside: Tensor, step: Tensor, zero: Tensor) -> tuple[Tensor, Tensor]:

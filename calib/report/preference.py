@@ -1,4 +1,4 @@
-"""Which tokens a model prefers, frequent or rare ones, before and after it was quantized, by how sure its teacher is.
+"""Preference of a model for frequent or rare tokens, before and after it was quantized, by how sure its teacher is.
 
 DB-LLM (arXiv 2402.11960) observes that a quantized model predicts head classes more often than its teacher, and most so
 where the teacher is unsure; its deviation-aware distillation is meant to undo that.

@@ -10,8 +10,8 @@
 
 The filter's figures are those of calib.stages.filter.choose, a layer's after a stage those of
 calib.measure.layer_statistics; the stage layer adds "flipped", for each plane the share of bits that differ from the
-start's. Block errors are there where the stage block ran; layers after distillation know no inputs any more, so what
-needs them is null there.
+initial ones. Block errors are there where the stage block ran. The inputs of layers are no longer known after
+distillation: what needs them is null there.
 """
 
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from calib.config import CalibConfig
-from calib.report.files import LARGEST, Count, Part, Size, read_checked, write_checked
+from calib.report.files import MAX_NUMBER, Count, Part, Size, read_checked, write_checked
 from dualbinary import InputError
 
 __all__ = ["RECORD_FILE", "RECORD_VERSION", "read_record", "write_record"]
@@ -28,7 +28,7 @@ __all__ = ["RECORD_FILE", "RECORD_VERSION", "read_record", "write_record"]
 RECORD_FILE = "calibration.json"
 RECORD_VERSION = 1
 
-Loss = Annotated[float, Field(ge=-LARGEST, le=LARGEST)]
+Loss = Annotated[float, Field(ge=-MAX_NUMBER, le=MAX_NUMBER)]
 Shares = list[Annotated[float, Field(ge=0, le=1)]]
 Correlations = list[Annotated[float, Field(ge=-1, le=1)]]
 

@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -44,17 +45,17 @@ from dualbinary import InputError
 __all__ = ["calibrate_blockwise"]
 
 CACHE_DIRECTORY = "streams"  # the directory of the hidden states
-PROGRESS_WITHOUT_TOKENS = 100  # of progress a block, where no tokens pass
+PROGRESS_WITHOUT_TOKENS = 100  # per block, where no tokens pass
 FORWARD_TOKENS = 4096  # of a batch whose gradients nobody asks for
 
 
 @dataclass
 class _Work:
-    """What stays the same from block to block."""
+    """Everything that stays the same from block to block."""
 
     source: SourceModel
     config: CalibConfig
-    start: Callable[[QuantLinear], InitialWeight] | None
+    initial_weights: Callable[[QuantLinear], InitialWeight] | None
     target: Callable[[QuantLinear], Tensor]
     work: WorkDirectory
     device: str
@@ -83,7 +84,7 @@ def calibrate_blockwise(
     tokens: Tensor | None,
     work: WorkDirectory,
     *,
-    start: Callable[[QuantLinear], InitialWeight] | None,
+    initial_weights: Callable[[QuantLinear], InitialWeight] | None,
     target: Callable[[QuantLinear], Tensor] | None = None,
     device: str,
     dtype: torch.dtype,
@@ -91,12 +92,14 @@ def calibrate_blockwise(
 ) -> None:
     """Run the stages before distillation of `config` and leave one file for each block in `work`.
 
-    `tokens` int [windows, T] may be None where no stage looks at text. `start` gives the state of a layer to begin with
-    where the stage init is left out. `target` gives the weight [N, K] that a layer is to approach, none: its own.
+    `tokens` int [windows, T] may be None where no stage looks at text. `initial_weights` gives the first planes of a
+    layer where the stage init is left out. `target` gives the weight [N, K] that a layer is to approach, none: its own.
     `progress(done, total, **figures)` is told tokens. Raises InputError for too few windows, too little room for hidden
     states, and models whose blocks cannot be run one by one.
     """
-    job = _Work(source, config, start, target or _own_weight, work, device, dtype, progress)
+    job = _Work(
+        source, config, initial_weights, target or (lambda layer: layer.weight.float()), work, device, dtype, progress
+    )
     done = 0
     while done < len(source.blocks) and work.has(block_file(done)):
         done += 1
@@ -107,19 +110,16 @@ def calibrate_blockwise(
     shutil.rmtree(work.path / CACHE_DIRECTORY, ignore_errors=True)
 
 
-def _own_weight(layer: QuantLinear) -> Tensor:
-    return layer.weight.float()
-
-
 def _prepare_cache(job: _Work, tokens: Tensor, block: int) -> None:
     """Open the cached activations that enter `block`, or make them; record the calls of all blocks."""
     settings, source = job.config.block, job.source
     windows, length = tokens.shape
-    least = settings.batch + settings.held_out
-    if "block" in job.config.stages and windows < least:
+    min_windows = settings.batch + settings.held_out
+    if "block" in job.config.stages and windows < min_windows:
         raise InputError(
-            f"the stage block has {windows} windows of text, expected {least} or more: a batch of {settings.batch} and "
-            f"{settings.held_out} held out; give more text, or lower --block-batch or --block-held-out"
+            f"the stage block has {windows} windows of text, expected {min_windows} or more: a batch of "
+            f"{settings.batch} and {settings.held_out} held out; give more text, or lower --block-batch or "
+            "--block-held-out"
         )
     hidden_size = source.model.config.get_text_config().hidden_size
     job.cache = ActivationCache(job.work.path / CACHE_DIRECTORY, (windows, length, hidden_size), job.config.cache_gb)
@@ -219,9 +219,7 @@ def _initialize_layers(
         if inputs is not None:
             hessian = input_hessian(group[0], _forwards(job, index, inputs[: job.config.init.windows]))
         for layer, state in zip(group, _initialize_group(job, group, hessian), strict=True):
-            layer.set_scales(state.scales)
-            layer.set_planes(state.planes)
-            layer.quantized = True
+            layer.set_quantized(state.planes, state.scales)
             states[layer.name] = _LayerState(state, hessian)
     return states
 
@@ -238,18 +236,15 @@ def _groups(job: _Work, index: int, layers: list[QuantLinear], inputs: Tensor | 
 
 
 def _initialize_group(job: _Work, group: list[QuantLinear], hessian: Tensor | None) -> list[InitialWeight]:
-    """The start of layers that read the same value: one problem, since rows do not know of one another."""
-    if job.start is not None:
-        return [job.start(layer) for layer in group]
+    """The initial weights of layers that read the same value: one problem, since their rows are independent."""
+    if job.initial_weights is not None:
+        return [job.initial_weights(layer) for layer in group]
     settings = job.config.init
     initialize = WEIGHT_INITS[settings.method].make(settings, job.config.seed)
     weight = torch.cat([job.target(layer) for layer in group])
     state = initialize(weight, hessian, group[0].format, group[0].name)
-    begin, parts = 0, []
-    for layer in group:
-        parts.append(state.rows(begin, begin + layer.out_features))
-        begin += layer.out_features
-    return parts
+    ends = accumulate(layer.out_features for layer in group)
+    return [state.rows(end - layer.out_features, end) for layer, end in zip(group, ends, strict=True)]
 
 
 def _binarize_layers(
@@ -261,8 +256,7 @@ def _binarize_layers(
         known = states[layer.name]
         found = binarize(job.target(layer), known.state, layer.format, job.config.layer, layer.name)
         states[layer.name] = _LayerState(found.state, known.hessian)
-        layer.set_scales(found.state.scales)
-        layer.set_planes(found.state.planes)
+        layer.set_quantized(found.state.planes, found.state.scales)
         flipped[layer.name] = found.flipped
         _tell(job, index + (place + 1) / len(layers), error=found.after)
     _measure(report, "layer", layers, states)

@@ -35,6 +35,4 @@ class BlockwiseResults:
         index = self._block_of[layer.name]
         if index != self._read[0]:
             self._read = index, self._work.read_tensors(block_file(index))[0]
-        layer.set_scales(self._read[1][f"{layer.name}.scales"])
-        layer.set_planes(self._read[1][f"{layer.name}.planes"])
-        layer.quantized = True
+        layer.set_quantized(self._read[1][f"{layer.name}.planes"], self._read[1][f"{layer.name}.scales"])

@@ -9,8 +9,8 @@ alone. Losses that decide anything are measured against the teacher itself.
 The state with the lowest loss on held-out windows wins; the one at the beginning counts too, so that this stage makes
 nothing worse by its own measure. It is measured as it will be stored, with scales that float16 holds.
 
-Every measurement also stores all there is (result "e2e" of the work directory): a run that is killed goes on from the
-last one to the same result, bit for bit on a CPU.
+Every measurement also stores all there is (result "e2e" of the work directory): a run that is killed resumes at the
+last one with the same result, bit for bit on a CPU.
 """
 
 import math
@@ -43,7 +43,7 @@ CURVE_POINTS = 500  # of the record; longer runs are thinned out
 
 @dataclass(frozen=True)
 class DistillResult:
-    """What the stage did.
+    """The result of the stage.
 
     Attributes:
         curve: for some steps {"step", "tokens", "seconds", "loss", "kl", ...} of the training windows, against the
@@ -145,7 +145,7 @@ class _Distillation:
         )
 
     def _prepare(self) -> dict[str, tuple[nn.Parameter, float]]:
-        """What trains, by name, each with its relative rate times the layer's root mean square."""
+        """The parameters that train, by name, each with its relative rate times the layer's root mean square."""
         self.model.requires_grad_(requires_grad=False)
         trained: dict[str, tuple[nn.Parameter, float]] = {}
         for layer in self.layers:
@@ -162,7 +162,7 @@ class _Distillation:
         return trained
 
     def _windows(self, step: int, seed: int) -> Tensor:
-        """The windows of one step: each epoch goes through all of them in an order of its own."""
+        """The windows of one step: each epoch takes all of them in a new order."""
         count, batch = len(self.training), self.config.batch
         chosen = []
         for place in range(step * batch, (step + 1) * batch):
@@ -272,7 +272,7 @@ def _order(count: int, seed: int, epoch: int) -> Tensor:
 
 
 def _drawn(count: int, probability: float, seed: int, step: int) -> list[bool]:
-    """Which of `count` blocks are swapped in a step; no other draw decides it, so that a resumed run draws the same."""
+    """The blocks of `count` swapped in a step, drawn from seed and step alone, so that a resumed run draws the same."""
     random = torch.rand(count, generator=torch.Generator().manual_seed(seed * 998_244_353 + step))
     return (random < probability).tolist()
 

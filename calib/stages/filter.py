@@ -1,4 +1,4 @@
-"""Which of the generated sequences distillation trains on: by default those where student and teacher differ most.
+"""Choice of the generated sequences to distill on: by default those where student and teacher differ most.
 
     discrepancy of a sequence  =  mean over its tokens of KL(Pt || Ps),    the student as it enters distillation
 
@@ -7,8 +7,8 @@ every loss: logits that nobody would draw have no say in it, and scores of two r
 such a choice is that text which no one writes may score high: so the record has the share of distinct tokens of every
 sequence beside its score.
 
-Held-out windows are never chosen from. Scores depend on nothing but sequences, model and start; what is scored is kept
-in the work directory, and a run with --scores takes those of another one.
+Held-out windows are never chosen from. Scores depend on sequences, model and initial state alone; they are kept in the
+work directory, and a run with --scores takes those of another one.
 """
 
 import hashlib
@@ -96,13 +96,13 @@ def _scores(
     """The discrepancy of each candidate, float64 [n]; each process sees its share of them."""
     known = work.read_tensors(RESULT)[0][RESULT].tolist() if work.has(RESULT) else []
     count, length = candidates.shape
-    passes = DistillationObjective(source, LossWeights(kl=1), team.device, dtype)
+    objective = DistillationObjective(source, LossWeights(kl=1), team.device, dtype)
     while len(known) < count:
         found = [0.0] * team.size
         index = len(known) + team.rank
         # Sharded processes must make equally many passes, so some sequence may be seen for nothing.
         with torch.no_grad():
-            found[team.rank] = passes.losses(candidates[index % count][None])["kl"]
+            found[team.rank] = objective.losses(candidates[index % count][None])["kl"]
         known += team.total(found)[: count - len(known)]
         if team.leads and (len(known) % STORE_EVERY < team.size or len(known) == count):
             work.write_tensors(RESULT, {RESULT: torch.tensor(known, dtype=torch.float64)}, {})

@@ -5,22 +5,22 @@
 closed-form    a by least squares for the bits there are, P x P for each group; then the bits by the nearest of the 2^P
                levels; again and again (the alternation of BCQ). Each step is the best there is while the other half
                stays, so the error of a group never rises. Groups that have stopped moving are left out. It ends in the
-               valley it began in, so it begins three times, and a group takes the best: at the start, and with levels
-               as far apart as fits a Gaussian group, or the group's largest weight, crowded towards the middle.
+               valley it began in, so it runs three times, and a group takes the best: from the initial bases, and with
+               levels as far apart as fits a Gaussian group, or the group's largest weight, crowded towards the middle.
 iterative      the paper's: round i trains the bits of basis i, by gradient descent through latents v with B = sign(v),
                all other bits stay; the factors train in every round.
 simultaneous   the latents of all bases at once, as many steps in all.
 
-The paper does not say what latents start from. From the signs themselves they would have to move by 1 to turn a bit
-over: a short training turns none. Here they start from the residual that the basis was made for, by its factor,
+The paper does not say where latents begin. From the signs themselves they would have to move by 1 to turn a bit
+over: a short training turns none. Here they begin at the residual that the basis was made for, by its factor,
 
     v[i] = B[i] * min(1, | W - sum over j < i of a[j] B[j] | / a[i])
 
-for the cascaded start just the normalized residual: small where it does not matter much which sign it is. The gradient
-passes straight through where |v| <= 1, and latents are kept there, so that every bit can turn. Gradients are taken in
+for the cascaded initialization just the normalized residual: small where it does not matter much which sign it is. The
+gradient passes straight through where |v| <= 1, and latents are kept there, so that every bit can turn. Gradients have
 units of what they belong to, so that rates fit every layer: dL/dv over 2 a^2, dL/da over 2 G. Adam would make all steps
 equally long; then bits that are right but small turn as fast as those that are wrong. The best state of the layer is
-kept; the start counts too, and both are judged as they are stored.
+kept; the initial one counts too, and both are judged as they are stored.
 """
 
 from collections.abc import Iterator
@@ -46,12 +46,12 @@ RIDGE = 1e-9  # in float64: decides nothing but groups whose bits leave a factor
 
 @dataclass(frozen=True)
 class BinarizeResult:
-    """What the stage made of a layer.
+    """The result of the stage for one layer.
 
     Attributes:
         state: planes, scales and latents.
-        before, after: squared error over the weight's own square, at the start and now.
-        flipped: for each basis the share of bits that differ from the start's.
+        before, after: squared error over that of the weight, before and after the stage.
+        flipped: for each basis the share of bits that differ from the initial ones.
     """
 
     state: InitialWeight
@@ -62,38 +62,38 @@ class BinarizeResult:
 
 @torch.no_grad()
 def binarize(
-    weight: Tensor, start: InitialWeight, plane_format: PlaneFormat, config: LayerConfig, name: str
+    weight: Tensor, initial: InitialWeight, plane_format: PlaneFormat, config: LayerConfig, name: str
 ) -> BinarizeResult:
-    """Bring the bases of `start` nearer to `weight` [N, K], float32. Raises InputError, naming `name`."""
+    """Bring the bases of `initial` nearer to `weight` [N, K], float32. Raises InputError, naming `name`."""
     K, size = weight.shape[1], plane_format.group_size
     if config.solver == "closed-form":
-        state = _closed_form(weight, start, plane_format, config.rounds)
+        state = _closed_form(weight, initial, plane_format, config.rounds)
     else:
-        state = _descend(weight, start, plane_format, config, name)
+        state = _descend(weight, initial, plane_format, config, name)
     whole = float(weight.square().sum(dtype=torch.float64)) or 1.0
 
     def error(one: InitialWeight) -> float:
         difference = weight - dequantize(one.planes, one.scales, K, size, torch.float32)
         return float(difference.square().sum(dtype=torch.float64)) / whole
 
-    before, after = error(start), error(state)
+    before, after = error(initial), error(state)
     if after > before:
-        state, after = start, before
-    changed = unpack(start.planes, K) != unpack(state.planes, K)
+        state, after = initial, before
+    changed = unpack(initial.planes, K) != unpack(state.planes, K)
     return BinarizeResult(state, before, after, changed.float().mean((1, 2)).tolist())
 
 
-def _closed_form(weight: Tensor, start: InitialWeight, plane_format: PlaneFormat, rounds: int) -> InitialWeight:
-    factors = checked_parameters(plane_format, start.scales).clone()
+def _closed_form(weight: Tensor, initial: InitialWeight, plane_format: PlaneFormat, rounds: int) -> InitialWeight:
+    factors = checked_parameters(plane_format, initial.scales).clone()
     for inputs, groups in _whole_and_ragged(weight.shape[1], plane_format.group_size):
         part = factors[:, :, groups]
         values = weight[:, inputs].unflatten(1, (part.shape[2], -1)).flatten(0, 1)
         problem = _Groups(values, plane_format)
-        best, least = part.flatten(1).double(), torch.full_like(values[:, 0], torch.inf, dtype=torch.float64)
+        best, min_error = part.flatten(1).double(), torch.full_like(values[:, 0], torch.inf, dtype=torch.float64)
         for begin in (best, *problem.crowded()):
             found = problem.alternate(begin, rounds)
             error = problem.error(found)
-            best, least = torch.where(error < least, found, best), torch.minimum(error, least)
+            best, min_error = torch.where(error < min_error, found, best), torch.minimum(error, min_error)
         factors[:, :, groups] = best.float().unflatten(1, part.shape[1:])
     factors = round_parameters(plane_format, factors)
     scales = to_scales(plane_format, factors)
@@ -158,7 +158,7 @@ class _Groups:
         return self.ordered.square().sum(1) + (levels * (levels * counts - 2 * sums)).sum(1)
 
     def _runs(self, cuts: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Where the run of each level begins and ends [R, 2^P + 1], its length and its sum [R, 2^P]."""
+        """The bounds of the run of each level [R, 2^P + 1], its length and its sum [R, 2^P]."""
         ordered = self.ordered[chosen]
         ends = torch.searchsorted(ordered, cuts.T.contiguous(), right=True)
         bounds = torch.cat([torch.zeros_like(ends[:, :1]), ends, torch.full_like(ends[:, :1], ordered.shape[1])], 1)
@@ -166,14 +166,14 @@ class _Groups:
 
 
 def _descend(
-    weight: Tensor, start: InitialWeight, plane_format: PlaneFormat, config: LayerConfig, name: str
+    weight: Tensor, initial: InitialWeight, plane_format: PlaneFormat, config: LayerConfig, name: str
 ) -> InitialWeight:
     """By gradients, one basis after another or all at once."""
     K, size, count = weight.shape[1], plane_format.group_size, plane_format.planes
     real = real_inputs(K, plane_format, weight)
     target = grouped(weight, size)
-    bases = torch.stack([signs(grouped(bits.float() - 0.5, size)) for bits in unpack(start.planes, K)]) * real
-    job = _Descent(target, real, bases, checked_parameters(plane_format, start.scales).clone(), config)
+    bases = torch.stack([signs(grouped(bits.float() - 0.5, size)) for bits in unpack(initial.planes, K)]) * real
+    job = _Descent(target, real, bases, checked_parameters(plane_format, initial.scales).clone(), config)
     if config.solver == "iterative":
         for basis in range(count):
             job.run([basis], config.steps)
@@ -189,7 +189,7 @@ class _Descent:
         self.target, self.real, self.config = target, real, config
         self.bases, self.factors = bases, factors
         self.best_bases, self.best_factors = bases, factors
-        self.least = float("inf")
+        self.min_error = float("inf")
 
     def run(self, trained: list[int], steps: int) -> None:
         """Train the bits of the bases `trained`, and all factors, for `steps` steps, from the best state so far."""
@@ -219,6 +219,6 @@ class _Descent:
         return torch.where(factor == 0, torch.inf, factor)
 
     def _keep(self, error: float) -> None:
-        if error < self.least:
-            self.least = error
+        if error < self.min_error:
+            self.min_error = error
             self.best_bases, self.best_factors = self.bases.clone(), self.factors.clone()

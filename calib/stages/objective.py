@@ -27,7 +27,7 @@ TERMS = ("loss", "kl", "ce", "dad", "mse", "features")
 
 
 class DistillationObjective:
-    """DistillationObjective of a loaded model whose layers are quantized, on the device where it is.
+    """Losses and gradients of a loaded model whose layers are quantized, on the device where it is.
 
     Attributes:
         terms: names of the losses that a pass tells, "loss" (their weighted sum) first.
@@ -109,5 +109,5 @@ class DistillationObjective:
         return outputs_visited(self.blocks, visit) if self.weights.features else nullcontext()
 
     def _hidden(self, tokens: Tensor) -> Tensor:
-        """What the head reads: [batch, T, H]."""
+        """The hidden states that the head reads: [batch, T, H]."""
         return self.model.base_model(input_ids=tokens, use_cache=False).last_hidden_state

@@ -59,7 +59,7 @@ def reconstruct(
     optimizer = torch.optim.Adam(groups, lr=0.0, betas=BETAS, eps=1e-12, foreach=True)
     held_out = range(trained, len(inputs), config.batch)
     before = _mean_error(run, inputs, targets, held_out, config.batch)
-    started = [(layer.current_planes(), layer.stored_scales.detach().clone()) for layer in layers]
+    initial = [(layer.current_planes(), layer.stored_scales.detach().clone()) for layer in layers]
     steps_per_epoch = trained // config.batch
     steps = config.epochs * steps_per_epoch
     losses: list[float] = []
@@ -85,9 +85,8 @@ def reconstruct(
     tail = losses[-max(1, len(losses) // 10) :]
     after = _mean_error(run, inputs, targets, held_out, config.batch)
     if not after < before:
-        for layer, (planes, scales) in zip(layers, started, strict=True):
-            layer.set_scales(scales)
-            layer.set_planes(planes)
+        for layer, (planes, scales) in zip(layers, initial, strict=True):
+            layer.set_quantized(planes, scales)
         after = before
     return Reconstruction(before, after, sum(tail) / len(tail))
 

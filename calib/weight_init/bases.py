@@ -1,8 +1,8 @@
-"""What the starts of QBB have in common: bases of -1 and 1 and a factor each, as planes and scales.
+"""Common parts of QBB's weight initializations: bases of -1 and 1 and a factor each, as planes and scales.
 
     W[n,k] ~ sum over i of a[i,n,g] B[i,n,k],   B in {-1, 1}        plane i is (B[i] + 1) / 2
 
-What scales follow from a is for calib.layers.Format to say. Weights come as `grouped` [N, groups, G]; where K ends
+calib.scale_parameters says which scales follow from a. Weights come as `grouped` [N, groups, G]; where K ends
 inside a group, `real` is 0 for what is only padding.
 """
 
@@ -21,7 +21,7 @@ __all__ = ["checked", "from_bases", "mean_size", "real_inputs", "signs"]
 def checked(weight: Tensor, plane_format: PlaneFormat, name: str) -> Tensor:
     """`weight` [N, K] in groups. Raises InputError where the format is not QBB's or a weight is not finite."""
     if not plane_format.symmetric:
-        raise InputError(f"{name}: this start makes bases of -1 and 1; expected --method qbb")
+        raise InputError(f"{name}: this initialization makes bases of -1 and 1; expected --method qbb")
     if not weight.isfinite().all():
         raise InputError(f"{name}: holds a weight that is not finite; repair the model")
     return grouped(weight.float(), plane_format.group_size)
@@ -43,7 +43,7 @@ def mean_size(groups: Tensor, real: Tensor) -> Tensor:
 
 
 def from_bases(weight: Tensor, bases: Tensor, factors: Tensor, plane_format: PlaneFormat, name: str) -> InitialWeight:
-    """The start with `bases` [P, N, groups, G] and `factors` [P, N, groups] for `weight` [N, K]. Raises InputError."""
+    """Bases [P, N, groups, G] and factors [P, N, groups] as planes and scales of `weight` [N, K]. Raises InputError."""
     scales = to_scales(plane_format, round_parameters(plane_format, factors))
     if not scales.half().isfinite().all():
         raise InputError(f"{name}: needs scales that float16 does not hold; scale the model's weights down")

@@ -1,4 +1,4 @@
-"""QBB's analytic start (Bulat et al., NeurIPS 2024): each basis takes the signs of what those before it left over.
+"""QBB's analytic initialization (NeurIPS 2024): each basis takes the signs of what those before it left over.
 
     R[1] = W,   B[i] = sign(R[i]),   a[i] = mean |R[i]|,   R[i+1] = R[i] - a[i] B[i]        the mean over a group
 
@@ -16,7 +16,7 @@ __all__ = ["cascaded"]
 
 
 def cascaded(weight: Tensor, plane_format: PlaneFormat, name: str) -> InitialWeight:
-    """The cascaded start for `weight` [N, K]. Raises InputError for what cannot be one."""
+    """Initialize `weight` [N, K]. Raises InputError for broken weights and other formats."""
     rest = checked(weight, plane_format, name)
     real = real_inputs(weight.shape[1], plane_format, rest)
     bases, factors = [], []

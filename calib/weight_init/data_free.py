@@ -1,9 +1,9 @@
-"""Starts that look at the weight alone.
+"""Weight initializations that look at the weight alone.
 
 paper    DB-LLM: the proxy quantizer w' = s * clamp(round(w/s), -1, 2) with the s of least squared error among clips of
          the group's root mean square, then a1 = 2s and a2 = -s, whose levels -s, 0, s, 2s are the proxy's. Two planes,
          no offset. (The paper's proxy is signed 2-bit, -2 .. 1; a1 = 2s, a2 = -s spans -1 .. 2.)
-fit      alternating least squares over levels and scales from several starts: dualbinary/fitting, as in an export
+fit      alternating least squares over levels and scales from several beginnings: dualbinary/fitting, as in an export
          without calibration.
 """
 
@@ -23,20 +23,21 @@ CLIPS = tuple(0.5 + 0.1 * i for i in range(14))
 
 
 def paper(weight: Tensor, plane_format: PlaneFormat, name: str) -> InitialWeight:
-    """The start of DB-LLM for `weight` [N, K]. Raises InputError where the format is not the paper's."""
+    """Initialize `weight` [N, K] as DB-LLM does. Raises InputError where the format is not the paper's."""
     if plane_format.planes != 2 or plane_format.offset:
         raise InputError(
-            f"{name}: the paper's start has 2 planes and no offset, the format {plane_format.planes} planes and "
-            f"{'an' if plane_format.offset else 'no'} offset; choose another start or --planes 2 --no-offset"
+            f"{name}: the paper's initialization has 2 planes and no offset, the format {plane_format.planes} "
+            f"planes and {'an' if plane_format.offset else 'no'} offset; choose another --init-method, or --planes 2 "
+            "--no-offset"
         )
     groups = grouped(weight, plane_format.group_size)
     rms = groups.square().mean(2).sqrt().clamp_min(torch.finfo(torch.float16).tiny)
-    least, step = torch.full_like(rms, torch.inf), rms
+    min_error, step = torch.full_like(rms, torch.inf), rms
     for clip in CLIPS:
         size = clip * rms[..., None]
         error = (groups - size * (groups / size).round().clamp(-1, 2)).square().sum(2)
-        step = torch.where(error < least, size[..., 0], step)
-        least = torch.minimum(error, least)
+        step = torch.where(error < min_error, size[..., 0], step)
+        min_error = torch.minimum(error, min_error)
     scales = torch.stack([2 * step, -step]).half().float()
     codes = nearest(weight, scales, plane_format.planes, plane_format.group_size)
     return InitialWeight(pack(codes, plane_format.planes, plane_format.group_size), scales, weight.clone())

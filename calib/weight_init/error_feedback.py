@@ -6,13 +6,13 @@ diagonal block V of U, whatever is chosen in it, an error of
 
     || (w - q) V^-1 ||^2         after the best compensation by all later columns.
 
-So for each group, in order: start from weighted least squares with importances 1 / V[c,c]^2; sweep through its columns
+So for each group, in order: begin with weighted least squares with importances 1 / V[c,c]^2; sweep through its columns
 with feedback; polish code by code (coordinate descent in this metric, M = V^-1 V^-T); solve the scales in this metric;
 repeat, keep the best; then feed the error of the whole group into the later groups. GPTQ: arXiv 2210.17323; refitting
 the coefficients of binary planes between sweeps is BPDQ's idea. The polish is ours.
 
 The latent of a weight is the value it had when it was rounded last, compensation of earlier errors included: training
-that starts at the original weights instead gives that compensation away.
+that begins at the original weights instead gives that compensation away.
 """
 
 from collections.abc import Iterator
@@ -35,14 +35,14 @@ START_ROUNDS = 8  # of weighted least squares before the first sweep
 
 @dataclass(frozen=True)
 class ErrorFeedback:
-    """How hard to try: rounds of new scales for a group, polishes in each round, share added to H's diagonal."""
+    """Error feedback: rounds of new scales for a group, polishes per round, share added to the hessian's diagonal."""
 
-    refits: int = 4
-    polishes: int = 2
-    damping: float = 0.01
+    refits: int
+    polishes: int
+    damping: float
 
     def __call__(self, weight: Tensor, hessian: Tensor | None, plane_format: PlaneFormat, name: str) -> InitialWeight:
-        """Quantize `weight` [N, K] for inputs with second moments `hessian` [K, K], both float32.
+        """Quantize `weight` [N, K] for inputs with `hessian` [K, K], both float32.
 
         Raises InputError, naming `name`, where the weight is not finite.
         """
@@ -57,17 +57,17 @@ class ErrorFeedback:
         scales = torch.empty(plane_format.scale_rows, N, -(-K // G), device=weight.device)
         for group, begin in enumerate(range(0, K, G)):
             columns = slice(begin, min(begin + G, K))
-            solved = self._group(rest[columns], factor[columns, columns], plane_format, name)
-            codes[columns], latent[columns], scales[:, :, group] = solved.codes, solved.latent, solved.scales
+            solution = self._group(rest[columns], factor[columns, columns], plane_format, name)
+            codes[columns], latent[columns], scales[:, :, group] = solution.codes, solution.latent, solution.scales
             error = torch.linalg.solve_triangular(
-                factor[columns, columns].T, rest[columns] - solved.values, upper=False
+                factor[columns, columns].T, rest[columns] - solution.values, upper=False
             )
             rest[columns.stop :] -= factor[columns, columns.stop :].T @ error
         codes = codes.T.contiguous()
         latent = into_cells(latent.T, codes, scales, plane_format.planes, G)
         return InitialWeight(pack(codes, plane_format.planes, G), scales, latent)
 
-    def _group(self, weights: Tensor, factor: Tensor, plane_format: PlaneFormat, name: str) -> "_Solved":
+    def _group(self, weights: Tensor, factor: Tensor, plane_format: PlaneFormat, name: str) -> "_Solution":
         """The best codes and scales found for one group: weights [g, N], the block V [g, g] of the factor."""
         g = len(weights)
         eye = torch.eye(g, dtype=weights.dtype, device=weights.device)
@@ -76,8 +76,8 @@ class ErrorFeedback:
         rows = weights.T.contiguous()  # [N, g]
         importance = (1 / factor.diagonal() ** 2)[None].expand_as(rows)
         scales, _ = refine(rows, importance, fitted_scales(rows, plane_format, name), plane_format, START_ROUNDS)
-        best: _Solved | None = None
-        least = torch.full((weights.shape[1],), torch.inf, device=weights.device)
+        best: _Solution | None = None
+        min_error = torch.full((weights.shape[1],), torch.inf, device=weights.device)
         for _ in range(self.refits + 1):
             table = sorted_levels(scales, plane_format.planes)
             with _one_thread():
@@ -88,9 +88,9 @@ class ErrorFeedback:
             scales = _refit(codes, rows, inverse, scales, plane_format)
             values = levels_of(scales, plane_format.planes).gather(0, codes.long())
             error = ((weights - values).T @ inverse).square().sum(1)
-            better = error < least
-            least = torch.where(better, error, least)
-            found = _Solved(codes, state.latent, scales, values)
+            better = error < min_error
+            min_error = torch.where(better, error, min_error)
+            found = _Solution(codes, state.latent, scales, values)
             best = found if best is None else best.merged(found, better)
         assert best is not None
         return best
@@ -98,7 +98,7 @@ class ErrorFeedback:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Within: operations on the CPU are not split. Columns are short; threads would mostly wait for one another."""
+    """Keep operations on the CPU whole. Columns are short; threads would mostly wait for one another."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -118,16 +118,16 @@ def inverse_factor(hessian: Tensor, damping: float) -> Tensor:
 
 
 @dataclass
-class _Solved:
+class _Solution:
     codes: Tensor  # uint8 [g, N]
     latent: Tensor  # [g, N]
     scales: Tensor  # [C, N]
     values: Tensor  # [g, N]
 
-    def merged(self, other: "_Solved", better: Tensor) -> "_Solved":
+    def merged(self, other: "_Solution", better: Tensor) -> "_Solution":
         """For each row the one of the two that `better` [N] says."""
         pairs = zip(vars(self).values(), vars(other).values(), strict=True)
-        return _Solved(*(torch.where(better, theirs, mine) for mine, theirs in pairs))
+        return _Solution(*(torch.where(better, theirs, mine) for mine, theirs in pairs))
 
 
 @dataclass
@@ -144,7 +144,7 @@ def _round(value: Tensor, table: SortedLevels) -> tuple[Tensor, Tensor]:
 
 
 def _sweep(weights: Tensor, table: SortedLevels, factor: Tensor) -> _State:
-    """Round column after column, each error fed into the columns behind it."""
+    """Round column after column, each error fed into the columns after it."""
     latent = weights.clone()
     rank = torch.empty(weights.shape, dtype=torch.int64, device=weights.device)
     values = torch.empty_like(weights)

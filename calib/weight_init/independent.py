@@ -1,8 +1,8 @@
-"""A start without cascade, for comparison: every basis is fitted to the weight itself, none to what others left over.
+"""Initialization without cascade, for comparison: every basis is fitted to the weight itself, none to a residual.
 
     B[i] = sign(W),   a[i] = mean |W| / P        the mean over a group
 
-The paper compares with such a start and does not say what it is. Fitted to the same W, all bases are the same; an equal
+The paper compares with such a one and does not say what it is. Fitted to the same W, all bases are the same; an equal
 share of the factor makes their sum the best multiple of that one basis, so it begins where one basis alone ends.
 """
 
@@ -16,7 +16,7 @@ __all__ = ["independent"]
 
 
 def independent(weight: Tensor, plane_format: PlaneFormat, name: str) -> InitialWeight:
-    """The start without cascade for `weight` [N, K]. Raises InputError for what cannot be one."""
+    """Initialize `weight` [N, K]. Raises InputError for broken weights and other formats."""
     groups, count = checked(weight, plane_format, name), plane_format.planes
     factor = mean_size(groups, real_inputs(weight.shape[1], plane_format, groups)) / count
     bases, factors = signs(groups).expand(count, *groups.shape), factor.expand(count, *factor.shape)

@@ -1,12 +1,12 @@
-"""Scales of least squares for groups of weights, each weight with an importance of its own.
+"""Scales of least squares for groups of weights, each weight with its importance.
 
 For R groups of g weights w, importances d > 0 and a code for each weight:
 
     minimize   sum over k of d[k] * ( w[k] - sum over p of a[p] * code[k][p] (- a[P]) )^2        over the C scales a
 
 is a C x C system for each group. `refine` alternates it with giving every weight its nearest level, as
-dualbinary/fitting does without importances, and starts from there. Where the format is symmetric the same holds with a
-sign in place of a bit, and the start is the cascade; what is solved for is what the format says is free of the scales.
+dualbinary/fitting does without importances, and begins at its result. With symmetric levels the same holds with a sign
+in place of a bit, it begins at the cascade, and the unknowns are the parameters of calib.scale_parameters.
 """
 
 from dataclasses import replace
@@ -52,20 +52,20 @@ def refine(
     """
     uses = _uses(plane_format, scales)
     total = (importance * weights * weights).sum(1)
-    best, least = scales, torch.full_like(total, torch.inf)
+    best, min_error = scales, torch.full_like(total, torch.inf)
     for remaining in range(rounds, -1, -1):
         table = sorted_levels(scales, plane_format.planes)
         counts, sums = _level_sums(weights, importance, table.cuts)
         error = total - 2 * (sums * table.levels).sum(0) + (counts * table.levels**2).sum(0)
-        better = error < least
-        least = torch.where(better, error, least)
+        better = error < min_error
+        min_error = torch.where(better, error, min_error)
         best = torch.where(better, scales, best)
         if remaining:
             used = uses[table.order]  # [L, R, free]
             gram = torch.einsum("lr,lrc,lrd->rcd", counts, used, used)
             right = torch.einsum("lr,lrc->rc", sums, used)
             scales = to_scales(plane_format, solve(gram, right, to_parameters(plane_format, scales)))
-    return best, least
+    return best, min_error
 
 
 def _uses(plane_format: PlaneFormat, scales: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
-"""A random start, for comparison: signs that know nothing of the weight.
+"""Random initialization, for comparison: signs that know nothing of the weight.
 
     B[i] = -1 or 1 by the toss of a coin,   a[i] = mean |W| / P        the mean over a group
 
-The best factors for such bases would be near 0, from where no gradient finds back; these have the size of a start
+The best factors for such bases would be near 0, from where no gradient finds back; these have the size of those
 without cascade. What is drawn depends on the seed and the layer's name alone.
 """
 
@@ -21,12 +21,12 @@ __all__ = ["RandomSigns"]
 
 @dataclass(frozen=True)
 class RandomSigns:
-    """A random start under a seed."""
+    """Random initialization under a seed."""
 
-    seed: int = 0
+    seed: int
 
     def __call__(self, weight: Tensor, hessian: Tensor | None, plane_format: PlaneFormat, name: str) -> InitialWeight:
-        """The start for `weight` [N, K]; `hessian` is not looked at. Raises InputError for what cannot be one."""
+        """Initialize `weight` [N, K]; `hessian` is not used. Raises InputError for broken weights and other formats."""
         groups, count = checked(weight, plane_format, name), plane_format.planes
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + zlib.crc32(name.encode()))
         bases = signs(torch.rand(count, *groups.shape, generator=generator) - 0.5).to(weight.device)

@@ -1,4 +1,4 @@
-"""A start from planes and scales that somebody else chose: a checkpoint of any method."""
+"""Initialization from planes and scales that exist: a checkpoint of any method."""
 
 from torch import Tensor
 
@@ -10,7 +10,7 @@ __all__ = ["from_planes"]
 
 
 def from_planes(weight: Tensor, planes: Tensor, scales: Tensor, plane_format: PlaneFormat) -> InitialWeight:
-    """`planes` uint8 [P, N, Kp/8] and `scales` [C, N, groups] as a start for `weight` [N, K].
+    """`planes` uint8 [P, N, Kp/8] and `scales` [C, N, groups] as the initial weight of `weight` [N, K].
 
     The latents are the full-precision weights, each moved into the cell of its code: what is known of how near a weight
     is to another level.

@@ -76,11 +76,13 @@ def calibrated_blocks(blockwise_config, tmp_path):
 
     def run(directory: Path, tokens: Tensor | None, *, path: Path | None = None, **options: Any) -> BlockwiseRun:
         config = options.pop("config", None) or blockwise_config()
-        start, progress = options.pop("start", None), options.pop("progress", lambda *_, **__: None)
+        initial, progress = options.pop("initial_weights", None), options.pop("progress", lambda *_, **__: None)
         dtype = options.pop("dtype", torch.float32)
         source = SourceModel(directory, config.format.plane_format, config.skip)
-        with WorkDirectory(path or tmp_path / f"walk-{next(numbers)}", config.to_json(), **options) as work:
-            calibrate_blockwise(source, config, tokens, work, start=start, device="cpu", dtype=dtype, progress=progress)
+        with WorkDirectory(path or tmp_path / f"work-{next(numbers)}", config.to_json(), **options) as work:
+            calibrate_blockwise(
+                source, config, tokens, work, initial_weights=initial, device="cpu", dtype=dtype, progress=progress
+            )
             found = BlockwiseResults(source, work)
             layers = {}
             for name, layer in source.linears.items():

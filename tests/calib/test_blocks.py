@@ -209,23 +209,23 @@ def test_a_layer_that_is_called_twice_or_never_is_in_one_group():
     ]
 
 
-def test_second_moments_are_those_of_all_that_a_layer_reads():
-    layer, behind = (QuantLinear(name, torch.randn(8, 8, dtype=torch.float64), None, FORMAT) for name in ("a", "b"))
+def test_a_hessian_is_that_of_all_that_a_layer_reads():
+    layer, after = (QuantLinear(name, torch.randn(8, 8, dtype=torch.float64), None, FORMAT) for name in ("a", "b"))
     inputs = torch.randn(3, 2, 5, 8, dtype=torch.float64)
     rows = inputs.reshape(-1, 8)
 
-    found = input_hessian(layer, [lambda x=x: behind(layer(x)) for x in inputs])
+    found = input_hessian(layer, [lambda x=x: after(layer(x)) for x in inputs])
 
     # Sums of 30 float32 products: 2^-24 of each.
     assert torch.allclose(found.double(), rows.T @ rows / len(rows), rtol=0, atol=30 * 2**-24 * rows.square().max())
-    assert torch.equal(input_hessian(behind, [lambda: layer(inputs[0])]), torch.zeros(8, 8))
+    assert torch.equal(input_hessian(after, [lambda: layer(inputs[0])]), torch.zeros(8, 8))
 
 
-def test_a_pass_ends_behind_the_layer_whose_moments_are_taken():
-    layer, behind = (QuantLinear(name, torch.randn(8, 8), None, FORMAT) for name in ("a", "b"))
+def test_a_pass_ends_after_the_layer_whose_hessian_is_taken():
+    layer, after = (QuantLinear(name, torch.randn(8, 8), None, FORMAT) for name in ("a", "b"))
     called = []
-    behind.register_forward_pre_hook(lambda *_: called.append(1))
-    input_hessian(layer, [lambda: behind(layer(torch.randn(2, 8)))])
+    after.register_forward_pre_hook(lambda *_: called.append(1))
+    input_hessian(layer, [lambda: after(layer(torch.randn(2, 8)))])
     assert not called
-    behind(layer(torch.randn(2, 8)))
+    after(layer(torch.randn(2, 8)))
     assert called

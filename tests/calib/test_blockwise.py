@@ -1,25 +1,15 @@
-"""Blockwise calibration: each block gains, and a run killed anywhere ends in the same bits."""
+"""Blockwise calibration: what each block gains, and which stages, initial weights and limits there are."""
 
-import json
-import multiprocessing
-import os
-import random
 import shutil
-import time
-from collections.abc import Callable
-from contextlib import nullcontext, suppress
-from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from calib.config import BlockConfig, CalibConfig, InitConfig
+from calib.config import BlockConfig, InitConfig
 from calib.layers import quant_linears
 from calib.models.source import SourceModel
 from calib.save import save_checkpoint
-from calib.stages.blockwise import calibrate_blockwise
-from calib.state import WorkDirectory
 from calib.stored_checkpoint import StoredCheckpoint
 from calib.weight_init import from_planes
 from dualbinary import InputError
@@ -27,28 +17,6 @@ from tests.support.fitted_layers import initialized
 
 LENGTH = 16
 WINDOWS = 9
-
-
-class Killed(BaseException):
-    """Ends a run as a signal would."""
-
-
-def killed_at(call: int) -> Callable[..., None]:
-    """A progress callback that ends the run at its call number `call`."""
-    left = [call]
-
-    def progress(*_, **__) -> None:
-        left[0] -= 1
-        if left[0] < 0:
-            raise Killed
-
-    return progress
-
-
-def assert_same(left, right):
-    assert left.reports == right.reports
-    for name, tensors in left.layers.items():
-        assert all(map(torch.equal, tensors, right.layers[name])), name
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +90,9 @@ def test_nothing_but_results_is_left(tiny_model, calibrated_blocks, tokens, tmp_
 def test_the_seed_decides_the_order(tiny_model, calibrated_blocks, blockwise_config, familiar):
     configs = [blockwise_config(seed=seed, block=LONGER) for seed in (0, 0, 1)]
     results = [calibrated_blocks(tiny_model("llama"), familiar, config=config) for config in configs]
-    assert_same(results[0], results[1])
+    assert results[0].reports == results[1].reports
+    for name, tensors in results[0].layers.items():
+        assert all(map(torch.equal, tensors, results[1].layers[name])), name
     assert results[0].reports != results[2].reports
 
 
@@ -137,156 +107,7 @@ def test_in_bfloat16_it_comes_out_near(tiny_model, calibrated_blocks, tokens):
         assert right["error_after"] <= right["error_before"]
 
 
-# Killed in process: at calls of the progress callback, and around every step that puts a file in its place.
-
-
-@pytest.fixture(scope="module")
-def quick(blockwise_config):
-    """Two layers of each block and a rough start, for the tests that run again and again."""
-    return blockwise_config(skip=("*.mlp.*", "*.k_proj", "*.v_proj"), init=InitConfig(windows=4, refits=0, polishes=0))
-
-
-CALLS = 2 * (6 // 2 + 1)  # of the progress callback: three steps and the end of each of two blocks
-
-
-def test_killed_at_every_call_it_goes_on_to_the_same_bits(tiny_model, calibrated_blocks, tokens, quick, tmp_path):
-    calls = []
-    whole = calibrated_blocks(tiny_model("llama"), tokens, config=quick, progress=lambda *_, **__: calls.append(1))
-    assert len(calls) == CALLS
-    for call in range(CALLS):
-        path = tmp_path / f"killed-{call}"
-        with pytest.raises(Killed):
-            calibrated_blocks(tiny_model("llama"), tokens, config=quick, path=path, progress=killed_at(call))
-        assert_same(whole, calibrated_blocks(tiny_model("llama"), tokens, config=quick, path=path))
-
-
-def test_killed_again_and_again_it_goes_on_to_the_same_bits(tiny_model, calibrated_blocks, tokens, quick, tmp_path):
-    whole = calibrated_blocks(tiny_model("llama"), tokens, config=quick)
-    generator = random.Random(0)
-    for _ in range(6):
-        with suppress(Killed):
-            progress = killed_at(generator.randrange(CALLS))
-            calibrated_blocks(tiny_model("llama"), tokens, config=quick, path=tmp_path / "killed", progress=progress)
-    assert_same(whole, calibrated_blocks(tiny_model("llama"), tokens, config=quick, path=tmp_path / "killed"))
-
-
-@pytest.mark.parametrize("moment", ["before", "after"])
-def test_killed_at_every_file_it_goes_on_to_the_same_bits(
-    tiny_model, calibrated_blocks, tokens, quick, tmp_path, monkeypatch, moment
-):
-    whole = calibrated_blocks(tiny_model("llama"), tokens, config=quick)
-    replace, left = Path.replace, [0]
-
-    def killing(self, target):
-        left[0] -= 1
-        if left[0] < 0 and moment == "before":
-            raise Killed
-        replace(self, target)
-        if left[0] < 0:
-            raise Killed
-
-    files = 1 + 2 + 2 * 3  # run.json, two streams; of each block two streams and its result
-    for call in range(files + 1):
-        left[0], path = call, tmp_path / f"killed-{call}"
-        with monkeypatch.context() as patch:
-            patch.setattr(Path, "replace", killing)
-            with pytest.raises(Killed) if call < files else nullcontext():
-                calibrated_blocks(tiny_model("llama"), tokens, config=quick, path=path)
-        results = len(list(path.glob("block-*.safetensors")))
-        if call + (moment == "after") >= 3 and results < 2:  # so that nothing is computed twice but the block in work
-            assert all((path / "streams" / f"{kind}-{results}.f32").exists() for kind in ("teacher", "student"))
-        assert_same(whole, calibrated_blocks(tiny_model("llama"), tokens, config=quick, path=path))
-        assert not (path / "streams").exists()
-
-
-@pytest.mark.parametrize("loss", ["all", "one", "cut"])
-def test_lost_streams_are_made_again(tiny_model, calibrated_blocks, tokens, quick, tmp_path, loss):
-    path = tmp_path / "lost"
-    whole = calibrated_blocks(tiny_model("llama"), tokens, config=quick)
-    with pytest.raises(Killed):
-        calibrated_blocks(tiny_model("llama"), tokens, config=quick, path=path, progress=killed_at(CALLS - 2))
-    assert (path / "block-000.safetensors").exists()
-    if loss == "all":
-        shutil.rmtree(path / "streams")
-    elif loss == "one":
-        (path / "streams" / "teacher-1.f32").unlink()
-    else:
-        os.truncate(path / "streams" / "student-1.f32", 1000)
-    assert_same(whole, calibrated_blocks(tiny_model("llama"), tokens, config=quick, path=path))
-
-
-def test_a_finished_walk_is_not_walked_again(tiny_model, calibrated_blocks, tokens, quick, tmp_path):
-    calls = []
-    first, again = (
-        calibrated_blocks(tiny_model("llama"), tokens, config=quick, path=tmp_path / "work", progress=progress)
-        for progress in (lambda *_, **__: None, lambda *_, **__: calls.append(1))
-    )
-    assert not calls
-    assert_same(first, again)
-
-
-# Killed for real.
-
-
-def run_walk(directory: Path, path: Path, tokens: torch.Tensor, config: CalibConfig) -> None:
-    """One run, in a process of its own."""
-    torch.set_num_threads(1)
-    source = SourceModel(directory, config.format.plane_format)
-    with WorkDirectory(path, {}) as work:
-        calibrate_blockwise(
-            source, config, tokens, work, start=None, device="cpu", dtype=torch.float32, progress=lambda *_, **__: None
-        )
-
-
-def files_of(path: Path) -> dict[str, bytes]:
-    """The results, without their times."""
-    contents = {}
-    with WorkDirectory(path, {}) as work:
-        for file in sorted(path.glob("block-*.safetensors")):
-            tensors, report = work.read_tensors(file.stem)
-            contents[file.stem] = json.dumps({**report, "seconds": 0}).encode()
-            contents |= {name: value.numpy().tobytes() for name, value in tensors.items()}
-    return contents
-
-
-@pytest.mark.slow
-def test_twenty_real_kills_end_in_the_same_bits(tiny_model, tokens, blockwise_config, tmp_path):
-    config = blockwise_config(block=BlockConfig(windows=6, held_out=3, epochs=8))
-    context = multiprocessing.get_context("forkserver")  # so that torch is imported once
-    context.set_forkserver_preload(["calib.stages.blockwise", "transformers.models.llama.modeling_llama"])
-
-    def start(path: Path):
-        process = context.Process(target=run_walk, args=(tiny_model("llama"), path, tokens, config))
-        process.start()
-        return process
-
-    for name in ("warm", "whole"):
-        begin = time.perf_counter()
-        process = start(tmp_path / name)
-        process.join()
-        assert process.exitcode == 0
-        seconds = time.perf_counter() - begin
-    expected = files_of(tmp_path / "whole")
-
-    generator = random.Random(0)
-    kills = runs = 0
-    while kills < 20:
-        process = start(tmp_path / f"run-{runs}")
-        process.join(generator.uniform(0, 0.8 * seconds))
-        process.kill()
-        process.join()
-        if process.exitcode == 0:
-            assert files_of(tmp_path / f"run-{runs}") == expected
-            runs += 1
-        else:
-            assert process.exitcode == -9
-            kills += 1
-    process = start(tmp_path / f"run-{runs}")
-    process.join()
-    assert files_of(tmp_path / f"run-{runs}") == expected
-
-
-# Stages, starts and limits.
+# Stages, initial weights and limits.
 
 
 @pytest.mark.parametrize("method", ["fit", "paper"])
@@ -311,20 +132,20 @@ def test_a_start_alone_leaves_what_it_chose(tiny_model, calibrated_blocks, block
         assert left == {"init": right["init"]}  # the first block does not see what happens to others
 
 
-def test_a_checkpoint_is_a_start(tiny_model, calibrated_blocks, blockwise_config, tokens, tmp_path):
+def test_a_checkpoint_gives_initial_weights(tiny_model, calibrated_blocks, blockwise_config, tokens, tmp_path):
     """Reconstruction that learns nothing gives the checkpoint back; one that learns makes it better."""
     first = calibrated_blocks(tiny_model("llama"), tokens, config=blockwise_config(stages=("init",)))
     directory = tmp_path / "checkpoint"
     save_checkpoint(first.source, directory, lambda name: tuple(t.numpy() for t in first.layers[name]))
     checkpoint = StoredCheckpoint(directory)
 
-    def start(layer):
+    def initial_weight(layer):
         return from_planes(layer.weight, *checkpoint.read(layer), checkpoint.format)
 
     still = blockwise_config(
         stages=("block",), start=str(directory), block=BlockConfig(windows=6, held_out=3, latent_rate=0, scale_rate=0)
     )
-    unchanged = calibrated_blocks(tiny_model("llama"), tokens, config=still, start=start)
+    unchanged = calibrated_blocks(tiny_model("llama"), tokens, config=still, initial_weights=initial_weight)
     for name, tensors in first.layers.items():
         assert all(map(torch.equal, tensors, unchanged.layers[name]))
     assert all(report["error_after"] == report["error_before"] for report in unchanged.reports)
@@ -332,7 +153,7 @@ def test_a_checkpoint_is_a_start(tiny_model, calibrated_blocks, blockwise_config
     learns = blockwise_config(
         stages=("block",), start=str(directory), block=BlockConfig(windows=6, held_out=3, epochs=8)
     )
-    better = calibrated_blocks(tiny_model("llama"), tokens, config=learns, start=start)
+    better = calibrated_blocks(tiny_model("llama"), tokens, config=learns, initial_weights=initial_weight)
     assert better.reports[0]["error_before"] == unchanged.reports[0]["error_before"]
     assert better.reports[0]["error_after"] < unchanged.reports[0]["error_after"]
     assert all(list(stages) == ["block"] for report in better.reports for stages in report["layers"].values())
@@ -369,7 +190,7 @@ def test_hidden_states_beyond_the_disk_are_refused(tiny_model, calibrated_blocks
     ],
     ids=str,
 )
-def test_any_number_of_windows_is_walked_or_refused(
+def test_any_number_of_windows_is_calibrated_or_refused(
     tiny_model, calibrated_blocks, blockwise_config, random_tokens, windows, changes
 ):
     config = blockwise_config(block=BlockConfig(**{"batch": 1, **changes}))

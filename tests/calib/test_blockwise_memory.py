@@ -22,7 +22,7 @@ init, block = InitConfig(windows=2, refits=0, polishes=0), BlockConfig(windows=2
 config = CalibConfig(stages=("init", "block"), init=init, block=block, dtype="float32")
 
 def progress(done, total, **figures):
-    if not figures:  # behind a block
+    if not figures:  # after a block
         print(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
         sys.exit()
 
@@ -30,7 +30,7 @@ source = SourceModel(directory, config.format.plane_format)
 tokens = torch.randint(0, 32000, (3, 512))
 with WorkDirectory(work, {}) as opened:
     options = {"device": "cpu", "dtype": torch.float32, "progress": progress}
-    calibrate_blockwise(source, config, tokens, opened, start=None, **options)
+    calibrate_blockwise(source, config, tokens, opened, initial_weights=None, **options)
 """
 
 

@@ -188,7 +188,7 @@ def test_a_wrong_value_is_refused_by_its_name(key: str, value):
     # What several keys say together is named by the part they are in, or by the keys themselves.
     named = {
         "stages": "stage",
-        "start": "checkpoint to start",
+        "start": "checkpoint to continue",
         "data.scores": "data: scores",
         "e2e.kl": "e2e: expected a positive weight for kl",
     }

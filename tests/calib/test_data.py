@@ -179,10 +179,10 @@ def test_reading_stops_at_the_limit(directory, monkeypatch):
             read.append(index)
             yield Path("f"), "abcd"
 
-    assert [len(ids) for ids in tokenize(directory, documents(), most=10)] == [4, 4, 2]
+    assert [len(ids) for ids in tokenize(directory, documents(), limit=10)] == [4, 4, 2]
     assert len(read) < 10
     monkeypatch.setattr(windows, "PIECE_CHARACTERS", 7)
-    assert [len(ids) for ids in tokenize(directory, [(Path("f"), "a" * 30)], most=10)] == [10]
+    assert [len(ids) for ids in tokenize(directory, [(Path("f"), "a" * 30)], limit=10)] == [10]
 
 
 def test_long_text_brings_no_warning(directory, caplog):
@@ -308,7 +308,7 @@ def test_text_alone(directory, tmp_path):
 
 
 def test_text_is_cut_at_the_limit(directory, tmp_path, monkeypatch):
-    monkeypatch.setattr(collecting, "MOST_TOKENS", 30)
+    monkeypatch.setattr(collecting, "MAX_TOKENS", 30)
     for name in "abc":
         (tmp_path / f"{name}.txt").write_text(name * 20)
     config = DataConfig(text=(f"{tmp_path}/*.txt",), length=8)

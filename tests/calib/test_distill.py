@@ -205,8 +205,8 @@ def test_a_swapped_block_of_the_teacher_is_the_students(llama, swapped):
     model = source.model.requires_grad_(requires_grad=False)
     scales = [layer.scales.requires_grad_() for layer in source.linears.values()]
     config = DistillConfig(kl=0.5, mse=0.2, features=0.3)
-    passes = DistillationObjective(source, LossWeights(kl=0.5, mse=0.2, features=0.3), "cpu", torch.float32)
-    found = passes.losses(tokens, factor=0.25, swapped=swapped)
+    objective = DistillationObjective(source, LossWeights(kl=0.5, mse=0.2, features=0.3), "cpu", torch.float32)
+    found = objective.losses(tokens, factor=0.25, swapped=swapped)
     gradients = [one.grad for one in scales]
     expected = torch.stack([plain_loss(model, window, config, swapped) for window in tokens]).sum()
     wanted = torch.autograd.grad(0.25 * expected, scales, allow_unused=all(swapped))

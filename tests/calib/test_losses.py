@@ -142,16 +142,16 @@ def test_features_of_an_enormous_token_count_as_much_as_any():
 
 def test_pulled_goes_on_unchanged_with_the_gradient_of_its_error_besides():
     shape = 2, 3, 5  # sequences, tokens, width
-    student, teacher, behind = torch.randn(3, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    student, teacher, after = torch.randn(3, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     student.requires_grad_()
     found, error = pulled(student, teacher, 0.7)
     assert torch.equal(found, student)
     assert not error.requires_grad
     expected = feature_error(student, teacher).mean(1)
     torch.testing.assert_close(error, expected)
-    loss = (behind * student**2).sum() + 0.7 * expected.sum()
+    loss = (after * student**2).sum() + 0.7 * expected.sum()
     (wanted,) = torch.autograd.grad(loss, student)
-    (gradient,) = torch.autograd.grad((behind * found**2).sum(), student)
+    (gradient,) = torch.autograd.grad((after * found**2).sum(), student)
     torch.testing.assert_close(gradient, wanted, rtol=1e-12, atol=1e-14)
 
 

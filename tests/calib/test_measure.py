@@ -11,7 +11,7 @@ from dualbinary import InputError, dequantize
 from tests.support.strategies import FLOATS, cases
 
 
-def moments(rng, K):
+def hessian_of(rng, K):
     x = rng.standard_normal((3 * K, K)) * rng.lognormal(size=K)
     return x, x.T @ x / len(x)
 
@@ -23,7 +23,7 @@ def naive_correlation(a, b):
 @given(cases(FLOATS))
 def test_layer_statistics_are_those_of_outputs_computed_one_by_one(case):
     weight = case.rng.standard_normal((case.N, case.K))
-    x, hessian = moments(case.rng, case.K)
+    x, hessian = hessian_of(case.rng, case.K)
     planes, scales = torch.from_numpy(case.planes), torch.from_numpy(case.scales)
     got = layer_statistics(torch.from_numpy(weight), planes, scales, case.group_size, torch.from_numpy(hessian))
     quantized = dequantize(case.planes, case.scales, case.K, case.group_size)
@@ -66,7 +66,7 @@ def test_level_shares_count_weights_from_the_lowest_level_of_their_group_up(case
     assert sum(got["level_shares"]) == pytest.approx(1)
 
 
-def test_without_moments_there_is_no_word_of_outputs():
+def test_without_a_hessian_there_is_no_word_of_outputs():
     planes = torch.zeros(2, 3, 8, dtype=torch.uint8)
     got = layer_statistics(torch.ones(3, 64), planes, torch.ones(2, 3, 1), 64, None)
     assert got["output_error"] is got["corr_paths"] is got["corr_residual"] is None

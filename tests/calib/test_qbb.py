@@ -164,9 +164,9 @@ def test_a_run_repeats_from_its_record_and_goes_on_from_its_checkpoint(model, fi
 
 
 def test_a_run_that_is_stopped_goes_on_to_the_same_bytes(model, finished, tmp_path, monkeypatch):
-    from calib.stages import blockwise as walk
+    from calib.stages import blockwise
 
-    real, calls = walk.binarize, []
+    real, calls = blockwise.binarize, []
 
     def stop_at_the_tenth(*arguments):
         calls.append(1)
@@ -174,7 +174,7 @@ def test_a_run_that_is_stopped_goes_on_to_the_same_bytes(model, finished, tmp_pa
             raise KeyboardInterrupt
         return real(*arguments)
 
-    monkeypatch.setattr(walk, "binarize", stop_at_the_tenth)
+    monkeypatch.setattr(blockwise, "binarize", stop_at_the_tenth)
     out = tmp_path / "out"
     words = [str(model), str(out), "--method", "qbb", *SMALL, "--bases", "3", "--group-size", "-1"]
     assert main(words) != 0

@@ -26,7 +26,7 @@ FORMAT = PlaneFormat(2, 64, offset=True)
 
 @pytest.fixture
 def saved(tiny_model, calibrated_blocks, blockwise_config, random_tokens, tmp_path):
-    """Walk through a tiny model and save it; returns the result of the walk and the directory."""
+    """Calibrate the blocks of a tiny model and save it; returns the result and the directory."""
 
     def run(name: str, *, directory: Path | None = None, **changes):
         result = calibrated_blocks(
@@ -51,7 +51,7 @@ def stored_tensors(directory: Path) -> dict[str, torch.Tensor]:
 
 @torch.no_grad()
 def student_logits(result, tokens: torch.Tensor) -> np.ndarray:
-    """Logits [T, V] of the torch model with what the walk chose."""
+    """Logits [T, V] of the torch model with the calibrated planes."""
     result.source.load(result.source.model)
     assert all(layer.quantized for layer in result.source.linears.values())
     return result.source.model(input_ids=tokens, use_cache=False).logits[0].numpy()

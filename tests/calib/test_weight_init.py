@@ -1,4 +1,4 @@
-"""Every way to start: what it promises of its result, and that each metric is served better than by the one before."""
+"""Weight initializations: the promises of their results, and that each serves its metric better than the one before."""
 
 import pytest
 import torch
@@ -7,14 +7,18 @@ from hypothesis import strategies as st
 
 from calib.quantizer import codes_of, dequantize, nearest, pack
 from calib.scale_parameters import checked_parameters, to_scales
-from calib.weight_init import WEIGHT_INITS, ErrorFeedback, RandomSigns, from_planes
+from calib.weight_init import WEIGHT_INITS, from_planes
+from calib.weight_init.error_feedback import ErrorFeedback
+from calib.weight_init.random_signs import RandomSigns
 from dualbinary import InputError, padded_k
 from dualbinary.contract.weight import PlaneFormat
 from tests.support.fitted_layers import initialized
 
+DAMPING = 0.01
+
 
 def layer(N, K, seed=0):
-    """A weight [N, K] and second moments [K, K] of inputs that are correlated and of very different sizes."""
+    """A weight [N, K] and the hessian [K, K] of inputs that are correlated and of very different sizes."""
     generator = torch.Generator().manual_seed(seed)
     sizes = torch.exp(torch.randn(K, generator=generator))
     shared = torch.randn(4 * K, max(1, K // 8), generator=generator) @ torch.randn(
@@ -25,7 +29,7 @@ def layer(N, K, seed=0):
 
 
 def output_error(weight, hessian, state, plane_format):
-    """Relative squared error of the outputs for inputs with these moments."""
+    """Relative squared error of the outputs for inputs with this hessian."""
     found = dequantize(state.planes, state.scales, weight.shape[1], plane_format.group_size, torch.float32)
     error = weight - found
     return float(((error @ hessian) * error).sum() / ((weight @ hessian) * weight).sum())
@@ -40,7 +44,7 @@ def format_for(method, size=32, offset=True):
 @pytest.mark.parametrize("method", WEIGHT_INITS)
 @settings(max_examples=10)
 @given(st.integers(1, 6), st.integers(1, 100), st.sampled_from([32, 64]), st.integers(0, 100))
-def test_a_start_is_consistent(method, N, K, size, seed):
+def test_an_initial_weight_is_consistent(method, N, K, size, seed):
     assume(size <= padded_k(K, 32))  # a group is no longer than a row
     weight, hessian = layer(N, K, seed)
     plane_format = format_for(method, size)
@@ -53,7 +57,7 @@ def test_a_start_is_consistent(method, N, K, size, seed):
     assert torch.equal(*values)  # the latents say the same
 
 
-def test_each_metric_is_served_better_by_its_own_method():
+def test_each_metric_is_served_better_by_its_own_initialization():
     weight, hessian = layer(48, 192)
     error = {}
     for method in WEIGHT_INITS:
@@ -70,7 +74,7 @@ def test_each_metric_is_served_better_by_its_own_method():
 
 
 @pytest.mark.parametrize("planes", [1, 2, 3])
-def test_starts_that_look_at_inputs_do_so_with_bases(planes):
+def test_initializations_that_look_at_inputs_do_so_with_bases(planes):
     weight, hessian = layer(48, 192)
     plane_format = PlaneFormat(planes, 64, offset=True, levels="symmetric")
     error = {}
@@ -88,7 +92,7 @@ def test_refits_polishes_and_offset_each_help():
     def error(refits, polishes, offset):
         plane_format = PlaneFormat(2, 64, offset)
         return output_error(
-            weight, hessian, ErrorFeedback(refits, polishes)(weight, hessian, plane_format, "w"), plane_format
+            weight, hessian, ErrorFeedback(refits, polishes, DAMPING)(weight, hessian, plane_format, "w"), plane_format
         )
 
     assert error(0, 0, False) > error(2, 0, False) > error(2, 2, False) > error(2, 2, True)
@@ -98,7 +102,7 @@ def test_error_feedback_on_uncorrelated_inputs_is_least_squares():
     """With H = 1 there is nothing to feed; what remains is the fit of the weights, which refits may only improve."""
     weight, _ = layer(16, 96)
     eye, plane_format = torch.eye(96), PlaneFormat(2, 32, False)
-    found = output_error(weight, eye, ErrorFeedback(0, 0)(weight, eye, plane_format, "w"), plane_format)
+    found = output_error(weight, eye, ErrorFeedback(0, 0, DAMPING)(weight, eye, plane_format, "w"), plane_format)
     wanted = output_error(weight, eye, initialized("fit", weight, eye, plane_format, "w"), plane_format)
     assert found <= wanted * 1.02  # another order of the same alternation
 
@@ -107,7 +111,7 @@ def test_inputs_that_are_always_zero_are_no_trouble():
     weight, hessian = layer(4, 64)
     hessian[:, 10:20] = 0
     hessian[10:20] = 0
-    state = ErrorFeedback()(weight, hessian, PlaneFormat(2, 32, True), "w")
+    state = ErrorFeedback(4, 2, DAMPING)(weight, hessian, PlaneFormat(2, 32, True), "w")
     assert torch.isfinite(state.scales).all()
     assert torch.isfinite(state.latent).all()
 
@@ -115,19 +119,19 @@ def test_inputs_that_are_always_zero_are_no_trouble():
 def test_planes_of_others_keep_their_codes():
     weight, hessian = layer(6, 80)
     plane_format = PlaneFormat(2, 32, True)
-    state = ErrorFeedback()(weight, hessian, plane_format, "w")
+    state = ErrorFeedback(4, 2, DAMPING)(weight, hessian, plane_format, "w")
     again = from_planes(weight, state.planes, state.scales, plane_format)
     assert torch.equal(nearest(again.latent, again.scales, 2, 32), codes_of(state.planes, 80))
 
 
-def test_the_papers_start_spans_its_levels():
+def test_the_papers_initialization_spans_its_levels():
     weight, _ = layer(4, 64)
     scales = initialized("paper", weight, None, PlaneFormat(2, 32, False), "w").scales
     torch.testing.assert_close(scales[0], -2 * scales[1])
     assert (scales[0] > 0).all()
 
 
-def test_the_papers_start_refuses_other_formats_by_name():
+def test_the_papers_initialization_refuses_other_formats_by_name():
     weight, _ = layer(4, 64)
     with pytest.raises(InputError, match=r"a\.layer.*2 planes and no offset"):
         initialized("paper", weight, None, PlaneFormat(3, 32, False), "a.layer")
@@ -181,7 +185,7 @@ def test_random_signs_depend_on_seed_and_name_alone():
 
 
 @pytest.mark.parametrize("method", ["cascaded", "independent", "random"])
-def test_starts_of_bases_refuse_other_formats_and_broken_weights(method):
+def test_initializations_of_bases_refuse_other_formats_and_broken_weights(method):
     weight, _ = layer(4, 64)
     with pytest.raises(InputError, match=r"a\.layer.*--method qbb"):
         initialized(method, weight, None, PlaneFormat(2, 32, True), "a.layer")

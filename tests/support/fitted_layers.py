@@ -23,7 +23,5 @@ def fitted(directory: Path, plane_format: PlaneFormat) -> SourceModel:
     source.load(source.model)
     for layer in source.linears.values():
         state = initialized("fit", layer.weight, None, plane_format, layer.name)
-        layer.set_scales(state.scales.half())
-        layer.set_planes(state.planes)
-        layer.quantized = True
+        layer.set_quantized(state.planes, state.scales.half())
     return source

@@ -16,7 +16,7 @@ from calib.stored_checkpoint import StoredCheckpoint
 from dualbinary import InputError
 from dualbinary.cli.version import package_version
 
-__all__ = ["Text", "analyse"]
+__all__ = ["Text", "analyze"]
 
 LANDSCAPE_WINDOWS = 2  # of the text; each of the landscape's points, 243 by default, runs the model over them
 
@@ -30,7 +30,7 @@ class Text:
     length: int = 256
 
 
-def analyse(
+def analyze(
     directory: Path,
     model_dir: Path,
     text: Text,
@@ -41,7 +41,7 @@ def analyse(
     device: str = "cpu",
     progress: Callable[[str, int, int], None] = lambda *_: None,
 ) -> dict[str, Any]:
-    """Analyse the checkpoint in `directory` against its full-precision model `model_dir`, and keep the result there.
+    """Analyze the checkpoint in `directory` against its full-precision model `model_dir`, and keep the result there.
 
     `before` is a checkpoint to hold beside, such as one without distillation. The landscape is that of `layer`, by
     default the middle one, over the first two windows. `progress(part, done, total)` is told tokens.
