@@ -108,7 +108,8 @@ class WorkDirectory:
             raise InputError(
                 f"{self.path}: holds {entries[0].name}, which no run put there; move it away, or choose another OUT_DIR"
             )
-        if file.exists() and not self._fresh:
+        # Without results there is nothing to protect: a run that failed at its data may come back with other data.
+        if entries and not self._fresh:
             differing = _differences(read_json_object(file), self._identity)
             if differing:
                 raise InputError(
