@@ -54,6 +54,7 @@ GENERATED := --docs docs/op_reference.md --golden dualbinary/contract/golden
 check: setup ## lint, format, types, generated files, file budget
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 	git ls-files '*.c' '*.cc' '*.h' '*.cu' '*.cuh' | xargs --no-run-if-empty $(BIN)/clang-format --dry-run --Werror
 	$(BIN)/python -m dualbinary.contract.codegen $(GENERATED) --check
 	$(BIN)/python tools/api_reference.py --check
@@ -119,4 +120,4 @@ docs: setup ## regenerate docs/op_reference.md, docs/reference and the golden ve
 
 clean: ## remove what can be made again, .venv and models too
 	rm -rf $(VENV) $(PEERS) .venv-cuda .venv-gpu build dist models out .pytest_cache .hypothesis
-	find . -type d "(" -name __pycache__ -o -name .ruff_cache ")" -prune -exec rm -rf {} +
+	find . -type d "(" -name __pycache__ -o -name .ruff_cache -o -name .import_linter_cache ")" -prune -exec rm -rf {} +

@@ -13,6 +13,7 @@ from pydantic import Field, PositiveInt, field_validator, model_validator
 from calib.losses import LossWeights
 from calib.settings import Settings
 from calib.weight_init import WEIGHT_INITS
+from calib.weight_init.base import InitSettings
 from dualbinary import InputError
 from dualbinary.checkpoint import PER_CHANNEL
 from dualbinary.contract.schema import OP
@@ -103,16 +104,9 @@ class DataConfig(Settings):
         return self
 
 
-class InitConfig(Settings):
-    """Weight initialization: the first planes and scales of every layer."""
-
+class _InitChoice(Settings):
     method: str = Field(default="error-feedback", description=f"one of {', '.join(WEIGHT_INITS)}")
     windows: PositiveInt = Field(default=64, description="windows that the hessian of the inputs is taken over")
-    refits: int = Field(default=2, ge=0, description="rounds of new scales for each group (error-feedback)")
-    polishes: int = Field(default=1, ge=0, description="coordinate descents in each round (error-feedback)")
-    damping: float = Field(
-        default=0.01, gt=0, lt=1, description="share of the mean added to the diagonal of the hessian"
-    )
 
     @field_validator("method")
     @classmethod
@@ -120,6 +114,10 @@ class InitConfig(Settings):
         if value not in WEIGHT_INITS:
             raise ValueError(f"expected one of {', '.join(WEIGHT_INITS)}")
         return value
+
+
+class InitConfig(InitSettings, _InitChoice):
+    """Weight initialization: the first planes and scales of every layer."""
 
 
 class LayerConfig(Settings):

@@ -15,7 +15,7 @@ changes. Were omega not detached, the student could lower the loss by becoming s
 it leaves the learning rate's meaning alone; the mean is over one sequence, so that a batch may be split at will.
 
 MSE and F are the loss of QBB (NeurIPS 2024), there plain sums of squares with two unknown weights. Two things
-are ours. A softmax does not see what shifts all logits of a token alike, which in a real model is most of d, so MSE
+differ here. A softmax does not see what shifts all logits of a token alike, which in a real model is most of d, so MSE
 leaves its mean out; `mse_shift` leaves it in, as QBB does. And F divides by the size of ft[l] at each token: the first
 token of many models is thousands of times as large as all others, and deep blocks are larger than early ones, so that a
 plain sum would be about that token in those blocks. F needs no logits: `pulled` takes it where a block returns.

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from dualbinary import DualBinaryError, InputError
 from dualbinary.cli.console import add_common_options, interrupt_when_terminated, run
 from dualbinary.cli.options import add_options, option, options_from
+from dualbinary.files.model_files import CONFIG_FILE
 from dualbinary.files.staging import check_output
-from dualbinary.onnx_files.model_files import CONFIG_FILE
 from exporter.installed_library import InstalledLibrary, installed_library
 from exporter.options import FITTED, ExportOptions
 

@@ -9,7 +9,7 @@ from typing import Any
 import onnx_ir as ir
 
 from dualbinary.files.json_objects import read_json_object
-from dualbinary.onnx_files.model_files import (
+from dualbinary.files.model_files import (
     CONFIG_FILE,
     GENAI_CONFIG,
     GENERATION_CONFIG,

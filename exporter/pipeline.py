@@ -11,18 +11,18 @@ from onnx_ir.passes.common import CheckerPass
 
 from dualbinary import OP
 from dualbinary.errors import OptionError
+from dualbinary.files.model_files import CONFIGS, EXPORT_REPORT, OPTIONAL_FILES
 from dualbinary.files.staging import check_output, check_space, staged
-from dualbinary.onnx_files.model_files import CONFIGS, EXPORT_REPORT, OPTIONAL_FILES
 from exporter.graph.architectures import VERIFIED
 from exporter.graph.build import build_graph
 from exporter.graph.cuda_support import copies_and_gaps
 from exporter.graph.export_graph import ExportGraph
+from exporter.graph.parameters import Parameters
 from exporter.graph.rewrite import rewrite
 from exporter.model_files import genai_config, read_model_files, write_model_files
 from exporter.options import CUDA_PLANES, ExportOptions
 from exporter.report import export_report
 from exporter.source.model_directory import ModelDirectory
-from exporter.source.parameters import Parameters
 from exporter.stored.data_file import max_data_bytes, write_data_file
 from exporter.stored.tensor_jobs import LayerStats, tensor_jobs
 

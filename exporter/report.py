@@ -10,8 +10,8 @@ from dualbinary import OP
 from dualbinary.metrics import PAPER_RULE, Operations, operations, paper_flops
 from exporter.graph.export_graph import ExportGraph, PlaneNode, VocabularyTable
 from exporter.graph.layers import Linear
+from exporter.graph.parameters import Parameters
 from exporter.options import ExportOptions
-from exporter.source.parameters import Parameters
 from exporter.stored.tensor_jobs import LayerStats
 
 __all__ = ["REPORT_VERSION", "export_report"]

@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from dualbinary import OP, DualBinaryError
 from dualbinary.checkpoint import CONFIG_FILE, INDEX_FILE
 from dualbinary.contract.weight import PlaneWeight
-from dualbinary.onnx_files.model_files import TOKENIZER
+from dualbinary.files.model_files import TOKENIZER
 from exporter.graph.export_graph import PlaneNode, VocabularyTable
 from exporter.pipeline import ExportResult
 from exporter.source.lazy_tensor import RowOrigin

@@ -11,7 +11,7 @@ from typing import Any
 
 from dualbinary import InputError
 from dualbinary.files.json_objects import read_json_object
-from dualbinary.onnx_files.model_files import GENAI_CONFIG, GENERATION_CONFIG
+from dualbinary.files.model_files import GENAI_CONFIG, GENERATION_CONFIG
 
 __all__ = ["DecoderConfig", "read_json"]
 

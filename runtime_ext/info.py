@@ -14,7 +14,7 @@ import onnxruntime as ort
 
 import runtime_ext
 from dualbinary.cli.options import option, options_from
-from dualbinary.onnx_files.model_files import EXPORT_REPORT
+from dualbinary.files.model_files import EXPORT_REPORT
 from runtime_ext.config import read_json
 from runtime_ext.cuda_library import describe_cuda
 from runtime_ext.decoder import Decoder, LoadOptions

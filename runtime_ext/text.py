@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
 from dualbinary import InputError
-from dualbinary.onnx_files.model_files import CHAT_TEMPLATE, TOKENIZER, TOKENIZER_CONFIG
+from dualbinary.files.model_files import CHAT_TEMPLATE, TOKENIZER, TOKENIZER_CONFIG
 from runtime_ext.config import read_json
 
 __all__ = ["TextCodec"]

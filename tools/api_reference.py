@@ -126,7 +126,7 @@ def _described(name: str, definition: list[ast.stmt]) -> Iterator[str]:
                 yield f"```python\n{_signature(method)}\n```"
                 yield ast.get_docstring(method) or ""
     else:
-        yield f"```python\n{ast.unparse(node)}\n```"
+        yield f"```text\n{ast.unparse(node)}\n```"  # ruff would format it as Python
         following = definition[1]
         if isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant):
             yield str(following.value.value)

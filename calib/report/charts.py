@@ -144,7 +144,7 @@ def _planes(layers: list[Layer]) -> Chart:
     for key, label, color in (("huffman_bits", "Huffman code", "#c05621"), ("entropy", "entropy", "#2b6cb0")):
         dots(bits, [layer.last[key] for layer in layers], label, color)
     bits.axhline(len(layers[0].last["density"]), color="#8a94a6", linewidth=0.8, label="as stored")
-    bits.set(xlabel="layer", ylabel="bits a weight, without scales")
+    bits.set(xlabel="layer", ylabel="bits per weight, without scales")
     for axes in (ones, bits):
         legend(axes)
     caption = (

@@ -36,7 +36,7 @@ MEANS = (
     "corr_residual",
 )
 NOTES = (
-    "ones: share of bits set in each plane; entropy, Huffman: bits a weight of the codes",
+    "ones: share of bits set in each plane; entropy, Huffman: bits per weight of the codes",
     "weights, outputs: squared error of either, relative, after each stage; all: mean over the weights of all layers",
     "paths, residual: correlation of a plane's output with the plane before it, and with what is left over for it",
 )

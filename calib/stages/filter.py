@@ -2,8 +2,8 @@
 
     discrepancy of a sequence  =  mean over its tokens of KL(Pt || Ps),    the student as it enters distillation
 
-QBB (NeurIPS 2024) keeps the K sequences of highest discrepancy and does not say which measure it takes. KL is ours, for
-every loss: logits that nobody would draw have no say in it, and scores of two runs mean the same. The danger of
+QBB (NeurIPS 2024) keeps the K sequences of highest discrepancy and does not say which measure it takes. Here it is KL,
+for every loss: logits that nobody would draw have no say in it, and scores of two runs mean the same. The danger of
 such a choice is that text which no one writes may score high: so the record has the share of distinct tokens of every
 sequence beside its score.
 

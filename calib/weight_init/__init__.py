@@ -8,12 +8,11 @@ either, as the format says. QBB itself looks at none: there they are this projec
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from calib.weight_init.activation import activation_weighted
-from calib.weight_init.base import InitialWeight, WeightInit
+from calib.weight_init.base import InitialWeight, InitSettings, WeightInit
 from calib.weight_init.cascaded import cascaded
 from calib.weight_init.data_free import closed_form, paper
 from calib.weight_init.error_feedback import ErrorFeedback
@@ -21,9 +20,6 @@ from calib.weight_init.independent import independent
 from calib.weight_init.random_signs import RandomSigns
 from calib.weight_init.stored import from_planes
 from dualbinary.contract.weight import PlaneFormat
-
-if TYPE_CHECKING:
-    from calib.config import InitConfig  # which lists the rows below
 
 __all__ = ["WEIGHT_INITS", "InitialWeight", "RegisteredInit", "WeightInit", "from_planes"]
 
@@ -36,19 +32,19 @@ class RegisteredInit:
         methods: those it serves, of "fdb" and "qbb".
         needs_inputs: it needs a hessian, and so text.
         text: one line for people.
-        make: the initialization for a configuration and a seed.
+        make: the initialization for settings and a seed.
     """
 
     methods: tuple[str, ...]
     needs_inputs: bool
     text: str
-    make: "Callable[[InitConfig, int], WeightInit]"
+    make: Callable[[InitSettings, int], WeightInit]
 
 
 def _of_weight_alone(
     function: Callable[[Tensor, PlaneFormat, str], InitialWeight],
-) -> "Callable[[InitConfig, int], WeightInit]":
-    return lambda _config, _seed: lambda weight, _hessian, plane_format, name: function(weight, plane_format, name)
+) -> Callable[[InitSettings, int], WeightInit]:
+    return lambda _settings, _seed: lambda weight, _hessian, plane_format, name: function(weight, plane_format, name)
 
 
 WEIGHT_INITS: dict[str, RegisteredInit] = {
@@ -68,13 +64,13 @@ WEIGHT_INITS: dict[str, RegisteredInit] = {
         ("fdb", "qbb"),
         needs_inputs=True,
         text="least squares weighted with the inputs' mean squares",
-        make=lambda _config, _seed: activation_weighted,
+        make=lambda _settings, _seed: activation_weighted,
     ),
     "error-feedback": RegisteredInit(
         ("fdb", "qbb"),
         needs_inputs=True,
         text="the metric of the inputs, errors fed into later columns",
-        make=lambda config, _seed: ErrorFeedback(config.refits, config.polishes, config.damping),
+        make=lambda settings, _seed: ErrorFeedback(settings.refits, settings.polishes, settings.damping),
     ),
     "cascaded": RegisteredInit(
         ("qbb",),
@@ -89,6 +85,6 @@ WEIGHT_INITS: dict[str, RegisteredInit] = {
         make=_of_weight_alone(independent),
     ),
     "random": RegisteredInit(
-        ("qbb",), needs_inputs=False, text="random signs", make=lambda _config, seed: RandomSigns(seed)
+        ("qbb",), needs_inputs=False, text="random signs", make=lambda _settings, seed: RandomSigns(seed)
     ),
 }

@@ -3,11 +3,23 @@
 from dataclasses import dataclass
 from typing import Protocol
 
+from pydantic import Field
 from torch import Tensor
 
+from calib.settings import Settings
 from dualbinary.contract.weight import PlaneFormat
 
-__all__ = ["InitialWeight", "WeightInit"]
+__all__ = ["InitSettings", "InitialWeight", "WeightInit"]
+
+
+class InitSettings(Settings):
+    """Settings that a weight initialization may take."""
+
+    refits: int = Field(default=2, ge=0, description="rounds of new scales for each group (error-feedback)")
+    polishes: int = Field(default=1, ge=0, description="coordinate descents in each round (error-feedback)")
+    damping: float = Field(
+        default=0.01, gt=0, lt=1, description="share of the mean added to the diagonal of the hessian"
+    )
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ diagonal block V of U, whatever is chosen in it, an error of
 So for each group, in order: begin with weighted least squares with importances 1 / V[c,c]^2; sweep through its columns
 with feedback; polish code by code (coordinate descent in this metric, M = V^-1 V^-T); solve the scales in this metric;
 repeat, keep the best; then feed the error of the whole group into the later groups. GPTQ: arXiv 2210.17323; refitting
-the coefficients of binary planes between sweeps is BPDQ's idea. The polish is ours.
+the coefficients of binary planes between sweeps is BPDQ's idea. The polish is this project's.
 
 The latent of a weight is the value it had when it was rounded last, compensation of earlier errors included: training
 that begins at the original weights instead gives that compensation away.

@@ -12,6 +12,7 @@ from dualbinary.contract.schema import OP, padded_k
 from dualbinary.contract.weight import PlaneFormat, PlaneWeight
 from dualbinary.errors import InputError
 from dualbinary.files.json_objects import read_json_object
+from dualbinary.files.model_files import CONFIG_FILE
 
 __all__ = [
     "CONFIG_FILE",
@@ -27,7 +28,6 @@ __all__ = [
     "stored_tensors",
 ]
 
-CONFIG_FILE = "config.json"
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 

@@ -13,6 +13,7 @@ from exporter.graph.build import BuiltGraph
 from exporter.graph.export_graph import ExportGraph, PlaneNode
 from exporter.graph.fallback_function import fallback_function
 from exporter.graph.layers import Linear, find_embedding, find_head, find_linears
+from exporter.graph.parameters import Parameters
 from exporter.graph.passes.attention_f16 import AttentionF16Pass
 from exporter.graph.passes.group_query_attention import GroupQueryAttentionPass
 from exporter.graph.passes.last_logits import LastLogitsPass
@@ -22,7 +23,6 @@ from exporter.graph.passes.pack_qkv import PackQkvPass
 from exporter.graph.passes.vocabulary import VocabularyPass
 from exporter.graph.passes.zero_points import ExplicitZeroPointsPass
 from exporter.options import ExportOptions
-from exporter.source.parameters import Parameters
 
 __all__ = ["rewrite"]
 

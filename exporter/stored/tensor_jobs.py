@@ -20,8 +20,8 @@ from dualbinary.fitting.closed_form import fit
 from dualbinary.metrics import WeightStatistics, rounding_error, weight_statistics
 from exporter.graph.export_graph import ExportGraph, PlaneNode, VocabularyTable
 from exporter.graph.layers import Linear
+from exporter.graph.parameters import Parameters
 from exporter.graph.values import is_parameter
-from exporter.source.parameters import Parameters
 from exporter.stored.vocabulary_tables import quantize_table, require_finite
 
 __all__ = ["LayerStats", "TensorJob", "run_jobs", "tensor_jobs"]

@@ -23,7 +23,7 @@ _ROWS = 4096  # converted at a time, to bound memory
 
 
 class _Parameters(Protocol):
-    """The part of `exporter.source.parameters.Parameters` that is used here."""
+    """The part of `exporter.graph.parameters.Parameters` that is used here."""
 
     def read_rows(self, parameter: str, step: int, dtype: torch.dtype) -> Iterator[torch.Tensor]: ...
 

@@ -1,8 +1,6 @@
 """Blockwise calibration: what each block gains, and which stages, initial weights and limits there are."""
 
 import shutil
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -16,7 +14,6 @@ from calib.stored_checkpoint import StoredCheckpoint
 from calib.weight_init import from_planes
 from dualbinary import InputError
 from tests.support.fitted_layers import initialized
-from tests.support.measures import LlamaShape, write_llama
 
 LENGTH = 16
 WINDOWS = 9
@@ -227,43 +224,3 @@ def test_skipped_layers_stay_as_they_are(tiny_model, calibrated_blocks, blockwis
     everything = calibrated_blocks(tiny_model("llama"), tokens)
     assert result.reports[0]["error_before"] < everything.reports[0]["error_before"]
     assert result.source.skipped == [f"model.layers.{index}.mlp.down_proj" for index in range(2)]
-
-
-ONE_BLOCK = """
-import sys
-from pathlib import Path
-import torch
-from calib.config import BlockConfig, CalibConfig, InitConfig
-from calib.models.source import SourceModel
-from calib.stages.blockwise import calibrate_blockwise
-from calib.state import WorkDirectory
-
-torch.set_num_threads(1)  # small operations of several threads wait for one another on a busy machine
-directory, work = map(Path, sys.argv[1:])
-init, block = InitConfig(windows=2, refits=0, polishes=0), BlockConfig(windows=2, held_out=1)
-config = CalibConfig(stages=("init", "block"), init=init, block=block, dtype="float32")
-
-def progress(done, total, **figures):
-    if not figures:  # after a block
-        print(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
-        sys.exit()
-
-source = SourceModel(directory, config.format.plane_format)
-tokens = torch.randint(0, 32000, (3, 512))
-with WorkDirectory(work, {}) as opened:
-    options = {"device": "cpu", "dtype": torch.float32, "progress": progress}
-    calibrate_blockwise(source, config, tokens, opened, initial_weights=None, **options)
-"""
-
-
-@pytest.mark.slow
-def test_peak_memory_is_that_of_one_block(tmp_path):
-    """A llama of 1.1 billion weights, were it whole; two of its blocks are enough to leave one behind."""
-    shape = LlamaShape(layers=2, hidden=2048, intermediate=5632, vocabulary=32000, heads=32, kv_heads=4)
-    directory = write_llama(tmp_path / "model", shape)
-    command = [sys.executable, "-c", ONE_BLOCK, str(directory), str(tmp_path / "work")]
-    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-    # 44 million weights in float32 are 0.18 GB, and there are about eight such things at a time: weights, latents,
-    # gradients, Adam's two averages, and what the quantizer keeps for the way back. Python with torch takes 0.4 GB, the
-    # embedding 0.3 GB for a while, and the rest is room for temporaries and for an allocator that gives nothing back.
-    assert int(output) * 1024 < 4e9

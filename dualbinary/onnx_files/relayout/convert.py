@@ -16,10 +16,10 @@ from dualbinary.contract.schema import OP
 from dualbinary.contract.weight import PER_CHANNEL
 from dualbinary.errors import InputError
 from dualbinary.files.json_objects import read_json_object
+from dualbinary.files.model_files import CONFIGS, EXPORT_REPORT, GENAI_CONFIG, OPTIONAL_FILES
 from dualbinary.files.staging import check_output, check_space, staged
 from dualbinary.onnx_files.data_file import INLINE_BYTES, AlignedFile
 from dualbinary.onnx_files.functions import replace_unpacking
-from dualbinary.onnx_files.model_files import CONFIGS, EXPORT_REPORT, GENAI_CONFIG, OPTIONAL_FILES
 from dualbinary.onnx_files.relayout.model import (
     External,
     StoredWeight,

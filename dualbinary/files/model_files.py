@@ -1,6 +1,4 @@
-"""Names of the files that lie beside an exported model."""
-
-from dualbinary.checkpoint import CONFIG_FILE
+"""Names of the files of a model directory and of those that lie beside an exported model."""
 
 __all__ = [
     "CHAT_TEMPLATE",
@@ -15,6 +13,7 @@ __all__ = [
     "TOKENIZER_FILES",
 ]
 
+CONFIG_FILE = "config.json"
 GENAI_CONFIG = "genai_config.json"
 GENERATION_CONFIG = "generation_config.json"
 EXPORT_REPORT = "export_report.json"
