@@ -17,7 +17,6 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import Module
@@ -45,6 +44,7 @@ from calib.weight_init.stored import from_planes
 from dualbinary import InputError
 from dualbinary.checkpoint import CONFIG_FILE
 from dualbinary.cli.version import package_version
+from dualbinary.contract.weight import PlaneWeight
 
 __all__ = ["RunResult", "run"]
 
@@ -128,7 +128,7 @@ class _Job:
     dtype: torch.dtype
     generated: Path
     progress: Progress
-    trained: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)  # planes and scales after distillation
+    trained: dict[str, PlaneWeight] = field(default_factory=dict)  # after distillation
 
     @cached_property
     def blockwise(self) -> BlockwiseResults:
@@ -170,14 +170,13 @@ class _Job:
             self._collect(blocks)
         return record
 
-    def quantized(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """Planes and scales of a layer as they are stored, once `run` is done."""
+    def quantized(self, name: str) -> PlaneWeight:
+        """The weight of a layer as it is stored, once `run` is done."""
         if "e2e" in self.config.stages:
-            planes, scales = self.trained[name]
-            return planes.numpy(), scales.numpy()
+            return self.trained[name]
         layer = self.source.linears[name]
         self.blockwise.restore(layer)
-        return layer.current_planes().numpy(), layer.stored_scales.detach().half().numpy()
+        return _plane_weight(layer, layer.current_planes(), layer.stored_scales.detach())
 
     def _tokens(self) -> tuple[Tensor | None, dict[str, Any] | None]:
         """Windows int64 [W, T], those that losses are measured on last; none where no stage looks at any."""
@@ -316,7 +315,7 @@ class _Job:
                 planes, scales, weight = map(self.team.whole, (layer.current_planes(), layer.scales, layer.weight))
                 if self.team.leads:
                     scales = to_scales(layer.format, scales)
-                    self.trained[name] = planes, scales.half()
+                    self.trained[name] = _plane_weight(layer, planes, scales)
                     stages["e2e"] = layer_statistics(weight.float(), planes, scales, layer.format.group_size, None)
 
     def _sizes(self) -> dict[str, Any]:
@@ -350,6 +349,10 @@ def _initial_weights(config: CalibConfig) -> Callable[[QuantLinear], InitialWeig
         return from_planes(layer.weight, *checkpoint.read(layer), layer.format)
 
     return initial_weight
+
+
+def _plane_weight(layer: QuantLinear, planes: Tensor, scales: Tensor) -> PlaneWeight:
+    return PlaneWeight(planes.numpy(), scales.half().numpy(), layer.in_features, layer.format)
 
 
 def _fingerprint(source: SourceModel) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from dualbinary.checkpoint import (
     scales_name,
     write_checkpoint,
 )
+from dualbinary.contract.weight import PlaneWeight
 
 __all__ = ["save_checkpoint"]
 
@@ -25,14 +26,14 @@ MODEL_FILES = ("*.json", "*.jinja", "*.txt", "*.model")  # tokenizer files, gene
 def save_checkpoint(
     source: SourceModel,
     directory: Path,
-    quantized: Callable[[str], tuple[np.ndarray, np.ndarray]],
+    quantized: Callable[[str], PlaneWeight],
     *,
     record: Path | None = None,
 ) -> None:
     """Write the checkpoint of `source` to `directory`, tensors in the order of its files, one at a time in memory.
 
-    `quantized` gives planes uint8 [P, N, Kp/8] and scales float16 [C, N, groups] of a layer by its name. `record` is a
-    file to put beside. Raises InputError if `directory` exists and is not empty.
+    `quantized` gives a layer by its name, with float16 scales and in layout plain. `record` is a file to put beside.
+    Raises InputError if `directory` exists and is not empty.
     """
     plane_format = source.format
     kept = {
@@ -58,15 +59,13 @@ def save_checkpoint(
     )
 
 
-def _tensors(
-    source: SourceModel, quantized: Callable[[str], tuple[np.ndarray, np.ndarray]]
-) -> Iterator[tuple[str, np.ndarray]]:
+def _tensors(source: SourceModel, quantized: Callable[[str], PlaneWeight]) -> Iterator[tuple[str, np.ndarray]]:
     for name, stored in source.tensors.items():
         module = name.removesuffix(".weight")
         if module != name and module in source.linears:
-            planes, scales = quantized(module)
-            yield planes_name(module), planes
-            yield scales_name(module), scales
+            weight = quantized(module)
+            yield planes_name(module), weight.planes
+            yield scales_name(module), weight.scales
         else:
             with safe_open(stored.file, framework="numpy") as file:
                 yield name, file.get_tensor(name)

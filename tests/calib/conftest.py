@@ -14,6 +14,7 @@ from calib.models.source import SourceModel
 from calib.stages.blockwise import calibrate_blockwise
 from calib.stages.blockwise_results import BlockwiseResults
 from calib.state import WorkDirectory
+from dualbinary.contract.weight import PlaneWeight
 from tests.support.tiny_models import VOCABULARY, make_model
 
 # Two tests run at a time, and tiny operations gain nothing from threads that wait for one another.
@@ -50,6 +51,12 @@ class BlockwiseRun:
     source: SourceModel
     reports: list[dict[str, Any]]
     layers: dict[str, tuple[Tensor, Tensor]]
+
+    def weight(self, name: str) -> PlaneWeight:
+        """The stored weight of a layer."""
+        planes, scales = self.layers[name]
+        layer = self.source.linears[name]
+        return PlaneWeight(planes.numpy(), scales.numpy(), layer.in_features, layer.format)
 
 
 @pytest.fixture(scope="session")

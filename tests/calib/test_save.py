@@ -32,14 +32,10 @@ def saved(tiny_model, calibrated_blocks, blockwise_config, random_tokens, tmp_pa
         result = calibrated_blocks(
             directory or tiny_model(name), random_tokens(7, LENGTH), config=blockwise_config(**changes)
         )
-        save_checkpoint(result.source, tmp_path / "checkpoint", quantized(result))
+        save_checkpoint(result.source, tmp_path / "checkpoint", result.weight)
         return result, tmp_path / "checkpoint"
 
     return run
-
-
-def quantized(result):
-    return lambda name: tuple(tensor.numpy() for tensor in result.layers[name])
 
 
 def stored_tensors(directory: Path) -> dict[str, torch.Tensor]:
@@ -92,7 +88,7 @@ def test_layers_that_were_left_out_are_exported_as_they_are(saved, random_tokens
 def test_what_is_not_quantized_is_kept_bit_for_bit(tiny_model, calibrated_blocks, random_tokens, tmp_path, dtype):
     directory = tiny_model("llama", dtype)
     result = calibrated_blocks(directory, random_tokens(7, LENGTH))
-    save_checkpoint(result.source, tmp_path / "checkpoint", quantized(result))
+    save_checkpoint(result.source, tmp_path / "checkpoint", result.weight)
 
     before, after = load_file(directory / "model.safetensors"), stored_tensors(tmp_path / "checkpoint")
     linears = {f"{name}.weight" for name in result.source.linears}
@@ -131,7 +127,7 @@ def test_files_beside_the_model_and_the_record_are_copied(tiny_model, calibrated
     (tmp_path / "calibration.json").write_text('{"version": 1}')
     result = calibrated_blocks(directory, random_tokens(7, LENGTH))
 
-    save_checkpoint(result.source, tmp_path / "checkpoint", quantized(result), record=tmp_path / "calibration.json")
+    save_checkpoint(result.source, tmp_path / "checkpoint", result.weight, record=tmp_path / "calibration.json")
 
     contents["calibration.json"] = '{"version": 1}'
     for name, content in contents.items():
@@ -145,7 +141,7 @@ def test_a_directory_with_files_in_it_is_left_alone(saved):
     result, checkpoint = saved("llama")
     before = {file.name: file.read_bytes() for file in checkpoint.iterdir()}
     with pytest.raises(InputError, match="exists and is not an empty directory"):
-        save_checkpoint(result.source, checkpoint, quantized(result))
+        save_checkpoint(result.source, checkpoint, result.weight)
     assert {file.name: file.read_bytes() for file in checkpoint.iterdir()} == before
 
 

@@ -5,6 +5,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -18,7 +19,7 @@ from calib.layers import QuantLinear, quant_linears
 from calib.models.source import SourceModel, decoder_blocks
 from calib.save import save_checkpoint
 from dualbinary import InputError
-from dualbinary.contract.weight import PlaneFormat
+from dualbinary.contract.weight import PlaneFormat, PlaneWeight
 from tests.support.tiny_models import CONFIGS, edit_config, make_model
 
 FORMAT = PlaneFormat(2, 64, offset=True)
@@ -298,11 +299,9 @@ def test_a_checkpoint_is_refused(tiny_model, tmp_path):
     source = SourceModel(tiny_model("llama"), FORMAT)
 
     def quantized(name):
-        layer, groups = source.linears[name], -(-source.linears[name].in_features // 64)
-        return (
-            torch.zeros(2, layer.out_features, groups * 8, dtype=torch.uint8).numpy(),
-            torch.zeros(3, layer.out_features, groups).half().numpy(),
-        )
+        N, K = source.linears[name].weight.shape
+        planes, scales = FORMAT.shapes(N, K)
+        return PlaneWeight(np.zeros(planes, np.uint8), np.zeros(scales, np.float16), K, FORMAT)
 
     save_checkpoint(source, tmp_path / "checkpoint", quantized)
     with pytest.raises(InputError, match="already a dualbinary checkpoint; give the full-precision model"):

@@ -17,7 +17,7 @@ from calib.report.record import RECORD_FILE, write_record
 from calib.save import save_checkpoint
 from calib.weight_init.data_free import closed_form
 from dualbinary.cli.version import package_version
-from dualbinary.contract.weight import PlaneFormat
+from dualbinary.contract.weight import PlaneFormat, PlaneWeight
 from tests.support.tiny_models import make_model
 
 FORMAT = PlaneFormat(2, 64, offset=True)
@@ -45,9 +45,13 @@ class Run:
         """Write the checkpoint with its record to `directory`."""
         file = directory.with_name(RECORD_FILE)
         write_record(file, self.record)
-        save_checkpoint(self.source, directory, lambda name: _arrays(self.layers[name]), record=file)
+        save_checkpoint(self.source, directory, self._weight, record=file)
         file.unlink()
         return directory
+
+    def _weight(self, name: str) -> PlaneWeight:
+        planes, scales = self.layers[name]
+        return PlaneWeight(planes.numpy(), scales.numpy(), self.source.linears[name].in_features, FORMAT)
 
     def _record(self) -> dict[str, Any]:
         """Figures that are true, and losses that are made up."""
@@ -88,10 +92,6 @@ class Run:
             "e2e": {"curve": curve, "best_step": 10, "first_loss": 2.5, "best_loss": 1.5, "seconds": 4.0},
             "seconds": {"data": 0.1, "init+block": 3.0, "e2e": 4.0},
         }
-
-
-def _arrays(tensors: tuple[Tensor, Tensor]) -> tuple[Any, Any]:
-    return tensors[0].numpy(), tensors[1].numpy()
 
 
 class Page(HTMLParser):
