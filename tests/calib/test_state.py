@@ -195,8 +195,8 @@ def test_a_damaged_result_is_named(path, damage):
 
 @pytest.mark.parametrize("content", ["", "{", "[]"])
 def test_a_damaged_run_file_is_named_and_fresh_helps(path, content):
-    with WorkDirectory(path, IDENTITY):
-        pass
+    with WorkDirectory(path, IDENTITY) as work:
+        work.write_tensors("a", TENSORS, {})
     (path / "run.json").write_text(content)
     with pytest.raises(InputError, match=r"run\.json"):
         WorkDirectory(path, IDENTITY).__enter__()
