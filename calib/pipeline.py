@@ -243,13 +243,14 @@ class _Job:
             training = tokens[: len(tokens) - self._held_out()][: self._calibration_windows()]
             held_out = self.config.block.held_out if "block" in self.config.stages else 0
             seen = torch.cat([training, tokens[len(tokens) - held_out :]])
+        targets = self.config.targets  # another model, whose weights layers approach
         calibrate_blockwise(
             self.source,
             self.config,
             seen,
             self.work,
             start=start,
-            target=self._target(),
+            target=targets and Targets(Path(targets), self.source).of,
             device=self.team.device,
             dtype=self.dtype,
             progress=partial(self.progress, "init+block"),
@@ -269,12 +270,6 @@ class _Job:
             progress=partial(self.progress, "filter"),
         )
         return torch.cat([chosen, tokens[split:]]), record
-
-    def _target(self) -> Callable[[QuantLinear], Tensor] | None:
-        """The weights that layers approach where the configuration names another model."""
-        if self.config.targets is None:
-            return None
-        return Targets(Path(self.config.targets), self.source).of
 
     def _distill(self, tokens: Tensor) -> dict[str, Any]:
         begin = time.perf_counter()

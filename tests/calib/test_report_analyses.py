@@ -152,7 +152,7 @@ def test_a_landscape_of_what_is_not_there_is_refused(model, random_tokens):
 
 def test_analyses_are_kept_and_shown_by_later_pages(model, checkpoint, capsys, tmp_path):
     (tmp_path / "<b>.txt").write_text(TEXT)
-    asked = ["--analyse", str(tmp_path / "<b>.txt"), "--model", str(model), "--windows", "2", "--length", "12"]
+    asked = ["--analyze", str(tmp_path / "<b>.txt"), "--model", str(model), "--windows", "2", "--length", "12"]
     asked += ["--points", "3"]
     layer = "model.layers.1.mlp.down_proj"
     assert main([str(checkpoint), *asked, "--before", str(checkpoint), "--layer", layer, "--quiet", "--json"]) == 0
@@ -175,15 +175,15 @@ def test_analyses_are_kept_and_shown_by_later_pages(model, checkpoint, capsys, t
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--analyse", "TEXT"], "--model MODEL_DIR: expected both"),
+        (["--analyze", "TEXT"], "--model MODEL_DIR: expected both"),
         (["--model", "MODEL"], "expected both or neither"),
-        (["--analyse", "TEXT", "--model", "MODEL", "--windows", "1000"], "lower --windows"),
-        (["--analyse", "TEXT", "--model", "MODEL", "--windows", "0"], "expected at least 1 window"),
-        (["--analyse", "TEXT", "--model", "MODEL", "--layer", "lm_head"], "--layer lm_head"),
-        (["--analyse", "TEXT", "--model", "MODEL", "--points", "4"], "--points 4"),
-        (["--analyse", "TEXT", "--model", "MODEL", "--before", "MODEL"], "has no quantization_config"),
+        (["--analyze", "TEXT", "--model", "MODEL", "--windows", "1000"], "lower --windows"),
+        (["--analyze", "TEXT", "--model", "MODEL", "--windows", "0"], "expected at least 1 window"),
+        (["--analyze", "TEXT", "--model", "MODEL", "--layer", "lm_head"], "--layer lm_head"),
+        (["--analyze", "TEXT", "--model", "MODEL", "--points", "4"], "--points 4"),
+        (["--analyze", "TEXT", "--model", "MODEL", "--before", "MODEL"], "has no quantization_config"),
         (["--analyse", "TEXT", "--model", "OUT"], "already a dualbinary checkpoint"),
-        (["--analyse", "nothing.txt", "--model", "MODEL"], "nothing.txt"),
+        (["--analyze", "nothing.txt", "--model", "MODEL"], "nothing.txt"),
         (["--html", "OUT"], "a directory"),
     ],
 )
