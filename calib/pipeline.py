@@ -12,7 +12,7 @@ A run that is killed resumes at the same command; what is finished is read back.
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import KW_ONLY, asdict, dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ from calib.save import save_checkpoint
 from calib.scale_parameters import to_scales
 from calib.stages.blockwise import calibrate_blockwise
 from calib.stages.blockwise_results import BlockwiseResults
+from calib.stages.context import RunContext
 from calib.stages.distill import distill
 from calib.stages.filter import RECORD_KEY, choose
 from calib.state import WorkDirectory
@@ -107,7 +108,8 @@ def run(
         if fresh and team.leads:
             generated.unlink(missing_ok=True)
             shutil.rmtree(generated.with_name(generated.name + PARTS_SUFFIX), ignore_errors=True)
-        job = _Job(source, config, work, team, compute_dtype(config.dtype, team.device), generated, progress)
+        dtype = compute_dtype(config.dtype, team.device)
+        job = _Job(source, config, work, dtype, team, progress, generated=generated)
         record = job.run(start)
         if team.leads:
             record_file = work.path / RECORD_FILE
@@ -120,14 +122,9 @@ def run(
 
 
 @dataclass
-class _Job:
-    source: SourceModel
-    config: CalibConfig
-    work: WorkDirectory
-    team: Team
-    dtype: torch.dtype
+class _Job(RunContext):
+    _: KW_ONLY
     generated: Path
-    progress: Progress
     trained: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)  # planes and scales after distillation
 
     @cached_property
@@ -163,10 +160,14 @@ class _Job:
             self._place()
             if self.config.data.keep:
                 begin = time.perf_counter()
-                tokens, record[RECORD_KEY] = self._choose(tokens)
+                split = len(tokens) - self.config.e2e.held_out
+                chosen, record[RECORD_KEY] = choose(self, tokens[:split])
+                tokens = torch.cat([chosen, tokens[split:]])
                 seconds["filter"] = time.perf_counter() - begin
-            record["e2e"] = self._distill(tokens)
-            seconds["e2e"] = record["e2e"]["seconds"]
+            begin = time.perf_counter()
+            result = distill(self, tokens)
+            seconds["e2e"] = time.perf_counter() - begin
+            record["e2e"] = {**asdict(result), "seconds": seconds["e2e"]}
             self._collect(blocks)
         return record
 
@@ -244,46 +245,8 @@ class _Job:
             held_out = self.config.block.held_out if "block" in self.config.stages else 0
             seen = torch.cat([training, tokens[len(tokens) - held_out :]])
         targets = self.config.targets  # another model, whose weights layers approach
-        calibrate_blockwise(
-            self.source,
-            self.config,
-            seen,
-            self.work,
-            start=start,
-            target=targets and Targets(Path(targets), self.source).of,
-            device=self.team.device,
-            dtype=self.dtype,
-            progress=partial(self.progress, "init+block"),
-        )
-
-    def _choose(self, tokens: Tensor) -> tuple[Tensor, dict[str, Any]]:
-        """Of `tokens` what distillation gets: the sequences that are kept, and what it holds out."""
-        split = len(tokens) - self.config.e2e.held_out
-        chosen, record = choose(
-            self.source,
-            tokens[:split],
-            self.config.data,
-            seed=self.config.seed,
-            dtype=self.dtype,
-            work=self.work,
-            team=self.team,
-            progress=partial(self.progress, "filter"),
-        )
-        return torch.cat([chosen, tokens[split:]]), record
-
-    def _distill(self, tokens: Tensor) -> dict[str, Any]:
-        begin = time.perf_counter()
-        result = distill(
-            self.source,
-            tokens,
-            self.config.e2e,
-            seed=self.config.seed,
-            dtype=self.dtype,
-            work=self.work,
-            team=self.team,
-            progress=partial(self.progress, "e2e"),
-        )
-        return {**asdict(result), "seconds": time.perf_counter() - begin}
+        target = Targets(Path(targets), self.source).of if targets is not None else None
+        calibrate_blockwise(self, seen, start=start, target=target)
 
     def _place(self) -> None:
         """Load the model with its calibrated planes, block by block, so that no process needs more than its part."""

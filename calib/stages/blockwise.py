@@ -28,17 +28,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from calib.config import CalibConfig
 from calib.layers import QuantLinear, full_precision, quant_linears
 from calib.measure import layer_statistics
 from calib.models.blocks import BlockCall, autocast, check_calls, record_calls
-from calib.models.source import SourceModel
 from calib.stages.activation_cache import ActivationCache
 from calib.stages.blockwise_results import BlockwiseResults, block_file
+from calib.stages.context import RunContext
 from calib.stages.input_statistics import groups_by_input, input_hessian
 from calib.stages.layerwise import binarize
 from calib.stages.reconstruct import reconstruct
-from calib.state import WorkDirectory
 from calib.weight_init import WEIGHT_INITS, InitialWeight
 from dualbinary import InputError
 
@@ -51,49 +49,40 @@ FORWARD_TOKENS = 4096  # of a batch whose gradients nobody asks for
 
 @dataclass
 class _Run:
-    """What stays the same from block to block."""
+    """The part that stays the same from block to block."""
 
-    source: SourceModel
-    config: CalibConfig
-    work: WorkDirectory
+    context: RunContext
     start: Callable[[QuantLinear], InitialWeight] | None
     target: Callable[[QuantLinear], Tensor]
-    device: str
-    dtype: torch.dtype
-    progress: Callable[..., None]
     block_tokens: int
 
     def tell(self, blocks: float, **figures: float) -> None:
         """Report progress: a block counts for as many tokens as pass through it."""
-        self.progress(round(blocks * self.block_tokens), self.block_tokens * len(self.source.blocks), **figures)
+        total = self.block_tokens * len(self.context.source.blocks)
+        self.context.progress("init+block", round(blocks * self.block_tokens), total, **figures)
 
 
 def calibrate_blockwise(
-    source: SourceModel,
-    config: CalibConfig,
+    context: RunContext,
     tokens: Tensor | None,
-    work: WorkDirectory,
     *,
-    start: Callable[[QuantLinear], InitialWeight] | None,
+    start: Callable[[QuantLinear], InitialWeight] | None = None,
     target: Callable[[QuantLinear], Tensor] | None = None,
-    device: str,
-    dtype: torch.dtype,
-    progress: Callable[..., None],
 ) -> None:
-    """Run the stages before distillation of `config` and leave one file for each block in `work`.
+    """Run the stages before distillation and leave one file for each block in the work directory.
 
     `tokens` int [windows, T] may be None where no stage looks at text. `start` gives the state of a layer to begin with
     where the stage init is left out. `target` gives the weight [N, K] that a layer is to approach; its own where None.
-    `progress(done, total, **figures)` is told tokens. Raises InputError for too few windows, too little room for hidden
-    states, and models whose blocks cannot be run one by one.
+    Raises InputError for too few windows, too little room for hidden states, and models whose blocks cannot be run one
+    by one.
     """
+    source, work = context.source, context.work
     block_tokens = PROGRESS_WITHOUT_TOKENS if tokens is None else tokens.numel()
-    target = target or (lambda layer: layer.weight.float())
-    run = _Run(source, config, work, start, target, device, dtype, progress, block_tokens)
+    run = _Run(context, start, target or (lambda layer: layer.weight.float()), block_tokens)
     done = 0
     while done < len(source.blocks) and work.has(block_file(done)):
         done += 1
-    activations = _Activations(run, tokens, done) if tokens is not None and done < len(source.blocks) else None
+    activations = _Activations(context, tokens, done) if tokens is not None and done < len(source.blocks) else None
     for index in range(done, len(source.blocks)):
         _Block(run, index, activations).calibrate()
     shutil.rmtree(work.path / CACHE_DIRECTORY, ignore_errors=True)
@@ -102,27 +91,27 @@ def calibrate_blockwise(
 class _Activations:
     """The activation cache, and the recorded calls that take it from block to block."""
 
-    def __init__(self, run: _Run, tokens: Tensor, block: int) -> None:
+    def __init__(self, context: RunContext, tokens: Tensor, block: int) -> None:
         """Open the cached activations that enter `block`, or make them; record the calls of all blocks."""
-        self.source, self.device, self.dtype = run.source, run.device, run.dtype
-        settings, windows = run.config.block, len(tokens)
+        source, config = context.source, context.config
+        self.source, self.device, self.dtype = source, context.team.device, context.dtype
+        settings, windows = config.block, len(tokens)
         needed = settings.batch + settings.held_out
-        if "block" in run.config.stages and windows < needed:
+        if "block" in config.stages and windows < needed:
             raise InputError(
                 f"the stage block has {windows} windows of text, expected {needed} or more: a batch of "
                 f"{settings.batch} and {settings.held_out} held out; give more text, or lower --block-batch or "
                 "--block-held-out"
             )
-        hidden_size = run.source.model.config.get_text_config().hidden_size
-        self.cache = ActivationCache(
-            run.work.path / CACHE_DIRECTORY, (windows, tokens.shape[1], hidden_size), run.config.cache_gb
-        )
+        hidden_size = source.model.config.get_text_config().hidden_size
+        shape = windows, tokens.shape[1], hidden_size
+        self.cache = ActivationCache(context.work.path / CACHE_DIRECTORY, shape, config.cache_gb)
         complete = self.cache.complete(block)
-        parts = [*self.batches(windows), *self.batches(run.config.init.windows)]
+        parts = [*self.batches(windows), *self.batches(config.init.windows)]
         sizes = {part.stop - part.start for part in parts} | {settings.batch, settings.held_out % settings.batch}
         self._calls = self._record(tokens, sizes, first_activations=not complete)
         for index in range(0 if complete else block):
-            self._repeat_block(index, BlockwiseResults(run.source, run.work))
+            self._repeat_block(index, BlockwiseResults(source, context.work))
 
     @torch.no_grad()
     def _record(self, tokens: Tensor, sizes: set[int], *, first_activations: bool) -> dict[int, list[BlockCall]]:
@@ -183,8 +172,9 @@ class _Block:
     """A block at its stages: its layers, their planes, scales and latents so far, and the report about them."""
 
     def __init__(self, run: _Run, index: int, activations: _Activations | None) -> None:
-        self.run, self.config, self.index, self.activations = run, run.config, index, activations
-        name, self.module = run.source.blocks[index]
+        self.run, self.context, self.config = run, run.context, run.context.config
+        self.index, self.activations = index, activations
+        name, self.module = self.context.source.blocks[index]
         self.layers = quant_linears(self.module)
         self.states: dict[str, InitialWeight] = {}
         self.hessians: dict[str, Tensor | None] = {}
@@ -193,8 +183,8 @@ class _Block:
     def calibrate(self) -> None:
         """Take the block through the stages and store its result."""
         begin = time.perf_counter()
-        self.run.source.load(self.module)
-        self.module.to(self.run.device)
+        self.context.source.load(self.module)
+        self.module.to(self.context.team.device)
         targets = self.activations and self.activations.advance("teacher", self.index)
         for group, hessian in self._groups():
             for layer, state in zip(group, self._initial_weights(group, hessian), strict=True):
@@ -212,7 +202,7 @@ class _Block:
             self.activations.advance("student", self.index)
         self.report["seconds"] = time.perf_counter() - begin
         self._store()
-        self.run.source.unload(self.module)
+        self.context.source.unload(self.module)
         self.run.tell(self.index + 1)
 
     def _set(self, layer: QuantLinear, state: InitialWeight) -> None:
@@ -272,7 +262,7 @@ class _Block:
             inputs[used],
             targets[used],
             self.config.block,
-            seed=self.config.seed * len(self.run.source.blocks) + self.index,
+            seed=self.config.seed * len(self.context.source.blocks) + self.index,
             progress=lambda share, loss: self.run.tell(self.index + share, loss=loss),
         )
         self.report["error_before"], self.report["error_after"] = result.before, result.after
@@ -293,6 +283,6 @@ class _Block:
         for layer in self.layers:
             tensors[f"{layer.name}.planes"] = layer.current_planes().cpu()
             tensors[f"{layer.name}.scales"] = layer.stored_scales.detach().half().cpu()
-        self.run.work.write_tensors(block_file(self.index), tensors, self.report)
+        self.context.work.write_tensors(block_file(self.index), tensors, self.report)
         if self.activations is not None:
             self.activations.cache.drop(self.index)

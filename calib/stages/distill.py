@@ -18,20 +18,19 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from calib.config import DistillConfig
 from calib.layers import QuantLinear
 from calib.models.blocks import recomputed
-from calib.models.source import SourceModel
-from calib.parallel import ALONE, Team
+from calib.parallel import Team
 from calib.quantizer import codes_of, into_cells
 from calib.schedule import learning_rate, swap_probability
+from calib.stages.context import RunContext
 from calib.stages.objective import TERMS, DistillationObjective
-from calib.state import WorkDirectory
 from dualbinary import DualBinaryError, InputError
 
 __all__ = ["DistillResult", "distill"]
@@ -59,47 +58,27 @@ class DistillResult:
     best_loss: float | None
 
 
-def distill(
-    source: SourceModel,
-    tokens: Tensor,
-    config: DistillConfig,
-    *,
-    seed: int,
-    dtype: torch.dtype,
-    work: WorkDirectory,
-    team: Team = ALONE,
-    progress: Callable[..., None],
-) -> DistillResult:
-    """Train the layers of `source`, whose model is loaded and has planes and scales, and leave them at the best state.
+def distill(context: RunContext, tokens: Tensor) -> DistillResult:
+    """Train the layers of the model, which is loaded and has planes and scales, and leave them at the best state.
 
-    `tokens` int [windows, T]; the last `config.held_out` are held out, the others are taken in a random order that
-    depends on `seed`, again and again. `progress(done, total, **figures)` is told training tokens. Raises InputError
-    for a batch that the processes cannot share, DualBinaryError where the loss stops being finite.
+    `tokens` int [windows, T]; the last `held_out` are held out, the others are taken in a random order that depends on
+    the seed, again and again. Raises InputError for a batch that the processes cannot share, DualBinaryError where the
+    loss stops being finite.
     """
-    if config.batch % team.size:
-        raise InputError(
-            f"--e2e-batch {config.batch}: {team.size} processes share a batch; expected a multiple of {team.size}"
-        )
-    job = _Distillation(source, tokens, config, dtype, work, team)
-    blocks = [block for _, block in source.blocks]
-    with recomputed(blocks) if config.gradient_checkpointing else nullcontext():
-        return job.run(seed, progress)
+    config, size = context.config.e2e, context.team.size
+    if config.batch % size:
+        raise InputError(f"--e2e-batch {config.batch}: {size} processes share a batch; expected a multiple of {size}")
+    job = _Distillation(context, tokens)
+    with recomputed(job.objective.blocks) if config.gradient_checkpointing else nullcontext():
+        return job.run(context.config.seed, partial(context.progress, "e2e"))
 
 
 class _Distillation:
-    def __init__(
-        self,
-        source: SourceModel,
-        tokens: Tensor,
-        config: DistillConfig,
-        dtype: torch.dtype,
-        work: WorkDirectory,
-        team: Team,
-    ) -> None:
-        self.model, self.layers = source.model, list(source.linears.values())
-        self.config, self.work, self.team = config, work, team
-        self.objective = DistillationObjective(source, config, team.device, dtype)
-        split = len(tokens) - config.held_out
+    def __init__(self, context: RunContext, tokens: Tensor) -> None:
+        self.config, self.work, self.team = context.config.e2e, context.work, context.team
+        self.model, self.layers = context.source.model, list(context.source.linears.values())
+        self.objective = DistillationObjective(context.source, self.config, self.team.device, context.dtype)
+        split = len(tokens) - self.config.held_out
         self.training, self.held_out = tokens[:split], tokens[split:]
         self.trained = self._prepare()
         groups = [{"params": [value], "rate": rate} for value, rate in self.trained.values()]

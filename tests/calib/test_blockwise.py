@@ -19,6 +19,7 @@ from calib.layers import quant_linears
 from calib.models.source import SourceModel
 from calib.save import save_checkpoint
 from calib.stages.blockwise import calibrate_blockwise
+from calib.stages.context import RunContext
 from calib.state import WorkDirectory
 from calib.stored_checkpoint import StoredCheckpoint
 from calib.weight_init import from_planes
@@ -233,9 +234,7 @@ def run_walk(directory: Path, path: Path, tokens: torch.Tensor, config: CalibCon
     torch.set_num_threads(1)
     source = SourceModel(directory, config.format.plane_format)
     with WorkDirectory(path, {}) as work:
-        calibrate_blockwise(
-            source, config, tokens, work, start=None, device="cpu", dtype=torch.float32, progress=lambda *_, **__: None
-        )
+        calibrate_blockwise(RunContext(source, config, work, torch.float32), tokens)
 
 
 def files_of(path: Path) -> dict[str, bytes]:
