@@ -195,25 +195,23 @@ class _Job(RunContext):
             self.config.seed,
             self._generate,
         )
-        least = self._held_out() + 1
-        if len(tokens) < least:
+        minimum = self._held_out() + 1
+        if len(tokens) < minimum:
             raise InputError(
-                f"the text is {len(tokens)} windows of {self.config.data.length} tokens, expected {least} or more; "
+                f"the text is {len(tokens)} windows of {self.config.data.length} tokens, expected {minimum} or more; "
                 "give more --text, or shorter windows with --length"
             )
         self.work.write_tensors(WINDOWS, {"tokens": tokens.contiguous()}, origin)
         return tokens, origin
 
     def _held_out(self) -> int:
-        stages = self.config.stages
-        return max(
-            self.config.block.held_out if "block" in stages else 0, self.config.e2e.held_out if "e2e" in stages else 0
-        )
+        held_out = {"block": self.config.block.held_out, "e2e": self.config.e2e.held_out}
+        return max(held_out.get(stage, 0) for stage in self.config.stages)
 
     def _calibration_windows(self) -> int:
         """Windows that blockwise calibration learns from."""
-        stages, init = self.config.stages, self.config.init.windows
-        return max(init if "init" in stages else 0, self.config.block.windows if "block" in stages else 0)
+        windows = {"init": self.config.init.windows, "block": self.config.block.windows}
+        return max(windows.get(stage, 0) for stage in self.config.stages)
 
     def _windows_wanted(self) -> int:
         e2e = self.config.e2e.steps * self.config.e2e.batch if "e2e" in self.config.stages else 0
@@ -222,18 +220,11 @@ class _Job(RunContext):
 
     def _generate(self, count: int) -> Tensor:
         """`count` windows that the model writes itself."""
-        model, length = self.source.model, self.config.data.length
+        model, length, told = self.source.model, self.config.data.length, partial(self.progress, "generate")
         self.source.load(model, linear_dtype=self.dtype)
         Module.to(model, self.team.device)  # transformers' own `to` has a signature that no checker understands
-        tokens = generate_to(
-            self.generated,
-            model,
-            count,
-            length,
-            seed=self.config.seed,
-            dtype=self.dtype,
-            progress=partial(self.progress, "generate"),
-        )
+        seed, path = self.config.seed, self.generated
+        tokens = generate_to(path, model, count, length, seed=seed, dtype=self.dtype, progress=told)
         self.source.unload(model)
         return tokens
 

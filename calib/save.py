@@ -19,7 +19,7 @@ from dualbinary.checkpoint import (
 
 __all__ = ["save_checkpoint"]
 
-COMPANIONS = ("*.json", "*.jinja", "*.txt", "*.model")  # tokenizer files, generation_config.json and the like
+MODEL_FILES = ("*.json", "*.jinja", "*.txt", "*.model")  # tokenizer files, generation_config.json and the like
 
 
 def save_checkpoint(
@@ -47,14 +47,14 @@ def save_checkpoint(
         has_offset=plane_format.offset,
         modules_to_not_convert=tuple(sorted(kept)),
     )
-    companions = {file for pattern in COMPANIONS for file in source.directory.glob(pattern)}
-    companions -= {source.directory / name for name in (CONFIG_FILE, INDEX_FILE)}
+    files = {file for pattern in MODEL_FILES for file in source.directory.glob(pattern)}
+    files -= {source.directory / name for name in (CONFIG_FILE, INDEX_FILE)}
     write_checkpoint(
         directory,
         source.config,
         quantization,
         _tensors(source, quantized),
-        companions=[*sorted(companions), *([record] if record else [])],
+        companions=[*sorted(files), *([record] if record else [])],
     )
 
 

@@ -5,17 +5,16 @@ and none a second time before all have begun one. So rare tokens come up as well
 likeliest, which makes a sensible beginning of it; all others are drawn from the whole distribution at temperature 1,
 for variety. QBB (NeurIPS 2024) says of its own text only that it begins with a random token.
 
-An end-of-text token ends nothing: windows have equal lengths, and a model goes on with a new document behind it, as it
-did in its training.
+An end-of-text token ends nothing: windows have equal lengths, and a model continues with a new document after it, as
+it did in its training.
 
-Sequences are written in batches, each with a random generator of its own and kept in a file until all are done. So a
-run that is killed goes on with the batch it was in, to the same result.
+Sequences are written in batches, each with its own random generator and kept in a file until all are done. So a
+run that is killed resumes with the batch it was in, to the same result.
 """
 
 import hashlib
 import inspect
 import json
-import os
 import shutil
 from collections.abc import Callable
 from functools import partial
@@ -30,6 +29,7 @@ from transformers import PreTrainedModel
 from calib.data.windows import load_tokenizer, ordinary_tokens
 from calib.models.blocks import autocast
 from dualbinary import DualBinaryError, InputError
+from dualbinary.files.atomic import move_into_place
 
 __all__ = ["PARTS_SUFFIX", "count_windows", "generate_to", "load_windows"]
 
@@ -67,7 +67,9 @@ def generate_to(
         if found != description:
             raise InputError(f"{path}: holds sequences of another run; remove it, or read them with --generated")
         return tokens
-    _check(model, length)
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if limit is not None and length > limit:
+        raise InputError(f"--length {length}: the model was made for {limit} tokens or fewer")
     model.eval()
     place = model.device
     generator = torch.Generator().manual_seed(seed)
@@ -129,12 +131,6 @@ def _describe(model: PreTrainedModel, seed: int, count: int, length: int, dtype:
             "dtype": str(dtype).removeprefix("torch."),
         }
     )
-
-
-def _check(model: PreTrainedModel, length: int) -> None:
-    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    if limit is not None and length > limit:
-        raise InputError(f"--length {length}: the model was made for {limit} tokens or fewer")
 
 
 def _origin(model: PreTrainedModel) -> Path:
@@ -229,11 +225,4 @@ def _save(path: Path, tokens: Tensor, description: str) -> None:
     """Write a file that is there whole or not at all, whenever the process ends."""
     aside = path.with_name(path.name + ".new")
     save_file({TOKENS: tokens.contiguous()}, aside, {METADATA: description})
-    with aside.open("rb") as written:
-        os.fsync(written.fileno())
-    aside.replace(path)
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    move_into_place(aside, path)

@@ -6,7 +6,6 @@ An unfinished file ends in .new; it takes its name once all windows are in it.
 """
 
 import math
-import os
 import shutil
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 
 from dualbinary import InputError
+from dualbinary.files.atomic import move_into_place
 
 __all__ = ["ActivationCache"]
 
@@ -49,17 +49,14 @@ class ActivationCache:
 
     def keep(self, kind: str, block: int) -> None:
         """Give the file of a `create` its name: all windows are in it."""
-        aside = self._unfinished(kind, block)
-        with aside.open("rb") as written:
-            os.fsync(written.fileno())
-        aside.replace(self.path(kind, block))
+        move_into_place(self._unfinished(kind, block), self.path(kind, block))
 
     def open(self, kind: str, block: int) -> Tensor:
         """The mapped tensor of an earlier `create`, writable in memory only."""
         return torch.from_numpy(np.memmap(self.path(kind, block), np.float32, "c", shape=self.shape))
 
     def complete(self, block: int) -> bool:
-        """Whether both files that enter `block` are there."""
+        """Say that both files that enter `block` are there."""
         files = [self.path(kind, block) for kind in ("teacher", "student")]
         return all(file.is_file() and file.stat().st_size == self._bytes for file in files)
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from dualbinary.contract.weight import PlaneFormat
 
-__all__ = ["InitSettings", "InitialWeight", "WeightInit"]
+__all__ = ["InitialWeight", "WeightInit"]
 
 
 @dataclass(frozen=True)
@@ -41,23 +41,4 @@ class WeightInit(Protocol):
         `hessian` [K, K] is E[x x^T] of the layer's inputs; None where none were recorded. The group size is a number.
         Raises InputError, naming `name`.
         """
-        ...
-
-
-class InitSettings(Protocol):
-    """Settings that a weight initialization may take; calib.config.InitConfig has them."""
-
-    @property
-    def refits(self) -> int:
-        """Rounds of new scales for each group."""
-        ...
-
-    @property
-    def polishes(self) -> int:
-        """Coordinate descents in each round."""
-        ...
-
-    @property
-    def damping(self) -> float:
-        """Share of the mean added to the diagonal of the hessian."""
         ...
