@@ -154,12 +154,10 @@ def plan(name: str, shapes: Shapes, config: CalibConfig, machine: Machine) -> Pl
 
 def _blockwise(shapes: Shapes, config: CalibConfig, machine: Machine) -> Stage:
     T, H = config.data.length, shapes.hidden
-    init = config.init.windows * T if "init" in config.stages else 0
+    reads = config.blockwise_reads_text
+    init = config.init.windows * T if reads and "init" in config.stages else 0
     trained = config.block.windows * T * config.block.epochs if "block" in config.stages else 0
-    windows = (
-        max(config.init.windows, config.block.windows) + config.block.held_out if config.blockwise_reads_text else 0
-    )
-    init = init if config.blockwise_reads_text else 0
+    windows = max(config.init.windows, config.block.windows) + config.block.held_out if reads else 0
     steps = trained // (config.block.batch * T)
     flops = data = 0.0
     for block in shapes.blocks:

@@ -9,7 +9,7 @@ alone. Losses that decide anything are measured against the teacher itself.
 The state with the lowest loss on held-out windows wins; the one at the beginning counts too, so that this stage makes
 nothing worse by its own measure. It is measured as it will be stored, with scales that float16 holds.
 
-Every measurement also stores all there is (result "e2e" of the work directory): a run that is killed goes on from the
+Every measurement also stores all there is (result "e2e" of the work directory): a run that is killed resumes at the
 last one to the same result, bit for bit on a CPU.
 """
 
@@ -26,7 +26,6 @@ from torch import Tensor, nn
 
 from calib.layers import QuantLinear
 from calib.models.blocks import recomputed
-from calib.parallel import Team
 from calib.quantizer import codes_of, into_cells
 from calib.schedule import learning_rate, swap_probability
 from calib.stages.context import RunContext
@@ -98,7 +97,8 @@ class _Distillation:
         while step < steps:
             chosen = self._windows(step, seed)
             probability = swap_probability(step, steps, self.config.swap, self.config.swap_schedule)
-            self._set_rate(learning_rate(step, steps, self.config.warmup))
+            for group in self.optimizer.param_groups:
+                group["lr"] = group["rate"] * learning_rate(step, steps, self.config.warmup)
             figures = self._step(chosen, _drawn(len(self.objective.blocks), probability, seed, step))
             step += 1
             tokens = step * self.config.batch * window
@@ -116,19 +116,15 @@ class _Distillation:
             progress(tokens, steps * self.config.batch * window, **figures)
         self._take_best()
         measured = [entry["held_out"]["loss"] for entry in self.curve if "held_out" in entry]
-        return DistillResult(
-            _thinned(self.curve),
-            self.best_step,
-            measured[0] if measured else None,
-            self.best_loss if measured else None,
-        )
+        first_loss, best_loss = (measured[0], self.best_loss) if measured else (None, None)
+        return DistillResult(_thinned(self.curve), self.best_step, first_loss, best_loss)
 
     def _prepare(self) -> dict[str, tuple[nn.Parameter, float]]:
         """What trains, by name, each with its relative rate times the layer's root mean square."""
         self.model.requires_grad_(requires_grad=False)
         trained: dict[str, tuple[nn.Parameter, float]] = {}
         for layer in self.layers:
-            size = _whole_mean_square(layer.weight) ** 0.5
+            size = self.team.whole(layer.weight).float().square().mean().item() ** 0.5
             layer.scales.requires_grad_()
             trained[f"{layer.name}.scales"] = layer.scales, self.config.scale_rate * size
             if self.config.latent_rate:
@@ -141,17 +137,10 @@ class _Distillation:
         return trained
 
     def _windows(self, step: int, seed: int) -> Tensor:
-        """The windows of one step: each epoch goes through all of them in an order of its own."""
+        """The windows of one step: each epoch goes through all of them in its own order."""
         count, batch = len(self.training), self.config.batch
-        chosen = []
-        for place in range(step * batch, (step + 1) * batch):
-            epoch, index = divmod(place, count)
-            chosen.append(_order(count, seed, epoch)[index])
-        return self.training[torch.stack(chosen)]
-
-    def _set_rate(self, factor: float) -> None:
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["rate"] * factor
+        places = [divmod(place, count) for place in range(step * batch, (step + 1) * batch)]
+        return self.training[torch.stack([_order(count, seed, epoch)[index] for epoch, index in places])]
 
     def _step(self, windows: Tensor, swapped: list[bool]) -> dict[str, float]:
         """One step of the optimizer on windows [batch, T]; returns the mean losses."""
@@ -254,10 +243,6 @@ def _drawn(count: int, probability: float, seed: int, step: int) -> list[bool]:
     """Which of `count` blocks are swapped in a step; no other draw decides it, so that a resumed run draws the same."""
     random = torch.rand(count, generator=torch.Generator().manual_seed(seed * 998_244_353 + step))
     return (random < probability).tolist()
-
-
-def _whole_mean_square(weight: Tensor) -> float:
-    return Team.whole(weight).float().square().mean().item()
 
 
 @torch.no_grad()

@@ -67,7 +67,7 @@ class ErrorFeedback:
         latent = into_cells(latent.T, codes, scales, plane_format.planes, G)
         return InitialWeight(pack(codes, plane_format.planes, G), scales, latent)
 
-    def _group(self, weights: Tensor, factor: Tensor, plane_format: PlaneFormat, name: str) -> "_Solved":
+    def _group(self, weights: Tensor, factor: Tensor, plane_format: PlaneFormat, name: str) -> "_SolvedGroup":
         """The best codes and scales found for one group: weights [g, N], the block V [g, g] of the factor."""
         g = len(weights)
         eye = torch.eye(g, dtype=weights.dtype, device=weights.device)
@@ -76,7 +76,7 @@ class ErrorFeedback:
         rows = weights.T.contiguous()  # [N, g]
         importance = (1 / factor.diagonal() ** 2)[None].expand_as(rows)
         scales, _ = refine(rows, importance, fitted_scales(rows, plane_format, name), plane_format, START_ROUNDS)
-        best: _Solved | None = None
+        best: _SolvedGroup | None = None
         least = torch.full((weights.shape[1],), torch.inf, device=weights.device)
         for _ in range(self.refits + 1):
             table = sorted_levels(scales, plane_format.planes)
@@ -90,7 +90,7 @@ class ErrorFeedback:
             error = ((weights - values).T @ inverse).square().sum(1)
             better = error < least
             least = torch.where(better, error, least)
-            found = _Solved(codes, state.latent, scales, values)
+            found = _SolvedGroup(codes, state.latent, scales, values)
             best = found if best is None else best.merged(found, better)
         assert best is not None
         return best
@@ -118,16 +118,16 @@ def inverse_factor(hessian: Tensor, damping: float) -> Tensor:
 
 
 @dataclass
-class _Solved:
+class _SolvedGroup:
     codes: Tensor  # uint8 [g, N]
     latent: Tensor  # [g, N]
     scales: Tensor  # [C, N]
     values: Tensor  # [g, N]
 
-    def merged(self, other: "_Solved", better: Tensor) -> "_Solved":
+    def merged(self, other: "_SolvedGroup", better: Tensor) -> "_SolvedGroup":
         """For each row the one of the two that `better` [N] says."""
         pairs = zip(vars(self).values(), vars(other).values(), strict=True)
-        return _Solved(*(torch.where(better, theirs, mine) for mine, theirs in pairs))
+        return _SolvedGroup(*(torch.where(better, theirs, mine) for mine, theirs in pairs))
 
 
 @dataclass
