@@ -173,7 +173,7 @@ class SequenceLoss(NamedTuple):
 
 
 def chunk_size(vocabulary: int) -> int:
-    """How many tokens `sequence_loss` had best take at a time."""
+    """The number of tokens that `sequence_loss` had best take at a time."""
     return max(MIN_CHUNK, CHUNK_ELEMENTS // vocabulary)
 
 
@@ -212,7 +212,7 @@ def sequence_loss(
         with torch.autocast(logits.device.type, enabled=False):
             part = _Chunk(buffers, logits.detach(), teacher_logits, targets[rows])
             terms.append(part.terms(weights))
-        # DAD's gradient goes into a buffer of its own, for the factors that come last, and KL's goes with it.
+        # DAD's gradient goes into its own buffer, for the factors that come last, and KL's goes with it.
         other = weights.ce + weights.mse > 0
         if gradient and weights.dad:
             (distilled[rows],) = torch.autograd.grad(logits, here, part.gradient(1, 0, 0), retain_graph=other)

@@ -1,4 +1,4 @@
-"""What a run takes in time, memory and disk, from shapes alone: `--plan`, before anything is read or made.
+"""The cost of a run in time, memory and disk, from shapes alone: `--plan`, before anything is read or made.
 
 Floating-point operations, for a block with n weights in its linear layers, N and K each, and t tokens; a multiply-add
 counts as 2, and a backward pass as two forward passes:
@@ -54,7 +54,7 @@ MATMUL, COPY = 1024, 1 << 26  # sizes of the two measurements
 
 @dataclass(frozen=True)
 class Machine:
-    """How fast a device is: operations and bytes a second."""
+    """Speed of a device: operations and bytes a second."""
 
     name: str
     flops: float
@@ -96,7 +96,7 @@ class Shapes:
 
 @dataclass(frozen=True)
 class Stage:
-    """What one stage takes: seconds, and bytes of memory and disk at its peak."""
+    """Cost of one stage: seconds, and bytes of memory and disk at its peak."""
 
     seconds: float
     memory: float
@@ -106,7 +106,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run takes, stage by stage, on one device."""
+    """Cost of a run, stage by stage, on one device."""
 
     name: str
     machine: Machine

@@ -1,7 +1,7 @@
-"""The work directory of a run: what it has done so far, so that a run which is killed can go on.
+"""The work directory of a run: what it has done so far, from which a killed run resumes.
 
 OUT_DIR.work/
-    run.json             the configuration and a fingerprint of model and data: another run must not go on here
+    run.json             the configuration and a fingerprint of model and data: another run must not resume here
     lock                 held by the running process
     <name>.safetensors   one result each, with a JSON object beside the tensors; there whole or not at all
     streams/             cached activations around the current block (calib.stages.activation_cache)
@@ -61,7 +61,7 @@ class WorkDirectory:
         self._release()
 
     def has(self, name: str) -> bool:
-        """Whether the result `name` is done."""
+        """Say that the result `name` is done."""
         return self._file(name).is_file()
 
     def write_tensors(self, name: str, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:

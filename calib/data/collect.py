@@ -14,9 +14,9 @@ from calib.data.generate import count_windows, load_windows
 from calib.data.windows import load_tokenizer, pack_windows, separator_token, tokenize
 from dualbinary import InputError
 
-__all__ = ["MOST_TOKENS", "collect", "first_windows", "generated_count"]
+__all__ = ["MAX_TOKENS", "collect", "first_windows", "generated_count"]
 
-MOST_TOKENS = 64_000_000  # of text that is read; a run uses a hundredth of it, and 250 MB of memory hold it
+MAX_TOKENS = 64_000_000  # of text that is read; a run uses a hundredth of it, and 250 MB of memory hold it
 
 
 def collect(
@@ -29,14 +29,14 @@ def collect(
 ) -> tuple[Tensor, dict[str, Any]]:
     """Windows int64 [<= count, T] for the model in `directory`, in the order in which they are used, and their origin.
 
-    Text is read up to MOST_TOKENS and sampled. With generated sequences as well, a share `config.text_share` is text
+    Text is read up to MAX_TOKENS and sampled. With generated sequences as well, a share `config.text_share` is text
     and the rest generated, mixed by `seed`. Nothing comes twice: where a source has less than its share, that is what
     there is. `generate(n)` writes n sequences, int [n, T]. The origin is a JSON object:
 
         asked, length                           windows wanted, tokens in each
         text_windows, generated_windows         windows of either source
         files                                   of text: name, bytes, documents and tokens read
-        cut                                     whether text was left at MOST_TOKENS
+        cut                                     whether text was left at MAX_TOKENS
         generated_file                          where generated sequences were read, or null
 
     Raises InputError where there is no source, or one that cannot be used.
@@ -63,7 +63,7 @@ def collect(
         "text_windows": len(parts[0]) if config.text else 0,
         "generated_windows": len(parts[-1]) if generates else 0,
         "files": list(files.values()),
-        "cut": sum(entry["tokens"] for entry in files.values()) >= MOST_TOKENS,
+        "cut": sum(entry["tokens"] for entry in files.values()) >= MAX_TOKENS,
         "generated_file": config.generated and str(config.generated),
     }
     return windows, origin
@@ -104,7 +104,7 @@ def _text(
             yield path, text
 
     tokens = []
-    for ids in tokenize(directory, documents(), vocabulary=vocabulary, most=MOST_TOKENS):
+    for ids in tokenize(directory, documents(), vocabulary=vocabulary, most=MAX_TOKENS):
         path = ahead.popleft()
         if path not in files:
             files[path] = {"name": str(path), "bytes": path.stat().st_size, "documents": 0, "tokens": 0}

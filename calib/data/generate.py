@@ -37,8 +37,8 @@ PARTS_SUFFIX = ".parts"  # of the directory of finished batches
 TOKENS = "tokens"  # the one tensor of a file
 METADATA = "json"  # the one key of its metadata: safetensors writes several in any order
 STORED_DTYPE = "I32"  # of it, in the words of safetensors
-LEAST_GREEDY, MOST_GREEDY = 3, 5
-MOST_SEQUENCES = 64  # of a batch
+MIN_GREEDY, MAX_GREEDY = 3, 5
+MAX_SEQUENCES = 64  # of a batch
 CACHE_BYTES = 2 << 30  # of a batch's keys and values in float32
 
 Progress = Callable[[int, int], None]
@@ -74,7 +74,7 @@ def generate_to(
     place = model.device
     generator = torch.Generator().manual_seed(seed)
     first = _sweep(_starts(model), count, generator)
-    greedy = torch.randint(LEAST_GREEDY, MOST_GREEDY + 1, (count,), generator=generator)
+    greedy = torch.randint(MIN_GREEDY, MAX_GREEDY + 1, (count,), generator=generator)
     directory = path.with_name(path.name + PARTS_SUFFIX)
     directory.mkdir(parents=True, exist_ok=True)
     parts: list[Tensor] = []
@@ -97,7 +97,7 @@ def generate_to(
 
 
 def count_windows(path: Path) -> int:
-    """How many sequences are in a file that `generate_to` wrote. Raises InputError for anything else."""
+    """The number of sequences in a file that `generate_to` wrote. Raises InputError for anything else."""
     return len(_read(path)[0])
 
 
@@ -119,7 +119,7 @@ def load_windows(path: Path, length: int, vocabulary: int) -> Tensor:
 
 
 def _describe(model: PreTrainedModel, seed: int, count: int, length: int, dtype: torch.dtype) -> str:
-    """What the sequences of a file depend on, as JSON; of the weights, the first of each tensor."""
+    """Everything that the sequences of a file depend on, as JSON; of the weights, the first of each tensor."""
     weights = [parameter[(0,) * parameter.dim()].item() for parameter in model.parameters()]
     return json.dumps(
         {
@@ -162,7 +162,7 @@ def _batch_size(model: PreTrainedModel, length: int) -> int:
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     sequence = 2 * config.num_hidden_layers * heads * width * length * torch.float32.itemsize
-    return min(max(1, CACHE_BYTES // sequence), MOST_SEQUENCES)
+    return min(max(1, CACHE_BYTES // sequence), MAX_SEQUENCES)
 
 
 def _tell(progress: Progress, done: int, sequences: int, total: int, position: int) -> None:

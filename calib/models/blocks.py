@@ -92,7 +92,7 @@ def check_calls(source: SourceModel, tokens: Tensor) -> None:
 
 
 def _same(left: Any, right: Any) -> bool:
-    """Whether all tensors in two nested arguments are equal."""
+    """Say that all tensors in two nested arguments are equal."""
     if isinstance(left, Tensor):
         return isinstance(right, Tensor) and torch.equal(left, right)
     if isinstance(left, dict):

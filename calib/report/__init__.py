@@ -1,1 +1,1 @@
-"""What a run did: its record, read by machines, and reports of it for people."""
+"""Account of a run: its record, read by machines, and reports of it for people."""

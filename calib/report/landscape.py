@@ -1,4 +1,4 @@
-"""How flat the loss is around the levels of one quantized layer: as binary, as uniform 2-bit and as two planes.
+"""Flatness of the loss around the levels of one quantized layer: as binary, as uniform 2-bit and as two planes.
 
 DB-LLM (arXiv 2402.11960) argues for its two planes with a picture: of the three, theirs lies in the widest valley. Here
 one layer alone is quantized, the planes stay, and the two parameters that place its levels are multiplied by factors

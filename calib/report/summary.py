@@ -1,4 +1,4 @@
-"""What a record says in rows and sums: a row for each layer, means over the model, and operations by the paper's rule.
+"""A record in rows and sums: a row for each layer, means over the model, and operations by the paper's rule.
 
 A layer's row holds the figures after its last stage; errors are of every stage. Correlations and output errors need the
 inputs of a layer, which distillation does not keep: there the row shows those of the last stage that knew them.
@@ -195,7 +195,7 @@ def sentences(record: dict[str, Any]) -> list[str]:
 
 
 def _filter_sentence(chosen: dict[str, Any]) -> str:
-    """What was kept of the generated sequences, and how it differs from all of them."""
+    """The generated sequences that were kept, and their difference from all of them."""
     text = f"filter: {len(chosen['chosen'])} of {chosen['candidates']} generated sequences by {chosen['by']}"
     for key, name in (("scores", "KL from the teacher"), ("distinct", "share of distinct tokens")):
         values = chosen[key]

@@ -41,7 +41,7 @@ CURVE_POINTS = 500  # of the record; longer runs are thinned out
 
 @dataclass(frozen=True)
 class DistillResult:
-    """What the stage did.
+    """The result of the stage.
 
     Attributes:
         curve: for some steps {"step", "tokens", "seconds", "loss", "kl", ...} of the training windows, against the
@@ -120,7 +120,7 @@ class _Distillation:
         return DistillResult(_thinned(self.curve), self.best_step, first_loss, best_loss)
 
     def _prepare(self) -> dict[str, tuple[nn.Parameter, float]]:
-        """What trains, by name, each with its relative rate times the layer's root mean square."""
+        """Everything that trains, by name, each with its relative rate times the layer's root mean square."""
         self.model.requires_grad_(requires_grad=False)
         trained: dict[str, tuple[nn.Parameter, float]] = {}
         for layer in self.layers:

@@ -46,7 +46,7 @@ RIDGE = 1e-9  # in float64: decides nothing but groups whose bits leave a factor
 
 @dataclass(frozen=True)
 class BinarizeResult:
-    """What the stage made of a layer.
+    """The result of the stage for one layer.
 
     Attributes:
         state: planes, scales and latents.

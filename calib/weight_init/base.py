@@ -1,4 +1,4 @@
-"""What every weight initialization is, and what it gives back."""
+"""The interface of weight initializations, and their result."""
 
 from dataclasses import dataclass
 from typing import Protocol

@@ -35,7 +35,7 @@ START_ROUNDS = 8  # of weighted least squares before the first sweep
 
 @dataclass(frozen=True)
 class ErrorFeedback:
-    """How hard to try: rounds of new scales for a group, polishes in each round, share added to H's diagonal."""
+    """Error feedback with its effort: rounds of new scales for a group, polishes in each round, share added to H's diagonal."""
 
     refits: int = 4
     polishes: int = 2
@@ -144,7 +144,7 @@ def _round(value: Tensor, table: SortedLevels) -> tuple[Tensor, Tensor]:
 
 
 def _sweep(weights: Tensor, table: SortedLevels, factor: Tensor) -> _State:
-    """Round column after column, each error fed into the columns behind it."""
+    """Round column after column, each error fed into the columns after it."""
     latent = weights.clone()
     rank = torch.empty(weights.shape, dtype=torch.int64, device=weights.device)
     values = torch.empty_like(weights)

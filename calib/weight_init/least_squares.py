@@ -1,4 +1,4 @@
-"""Scales of least squares for groups of weights, each weight with an importance of its own.
+"""Scales of least squares for groups of weights, each weight with its own importance.
 
 For R groups of g weights w, importances d > 0 and a code for each weight:
 
@@ -6,7 +6,7 @@ For R groups of g weights w, importances d > 0 and a code for each weight:
 
 is a C x C system for each group. `refine` alternates it with giving every weight its nearest level, as
 dualbinary/fitting does without importances, and starts from there. Where the format is symmetric the same holds with a
-sign in place of a bit, and the start is the cascade; what is solved for is what the format says is free of the scales.
+sign in place of a bit, and the start is the cascade; what is solved for are the free parameters of the format.
 """
 
 from dataclasses import replace
@@ -69,7 +69,7 @@ def refine(
 
 
 def _uses(plane_format: PlaneFormat, scales: Tensor) -> Tensor:
-    """[2^P, free]: how the level of each code is a sum of what is free of the scales."""
+    """[2^P, free]: the share of each free parameter in the level of each code."""
     units = torch.eye(len(to_parameters(plane_format, scales)), dtype=scales.dtype, device=scales.device)
     return levels_of(to_scales(plane_format, units), plane_format.planes)
 

@@ -308,7 +308,7 @@ def test_text_alone(directory, tmp_path):
 
 
 def test_text_is_cut_at_the_limit(directory, tmp_path, monkeypatch):
-    monkeypatch.setattr(collecting, "MOST_TOKENS", 30)
+    monkeypatch.setattr(collecting, "MAX_TOKENS", 30)
     for name in "abc":
         (tmp_path / f"{name}.txt").write_text(name * 20)
     config = DataConfig(text=(f"{tmp_path}/*.txt",), length=8)

@@ -43,7 +43,7 @@ def model(models_by_name):
 
 @pytest.fixture(autouse=True)
 def small_batches(monkeypatch):
-    monkeypatch.setattr(generating, "MOST_SEQUENCES", BATCH)
+    monkeypatch.setattr(generating, "MAX_SEQUENCES", BATCH)
 
 
 def written(path, model, count=10, length=LENGTH, seed=0, **options):
@@ -66,7 +66,7 @@ def test_the_second_to_fourth_tokens_are_the_likeliest(tmp_path, models_by_name,
 
 @torch.no_grad()
 def test_the_rest_is_drawn_from_the_whole_distribution(tmp_path, model, monkeypatch):
-    monkeypatch.setattr(generating, "MOST_SEQUENCES", 64)
+    monkeypatch.setattr(generating, "MAX_SEQUENCES", 64)
     tokens = written(tmp_path / "a", model, 253, 20).long()
     log_p = model(tokens, use_cache=False).logits[:, 5:-1].log_softmax(-1)
     # The log-probability of what was drawn less its expectation, the negative entropy, has mean 0 if draws are from
@@ -96,7 +96,7 @@ def test_three_to_five_are_greedy_and_each_batch_draws_for_itself(tmp_path, mode
 
 
 def test_the_first_token_sweeps_the_vocabulary(tmp_path, model, monkeypatch):
-    monkeypatch.setattr(generating, "MOST_SEQUENCES", 64)
+    monkeypatch.setattr(generating, "MAX_SEQUENCES", 64)
     first = written(tmp_path / "a", model, ORDINARY + 20, 2)[:, 0].tolist()
     assert sorted(first[:ORDINARY]) == list(range(3, VOCABULARY))
     assert len(set(first[ORDINARY:])) == 20
@@ -193,10 +193,10 @@ def test_parts_of_batches_of_another_size_are_written_anew(tmp_path, model, monk
         if done == total:
             raise Killed
 
-    monkeypatch.setattr(generating, "MOST_SEQUENCES", BATCH - 1)
+    monkeypatch.setattr(generating, "MAX_SEQUENCES", BATCH - 1)
     with pytest.raises(Killed):
         written(tmp_path / "a", model, progress=kill)
-    monkeypatch.setattr(generating, "MOST_SEQUENCES", BATCH)
+    monkeypatch.setattr(generating, "MAX_SEQUENCES", BATCH)
     assert torch.equal(written(tmp_path / "a", model), expected)
 
 
