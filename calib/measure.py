@@ -101,7 +101,7 @@ def _code_counts(planes: Tensor, scales: Tensor, K: int, group_size: int) -> tup
 
 
 def _parts(planes: Tensor, scales: Tensor, K: int, group_size: int) -> list[Tensor]:
-    """The part that each plane, and last the offset if there is one, adds to the quantized weight: float32 [N, K] each."""
+    """The parts of each plane, and last of the offset if there is one, in the quantized weight: float32 [N, K] each."""
     bits = grouped(unpack(planes, K), group_size)
     parts = [plane * scale[..., None] for plane, scale in zip(bits, scales, strict=False)]
     if len(scales) > len(planes):

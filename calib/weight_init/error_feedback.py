@@ -35,7 +35,7 @@ START_ROUNDS = 8  # of weighted least squares before the first sweep
 
 @dataclass(frozen=True)
 class ErrorFeedback:
-    """Error feedback with its effort: rounds of new scales for a group, polishes in each round, share added to H's diagonal."""
+    """Error feedback: rounds of new scales for a group, polishes in each round, share added to H's diagonal."""
 
     refits: int = 4
     polishes: int = 2
