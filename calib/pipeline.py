@@ -110,7 +110,7 @@ def run(
             shutil.rmtree(generated.with_name(generated.name + PARTS_SUFFIX), ignore_errors=True)
         dtype = compute_dtype(config.dtype, team.device)
         job = _Job(source, config, work, dtype, team, progress, generated=generated)
-        record = job.run(start)
+        record = job.run(initial_weights)
         if team.leads:
             record_file = work.path / RECORD_FILE
             write_record(record_file, record)
@@ -125,7 +125,7 @@ def run(
 class _Job(RunContext):
     _: KW_ONLY
     generated: Path
-    trained: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)  # planes and scales after distillation
+    trained: dict[str, PlaneWeight] = field(default_factory=dict)  # after distillation
 
     @cached_property
     def blockwise(self) -> BlockwiseResults:
@@ -238,7 +238,7 @@ class _Job(RunContext):
             seen = torch.cat([training, tokens[len(tokens) - held_out :]])
         targets = self.config.targets  # another model, whose weights layers approach
         target = Targets(Path(targets), self.source).of if targets is not None else None
-        calibrate_blockwise(self, seen, start=start, target=target)
+        calibrate_blockwise(self, seen, initial_weights=initial_weights, target=target)
 
     def _place(self) -> None:
         """Load the model with its calibrated planes, block by block, so that no process needs more than its part."""

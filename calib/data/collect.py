@@ -104,7 +104,7 @@ def _text(
             yield path, text
 
     tokens = []
-    for ids in tokenize(directory, documents(), vocabulary=vocabulary, most=MAX_TOKENS):
+    for ids in tokenize(directory, documents(), vocabulary=vocabulary, limit=MAX_TOKENS):
         path = ahead.popleft()
         if path not in files:
             files[path] = {"name": str(path), "bytes": path.stat().st_size, "documents": 0, "tokens": 0}

@@ -39,7 +39,7 @@ POINTS = 9  # of them; odd, so that 1 is among them
 
 # Rounds of the uniform fit, and its step to begin with in standard deviations: best for Gaussian weights (Max 1960).
 ROUNDS, GAUSSIAN_STEP = 10, 0.9957
-HIGHEST_CODE = 3
+MAX_CODE = 3
 MIN_STEP = torch.finfo(torch.float16).tiny  # of a group of equal weights, whose step is 0
 
 
@@ -161,7 +161,7 @@ def _uniform(weight: Tensor, group_size: int) -> tuple[Tensor, Tensor]:
 
 def _codes(values: Tensor, step: Tensor, zero: Tensor) -> Tensor:
     """The nearest of the four levels for each of `values` [N, groups, G], as 0. to 3."""
-    return ((values - zero) / step.clamp_min(MIN_STEP)).round().clamp(0, HIGHEST_CODE)
+    return ((values - zero) / step.clamp_min(MIN_STEP)).round().clamp(0, MAX_CODE)
 
 
 def _line(values: Tensor, inside: Tensor, step: Tensor, zero: Tensor) -> tuple[Tensor, Tensor]:

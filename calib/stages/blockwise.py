@@ -52,7 +52,7 @@ class _Run:
     """The part that stays the same from block to block."""
 
     context: RunContext
-    start: Callable[[QuantLinear], InitialWeight] | None
+    initial_weights: Callable[[QuantLinear], InitialWeight] | None
     target: Callable[[QuantLinear], Tensor]
     block_tokens: int
 
@@ -66,19 +66,20 @@ def calibrate_blockwise(
     context: RunContext,
     tokens: Tensor | None,
     *,
-    start: Callable[[QuantLinear], InitialWeight] | None = None,
+    initial_weights: Callable[[QuantLinear], InitialWeight] | None = None,
     target: Callable[[QuantLinear], Tensor] | None = None,
 ) -> None:
     """Run the stages before distillation and leave one file for each block in the work directory.
 
-    `tokens` int [windows, T] may be None where no stage looks at text. `start` gives the state of a layer to begin with
-    where the stage init is left out. `target` gives the weight [N, K] that a layer is to approach; its own where None.
+    `tokens` int [windows, T] may be None where no stage looks at text. `initial_weights` gives the first planes
+    of a layer where the stage init is left out. `target` gives the weight [N, K] that a layer is to approach; its own
+    where None.
     Raises InputError for too few windows, too little room for hidden states, and models whose blocks cannot be run one
     by one.
     """
     source, work = context.source, context.work
     block_tokens = PROGRESS_WITHOUT_TOKENS if tokens is None else tokens.numel()
-    run = _Run(context, start, target or (lambda layer: layer.weight.float()), block_tokens)
+    run = _Run(context, initial_weights, target or (lambda layer: layer.weight.float()), block_tokens)
     done = 0
     while done < len(source.blocks) and work.has(block_file(done)):
         done += 1
@@ -226,8 +227,8 @@ class _Block:
 
     def _initial_weights(self, group: list[QuantLinear], hessian: Tensor | None) -> list[InitialWeight]:
         """Those of layers that read the same value: one problem, since rows do not know of one another."""
-        if self.run.start is not None:
-            return [self.run.start(layer) for layer in group]
+        if self.run.initial_weights is not None:
+            return [self.run.initial_weights(layer) for layer in group]
         initialize = WEIGHT_INITS[self.config.init.method].make(self.config.init, self.config.seed)
         weight = torch.cat([self.run.target(layer) for layer in group])
         state = initialize(weight, hessian, group[0].format, group[0].name)
@@ -238,8 +239,8 @@ class _Block:
         """The stage layer: every layer by itself, from its initial planes."""
         flipped: dict[str, list[float]] = {}
         for place, layer in enumerate(self.layers):
-            start = self.states[layer.name]
-            found = binarize(self.run.target(layer), start, layer.format, self.config.layer, layer.name)
+            initial = self.states[layer.name]
+            found = binarize(self.run.target(layer), initial, layer.format, self.config.layer, layer.name)
             self._set(layer, found.state)
             flipped[layer.name] = found.flipped
             self.run.tell(self.index + (place + 1) / len(self.layers), error=found.after)

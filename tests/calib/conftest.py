@@ -87,11 +87,11 @@ def calibrated_blocks(blockwise_config, tmp_path):
         initial, progress = options.pop("initial_weights", None), options.pop("progress", lambda *_, **__: None)
         dtype = options.pop("dtype", torch.float32)
         source = SourceModel(directory, config.format.plane_format, config.skip)
-        with WorkDirectory(path or tmp_path / f"walk-{next(numbers)}", config.to_json(), **options) as work:
+        with WorkDirectory(path or tmp_path / f"work-{next(numbers)}", config.to_json(), **options) as work:
             context = RunContext(
                 source, config, work, dtype, progress=lambda _, *told, **figures: progress(*told, **figures)
             )
-            calibrate_blockwise(context, tokens, start=start)
+            calibrate_blockwise(context, tokens, initial_weights=initial)
             found = BlockwiseResults(source, work)
             layers = {}
             for name, layer in source.linears.items():

@@ -23,7 +23,7 @@ init, block = InitConfig(windows=2, refits=0, polishes=0), BlockConfig(windows=2
 config = CalibConfig(stages=("init", "block"), init=init, block=block, dtype="float32")
 
 def progress(stage, done, total, **figures):
-    if not figures:  # behind a block
+    if not figures:  # after a block
         print(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
         sys.exit()
 
