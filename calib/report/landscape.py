@@ -94,6 +94,7 @@ def landscape(
     full, formats = loss(), {}
     for name, fitted in zip(FORMATS, _fits(layer), strict=True):
         layer.set_planes(fitted.planes)
+        layer.quantized = True
         first, second = fitted.parameters.values()
         losses = [[0.0] * points for _ in factors]
         for j, i in product(range(points), repeat=2):
