@@ -1,4 +1,4 @@
-"""The configuration of a calibration run: one frozen, checked value, saved with the result and read back by --config.
+"""The request for a calibration run: one frozen, checked value, saved with the result and read back by --config.
 
 Rates are relative to the root mean square of the full-precision weight of a layer, lr = rate * rms(W), so that they
 carry over between layers and models.
@@ -40,7 +40,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class FormatConfig(Settings):
-    """Form of the quantized weights: P planes, groups of G inputs, perhaps an offset for each group."""
+    """The form that a weight takes: P planes, groups of G inputs, perhaps an offset for each group."""
 
     method: Literal["fdb", "qbb"] = Field(
         default="fdb", description="planes of 0 and 1 with free scales, or bases of -1 and 1 with a scale each (QBB)"
@@ -179,7 +179,7 @@ class CalibConfig(Settings):
     stages: tuple[Literal["init", "layer", "block", "e2e"], ...] = Field(
         default=("init", "block", "e2e"), description="stages to run, in this order; layer is QBB's"
     )
-    start: str | None = Field(default=None, description="a checkpoint to continue from, in place of the stage init")
+    start: str | None = Field(default=None, description="a checkpoint to start from, in place of the stage init")
     targets: str | None = Field(
         default=None,
         description="a model whose weights init and layer approach in place of MODEL_DIR's: another quantizer's result",
@@ -200,7 +200,7 @@ class CalibConfig(Settings):
     @field_validator("version")
     @classmethod
     def _newest(cls, _: int) -> int:
-        """Write the newest version, whichever was read."""
+        """Write again in the newest version, whatever was read."""
         return CONFIG_VERSION
 
     @model_validator(mode="after")

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -29,6 +30,7 @@ from calib.parallel import Team
 from calib.stored_checkpoint import StoredCheckpoint
 from dualbinary import InputError
 from dualbinary.cli.console import add_common_options, run
+from dualbinary.cli.options import add_options, option, options_from
 from dualbinary.contract.weight import PlaneFormat
 
 __all__ = ["Evaluation", "evaluate", "main"]
@@ -47,6 +49,18 @@ class Evaluation:
     kl: float
     agreement: float
     nll: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class EvalOptions:
+    """Options of the command."""
+
+    text: tuple[str, ...] = option(help="txt, jsonl, parquet or patterns", metavar="FILE", nargs="+")
+    windows: int = option(40, help="the first N windows")
+    length: int = option(512, help="tokens in a window", metavar="T")
+    dtype: Literal["auto", "float32", "bfloat16"] = option("float32", help="of products")
+    device: str | None = option(None, help="cpu, cuda, mps", shown="default: the best there is", metavar="NAME")
+    quiet: bool = option(False, help="no progress bar")
 
 
 @torch.no_grad()
@@ -105,14 +119,7 @@ def parser() -> argparse.ArgumentParser:
     )
     result.add_argument("model_dir", type=Path, metavar="MODEL_DIR", help="full-precision model directory")
     result.add_argument("checkpoints", type=Path, nargs="*", metavar="CHECKPOINT", help="results of python -m calib")
-    result.add_argument(
-        "--text", required=True, nargs="+", action="extend", metavar="FILE", help="txt, jsonl, parquet or patterns"
-    )
-    result.add_argument("--windows", type=int, default=40, metavar="N", help="the first N windows (default 40)")
-    result.add_argument("--length", type=int, default=512, metavar="T", help="tokens in a window (default 512)")
-    result.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="float32", help="of products")
-    result.add_argument("--device", metavar="NAME", help="cpu, cuda, mps (default: the best there is)")
-    result.add_argument("--quiet", action="store_true", help="no progress bar")
+    add_options(result, EvalOptions)
     add_common_options(result)
     return result
 
@@ -123,24 +130,27 @@ def main(argv: list[str]) -> int:
 
 
 def _command(args: argparse.Namespace) -> None:
+    options = options_from(args, EvalOptions)
     checkpoints = [StoredCheckpoint(path) for path in args.checkpoints]
     formats = {replace(checkpoint.format, levels="free") for checkpoint in checkpoints}
     if len(formats) > 1:
         raise InputError("checkpoints of different formats: expected one format, evaluate them one by one")
     source = SourceModel(args.model_dir, formats.pop() if formats else PlaneFormat(2, 64))
     vocabulary = source.model.config.get_text_config().vocab_size
-    windows = first_windows(args.model_dir, tuple(args.text), args.windows, args.length, vocabulary)
-    device = Team.launched(args.device).device
-    with tqdm(unit="window", disable=args.quiet or not sys.stderr.isatty(), file=sys.stderr) as bar:
+    windows = first_windows(args.model_dir, options.text, options.windows, options.length, vocabulary)
+    device = Team.launched(options.device).device
+    with tqdm(unit="window", disable=options.quiet or not sys.stderr.isatty(), file=sys.stderr) as bar:
 
         def progress(done: int, total: int) -> None:
             bar.total = total
             bar.update(done - bar.n)
 
-        dtype = compute_dtype(args.dtype, device)
+        dtype = compute_dtype(options.dtype, device)
         results = evaluate(source, checkpoints, windows, device=device, dtype=dtype, progress=progress)
     if args.json:
-        print(json.dumps({"windows": len(windows), "length": args.length, "models": [asdict(one) for one in results]}))
+        print(
+            json.dumps({"windows": len(windows), "length": options.length, "models": [asdict(one) for one in results]})
+        )
         return
     for one in results:
         print(f"{one.name}: perplexity {one.perplexity:.3f}, KL {one.kl:.4f}, same top token {one.agreement:.3f}")

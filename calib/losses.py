@@ -212,7 +212,7 @@ def sequence_loss(
         with torch.autocast(logits.device.type, enabled=False):
             part = _Chunk(buffers, logits.detach(), teacher_logits, targets[rows])
             terms.append(part.terms(weights))
-        # DAD's gradient goes into a second buffer, for the factors that come last, and KL's goes with it.
+        # DAD's gradient goes into its own buffer, for the factors that come last, and KL's goes with it.
         other = weights.ce + weights.mse > 0
         if gradient and weights.dad:
             (distilled[rows],) = torch.autograd.grad(logits, here, part.gradient(1, 0, 0), retain_graph=other)

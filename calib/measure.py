@@ -1,4 +1,4 @@
-"""Figures that a calibration measures: of its layers, and of the words that a model prefers.
+"""Measurements of a calibration about its layers and about the words that a model prefers.
 
 Of one layer with weight W [N, K], its quantized form W' = W0 + W1 + ... + WP (W0 the offsets' part, Wp the part of
 plane p) and the hessian H = E[x x^T] [K, K] of its inputs, for A, B [N, K] and <A, B> = tr(A H B^T) = E[Ax . Bx]:
@@ -90,7 +90,7 @@ def layer_statistics(
 
 
 def _code_counts(planes: Tensor, scales: Tensor, K: int, group_size: int) -> tuple[list[int], list[int]]:
-    """Counts of each code, and of the lowest level of a group, the next, and so on."""
+    """Counts of each code, and of weights at the lowest level of a group, the next, and so on."""
     codes = sum(bits << plane for plane, bits in enumerate(unpack(planes, K)))
     assert isinstance(codes, Tensor)
     padded = grouped(codes, group_size)
@@ -101,7 +101,7 @@ def _code_counts(planes: Tensor, scales: Tensor, K: int, group_size: int) -> tup
 
 
 def _parts(planes: Tensor, scales: Tensor, K: int, group_size: int) -> list[Tensor]:
-    """The part of each plane, and last of the offset if there is one, in the quantized weight: float32 [N, K] each."""
+    """The parts of each plane, and last of the offset if there is one, in the quantized weight: float32 [N, K] each."""
     bits = grouped(unpack(planes, K), group_size)
     parts = [plane * scale[..., None] for plane, scale in zip(bits, scales, strict=False)]
     if len(scales) > len(planes):

@@ -52,27 +52,19 @@ def _options() -> dict[str, Option]:
             if key not in HIDDEN and key not in GROUPS:
                 flag = "--" + (f"{section}-" if section in PREFIXED else "") + key.replace("_", "-")
                 names = (flag, OTHER_NAMES[flag]) if flag in OTHER_NAMES else (flag,)
-                found[f"{section}.{key}".lstrip(".")] = _option(key, field, names, title)
+                found[f"{section}.{key}".lstrip(".")] = _option(key, field, names=names, group=title)
     return found
 
 
-def _option(key: str, field: FieldInfo, names: tuple[str, ...], title: str) -> Option:
+def _option(key: str, field: FieldInfo, **details: Any) -> Option:
     default, kind = field.default, field.annotation
     limits = {BOUNDS[name]: getattr(part, name) for part in field.metadata for name in BOUNDS if hasattr(part, name)}
     shown = None
     if default not in (None, ()) and not isinstance(default, bool):
         shown = f"fast: {','.join(default) if isinstance(default, tuple) else default}"
-    return Option(
-        field.description or key,
-        None,  # the preset has it
-        shown,
-        **limits,
-        metavar=METAVARS.get(key, None if kind in (int, float) else "PATH"),
-        names=names,
-        group=title,
-        nargs="+",
-        kind=kind,
-    )
+    metavar = METAVARS.get(key, None if kind in (int, float) else "PATH")
+    # No default: the preset has it.
+    return Option(field.description or key, None, shown, **limits, **details, metavar=metavar, nargs="+", kind=kind)
 
 
 OPTIONS = _options()

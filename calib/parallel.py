@@ -10,6 +10,7 @@ rounding. What lies outside the decoder's blocks, embeddings and head, is whole 
 import os
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
+from functools import cached_property
 from typing import Self
 
 import torch
@@ -40,7 +41,6 @@ class Team:
 
     def __init__(self, rank: int = 0, size: int = 1, device: str = "cpu", *, sharded: bool = False) -> None:
         self.rank, self.size, self.device, self.sharded = rank, size, device, sharded
-        self._mesh: DeviceMesh | None = None
 
     @classmethod
     def launched(cls, device: str | None = None) -> Self:
@@ -48,9 +48,10 @@ class Team:
 
         `device` is the user's wish; none: the best there is. Raises InputError where it is not there.
         """
-        wanted = device or ("cuda" if torch.cuda.is_available() else "mps" if _has_mps() else "cpu")
+        present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+        wanted = device or next(kind for kind, there in present.items() if there)
         kind = wanted.partition(":")[0]
-        if (kind == "cuda" and not torch.cuda.is_available()) or (kind == "mps" and not _has_mps()):
+        if not present.get(kind, True):
             raise InputError(f"--device {wanted}: PyTorch sees no such device on this machine")
         if int(os.environ.get("WORLD_SIZE", "1")) == 1:
             return cls(device=wanted)
@@ -60,7 +61,7 @@ class Team:
 
     @property
     def leads(self) -> bool:
-        """This process speaks for all."""
+        """Say that this process is the one that speaks for all."""
         return self.rank == 0
 
     def share(self, windows: Tensor) -> Tensor:
@@ -70,19 +71,18 @@ class Team:
     def shard(self, block: nn.Module) -> None:
         """Keep this process's part of the parameters of `block`, which is loaded and on the device, if sharded."""
         if self.sharded:
-            fully_shard(block, mesh=self._devices())
+            fully_shard(block, mesh=self._mesh)
 
     def join(self, model: nn.Module, blocks: Iterable[nn.Module]) -> None:
         """Make sharded `blocks` fetch their parameters one ahead of another; all else in `model` stays whole."""
         if self.sharded:
             inside = {id(parameter) for block in blocks for parameter in block.parameters()}
             outside = {parameter for parameter in model.parameters() if id(parameter) not in inside}
-            fully_shard(model, mesh=self._devices(), ignored_params=outside)
+            fully_shard(model, mesh=self._mesh, ignored_params=outside)
 
-    def _devices(self) -> DeviceMesh:
-        if self._mesh is None:
-            self._mesh = init_device_mesh(self.device.partition(":")[0], (self.size,))
-        return self._mesh
+    @cached_property
+    def _mesh(self) -> DeviceMesh:
+        return init_device_mesh(self.device.partition(":")[0], (self.size,))
 
     @property
     def loss_factor(self) -> int:
@@ -123,10 +123,6 @@ class Team:
         if isinstance(target, DTensor):
             value = distribute_tensor(value.to(target.device), target.device_mesh, target.placements)
         target.copy_(value)
-
-
-def _has_mps() -> bool:
-    return torch.backends.mps.is_available()
 
 
 ALONE = Team()

@@ -12,7 +12,7 @@ A run that is killed resumes at the same command; what is finished is read back.
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import KW_ONLY, asdict, dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from calib.save import save_checkpoint
 from calib.scale_parameters import to_scales
 from calib.stages.blockwise import calibrate_blockwise
 from calib.stages.blockwise_results import BlockwiseResults
+from calib.stages.context import RunContext
 from calib.stages.distill import distill
 from calib.stages.filter import RECORD_KEY, choose
 from calib.state import WorkDirectory
@@ -107,7 +108,8 @@ def run(
         if fresh and team.leads:
             generated.unlink(missing_ok=True)
             shutil.rmtree(generated.with_name(generated.name + PARTS_SUFFIX), ignore_errors=True)
-        job = _Job(source, config, work, team, compute_dtype(config.dtype, team.device), generated, progress)
+        dtype = compute_dtype(config.dtype, team.device)
+        job = _Job(source, config, work, dtype, team, progress, generated=generated)
         record = job.run(initial_weights)
         if team.leads:
             record_file = work.path / RECORD_FILE
@@ -120,14 +122,9 @@ def run(
 
 
 @dataclass
-class _Job:
-    source: SourceModel
-    config: CalibConfig
-    work: WorkDirectory
-    team: Team
-    dtype: torch.dtype
+class _Job(RunContext):
+    _: KW_ONLY
     generated: Path
-    progress: Progress
     trained: dict[str, PlaneWeight] = field(default_factory=dict)  # after distillation
 
     @cached_property
@@ -163,10 +160,14 @@ class _Job:
             self._place()
             if self.config.data.keep:
                 begin = time.perf_counter()
-                tokens, record[RECORD_KEY] = self._choose(tokens)
+                split = len(tokens) - self.config.e2e.held_out
+                chosen, record[RECORD_KEY] = choose(self, tokens[:split])
+                tokens = torch.cat([chosen, tokens[split:]])
                 seconds["filter"] = time.perf_counter() - begin
-            record["e2e"] = self._distill(tokens)
-            seconds["e2e"] = record["e2e"]["seconds"]
+            begin = time.perf_counter()
+            result = distill(self, tokens)
+            seconds["e2e"] = time.perf_counter() - begin
+            record["e2e"] = {**asdict(result), "seconds": seconds["e2e"]}
             self._collect(blocks)
         return record
 
@@ -193,25 +194,23 @@ class _Job:
             self.config.seed,
             self._generate,
         )
-        min_windows = self._held_out() + 1
-        if len(tokens) < min_windows:
+        minimum = self._held_out() + 1
+        if len(tokens) < minimum:
             raise InputError(
-                f"the text is {len(tokens)} windows of {self.config.data.length} tokens, expected {min_windows} or "
-                "more; give more --text, or shorter windows with --length"
+                f"the text is {len(tokens)} windows of {self.config.data.length} tokens, expected {minimum} or more; "
+                "give more --text, or shorter windows with --length"
             )
         self.work.write_tensors(WINDOWS, {"tokens": tokens.contiguous()}, origin)
         return tokens, origin
 
     def _held_out(self) -> int:
-        stages = self.config.stages
-        return max(
-            self.config.block.held_out if "block" in stages else 0, self.config.e2e.held_out if "e2e" in stages else 0
-        )
+        held_out = {"block": self.config.block.held_out, "e2e": self.config.e2e.held_out}
+        return max(held_out.get(stage, 0) for stage in self.config.stages)
 
     def _calibration_windows(self) -> int:
         """Windows that blockwise calibration learns from."""
-        stages, init = self.config.stages, self.config.init.windows
-        return max(init if "init" in stages else 0, self.config.block.windows if "block" in stages else 0)
+        windows = {"init": self.config.init.windows, "block": self.config.block.windows}
+        return max(windows.get(stage, 0) for stage in self.config.stages)
 
     def _windows_wanted(self) -> int:
         e2e = self.config.e2e.steps * self.config.e2e.batch if "e2e" in self.config.stages else 0
@@ -220,18 +219,11 @@ class _Job:
 
     def _generate(self, count: int) -> Tensor:
         """`count` windows that the model writes itself."""
-        model, length = self.source.model, self.config.data.length
+        model, length, told = self.source.model, self.config.data.length, partial(self.progress, "generate")
         self.source.load(model, linear_dtype=self.dtype)
         Module.to(model, self.team.device)  # transformers' own `to` has a signature that no checker understands
-        tokens = generate_to(
-            self.generated,
-            model,
-            count,
-            length,
-            seed=self.config.seed,
-            dtype=self.dtype,
-            progress=partial(self.progress, "generate"),
-        )
+        seed, path = self.config.seed, self.generated
+        tokens = generate_to(path, model, count, length, seed=seed, dtype=self.dtype, progress=told)
         self.source.unload(model)
         return tokens
 
@@ -244,52 +236,9 @@ class _Job:
             training = tokens[: len(tokens) - self._held_out()][: self._calibration_windows()]
             held_out = self.config.block.held_out if "block" in self.config.stages else 0
             seen = torch.cat([training, tokens[len(tokens) - held_out :]])
-        calibrate_blockwise(
-            self.source,
-            self.config,
-            seen,
-            self.work,
-            initial_weights=initial_weights,
-            target=self._target(),
-            device=self.team.device,
-            dtype=self.dtype,
-            progress=partial(self.progress, "init+block"),
-        )
-
-    def _choose(self, tokens: Tensor) -> tuple[Tensor, dict[str, Any]]:
-        """Of `tokens` what distillation gets: the sequences that are kept, and what it holds out."""
-        split = len(tokens) - self.config.e2e.held_out
-        chosen, record = choose(
-            self.source,
-            tokens[:split],
-            self.config.data,
-            seed=self.config.seed,
-            dtype=self.dtype,
-            work=self.work,
-            team=self.team,
-            progress=partial(self.progress, "filter"),
-        )
-        return torch.cat([chosen, tokens[split:]]), record
-
-    def _target(self) -> Callable[[QuantLinear], Tensor] | None:
-        """The weights that layers approach where the configuration names another model."""
-        if self.config.targets is None:
-            return None
-        return Targets(Path(self.config.targets), self.source).of
-
-    def _distill(self, tokens: Tensor) -> dict[str, Any]:
-        begin = time.perf_counter()
-        result = distill(
-            self.source,
-            tokens,
-            self.config.e2e,
-            seed=self.config.seed,
-            dtype=self.dtype,
-            work=self.work,
-            team=self.team,
-            progress=partial(self.progress, "e2e"),
-        )
-        return {**asdict(result), "seconds": time.perf_counter() - begin}
+        targets = self.config.targets  # another model, whose weights layers approach
+        target = Targets(Path(targets), self.source).of if targets is not None else None
+        calibrate_blockwise(self, seen, initial_weights=initial_weights, target=target)
 
     def _place(self) -> None:
         """Load the model with its calibrated planes, block by block, so that no process needs more than its part."""

@@ -1,4 +1,4 @@
-"""Time, memory and disk that a run takes, from shapes alone: `--plan`, before anything is read or made.
+"""The cost of a run in time, memory and disk, from shapes alone: `--plan`, before anything is read or made.
 
 Floating-point operations, for a block with n weights in its linear layers, N and K each, and t tokens; a multiply-add
 counts as 2, and a backward pass as two forward passes:
@@ -54,7 +54,7 @@ MATMUL, COPY = 1024, 1 << 26  # sizes of the two measurements
 
 @dataclass(frozen=True)
 class Machine:
-    """The speed of a device: operations and bytes per second."""
+    """Speed of a device: operations and bytes a second."""
 
     name: str
     flops: float
@@ -96,7 +96,7 @@ class Shapes:
 
 @dataclass(frozen=True)
 class Stage:
-    """The cost of one stage: seconds, and bytes of memory and disk at its peak."""
+    """Cost of one stage: seconds, and bytes of memory and disk at its peak."""
 
     seconds: float
     memory: float
@@ -106,7 +106,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Plan:
-    """The cost of a run, stage by stage, on one device."""
+    """Cost of a run, stage by stage, on one device."""
 
     name: str
     machine: Machine
@@ -154,12 +154,10 @@ def plan(name: str, shapes: Shapes, config: CalibConfig, machine: Machine) -> Pl
 
 def _blockwise(shapes: Shapes, config: CalibConfig, machine: Machine) -> Stage:
     T, H = config.data.length, shapes.hidden
-    init = config.init.windows * T if "init" in config.stages else 0
+    reads = config.blockwise_reads_text
+    init = config.init.windows * T if reads and "init" in config.stages else 0
     trained = config.block.windows * T * config.block.epochs if "block" in config.stages else 0
-    windows = (
-        max(config.init.windows, config.block.windows) + config.block.held_out if config.blockwise_reads_text else 0
-    )
-    init = init if config.blockwise_reads_text else 0
+    windows = max(config.init.windows, config.block.windows) + config.block.held_out if reads else 0
     steps = trained // (config.block.batch * T)
     flops = data = 0.0
     for block in shapes.blocks:

@@ -9,7 +9,7 @@ and the bits c[p] of a code c in 0 .. 2^P - 1:
 
 DB-LLM writes the nearest level as two nested Heaviside functions. They give it while a2 < 0 < a1 + a2 and not
 elsewhere; here the levels are sorted, so that every sign of the scales is allowed. One latent weight decides all
-planes: planes with latents of their own fight each other.
+planes: planes with separate latents fight each other.
 
 Gradients, for an incoming G[k] = dL/dw'[k]:
 
@@ -52,7 +52,7 @@ def levels_of(scales: Tensor, planes: int) -> Tensor:
 
 
 def _uses(planes: int, rows: int, like: Tensor) -> Tensor:
-    """Use of each scale by each code: [2^P, C] of 0 and 1, the offset used by all."""
+    """The share that each code uses of each scale: [2^P, C] of 0 and 1, the offset used by all."""
     codes = torch.arange(1 << planes, device=like.device)
     masks = [codes >> plane & 1 for plane in range(planes)] + [torch.ones_like(codes)] * (rows - planes)
     return torch.stack(masks, 1).to(like.dtype)
@@ -113,7 +113,7 @@ def into_cells(weights: Tensor, codes: Tensor, scales: Tensor, planes: int, grou
 
 
 def _rank(values: Tensor, cuts: Tensor) -> Tensor:
-    """The number of cuts [L-1, N, groups] below each of `values` [N, groups, G]: uint8."""
+    """The number of cuts [L-1, N, groups] lie below each of `values` [N, groups, G]: uint8."""
     rank = torch.zeros(values.shape, dtype=torch.uint8, device=values.device)
     for cut in cuts:
         rank += values > cut[..., None]

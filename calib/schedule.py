@@ -1,4 +1,4 @@
-"""Schedules over the steps of a training run.
+"""Values that change over the steps of a training run.
 
 The learning rate: linear warm-up, then half a cosine down to a twentieth. The probability that a block of the teacher
 is the student's: a straight line, down to 0 or up from it.

@@ -1,4 +1,4 @@
-"""The work directory of a run: all that it has done so far, so that a run which is killed can resume.
+"""The work directory of a run: what it has done so far, from which a killed run resumes.
 
 OUT_DIR.work/
     run.json             the configuration and a fingerprint of model and data: another run must not resume here
@@ -12,7 +12,6 @@ import json
 import os
 import shutil
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import safetensors
@@ -58,13 +57,11 @@ class WorkDirectory:
             raise
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._release()
 
     def has(self, name: str) -> bool:
-        """The result `name` is done."""
+        """Say that the result `name` is done."""
         return self._file(name).is_file()
 
     def write_tensors(self, name: str, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
@@ -108,7 +105,8 @@ class WorkDirectory:
             raise InputError(
                 f"{self.path}: holds {entries[0].name}, which no run put there; move it away, or choose another OUT_DIR"
             )
-        if file.exists() and not self._fresh:
+        # Without results there is nothing to protect: a run that failed at its data may come back with other data.
+        if entries and not self._fresh:
             differing = _differences(read_json_object(file), self._identity)
             if differing:
                 raise InputError(

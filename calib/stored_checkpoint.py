@@ -34,7 +34,7 @@ class StoredCheckpoint:
         self._tensors = stored_tensors(directory)
 
     def holds(self, layer: QuantLinear) -> bool:
-        """`layer` is quantized in the checkpoint."""
+        """Say that `layer` is quantized in the checkpoint."""
         return planes_name(layer.name) in self._tensors
 
     def read(self, layer: QuantLinear) -> tuple[Tensor, Tensor]:

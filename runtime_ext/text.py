@@ -29,6 +29,9 @@ class TextCodec:
             raise InputError(f"{path}: no such file; copy the tokenizer of the original model beside the exported one")
         try:
             self._tokenizer = Tokenizer.from_file(str(path))
+            # What was stored while training would cut and fill prompts; transformers ignores it as well.
+            self._tokenizer.no_truncation()
+            self._tokenizer.no_padding()
         except Exception as error:  # the Rust library raises plain Exception
             raise InputError(f"{path}: not a tokenizer: {error}") from error
         self._directory = directory

@@ -25,7 +25,7 @@ from tqdm import tqdm
 from calib.config import FormatConfig, InitConfig, LayerConfig
 from calib.layers import QuantLinear, quant_linears
 from calib.models.source import SourceModel
-from calib.report.drawing import SERIES_COLORS, dots, legend, new_figure, positive_log, svg
+from calib.report.drawing import SERIES_COLORS, dots, new_figure, positive_log, svg
 from calib.stages.layerwise import binarize
 from calib.weight_init import WEIGHT_INITS
 from dualbinary import InputError
@@ -95,7 +95,6 @@ def _starts(rows: list[Row]) -> str:
             dots(axes, [getattr(row, key) for row in rows if row.start == start], start, color)
         positive_log(axes, [getattr(row, key) for row in rows])
         axes.set(xlabel="layer", ylabel="relative squared error", title=title)
-        legend(axes)
     return svg(figure, "starts")
 
 
@@ -106,7 +105,6 @@ def _solvers(rows: list[Row]) -> str:
         dots(axes, [row.after for row in rows if row.solver == solver], solver, color)
     positive_log(axes, [error for row in rows for error in (row.before, row.after)])
     axes.set(xlabel="layer", ylabel="relative squared error")
-    legend(axes)
     return svg(figure, "solvers")
 
 
@@ -121,7 +119,6 @@ def _bases(rows: list[Row]) -> str:
     axes.set_xticks(counts)
     positive_log(axes, [value for values in series.values() for value in values])
     axes.set(xlabel="bases", ylabel="relative squared error")
-    legend(axes)
     return svg(figure, "bases")
 
 
@@ -132,7 +129,6 @@ def _flipped(rows: list[Row]) -> str:
         for basis in range(len(chosen[0].flipped)):
             dots(axes, [row.flipped[basis] for row in chosen], f"basis {basis + 1}", SERIES_COLORS[basis])
         axes.set(xlabel="layer", ylabel="share of flipped bits", title=solver, ylim=(-0.02, 0.62))
-        legend(axes)
     return svg(figure, "flipped")
 
 

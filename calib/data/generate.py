@@ -8,8 +8,8 @@ for variety. QBB (NeurIPS 2024) says of its own text only that it begins with a 
 An end-of-text token ends nothing: windows have equal lengths, and a model continues with a new document after it, as
 it did in its training.
 
-Sequences are written in batches, each with its own random generator and kept in a file until all are done. So a run
-that is killed resumes at its current batch, with the same result.
+Sequences are written in batches, each with its own random generator and kept in a file until all are done. So a
+run that is killed resumes with the batch it was in, to the same result.
 """
 
 import hashlib
@@ -67,7 +67,9 @@ def generate_to(
         if found != description:
             raise InputError(f"{path}: holds sequences of another run; remove it, or read them with --generated")
         return tokens
-    _check(model, length)
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if limit is not None and length > limit:
+        raise InputError(f"--length {length}: the model was made for {limit} tokens or fewer")
     model.eval()
     place = model.device
     generator = torch.Generator().manual_seed(seed)
@@ -117,7 +119,7 @@ def load_windows(path: Path, length: int, vocabulary: int) -> Tensor:
 
 
 def _describe(model: PreTrainedModel, seed: int, count: int, length: int, dtype: torch.dtype) -> str:
-    """The inputs that decide the sequences of a file, as JSON; of the weights, the first of each tensor."""
+    """Everything that the sequences of a file depend on, as JSON; of the weights, the first of each tensor."""
     weights = [parameter[(0,) * parameter.dim()].item() for parameter in model.parameters()]
     return json.dumps(
         {
@@ -129,12 +131,6 @@ def _describe(model: PreTrainedModel, seed: int, count: int, length: int, dtype:
             "dtype": str(dtype).removeprefix("torch."),
         }
     )
-
-
-def _check(model: PreTrainedModel, length: int) -> None:
-    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    if limit is not None and length > limit:
-        raise InputError(f"--length {length}: the model was made for {limit} tokens or fewer")
 
 
 def _origin(model: PreTrainedModel) -> Path:

@@ -7,7 +7,7 @@ one batch holds for every batch of that size: `check_calls` refuses the models o
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,7 +73,7 @@ def record_calls(source: SourceModel, tokens: Tensor) -> tuple[Tensor, list[Bloc
         return hidden if others is None else (hidden, *others)
 
     blocks = [block for _, block in source.blocks]
-    with _forward_replaced(blocks, record):
+    with _forward_replaced(blocks, lambda _: record):
         source.model.base_model(input_ids=tokens, use_cache=False)
     if len(calls) != len(blocks):
         raise _unfit(source, f"runs {len(calls)} of its {len(blocks)} blocks")
@@ -92,7 +92,7 @@ def check_calls(source: SourceModel, tokens: Tensor) -> None:
 
 
 def _same(left: Any, right: Any) -> bool:
-    """Compare all tensors in two nested arguments."""
+    """Say that all tensors in two nested arguments are equal."""
     if isinstance(left, Tensor):
         return isinstance(right, Tensor) and torch.equal(left, right)
     if isinstance(left, dict):
@@ -110,9 +110,11 @@ def _unfit(source: SourceModel, what: str) -> InputError:
 
 
 @contextmanager
-def _forward_replaced(blocks: list[nn.Module], forward: Any) -> Iterator[None]:
+def _forward_replaced(
+    blocks: list[nn.Module], replace: Callable[[Callable[..., Any]], Callable[..., Any]]
+) -> Iterator[None]:
     for block in blocks:
-        block.forward = forward
+        block.forward = replace(block.forward)
     try:
         yield
     finally:
@@ -122,7 +124,7 @@ def _forward_replaced(blocks: list[nn.Module], forward: Any) -> Iterator[None]:
 
 @contextmanager
 def outputs_visited(blocks: list[nn.Module], visit: Callable[[int, Tensor], Tensor]) -> Iterator[None]:
-    """Replace the hidden states that block i returns by `visit(i, hidden states)`."""
+    """Within: where block i returns hidden states, `visit(i, hidden states)` continues in their place."""
 
     def hook(index: int) -> Callable[..., Any]:
         def run(_: nn.Module, __: Any, output: Any) -> Any:
@@ -140,16 +142,9 @@ def outputs_visited(blocks: list[nn.Module], visit: Callable[[int, Tensor], Tens
             handle.remove()
 
 
-@contextmanager
-def recomputed(blocks: list[nn.Module]) -> Iterator[None]:
-    """Let blocks keep their inputs only and compute again what their gradients need."""
-    for block in blocks:
-        block.forward = _recomputed(block.forward)
-    try:
-        yield
-    finally:
-        for block in blocks:
-            del block.forward
+def recomputed(blocks: list[nn.Module]) -> AbstractContextManager[None]:
+    """Within: blocks keep their inputs only and compute again what their gradients need."""
+    return _forward_replaced(blocks, _recomputed)
 
 
 def _recomputed(forward: Callable[..., Any]) -> Callable[..., Any]:

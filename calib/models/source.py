@@ -155,10 +155,10 @@ class SourceModel:
         tied = {id(parameter): name for name, parameter in self.model.named_parameters(remove_duplicate=False)}
         places: dict[str, _Place] = {}
         embedding = self.model.get_input_embeddings().weight
-        head = self.model.get_output_embeddings()
+        head, ties = self.model.get_output_embeddings(), self.model.config.get_text_config().tie_word_embeddings
         for name, parameter in self.model.named_parameters(remove_duplicate=False):
             stored = self._stored_name(name)
-            if stored is None and head is not None and parameter is head.weight and self.config_ties():
+            if stored is None and head is not None and parameter is head.weight and ties:
                 stored = self._stored_name(tied[id(embedding)])
             if stored is None:
                 raise InputError(
@@ -187,10 +187,6 @@ class SourceModel:
             stored = self._stored_name(name) if name in kept else None
             if stored is not None and self.tensors[stored].shape == tuple(buffer.shape):
                 buffer.copy_(self.read(stored))
-
-    def config_ties(self) -> bool:
-        """The head's weight is the embedding's."""
-        return bool(self.model.config.get_text_config().tie_word_embeddings)
 
     def _replace_linears(self, skip: tuple[str, ...]) -> dict[str, QuantLinear]:
         layers: dict[str, QuantLinear] = {}

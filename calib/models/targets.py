@@ -107,6 +107,6 @@ class Targets:
 
 
 def _is_plain(module: nn.Module) -> bool:
-    """The weight of a module, if it has one, is a plain number for each weight."""
+    """Say that the weight of a module, if it has one, is a number for each weight."""
     weight = getattr(module, "weight", None)
     return not isinstance(weight, Tensor) or (weight.is_floating_point() and weight.element_size() > 1)

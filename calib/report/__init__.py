@@ -1,1 +1,1 @@
-"""Reports of a run: its record for machines, tables and pages for people."""
+"""Account of a run: its record, read by machines, and reports of it for people."""

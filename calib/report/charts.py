@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from calib.report.analyses import AFTER, BEFORE
-from calib.report.drawing import SERIES_COLORS, dots, legend, new_figure, positive_log, svg
+from calib.report.drawing import SERIES_COLORS, bars, dots, new_figure, positive_log, svg
 from calib.report.summary import Layer, layers_of, stages_of, totals
 
 if TYPE_CHECKING:
@@ -33,15 +33,9 @@ class Chart:
 def run_charts(record: dict[str, Any]) -> list[Chart]:
     """The pictures of a record. Raises InputError where matplotlib is missing."""
     layers = layers_of(record)
-    drawn = (
-        _filter(record),
-        _training(record),
-        _blocks(record),
-        _errors(record, layers),
-        _planes(layers),
-        _levels(record, layers),
-    )
-    return [chart for chart in (*drawn, _flipped(layers), _correlations(layers)) if chart]
+    of_run = [_filter(record), _training(record), _blocks(record), _errors(record, layers)]
+    of_layers = [_planes(layers), _levels(record, layers), _flipped(layers), _correlations(layers)]
+    return [chart for chart in of_run + of_layers if chart]
 
 
 def analysis_charts(analyses: dict[str, Any]) -> list[Chart]:
@@ -58,8 +52,7 @@ def _training(record: dict[str, Any]) -> Chart | None:
     _line(losses, curve, "loss", "training", SERIES_COLORS[4], linewidth=0.8)
     held_out = [{"tokens": point["tokens"], **point["held_out"]} for point in curve if point.get("held_out")]
     _line(losses, held_out, "loss", "held out", SERIES_COLORS[1], marker="o", markersize=4)
-    chosen = [point["tokens"] for point in curve if point["step"] == best]
-    for tokens in chosen:
+    for tokens in [point["tokens"] for point in curve if point["step"] == best]:
         losses.axvline(tokens, color=SERIES_COLORS[1], linewidth=0.8, linestyle=":", label="kept")
     for name, color in zip(("kl", "ce", "dad", "mse", "features"), SERIES_COLORS, strict=True):
         _line(terms, curve, name, "", color, linewidth=0.6, alpha=0.5)
@@ -68,7 +61,6 @@ def _training(record: dict[str, Any]) -> Chart | None:
     for axes in (losses, terms):
         axes.set(xlabel="tokens", ylabel="loss of a token" if others else "nats a token")
         _thousands(axes)
-        legend(axes)
     caption = (
         "Left: the loss that training lowers, and the same on held-out windows, measured as the state would be stored. "
         f"The state of step {best} was kept. Right: its terms, thin lines in training; kl is the divergence from the "
@@ -90,7 +82,6 @@ def _filter(record: dict[str, Any]) -> Chart | None:
         if points:
             axes.plot(*zip(*points, strict=True), linestyle="", marker=".", label=label, color=color)
     axes.set(xlabel="share of distinct tokens", ylabel="KL from the teacher")
-    legend(axes)
     caption = (
         "Sequences that the model wrote: how far the student was from the teacher on each as distillation began, and "
         "how much it repeats itself. Distillation trained on those kept."
@@ -108,7 +99,6 @@ def _blocks(record: dict[str, Any]) -> Chart | None:
     dots(axes, after, "after", STAGE_COLORS["block"])
     positive_log(axes, before + after)
     axes.set(xlabel="block", ylabel="relative squared error")
-    legend(axes)
     caption = "Error of each block's output against the full-precision model's, on held-out windows, before and after "
     return Chart("Reconstruction", caption + "the block was trained.", svg(figure, "blocks"))
 
@@ -126,7 +116,6 @@ def _errors(record: dict[str, Any], layers: list[Layer]) -> Chart:
             dots(axes, values, f"after {stage}", STAGE_COLORS[stage])
         positive_log(axes, [value for layer in layers for value in layer.errors(key, layer.stages)])
         axes.set(xlabel="layer", ylabel=f"relative squared error of {label}")
-        legend(axes)
     caption = (
         "How far each layer is from its full-precision weight, and its outputs from the full-precision outputs of the "
         "same inputs. Training may move weights away to bring outputs nearer. Distillation keeps no inputs, so it has "
@@ -144,9 +133,7 @@ def _planes(layers: list[Layer]) -> Chart:
     for key, label, color in (("huffman_bits", "Huffman code", "#c05621"), ("entropy", "entropy", "#2b6cb0")):
         dots(bits, [layer.last[key] for layer in layers], label, color)
     bits.axhline(len(layers[0].last["density"]), color="#8a94a6", linewidth=0.8, label="as stored")
-    bits.set(xlabel="layer", ylabel="bits per weight, without scales")
-    for axes in (ones, bits):
-        legend(axes)
+    bits.set(xlabel="layer", ylabel="bits a weight, without scales")
     caption = (
         "Left: how full each plane is. Right: the joint entropy of a weight's bits, below which no code of single "
         "weights gets, and what a Huffman code takes; the planes are stored without either."
@@ -159,13 +146,9 @@ def _levels(record: dict[str, Any], layers: list[Layer]) -> Chart:
     found = totals(record)
     count = len(layers[0].last["level_shares"])
     names = [LEVELS[place] if count < len(LEVELS) else str(place + 1) for place in range(count)]
-    width = 0.8 / len(found)
-    for index, (stage, mean) in enumerate(found.items()):
-        places = [place + (index - (len(found) - 1) / 2) * width for place in range(count)]
-        means.bar(places, mean["level_shares"], width, label=f"after {stage}", color=STAGE_COLORS[stage])
-    means.set_xticks(range(count), names)
+    series = [(f"after {stage}", mean["level_shares"], STAGE_COLORS[stage]) for stage, mean in found.items()]
+    bars(means, names, series)
     means.set(xlabel="level of the group", ylabel="share of all weights")
-    legend(means)
     bottom = [0.0] * len(layers)
     for place in range(count):
         shares = [layer.last["level_shares"][place] for layer in layers]
@@ -185,8 +168,7 @@ def _flipped(layers: list[Layer]) -> Chart | None:
     for basis in range(len(layers[0].last["density"])):
         dots(axes, [one and one[basis] for one in shares], f"basis {basis + 1}", SERIES_COLORS[basis])
     axes.set(xlabel="layer", ylabel="share of bits turned over", ylim=(0, 1))
-    legend(axes)
-    caption = "How many bits of each basis are others after the layer-wise stage than before it."
+    caption = "How many bits of each basis are others after the layer-wise stage than at its start."
     return Chart("Bits turned over", caption, svg(figure, "flipped"))
 
 
@@ -198,12 +180,10 @@ def _correlations(layers: list[Layer]) -> Chart | None:
     titles = ("corr_paths", "with the plane before"), ("corr_residual", "with what is left over for it")
     for axes, (key, label) in zip(panels, titles, strict=True):
         for pair in range(pairs):
-            known = [layer.known(key) for layer in layers]
-            values = [None if one is None else one[pair] for one in known]
+            values = [known and known[pair] for known in (layer.known(key) for layer in layers)]
             dots(axes, values, f"plane {pair + 2}", SERIES_COLORS[pair])
         axes.axhline(0, color="#8a94a6", linewidth=0.8)
         axes.set(xlabel="layer", ylabel=f"correlation {label}", ylim=(-1.05, 1.05))
-        legend(axes)
     caption = (
         "Correlation of a plane's output with that of the plane before it, negative where it takes back what that one "
         "gave, and with what the planes before left over, 1 where it fits. With bits that are 0 or 1 the first is "
@@ -217,18 +197,15 @@ def _preference(preference: dict[str, Any]) -> Chart:
     quartiles = next(iter(models.values()))["quartiles"]
     figure, panels = new_figure(2)
     for axes, kind, label in zip(panels, ("argmax", "mass"), ("most likely token", "probability"), strict=True):
-        series = [("text", [part["target"] for part in quartiles], "#cbd2dc")]
-        series += [("full precision", [part[f"teacher_{kind}"] for part in quartiles], "#8a94a6")]
+        shown = [("text", quartiles, "target", "#cbd2dc"), ("full precision", quartiles, f"teacher_{kind}", "#8a94a6")]
         for (name, table), color in zip(models.items(), SERIES_COLORS, strict=False):
-            label_ = "quantised" if len(models) == 1 else f"quantized, {name}"
-            series += [(label_, [part[f"student_{kind}"] for part in table["quartiles"]], color)]
-        width = 0.8 / len(series)
-        for index, (name, shares, color) in enumerate(series):
-            places = [place + (index - (len(series) - 1) / 2) * width for place in range(len(quartiles))]
-            axes.bar(places, [one[0] if one else 0.0 for one in shares], width, label=name, color=color)
-        axes.set_xticks(range(len(quartiles)), ["surest", "2nd", "3rd", "least sure"])
+            model = "quantized" if len(models) == 1 else f"quantized, {name}"
+            shown.append((model, table["quartiles"], f"student_{kind}", color))
+        series = [
+            (name, [one[key][0] if one[key] else 0.0 for one in parts], color) for name, parts, key, color in shown
+        ]
+        bars(axes, ["surest", "2nd", "3rd", "least sure"], series)
         axes.set(xlabel="quarter by the teacher's entropy", ylabel=f"head share of the {label}", ylim=(0, 1.3))
-        legend(axes)
     caption = (
         "How often the most likely token is one of the most frequent ones, which make half of the text, and how much "
         "probability they get, where the full-precision model is sure and where it is not. The most likely token alone "
@@ -246,8 +223,8 @@ def _landscape(landscape: dict[str, Any]) -> Chart:
         for name, valley in formats.items()
     }
     everything = [rise for rows in rises.values() for row in rows for rise in row]
-    low, high = min(everything), max(everything)
-    high = high if high > low else low + 1.0
+    low = min(everything)
+    high = max(everything) if max(everything) > low else low + 1.0
     levels = [low + (high - low) * i / CONTOURS for i in range(CONTOURS)] + [high]
     drawn = None
     for axes, (name, rows) in zip(panels, rises.items(), strict=True):

@@ -2,11 +2,13 @@
 
 import argparse
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dualbinary import InputError
 from dualbinary.cli.console import add_common_options, run
+from dualbinary.cli.options import add_options, option, options_from
 from dualbinary.files.atomic import write_text
 
 __all__ = ["main"]
@@ -23,6 +25,28 @@ Analyses are kept in OUT_DIR/analyses.json; later pages show them without --anal
 """
 
 
+@dataclass(frozen=True)
+class AnalysisOptions:
+    """Options of the command beside the page."""
+
+    analyze: tuple[str, ...] = option(
+        (),
+        help="files of text: measure on them which tokens the models prefer, and the landscape of the loss",
+        metavar="TEXT",
+        nargs="+",
+        old_names=("--analyse",),
+        group="analyses",
+    )
+    model: Path | None = option(None, help="the full-precision model, for {analyze}", metavar="MODEL_DIR")
+    before: Path | None = option(None, help="to hold beside, such as one without e2e", metavar="CHECKPOINT")
+    layer: str | None = option(None, help="the layer of the landscape", shown="default: the middle one", metavar="NAME")
+    points: int = option(9, help="the landscape is N x N points")
+    windows: int = option(16, help="the first N windows")
+    length: int = option(256, help="tokens in a window", metavar="T")
+    device: str | None = option(None, help="cpu, cuda, mps", shown="default: the best there is", metavar="NAME")
+    quiet: bool = option(False, help="no progress bar")
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     result = argparse.ArgumentParser(
@@ -32,26 +56,9 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     result.add_argument("directory", type=Path, metavar="OUT_DIR", help="a checkpoint that python -m calib wrote")
-    result.add_argument(
-        "--html",
-        type=Path,
-        nargs="?",
-        const=Path(),
-        metavar="FILE",
-        help=f"write a page with pictures (default OUT_DIR/{PAGE_FILE})",
-    )
-    group = result.add_argument_group("analyses")
-    texts = "files of text: measure on them which tokens the models prefer, and the landscape of the loss"
-    for flag, text in (("--analyze", texts), ("--analyse", argparse.SUPPRESS)):
-        group.add_argument(flag, nargs="+", action="extend", dest="analyze", metavar="TEXT", help=text)
-    group.add_argument("--model", type=Path, metavar="MODEL_DIR", help="the full-precision model, for --analyze")
-    group.add_argument("--before", type=Path, metavar="CHECKPOINT", help="to hold beside, such as one without e2e")
-    group.add_argument("--layer", metavar="NAME", help="the layer of the landscape (default: the middle one)")
-    group.add_argument("--points", type=int, default=9, metavar="N", help="the landscape is N x N points (default 9)")
-    group.add_argument("--windows", type=int, default=16, metavar="N", help="the first N windows (default 16)")
-    group.add_argument("--length", type=int, default=256, metavar="T", help="tokens in a window (default 256)")
-    group.add_argument("--device", metavar="NAME", help="cpu, cuda, mps (default: the best there is)")
-    group.add_argument("--quiet", action="store_true", help="no progress bar")
+    page = f"write a page with pictures (default OUT_DIR/{PAGE_FILE})"
+    result.add_argument("--html", type=Path, nargs="?", const=Path(), metavar="FILE", help=page)
+    add_options(result, AnalysisOptions)
     add_common_options(result)
     return result
 
@@ -66,10 +73,11 @@ def _command(args: argparse.Namespace) -> None:
     from calib.report.record import read_record
     from calib.report.summary import flops, table, totals
 
-    if bool(args.analyze) != bool(args.model):
+    options = options_from(args, AnalysisOptions)
+    if bool(options.analyze) != bool(options.model):
         raise InputError("--analyze TEXT and --model MODEL_DIR: expected both or neither")
     record = read_record(args.directory)
-    analyses = _analyze(args) if args.analyze else read_analyses(args.directory)
+    analyses = _analyze(args.directory, options) if options.model else read_analyses(args.directory)
     page = None
     if args.html is not None:
         page = args.directory / PAGE_FILE if args.html == Path() else args.html
@@ -93,22 +101,14 @@ def _write_page(file: Path, record: dict[str, Any], analyses: dict[str, Any] | N
     write_text(file, page(record, analyses))
 
 
-def _analyze(args: argparse.Namespace) -> dict[str, Any]:
+def _analyze(directory: Path, options: AnalysisOptions) -> dict[str, Any]:
     from calib.parallel import Team
     from calib.progress import Bars
-    from calib.report.analyze import Text, analyze
+    from calib.report.analyze import analyze
 
-    with Bars(shown=not args.quiet) as bars:
-        return analyze(
-            args.directory,
-            args.model,
-            Text(tuple(args.analyze), args.windows, args.length),
-            before=args.before,
-            layer=args.layer,
-            points=args.points,
-            device=Team.launched(args.device).device,
-            progress=bars.show,
-        )
+    device = Team.launched(options.device).device
+    with Bars(shown=not options.quiet) as bars:
+        return analyze(directory, options, device, bars.show)
 
 
 def _findings(analyses: dict[str, Any]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Style of the pictures of calibration: one for all, SVG by matplotlib, text that stays text.
+"""Drawing of pictures of calibration: one style, SVG by matplotlib, text that stays text.
 
 matplotlib is asked for when the first picture is drawn; names from files do not belong into one, since it reads some
 characters as mathematics.
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["NO_METADATA", "SERIES_COLORS", "STYLE", "dots", "legend", "new_figure", "positive_log", "svg"]
+__all__ = ["NO_METADATA", "SERIES_COLORS", "STYLE", "bars", "dots", "new_figure", "positive_log", "svg"]
 
 WIDTH, HEIGHT = 9.0, 3.2  # inches
 SERIES_COLORS = ("#2b6cb0", "#c05621", "#2f855a", "#6b46c1", "#8a94a6")
@@ -47,9 +47,12 @@ def new_figure(panels: int) -> tuple["Figure", Sequence["Axes"]]:
 
 
 def svg(figure: "Figure", name: str) -> str:
-    """The figure as an <svg> element; ids begin with `name`, since those of one page must differ."""
+    """The figure as an <svg> element, with legends; ids begin with `name`, since those of one page must differ."""
     from matplotlib import rc_context
 
+    for axes in figure.axes:
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(fontsize=8, frameon=False)
     file = io.StringIO()
     with rc_context(STYLE):
         figure.savefig(file, format="svg", metadata=NO_METADATA, transparent=True)
@@ -66,13 +69,16 @@ def dots(axes: "Axes", values: Sequence[float | None], label: str, color: str) -
         axes.locator_params(axis="x", integer=True)
 
 
+def bars(axes: "Axes", names: Sequence[str], series: Sequence[tuple[str, Sequence[float], str]]) -> None:
+    """Groups of bars under `names`: one of each series, (label, heights, color)."""
+    width = 0.8 / len(series)
+    for index, (label, heights, color) in enumerate(series):
+        places = [place + (index - (len(series) - 1) / 2) * width for place in range(len(names))]
+        axes.bar(places, heights, width, label=label, color=color)
+    axes.set_xticks(range(len(names)), names)
+
+
 def positive_log(axes: "Axes", values: Sequence[float | None]) -> None:
     """A logarithmic scale, where every value has a logarithm."""
     if all(value for value in values if value is not None):
         axes.set_yscale("log")
-
-
-def legend(axes: "Axes") -> None:
-    """A legend, where there is something to say."""
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(fontsize=8, frameon=False)

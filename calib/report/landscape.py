@@ -1,4 +1,4 @@
-"""Landscape of the loss around the levels of one quantized layer: as binary, as uniform 2-bit and as two planes.
+"""Flatness of the loss around the levels of one quantized layer: as binary, as uniform 2-bit and as two planes.
 
 DB-LLM (arXiv 2402.11960) argues for its two planes with a picture: of the three, theirs lies in the widest valley. Here
 one layer alone is quantized, the planes stay, and the two parameters that place its levels are multiplied by factors
@@ -16,6 +16,7 @@ things are changed by the same factors, so it is a picture of how much care each
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import torch
@@ -43,8 +44,8 @@ MIN_STEP = torch.finfo(torch.float16).tiny  # of a group of equal weights, whose
 
 
 @dataclass(frozen=True)
-class _Fit:
-    """A quantized weight and the rows of its scales that each of the two parameters multiplies."""
+class _FittedWeight:
+    """A quantized weight and which rows of its scales each of the two parameters multiplies."""
 
     planes: Tensor
     scales: Tensor
@@ -92,7 +93,15 @@ def landscape(
     factors = torch.linspace(1 - REACH, 1 + REACH, points).tolist() if points > 1 else [1.0]
     full, formats = loss(), {}
     for name, fitted in zip(FORMATS, _fits(layer), strict=True):
-        losses = [[_perturbed(layer, fitted, (x, y), loss) for x in factors] for y in factors]
+        layer.set_planes(fitted.planes)
+        first, second = fitted.parameters.values()
+        losses = [[0.0] * points for _ in factors]
+        for j, i in product(range(points), repeat=2):
+            scales = fitted.scales.clone()
+            scales[first] *= factors[i]
+            scales[second] *= factors[j]
+            layer.set_scales(scales)
+            losses[j][i] = loss()
         rise = sum(map(sum, losses)) / points**2 - losses[points // 2][points // 2]
         formats[name] = {"parameters": list(fitted.parameters), "losses": losses, "rise": rise}
     layer.quantized = False
@@ -103,15 +112,6 @@ def landscape(
         "full_precision": full,
         "formats": formats,
     }
-
-
-def _perturbed(layer: QuantLinear, fitted: _Fit, factors: tuple[float, float], loss: Callable[[], float]) -> float:
-    """The loss with both parameters of `fitted` multiplied."""
-    scales = fitted.scales.clone()
-    for rows, factor in zip(fitted.parameters.values(), factors, strict=True):
-        scales[rows] *= factor
-    layer.set_quantized(fitted.planes, scales)
-    return loss()
 
 
 def _loss(source: SourceModel, tokens: Tensor, device: str, dtype: torch.dtype) -> float:
@@ -125,16 +125,16 @@ def _loss(source: SourceModel, tokens: Tensor, device: str, dtype: torch.dtype) 
     return total / len(tokens)
 
 
-def _fits(layer: QuantLinear) -> list[_Fit]:
+def _fits(layer: QuantLinear) -> list[_FittedWeight]:
     """The layer's weight in each of FORMATS."""
     weight, size = layer.weight.float(), layer.format.group_size
     binary = closed_form(weight, PlaneFormat(1, size, offset=True), layer.name)
     fdb = closed_form(weight, PlaneFormat(2, size, offset=False), layer.name)
     planes, scales = _uniform(weight, size)
     return [
-        _Fit(binary.planes, binary.scales, {"step": [0], "offset": [1]}),
-        _Fit(planes, scales, {"step": [0, 1], "zero": [2]}),
-        _Fit(fdb.planes, fdb.scales, {"a1": [0], "a2": [1]}),
+        _FittedWeight(binary.planes, binary.scales, {"step": [0], "offset": [1]}),
+        _FittedWeight(planes, scales, {"step": [0, 1], "zero": [2]}),
+        _FittedWeight(fdb.planes, fdb.scales, {"a1": [0], "a2": [1]}),
     ]
 
 

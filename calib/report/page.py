@@ -55,23 +55,16 @@ def page(record: dict[str, Any], analyses: dict[str, Any] | None) -> str:
 def _balance_rows(analyses: dict[str, Any]) -> list[list[str]]:
     models = analyses["preference"]["models"]
     balances = {name: models[name]["balance"] for name in (BEFORE, AFTER) if name in models}
-    return [[name, *(_signed(one[key]) for key in ("argmax", "mass", "nll"))] for name, one in balances.items()]
+    return [[name, *(_number(one[key], "+.4f") for key in ("argmax", "mass", "nll"))] for name, one in balances.items()]
 
 
 def _block_rows(record: dict[str, Any]) -> list[list[str]]:
     return [
-        [
-            block["name"],
-            *(_short(block.get(key)) for key in ("error_before", "error_after")),
-            f"{block['seconds'] / 60:.2f}",
-        ]
+        [block["name"], *(_number(block.get(f"error_{when}"), ".5f") for when in ("before", "after")), minutes]
         for block in record["blocks"]
+        for minutes in [f"{block['seconds'] / 60:.2f}"]
     ]
 
 
-def _short(value: float | None) -> str:
-    return "-" if value is None else f"{value:.5f}"
-
-
-def _signed(value: float | None) -> str:
-    return "-" if value is None else f"{value:+.4f}"
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)

@@ -74,26 +74,25 @@ class _Block(Part):
     layers: dict[str, Annotated[dict[Literal["init", "layer", "block", "e2e"], _Figures], Field(min_length=1)]]
 
 
-class _Losses(Part):
-    loss: Loss
-    ce: Loss
+class _Terms(Part):
     kl: Loss | None = None
     dad: Loss | None = None
     mse: Loss | None = None
     features: Loss | None = None
 
 
-class _Point(Part):
+class _HeldOut(_Terms):
+    loss: Loss
+    ce: Loss
+
+
+class _Point(_Terms):
     step: Count
     tokens: Count
     seconds: Size
     loss: Loss | None = None
     ce: Loss | None = None
-    kl: Loss | None = None
-    dad: Loss | None = None
-    mse: Loss | None = None
-    features: Loss | None = None
-    held_out: _Losses | None = None
+    held_out: _HeldOut | None = None
 
 
 class _Filter(Part):
@@ -140,12 +139,8 @@ class _Record(Part):
             raise ValueError("blocks: expected at least one layer in all")
         if len(set(names)) < len(names):
             raise ValueError("blocks: a layer is in two of them")
-        planes = {
-            len(figures.density)
-            for block in self.blocks
-            for stages in block.layers.values()
-            for figures in stages.values()
-        }
+        layers = [figures for block in self.blocks for stages in block.layers.values() for figures in stages.values()]
+        planes = {len(figures.density) for figures in layers}
         if len(planes) > 1:
             raise ValueError(f"blocks: layers have {sorted(planes)} planes, expected one number")
         return self

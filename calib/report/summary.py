@@ -1,4 +1,4 @@
-"""Rows and sums of a record: a row for each layer, means over the model, and operations by the paper's rule.
+"""A record in rows and sums: a row for each layer, means over the model, and operations by the paper's rule.
 
 A layer's row holds the figures after its last stage; errors are of every stage. Correlations and output errors need the
 inputs of a layer, which distillation does not keep: there the row shows those of the last stage that knew them.
@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from calib.config import STAGES
 from calib.report.files import plain
 from dualbinary.metrics.statistics import PAPER_PLANE_SHARE, PAPER_PROMPT_TOKENS, PAPER_RULE, paper_flops
 
@@ -24,8 +25,7 @@ __all__ = [
     "totals_rows",
 ]
 
-STAGE_NAMES = ("init", "layer", "block", "e2e")
-MEANS = (
+MEANS = [
     "weight_error",
     "output_error",
     "density",
@@ -34,7 +34,7 @@ MEANS = (
     "level_shares",
     "corr_paths",
     "corr_residual",
-)
+]
 NOTES = (
     "ones: share of bits set in each plane; entropy, Huffman: bits per weight of the codes",
     "weights, outputs: squared error of either, relative, after each stage; all: mean over the weights of all layers",
@@ -67,7 +67,7 @@ class Layer:
 def layers_of(record: dict[str, Any]) -> list[Layer]:
     """The layers of a record, in its order."""
     return [
-        Layer(name, {stage: figures[stage] for stage in STAGE_NAMES if stage in figures})
+        Layer(name, {stage: figures[stage] for stage in STAGES if stage in figures})
         for block in record["blocks"]
         for name, figures in block["layers"].items()
     ]
@@ -76,7 +76,7 @@ def layers_of(record: dict[str, Any]) -> list[Layer]:
 def stages_of(record: dict[str, Any]) -> list[str]:
     """The stages that have figures of layers, in order."""
     found = {stage for block in record["blocks"] for figures in block["layers"].values() for stage in figures}
-    return [stage for stage in STAGE_NAMES if stage in found]
+    return [stage for stage in STAGES if stage in found]
 
 
 def totals(record: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -156,17 +156,10 @@ def _known_columns(rows: list[list[str]]) -> list[list[str]]:
 
 
 def _cells(layer: Layer, stages: list[str]) -> list[str]:
-    errors = [value for key in ("weight_error", "output_error") for value in layer.errors(key, stages)]
-    return [
-        layer.name,
-        f"{layer.last['weights']:,}",
-        _number(layer.known("density"), 2),
-        _number(layer.known("entropy"), 3),
-        _number(layer.known("huffman_bits"), 3),
-        *(_number(error, 4) for error in errors),
-        _number(layer.known("corr_paths"), 2),
-        _number(layer.known("corr_residual"), 2),
-    ]
+    codes = [_number(layer.known(key), digits) for key, digits in (("density", 2), ("entropy", 3), ("huffman_bits", 3))]
+    errors = [_number(error, 4) for key in ("weight_error", "output_error") for error in layer.errors(key, stages)]
+    correlations = [_number(layer.known(key), 2) for key in ("corr_paths", "corr_residual")]
+    return [layer.name, f"{layer.last['weights']:,}", *codes, *errors, *correlations]
 
 
 def _number(value: float | list[float] | None, digits: int) -> str:
@@ -202,7 +195,7 @@ def sentences(record: dict[str, Any]) -> list[str]:
 
 
 def _filter_sentence(chosen: dict[str, Any]) -> str:
-    """The generated sequences that were kept, and how they differ from all."""
+    """The generated sequences that were kept, and their difference from all of them."""
     text = f"filter: {len(chosen['chosen'])} of {chosen['candidates']} generated sequences by {chosen['by']}"
     for key, name in (("scores", "KL from the teacher"), ("distinct", "share of distinct tokens")):
         values = chosen[key]

@@ -56,7 +56,7 @@ class ActivationCache:
         return torch.from_numpy(np.memmap(self.path(kind, block), np.float32, "c", shape=self.shape))
 
     def complete(self, block: int) -> bool:
-        """Both files that enter `block` are there."""
+        """Say that both files that enter `block` are there."""
         files = [self.path(kind, block) for kind in ("teacher", "student")]
         return all(file.is_file() and file.stat().st_size == self._bytes for file in files)
 

@@ -16,10 +16,10 @@ A run that is killed resumes at its current block, with the same result: what a 
 predecessor counts as done, and its random order depends on the seed and its number alone.
 """
 
-import math
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
@@ -28,17 +28,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from calib.config import CalibConfig
 from calib.layers import QuantLinear, full_precision, quant_linears
 from calib.measure import layer_statistics
 from calib.models.blocks import BlockCall, autocast, check_calls, record_calls
-from calib.models.source import SourceModel
 from calib.stages.activation_cache import ActivationCache
 from calib.stages.blockwise_results import BlockwiseResults, block_file
+from calib.stages.context import RunContext
 from calib.stages.input_statistics import groups_by_input, input_hessian
 from calib.stages.layerwise import binarize
-from calib.stages.reconstruct import Reconstruction, reconstruct
-from calib.state import WorkDirectory
+from calib.stages.reconstruct import reconstruct
 from calib.weight_init import WEIGHT_INITS, InitialWeight
 from dualbinary import InputError
 
@@ -50,280 +48,242 @@ FORWARD_TOKENS = 4096  # of a batch whose gradients nobody asks for
 
 
 @dataclass
-class _Work:
-    """Everything that stays the same from block to block."""
+class _Run:
+    """The part that stays the same from block to block."""
 
-    source: SourceModel
-    config: CalibConfig
+    context: RunContext
     initial_weights: Callable[[QuantLinear], InitialWeight] | None
     target: Callable[[QuantLinear], Tensor]
-    work: WorkDirectory
-    device: str
-    dtype: torch.dtype
-    progress: Callable[..., None]
-    cache: ActivationCache | None = None
-    calls: dict[int, list[BlockCall]] | None = None  # by batch size
+    block_tokens: int
 
-    def run(self, block: int, hidden: Tensor) -> Tensor:
-        """Block `block` on hidden states [batch, T, H] of any device, as float32 on the device."""
-        assert self.calls is not None
-        call = self.calls[len(hidden)][block]
-        with autocast(self.device, self.dtype):
-            return call(self.source.blocks[block][1], hidden.to(self.device)).float()
-
-    def batches(self, windows: int) -> Iterator[slice]:
-        """Slices of whole forward batches over the first `windows` windows."""
-        assert self.cache is not None
-        size = max(1, FORWARD_TOKENS // self.cache.shape[1])
-        return (slice(begin, min(begin + size, windows)) for begin in range(0, windows, size))
+    def tell(self, blocks: float, **figures: float) -> None:
+        """Report progress: a block counts for as many tokens as pass through it."""
+        total = self.block_tokens * len(self.context.source.blocks)
+        self.context.progress("init+block", round(blocks * self.block_tokens), total, **figures)
 
 
 def calibrate_blockwise(
-    source: SourceModel,
-    config: CalibConfig,
+    context: RunContext,
     tokens: Tensor | None,
-    work: WorkDirectory,
     *,
-    initial_weights: Callable[[QuantLinear], InitialWeight] | None,
+    initial_weights: Callable[[QuantLinear], InitialWeight] | None = None,
     target: Callable[[QuantLinear], Tensor] | None = None,
-    device: str,
-    dtype: torch.dtype,
-    progress: Callable[..., None],
 ) -> None:
-    """Run the stages before distillation of `config` and leave one file for each block in `work`.
+    """Run the stages before distillation and leave one file for each block in the work directory.
 
-    `tokens` int [windows, T] may be None where no stage looks at text. `initial_weights` gives the first planes of a
-    layer where the stage init is left out. `target` gives the weight [N, K] that a layer is to approach, none: its own.
-    `progress(done, total, **figures)` is told tokens. Raises InputError for too few windows, too little room for hidden
-    states, and models whose blocks cannot be run one by one.
+    `tokens` int [windows, T] may be None where no stage looks at text. `initial_weights` gives the first planes
+    of a layer where the stage init is left out. `target` gives the weight [N, K] that a layer is to approach; its own
+    where None.
+    Raises InputError for too few windows, too little room for hidden states, and models whose blocks cannot be run one
+    by one.
     """
-    job = _Work(
-        source, config, initial_weights, target or (lambda layer: layer.weight.float()), work, device, dtype, progress
-    )
+    source, work = context.source, context.work
+    block_tokens = PROGRESS_WITHOUT_TOKENS if tokens is None else tokens.numel()
+    run = _Run(context, initial_weights, target or (lambda layer: layer.weight.float()), block_tokens)
     done = 0
     while done < len(source.blocks) and work.has(block_file(done)):
         done += 1
-    if tokens is not None and done < len(source.blocks):
-        _prepare_cache(job, tokens, done)
+    activations = _Activations(context, tokens, done) if tokens is not None and done < len(source.blocks) else None
     for index in range(done, len(source.blocks)):
-        _calibrate_block(job, index)
+        _Block(run, index, activations).calibrate()
     shutil.rmtree(work.path / CACHE_DIRECTORY, ignore_errors=True)
 
 
-def _prepare_cache(job: _Work, tokens: Tensor, block: int) -> None:
-    """Open the cached activations that enter `block`, or make them; record the calls of all blocks."""
-    settings, source = job.config.block, job.source
-    windows, length = tokens.shape
-    min_windows = settings.batch + settings.held_out
-    if "block" in job.config.stages and windows < min_windows:
-        raise InputError(
-            f"the stage block has {windows} windows of text, expected {min_windows} or more: a batch of "
-            f"{settings.batch} and {settings.held_out} held out; give more text, or lower --block-batch or "
-            "--block-held-out"
-        )
-    hidden_size = source.model.config.get_text_config().hidden_size
-    job.cache = ActivationCache(job.work.path / CACHE_DIRECTORY, (windows, length, hidden_size), job.config.cache_gb)
-    complete = job.cache.complete(block)
-    _record(job, tokens, first_activations=not complete)
-    for index in range(0 if complete else block):
-        _repeat_block(job, index)
+class _Activations:
+    """The activation cache, and the recorded calls that take it from block to block."""
 
+    def __init__(self, context: RunContext, tokens: Tensor, block: int) -> None:
+        """Open the cached activations that enter `block`, or make them; record the calls of all blocks."""
+        source, config = context.source, context.config
+        self.source, self.device, self.dtype = source, context.team.device, context.dtype
+        settings, windows = config.block, len(tokens)
+        needed = settings.batch + settings.held_out
+        if "block" in config.stages and windows < needed:
+            raise InputError(
+                f"the stage block has {windows} windows of text, expected {needed} or more: a batch of "
+                f"{settings.batch} and {settings.held_out} held out; give more text, or lower --block-batch or "
+                "--block-held-out"
+            )
+        hidden_size = source.model.config.get_text_config().hidden_size
+        shape = windows, tokens.shape[1], hidden_size
+        self.cache = ActivationCache(context.work.path / CACHE_DIRECTORY, shape, config.cache_gb)
+        complete = self.cache.complete(block)
+        parts = [*self.batches(windows), *self.batches(config.init.windows)]
+        sizes = {part.stop - part.start for part in parts} | {settings.batch, settings.held_out % settings.batch}
+        self._calls = self._record(tokens, sizes, first_activations=not complete)
+        for index in range(0 if complete else block):
+            self._repeat_block(index, BlockwiseResults(source, context.work))
 
-@torch.no_grad()
-def _record(job: _Work, tokens: Tensor, *, first_activations: bool) -> None:
-    """Record the calls of all blocks and, if asked, cache the activations that enter the first."""
-    source = job.source
-    assert job.cache is not None
-    head, first = source.model.get_output_embeddings(), source.blocks[0][1]
-    needed = [first, *(module for _, module in source.outside() if module is not head)]
-    for module in needed:
-        source.load(module)
-        module.to(job.device)
-    check_calls(source, tokens[:1].to(job.device))
-    windows = len(tokens)
-    training, held_out = job.config.block.batch, job.config.block.held_out
-    sizes = {part.stop - part.start for part in job.batches(windows)} | {training, held_out % training}
-    sizes |= {part.stop - part.start for part in job.batches(job.config.init.windows)}
-    job.calls = {size: record_calls(source, tokens[:size].to(job.device))[1] for size in sizes if 0 < size <= windows}
-    if first_activations:
-        teacher, student = (job.cache.create(kind, 0) for kind in ("teacher", "student"))
-        for part in job.batches(windows):
-            teacher[part] = student[part] = record_calls(source, tokens[part].to(job.device))[0].float().cpu()
+    @torch.no_grad()
+    def _record(self, tokens: Tensor, sizes: set[int], *, first_activations: bool) -> dict[int, list[BlockCall]]:
+        """Record the calls of all blocks by batch size and, if asked, cache the activations that enter the first."""
+        source, windows = self.source, len(tokens)
+        head, first = source.model.get_output_embeddings(), source.blocks[0][1]
+        needed = [first, *(module for _, module in source.outside() if module is not head)]
+        for module in needed:
+            source.load(module)
+            module.to(self.device)
+        check_calls(source, tokens[:1].to(self.device))
+        calls = {n: record_calls(source, tokens[:n].to(self.device))[1] for n in sizes if 0 < n <= windows}
+        if first_activations:
+            teacher, student = (self.cache.create(kind, 0) for kind in ("teacher", "student"))
+            for part in self.batches(windows):
+                teacher[part] = student[part] = record_calls(source, tokens[part].to(self.device))[0].float().cpu()
+            for kind in ("teacher", "student"):
+                self.cache.keep(kind, 0)
+        for module in needed:
+            source.unload(module)
+        return calls
+
+    def _repeat_block(self, index: int, results: BlockwiseResults) -> None:
+        """Take cached activations through a block that is done: those it returned were lost."""
+        block = self.source.blocks[index][1]
+        self.source.load(block)
+        for layer in quant_linears(block):
+            results.restore(layer)
+        block.to(self.device)
         for kind in ("teacher", "student"):
-            job.cache.keep(kind, 0)
-    for module in needed:
-        source.unload(module)
+            self.advance(kind, index)
+        self.source.unload(block)
+        self.cache.drop(index)
+
+    def batches(self, windows: int) -> Iterator[slice]:
+        """Slices of whole forward batches over the first `windows` windows."""
+        size = max(1, FORWARD_TOKENS // self.cache.shape[1])
+        return (slice(begin, min(begin + size, windows)) for begin in range(0, windows, size))
+
+    def run(self, block: int, hidden: Tensor) -> Tensor:
+        """Block `block` on hidden states [batch, T, H] of any device, as float32 on the device."""
+        call = self._calls[len(hidden)][block]
+        with autocast(self.device, self.dtype):
+            return call(self.source.blocks[block][1], hidden.to(self.device)).float()
+
+    @torch.no_grad()
+    def advance(self, kind: str, index: int) -> Tensor:
+        """Take the activations of `kind` through block `index`, for the teacher in full precision; return what left."""
+        entering, leaving = self.cache.open(kind, index), self.cache.create(kind, index + 1)
+        with full_precision(self.source.blocks[index][1]) if kind == "teacher" else nullcontext():
+            for part in self.batches(len(entering)):
+                leaving[part] = self.run(index, entering[part]).cpu()
+        self.cache.keep(kind, index + 1)
+        return leaving
 
 
-def _repeat_block(job: _Work, index: int) -> None:
-    """Take cached activations through a block that is done: those it returned were lost."""
-    assert job.cache is not None
-    block, results = job.source.blocks[index][1], BlockwiseResults(job.source, job.work)
-    job.source.load(block)
-    for layer in quant_linears(block):
-        results.restore(layer)
-    block.to(job.device)
-    _advance_teacher(job, index)
-    _advance_student(job, index, job.cache.open("student", index))
-    job.source.unload(block)
-    job.cache.drop(index)
+class _Block:
+    """A block at its stages: its layers, their planes, scales and latents so far, and the report about them."""
 
+    def __init__(self, run: _Run, index: int, activations: _Activations | None) -> None:
+        self.run, self.context, self.config = run, run.context, run.context.config
+        self.index, self.activations = index, activations
+        name, self.module = self.context.source.blocks[index]
+        self.layers = quant_linears(self.module)
+        self.states: dict[str, InitialWeight] = {}
+        self.hessians: dict[str, Tensor | None] = {}
+        self.report: dict[str, Any] = {"name": name, "layers": {layer.name: {} for layer in self.layers}}
 
-def _calibrate_block(job: _Work, index: int) -> None:
-    name, block = job.source.blocks[index]
-    begin = time.perf_counter()
-    job.source.load(block)
-    block.to(job.device)
-    layers = quant_linears(block)
-    inputs = targets = None
-    if job.cache is not None:
-        inputs, targets = job.cache.open("student", index), _advance_teacher(job, index)
-    states = _initialize_layers(job, index, layers, inputs)
-    report: dict[str, Any] = {"name": name, "layers": {layer.name: {} for layer in layers}}
-    if "init" in job.config.stages:
-        _measure(report, "init", layers, states)
-    if "layer" in job.config.stages:
-        _binarize_layers(job, index, layers, states, report)
-    if "block" in job.config.stages:
-        assert inputs is not None and targets is not None
-        result = _reconstruct(job, index, layers, states, inputs, targets)
-        report["error_before"], report["error_after"] = result.before, result.after
-        _measure(report, "block", layers, states)
-    if inputs is not None:
-        _advance_student(job, index, inputs)
-    report["seconds"] = time.perf_counter() - begin
-    _store(job, index, layers, report)
-    job.source.unload(block)
-    _tell(job, index + 1)
+    def calibrate(self) -> None:
+        """Take the block through the stages and store its result."""
+        begin = time.perf_counter()
+        self.context.source.load(self.module)
+        self.module.to(self.context.team.device)
+        targets = self.activations and self.activations.advance("teacher", self.index)
+        for group, hessian in self._groups():
+            for layer, state in zip(group, self._initial_weights(group, hessian), strict=True):
+                self.hessians[layer.name] = hessian
+                self._set(layer, state)
+                layer.quantized = True
+        if "init" in self.config.stages:
+            self._measure("init")
+        if "layer" in self.config.stages:
+            self._binarize()
+        if "block" in self.config.stages:
+            assert self.activations is not None and targets is not None
+            self._reconstruct(self.activations, targets)
+        if self.activations is not None:
+            self.activations.advance("student", self.index)
+        self.report["seconds"] = time.perf_counter() - begin
+        self._store()
+        self.context.source.unload(self.module)
+        self.run.tell(self.index + 1)
 
+    def _set(self, layer: QuantLinear, state: InitialWeight) -> None:
+        self.states[layer.name] = state
+        layer.set_scales(state.scales)
+        layer.set_planes(state.planes)
 
-def _tell(job: _Work, blocks: float, **figures: float) -> None:
-    """Report progress: a block counts for as many tokens as pass through it."""
-    tokens = math.prod(job.cache.shape[:2]) if job.cache is not None else PROGRESS_WITHOUT_TOKENS
-    job.progress(round(blocks * tokens), tokens * len(job.source.blocks), **figures)
+    def _groups(self) -> Iterator[tuple[list[QuantLinear], Tensor | None]]:
+        """Layers that read the same value, with its hessian; the layers one by one where nothing looks at inputs."""
+        flow = self.activations
+        if flow is None:
+            yield from (([layer], None) for layer in self.layers)
+            return
+        inputs = flow.cache.open("student", self.index)
 
+        def forwards(windows: int) -> Iterator[Callable[[], Tensor]]:
+            return (partial(flow.run, self.index, inputs[part]) for part in flow.batches(windows))
 
-@dataclass
-class _LayerState:
-    state: InitialWeight
-    hessian: Tensor | None
+        for group in groups_by_input(self.layers, next(forwards(len(inputs)))):
+            yield group, input_hessian(group[0], forwards(min(len(inputs), self.config.init.windows)))
 
+    def _initial_weights(self, group: list[QuantLinear], hessian: Tensor | None) -> list[InitialWeight]:
+        """Those of layers that read the same value: one problem, since rows do not know of one another."""
+        if self.run.initial_weights is not None:
+            return [self.run.initial_weights(layer) for layer in group]
+        initialize = WEIGHT_INITS[self.config.init.method].make(self.config.init, self.config.seed)
+        weight = torch.cat([self.run.target(layer) for layer in group])
+        state = initialize(weight, hessian, group[0].format, group[0].name)
+        ends = accumulate(layer.out_features for layer in group)
+        return [state.rows(end - layer.out_features, end) for layer, end in zip(group, ends, strict=True)]
 
-def _initialize_layers(
-    job: _Work, index: int, layers: list[QuantLinear], inputs: Tensor | None
-) -> dict[str, _LayerState]:
-    """Give every layer planes and scales; afterwards all are quantized."""
-    states: dict[str, _LayerState] = {}
-    for group in _groups(job, index, layers, inputs):
-        hessian = None
-        if inputs is not None:
-            hessian = input_hessian(group[0], _forwards(job, index, inputs[: job.config.init.windows]))
-        for layer, state in zip(group, _initialize_group(job, group, hessian), strict=True):
-            layer.set_quantized(state.planes, state.scales)
-            states[layer.name] = _LayerState(state, hessian)
-    return states
+    def _binarize(self) -> None:
+        """The stage layer: every layer by itself, from its initial planes."""
+        flipped: dict[str, list[float]] = {}
+        for place, layer in enumerate(self.layers):
+            initial = self.states[layer.name]
+            found = binarize(self.run.target(layer), initial, layer.format, self.config.layer, layer.name)
+            self._set(layer, found.state)
+            flipped[layer.name] = found.flipped
+            self.run.tell(self.index + (place + 1) / len(self.layers), error=found.after)
+        self._measure("layer")
+        for name, shares in flipped.items():
+            self.report["layers"][name]["layer"]["flipped"] = shares
 
-
-def _forwards(job: _Work, index: int, inputs: Tensor) -> Iterator[Callable[[], Tensor]]:
-    """Forward passes of the student's block over all `inputs`, to be called."""
-    return (partial(job.run, index, inputs[part]) for part in job.batches(len(inputs)))
-
-
-def _groups(job: _Work, index: int, layers: list[QuantLinear], inputs: Tensor | None) -> list[list[QuantLinear]]:
-    if inputs is None:
-        return [[layer] for layer in layers]
-    return groups_by_input(layers, next(_forwards(job, index, inputs)))
-
-
-def _initialize_group(job: _Work, group: list[QuantLinear], hessian: Tensor | None) -> list[InitialWeight]:
-    """The initial weights of layers that read the same value: one problem, since their rows are independent."""
-    if job.initial_weights is not None:
-        return [job.initial_weights(layer) for layer in group]
-    settings = job.config.init
-    initialize = WEIGHT_INITS[settings.method].make(settings, job.config.seed)
-    weight = torch.cat([job.target(layer) for layer in group])
-    state = initialize(weight, hessian, group[0].format, group[0].name)
-    ends = accumulate(layer.out_features for layer in group)
-    return [state.rows(end - layer.out_features, end) for layer, end in zip(group, ends, strict=True)]
-
-
-def _binarize_layers(
-    job: _Work, index: int, layers: list[QuantLinear], states: dict[str, _LayerState], report: dict[str, Any]
-) -> None:
-    """The stage layer: every layer by itself, from its initial planes."""
-    flipped: dict[str, list[float]] = {}
-    for place, layer in enumerate(layers):
-        known = states[layer.name]
-        found = binarize(job.target(layer), known.state, layer.format, job.config.layer, layer.name)
-        states[layer.name] = _LayerState(found.state, known.hessian)
-        layer.set_quantized(found.state.planes, found.state.scales)
-        flipped[layer.name] = found.flipped
-        _tell(job, index + (place + 1) / len(layers), error=found.after)
-    _measure(report, "layer", layers, states)
-    for name, shares in flipped.items():
-        report["layers"][name]["layer"]["flipped"] = shares
-
-
-def _reconstruct(
-    job: _Work, index: int, layers: list[QuantLinear], states: dict[str, _LayerState], inputs: Tensor, targets: Tensor
-) -> Reconstruction:
-    settings = job.config.block
-    for layer in layers:
-        layer.set_latent(states[layer.name].state.latent)
-    used = slice(max(0, len(inputs) - settings.windows - settings.held_out), len(inputs))
-    block = job.source.blocks[index][1]
-    block.requires_grad_(requires_grad=False)
-    for layer in layers:
-        layer.scales.requires_grad_()
-        assert layer.latent is not None
-        layer.latent.requires_grad_()
-    return reconstruct(
-        lambda hidden: job.run(index, hidden),
-        layers,
-        inputs[used],
-        targets[used],
-        settings,
-        seed=job.config.seed * len(job.source.blocks) + index,
-        progress=lambda share, loss: _tell(job, index + share, loss=loss),
-    )
-
-
-@torch.no_grad()
-def _advance_teacher(job: _Work, index: int) -> Tensor:
-    assert job.cache is not None
-    entering, leaving = job.cache.open("teacher", index), job.cache.create("teacher", index + 1)
-    with full_precision(job.source.blocks[index][1]):
-        for part in job.batches(len(entering)):
-            leaving[part] = job.run(index, entering[part]).cpu()
-    job.cache.keep("teacher", index + 1)
-    return leaving
-
-
-@torch.no_grad()
-def _advance_student(job: _Work, index: int, entering: Tensor) -> None:
-    assert job.cache is not None
-    leaving = job.cache.create("student", index + 1)
-    for part in job.batches(len(entering)):
-        leaving[part] = job.run(index, entering[part]).cpu()
-    job.cache.keep("student", index + 1)
-
-
-def _measure(report: dict[str, Any], stage: str, layers: list[QuantLinear], states: dict[str, _LayerState]) -> None:
-    for layer in layers:
-        report["layers"][layer.name][stage] = layer_statistics(
-            layer.weight.float(),
-            layer.current_planes(),
-            layer.stored_scales.detach(),
-            layer.format.group_size,
-            states[layer.name].hessian,
+    def _reconstruct(self, flow: _Activations, targets: Tensor) -> None:
+        self.module.requires_grad_(requires_grad=False)
+        for layer in self.layers:
+            layer.set_latent(self.states[layer.name].latent)
+            for parameter in (layer.scales, layer.latent):
+                assert parameter is not None
+                parameter.requires_grad_()
+        inputs = flow.cache.open("student", self.index)
+        used = slice(max(0, len(inputs) - self.config.block.windows - self.config.block.held_out), len(inputs))
+        result = reconstruct(
+            partial(flow.run, self.index),
+            self.layers,
+            inputs[used],
+            targets[used],
+            self.config.block,
+            seed=self.config.seed * len(self.context.source.blocks) + self.index,
+            progress=lambda share, loss: self.run.tell(self.index + share, loss=loss),
         )
+        self.report["error_before"], self.report["error_after"] = result.before, result.after
+        self._measure("block")
 
+    def _measure(self, stage: str) -> None:
+        for layer in self.layers:
+            self.report["layers"][layer.name][stage] = layer_statistics(
+                layer.weight.float(),
+                layer.current_planes(),
+                layer.stored_scales.detach(),
+                layer.format.group_size,
+                self.hessians[layer.name],
+            )
 
-def _store(job: _Work, index: int, layers: list[QuantLinear], report: dict[str, Any]) -> None:
-    tensors: dict[str, Tensor] = {}
-    for layer in layers:
-        tensors[f"{layer.name}.planes"] = layer.current_planes().cpu()
-        tensors[f"{layer.name}.scales"] = layer.stored_scales.detach().half().cpu()
-    job.work.write_tensors(block_file(index), tensors, report)
-    if job.cache is not None:
-        job.cache.drop(index)
+    def _store(self) -> None:
+        tensors: dict[str, Tensor] = {}
+        for layer in self.layers:
+            tensors[f"{layer.name}.planes"] = layer.current_planes().cpu()
+            tensors[f"{layer.name}.scales"] = layer.stored_scales.detach().half().cpu()
+        self.context.work.write_tensors(block_file(self.index), tensors, self.report)
+        if self.activations is not None:
+            self.activations.cache.drop(self.index)

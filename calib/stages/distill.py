@@ -10,7 +10,7 @@ The state with the lowest loss on held-out windows wins; the one at the beginnin
 nothing worse by its own measure. It is measured as it will be stored, with scales that float16 holds.
 
 Every measurement also stores all there is (result "e2e" of the work directory): a run that is killed resumes at the
-last one with the same result, bit for bit on a CPU.
+last one to the same result, bit for bit on a CPU.
 """
 
 import math
@@ -18,20 +18,18 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from calib.config import DistillConfig
 from calib.layers import QuantLinear
 from calib.models.blocks import recomputed
-from calib.models.source import SourceModel
-from calib.parallel import ALONE, Team
 from calib.quantizer import codes_of, into_cells
 from calib.schedule import learning_rate, swap_probability
+from calib.stages.context import RunContext
 from calib.stages.objective import TERMS, DistillationObjective
-from calib.state import WorkDirectory
 from dualbinary import DualBinaryError, InputError
 
 __all__ = ["DistillResult", "distill"]
@@ -59,47 +57,27 @@ class DistillResult:
     best_loss: float | None
 
 
-def distill(
-    source: SourceModel,
-    tokens: Tensor,
-    config: DistillConfig,
-    *,
-    seed: int,
-    dtype: torch.dtype,
-    work: WorkDirectory,
-    team: Team = ALONE,
-    progress: Callable[..., None],
-) -> DistillResult:
-    """Train the layers of `source`, whose model is loaded and has planes and scales, and leave them at the best state.
+def distill(context: RunContext, tokens: Tensor) -> DistillResult:
+    """Train the layers of the model, which is loaded and has planes and scales, and leave them at the best state.
 
-    `tokens` int [windows, T]; the last `config.held_out` are held out, the others are taken in a random order that
-    depends on `seed`, again and again. `progress(done, total, **figures)` is told training tokens. Raises InputError
-    for a batch that the processes cannot share, DualBinaryError where the loss stops being finite.
+    `tokens` int [windows, T]; the last `held_out` are held out, the others are taken in a random order that depends on
+    the seed, again and again. Raises InputError for a batch that the processes cannot share, DualBinaryError where the
+    loss stops being finite.
     """
-    if config.batch % team.size:
-        raise InputError(
-            f"--e2e-batch {config.batch}: {team.size} processes share a batch; expected a multiple of {team.size}"
-        )
-    job = _Distillation(source, tokens, config, dtype, work, team)
-    blocks = [block for _, block in source.blocks]
-    with recomputed(blocks) if config.gradient_checkpointing else nullcontext():
-        return job.run(seed, progress)
+    config, size = context.config.e2e, context.team.size
+    if config.batch % size:
+        raise InputError(f"--e2e-batch {config.batch}: {size} processes share a batch; expected a multiple of {size}")
+    job = _Distillation(context, tokens)
+    with recomputed(job.objective.blocks) if config.gradient_checkpointing else nullcontext():
+        return job.run(context.config.seed, partial(context.progress, "e2e"))
 
 
 class _Distillation:
-    def __init__(
-        self,
-        source: SourceModel,
-        tokens: Tensor,
-        config: DistillConfig,
-        dtype: torch.dtype,
-        work: WorkDirectory,
-        team: Team,
-    ) -> None:
-        self.model, self.layers = source.model, list(source.linears.values())
-        self.config, self.work, self.team = config, work, team
-        self.objective = DistillationObjective(source, config, team.device, dtype)
-        split = len(tokens) - config.held_out
+    def __init__(self, context: RunContext, tokens: Tensor) -> None:
+        self.config, self.work, self.team = context.config.e2e, context.work, context.team
+        self.model, self.layers = context.source.model, list(context.source.linears.values())
+        self.objective = DistillationObjective(context.source, self.config, self.team.device, context.dtype)
+        split = len(tokens) - self.config.held_out
         self.training, self.held_out = tokens[:split], tokens[split:]
         self.trained = self._prepare()
         groups = [{"params": [value], "rate": rate} for value, rate in self.trained.values()]
@@ -119,7 +97,8 @@ class _Distillation:
         while step < steps:
             chosen = self._windows(step, seed)
             probability = swap_probability(step, steps, self.config.swap, self.config.swap_schedule)
-            self._set_rate(learning_rate(step, steps, self.config.warmup))
+            for group in self.optimizer.param_groups:
+                group["lr"] = group["rate"] * learning_rate(step, steps, self.config.warmup)
             figures = self._step(chosen, _drawn(len(self.objective.blocks), probability, seed, step))
             step += 1
             tokens = step * self.config.batch * window
@@ -137,19 +116,15 @@ class _Distillation:
             progress(tokens, steps * self.config.batch * window, **figures)
         self._take_best()
         measured = [entry["held_out"]["loss"] for entry in self.curve if "held_out" in entry]
-        return DistillResult(
-            _thinned(self.curve),
-            self.best_step,
-            measured[0] if measured else None,
-            self.best_loss if measured else None,
-        )
+        first_loss, best_loss = (measured[0], self.best_loss) if measured else (None, None)
+        return DistillResult(_thinned(self.curve), self.best_step, first_loss, best_loss)
 
     def _prepare(self) -> dict[str, tuple[nn.Parameter, float]]:
-        """The parameters that train, by name, each with its relative rate times the layer's root mean square."""
+        """Everything that trains, by name, each with its relative rate times the layer's root mean square."""
         self.model.requires_grad_(requires_grad=False)
         trained: dict[str, tuple[nn.Parameter, float]] = {}
         for layer in self.layers:
-            size = _whole_mean_square(layer.weight) ** 0.5
+            size = self.team.whole(layer.weight).float().square().mean().item() ** 0.5
             layer.scales.requires_grad_()
             trained[f"{layer.name}.scales"] = layer.scales, self.config.scale_rate * size
             if self.config.latent_rate:
@@ -162,17 +137,10 @@ class _Distillation:
         return trained
 
     def _windows(self, step: int, seed: int) -> Tensor:
-        """The windows of one step: each epoch takes all of them in a new order."""
+        """The windows of one step: each epoch goes through all of them in its own order."""
         count, batch = len(self.training), self.config.batch
-        chosen = []
-        for place in range(step * batch, (step + 1) * batch):
-            epoch, index = divmod(place, count)
-            chosen.append(_order(count, seed, epoch)[index])
-        return self.training[torch.stack(chosen)]
-
-    def _set_rate(self, factor: float) -> None:
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["rate"] * factor
+        places = [divmod(place, count) for place in range(step * batch, (step + 1) * batch)]
+        return self.training[torch.stack([_order(count, seed, epoch)[index] for epoch, index in places])]
 
     def _step(self, windows: Tensor, swapped: list[bool]) -> dict[str, float]:
         """One step of the optimizer on windows [batch, T]; returns the mean losses."""
@@ -275,10 +243,6 @@ def _drawn(count: int, probability: float, seed: int, step: int) -> list[bool]:
     """The blocks of `count` swapped in a step, drawn from seed and step alone, so that a resumed run draws the same."""
     random = torch.rand(count, generator=torch.Generator().manual_seed(seed * 998_244_353 + step))
     return (random < probability).tolist()
-
-
-def _whole_mean_square(weight: Tensor) -> float:
-    return Team.whole(weight).float().square().mean().item()
 
 
 @torch.no_grad()

@@ -13,19 +13,15 @@ work directory, and a run with --scores takes those of another one.
 
 import hashlib
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from calib.config import DataConfig
 from calib.losses import LossWeights
-from calib.models.source import SourceModel
-from calib.parallel import Team
+from calib.stages.context import RunContext
 from calib.stages.objective import DistillationObjective
-from calib.state import WorkDirectory
 from dualbinary import InputError
 from dualbinary.files.json_objects import read_json_object
 
@@ -36,21 +32,11 @@ RECORD_KEY = "filter"  # in the record of a run
 STORE_EVERY = 16  # sequences; scoring one takes about as long as half a step of distillation
 
 
-def choose(
-    source: SourceModel,
-    candidates: Tensor,
-    config: DataConfig,
-    *,
-    seed: int,
-    dtype: torch.dtype,
-    work: WorkDirectory,
-    team: Team,
-    progress: Callable[[int, int], None],
-) -> tuple[Tensor, dict[str, Any]]:
-    """The `config.keep` of `candidates` int [n, T] that `config.keep_by` says, in their order, and a record of it.
+def choose(context: RunContext, candidates: Tensor) -> tuple[Tensor, dict[str, Any]]:
+    """The `keep` of `candidates` int [n, T] that `keep_by` says, in their order, and a record of it.
 
-    The layers of `source` are as distillation gets them. By "random" a larger number keeps what a smaller one does, as
-    by "discrepancy". `progress(done, total)` is told tokens. The record is a JSON object:
+    The layers are as distillation gets them. By "random" a larger number keeps what a smaller one does, as by
+    "discrepancy". The record is a JSON object:
 
         by, candidates        what was chosen by, and n
         chosen                indices of what is kept, in order
@@ -59,6 +45,7 @@ def choose(
 
     Raises InputError where there are fewer candidates, or scores that are of others.
     """
+    config = context.config.data
     if config.keep > len(candidates):
         raise InputError(
             f"--keep {config.keep}: {len(candidates)} sequences are there to choose from beside those held out; "
@@ -67,12 +54,12 @@ def choose(
     digest = hashlib.sha256(candidates.int().contiguous().numpy().tobytes()).hexdigest()
     scores = None
     if config.keep_by == "random":
-        order = torch.randperm(len(candidates), generator=torch.Generator().manual_seed(seed))
+        order = torch.randperm(len(candidates), generator=torch.Generator().manual_seed(context.config.seed))
     else:
-        if config.scores is not None:
-            scores = _stored(Path(config.scores), digest, len(candidates))
+        if config.scores is None:
+            scores = _scores(context, candidates)
         else:
-            scores = _scores(source, candidates, dtype, work, team, progress)
+            scores = _stored(Path(config.scores), digest, len(candidates))
         order = scores.argsort(descending=True, stable=True)
     chosen = order[: config.keep].sort().values
     return candidates[chosen], {
@@ -85,18 +72,12 @@ def choose(
     }
 
 
-def _scores(
-    source: SourceModel,
-    candidates: Tensor,
-    dtype: torch.dtype,
-    work: WorkDirectory,
-    team: Team,
-    progress: Callable[[int, int], None],
-) -> Tensor:
+def _scores(context: RunContext, candidates: Tensor) -> Tensor:
     """The discrepancy of each candidate, float64 [n]; each process sees its share of them."""
+    work, team = context.work, context.team
     known = work.read_tensors(RESULT)[0][RESULT].tolist() if work.has(RESULT) else []
     count, length = candidates.shape
-    objective = DistillationObjective(source, LossWeights(kl=1), team.device, dtype)
+    objective = DistillationObjective(context.source, LossWeights(kl=1), team.device, context.dtype)
     while len(known) < count:
         found = [0.0] * team.size
         index = len(known) + team.rank
@@ -106,7 +87,7 @@ def _scores(
         known += team.total(found)[: count - len(known)]
         if team.leads and (len(known) % STORE_EVERY < team.size or len(known) == count):
             work.write_tensors(RESULT, {RESULT: torch.tensor(known, dtype=torch.float64)}, {})
-        progress(len(known) * length, count * length)
+        context.progress("filter", len(known) * length, count * length)
     return torch.tensor(known, dtype=torch.float64)
 
 

@@ -10,7 +10,7 @@ own on the way.
 """
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -62,15 +62,8 @@ class DistillationObjective:
         sums = dict.fromkeys(self.terms, 0.0)
         for index, window in enumerate(tokens):
             known = None if teacher is None else teacher[index, :-1]
-            found = sequence_loss(
-                student[index, :-1],
-                known,
-                window[1:],
-                self.head,
-                self.weights,
-                self.chunk,
-                gradient=factor is not None,
-            )
+            pair, wanted = (student[index, :-1], known), factor is not None
+            found = sequence_loss(*pair, window[1:], self.head, self.weights, self.chunk, gradient=wanted)
             for name, value in found.losses.items():
                 sums[name] += value
             if found.gradient is not None:
@@ -91,8 +84,8 @@ class DistillationObjective:
             return hidden
 
         own = [block for index, block in enumerate(self.blocks) if not (swapped and swapped[index])]
-        with full_precision(nn.ModuleList(own)), self._visited(keep):
-            return self._hidden(tokens)
+        with full_precision(nn.ModuleList(own)):
+            return self._hidden(tokens, keep)
 
     def _student(self, tokens: Tensor, features: list[Tensor], errors: list[Tensor], factor: float) -> Tensor:
         """The student's last hidden states; `errors` gets those of its blocks, [batch] each."""
@@ -102,12 +95,9 @@ class DistillationObjective:
             errors.append(error)
             return hidden
 
-        with self._visited(pull):
-            return self._hidden(tokens)
+        return self._hidden(tokens, pull)
 
-    def _visited(self, visit: Callable[[int, Tensor], Tensor]) -> AbstractContextManager[None]:
-        return outputs_visited(self.blocks, visit) if self.weights.features else nullcontext()
-
-    def _hidden(self, tokens: Tensor) -> Tensor:
-        """The hidden states that the head reads: [batch, T, H]."""
-        return self.model.base_model(input_ids=tokens, use_cache=False).last_hidden_state
+    def _hidden(self, tokens: Tensor, visit: Callable[[int, Tensor], Tensor]) -> Tensor:
+        """The input of the head, [batch, T, H]; block outputs pass through `visit` where the loss asks for them."""
+        with outputs_visited(self.blocks, visit) if self.weights.features else nullcontext():
+            return self.model.base_model(input_ids=tokens, use_cache=False).last_hidden_state

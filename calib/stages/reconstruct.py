@@ -27,11 +27,10 @@ BETAS = (0.9, 0.99)
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """The held-out error of a block before and after, and the mean training error of the last tenth of its steps."""
+    """The held-out error of a block before and after."""
 
     before: float
     after: float
-    trained: float
 
 
 def reconstruct(
@@ -82,13 +81,12 @@ def reconstruct(
             progress(len(losses) / steps, losses[-1])
     for layer in layers:
         layer.freeze()
-    tail = losses[-max(1, len(losses) // 10) :]
     after = _mean_error(run, inputs, targets, held_out, config.batch)
     if not after < before:
         for layer, (planes, scales) in zip(layers, initial, strict=True):
             layer.set_quantized(planes, scales)
         after = before
-    return Reconstruction(before, after, sum(tail) / len(tail))
+    return Reconstruction(before, after)
 
 
 def _error(found: Tensor, wanted: Tensor) -> Tensor:

@@ -8,11 +8,12 @@ either, as the format says. QBB itself looks at none: there they are this projec
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from calib.weight_init.activation import activation_weighted
-from calib.weight_init.base import InitialWeight, InitSettings, WeightInit
+from calib.weight_init.base import InitialWeight, WeightInit
 from calib.weight_init.cascaded import cascaded
 from calib.weight_init.data_free import closed_form, paper
 from calib.weight_init.error_feedback import ErrorFeedback
@@ -20,6 +21,9 @@ from calib.weight_init.independent import independent
 from calib.weight_init.random_signs import RandomSigns
 from calib.weight_init.stored import from_planes
 from dualbinary.contract.weight import PlaneFormat
+
+if TYPE_CHECKING:
+    from calib.config import InitConfig
 
 __all__ = ["WEIGHT_INITS", "InitialWeight", "RegisteredInit", "WeightInit", "from_planes"]
 
@@ -38,28 +42,23 @@ class RegisteredInit:
     methods: tuple[str, ...]
     needs_inputs: bool
     text: str
-    make: Callable[[InitSettings, int], WeightInit]
+    make: Callable[["InitConfig", int], WeightInit]
 
 
 def _of_weight_alone(
-    function: Callable[[Tensor, PlaneFormat, str], InitialWeight],
-) -> Callable[[InitSettings, int], WeightInit]:
-    return lambda _settings, _seed: lambda weight, _hessian, plane_format, name: function(weight, plane_format, name)
+    method: str, text: str, function: Callable[[Tensor, PlaneFormat, str], InitialWeight]
+) -> RegisteredInit:
+    """The row of an initialization that needs neither inputs nor settings."""
+
+    def initialize(weight: Tensor, _: Tensor | None, plane_format: PlaneFormat, name: str, /) -> InitialWeight:
+        return function(weight, plane_format, name)
+
+    return RegisteredInit((method,), needs_inputs=False, text=text, make=lambda _settings, _seed: initialize)
 
 
 WEIGHT_INITS: dict[str, RegisteredInit] = {
-    "paper": RegisteredInit(
-        ("fdb",),
-        needs_inputs=False,
-        text="DB-LLM's: 2-bit proxy with clip search, then scales 2s and -s",
-        make=_of_weight_alone(paper),
-    ),
-    "fit": RegisteredInit(
-        ("fdb",),
-        needs_inputs=False,
-        text="least squares on the weights alone",
-        make=_of_weight_alone(closed_form),
-    ),
+    "paper": _of_weight_alone("fdb", "DB-LLM's: 2-bit proxy with clip search, then scales 2s and -s", paper),
+    "fit": _of_weight_alone("fdb", "least squares on the weights alone", closed_form),
     "activation": RegisteredInit(
         ("fdb", "qbb"),
         needs_inputs=True,
@@ -72,18 +71,8 @@ WEIGHT_INITS: dict[str, RegisteredInit] = {
         text="the metric of the inputs, errors fed into later columns",
         make=lambda settings, _seed: ErrorFeedback(settings.refits, settings.polishes, settings.damping),
     ),
-    "cascaded": RegisteredInit(
-        ("qbb",),
-        needs_inputs=False,
-        text="QBB's: each basis the signs of what those before left over",
-        make=_of_weight_alone(cascaded),
-    ),
-    "independent": RegisteredInit(
-        ("qbb",),
-        needs_inputs=False,
-        text="every basis the weight's own signs",
-        make=_of_weight_alone(independent),
-    ),
+    "cascaded": _of_weight_alone("qbb", "QBB's: each basis the signs of what those before left over", cascaded),
+    "independent": _of_weight_alone("qbb", "every basis the weight's own signs", independent),
     "random": RegisteredInit(
         ("qbb",), needs_inputs=False, text="random signs", make=lambda _settings, seed: RandomSigns(seed)
     ),

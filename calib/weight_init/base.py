@@ -1,4 +1,4 @@
-"""The form of every weight initialization, and its result."""
+"""The interface of weight initializations, and their result."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -9,7 +9,7 @@ from torch import Tensor
 from calib.settings import Settings
 from dualbinary.contract.weight import PlaneFormat
 
-__all__ = ["InitSettings", "InitialWeight", "WeightInit"]
+__all__ = ["InitialWeight", "WeightInit"]
 
 
 class InitSettings(Settings):

@@ -1,4 +1,4 @@
-"""Common parts of QBB's weight initializations: bases of -1 and 1 and a factor each, as planes and scales.
+"""Common parts of the initializations of QBB: bases of -1 and 1 and a factor each, as planes and scales.
 
     W[n,k] ~ sum over i of a[i,n,g] B[i,n,k],   B in {-1, 1}        plane i is (B[i] + 1) / 2
 

@@ -35,7 +35,7 @@ START_ROUNDS = 8  # of weighted least squares before the first sweep
 
 @dataclass(frozen=True)
 class ErrorFeedback:
-    """Error feedback: rounds of new scales for a group, polishes per round, share added to the hessian's diagonal."""
+    """Error feedback: rounds of new scales for a group, polishes in each round, share added to H's diagonal."""
 
     refits: int
     polishes: int
@@ -67,7 +67,7 @@ class ErrorFeedback:
         latent = into_cells(latent.T, codes, scales, plane_format.planes, G)
         return InitialWeight(pack(codes, plane_format.planes, G), scales, latent)
 
-    def _group(self, weights: Tensor, factor: Tensor, plane_format: PlaneFormat, name: str) -> "_Solution":
+    def _group(self, weights: Tensor, factor: Tensor, plane_format: PlaneFormat, name: str) -> "_SolvedGroup":
         """The best codes and scales found for one group: weights [g, N], the block V [g, g] of the factor."""
         g = len(weights)
         eye = torch.eye(g, dtype=weights.dtype, device=weights.device)
@@ -76,8 +76,8 @@ class ErrorFeedback:
         rows = weights.T.contiguous()  # [N, g]
         importance = (1 / factor.diagonal() ** 2)[None].expand_as(rows)
         scales, _ = refine(rows, importance, fitted_scales(rows, plane_format, name), plane_format, START_ROUNDS)
-        best: _Solution | None = None
-        min_error = torch.full((weights.shape[1],), torch.inf, device=weights.device)
+        best: _SolvedGroup | None = None
+        least = torch.full((weights.shape[1],), torch.inf, device=weights.device)
         for _ in range(self.refits + 1):
             table = sorted_levels(scales, plane_format.planes)
             with _one_thread():
@@ -88,9 +88,9 @@ class ErrorFeedback:
             scales = _refit(codes, rows, inverse, scales, plane_format)
             values = levels_of(scales, plane_format.planes).gather(0, codes.long())
             error = ((weights - values).T @ inverse).square().sum(1)
-            better = error < min_error
-            min_error = torch.where(better, error, min_error)
-            found = _Solution(codes, state.latent, scales, values)
+            better = error < least
+            least = torch.where(better, error, least)
+            found = _SolvedGroup(codes, state.latent, scales, values)
             best = found if best is None else best.merged(found, better)
         assert best is not None
         return best
@@ -118,16 +118,16 @@ def inverse_factor(hessian: Tensor, damping: float) -> Tensor:
 
 
 @dataclass
-class _Solution:
+class _SolvedGroup:
     codes: Tensor  # uint8 [g, N]
     latent: Tensor  # [g, N]
     scales: Tensor  # [C, N]
     values: Tensor  # [g, N]
 
-    def merged(self, other: "_Solution", better: Tensor) -> "_Solution":
+    def merged(self, other: "_SolvedGroup", better: Tensor) -> "_SolvedGroup":
         """For each row the one of the two that `better` [N] says."""
         pairs = zip(vars(self).values(), vars(other).values(), strict=True)
-        return _Solution(*(torch.where(better, theirs, mine) for mine, theirs in pairs))
+        return _SolvedGroup(*(torch.where(better, theirs, mine) for mine, theirs in pairs))
 
 
 @dataclass

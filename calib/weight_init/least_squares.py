@@ -1,12 +1,12 @@
-"""Scales of least squares for groups of weights, each weight with its importance.
+"""Scales of least squares for groups of weights, each weight with its own importance.
 
 For R groups of g weights w, importances d > 0 and a code for each weight:
 
     minimize   sum over k of d[k] * ( w[k] - sum over p of a[p] * code[k][p] (- a[P]) )^2        over the C scales a
 
 is a C x C system for each group. `refine` alternates it with giving every weight its nearest level, as
-dualbinary/fitting does without importances, and begins at its result. With symmetric levels the same holds with a sign
-in place of a bit, it begins at the cascade, and the unknowns are the parameters of calib.scale_parameters.
+dualbinary/fitting does without importances, and starts from there. Where the format is symmetric the same holds with a
+sign in place of a bit, and the start is the cascade; what is solved for are the free parameters of the format.
 """
 
 from dataclasses import replace
@@ -69,7 +69,7 @@ def refine(
 
 
 def _uses(plane_format: PlaneFormat, scales: Tensor) -> Tensor:
-    """[2^P, free]: how the level of each code is a sum of what is free of the scales."""
+    """[2^P, free]: the share of each free parameter in the level of each code."""
     units = torch.eye(len(to_parameters(plane_format, scales)), dtype=scales.dtype, device=scales.device)
     return levels_of(to_scales(plane_format, units), plane_format.planes)
 

@@ -13,6 +13,7 @@ from calib.config import BlockConfig, CalibConfig, FormatConfig, InitConfig
 from calib.models.source import SourceModel
 from calib.stages.blockwise import calibrate_blockwise
 from calib.stages.blockwise_results import BlockwiseResults
+from calib.stages.context import RunContext
 from calib.state import WorkDirectory
 from dualbinary.contract.weight import PlaneWeight
 from tests.support.tiny_models import VOCABULARY, make_model
@@ -87,9 +88,10 @@ def calibrated_blocks(blockwise_config, tmp_path):
         dtype = options.pop("dtype", torch.float32)
         source = SourceModel(directory, config.format.plane_format, config.skip)
         with WorkDirectory(path or tmp_path / f"work-{next(numbers)}", config.to_json(), **options) as work:
-            calibrate_blockwise(
-                source, config, tokens, work, initial_weights=initial, device="cpu", dtype=dtype, progress=progress
+            context = RunContext(
+                source, config, work, dtype, progress=lambda _, *told, **figures: progress(*told, **figures)
             )
+            calibrate_blockwise(context, tokens, initial_weights=initial)
             found = BlockwiseResults(source, work)
             layers = {}
             for name, layer in source.linears.items():

@@ -14,6 +14,7 @@ import torch
 from calib.config import BlockConfig, CalibConfig, InitConfig
 from calib.models.source import SourceModel
 from calib.stages.blockwise import calibrate_blockwise
+from calib.stages.context import RunContext
 from calib.state import WorkDirectory
 
 torch.set_num_threads(1)  # small operations of several threads wait for one another on a busy machine
@@ -21,7 +22,7 @@ directory, work = map(Path, sys.argv[1:])
 init, block = InitConfig(windows=2, refits=0, polishes=0), BlockConfig(windows=2, held_out=1)
 config = CalibConfig(stages=("init", "block"), init=init, block=block, dtype="float32")
 
-def progress(done, total, **figures):
+def progress(stage, done, total, **figures):
     if not figures:  # after a block
         print(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
         sys.exit()
@@ -29,8 +30,7 @@ def progress(done, total, **figures):
 source = SourceModel(directory, config.format.plane_format)
 tokens = torch.randint(0, 32000, (3, 512))
 with WorkDirectory(work, {}) as opened:
-    options = {"device": "cpu", "dtype": torch.float32, "progress": progress}
-    calibrate_blockwise(source, config, tokens, opened, initial_weights=None, **options)
+    calibrate_blockwise(RunContext(source, config, opened, torch.float32, progress=progress), tokens)
 """
 
 

@@ -16,6 +16,7 @@ import torch
 from calib.config import BlockConfig, CalibConfig, InitConfig
 from calib.models.source import SourceModel
 from calib.stages.blockwise import calibrate_blockwise
+from calib.stages.context import RunContext
 from calib.state import WorkDirectory
 
 LENGTH = 16
@@ -145,16 +146,7 @@ def run_calibration(directory: Path, path: Path, tokens: torch.Tensor, config: C
     torch.set_num_threads(1)
     source = SourceModel(directory, config.format.plane_format)
     with WorkDirectory(path, {}) as work:
-        calibrate_blockwise(
-            source,
-            config,
-            tokens,
-            work,
-            initial_weights=None,
-            device="cpu",
-            dtype=torch.float32,
-            progress=lambda *_, **__: None,
-        )
+        calibrate_blockwise(RunContext(source, config, work, torch.float32), tokens)
 
 
 def files_of(path: Path) -> dict[str, bytes]:

@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch.nn import functional
 
-from calib.config import DistillConfig
+from calib.config import CalibConfig, DistillConfig
 from calib.layers import full_precision, quant_linears
 from calib.losses import LossWeights, cross_entropy, dad_weights, entropy, kl_divergence, logit_error
 from calib.schedule import learning_rate
+from calib.stages.context import RunContext
 from calib.stages.distill import BETAS, distill
 from calib.stages.objective import DistillationObjective
 from calib.state import WorkDirectory
@@ -39,15 +40,11 @@ def windows(count, seed=0):
 def distilled(directory, path, tokens, progress=lambda *_, **__: None, **values):
     source = opened(directory)
     with WorkDirectory(path, {}) as work:
-        result = distill(
-            source,
-            tokens,
-            DistillConfig(**values),
-            seed=3,
-            dtype=torch.float32,
-            work=work,
-            progress=progress,
+        config = CalibConfig(seed=3, e2e=DistillConfig(**values))
+        told = RunContext(
+            source, config, work, torch.float32, progress=lambda _, *done, **losses: progress(*done, **losses)
         )
+        result = distill(told, tokens)
     return source, result
 
 
@@ -273,15 +270,7 @@ def test_refuses_a_head_that_it_does_not_know(llama, tmp_path, monkeypatch):
         source.model.lm_head, "forward", lambda h: 3 * functional.linear(h, source.model.lm_head.weight)
     )
     with pytest.raises(InputError, match="does not know this head"), WorkDirectory(tmp_path / "work", {}) as work:
-        distill(
-            source,
-            windows(3),
-            DistillConfig(),
-            seed=0,
-            dtype=torch.float32,
-            work=work,
-            progress=lambda *_, **__: None,
-        )
+        distill(RunContext(source, CalibConfig(), work, torch.float32), windows(3))
 
 
 def test_says_where_the_loss_is_no_number(llama, tmp_path):
@@ -289,12 +278,5 @@ def test_says_where_the_loss_is_no_number(llama, tmp_path):
         broken = opened(llama)
         next(iter(broken.linears.values())).scales.data.fill_(float("nan"))
         with WorkDirectory(tmp_path / "work", {}) as work:
-            distill(
-                broken,
-                windows(3),
-                DistillConfig(steps=1, held_out=0),
-                seed=0,
-                dtype=torch.float32,
-                work=work,
-                progress=lambda *_, **__: None,
-            )
+            config = CalibConfig(e2e=DistillConfig(steps=1, held_out=0))
+            distill(RunContext(broken, config, work, torch.float32), windows(3))

@@ -5,10 +5,10 @@ import json
 import pytest
 import torch
 
-from calib.config import DataConfig
+from calib.config import CalibConfig, DataConfig
 from calib.layers import full_precision
 from calib.losses import kl_divergence
-from calib.parallel import ALONE
+from calib.stages.context import RunContext
 from calib.stages.filter import STORE_EVERY, choose
 from calib.state import WorkDirectory
 from dualbinary import InputError
@@ -31,10 +31,10 @@ def tokens():
 
 
 def chosen(source, tokens, path, progress=lambda *_: None, seed=0, **values):
-    config = DataConfig(generate=COUNT, **values)
-    options = {"seed": seed, "dtype": torch.float32, "team": ALONE, "progress": progress}
+    config = CalibConfig(seed=seed, data=DataConfig(generate=COUNT, **values))
     with WorkDirectory(path, {}) as work:
-        return choose(source, tokens, config, work=work, **options)
+        told = RunContext(source, config, work, torch.float32, progress=lambda _, *done: progress(*done))
+        return choose(told, tokens)
 
 
 @torch.no_grad()

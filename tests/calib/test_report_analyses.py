@@ -176,14 +176,13 @@ def test_analyses_are_kept_and_shown_by_later_pages(model, checkpoint, capsys, t
     ("options", "said"),
     [
         (["--analyze", "TEXT"], "--model MODEL_DIR: expected both"),
-        (["--analyse", "TEXT"], "--analyze TEXT and --model MODEL_DIR: expected both"),  # the older spelling
         (["--model", "MODEL"], "expected both or neither"),
         (["--analyze", "TEXT", "--model", "MODEL", "--windows", "1000"], "lower --windows"),
         (["--analyze", "TEXT", "--model", "MODEL", "--windows", "0"], "expected at least 1 window"),
         (["--analyze", "TEXT", "--model", "MODEL", "--layer", "lm_head"], "--layer lm_head"),
         (["--analyze", "TEXT", "--model", "MODEL", "--points", "4"], "--points 4"),
         (["--analyze", "TEXT", "--model", "MODEL", "--before", "MODEL"], "has no quantization_config"),
-        (["--analyze", "TEXT", "--model", "OUT"], "already a dualbinary checkpoint"),
+        (["--analyse", "TEXT", "--model", "OUT"], "already a dualbinary checkpoint"),
         (["--analyze", "nothing.txt", "--model", "MODEL"], "nothing.txt"),
         (["--html", "OUT"], "a directory"),
     ],

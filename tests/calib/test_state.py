@@ -93,6 +93,15 @@ def test_a_reader_needs_no_lock(path):
             WorkDirectory(path, IDENTITY).__enter__()
 
 
+def test_a_run_that_got_nothing_done_makes_room_for_another(path):
+    with WorkDirectory(path, IDENTITY):
+        pass
+    with WorkDirectory(path, {**IDENTITY, "model": {}}) as work:
+        work.write_tensors("a", TENSORS, {})
+    with pytest.raises(InputError, match="differs in model"), WorkDirectory(path, IDENTITY):
+        pass
+
+
 @pytest.mark.parametrize(
     ("other", "names"),
     [
@@ -186,8 +195,8 @@ def test_a_damaged_result_is_named(path, damage):
 
 @pytest.mark.parametrize("content", ["", "{", "[]"])
 def test_a_damaged_run_file_is_named_and_fresh_helps(path, content):
-    with WorkDirectory(path, IDENTITY):
-        pass
+    with WorkDirectory(path, IDENTITY) as work:
+        work.write_tensors("a", TENSORS, {})
     (path / "run.json").write_text(content)
     with pytest.raises(InputError, match=r"run\.json"):
         WorkDirectory(path, IDENTITY).__enter__()

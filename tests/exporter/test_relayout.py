@@ -273,6 +273,13 @@ def test_without_onnx_one_line_says_what_to_install(model, tmp_path):
     assert len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize("name", ["model.json", "model.textproto", "model.bin"])
+def test_a_file_that_is_no_model_is_refused_whatever_its_name_ends_in(tmp_path, name):
+    (tmp_path / name).write_text("{}")
+    with pytest.raises(InputError, match="not an ONNX model"):
+        relayout(tmp_path / name, tmp_path / "out.onnx", "avx2")
+
+
 def test_importing_dualbinary_brings_no_onnx():
     code = "import sys, dualbinary.__main__, dualbinary.onnx_files.unpack_function; assert 'onnx' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -23,6 +23,16 @@ def test_text_survives_the_way_there_and_back(directory):
     assert codec.decode(ids) == TEXT
 
 
+def test_stored_truncation_and_padding_are_not_obeyed(tmp_path):
+    tokenizer = tiny.make_tokenizer()
+    tokenizer.enable_truncation(3)
+    tokenizer.enable_padding(length=8)
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    codec = TextCodec(tmp_path)
+    assert len(codec.encode("ab")) == 2
+    assert codec.decode(codec.encode(TEXT)) == TEXT
+
+
 def test_stream_yields_whole_characters_as_soon_as_they_are_known(directory):
     codec = TextCodec(directory)
     ids = codec.encode(TEXT)

@@ -83,7 +83,7 @@ def load_model(path: Path) -> onnx.ModelProto:
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     try:
-        model = onnx.load(path, load_external_data=False)
+        model = onnx.load(path, format="protobuf", load_external_data=False)  # whatever the name ends in
     except DecodeError:
         raise InputError(f"{path}: not an ONNX model") from None
     if not model.graph.node:
