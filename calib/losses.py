@@ -130,7 +130,7 @@ def pulled(student: Tensor, teacher: Tensor, factor: float) -> tuple[Tensor, Ten
     """`student` [..., T, H] itself, and the mean of its `feature_error` over the tokens, [...].
 
     Back through the first goes, beside what comes in, the gradient of `factor` times the sum of the second, which has
-    none of its own. So a block's output is pulled towards the teacher's on the way, and only the pull is kept.
+    none of its own. So a block's output is pulled toward the teacher's on the way, and only the pull is kept.
     """
     return _Pull.apply(student, teacher, factor)
 
@@ -158,7 +158,7 @@ def _token_weight(teacher: Tensor) -> Tensor:
 
 
 class SequenceLoss(NamedTuple):
-    """The loss of one sequence of T tokens and its gradient, but for what block outputs add.
+    """The loss of one sequence of T tokens and its gradient, without the terms of block outputs.
 
     Attributes:
         losses: means over the tokens: "loss" (the weighted sum), "ce", "kl" and "dad" where there is a teacher, and

@@ -24,11 +24,7 @@ MODEL_FILES = ("*.json", "*.jinja", "*.txt", "*.model")  # tokenizer files, gene
 
 
 def save_checkpoint(
-    source: SourceModel,
-    directory: Path,
-    quantized: Callable[[str], PlaneWeight],
-    *,
-    record: Path | None = None,
+    source: SourceModel, directory: Path, quantized: Callable[[str], PlaneWeight], *, record: Path | None = None
 ) -> None:
     """Write the checkpoint of `source` to `directory`, tensors in the order of its files, one at a time in memory.
 

@@ -18,7 +18,7 @@ class DualBinaryError(Exception):
 
 
 class InputError(DualBinaryError, ValueError):
-    """What the user gave is wrong: an option, a file, a model (exit code 2). Raised before any output exists."""
+    """Wrong input of the user: an option, a file, a model (exit code 2). Raised before any output exists."""
 
 
 class OptionError(InputError):

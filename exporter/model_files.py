@@ -9,13 +9,7 @@ from typing import Any
 import onnx_ir as ir
 
 from dualbinary.files.json_objects import read_json_object
-from dualbinary.files.model_files import (
-    CONFIG_FILE,
-    GENAI_CONFIG,
-    GENERATION_CONFIG,
-    TOKENIZER_CONFIG,
-    TOKENIZER_FILES,
-)
+from dualbinary.files.model_files import CONFIG_FILE, GENAI_CONFIG, GENERATION_CONFIG, TOKENIZER_CONFIG, TOKENIZER_FILES
 from exporter.source.model_directory import ModelDirectory
 
 __all__ = ["ModelFiles", "genai_config", "read_model_files", "write_model_files"]
@@ -102,11 +96,9 @@ def genai_config(
     inputs = [str(value.name) for value in model.graph.inputs]
     past = next(value for value in model.graph.inputs if str(value.name).startswith("past_key_values."))
     assert past.shape is not None
-    layers = sum(name.endswith(".key") for name in inputs)
     head_size, kv_heads = int(past.shape[3]), int(past.shape[1])  # type: ignore[arg-type]
     heads = _first(config, "num_attention_heads", "n_head", "n_heads") or kv_heads
     context = _first(config, "max_position_embeddings", "n_positions", "seq_length") or _MAX_LENGTH
-    share = all(node.op_type != "Attention" for node in model.graph)
     names = {name: name for name in ("input_ids", "attention_mask", "position_ids") if name in inputs}
     options: dict[str, Any] = {"log_id": "onnxruntime-genai", "provider_options": []}
     if library is not None:
@@ -118,18 +110,14 @@ def genai_config(
         "filename": model_file,
         "head_size": head_size,
         "hidden_size": _first(config, "hidden_size", "n_embd") or heads * head_size,
-        "inputs": {
-            **names,
-            "past_key_names": "past_key_values.%d.key",
-            "past_value_names": "past_key_values.%d.value",
-        },
+        "inputs": {**names, "past_key_names": "past_key_values.%d.key", "past_value_names": "past_key_values.%d.value"},
         "outputs": {
             "logits": "logits",
             "present_key_names": "present.%d.key",
             "present_value_names": "present.%d.value",
         },
         "num_attention_heads": heads,
-        "num_hidden_layers": layers,
+        "num_hidden_layers": sum(name.endswith(".key") for name in inputs),
         "num_key_value_heads": kv_heads,
     }
     tokens = {key: files.generation.get(key, config.get(key)) for key in _TOKEN_IDS}
@@ -149,7 +137,7 @@ def genai_config(
             "max_length": min(context, _MAX_LENGTH),
             "min_length": 0,
             "num_beams": 1,
-            "past_present_share_buffer": share,
+            "past_present_share_buffer": all(node.op_type != "Attention" for node in model.graph),
             "temperature": 1.0,
             "top_k": 50,
             "top_p": 1.0,

@@ -7,7 +7,8 @@ from typing import Any
 import onnx_ir as ir
 
 from dualbinary import OP
-from dualbinary.metrics import PAPER_RULE, Operations, operations, paper_flops
+from dualbinary.metrics.operations import Operations, operations
+from dualbinary.metrics.statistics import PAPER_RULE, paper_flops
 from exporter.graph.export_graph import ExportGraph, PlaneNode, VocabularyTable
 from exporter.graph.layers import Linear
 from exporter.graph.parameters import Parameters
@@ -20,11 +21,7 @@ REPORT_VERSION = 1
 
 
 def export_report(
-    graph: ExportGraph,
-    parameters: Parameters,
-    stats: Mapping[str, LayerStats],
-    options: ExportOptions,
-    data_bytes: int,
+    graph: ExportGraph, parameters: Parameters, stats: Mapping[str, LayerStats], options: ExportOptions, data_bytes: int
 ) -> dict[str, Any]:
     """The report as JSON values. `stats` has all layers by module, `data_bytes` is the size of the data file.
 

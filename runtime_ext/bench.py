@@ -58,13 +58,7 @@ class Measurement:
 
 
 def measure(
-    path: Path,
-    prompt_length: int,
-    tokens: int,
-    repeats: int,
-    threads: int,
-    library: bool,
-    provider: Provider = CPU,
+    path: Path, prompt_length: int, tokens: int, repeats: int, threads: int, library: bool, provider: Provider = CPU
 ) -> Measurement:
     """Load the model at `path` and time it. Raises InputError as Decoder.load and Decoder.start do."""
     began = time.perf_counter()
@@ -96,7 +90,7 @@ def measure(
 
 
 def peak_rss_bytes() -> int | None:
-    """The maximum of memory that this process has had resident, or None where the system does not tell."""
+    """Peak resident memory of this process in bytes; None if the system does not report it."""
     status = Path("/proc/self/status")
     if status.exists():
         for line in status.read_text(encoding="ascii", errors="replace").splitlines():

@@ -95,11 +95,7 @@ class Decoder:
     """A loaded model and its cache. `start` makes room, `step` feeds tokens; one sequence at a time."""
 
     def __init__(
-        self,
-        session: ort.InferenceSession,
-        config: DecoderConfig,
-        provider: Provider = CPU,
-        static_steps: bool = False,
+        self, session: ort.InferenceSession, config: DecoderConfig, provider: Provider = CPU, static_steps: bool = False
     ) -> None:
         """Wrap a session on `provider`. `static_steps` feeds single tokens as runtime_ext/static_step.py does.
 
@@ -124,13 +120,7 @@ class Decoder:
 
     @classmethod
     def load(
-        cls,
-        path: Path,
-        threads: int = 0,
-        library: bool = True,
-        provider: Provider = CPU,
-        *,
-        static_steps: bool = False,
+        cls, path: Path, threads: int = 0, library: bool = True, provider: Provider = CPU, *, static_steps: bool = False
     ) -> "Decoder":
         """Load an exported model. `library=False` leaves the operator to the function inside the model.
 

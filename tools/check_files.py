@@ -19,9 +19,9 @@ import check_tests
 ROOT = Path(__file__).resolve().parent.parent
 
 SOURCE_SUFFIXES = {".py", ".c", ".cc", ".h", ".inc", ".cu", ".cuh", ".cmake"}
-# The rule is "about 400 lines a file, 60 a function"; a tenth more is where "about" ends.
-MAX_FILE_LINES = 440
-MAX_FUNCTION_LINES = 66
+# Longer ones are split by what changes together.
+MAX_FILE_LINES = 400
+MAX_FUNCTION_LINES = 60
 # Larger files make every clone slower; give the reason here.
 MAX_BYTES = 1 << 20
 LARGE_FILES: dict[str, str] = {}

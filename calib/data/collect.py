@@ -20,12 +20,7 @@ MAX_TOKENS = 64_000_000  # of text that is read; a run uses a hundredth of it, a
 
 
 def collect(
-    config: DataConfig,
-    directory: Path,
-    count: int,
-    vocabulary: int,
-    seed: int,
-    generate: Callable[[int], Tensor],
+    config: DataConfig, directory: Path, count: int, vocabulary: int, seed: int, generate: Callable[[int], Tensor]
 ) -> tuple[Tensor, dict[str, Any]]:
     """Windows int64 [<= count, T] for the model in `directory`, in the order in which they are used, and their origin.
 

@@ -50,16 +50,12 @@ def separator_token(tokenizer: PreTrainedTokenizerBase, vocabulary: int) -> int 
 
 
 def tokenize(
-    directory: Path,
-    documents: Iterable[tuple[Path, str]],
-    *,
-    vocabulary: int | None = None,
-    limit: int | None = None,
+    directory: Path, documents: Iterable[tuple[Path, str]], *, vocabulary: int | None = None, limit: int | None = None
 ) -> Iterator[Tokens]:
     """The tokens of each of `documents`, int32 [n], by the tokenizer of the model `directory`; no special ones added.
 
-    Reads as it is read from, a batch ahead, and ends once there are `limit` tokens, where the last document is cut.
-    Raises InputError where there is no tokenizer, or where it knows tokens that a `vocabulary` of that size does not.
+    Reads lazily, one batch ahead of the consumer, and ends once there are `limit` tokens, where the last document is
+    cut. Raises InputError where there is no tokenizer, or where it has more tokens than `vocabulary`.
     """
     tokenizer = load_tokenizer(directory)
     parts: list[Tokens] = []

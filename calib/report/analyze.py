@@ -4,20 +4,18 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from calib.data.collect import first_windows
 from calib.data.documents import expand
 from calib.models.source import SourceModel
 from calib.report.analyses import AFTER, ANALYSES_VERSION, BEFORE, write_analyses
 from calib.report.landscape import landscape
+from calib.report.options import AnalysisOptions
 from calib.report.preference import preference
 from calib.stored_checkpoint import StoredCheckpoint
 from dualbinary import InputError
 from dualbinary.cli.version import package_version
-
-if TYPE_CHECKING:
-    from calib.report.command import AnalysisOptions
 
 __all__ = ["analyze"]
 
@@ -25,7 +23,7 @@ LANDSCAPE_WINDOWS = 2  # of the text; each of the landscape's points, 243 by def
 
 
 def analyze(
-    directory: Path, options: "AnalysisOptions", device: str, progress: Callable[[str, int, int], None]
+    directory: Path, options: AnalysisOptions, device: str, progress: Callable[[str, int, int], None]
 ) -> dict[str, Any]:
     """Analyze the checkpoint in `directory` against its full-precision model, and keep the result there.
 

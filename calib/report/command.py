@@ -2,13 +2,13 @@
 
 import argparse
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from calib.report.options import AnalysisOptions
 from dualbinary import InputError
 from dualbinary.cli.console import add_common_options, run
-from dualbinary.cli.options import add_options, option, options_from
+from dualbinary.cli.options import add_options, options_from
 from dualbinary.files.atomic import write_text
 
 __all__ = ["main"]
@@ -23,28 +23,6 @@ examples:
 
 Analyses are kept in OUT_DIR/analyses.json; later pages show them without --analyze.
 """
-
-
-@dataclass(frozen=True)
-class AnalysisOptions:
-    """Options of the command beside the page."""
-
-    analyze: tuple[str, ...] = option(
-        (),
-        help="files of text: measure on them which tokens the models prefer, and the landscape of the loss",
-        metavar="TEXT",
-        nargs="+",
-        old_names=("--analyse",),
-        group="analyses",
-    )
-    model: Path | None = option(None, help="the full-precision model, for {analyze}", metavar="MODEL_DIR")
-    before: Path | None = option(None, help="to hold beside, such as one without e2e", metavar="CHECKPOINT")
-    layer: str | None = option(None, help="the layer of the landscape", shown="default: the middle one", metavar="NAME")
-    points: int = option(9, help="the landscape is N x N points")
-    windows: int = option(16, help="the first N windows")
-    length: int = option(256, help="tokens in a window", metavar="T")
-    device: str | None = option(None, help="cpu, cuda, mps", shown="default: the best there is", metavar="NAME")
-    quiet: bool = option(False, help="no progress bar")
 
 
 def parser() -> argparse.ArgumentParser:

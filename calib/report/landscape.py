@@ -93,13 +93,15 @@ def landscape(
     factors = torch.linspace(1 - REACH, 1 + REACH, points).tolist() if points > 1 else [1.0]
     full, formats = loss(), {}
     for name, fitted in zip(FORMATS, _fits(layer), strict=True):
+        layer.set_planes(fitted.planes)
+        layer.quantized = True
         first, second = fitted.parameters.values()
         losses = [[0.0] * points for _ in factors]
         for j, i in product(range(points), repeat=2):
             scales = fitted.scales.clone()
             scales[first] *= factors[i]
             scales[second] *= factors[j]
-            layer.set_quantized(fitted.planes, scales)
+            layer.set_scales(scales)
             losses[j][i] = loss()
         rise = sum(map(sum, losses)) / points**2 - losses[points // 2][points // 2]
         formats[name] = {"parameters": list(fitted.parameters), "losses": losses, "rise": rise}

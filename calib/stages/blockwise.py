@@ -224,7 +224,7 @@ class _Block:
             yield group, input_hessian(group[0], forwards(min(len(inputs), self.config.init.windows)))
 
     def _initial_weights(self, group: list[QuantLinear], hessian: Tensor | None) -> list[InitialWeight]:
-        """Those of layers that read the same value: one problem, since their rows are independent."""
+        """Initial weights of layers with the same input, solved as one problem because rows are independent."""
         if self.run.initial_weights is not None:
             return [self.run.initial_weights(layer) for layer in group]
         initialize = WEIGHT_INITS[self.config.init.method].make(self.config.init, self.config.seed)

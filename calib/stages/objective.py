@@ -5,7 +5,7 @@ With all of them swapped the two are one and there is nothing to learn; with som
 student's errors, and the loss is about the other blocks alone. No gradient goes through the teacher.
 
 Losses that look at logits go window by window, in pieces (calib.losses.sequence_loss). Block outputs of the teacher are
-kept while the student runs, float32 [batch, T, H] for each block, and each block of the student is pulled towards its
+kept while the student runs, float32 [batch, T, H] for each block, and each block of the student is pulled toward its
 own on the way.
 """
 

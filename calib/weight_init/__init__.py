@@ -8,12 +8,11 @@ either, as the format says. QBB itself looks at none: there they are this projec
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from calib.weight_init.activation import activation_weighted
-from calib.weight_init.base import InitialWeight, WeightInit
+from calib.weight_init.base import InitialWeight, InitSettings, WeightInit
 from calib.weight_init.cascaded import cascaded
 from calib.weight_init.data_free import closed_form, paper
 from calib.weight_init.error_feedback import ErrorFeedback
@@ -21,9 +20,6 @@ from calib.weight_init.independent import independent
 from calib.weight_init.random_signs import RandomSigns
 from calib.weight_init.stored import from_planes
 from dualbinary.contract.weight import PlaneFormat
-
-if TYPE_CHECKING:
-    from calib.config import InitConfig
 
 __all__ = ["WEIGHT_INITS", "InitialWeight", "RegisteredInit", "WeightInit", "from_planes"]
 
@@ -42,7 +38,7 @@ class RegisteredInit:
     methods: tuple[str, ...]
     needs_inputs: bool
     text: str
-    make: Callable[["InitConfig", int], WeightInit]
+    make: Callable[[InitSettings, int], WeightInit]
 
 
 def _of_weight_alone(

@@ -9,7 +9,7 @@ from torch import Tensor
 from calib.settings import Settings
 from dualbinary.contract.weight import PlaneFormat
 
-__all__ = ["InitialWeight", "WeightInit"]
+__all__ = ["InitSettings", "InitialWeight", "WeightInit"]
 
 
 class InitSettings(Settings):
@@ -50,7 +50,7 @@ class WeightInit(Protocol):
     ) -> InitialWeight:
         """Initialize `weight` [N, K], float32.
 
-        `hessian` [K, K] is E[x x^T] of the layer's inputs; None where none were recorded. The group size is a number.
-        Raises InputError, naming `name`.
+        `hessian` [K, K] is E[x x^T] of the layer's inputs; None where none were recorded. The group size is
+        already resolved, not PER_CHANNEL. Raises InputError, naming `name`.
         """
         ...

@@ -22,7 +22,7 @@ from dualbinary.fitting.closed_form import fit
 
 __all__ = ["RIDGE", "fitted_scales", "refine", "solve"]
 
-# Share of the mean diagonal that is added to it, towards the scales before: decides for planes that no weight uses.
+# Share of the mean diagonal that is added to it, toward the scales before: decides for planes that no weight uses.
 RIDGE = 1e-4
 TINY = 1e-12  # keeps a group of zeros solvable
 

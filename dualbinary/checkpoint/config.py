@@ -9,8 +9,6 @@ from dualbinary.contract.schema import OP
 from dualbinary.contract.weight import PER_CHANNEL, PlaneFormat
 from dualbinary.errors import InputError
 
-__all__ = ["FORMAT_VERSION", "METHODS", "QUANT_METHOD", "QuantizationConfig", "shown"]
-
 QUANT_METHOD = "dualbinary"
 VERSIONS = (1, 2)  # that are read; a checkpoint is written in the oldest that can say what it holds
 FORMAT_VERSION = VERSIONS[-1]

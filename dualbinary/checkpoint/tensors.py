@@ -14,27 +14,13 @@ from dualbinary.errors import InputError
 from dualbinary.files.json_objects import read_json_object
 from dualbinary.files.model_files import CONFIG_FILE
 
-__all__ = [
-    "CONFIG_FILE",
-    "INDEX_FILE",
-    "SINGLE_FILE",
-    "StoredTensor",
-    "check_modules",
-    "load_module",
-    "module_shapes",
-    "planes_name",
-    "read_quantization_config",
-    "scales_name",
-    "stored_tensors",
-]
-
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """Where a tensor lies and what it is; nothing of its data. `dtype` is safetensors' name, such as U8, F16, BF16."""
+    """File, type and shape of a tensor, without its data. `dtype` is safetensors' name, such as U8, F16, BF16."""
 
     file: Path
     dtype: str
@@ -49,12 +35,6 @@ def planes_name(module: str) -> str:
 def scales_name(module: str) -> str:
     """The name under which the scales of `module` are stored."""
     return f"{module}.scales"
-
-
-def module_shapes(config: QuantizationConfig, n: int, k: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The shapes [P, N, Kp/8] and [C, N, Kp/G] of a quantized Linear with `k` inputs and `n` outputs."""
-    planes, scales = config.plane_format.shapes(n, k)
-    return tuple(planes), tuple(scales)
 
 
 def read_quantization_config(model_dir: Path) -> QuantizationConfig | None:
@@ -117,7 +97,7 @@ def check_modules(
     for module, (n, k) in quantized.items():
         if config.group_size > padded_k(k, OP.limits["group_multiple"]):
             raise InputError(f"{module}: group_size {config.group_size} is larger than its row of {k} inputs")
-        planes_shape, scales_shape = module_shapes(config, n, k)
+        planes_shape, scales_shape = map(tuple, config.plane_format.shapes(n, k))
         _check_stored(tensors, planes_name(module), ("U8",), planes_shape)
         _check_stored(tensors, scales_name(module), ("F16", "F32"), scales_shape)
         if f"{module}.weight" in tensors:

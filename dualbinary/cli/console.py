@@ -25,9 +25,7 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(
-    parser: argparse.ArgumentParser,
-    command: Callable[[argparse.Namespace], None],
-    argv: Sequence[str] | None = None,
+    parser: argparse.ArgumentParser, command: Callable[[argparse.Namespace], None], argv: Sequence[str] | None = None
 ) -> int:
     """Parse `argv`, call `command` with the result and return the exit code.
 

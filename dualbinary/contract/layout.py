@@ -1,8 +1,8 @@
 """Pack and unpack the stored layouts. Deliberately plain: this file is the definition that fast code is tested against.
 
 Layout 1 ("plain"): planes is uint8 [P, N, Kp/8]; bit i of byte j of a row is input k = 8j+i. K is padded with zero bits
-to Kp, a multiple of the group size. The layouts of blocks are in blocks.py; `to_layout` and `to_plain` go between all
-of them, byte for byte.
+to Kp, a multiple of the group size. blocked_layouts.py has the others; `to_layout` and `to_plain` go between all of
+them, byte for byte.
 """
 
 import numpy as np

@@ -35,7 +35,7 @@ def factors_of(scales: npt.NDArray[np.generic]) -> npt.NDArray[np.float16]:
 
 
 def scale_values(scales: npt.NDArray[np.generic]) -> npt.NDArray[np.float64]:
-    """What scales of any type of the contract stand for, [C, N, Kp/G]."""
+    """The values of scales of any type of the contract, [C, N, Kp/G]."""
     if scales.dtype != np.uint8:
         return scales.astype(np.float64)
     codes = scales[:, :, _HEAD:].astype(np.float64)

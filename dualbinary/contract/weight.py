@@ -1,7 +1,7 @@
 """A quantized weight as one value: the form it has, and its planes and scales.
 
-`PlaneFormat` holds all that the sizes N and K do not decide; `PlaneWeight` adds K and the two tensors. Every part of
-the project hands these around; layout.py, blocked_layouts.py and scale_codes.py define the bytes inside.
+`PlaneFormat` holds all that the sizes N and K do not decide; `PlaneWeight` adds K and the two tensors. All packages
+pass these objects; layout.py, blocked_layouts.py and scale_codes.py define the bytes inside.
 """
 
 from collections.abc import Sequence
@@ -49,25 +49,21 @@ class PlaneFormat:
     layout: str = PLAIN
 
     def __post_init__(self) -> None:
-        limits, multiple = OP.limits, OP.limits["group_multiple"]
+        low, high, multiple = (OP.limits[key] for key in ("min_planes", "max_planes", "group_multiple"))
         size, layouts = self.group_size, [layout.name for layout in OP.layouts]
         object.__setattr__(self, "scale_dtype", np.dtype(self.scale_dtype))
-        _require(
-            type(self.planes) is int and limits["min_planes"] <= self.planes <= limits["max_planes"],
-            f"planes: expected an integer from {limits['min_planes']} to {limits['max_planes']}",
-            self.planes,
-        )
-        _require(
-            type(size) is int and (size == PER_CHANNEL or (size > 0 and size % multiple == 0)),
-            f"group_size: expected a positive multiple of {multiple}, or {PER_CHANNEL} for one group per output",
-            size,
-        )
-        _require(self.levels in LEVELS, f"levels: expected one of {', '.join(LEVELS)}", self.levels)
-        _require(self.levels == "free" or self.offset, "offset: expected an offset with symmetric levels", self.offset)
-        _require(
-            self.scale_dtype in _SCALE_DTYPES, "scale_dtype: expected float16, float32 or uint8", str(self.scale_dtype)
-        )
-        _require(self.layout in layouts, f"layout: expected one of {', '.join(layouts)}", self.layout)
+        whole = type(size) is int and (size == PER_CHANNEL or (size > 0 and size % multiple == 0))
+        sizes = f"a positive multiple of {multiple}, or {PER_CHANNEL} for one group per output"
+        for field, allowed, expected in (
+            ("planes", type(self.planes) is int and low <= self.planes <= high, f"an integer from {low} to {high}"),
+            ("group_size", whole, sizes),
+            ("levels", self.levels in LEVELS, f"one of {', '.join(LEVELS)}"),
+            ("offset", self.levels == "free" or self.offset, "an offset with symmetric levels"),
+            ("scale_dtype", self.scale_dtype in _SCALE_DTYPES, "float16, float32 or uint8"),
+            ("layout", self.layout in layouts, f"one of {', '.join(layouts)}"),
+        ):
+            if not allowed:
+                raise InputError(f"{field}: expected {expected}, got {getattr(self, field)!r}")
 
     @property
     def scale_rows(self) -> int:
@@ -186,8 +182,3 @@ class PlaneWeight:
         plain = to_plain(self.format.layout, self.planes, self.scales, *sizes)
         planes, scales = to_layout(name, *plain, *sizes)
         return PlaneWeight(planes, scales, self.K, replace(self.format, layout=name))
-
-
-def _require(allowed: bool, expected: str, value: object) -> None:
-    if not allowed:
-        raise InputError(f"{expected}, got {value!r}")

@@ -64,9 +64,7 @@ def fit(
 
     Memory beyond the result is about 10 MiB per thread, whatever the size of the weight, as long as a row is short
     against that. The result does not depend on `threads`. `progress`, if given, is called with the number of rows
-    finished since its last call.
-
-    Weights take the nearest levels of the rounded scales.
+    finished since its last call. Weights take the nearest levels of the rounded scales.
 
     Raises InputError, naming `name`, where the weight does not fit the format or is not finite, or a scale does not fit
     its type.
@@ -90,9 +88,8 @@ def fit(
         ]
         for _, groups, flat in parts:
             exact[:, :, groups] = solver.scales_of(flat).reshape(len(scales), len(chunk), -1)
-        scales[:, rows] = _rounded(
-            exact, form.scale_dtype, rows, name
-        )  # whole rows, as scales of 8 bits share a factor in them
+        # Whole rows at once: scales of 8 bits share a factor in them.
+        scales[:, rows] = _rounded(exact, form.scale_dtype, rows, name)
         values = scale_values(scales[:, rows])
         error = 0.0
         for inputs, groups, flat in parts:
@@ -105,10 +102,9 @@ def fit(
 
     step = max(1, CHUNK_ELEMENTS // (kp // group_size * max(group_size, 1 << planes)))
     error = norm = 0.0
+    chunks = (slice(start, min(start + step, n)) for start in range(0, n, step))
     with ThreadPoolExecutor(threads) as pool:
-        for done, chunk_error, chunk_norm in pool.map(
-            fit_rows, (slice(start, min(start + step, n)) for start in range(0, n, step))
-        ):
+        for done, chunk_error, chunk_norm in pool.map(fit_rows, chunks):
             error += chunk_error
             norm += chunk_norm
             if progress:

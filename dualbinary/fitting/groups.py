@@ -13,7 +13,7 @@ _Double: TypeAlias = npt.NDArray[np.float64]
 
 ROUNDS = 6  # of a start; with 4 the error of Gaussian groups is 1 % larger, see docs/log/fitting.md
 RIDGE = (
-    1e-7  # share of G added to the diagonal, towards the scales of the round before: decides for planes unused so far
+    1e-7  # share of G added to the diagonal, toward the scales of the round before: decides for planes unused so far
 )
 
 # Each scale of a start is this many times the one before. 2 makes a uniform grid, right for weights that lie on one.
@@ -179,7 +179,7 @@ def _ascending(levels: _Double) -> tuple[npt.NDArray[np.intp], _Double]:
 
 
 def _cuts(levels: _Double) -> _Single:
-    """What separates the weights of one level from those of the next, [L-1, R], for ascending levels."""
+    """The cuts between the weights of neighboring levels, [L-1, R], for ascending levels."""
     return ((levels[1:] + levels[:-1]) / 2).astype(np.float32)
 
 

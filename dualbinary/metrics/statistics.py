@@ -1,4 +1,4 @@
-"""What a report says about quantized weights: density, entropy, true size, error, and the paper's FLOP count.
+"""Figures of a report about quantized weights: density, entropy, true size, error, and the paper's FLOP count.
 
 density[p]        share of ones in plane p
 entropy           - sum over codes of share * log2(share), a code being the P bits of one weight: the bits per weight

@@ -204,8 +204,4 @@ def _float_tables(dtype: np.dtype) -> dict[str, np.ndarray]:
     steps[exponent == (1 << info.nexp) - 1] = np.nan
     hidden = np.where(exponent > 0, float(1 << info.nmant), 0.0)
     top_mantissas = np.array(1 << (16 - 1 - info.nexp), np.int32)  # what two bytes have below the exponent
-    return {
-        "steps": steps.astype(np.float32),
-        "hidden_bits": hidden.astype(np.float32),
-        "top_mantissas": top_mantissas,
-    }
+    return {"steps": steps.astype(np.float32), "hidden_bits": hidden.astype(np.float32), "top_mantissas": top_mantissas}

@@ -1,4 +1,4 @@
-"""A Hugging Face model directory, plain or a checkpoint of ours, opened with suspicion.
+"""A Hugging Face model directory, plain or a dualbinary checkpoint, validated when it is opened.
 
 Only config.json and safetensors files are read, never pickles. Everything that headers tell is checked here, before any
 work.

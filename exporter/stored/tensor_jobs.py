@@ -17,7 +17,7 @@ from dualbinary.checkpoint import load_module
 from dualbinary.contract.scale_codes import round_scales
 from dualbinary.contract.weight import PlaneFormat, PlaneWeight
 from dualbinary.fitting.closed_form import fit
-from dualbinary.metrics import WeightStatistics, rounding_error, weight_statistics
+from dualbinary.metrics.statistics import WeightStatistics, rounding_error, weight_statistics
 from exporter.graph.export_graph import ExportGraph, PlaneNode, VocabularyTable
 from exporter.graph.layers import Linear
 from exporter.graph.parameters import Parameters

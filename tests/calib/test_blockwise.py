@@ -183,7 +183,7 @@ def test_hidden_states_beyond_the_disk_are_refused(tiny_model, calibrated_blocks
 @pytest.mark.parametrize(
     ("windows", "changes"),
     [
-        (9, {"windows": 1, "held_out": 5}),  # most windows are neither learnt from nor held out
+        (9, {"windows": 1, "held_out": 5}),  # most windows are neither learned from nor held out
         (5, {"windows": 96, "held_out": 3}),  # fewer than wanted
         (9, {"windows": 6, "held_out": 3, "batch": 4}),  # batches that the windows do not fill
         (6, {"windows": 6, "held_out": 3, "batch": 4}),  # not one of them
@@ -205,7 +205,7 @@ def test_any_number_of_windows_is_calibrated_or_refused(
 def test_forward_batches_of_any_size_give_the_same(
     tiny_model, calibrated_blocks, blockwise_config, tokens, monkeypatch
 ):
-    """With nothing learnt from the text, where rounding could tip a weight over to another level."""
+    """With nothing learned from the text, where rounding could tip a weight over to another level."""
     config = blockwise_config(
         init=InitConfig(method="fit"), block=BlockConfig(windows=6, held_out=3, latent_rate=0, scale_rate=0)
     )

@@ -16,7 +16,6 @@ from dualbinary.checkpoint import (
     StoredTensor,
     check_modules,
     load_module,
-    module_shapes,
     read_quantization_config,
     stored_tensors,
     write_checkpoint,
@@ -107,7 +106,7 @@ def test_only_what_needs_it_is_written_in_the_second_version():
 def test_a_group_a_row_is_as_long_as_the_padded_row(tmp_path, k, padded):
     config = replace(CONFIG, group_size=PER_CHANNEL)
     assert config.plane_format.for_inputs(k).group_size == padded
-    assert module_shapes(config, 6, k) == ((2, 6, padded // 8), (3, 6, 1))
+    assert config.plane_format.shapes(6, k) == ([2, 6, padded // 8], [3, 6, 1])
     planes, scales = np.zeros((2, 6, padded // 8), np.uint8), np.ones((3, 6, 1), np.float16)
     arrays = {"m.planes": planes, "m.scales": scales, "lm_head.weight": np.zeros((2, 2), np.float32)}
     write_checkpoint(tmp_path / "c", {}, config, arrays.items())
@@ -227,7 +226,7 @@ def test_modules_that_differ_from_config_are_refused_by_name(tmp_path, arrays, m
 
 def test_modules_with_rows_shorter_than_a_group_are_refused():
     file = Path("model.safetensors")
-    planes, scales = module_shapes(CONFIG, 4, 32)
+    planes, scales = map(tuple, CONFIG.plane_format.shapes(4, 32))
     stored = {"m.planes": StoredTensor(file, "U8", planes), "m.scales": StoredTensor(file, "F16", scales)}
     with pytest.raises(InputError, match="m: group_size 64 is larger than its row of 32 inputs"):
         check_modules(CONFIG, stored, {"m": (4, 32)})

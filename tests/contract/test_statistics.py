@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from dualbinary import dequantize, pack_planes
 from dualbinary.contract.scale_codes import round_scales
 from dualbinary.contract.weight import PlaneWeight
-from dualbinary.metrics import WeightStatistics, paper_flops, rounding_error, weight_statistics
+from dualbinary.metrics.statistics import WeightStatistics, paper_flops, rounding_error, weight_statistics
 from tests.support.strategies import cases
 
 

@@ -191,7 +191,7 @@ def damaged(kind: str, model: onnx.ModelProto, path: Path) -> None:
         ("group size", "attribute group_size: expected a positive multiple of 32, got 48"),
         ("not an initializer", "node 'proj': planes and scales must be initializers"),
         ("claims blocks", "node 'proj': layout avx512: scales: expected empty"),
-        ("second user", "initializer 'planes' has another use"),
+        ("second user", "initializer 'planes' is also read by another node"),
         ("no node", "has no dualbinary::DualBinaryMatMul node"),
         ("truncated", r"needs bytes \d+ to \d+ of data, which has 100"),
         ("missing data", "its data file 'data' is not beside the model"),

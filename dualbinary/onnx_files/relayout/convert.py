@@ -42,7 +42,7 @@ _GRAPH_BYTES = 16 << 20
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run did. `before` lists the layouts that the input had; `copied` the files that came along."""
+    """The outcome of a run. `before` lists the layouts that the input had; `copied` the files that came along."""
 
     layout: str
     before: tuple[str, ...]
@@ -122,7 +122,7 @@ class _Place:
 
 
 def _places(model: onnx.ModelProto, weights: list[StoredWeight], directory: Path) -> list[_Place]:
-    """What there is to write: external tensors in the order of the input's files, then weights in the model file."""
+    """The tensors to write: external ones in the order of the input's files, then weights in the model file."""
     parts = {tensor.name: weight for weight in weights for tensor in (weight.planes, weight.scales)}
     initializers = list(model.graph.initializer)
     own = {id(tensor) for tensor in initializers}

@@ -26,7 +26,7 @@ _CHUNK_BYTES = 16 << 20
 
 @dataclass(frozen=True)
 class External:
-    """Where the bytes of a tensor lie."""
+    """The place of a tensor's bytes."""
 
     path: Path
     offset: int
@@ -47,7 +47,7 @@ class StoredWeight:
 
     @property
     def name(self) -> str:
-        """How messages call it."""
+        """Its name in messages."""
         return f"node '{self.nodes[0].name}'"
 
     @property
@@ -109,7 +109,10 @@ def weights_of(model: onnx.ModelProto) -> list[StoredWeight]:
         known.nodes.append(node)
     names = [tensor.name for weight in weights.values() for tensor in (weight.planes, weight.scales)]
     if shared := [name for name in names if name in inputs or names.count(name) > 1]:
-        raise InputError(f"initializer '{shared[0]}' has another use beside one weight, so it cannot change")
+        raise InputError(
+            f"initializer '{shared[0]}' is also read by another node, so its layout cannot change; export the model "
+            "again"
+        )
     return list(weights.values())
 
 
@@ -138,7 +141,7 @@ def _weight(node: onnx.NodeProto, initializers: dict[str, onnx.TensorProto]) -> 
 
 
 def external_data(tensor: onnx.TensorProto, directory: Path) -> External | None:
-    """Where the tensor's bytes lie outside of the model file; None if they are in it. Raises InputError."""
+    """The place of the tensor's bytes outside of the model file; None if they are in it. Raises InputError."""
     if tensor.data_location != onnx.TensorProto.EXTERNAL:
         return None
     entries = {entry.key: entry.value for entry in tensor.external_data}

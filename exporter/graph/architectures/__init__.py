@@ -12,13 +12,7 @@ from dualbinary import InputError
 
 __all__ = ["VERIFIED", "adjust", "refuse_ignored_values"]
 
-_ADJUSTMENTS = {
-    "cohere": "cohere",
-    "gemma": "gemma",
-    "gemma2": "gemma",
-    "gemma3_text": "gemma",
-    "opt": "opt",
-}
+_ADJUSTMENTS = {"cohere": "cohere", "gemma": "gemma", "gemma2": "gemma", "gemma3_text": "gemma", "opt": "opt"}
 
 VERIFIED = frozenset(
     {

@@ -15,8 +15,8 @@ void check_attributes(const Spec& spec);
 // Checks everything against the contract and derives the rest; throws std::invalid_argument.
 Shape checked_shape(const Spec& spec);
 
-// Throws std::invalid_argument, and says the way out, where the kernels for CUDA devices cannot take a weight that the
-// contract allows.
+// Throws std::invalid_argument, and says how to fix it, where the kernels for CUDA devices cannot take a weight that
+// the contract allows.
 void check_cuda_limits(const Shape& shape);
 
 // Dimensions of the stored tensors. Layout plain: [P, N, Kp/8], and [C, N, Kp/G] or [C, N, 2 + Kp/G] for codes. Blocks:

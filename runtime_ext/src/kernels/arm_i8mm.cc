@@ -1,4 +1,4 @@
-// Level kernel, for calls of many rows on Arm CPUs with int8 matrix multiplication (i8mm). Its maths: kernel.h.
+// Level kernel, for calls of many rows on Arm CPUs with int8 matrix multiplication (i8mm). Its math: kernel.h.
 //
 // It reads the packed form of the NEON table kernels. For each segment of an output block it makes bytes of the planes
 // once, and multiplies them with all rows of the tile: usmmla multiplies two outputs by two rows over 8 inputs, 32

@@ -1,5 +1,5 @@
 // One product over output blocks, for table kernels and level kernels alike, generic over the ISA: scales as floats,
-// the walk over blocks and segments, results to Y. As pack-inl.h, it is private to each ISA file.
+// the loop over blocks and segments, results to Y. As pack-inl.h, it is private to each ISA file.
 //
 // Beside what pack-inl.h asks of it, a `Policy` has
 //

@@ -1,4 +1,4 @@
-// Table kernels (their maths: kernel.h), generic over the ISA. Everything is in an unnamed namespace and nothing of the
+// Table kernels (their math: kernel.h), generic over the ISA. Everything is in an unnamed namespace and nothing of the
 // standard library is instantiated: each ISA file gets a private copy, compiled with its own flags.
 //
 // Beside what blocks-inl.h asks of it, a `Policy` has
@@ -30,7 +30,7 @@ constexpr int kDigitBits = 8;
 template <int kDigits>
 constexpr int kBias = (1 << (kDigits * kDigitBits - 1)) - 1;
 
-// +-1/2 for input i of a nibble and subset s: plus where s selects i. The sum over i of sign * x is the centred entry.
+// +-1/2 for input i of a nibble and subset s: plus where s selects i. The sum over i of sign * x is the centered entry.
 alignas(64) constexpr float kHalfSign[kNibble][kTableEntries] = {
     {-.5F, .5F, -.5F, .5F, -.5F, .5F, -.5F, .5F, -.5F, .5F, -.5F, .5F, -.5F, .5F, -.5F, .5F},
     {-.5F, -.5F, .5F, .5F, -.5F, -.5F, .5F, .5F, -.5F, -.5F, .5F, .5F, -.5F, -.5F, .5F, .5F},

@@ -11,7 +11,7 @@
 
 namespace dualbinary {
 
-// The version of ONNX Runtime's C API that this library speaks: 1.17, the first with all that the op needs. Older
+// The version of ONNX Runtime's C API version that this library uses: 1.17, the first with all that the op needs. Older
 // runtimes refuse a struct that claims more than they know.
 inline constexpr std::uint32_t kOrtApiVersion = 17;
 // The first with what the op needs on CUDA devices: their allocators, and scratch memory in the order of a stream.
