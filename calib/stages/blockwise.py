@@ -191,7 +191,6 @@ class _Block:
             for layer, state in zip(group, self._initial_weights(group, hessian), strict=True):
                 self.hessians[layer.name] = hessian
                 self._set(layer, state)
-                layer.quantized = True
         if "init" in self.config.stages:
             self._measure("init")
         if "layer" in self.config.stages:
@@ -208,8 +207,7 @@ class _Block:
 
     def _set(self, layer: QuantLinear, state: InitialWeight) -> None:
         self.states[layer.name] = state
-        layer.set_scales(state.scales)
-        layer.set_planes(state.planes)
+        layer.set_quantized(state.planes, state.scales)
 
     def _groups(self) -> Iterator[tuple[list[QuantLinear], Tensor | None]]:
         """Layers that read the same value, with its hessian; the layers one by one where nothing looks at inputs."""

@@ -6,7 +6,7 @@ For R groups of g weights w, importances d > 0 and a code for each weight:
 
 is a C x C system for each group. `refine` alternates it with giving every weight its nearest level, as
 dualbinary/fitting does without importances, and starts from there. Where the format is symmetric the same holds with a
-sign in place of a bit, and the start is the cascade; what is solved for are the free parameters of the format.
+sign in place of a bit, and it begins at the cascade; what is solved for are the free parameters of the format.
 """
 
 from dataclasses import replace

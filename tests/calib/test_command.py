@@ -220,7 +220,8 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bytes(model, tm
             assert (out / "model.safetensors").read_bytes() == expected
             shutil.rmtree(out)
             out.with_name("killed.generated.safetensors").unlink()
-    subprocess.run([*command[:4], str(out), *command[5:]], check=True, stdout=subprocess.DEVNULL)
+    if not out.exists():  # the last kill may come after the checkpoint is in place, and no run continues from there
+        subprocess.run([*command[:4], str(out), *command[5:]], check=True, stdout=subprocess.DEVNULL)
     assert (out / "model.safetensors").read_bytes() == expected
 
 
