@@ -76,14 +76,10 @@ class DataConfig(Settings):
     """Sources of tokens. With neither text nor generated sequences only data-free stages can run."""
 
     text: tuple[str, ...] = Field(default=(), description="files or patterns: txt, jsonl, parquet, also compressed")
-    separator: str | None = Field(
-        default=None, description="what separates documents in a text file; none: a file is one"
-    )
+    separator: str | None = Field(default=None, description="text between documents of a file; none: a file is one")
     generate: int = Field(default=0, ge=0, description="sequences that the teacher writes itself")
     generated: str | None = Field(default=None, description="a file of such sequences, made before")
-    keep: int = Field(
-        default=0, ge=0, description="of the generated sequences, how many e2e trains on; 0: as they come"
-    )
+    keep: int = Field(default=0, ge=0, description="generated sequences that e2e trains on; 0: as they come")
     keep_by: Literal["discrepancy", "random"] = Field(
         default="discrepancy", description="which: those where student and teacher differ most as e2e begins, or any"
     )
@@ -162,9 +158,7 @@ class _DistillTraining(Settings):
     warmup: int = Field(default=10, ge=0, description="steps until the rate is whole")
     held_out: int = Field(default=8, ge=0, description="windows that loss is measured on")
     evaluate_every: PositiveInt = Field(default=50, description="steps between measurements; the best state is kept")
-    gradient_checkpointing: bool = Field(
-        default=False, description="recompute activations: less memory, a third more time"
-    )
+    gradient_checkpointing: bool = Field(default=False, description="recompute activations: less memory, 1/3 more time")
 
 
 # Bases in the order in which a stored configuration lists their keys, last first.
@@ -192,9 +186,7 @@ class CalibConfig(Settings):
     block: BlockConfig = BlockConfig()
     e2e: DistillConfig = DistillConfig()
     seed: int = Field(default=0, ge=0, lt=1 << 32, description="of everything random")
-    dtype: Literal["auto", "float32", "bfloat16"] = Field(
-        default="auto", description="of matrix products; sums are float32"
-    )
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(default="auto", description="of products; sums are float32")
     cache_gb: float = Field(default=64.0, gt=0, description="limit of the activations kept on disk, GB")
 
     @field_validator("version")

@@ -76,9 +76,7 @@ def add_options(parser: argparse.ArgumentParser, *others: type) -> None:
     listing = "; ".join(f"{name}: {value.text}" for name, value in PRESETS.items())
     defaults = ", ".join(f"{name} for --method {method}" for method, name in DEFAULTS.items())
     base.add_argument("--preset", choices=PRESETS, help=f"values to begin with (default: {defaults}). {listing}")
-    base.add_argument(
-        "--config", type=Path, metavar="FILE", help="the configuration of another run: its calibration.json"
-    )
+    base.add_argument("--config", type=Path, metavar="FILE", help="configuration of another run: its calibration.json")
     options.add_options(parser, OPTIONS, *others)
 
 

@@ -21,9 +21,7 @@ class AnalysisOptions:
         group="analyses",
     )
     model: Path | None = option(None, help="the full-precision model, for {analyze}", metavar="MODEL_DIR")
-    before: Path | None = option(
-        None, help="a checkpoint to compare with, such as one without e2e", metavar="CHECKPOINT"
-    )
+    before: Path | None = option(None, help="a checkpoint to compare, such as one without e2e", metavar="CHECKPOINT")
     layer: str | None = option(None, help="the layer of the landscape", shown="default: the middle one", metavar="NAME")
     points: int = option(9, help="the landscape is N x N points")
     windows: int = option(16, help="the first N windows")

@@ -17,9 +17,7 @@ class InitSettings(Settings):
 
     refits: int = Field(default=2, ge=0, description="rounds of new scales for each group (error-feedback)")
     polishes: int = Field(default=1, ge=0, description="coordinate descents in each round (error-feedback)")
-    damping: float = Field(
-        default=0.01, gt=0, lt=1, description="share of the mean added to the diagonal of the hessian"
-    )
+    damping: float = Field(default=0.01, gt=0, lt=1, description="share of the mean added to the hessian's diagonal")
 
 
 @dataclass(frozen=True)
