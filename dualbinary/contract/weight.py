@@ -142,10 +142,10 @@ class PlaneWeight:
 
     @classmethod
     def concatenate(cls, parts: Sequence["PlaneWeight"]) -> "PlaneWeight":
-        """The outputs of all `parts`, one after another; all have one K and one format, of layout plain."""
+        """The outputs of all `parts`, one after another, in layout plain; N and the type of scales may differ."""
         planes = np.concatenate([part.planes for part in parts], axis=1)
         scales = np.concatenate([part.scales for part in parts], axis=1)
-        return cls(planes, scales, parts[0].K, parts[0].format)
+        return replace(parts[0].with_scales(scales), planes=planes)
 
     @property
     def N(self) -> int:

@@ -53,6 +53,13 @@ def test_rows_joined_again_are_the_weight(case, data):
     assert (joined.N, joined.K, joined.format) == (case.N, case.K, weight.format)
 
 
+def test_joined_weights_have_the_wider_type_of_scales():
+    planes, scales = np.zeros((2, 3, 16), np.uint8), np.ones((2, 3, 2), np.float16)
+    parts = [PlaneWeight.of(planes, scales.astype(dtype), 128, 64) for dtype in (np.float16, np.float32)]
+    joined = PlaneWeight.concatenate(parts)
+    assert joined.format.scale_dtype == joined.scales.dtype == np.float32
+
+
 @given(cases())
 def test_pack_gives_the_weight_of_its_bits(case):
     packed = PlaneWeight.pack(case.bits, case.scales, case.group_size)
