@@ -44,7 +44,10 @@ class BuiltGraph:
         return {name: value for name, value in self.model.graph.initializers.items() if value.const_value is None}
 
     def map_weights(self, stored: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Parameters made of stored tensors, lazy or not: renamed, split, transposed as the graph wants them."""
+        """Parameters made of stored tensors, lazy or not: renamed, split, transposed as the graph wants them.
+
+        Raises whatever the builder's code raises on tensors that it does not expect.
+        """
         return self.module.preprocess_weights(stored)
 
 
@@ -99,8 +102,8 @@ def build_graph(source: ModelDirectory, dtype: str) -> BuiltGraph:
 
 @contextmanager
 def _plain_configuration(source: ModelDirectory) -> Iterator[str]:
-    """A directory with config.json alone, without the key for which the builder has quantized layers of its own."""
-    config = {key: value for key, value in source.config.items() if key != "quantization_config"}
+    """A directory with config.json alone, without what transformers does not read."""
+    config = source.transformers.read_values()
     with tempfile.TemporaryDirectory(prefix="dualbinary-config-") as directory:
         (Path(directory) / CONFIG_FILE).write_text(json.dumps(config), encoding="utf-8")
         yield directory

@@ -6,6 +6,7 @@ work.
 
 import math
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -22,6 +23,7 @@ from dualbinary.checkpoint import (
 )
 from dualbinary.files.json_objects import read_json_object
 from exporter.source.lazy_tensor import LazyTensor, lazy_tensor
+from exporter.source.transformers_model import TransformersModel
 
 __all__ = ["ModelDirectory"]
 
@@ -84,6 +86,11 @@ class ModelDirectory:
     def lazy(self, name: str) -> LazyTensor:
         """The stored tensor `name`, unread."""
         return lazy_tensor(name, self.tensors[name].shape, _DTYPES[self.tensors[name].dtype])
+
+    @cached_property
+    def transformers(self) -> TransformersModel:
+        """What transformers makes of config.json. Raises InputError where that is nothing."""
+        return TransformersModel(self.directory, self.config)
 
     @property
     def sliding_window(self) -> int:
