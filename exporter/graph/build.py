@@ -18,7 +18,7 @@ import torch
 
 from dualbinary import InputError
 from dualbinary.checkpoint import CONFIG_FILE
-from exporter.graph.architectures import adjust, refuse_ignored_values
+from exporter.graph.architectures import adjust, configure, refuse_ignored_values
 from exporter.source.model_directory import ModelDirectory
 
 __all__ = ["BuiltGraph", "build_graph"]
@@ -68,7 +68,7 @@ def build_graph(source: ModelDirectory, dtype: str) -> BuiltGraph:
         """The module class, with adjustments between construction and graph building."""
 
         __name__ = registered.__name__
-        config_class = getattr(registered, "config_class", None)
+        config_class = _corrected_config_class(mobius, model_type)
 
         def __call__(self, config: Any) -> Any:
             module = registered(config)
@@ -107,6 +107,20 @@ def _plain_configuration(source: ModelDirectory) -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="dualbinary-config-") as directory:
         (Path(directory) / CONFIG_FILE).write_text(json.dumps(config), encoding="utf-8")
         yield directory
+
+
+def _corrected_config_class(mobius: Any, model_type: str) -> type:
+    """The class of the builder's configuration, which corrects what it reads from transformers'."""
+    base = getattr(mobius.registry.get(model_type), "config_class", None)
+    if base is None or base is mobius.ArchitectureConfig:
+        base = mobius.registry.get_config_class(model_type) or mobius.ArchitectureConfig
+
+    class Corrected(base):
+        @classmethod
+        def from_transformers(cls, config: Any, **options: Any) -> Any:
+            return configure(model_type, base.from_transformers(config, **options), config)
+
+    return Corrected
 
 
 def _check_type(mobius: Any, model_type: str) -> None:

@@ -1,18 +1,46 @@
 """Corrections of the graph builder for single architectures.
 
-One file per family with one function `adjust(module, config)`, called on the builder's module before the graph exists;
-one row here. A type without a row needs none. `VERIFIED` lists the types whose exported logits the tests compare with
+One file per family, one row here. Its function `configure(builder_config, config)` returns the builder's configuration
+with what transformers' own says, and `adjust(module, config)` corrects the builder's module before the graph exists; a
+family has one of them or both. A type without a row needs none. `VERIFIED` lists the types whose exported logits the tests compare with
 transformers; any other type exports with a line that says so.
 """
 
 import importlib
+from types import ModuleType
 from typing import Any
 
 from dualbinary import InputError
 
-__all__ = ["VERIFIED", "adjust", "refuse_ignored_values"]
+__all__ = ["VERIFIED", "adjust", "configure", "refuse_ignored_values"]
 
-_ADJUSTMENTS = {"cohere": "cohere", "gemma": "gemma", "gemma2": "gemma", "gemma3_text": "gemma", "opt": "opt"}
+_ADJUSTMENTS = {
+    "codegen": "biases",
+    "cohere": "interleaved",
+    "cohere2": "cohere2",
+    "deepseek_v2": "deepseek",
+    "deepseek_v3": "deepseek",
+    "dots1": "deepseek",
+    "ernie4_5": "interleaved",
+    "exaone4": "exaone4",
+    "falcon": "falcon",
+    "gemma": "gemma",
+    "gemma2": "gemma",
+    "gemma3_text": "gemma",
+    "glm": "biases",
+    "glm4": "biases",
+    "gpt_neox": "gpt_neox",
+    "gpt_neox_japanese": "gpt_neox",
+    "gptj": "biases",
+    "helium": "interleaved",
+    "hunyuan_v1_dense": "hunyuan",
+    "ministral": "ministral",
+    "nanochat": "nanochat",
+    "olmo3": "olmo3",
+    "opt": "opt",
+    "persimmon": "biases",
+    "seed_oss": "biases",
+}
 
 VERIFIED = frozenset(
     {
@@ -74,8 +102,19 @@ def refuse_ignored_values(model_type: str, config: dict[str, Any]) -> None:
             )
 
 
+def configure(model_type: str, builder_config: Any, config: Any) -> Any:
+    """The builder's configuration of a `model_type`, corrected by what transformers' `config` says."""
+    correct = getattr(_family(model_type), "configure", None)
+    return builder_config if correct is None else correct(builder_config, config)
+
+
 def adjust(module: Any, model_type: str, config: dict[str, Any]) -> None:
     """Correct the builder's `module` for `model_type` with the raw values of config.json."""
+    correct = getattr(_family(model_type), "adjust", None)
+    if correct is not None:
+        correct(module, config)
+
+
+def _family(model_type: str) -> ModuleType | None:
     name = _ADJUSTMENTS.get(model_type)
-    if name is not None:
-        importlib.import_module(f"exporter.graph.architectures.{name}").adjust(module, config)
+    return importlib.import_module(f"exporter.graph.architectures.{name}") if name is not None else None

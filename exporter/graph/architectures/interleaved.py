@@ -1,4 +1,4 @@
-"""Cohere. Its rotation pairs neighboring elements of a head; the builder pairs its two halves."""
+"""Cohere, Ernie 4.5, Helium. Their rotation pairs neighboring elements of a head; the builder pairs its two halves."""
 
 from typing import Any
 

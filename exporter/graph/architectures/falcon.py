@@ -1,0 +1,31 @@
+"""Falcon. The builder knows the names of the norms of one variant, and not how many key/value heads there are."""
+
+import dataclasses
+from typing import Any
+
+import torch
+
+__all__ = ["adjust", "configure"]
+
+_NORMS = {".input_layernorm.": ".ln_attn.", ".post_attention_layernorm.": ".ln_mlp."}
+
+
+def configure(builder_config: Any, config: Any) -> Any:
+    """The builder's configuration with the key/value heads of the variant."""
+    heads = config.num_kv_heads if config.new_decoder_architecture or not config.multi_query else 1
+    return dataclasses.replace(builder_config, num_key_value_heads=heads)
+
+
+def adjust(module: Any, config: dict[str, Any]) -> None:
+    """Rename the norms."""
+    preprocess = module.preprocess_weights
+
+    def preprocess_renamed(stored: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        renamed = {}
+        for name, tensor in preprocess(stored).items():
+            for old, new in _NORMS.items():
+                name = name.replace(old, new)
+            renamed[name] = tensor
+        return renamed
+
+    module.preprocess_weights = preprocess_renamed
