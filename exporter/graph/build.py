@@ -18,7 +18,10 @@ import torch
 
 from dualbinary import InputError
 from dualbinary.checkpoint import CONFIG_FILE
-from exporter.graph.architectures import adjust, refuse_ignored_values
+from exporter.graph.architectures import adjust, prepare
+from exporter.graph.architectures.configuration import Configuration, read_configuration
+from exporter.graph.architectures.rotation import put_in_rotations
+from exporter.graph.architectures.windows import layer_windows, put_in_windows
 from exporter.source.model_directory import ModelDirectory
 
 __all__ = ["BuiltGraph", "build_graph"]
@@ -33,11 +36,13 @@ class BuiltGraph:
     model: graph with inputs input_ids, attention_mask, position_ids, past_key_values.*; outputs logits and present.*.
     module: the builder's module; its preprocess_weights maps stored tensors to parameters.
     window: sliding window that the builder leaves out of the graph because all layers share it; 0 for none.
+    longest_window: the longest window of any layer, in the graph or not; 0 for none.
     """
 
     model: ir.Model
     module: Any
     window: int
+    longest_window: int
 
     def parameters(self) -> dict[str, ir.Value]:
         """Initializers that wait for weights, by name."""
@@ -57,28 +62,14 @@ def build_graph(source: ModelDirectory, dtype: str) -> BuiltGraph:
 
     model_type = str(source.model_type)
     _check_type(mobius, model_type)
-    refuse_ignored_values(model_type, source.config)
-    made: list[Any] = []
-    registered = mobius.registry.get(model_type)
-
-    class Adjusted:
-        """The module class, with adjustments between construction and graph building."""
-
-        __name__ = registered.__name__
-        config_class = getattr(registered, "config_class", None)
-
-        def __call__(self, config: Any) -> Any:
-            module = registered(config)
-            adjust(module, model_type, source.config)
-            made.append(module)
-            return module
-
+    configuration = read_configuration(model_type, source.config)
+    adjusted = _adjusted(mobius.registry.get(model_type), configuration)
     try:
-        with _plain_configuration(source) as directory:
+        with _directory_of(configuration.for_builder()) as directory:
             package = mobius.build(
                 directory,
                 _TASK,
-                module_class=Adjusted(),  # type: ignore[arg-type]
+                module_class=adjusted,
                 dtype={"fp32": "f32", "fp16": "f16"}[dtype],
                 load_weights=False,
                 trust_remote_code=False,
@@ -91,16 +82,43 @@ def build_graph(source: ModelDirectory, dtype: str) -> BuiltGraph:
             f"{source.directory / CONFIG_FILE}: model_type {model_type!r} does not build with these values "
             f"({type(error).__name__}: {error})"
         ) from error
-    model, module = package["model"], made[0]
+    model = package["model"]
     model.graph.name = "model"  # the builder names it after the temporary directory
-    window = getattr(getattr(module, "model", None), "_gqa_local_window_size", lambda: 0)()
-    return BuiltGraph(model, module, max(window, 0))
+    longest = max(adjusted.windows, default=0) if configuration.read is not None else source.sliding_window
+    return BuiltGraph(model, adjusted.made, adjusted.window, longest)
+
+
+def _adjusted(registered: Any, configuration: Configuration) -> Any:
+    """The builder's class `registered`, with adjustments between the module's construction and the graph's.
+
+    After a module is made, `made` is it, `windows` are those of its layers, and `window` is what the graph leaves out.
+    """
+
+    class Adjusted:
+        __name__ = registered.__name__
+        config_class = getattr(registered, "config_class", None)
+        windows = layer_windows(configuration.values) if configuration.read is not None else ()
+        window = 0
+        made: Any = None
+
+        def __call__(self, config: Any) -> Any:
+            values = configuration.values
+            self.made = module = registered(prepare(config, values))
+            adjust(module, configuration.model_type, values)
+            if configuration.read is not None:
+                put_in_rotations(module, configuration.read)
+                self.window = put_in_windows(module, self.windows)
+            else:
+                window = getattr(getattr(module, "model", None), "_gqa_local_window_size", lambda: 0)()
+                self.window = max(window, 0)
+            return module
+
+    return Adjusted()
 
 
 @contextmanager
-def _plain_configuration(source: ModelDirectory) -> Iterator[str]:
-    """A directory with config.json alone, without the key for which the builder has quantized layers of its own."""
-    config = {key: value for key, value in source.config.items() if key != "quantization_config"}
+def _directory_of(config: dict[str, Any]) -> Iterator[str]:
+    """A directory with this config.json alone."""
     with tempfile.TemporaryDirectory(prefix="dualbinary-config-") as directory:
         (Path(directory) / CONFIG_FILE).write_text(json.dumps(config), encoding="utf-8")
         yield directory

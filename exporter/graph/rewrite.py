@@ -34,7 +34,8 @@ _ROUTERS = (".gate", ".router")  # of mixtures of experts: tiny, and wrong choic
 def rewrite(graph: BuiltGraph, parameters: Parameters, options: ExportOptions) -> ExportGraph:
     """Run all passes over `graph`."""
     model = graph.model
-    GroupQueryAttentionPass(graph.window, parameters.source.sliding_window)(model)
+    GroupQueryAttentionPass(graph.window, graph.longest_window)(model)
+    _refuse_lost_window(graph)
     RemoveUnusedNodesPass()(model)  # what is left of the rotations and masks would count as users
     linears = find_linears(model)
     head, embedding = find_head(model, linears), find_embedding(model)
@@ -67,6 +68,14 @@ def rewrite(graph: BuiltGraph, parameters: Parameters, options: ExportOptions) -
     if options.fallback != "none" and formats:
         _add_fallback(model, options.fallback, formats.values())
     return ExportGraph(model, tuple(linear_pass.nodes), tuple(vocabulary_pass.tables), pack_pass.joined)
+
+
+def _refuse_lost_window(graph: BuiltGraph) -> None:
+    if graph.window and any(node.op_type == "Attention" for node in graph.model.graph):
+        raise InputError(
+            f"config.json: sliding_window={graph.window} is not supported for heads of this size; only heads whose size "
+            "is a multiple of 8 can have a window"
+        )
 
 
 def _remove_unused(model: ir.Model) -> None:

@@ -1,0 +1,94 @@
+"""config.json as transformers understands it: the one reading that refusals, corrections and the builder share.
+
+transformers 4 and 5 spell some values differently (rope_scaling and rope_parameters, torch_dtype and dtype), classes
+have defaults for what a file leaves out, and files carry keys of other model types that nothing reads. The builder,
+which looks for every key that any type has, would honor those. So for a type with a table of fields
+(`config_fields.toml`) it gets a configuration that transformers has read and that holds the fields of this table alone.
+"""
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+from dualbinary import InputError
+from exporter.graph.architectures.config_fields import field_table, refuse_values
+
+__all__ = ["Configuration", "read_configuration"]
+
+_GENERATORS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")  # names of classes that write text end so
+_PLAIN_ROPE = ("rope_theta", "partial_rotary_factor")
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """A configuration to build a graph from.
+
+    Attributes:
+        model_type: the model type.
+        values: fields and values; of a type without a table of fields, config.json as it is.
+        read: transformers' object for them; None for a type without a table.
+    """
+
+    model_type: str
+    values: dict[str, Any]
+    read: Any
+
+    def for_builder(self) -> dict[str, Any]:
+        """The config.json that the graph builder gets. Rotations are plain: `rotation.py` puts in transformers' own."""
+        if self.read is None or not self.values.get("rope_parameters"):
+            return self.values
+        rope = self.values["rope_parameters"]
+        nested = {key: _plain(value) for key, value in rope.items() if isinstance(value, dict)}
+        return self.values | {"rope_parameters": nested or _plain(rope)}
+
+
+def read_configuration(model_type: str, config: dict[str, Any]) -> Configuration:
+    """Read the content of config.json.
+
+    Raises InputError for a model that is no decoder, and for values that the graph would not honor.
+    """
+    # For quantized weights the builder has layers of its own; planes of a checkpoint are read elsewhere.
+    raw = {key: value for key, value in config.items() if key != "quantization_config"}
+    _refuse_other_tasks(model_type, raw)
+    table = field_table(model_type)
+    if table is None:
+        refuse_values(model_type, raw)
+        return Configuration(model_type, raw, None)
+    from transformers import CONFIG_MAPPING
+
+    try:
+        read = CONFIG_MAPPING[model_type].from_dict(copy.deepcopy(raw))
+        values = raw | read.to_dict()
+    except Exception as error:  # its validation raises what it finds
+        reason = " ".join(str(error).split())
+        raise InputError(f"config.json: transformers does not take it ({type(error).__name__}: {reason})") from error
+    refuse_values(model_type, {name: values[name] for name in table.only if name in values} | _rope(values, raw))
+    built = {name: values[name] for name in table.built if name in values and name != "architectures"}
+    return Configuration(model_type, {"model_type": model_type, **built}, read)
+
+
+def _rope(values: dict[str, Any], raw: dict[str, Any]) -> dict[str, Any]:
+    """rope_parameters, under the name that config.json has for it."""
+    key = "rope_scaling" if raw.get("rope_scaling") else "rope_parameters"
+    return {key: values["rope_parameters"]} if "rope_parameters" in values else {}
+
+
+def _plain(rope: dict[str, Any]) -> dict[str, Any]:
+    return {"rope_type": "default"} | {key: rope[key] for key in _PLAIN_ROPE if key in rope}
+
+
+def _refuse_other_tasks(model_type: str, config: dict[str, Any]) -> None:
+    """Raise InputError where `architectures` names no class that writes text, nor the base model of one."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_MAPPING_NAMES
+
+    names = config.get("architectures")
+    if not isinstance(names, list) or not names:
+        return
+    base = MODEL_MAPPING_NAMES.get(model_type)
+    if any(str(name).endswith(_GENERATORS) or name == base for name in names):
+        return
+    expected = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(model_type, "the causal decoder of its model type")
+    raise InputError(
+        f"config.json: architectures is {', '.join(map(str, names))}, which does not write text; "
+        f"only decoders can be exported, here {expected}"
+    )
