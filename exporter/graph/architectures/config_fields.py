@@ -12,11 +12,12 @@ from typing import Any
 
 from dualbinary import InputError
 
-__all__ = ["FieldTable", "field_table", "refuse_values", "rope_table"]
+__all__ = ["FieldTable", "common_table", "field_table", "refuse_common_values", "refuse_values", "rope_table"]
 
 _FILE = Path(__file__).with_name("config_fields.toml")
 _GROUPS = ("values", "every", "rope")  # tables that are not those of a model type
 _ROPE_KEYS = ("rope_parameters", "rope_scaling")  # where transformers 5 and 4 write how positions are rotated
+_TASK = "architectures"  # held against transformers' own lists where the configuration is read
 _LENGTH_TYPE = "dynamic"  # a rotation whose tables depend on the length of the sequence, which a graph's cannot
 
 
@@ -46,12 +47,14 @@ class FieldTable:
 
 
 def field_table(model_type: str) -> FieldTable | None:
-    """The table of `model_type`, fields of every configuration class included; None for a type that has none."""
+    """The fields of the configuration class of `model_type` itself; None for a type that has no table."""
     file = _read()
-    if model_type in _GROUPS or model_type not in file:
-        return None
-    own, every = _table(file[model_type]), _table(file["every"])
-    return FieldTable(own.honored + every.honored, own.only | every.only, own.unread + every.unread)
+    return None if model_type in _GROUPS or model_type not in file else _table(file[model_type])
+
+
+def common_table() -> FieldTable:
+    """The fields of every configuration class."""
+    return _table(_read()["every"])
 
 
 def rope_table() -> FieldTable:
@@ -59,23 +62,30 @@ def rope_table() -> FieldTable:
     return _table(_read()["rope"])
 
 
-def refuse_values(model_type: str, values: dict[str, Any]) -> None:
-    """Raise InputError where `values`, a configuration as transformers reads it, has one that is not honored.
-
-    Of a type without a table, what transformers reads of every configuration is checked alone.
-    """
-    table = field_table(model_type) or _table(_read()["every"])
-    for name, passing in table.only.items():
-        if name in values and name != "architectures":
-            _refuse(name, values[name], (values[passing],) if isinstance(passing, str) else passing, model_type)
-    for key in _ROPE_KEYS:
-        rope = values.get(key)
+def refuse_common_values(model_type: str, raw: dict[str, Any]) -> None:
+    """Raise InputError where config.json as it is has a value that no graph would honor, whatever the type."""
+    for name, passing in common_table().only.items():
+        if name in raw and name != _TASK:
+            _refuse(name, raw[name], passing, model_type)
+    table = field_table(model_type)
+    for key in _ROPE_KEYS if table is None or "rope_parameters" in table.honored else ():
+        rope = raw.get(key)
         for parameters in _each_rotation(rope) if isinstance(rope, dict) else ():
-            kind = parameters.get("rope_type", parameters.get("type", "default"))
-            if kind == _LENGTH_TYPE:
-                raise InputError(f"config.json: {key} of type {kind!r} changes with the length and cannot be exported")
-            if field_table(model_type) is not None:
-                _refuse(f"{key}.rope_type", kind, rope_table().only["rope_type"], model_type)
+            if _LENGTH_TYPE in (parameters.get("rope_type"), parameters.get("type")):
+                raise InputError(
+                    f"config.json: {key} of type {_LENGTH_TYPE!r} changes with the length and cannot be exported"
+                )
+
+
+def refuse_values(model_type: str, values: dict[str, Any]) -> None:
+    """Raise InputError where `values`, the fields of the type's class as transformers reads them, has another one."""
+    table = field_table(model_type)
+    for name, passing in table.only.items() if table is not None else ():
+        if name in values:
+            _refuse(name, values[name], (values[passing],) if isinstance(passing, str) else passing, model_type)
+    for parameters in _each_rotation(values.get("rope_parameters") or {}):
+        kind = parameters.get("rope_type", "default")
+        _refuse("rope_parameters.rope_type", kind, rope_table().only["rope_type"], model_type)
 
 
 def _each_rotation(rope: dict[str, Any]) -> list[dict[str, Any]]:

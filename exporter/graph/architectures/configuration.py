@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dualbinary import InputError
-from exporter.graph.architectures.config_fields import field_table, refuse_values
+from exporter.graph.architectures.config_fields import field_table, refuse_common_values, refuse_values
 
 __all__ = ["Configuration", "read_configuration"]
 
@@ -50,27 +50,22 @@ def read_configuration(model_type: str, config: dict[str, Any]) -> Configuration
     # For quantized weights the builder has layers of its own; planes of a checkpoint are read elsewhere.
     raw = {key: value for key, value in config.items() if key != "quantization_config"}
     _refuse_other_tasks(model_type, raw)
+    refuse_common_values(model_type, raw)
     table = field_table(model_type)
     if table is None:
-        refuse_values(model_type, raw)
         return Configuration(model_type, raw, None)
     from transformers import CONFIG_MAPPING
 
     try:
         read = CONFIG_MAPPING[model_type].from_dict(copy.deepcopy(raw))
-        values = raw | read.to_dict()
+        stored = read.to_dict()
     except Exception as error:  # its validation raises what it finds
-        reason = " ".join(str(error).split())
-        raise InputError(f"config.json: transformers does not take it ({type(error).__name__}: {reason})") from error
-    refuse_values(model_type, {name: values[name] for name in table.only if name in values} | _rope(values, raw))
-    built = {name: values[name] for name in table.built if name in values and name != "architectures"}
-    return Configuration(model_type, {"model_type": model_type, **built}, read)
-
-
-def _rope(values: dict[str, Any], raw: dict[str, Any]) -> dict[str, Any]:
-    """rope_parameters, under the name that config.json has for it."""
-    key = "rope_scaling" if raw.get("rope_scaling") else "rope_parameters"
-    return {key: values["rope_parameters"]} if "rope_parameters" in values else {}
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise InputError(f"config.json: model_type {model_type!r} does not build with these values ({reason})") from error
+    # A field that the class keeps under another name is an attribute alone.
+    values = {name: stored.get(name, getattr(read, name, None)) for name in table.built if hasattr(read, name)}
+    refuse_values(model_type, values)
+    return Configuration(model_type, {"model_type": model_type, **values}, read)
 
 
 def _plain(rope: dict[str, Any]) -> dict[str, Any]:
