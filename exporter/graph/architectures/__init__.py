@@ -21,6 +21,7 @@ _ADJUSTMENTS = {
     "gpt_neox": "gpt_neox",
     "olmo": "olmo",
     "opt": "opt",
+    "stablelm": "stablelm",
 }
 
 VERIFIED = frozenset(
