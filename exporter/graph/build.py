@@ -18,7 +18,10 @@ import torch
 
 from dualbinary import InputError
 from dualbinary.checkpoint import CONFIG_FILE
-from exporter.graph.architectures import adjust, configure, refuse_ignored_values
+from exporter.graph.architectures import adjust, configure
+from exporter.graph.architectures.configuration import Configuration, read_configuration
+from exporter.graph.architectures.rotation import put_in_rotations
+from exporter.graph.architectures.windows import layer_windows, put_in_windows
 from exporter.source.model_directory import ModelDirectory
 
 __all__ = ["BuiltGraph", "build_graph"]
@@ -33,11 +36,13 @@ class BuiltGraph:
     model: graph with inputs input_ids, attention_mask, position_ids, past_key_values.*; outputs logits and present.*.
     module: the builder's module; its preprocess_weights maps stored tensors to parameters.
     window: sliding window that the builder leaves out of the graph because all layers share it; 0 for none.
+    longest_window: the longest window of any layer, in the graph or not; 0 for none.
     """
 
     model: ir.Model
     module: Any
     window: int
+    longest_window: int
 
     def parameters(self) -> dict[str, ir.Value]:
         """Initializers that wait for weights, by name."""
@@ -60,28 +65,14 @@ def build_graph(source: ModelDirectory, dtype: str) -> BuiltGraph:
 
     model_type = str(source.model_type)
     _check_type(mobius, model_type)
-    refuse_ignored_values(model_type, source.config)
-    made: list[Any] = []
-    registered = mobius.registry.get(model_type)
-
-    class Adjusted:
-        """The module class, with adjustments between construction and graph building."""
-
-        __name__ = registered.__name__
-        config_class = _corrected_config_class(mobius, model_type)
-
-        def __call__(self, config: Any) -> Any:
-            module = registered(config)
-            adjust(module, model_type, source.config)
-            made.append(module)
-            return module
-
+    configuration = read_configuration(source)
+    adjusted = _adjusted(mobius, configuration)
     try:
-        with _plain_configuration(source) as directory:
+        with _directory_of(configuration.for_builder()) as directory:
             package = mobius.build(
                 directory,
                 _TASK,
-                module_class=Adjusted(),  # type: ignore[arg-type]
+                module_class=adjusted,
                 dtype={"fp32": "f32", "fp16": "f16"}[dtype],
                 load_weights=False,
                 trust_remote_code=False,
@@ -94,23 +85,44 @@ def build_graph(source: ModelDirectory, dtype: str) -> BuiltGraph:
             f"{source.directory / CONFIG_FILE}: model_type {model_type!r} does not build with these values "
             f"({type(error).__name__}: {error})"
         ) from error
-    model, module = package["model"], made[0]
+    model = package["model"]
     model.graph.name = "model"  # the builder names it after the temporary directory
-    window = getattr(getattr(module, "model", None), "_gqa_local_window_size", lambda: 0)()
-    return BuiltGraph(model, module, max(window, 0))
+    longest = max((*adjusted.windows, source.sliding_window))
+    return BuiltGraph(model, adjusted.made, adjusted.window, longest)
 
 
-@contextmanager
-def _plain_configuration(source: ModelDirectory) -> Iterator[str]:
-    """A directory with config.json alone, without what transformers does not read."""
-    config = source.transformers.read_values()
-    with tempfile.TemporaryDirectory(prefix="dualbinary-config-") as directory:
-        (Path(directory) / CONFIG_FILE).write_text(json.dumps(config), encoding="utf-8")
-        yield directory
+def _adjusted(mobius: Any, configuration: Configuration) -> Any:
+    """The builder's class, with adjustments between the module's construction and the graph's.
+
+    After a module is made, `made` is it, `windows` are those of its layers, and `window` is what the graph leaves out.
+    """
+    model_type, values = configuration.model_type, configuration.values
+    registered = mobius.registry.get(model_type)
+
+    class Adjusted:
+        __name__ = registered.__name__
+        config_class = _corrected_config_class(mobius, configuration)
+        windows = layer_windows(values) if configuration.has_table else ()
+        window = 0
+        made: Any = None
+
+        def __call__(self, config: Any) -> Any:
+            self.made = module = registered(config)
+            adjust(module, model_type, values)
+            if configuration.has_table:
+                put_in_rotations(module, configuration.read)
+                self.window = put_in_windows(module, self.windows)
+            else:
+                window = getattr(getattr(module, "model", None), "_gqa_local_window_size", lambda: 0)()
+                self.window = max(window, 0)
+            return module
+
+    return Adjusted()
 
 
-def _corrected_config_class(mobius: Any, model_type: str) -> type:
-    """The class of the builder's configuration, which corrects what it reads from transformers'."""
+def _corrected_config_class(mobius: Any, configuration: Configuration) -> type:
+    """The class of the builder's configuration, with `configure` after what it reads from transformers'."""
+    model_type = configuration.model_type
     base = getattr(mobius.registry.get(model_type), "config_class", None)
     if base is None or base is mobius.ArchitectureConfig:
         base = mobius.registry.get_config_class(model_type) or mobius.ArchitectureConfig
@@ -118,9 +130,17 @@ def _corrected_config_class(mobius: Any, model_type: str) -> type:
     class Corrected(base):
         @classmethod
         def from_transformers(cls, config: Any, **options: Any) -> Any:
-            return configure(model_type, base.from_transformers(config, **options), config)
+            return configure(base.from_transformers(config, **options), configuration.read, configuration.values)
 
     return Corrected
+
+
+@contextmanager
+def _directory_of(config: dict[str, Any]) -> Iterator[str]:
+    """A directory with this config.json alone."""
+    with tempfile.TemporaryDirectory(prefix="dualbinary-config-") as directory:
+        (Path(directory) / CONFIG_FILE).write_text(json.dumps(config), encoding="utf-8")
+        yield directory
 
 
 def _check_type(mobius: Any, model_type: str) -> None:

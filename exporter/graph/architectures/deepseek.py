@@ -1,23 +1,23 @@
-"""DeepSeek V2 and V3, dots.llm1.
+"""DeepSeek V2 and V3, dots.llm1, Youtu.
 
 1. The builder looks for experts in one tensor; files hold them one by one.
 2. transformers' configuration of V3 and of dots.llm1 does not say how experts are scored, as there is one way; the
    builder takes that of V2.
-3. dots.llm1 normalizes queries and keys, and some of its layers have a window.
+3. dots.llm1 normalizes queries and keys.
+4. A rotation with mscale_all_dim scales the scores of latent attention, too.
 """
 
 import dataclasses
+import math
 from typing import Any
 
 import torch
-
-from exporter.graph.architectures.layer_kinds import LayerKind, sliding_layers, use_layer_kinds
 
 __all__ = ["adjust", "configure"]
 
 
 def configure(builder_config: Any, config: Any) -> Any:
-    """Case 2 and the norms of case 3."""
+    """Cases 2 and 3."""
     if config.model_type == "deepseek_v2":
         return builder_config
     scored = dataclasses.replace(builder_config, scoring_func="sigmoid", topk_method="noaux_tc")
@@ -25,7 +25,7 @@ def configure(builder_config: Any, config: Any) -> Any:
 
 
 def adjust(module: Any, config: dict[str, Any]) -> None:
-    """Case 1 and the windows of case 3."""
+    """Cases 1 and 4."""
     preprocess = module.preprocess_weights
 
     def preprocess_single(stored: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -33,7 +33,14 @@ def adjust(module: Any, config: dict[str, Any]) -> None:
         return {name.replace(".mlp.experts.", ".mlp.moe.experts."): tensor for name, tensor in mapped.items()}
 
     module.preprocess_weights = preprocess_single
-    if module.config.sliding_window:
-        text, window = module.model, module.config.sliding_window
-        kinds = [LayerKind(window if slides else None, text.rotary_emb) for slides in sliding_layers(module.config)]
-        use_layer_kinds(text, kinds)
+    for layer in module.model.layers:
+        if hasattr(layer.self_attn, "kv_lora_rank"):
+            layer.self_attn.scaling *= _score_scale(config.get("rope_parameters") or {})
+
+
+def _score_scale(rope: dict[str, Any]) -> float:
+    """Case 4, as transformers computes it."""
+    share, factor = rope.get("mscale_all_dim"), rope.get("factor", 1)
+    if rope.get("rope_type", "default") == "default" or not share or factor <= 1:
+        return 1.0
+    return (0.1 * share * math.log(factor) + 1.0) ** 2

@@ -1,15 +1,16 @@
-"""EXAONE 4. Where config.json has a window, only layers with it rotate, and the others see everything."""
+"""EXAONE 4. Where config.json has a window, only layers with it rotate."""
 
 from typing import Any
 
-from exporter.graph.architectures.layer_kinds import LayerKind, sliding_layers, use_layer_kinds
+from exporter.graph.architectures.layer_rotations import leave_unrotated, sliding_layers
 
 __all__ = ["adjust"]
 
 
 def adjust(module: Any, config: dict[str, Any]) -> None:
-    """Give each layer its window and its rotation."""
-    text, window = module.model, module.config.sliding_window
-    sliding = LayerKind(window, text.rotary_emb)
-    full = LayerKind(None, None if window else text.rotary_emb)
-    use_layer_kinds(text, [sliding if slides else full for slides in sliding_layers(module.config)])
+    """Leave the rotation out of layers without a window."""
+    if config["sliding_window"] is None:
+        return
+    for layer, slides in zip(module.model.layers, sliding_layers(module.config), strict=True):
+        if not slides:
+            leave_unrotated(layer)

@@ -1,37 +1,46 @@
-"""GPT-NeoX, GPT-NeoX-Japanese.
+"""GPT-NeoX.
 
-1. Their embedding and head have names that the builder does not tie.
-2. The Japanese one says the width of its MLP as a multiple of the hidden size.
+1. Attention and MLP read the same hidden states where use_parallel_residual says so, else one after another; the builder
+   has the first form alone.
+2. Embedding and head have names that the builder does not tie.
 """
 
 import dataclasses
+from functools import partial
 from typing import Any
 
 import torch
 
-__all__ = ["adjust", "configure"]
+__all__ = ["adjust"]
 
-_EMBEDDINGS = ("gpt_neox.embed_in.weight", "gpt_neox_japanese.embed_in.weight")
-_HEAD = "embed_out.weight"
-
-
-def configure(builder_config: Any, config: Any) -> Any:
-    """Case 2."""
-    multiple = getattr(config, "intermediate_multiple_size", None)
-    if multiple is None:
-        return builder_config
-    return dataclasses.replace(builder_config, intermediate_size=multiple * config.hidden_size)
+_EMBEDDING, _HEAD = "gpt_neox.embed_in.weight", "embed_out.weight"
 
 
 def adjust(module: Any, config: dict[str, Any]) -> None:
-    """Case 1: give the head the embedding's tensor where config.json ties them."""
-    if not module.config.tie_word_embeddings:
-        return
+    """Apply cases 1 and 2 to the builder's module."""
+    if not config["use_parallel_residual"]:
+        for layer in module.gpt_neox.layers:
+            layer.forward = partial(_sequential, layer)
+    if module.config.tie_word_embeddings:
+        _tie(module)
+
+
+def _sequential(
+    layer: Any, op: Any, hidden: Any, attention_bias: Any, position_embeddings: Any, past: Any = None
+) -> tuple[Any, Any]:
+    """h + attention(norm(h)), then the same with the MLP."""
+    normed = layer.input_layernorm(op, hidden)
+    attended, present = layer.attention(op, normed, attention_bias, position_embeddings, past)
+    hidden = op.Add(hidden, attended)
+    return op.Add(hidden, layer.mlp(op, layer.post_attention_layernorm(op, hidden))), present
+
+
+def _tie(module: Any) -> None:
+    """Give the head the embedding's tensor."""
     module.config = dataclasses.replace(module.config, tie_word_embeddings=False)
     preprocess = module.preprocess_weights
 
     def preprocess_tied(stored: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        embedding = next((stored[name] for name in _EMBEDDINGS if name in stored), None)
-        return preprocess(stored if embedding is None else {**stored, _HEAD: embedding})
+        return preprocess({**stored, _HEAD: stored[_EMBEDDING]} if _EMBEDDING in stored else stored)
 
     module.preprocess_weights = preprocess_tied

@@ -1,19 +1,31 @@
-"""OLMo 3. Layers with a window take turns with layers without one, and only the latter's rotation may be scaled."""
+"""OLMo 3. Layers with a window have a rotation of their own, which is not scaled."""
 
 import dataclasses
 from typing import Any
 
-from exporter.graph.architectures.layer_kinds import LayerKind, sliding_layers, use_layer_kinds
+from exporter.graph.architectures.layer_rotations import sliding_layers
 
 __all__ = ["adjust"]
 
 
 def adjust(module: Any, config: dict[str, Any]) -> None:
-    """Give each layer its window and its rotation."""
+    """Give layers with a window the rotation that the builder calls local."""
     from mobius.components import initialize_rope
 
-    text, window = module.model, module.config.sliding_window
-    plain = dataclasses.replace(module.config, rope_type="default", rope_scaling=None)
-    text.rotary_emb_local = initialize_rope(plain)
-    sliding, full = LayerKind(window, text.rotary_emb_local), LayerKind(None, text.rotary_emb)
-    use_layer_kinds(text, [sliding if slides else full for slides in sliding_layers(module.config)])
+    text = module.model
+    text.rotary_emb_local = initialize_rope(dataclasses.replace(module.config, rope_type="default", rope_scaling=None))
+    local: list[Any] = []
+    forward = text.forward
+
+    def with_both(op: Any, *, position_ids: Any, **others: Any) -> Any:
+        local[:] = [text.rotary_emb_local(op, position_ids)]
+        return forward(op, position_ids=position_ids, **others)
+
+    def rotated(layer: Any) -> Any:
+        inner = layer.forward
+        return lambda op, *, position_embeddings, **others: inner(op, position_embeddings=local[0], **others)
+
+    text.forward = with_both
+    for layer, slides in zip(text.layers, sliding_layers(module.config), strict=True):
+        if slides:
+            layer.forward = rotated(layer)
