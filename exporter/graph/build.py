@@ -20,6 +20,7 @@ from dualbinary import InputError
 from dualbinary.checkpoint import CONFIG_FILE
 from exporter.graph.architectures import adjust, configure
 from exporter.graph.architectures.configuration import Configuration, read_configuration
+from exporter.graph.architectures.refused import refuse_type
 from exporter.graph.architectures.rotation import put_in_rotations
 from exporter.graph.architectures.windows import layer_windows, put_in_windows
 from exporter.source.model_directory import ModelDirectory
@@ -65,6 +66,7 @@ def build_graph(source: ModelDirectory, dtype: str) -> BuiltGraph:
 
     model_type = str(source.model_type)
     _check_type(mobius, model_type)
+    refuse_type(model_type)
     configuration = read_configuration(source)
     adjusted = _adjusted(mobius, configuration)
     try:

@@ -2,9 +2,10 @@
 
 One file per family, one row here. Its function `configure(builder_config, config)` returns the builder's configuration
 with what transformers' `config` says, and `adjust(module, values)` corrects the builder's module before the graph
-exists; a family has one of them or both. A type without a row needs none. Rotations and windows are the same matter for all families: `rotation.py`,
-`windows.py`. `VERIFIED` lists the types whose exported logits the tests compare with transformers, for every field of
-config.json (`config_fields.toml`); any other type exports with a line that says so.
+exists; a family has one of them or both. A type without a row needs none. Rotations and windows are the same matter for
+all families: `rotation.py`, `windows.py`. `VERIFIED` lists the types whose exported logits the tests compare with
+transformers, for every field of config.json (`config_fields.toml`); `refused.py` lists types that cannot be exported;
+any other type exports with a line that says so.
 """
 
 import dataclasses
@@ -31,6 +32,7 @@ _ADJUSTMENTS = {
     "glm4": "biases",
     "gpt2": "gpt2",
     "gpt_neox": "gpt_neox",
+    "gpt_oss": "gpt_oss",
     "gptj": "biases",
     "helium": "interleaved",
     "hunyuan_v1_dense": "hunyuan",
@@ -47,31 +49,61 @@ _ADJUSTMENTS = {
 
 VERIFIED = frozenset(
     {
+        "apertus",
         "arcee",
         "bloom",
+        "codegen",
         "cohere",
+        "cohere2",
+        "deepseek_v2",
+        "deepseek_v3",
+        "diffllama",
+        "dots1",
+        "ernie4_5",
+        "exaone4",
+        "falcon",
+        "flex_olmo",
         "gemma",
         "gemma2",
         "gemma3_text",
+        "glm",
+        "glm4",
         "gpt2",
+        "gpt_bigcode",
+        "gpt_neo",
         "gpt_neox",
+        "gpt_oss",
+        "gptj",
         "granite",
+        "granitemoe",
+        "helium",
+        "hunyuan_v1_dense",
         "llama",
+        "ministral",
+        "ministral3",
         "mistral",
         "mixtral",
+        "mpt",
+        "nanochat",
         "nemotron",
         "olmo",
         "olmo2",
+        "olmo3",
+        "olmoe",
+        "openai-gpt",
         "opt",
+        "persimmon",
         "phi",
         "phi3",
         "qwen2",
         "qwen2_moe",
         "qwen3",
         "qwen3_moe",
+        "seed_oss",
         "smollm3",
         "stablelm",
         "starcoder2",
+        "youtu",
     }
 )
 

@@ -1,4 +1,4 @@
-"""Ministral 3. Queries far into a sequence are scaled, after each original_max_position_embeddings tokens a little more."""
+"""Ministral 3. Queries are scaled, a little more after each original_max_position_embeddings tokens."""
 
 from typing import Any
 

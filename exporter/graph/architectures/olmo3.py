@@ -9,11 +9,16 @@ __all__ = ["adjust"]
 
 
 def adjust(module: Any, config: dict[str, Any]) -> None:
-    """Give layers with a window the rotation that the builder calls local."""
+    """Give layers with a window the rotation that the builder calls local. `rotation.py` scales the other one."""
     from mobius.components import initialize_rope
 
-    text = module.model
-    text.rotary_emb_local = initialize_rope(dataclasses.replace(module.config, rope_type="default", rope_scaling=None))
+    text, rope = module.model, config["rope_parameters"]
+
+    def plain(layers: str) -> Any:
+        theta = rope[layers]["rope_theta"]
+        return initialize_rope(dataclasses.replace(module.config, rope_type="default", rope_theta=theta))
+
+    text.rotary_emb, text.rotary_emb_local = plain("full_attention"), plain("sliding_attention")
     local: list[Any] = []
     forward = text.forward
 
