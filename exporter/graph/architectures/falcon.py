@@ -1,4 +1,4 @@
-"""Falcon. The builder knows the names of the norms of one variant, and not how many norms and key/value heads there are."""
+"""Falcon. The builder knows names of norms of one variant, and not how many norms and key/value heads a variant has."""
 
 import dataclasses
 from typing import Any
