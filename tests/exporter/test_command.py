@@ -68,7 +68,7 @@ def test_check_that_cannot_be_made_ends_in_one_line(pristine_model, tmp_path, ca
     def fail(*_):
         raise RuntimeError("no shape\nfits")
 
-    monkeypatch.setattr(verify, "check", fail)
+    monkeypatch.setattr("exporter.verify.check", fail)
 
     assert main([str(pristine_model("llama")), str(tmp_path / "model.onnx"), "--check"]) == 1
     assert "--check could not compare it with PyTorch (RuntimeError: no shape fits)" in capfd.readouterr().err

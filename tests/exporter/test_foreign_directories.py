@@ -1,4 +1,4 @@
-"""Directories that transformers reads and other tools wrote: exported as transformers reads them, or refused in a line."""
+"""Directories that transformers reads and other tools wrote are exported as transformers reads them, or refused."""
 
 import json
 
