@@ -5,12 +5,7 @@ weights whatever the model's size. It builds the portable form (standard Attenti
 our passes turn into the operators that the runtime is fast at.
 """
 
-import json
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
@@ -19,7 +14,7 @@ import torch
 from dualbinary import InputError
 from dualbinary.checkpoint import CONFIG_FILE
 from exporter.graph.architectures import adjust, prepare
-from exporter.graph.architectures.configuration import Configuration, read_configuration
+from exporter.graph.architectures.configuration import Configuration, directory_of, read_configuration
 from exporter.graph.architectures.rotation import put_in_rotations
 from exporter.graph.architectures.windows import layer_windows, put_in_windows
 from exporter.source.model_directory import ModelDirectory
@@ -65,7 +60,7 @@ def build_graph(source: ModelDirectory, dtype: str) -> BuiltGraph:
     configuration = read_configuration(model_type, source.config)
     adjusted = _adjusted(mobius.registry.get(model_type), configuration)
     try:
-        with _directory_of(configuration.for_builder()) as directory:
+        with directory_of(configuration.for_builder()) as directory:
             package = mobius.build(
                 directory,
                 _TASK,
@@ -114,14 +109,6 @@ def _adjusted(registered: Any, configuration: Configuration) -> Any:
             return module
 
     return Adjusted()
-
-
-@contextmanager
-def _directory_of(config: dict[str, Any]) -> Iterator[str]:
-    """A directory with this config.json alone."""
-    with tempfile.TemporaryDirectory(prefix="dualbinary-config-") as directory:
-        (Path(directory) / CONFIG_FILE).write_text(json.dumps(config), encoding="utf-8")
-        yield directory
 
 
 def _check_type(mobius: Any, model_type: str) -> None:

@@ -6,14 +6,19 @@ which looks for every key that any type has, would honor those. So for a type wi
 (`config_fields.toml`) it gets a configuration that transformers has read and that holds the fields of this table alone.
 """
 
-import copy
+import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from dualbinary import InputError
+from dualbinary.checkpoint import CONFIG_FILE
 from exporter.graph.architectures.config_fields import field_table, refuse_common_values, refuse_values
 
-__all__ = ["Configuration", "read_configuration"]
+__all__ = ["Configuration", "directory_of", "read_configuration"]
 
 _GENERATORS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")  # names of classes that write text end so
 _PLAIN_ROPE = ("rope_theta", "partial_rotary_factor")
@@ -54,18 +59,28 @@ def read_configuration(model_type: str, config: dict[str, Any]) -> Configuration
     table = field_table(model_type)
     if table is None:
         return Configuration(model_type, raw, None)
-    from transformers import CONFIG_MAPPING
+    from transformers import AutoConfig
 
     try:
-        read = CONFIG_MAPPING[model_type].from_dict(copy.deepcopy(raw))
+        with directory_of(raw) as directory:
+            read = AutoConfig.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
         stored = read.to_dict()
     except Exception as error:  # its validation raises what it finds
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise InputError(f"config.json: model_type {model_type!r} does not build with these values ({reason})") from error
+    table = field_table(read.model_type) or table  # a Mistral with layer types is read as a Ministral
     # A field that the class keeps under another name is an attribute alone.
     values = {name: stored.get(name, getattr(read, name, None)) for name in table.built if hasattr(read, name)}
-    refuse_values(model_type, values)
+    refuse_values(read.model_type, values)
     return Configuration(model_type, {"model_type": model_type, **values}, read)
+
+
+@contextmanager
+def directory_of(config: dict[str, Any]) -> Iterator[str]:
+    """A directory with this config.json alone."""
+    with tempfile.TemporaryDirectory(prefix="dualbinary-config-") as directory:
+        (Path(directory) / CONFIG_FILE).write_text(json.dumps(config), encoding="utf-8")
+        yield directory
 
 
 def _plain(rope: dict[str, Any]) -> dict[str, Any]:
