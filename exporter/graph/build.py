@@ -5,12 +5,7 @@ weights whatever the model's size. It builds the portable form (standard Attenti
 our passes turn into the operators that the runtime is fast at.
 """
 
-import json
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
@@ -24,6 +19,7 @@ from exporter.graph.architectures.refused import refuse_type
 from exporter.graph.architectures.rotation import put_in_rotations
 from exporter.graph.architectures.windows import layer_windows, put_in_windows
 from exporter.source.model_directory import ModelDirectory
+from exporter.source.transformers_model import directory_of
 
 __all__ = ["BuiltGraph", "build_graph"]
 
@@ -70,7 +66,7 @@ def build_graph(source: ModelDirectory, dtype: str) -> BuiltGraph:
     configuration = read_configuration(source)
     adjusted = _adjusted(mobius, configuration)
     try:
-        with _directory_of(configuration.for_builder()) as directory:
+        with directory_of(configuration.for_builder()) as directory:
             package = mobius.build(
                 directory,
                 _TASK,
@@ -135,14 +131,6 @@ def _corrected_config_class(mobius: Any, configuration: Configuration) -> type:
             return configure(base.from_transformers(config, **options), configuration.read, configuration.values)
 
     return Corrected
-
-
-@contextmanager
-def _directory_of(config: dict[str, Any]) -> Iterator[str]:
-    """A directory with this config.json alone."""
-    with tempfile.TemporaryDirectory(prefix="dualbinary-config-") as directory:
-        (Path(directory) / CONFIG_FILE).write_text(json.dumps(config), encoding="utf-8")
-        yield directory
 
 
 def _check_type(mobius: Any, model_type: str) -> None:

@@ -5,7 +5,11 @@ not read, the graph builder must not read either; and a tensor that it would ren
 """
 
 import importlib.util
+import json
 import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +22,7 @@ from transformers.pytorch_utils import Conv1D
 from dualbinary import InputError
 from dualbinary.files.model_files import CONFIG_FILE
 
-__all__ = ["TransformersModel"]
+__all__ = ["TransformersModel", "directory_of"]
 
 _QUANTIZATION = "quantization_config"  # for which transformers and the builder have quantized layers of their own
 _DTYPES = ("dtype", "torch_dtype")  # how weights are stored; the graph's type is an option of the export
@@ -46,7 +50,8 @@ class TransformersModel:
                 "says what its export should compute; convert the model to a type that transformers has"
             )
         try:
-            self.config = transformers.CONFIG_MAPPING[model_type].from_dict(dict(self._raw))
+            with directory_of(self._raw) as plain:
+                self.config = transformers.AutoConfig.from_pretrained(plain, local_files_only=True)
         except Exception as error:  # whatever the validation of a value raises
             raise InputError(
                 f"{self._path}: transformers {transformers.__version__} refuses it: {_reason(error)}{self._advice()}"
@@ -138,3 +143,11 @@ def _reason(error: Exception) -> str:
     """The message of a foreign exception in one line, with its type where it was not meant for a user."""
     text = " ".join(str(error).strip("\"'").split())
     return text if isinstance(error, ValueError | KeyError) else f"{type(error).__name__}: {text}"
+
+
+@contextmanager
+def directory_of(config: dict[str, Any]) -> Iterator[str]:
+    """A directory with this config.json alone."""
+    with tempfile.TemporaryDirectory(prefix="dualbinary-config-") as directory:
+        (Path(directory) / CONFIG_FILE).write_text(json.dumps(config), encoding="utf-8")
+        yield directory

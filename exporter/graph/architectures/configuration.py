@@ -56,10 +56,11 @@ def read_configuration(source: ModelDirectory) -> Configuration:
     table = field_table(model_type)
     if table is None:
         return Configuration(model_type, source.transformers.read_values(), read, has_table=False)
+    table = field_table(read.model_type) or table  # a Mistral with layer types is read as a Ministral
     stored = read.to_dict()
     # A field that the class keeps under another name is an attribute alone.
     values = {name: stored.get(name, getattr(read, name, None)) for name in table.built if hasattr(read, name)}
-    refuse_values(model_type, values)
+    refuse_values(read.model_type, values)
     return Configuration(model_type, {"model_type": model_type, **values}, read, has_table=True)
 
 

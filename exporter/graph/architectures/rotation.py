@@ -77,26 +77,28 @@ def put_in_rotations(module: Any, config: Any) -> None:
 class _Tables(nn.Module):
     """A rotation as the builder's models call it: cosines and sines [positions, width] of positions up to a length.
 
-    A rotation with a switch has two tables in one, and takes rows of the second where any position lies beyond.
+    A rotation with a switch has two tables in one, and takes rows of the second where any position lies beyond. It has
+    the attributes by which the builder's own LongRoPE is known.
     """
 
     def __init__(self, rotation: Rotation, length: int, old: Any) -> None:
         super().__init__()
         self._dtype: ir.DataType = old._dtype
-        self._switch = rotation.switch if rotation.long is not None and rotation.switch < length else 0
-        parts = [_angles(rotation.frequencies, self._switch or length)]
-        if self._switch:
-            assert rotation.long is not None
+        self.has_long_cache = rotation.long is not None and rotation.switch < length
+        self.original_max_position_embeddings = rotation.switch
+        parts = [_angles(rotation.frequencies, rotation.switch if self.has_long_cache else length)]
+        if rotation.long is not None and self.has_long_cache:
             parts.append(_angles(rotation.long, length))
         angles = np.concatenate(parts)
         self.cos_cache = _table("cos_cache", np.cos(angles) * np.float32(rotation.scale))
         self.sin_cache = _table("sin_cache", np.sin(angles) * np.float32(rotation.scale))
 
     def forward(self, op: Any, position_ids: ir.Value) -> tuple[ir.Value, ir.Value]:
-        if self._switch:
+        if self.has_long_cache:
+            switch = self.original_max_position_embeddings
             longest = op.ReduceMax(position_ids, keepdims=False)
-            beyond = op.Cast(op.Greater(longest, self._switch - 1), to=ir.DataType.INT64)
-            position_ids = op.Add(position_ids, op.Mul(beyond, self._switch))
+            beyond = op.Cast(op.Greater(longest, switch - 1), to=ir.DataType.INT64)
+            position_ids = op.Add(position_ids, op.Mul(beyond, switch))
         tables = [op.Gather(table, position_ids) for table in (self.cos_cache, self.sin_cache)]
         if self._dtype != ir.DataType.FLOAT:
             tables = [op.Cast(table, to=self._dtype) for table in tables]

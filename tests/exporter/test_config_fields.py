@@ -1,0 +1,242 @@
+"""Every field of config.json is honored, refused by value, or without effect, for every verified model type.
+
+transformers says which: a field counts as read where another value of it alone changes the model's parameters or its
+logits. What is read must be honored by the exported file or refused in a sentence.
+"""
+
+import copy
+import dataclasses
+import importlib
+import inspect
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, RopeParameters
+
+from dualbinary import InputError
+from exporter.graph.architectures import VERIFIED
+from exporter.graph.architectures.config_fields import common_table, field_table, rope_table
+from exporter.options import ExportOptions
+from exporter.pipeline import export
+from tests.support.config_cases import CASES, OTHER, REFUSED, REFUSED_ACTIVATION, fields_of, strays_of, unread_value
+from tests.support.sessions import open_session, step
+from tests.support.tiny_models import edit_config
+
+_TOKENS, _DECODED = 64, 4  # longer than every window and than the switch of LongRoPE; the last ones through the cache
+_IDS = np.random.default_rng(1).integers(3, 64, (1, _TOKENS))
+# Largest relative error of the logits. Weights lie on the grid of the planes, so it is that of activations in 15 bits,
+# 1e-4 per product, which the large weights of these models amplify. Values that move logits move them by far more.
+_SAME, _MOVED = 1e-2, 3e-2
+_SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_attention_heads", "moe_intermediate_size", "ffn_dim")
+_SIZES += ("shared_expert_intermediate_size", "num_hidden_layers", "n_embd", "n_layer", "n_head", "n_positions")
+_PER_LAYER = ("layer_types", "no_rope_layers")
+_LENGTH = "max_position_embeddings"  # of a rotation: how long sequences can be, not what becomes of them
+_NOT_TRIED = ("architectures", "per_layer_config")  # the class to load; and what these classes refuse themselves
+# transformers' eager attention ignores it, its other kinds follow it.
+_CONTRADICTED = {(kind, "use_bidirectional_attention") for kind in ("gemma", "gemma2")}
+_CLASS_ATTRIBUTES = {"attribute_map", "default_theta", "keys_to_ignore_at_inference", "model_type"}
+
+
+def _configuration(model_type: str, values: dict[str, Any]) -> Any:
+    return transformers.AutoConfig.for_model(model_type, **copy.deepcopy(values))
+
+
+def _model(config: Any) -> Any:
+    """A random model with weights k/24 for k from -8 to 7, which planes fit exactly."""
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").float().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.copy_(torch.randint(-8, 8, parameter.shape) / 24)
+            else:
+                parameter.add_(0.1 * torch.randn(parameter.shape))
+        model.tie_weights()
+    return model
+
+
+@torch.inference_mode()
+def _logits(model: Any) -> np.ndarray:
+    """Logits [tokens, V] of transformers."""
+    return model(torch.from_numpy(_IDS), use_cache=False).logits[0].numpy()
+
+
+def _loaded(directory: Path) -> Any:
+    return transformers.AutoModelForCausalLM.from_pretrained(
+        directory, dtype=torch.float32, attn_implementation="eager"
+    ).eval()
+
+
+def _exported_logits(directory: Path, out: Path) -> np.ndarray:
+    """Logits [tokens, V] of the exported file: the prompt at once, then token by token."""
+    export(directory, out, ExportOptions(embedding_bits=32, logits="all", fallback="none"), force=True)
+    session, past, parts, begin = open_session(str(out)), None, [], 0
+    for end in range(_TOKENS - _DECODED, _TOKENS + 1):
+        rows, past = step(session, _IDS[:, begin:end], np.ones((1, end), np.int64), past)
+        parts.append(rows[0])
+        begin = end
+    return np.concatenate(parts)
+
+
+def _error(got: np.ndarray, expected: np.ndarray, experts: bool = False) -> float:
+    """Largest error over positions, relative to the largest logit.
+
+    A rounding error may send a token to another expert, which is no fault; so of a mixture of experts the median.
+    """
+    rows = np.abs(got - expected).max(axis=1)
+    return float((np.median(rows) if experts else rows.max()) / np.abs(expected).max())
+
+
+def _moves(model: Any, model_type: str, values: dict[str, Any]) -> bool:
+    """Tell if transformers makes other parameters or other logits of `values` than those of `model`."""
+    try:
+        config = _configuration(model_type, values)
+    except Exception:  # a value that does not go with the others, which transformers refuses
+        return False
+    with torch.device("meta"):
+        shapes = {n: p.shape for n, p in transformers.AutoModelForCausalLM.from_config(config).named_parameters()}
+    if shapes != {n: p.shape for n, p in model.named_parameters()}:
+        return True
+    other = _model(config)
+    other.load_state_dict(model.state_dict())
+    return _error(_logits(other), _logits(model)) > _MOVED
+
+
+def _with_another(model_type: str, case: dict[str, Any], name: str) -> dict[str, Any]:
+    """`case` with another value of one field."""
+    if name in ("num_hidden_layers", "use_sliding_window"):
+        case = {key: value for key, value in case.items() if key not in _PER_LAYER}
+    if name in _SIZES:
+        return case | {name: 2 * case[name]}
+    if name == "rope_parameters":
+        nested = any(isinstance(value, dict) for value in case[name].values())
+        plain = {"rope_type": "default", "rope_theta": 100.0}
+        return case | {name: {layers: plain for layers in case[name]} if nested else plain}
+    return case | {name: OTHER[name] if name in OTHER else fields_of(model_type).get(name)}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """The model of the first case of a type, and a directory that holds it; made once."""
+    found: dict[str, tuple[Any, Path]] = {}
+
+    def get(model_type: str) -> tuple[Any, Path]:
+        if model_type not in found:
+            directory = tmp_path_factory.mktemp("fields") / model_type
+            found[model_type] = _model(_configuration(model_type, CASES[model_type][0])), directory
+            found[model_type][0].save_pretrained(directory)
+        return found[model_type]
+
+    return get
+
+
+@pytest.mark.parametrize("model_type", CASES)
+def test_every_field_that_transformers_reads_is_honored(made, tmp_path, model_type):
+    table = field_table(model_type)
+    assert table is not None
+    moved, experts = set(), "num_experts_per_tok" in fields_of(model_type)
+    for index, case in enumerate(CASES[model_type]):
+        model, directory = made(model_type)
+        if index:
+            model, directory = _model(_configuration(model_type, case)), tmp_path / f"case{index}"
+            model.save_pretrained(directory)
+        names = [name for name in case if name in table.built and name not in moved]
+        moved |= {name for name in names if _moves(model, model_type, _with_another(model_type, case, name))}
+
+        error = _error(_exported_logits(directory, tmp_path / f"{index}" / "model.onnx"), _logits(model), experts)
+
+        assert error < _SAME, (model_type, case, error)
+    assert set(table.honored) - moved <= {_LENGTH}
+
+
+@pytest.mark.parametrize("model_type", CASES)
+def test_fields_without_effect_and_those_of_other_types_change_nothing(made, tmp_path, model_type):
+    model, pristine = made(model_type)
+    directory = shutil.copytree(pristine, tmp_path / "model")
+    table, every = field_table(model_type), transformers.PretrainedConfig
+    assert table is not None
+    defaults = {field.name: field.default for field in dataclasses.fields(every)} | fields_of(model_type)
+    unread = {n: unread_value(n, defaults[n]) for n in (*table.unread, *common_table().unread)}
+    edit_config(directory, **strays_of(model_type), **unread)
+
+    error = _error(_logits(_loaded(directory)), _logits(model))
+    exported = _exported_logits(directory, tmp_path / "out" / "model.onnx")
+
+    assert error < 1e-5  # transformers itself reads none of them
+    assert _error(exported, _exported_logits(pristine, tmp_path / "plain" / "model.onnx")) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("model_type", "name"),
+    [(kind, name) for kind in CASES for name in getattr(field_table(kind), "only", {})]
+    + [("llama", name) for name in common_table().only],
+)
+def test_values_that_the_graph_would_not_honor_are_refused(made, tmp_path, model_type, name):
+    model, pristine = made(model_type)
+    value = REFUSED[name] if name in REFUSED else REFUSED_ACTIVATION
+    directory = shutil.copytree(pristine, tmp_path / "model")
+    edit_config(directory, **{name: value})
+
+    with pytest.raises(InputError, match=rf"^config\.json: {name}(=.* is not supported for {model_type}| is )"):
+        export(directory, tmp_path / "out" / "model.onnx", ExportOptions())
+
+    assert not (tmp_path / "out").exists()
+    assert name in _NOT_TRIED or (model_type, name) in _CONTRADICTED or _moves(model, model_type, CASES[model_type][0] | {name: value})
+
+
+@pytest.mark.parametrize("activation", getattr(field_table("llama"), "only", {})["hidden_act"])
+def test_every_activation_that_passes_is_that_of_transformers(tmp_path, activation):
+    model = _model(_configuration("llama", CASES["llama"][0] | {"hidden_act": activation, "rms_norm_eps": 1e-5}))
+    model.save_pretrained(tmp_path / "model")
+
+    assert _error(_exported_logits(tmp_path / "model", tmp_path / "out" / "model.onnx"), _logits(model)) < _SAME
+
+
+def test_every_field_of_a_rotation_moves_logits():
+    """That the export honors them is tested with the cases: its tables are those of transformers."""
+    moved = set()
+    for model_type in ("llama", "phi"):
+        for case in CASES[model_type]:
+            model, rope = _model(_configuration(model_type, case)), case["rope_parameters"]
+            for name in rope.keys() - moved:
+                other = {} if name == "rope_type" else rope
+                values = case | {"rope_parameters": other | {name: OTHER[name]}}
+                moved |= {name} if _moves(model, model_type, values) else set()
+
+    assert moved == {*rope_table().honored, *rope_table().only}
+
+
+@pytest.mark.parametrize("model_type", sorted(VERIFIED))
+def test_every_field_of_the_class_has_a_place(model_type):
+    """A field that transformers gains, or loses, is to be looked at."""
+    table, kind = field_table(model_type), transformers.CONFIG_MAPPING[model_type]
+    assert table is not None, f"{model_type} is verified: give it a table in config_fields.toml"
+    names = [*table.honored, *table.only, *table.unread]
+    modeling = importlib.import_module(kind.__module__.replace(".configuration_", ".modeling_"))
+    by_name = set(re.findall(r"getattr\((?:self\.)?config, \"(\w+)\"", inspect.getsource(modeling)))
+
+    assert len(names) == len(set(names))
+    assert set(names) - {"head_dim"} == set(fields_of(model_type)) - {"head_dim"}
+    assert by_name - set(names) <= {"add_cross_attention", "layer_types", "image_token_id", "head_dim"}
+    attributes = {n for n, v in vars(kind).items() if not n.startswith("_") and not callable(v)}
+    plans = {name for name in attributes if re.fullmatch(r"base_model_\w+_plan", name)}
+    assert attributes - plans - set(fields_of(model_type)) <= _CLASS_ATTRIBUTES
+
+
+def test_common_fields_and_those_of_rotations_have_a_place():
+    every = {field.name for field in dataclasses.fields(transformers.PretrainedConfig)}
+
+    assert common_table().names == every | {"is_causal", "per_layer_config"}
+    assert rope_table().names == set(RopeParameters.__annotations__)
+    assert {*rope_table().only["rope_type"], "dynamic"} == {"default", *ROPE_INIT_FUNCTIONS}
+
+
+def test_every_verified_type_has_cases():
+    assert VERIFIED <= set(CASES)
