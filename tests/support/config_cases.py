@@ -9,6 +9,7 @@ from typing import Any
 
 import transformers
 
+from tests.support.family_cases import FAMILIES, FAMILY_OTHER
 
 WINDOW = 16
 SWITCH = 40  # of LongRoPE: sequences longer than this have other frequencies
@@ -46,7 +47,13 @@ _MSCALE = {key: value for key, value in _YARN.items() if key != "attention_facto
 }
 _PROPORTIONAL = {"rope_type": "proportional", "rope_theta": 500.0, "factor": 2.0, "partial_rotary_factor": 0.5}
 _MIXED = ["sliding_attention", "full_attention"]
-_SIZES = {"vocab_size": 64, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
+_SIZES = {
+    "vocab_size": 64,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+}
 
 
 def _llama(**values: Any) -> dict[str, Any]:
@@ -72,7 +79,9 @@ CASES: dict[str, list[dict[str, Any]]] = {
         {"vocab_size": 64, "hidden_size": 64, "n_layer": 2, "n_head": 4, "layer_norm_epsilon": 0.3}
         | {"tie_word_embeddings": False, "pretraining_tp": 2}
     ],
-    "cohere": [_LAYER_NORM | {"head_dim": 32, "attention_bias": True, "logit_scale": 0.4, "tie_word_embeddings": False}],
+    "cohere": [
+        _LAYER_NORM | {"head_dim": 32, "attention_bias": True, "logit_scale": 0.4, "tie_word_embeddings": False}
+    ],
     "gemma": [_without(_GEMMA, "hidden_activation") | {"hidden_act": "relu", "attention_bias": True}],
     "gemma2": [_GEMMA | _CAPPED | {"attention_bias": True, "attn_logit_softcapping": 2.0}],
     "gemma3_text": [
@@ -85,7 +94,7 @@ CASES: dict[str, list[dict[str, Any]]] = {
     ],
     "gpt_neox": [
         _without(_LAYER_NORM, "num_key_value_heads", "tie_word_embeddings")
-        | {"use_parallel_residual": False, "attention_bias": False}
+        | {"use_parallel_residual": False, "attention_bias": False, "tie_word_embeddings": True}
         | {"rope_parameters": _YARN | {"partial_rotary_factor": 0.5}}
     ],
     "granite": [
@@ -107,7 +116,9 @@ CASES: dict[str, list[dict[str, Any]]] = {
     "phi": [_LAYER_NORM | {"head_dim": 32, "rope_parameters": _YARN | {"partial_rotary_factor": 0.25}}],
     "phi3": [
         _llama(sliding_window=WINDOW, rope_parameters=_LONG, original_max_position_embeddings=SWITCH),
-        _llama(head_dim=32, rope_parameters={"rope_type": "default", "rope_theta": 500.0, "partial_rotary_factor": 0.5}),
+        _llama(
+            head_dim=32, rope_parameters={"rope_type": "default", "rope_theta": 500.0, "partial_rotary_factor": 0.5}
+        ),
     ],
     "qwen2": [_QWEN, _without(_QWEN, "layer_types") | {"max_window_layers": 1}],
     "qwen2_moe": [
@@ -121,7 +132,8 @@ CASES: dict[str, list[dict[str, Any]]] = {
         _without(_QWEN, "layer_types") | {"no_rope_layer_interval": 2},
     ],
     "stablelm": [
-        _LAYER_NORM | {"use_qkv_bias": True, "use_parallel_residual": True, "tie_word_embeddings": True}
+        _LAYER_NORM
+        | {"use_qkv_bias": True, "use_parallel_residual": True, "tie_word_embeddings": True}
         | {"rope_parameters": _YARN | {"partial_rotary_factor": 0.5}}
     ],
     "starcoder2": [
@@ -129,6 +141,8 @@ CASES: dict[str, list[dict[str, Any]]] = {
         | {"tie_word_embeddings": False}
     ],
 }
+
+CASES |= FAMILIES
 
 # Values that differ from those of the cases where the class has no default, or one that means the same.
 OTHER: dict[str, Any] = {
@@ -158,9 +172,17 @@ OTHER: dict[str, Any] = {
     "short_factor": [3.0] * 8,
     "sliding_window": 5,
     "truncate": True,
-}
+} | FAMILY_OTHER
 # Values that are refused, of fields that have some that pass; activations have their own.
 REFUSED: dict[str, Any] = {
+    "alibi": True,
+    "attention_dropout": 0.3,
+    "head_dim": 48,
+    "num_key_value_heads": 1,
+    "persimmon.qk_layernorm": False,
+    "scale_attn_weights": False,
+    "attention_bias": True,
+    "mlp_bias": True,
     "_remove_final_layer_norm": True,
     "add_cross_attention": True,
     "apply_residual_connection_post_layernorm": True,
@@ -191,7 +213,14 @@ def fields_of(model_type: str) -> dict[str, Any]:
 
 def unread_value(name: str, default: Any) -> Any:
     """A value, other than the default, of a field that nothing reads."""
-    texts = {"dtype": "float16", "problem_type": "regression", "transformers_version": "4.1.0", "summary_type": "first"}
+    texts = {"hidden_act": "relu", "init_device": "meta", "initializer_range": 0.5, "embedding_initializer_range": 0.5}
+    texts |= {
+        "norm_type": "rms_norm",
+        "dtype": "float16",
+        "problem_type": "regression",
+        "transformers_version": "4.1.0",
+        "summary_type": "first",
+    }
     if name in texts:
         return texts[name]
     if name in ("id2label", "label2id"):
@@ -216,5 +245,3 @@ def strays_of(model_type: str) -> dict[str, Any]:
     for cases in CASES.values():
         values |= {name: value for name, value in cases[0].items() if name not in known}
     return values | ({"sliding_window": 5} if "sliding_window" not in known else {})
-
-
