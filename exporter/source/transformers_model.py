@@ -116,7 +116,7 @@ class TransformersModel:
 
     @cached_property
     def _known_names(self) -> set[str]:
-        kind = type(self.config)
+        kind: Any = type(self.config)
         assert is_dataclass(kind)
         names = {field.name for field in fields(kind)} | set(kind.attribute_map) | {"model_type", *_ROPE_KEYS}
         own = kind.__module__

@@ -134,7 +134,7 @@ def test_weights_beyond_float16_can_have_float32_scales(tiny_model, exported, li
     name = "model.layers.0.mlp.up_proj.weight"
     rewrite_weights(model_dir, lambda tensors: {**tensors, name: tensors[name] * 1e7})
 
-    with pytest.raises(InputError, match="use float32 scales .--scale-bits 32 of an export"):
+    with pytest.raises(InputError, match=r"use float32 scales \(--scale-bits 32 of an export\)"):
         exported(model_dir)
     result, out = exported(model_dir, scale_bits=32)
 

@@ -215,6 +215,7 @@ def unread_value(name: str, default: Any) -> Any:
     """A value, other than the default, of a field that nothing reads."""
     texts = {"hidden_act": "relu", "init_device": "meta", "initializer_range": 0.5, "embedding_initializer_range": 0.5}
     texts |= {
+        "logit_scale": 0.5,
         "norm_type": "rms_norm",
         "dtype": "float16",
         "problem_type": "regression",

@@ -1,6 +1,4 @@
-"""OLMo, OLMoE. Queries, keys and values are clipped to [-clip_qkv, clip_qkv] before the rotation, and behind their norms
-where they have some; the builder does not clip.
-"""
+"""OLMo, OLMoE. Queries, keys and values can be clipped to [-clip_qkv, clip_qkv] before the rotation, behind norms."""
 
 from typing import Any
 
