@@ -9,7 +9,6 @@ from typing import Any
 
 import transformers
 
-
 WINDOW = 16
 SWITCH = 40  # of LongRoPE: sequences longer than this have other frequencies
 _YARN = {
@@ -22,6 +21,7 @@ _YARN = {
     "beta_slow": 0.5,
     "truncate": False,
 }
+_PLAIN = {"rope_type": "default", "rope_theta": 500.0}
 _LINEAR = {"rope_type": "linear", "rope_theta": 500.0, "factor": 3.0}
 _LONG = {
     "rope_type": "longrope",
@@ -46,7 +46,13 @@ _MSCALE = {key: value for key, value in _YARN.items() if key != "attention_facto
 }
 _PROPORTIONAL = {"rope_type": "proportional", "rope_theta": 500.0, "factor": 2.0, "partial_rotary_factor": 0.5}
 _MIXED = ["sliding_attention", "full_attention"]
-_SIZES = {"vocab_size": 64, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
+_SIZES = {
+    "vocab_size": 64,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+}
 
 
 def _llama(**values: Any) -> dict[str, Any]:
@@ -72,7 +78,9 @@ CASES: dict[str, list[dict[str, Any]]] = {
         {"vocab_size": 64, "hidden_size": 64, "n_layer": 2, "n_head": 4, "layer_norm_epsilon": 0.3}
         | {"tie_word_embeddings": False, "pretraining_tp": 2}
     ],
-    "cohere": [_LAYER_NORM | {"head_dim": 32, "attention_bias": True, "logit_scale": 0.4, "tie_word_embeddings": False}],
+    "cohere": [
+        _LAYER_NORM | {"head_dim": 32, "attention_bias": True, "logit_scale": 0.4, "tie_word_embeddings": False}
+    ],
     "gemma": [_without(_GEMMA, "hidden_activation") | {"hidden_act": "relu", "attention_bias": True}],
     "gemma2": [_GEMMA | _CAPPED | {"attention_bias": True, "attn_logit_softcapping": 2.0}],
     "gemma3_text": [
@@ -107,7 +115,9 @@ CASES: dict[str, list[dict[str, Any]]] = {
     "phi": [_LAYER_NORM | {"head_dim": 32, "rope_parameters": _YARN | {"partial_rotary_factor": 0.25}}],
     "phi3": [
         _llama(sliding_window=WINDOW, rope_parameters=_LONG, original_max_position_embeddings=SWITCH),
-        _llama(head_dim=32, rope_parameters={"rope_type": "default", "rope_theta": 500.0, "partial_rotary_factor": 0.5}),
+        _llama(
+            head_dim=32, rope_parameters={"rope_type": "default", "rope_theta": 500.0, "partial_rotary_factor": 0.5}
+        ),
     ],
     "qwen2": [_QWEN, _without(_QWEN, "layer_types") | {"max_window_layers": 1}],
     "qwen2_moe": [
@@ -121,7 +131,8 @@ CASES: dict[str, list[dict[str, Any]]] = {
         _without(_QWEN, "layer_types") | {"no_rope_layer_interval": 2},
     ],
     "stablelm": [
-        _LAYER_NORM | {"use_qkv_bias": True, "use_parallel_residual": True, "tie_word_embeddings": True}
+        _LAYER_NORM
+        | {"use_qkv_bias": True, "use_parallel_residual": True, "tie_word_embeddings": True}
         | {"rope_parameters": _YARN | {"partial_rotary_factor": 0.5}}
     ],
     "starcoder2": [
@@ -216,5 +227,3 @@ def strays_of(model_type: str) -> dict[str, Any]:
     for cases in CASES.values():
         values |= {name: value for name, value in cases[0].items() if name not in known}
     return values | ({"sliding_window": 5} if "sliding_window" not in known else {})
-
-

@@ -1,9 +1,9 @@
 """Corrections of the graph builder for single architectures.
 
 One file per family with one function `adjust(module, config)`, called on the builder's module before the graph exists;
-one row here. A type without a row needs none. Rotations and windows are the same matter for all families: `rotation.py`,
-`windows.py`. `VERIFIED` lists the types whose exported logits the tests compare with transformers, for every field of
-config.json (`config_fields.toml`); any other type exports with a line that says so.
+one row here. A type without a row needs none. Rotations and windows are the same matter for all families
+(`rotation.py`, `windows.py`). `VERIFIED` lists the types whose exported logits the tests compare with transformers, for
+every field of config.json (`config_fields.toml`); any other type exports with a line that says so.
 """
 
 import dataclasses

@@ -12,7 +12,15 @@ from typing import Any
 
 from dualbinary import InputError
 
-__all__ = ["FieldTable", "common_table", "field_table", "refuse_common_values", "refuse_values", "rope_table"]
+__all__ = [
+    "FieldTable",
+    "common_table",
+    "field_table",
+    "model_types",
+    "refuse_common_values",
+    "refuse_values",
+    "rope_table",
+]
 
 _FILE = Path(__file__).with_name("config_fields.toml")
 _GROUPS = ("values", "every", "rope")  # tables that are not those of a model type
@@ -50,6 +58,11 @@ def field_table(model_type: str) -> FieldTable | None:
     """The fields of the configuration class of `model_type` itself; None for a type that has no table."""
     file = _read()
     return None if model_type in _GROUPS or model_type not in file else _table(file[model_type])
+
+
+def model_types() -> tuple[str, ...]:
+    """The types that have a table."""
+    return tuple(name for name in _read() if name not in _GROUPS)
 
 
 def common_table() -> FieldTable:

@@ -67,7 +67,9 @@ def read_configuration(model_type: str, config: dict[str, Any]) -> Configuration
         stored = read.to_dict()
     except Exception as error:  # its validation raises what it finds
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise InputError(f"config.json: model_type {model_type!r} does not build with these values ({reason})") from error
+        raise InputError(
+            f"config.json: model_type {model_type!r} does not build with these values ({reason})"
+        ) from error
     table = field_table(read.model_type) or table  # a Mistral with layer types is read as a Ministral
     # A field that the class keeps under another name is an attribute alone.
     values = {name: stored.get(name, getattr(read, name, None)) for name in table.built if hasattr(read, name)}
