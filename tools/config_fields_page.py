@@ -11,7 +11,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from exporter.graph.architectures.config_fields import FieldTable, common_table, field_table, model_types, rope_table
+from exporter.graph.architectures.config_fields import (
+    FieldTable,
+    common_table,
+    field_table,
+    model_types,
+    rope_table,
+    shared_values,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "reference" / "config_fields.md"
@@ -33,9 +40,9 @@ not know is ignored there and here. Each field that it knows is one of three:
 whether logits change, and holds the exported model against it. A field that transformers gains fails that test until
 somebody has looked at it."""
 
-NOTES = """`max_position_embeddings` of a model that rotates positions is honored as the longest sequence. A model type that
-is not here is built from its config.json as the graph builder reads it, with a line that says so; `--check` compares
-its logits."""
+NOTES = """`max_position_embeddings` of a model that rotates positions is honored as the longest sequence. A model type
+that is not here is built from its config.json as the graph builder reads it, with a line that says so; `--check`
+compares its logits."""
 
 
 def main() -> int:
@@ -55,6 +62,7 @@ def page() -> str:
     """The text of docs/reference/config_fields.md."""
     tables = {name: table for name in model_types() if (table := field_table(name)) is not None}
     parts = [HEAD, "\n".join(_counts(tables)), NOTES]
+    parts += ["## Activations", f"Those that pass wherever a field names one: {_codes(shared_values('activations'))}."]
     parts += ["## Every type", *_fields(common_table()), "## rope_parameters"]
     parts += ["Its tables are computed by transformers' own functions.", *_fields(rope_table())]
     for name, table in tables.items():
@@ -82,6 +90,8 @@ def _fields(table: FieldTable) -> Iterator[str]:
 
 
 def _passing(values: tuple[Any, ...] | str) -> str:
+    if len(values) > 1 and values == shared_values("activations"):
+        return "one of the [activations](#activations)"
     if isinstance(values, str):
         return f"the value of `{values}`" if values.isidentifier() else values
     return ", ".join(f"`{json.dumps(value)}`" for value in values) or "none: the field has to be absent"

@@ -20,6 +20,7 @@ __all__ = [
     "refuse_common_values",
     "refuse_values",
     "rope_table",
+    "shared_values",
 ]
 
 _FILE = Path(__file__).with_name("config_fields.toml")
@@ -73,6 +74,11 @@ def common_table() -> FieldTable:
 def rope_table() -> FieldTable:
     """The fields of rope_parameters, the same for every type."""
     return _table(_read()["rope"])
+
+
+def shared_values(name: str) -> tuple[Any, ...]:
+    """The list of passing values of this name, which several types share."""
+    return tuple(_read()["values"][name])
 
 
 def refuse_common_values(model_type: str, raw: dict[str, Any]) -> None:
