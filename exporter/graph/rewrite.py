@@ -80,8 +80,8 @@ def _refuse_lost_window(graph: BuiltGraph) -> None:
     """Raise InputError where the attention operator that would have the window is not one that can have it."""
     if graph.window and any(node.op_type == "Attention" for node in graph.model.graph):
         raise InputError(
-            f"config.json: sliding_window={graph.window} is not supported for heads of this size; only heads whose size "
-            "is a multiple of 8 can have a window"
+            f"config.json: sliding_window={graph.window} is not supported for heads of this size; only a window of "
+            "heads whose size is a multiple of 8 is"
         )
 
 

@@ -23,6 +23,7 @@ _YARN = {
     "beta_slow": 0.5,
     "truncate": False,
 }
+_PLAIN = {"rope_type": "default", "rope_theta": 500.0}
 _LINEAR = {"rope_type": "linear", "rope_theta": 500.0, "factor": 3.0}
 _LONG = {
     "rope_type": "longrope",

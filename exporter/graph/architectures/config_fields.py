@@ -12,7 +12,16 @@ from typing import Any
 
 from dualbinary import InputError
 
-__all__ = ["FieldTable", "common_table", "field_table", "refuse_common_values", "refuse_values", "rope_table"]
+__all__ = [
+    "FieldTable",
+    "common_table",
+    "field_table",
+    "model_types",
+    "refuse_common_values",
+    "refuse_values",
+    "rope_table",
+    "shared_values",
+]
 
 _FILE = Path(__file__).with_name("config_fields.toml")
 _GROUPS = ("values", "every", "rope")  # tables that are not those of a model type
@@ -52,6 +61,11 @@ def field_table(model_type: str) -> FieldTable | None:
     return None if model_type in _GROUPS or model_type not in file else _table(file[model_type])
 
 
+def model_types() -> tuple[str, ...]:
+    """The types that have a table."""
+    return tuple(name for name in _read() if name not in _GROUPS)
+
+
 def common_table() -> FieldTable:
     """The fields of every configuration class."""
     return _table(_read()["every"])
@@ -60,6 +74,11 @@ def common_table() -> FieldTable:
 def rope_table() -> FieldTable:
     """The fields of rope_parameters, the same for every type."""
     return _table(_read()["rope"])
+
+
+def shared_values(name: str) -> tuple[Any, ...]:
+    """The list of passing values of this name, which several types share."""
+    return tuple(_read()["values"][name])
 
 
 def refuse_common_values(model_type: str, raw: dict[str, Any]) -> None:

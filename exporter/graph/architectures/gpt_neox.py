@@ -28,7 +28,7 @@ def adjust(module: Any, config: dict[str, Any]) -> None:
 def _sequential(
     layer: Any, op: Any, hidden: Any, attention_bias: Any, position_embeddings: Any, past: Any = None
 ) -> tuple[Any, Any]:
-    """The sum h + attention(norm(h)), then the same with the MLP."""
+    """Return h + attention(norm(h)), and then the same with the MLP; present keys and values."""
     normed = layer.input_layernorm(op, hidden)
     attended, present = layer.attention(op, normed, attention_bias, position_embeddings, past)
     hidden = op.Add(hidden, attended)

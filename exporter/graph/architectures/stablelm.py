@@ -19,7 +19,7 @@ def adjust(module: Any, config: dict[str, Any]) -> None:
 def _parallel(
     layer: Any, op: Any, *, hidden_states: Any, attention_bias: Any, position_embeddings: Any, past_key_value: Any
 ) -> tuple[Any, Any]:
-    """h + attention(norm(h)) + mlp(norm(h))."""
+    """Return h + attention(norm(h)) + mlp(norm(h)), and present keys and values."""
     normed = layer.input_layernorm(op, hidden_states)
     attended, present = layer.self_attn(
         op,

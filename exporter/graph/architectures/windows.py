@@ -35,9 +35,9 @@ def put_in_windows(module: Any, windows: tuple[int, ...]) -> int:
     Models with masks for both types of layers are told the types. Where all layers share one window, no mask is built
     and the attention operator gets the number. The others get masks of their own here.
     """
-    text = module.model if hasattr(module, "model") else None
     if not any(windows):
         return 0
+    text = module.model
     if hasattr(text, "_is_local"):  # Gemma 2
         text._is_local = lambda layer: windows[layer] > 0
         return 0
