@@ -9,7 +9,15 @@ from typing import Any
 import onnx_ir as ir
 
 from dualbinary.files.json_objects import read_json_object
-from dualbinary.files.model_files import CONFIG_FILE, GENAI_CONFIG, GENERATION_CONFIG, TOKENIZER_CONFIG, TOKENIZER_FILES
+from dualbinary.files.model_files import (
+    CHAT_TEMPLATE,
+    CHAT_TEMPLATES,
+    CONFIG_FILE,
+    GENAI_CONFIG,
+    GENERATION_CONFIG,
+    TOKENIZER_CONFIG,
+    TOKENIZER_FILES,
+)
 from exporter.source.model_directory import ModelDirectory
 
 __all__ = ["ModelFiles", "genai_config", "read_model_files", "write_model_files"]
@@ -47,19 +55,19 @@ class ModelFiles:
         config: config.json.
         generation: generation_config.json, or the token ids of config.json.
         tokenizer_config: tokenizer_config.json, or None.
-        tokenizer: paths of the tokenizer's other files.
+        tokenizer: paths of the tokenizer's other files, by the name that each gets.
     """
 
     config: dict[str, Any]
     generation: dict[str, Any]
     tokenizer_config: dict[str, Any] | None
-    tokenizer: tuple[Path, ...]
+    tokenizer: dict[str, Path]
 
     @property
     def tokenizer_names(self) -> list[str]:
         """Names of the tokenizer's files."""
         config = [TOKENIZER_CONFIG] if self.tokenizer_config is not None else []
-        return [path.name for path in self.tokenizer] + config
+        return [*self.tokenizer, *config]
 
 
 def read_model_files(source: ModelDirectory) -> ModelFiles:
@@ -73,7 +81,10 @@ def read_model_files(source: ModelDirectory) -> ModelFiles:
         # Transformers 5 names its own class for a bare tokenizer.json; other runtimes know the one that it replaced.
         if tokenizer_config.get("tokenizer_class") == "TokenizersBackend":
             tokenizer_config["tokenizer_class"] = "PreTrainedTokenizerFast"
-    tokenizer = tuple(source.directory / name for name in TOKENIZER_FILES if (source.directory / name).is_file())
+    tokenizer = {name: path for name in TOKENIZER_FILES if (path := source.directory / name).is_file()}
+    # The default of a folder of templates comes before the file; under the file's name, every runtime finds it.
+    if (template := source.directory / CHAT_TEMPLATES / "default.jinja").is_file():
+        tokenizer[CHAT_TEMPLATE] = template
     return ModelFiles(source.config, generation, tokenizer_config, tokenizer)
 
 
@@ -84,8 +95,8 @@ def write_model_files(directory: Path, files: ModelFiles, genai: dict[str, Any])
     _write_json(directory / GENERATION_CONFIG, files.generation)
     if files.tokenizer_config is not None:
         _write_json(directory / TOKENIZER_CONFIG, files.tokenizer_config)
-    for path in files.tokenizer:
-        shutil.copyfile(path, directory / path.name)
+    for name, path in files.tokenizer.items():
+        shutil.copyfile(path, directory / name)
 
 
 def genai_config(

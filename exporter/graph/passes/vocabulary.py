@@ -8,6 +8,9 @@
 3. 16 and 32 bits: the table is stored in that float type and cast where the graph computes in the other.
 
 Tied tables are stored once, whichever the case.
+
+GatherBlockQuantized reads zeros for an id beyond the table and says nothing, so ids first go through a Gather from the
+numbers 0..V-1, which fails and names the id. ONNX Runtime makes the numbers once, when it loads the model.
 """
 
 import numpy as np
@@ -79,8 +82,9 @@ class VocabularyPass(ir.passes.InPlacePass):
         if table.scales is None:
             result = build.cast(build("Gather", table.codes[0], ids), self._dtype)
         else:
-            width = _table_shape(gather.inputs[0])[1]
+            rows, width = _table_shape(gather.inputs[0])
             shape = build.constant("shape", np.array([0, 0, width], np.int64))
+            ids = self._checked(build, ids, rows)
             parts = [
                 build(
                     "GatherBlockQuantized", codes, ids, scales, domain=_DOMAIN,
@@ -93,6 +97,14 @@ class VocabularyPass(ir.passes.InPlacePass):
             blocks = parts[0] if len(parts) == 1 else build("Add", *parts)
             result = build("Reshape", blocks, shape)
         replace_value(model, gather.outputs[0], result)
+
+    def _checked(self, build: NodeBuilder, ids: ir.Value | None, rows: int) -> ir.Value:
+        """`ids` as int32, after a check that all are below `rows`."""
+        first, end, step = (
+            build.constant(name, np.array(number, np.int32))
+            for name, number in (("first", 0), ("rows", rows), ("step", 1))
+        )
+        return build("Gather", build("Range", first, end, step), ids)
 
     def _replace_head(self, model: ir.Model, head: Linear, table: VocabularyTable) -> None:
         build = NodeBuilder(model, head.matmul, f"{head.module}.head")
