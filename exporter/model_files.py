@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
+from tokenizers import Tokenizer
 
 from dualbinary.files.json_objects import read_json_object
 from dualbinary.files.model_files import (
@@ -15,12 +16,13 @@ from dualbinary.files.model_files import (
     CONFIG_FILE,
     GENAI_CONFIG,
     GENERATION_CONFIG,
+    TOKENIZER,
     TOKENIZER_CONFIG,
     TOKENIZER_FILES,
 )
 from exporter.source.model_directory import ModelDirectory
 
-__all__ = ["ModelFiles", "genai_config", "read_model_files", "write_model_files"]
+__all__ = ["ModelFiles", "genai_config", "read_model_files", "tokenizer_warnings", "write_model_files"]
 
 # Decoders that onnxruntime-genai knows by name; every other one runs as its generic "decoder".
 _GENAI_TYPES = frozenset(
@@ -86,6 +88,25 @@ def read_model_files(source: ModelDirectory) -> ModelFiles:
     if (template := source.directory / CHAT_TEMPLATES / "default.jinja").is_file():
         tokenizer[CHAT_TEMPLATE] = template
     return ModelFiles(source.config, generation, tokenizer_config, tokenizer)
+
+
+def tokenizer_warnings(files: ModelFiles, rows: int) -> list[str]:
+    """What does not fit between the tokenizer and a token embedding of `rows` rows."""
+    path = files.tokenizer.get(TOKENIZER)
+    if path is None:
+        return []
+    try:
+        ids = Tokenizer.from_file(str(path)).get_vocab(with_added_tokens=True).values()
+        added = (files.tokenizer_config or {}).get("added_tokens_decoder") or {}
+        highest = max(*ids, *map(int, added))
+    except Exception as error:  # the Rust library raises plain Exception
+        return [f"{TOKENIZER} is not a tokenizer ({error}), so nothing turns text into tokens"]
+    if highest < rows:
+        return []
+    return [
+        f"the tokenizer has ids up to {highest}, the token embedding only {rows} rows; a prompt with an id beyond is "
+        "refused when the model runs"
+    ]
 
 
 def write_model_files(directory: Path, files: ModelFiles, genai: dict[str, Any]) -> None:
