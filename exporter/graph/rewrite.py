@@ -16,8 +16,8 @@ from exporter.graph.layers import Linear, find_embedding, find_head, find_linear
 from exporter.graph.parameters import Parameters
 from exporter.graph.passes.attention_f16 import AttentionF16Pass
 from exporter.graph.passes.group_query_attention import GroupQueryAttentionPass
-from exporter.graph.passes.last_logits import LastLogitsPass
 from exporter.graph.passes.linear import DualBinaryLinearPass
+from exporter.graph.passes.logits_columns import LogitsColumnsPass
 from exporter.graph.passes.lower_opset import LowerOpsetPass
 from exporter.graph.passes.pack_qkv import PackQkvPass
 from exporter.graph.passes.vocabulary import VocabularyPass
@@ -34,10 +34,14 @@ _ROUTERS = (".gate", ".router")  # of mixtures of experts: tiny, and wrong choic
 def rewrite(graph: BuiltGraph, parameters: Parameters, options: ExportOptions) -> ExportGraph:
     """Run all passes over `graph`."""
     model = graph.model
-    GroupQueryAttentionPass(graph.window, parameters.source.sliding_window)(model)
+    embedding = find_embedding(model)  # as long as it looks up input_ids themselves
+    attention_pass = GroupQueryAttentionPass(
+        graph.window, parameters.source.sliding_window, ragged_steps=options.batch_steps == "many"
+    )
+    attention_pass(model)
     RemoveUnusedNodesPass()(model)  # what is left of the rotations and masks would count as users
     linears = find_linears(model)
-    head, embedding = find_head(model, linears), find_embedding(model)
+    head = find_head(model, linears)
     formats = {
         linear: plane_format
         for linear in linears
@@ -47,8 +51,7 @@ def rewrite(graph: BuiltGraph, parameters: Parameters, options: ExportOptions) -
     linear_pass(model)
     pack_pass = PackQkvPass()
     pack_pass(model)
-    if options.logits == "last":
-        LastLogitsPass(head and head.matmul)(model)
+    LogitsColumnsPass(head and head.matmul, attention_pass.rows, last=options.logits == "last")(model)
     vocabulary_pass = VocabularyPass(
         embedding,
         head,
