@@ -18,6 +18,7 @@ import torch
 
 from dualbinary import InputError
 from dualbinary.checkpoint import CONFIG_FILE
+from dualbinary.files.model_files import LONG_ROPE_AFTER
 from exporter.graph.architectures import adjust, refuse_ignored_values
 from exporter.source.model_directory import ModelDirectory
 
@@ -93,8 +94,16 @@ def build_graph(source: ModelDirectory, dtype: str) -> BuiltGraph:
         ) from error
     model, module = package["model"], made[0]
     model.graph.name = "model"  # the builder names it after the temporary directory
+    if (after := _long_rope_after(module)) is not None:
+        model.metadata_props[LONG_ROPE_AFTER] = str(after)
     window = getattr(getattr(module, "model", None), "_gqa_local_window_size", lambda: 0)()
     return BuiltGraph(model, module, max(window, 0))
+
+
+def _long_rope_after(module: Any) -> int | None:
+    """Length after which a sequence takes the long factors of LongRoPE; None where the model has no second set."""
+    ropes = [part for part in module.modules() if getattr(part, "has_long_cache", False)]
+    return ropes[0].original_max_position_embeddings if ropes else None
 
 
 @contextmanager
