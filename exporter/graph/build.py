@@ -13,6 +13,7 @@ import torch
 
 from dualbinary import InputError
 from dualbinary.checkpoint import CONFIG_FILE
+from dualbinary.files.model_files import LONG_ROPE_AFTER
 from exporter.graph.architectures import adjust, configure
 from exporter.graph.architectures.configuration import Configuration, read_configuration
 from exporter.graph.architectures.refused import refuse_type
@@ -85,6 +86,8 @@ def build_graph(source: ModelDirectory, dtype: str) -> BuiltGraph:
         ) from error
     model = package["model"]
     model.graph.name = "model"  # the builder names it after the temporary directory
+    if (after := _long_rope_after(adjusted.made)) is not None:
+        model.metadata_props[LONG_ROPE_AFTER] = str(after)
     longest = max((*adjusted.windows, source.sliding_window))
     return BuiltGraph(model, adjusted.made, adjusted.window, longest)
 
@@ -131,6 +134,12 @@ def _corrected_config_class(mobius: Any, configuration: Configuration) -> type:
             return configure(base.from_transformers(config, **options), configuration.read, configuration.values)
 
     return Corrected
+
+
+def _long_rope_after(module: Any) -> int | None:
+    """Length after which a sequence takes the long factors of LongRoPE; None where the model has no second set."""
+    ropes = [part for part in module.modules() if getattr(part, "has_long_cache", False)]
+    return ropes[0].original_max_position_embeddings if ropes else None
 
 
 def _check_type(mobius: Any, model_type: str) -> None:
