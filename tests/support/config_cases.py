@@ -177,7 +177,6 @@ OTHER: dict[str, Any] = {
 # Values that are refused, of fields that have some that pass; activations have their own.
 REFUSED: dict[str, Any] = {
     "alibi": True,
-    "attention_dropout": 0.3,
     "head_dim": 48,
     "num_key_value_heads": 1,
     "persimmon.qk_layernorm": False,

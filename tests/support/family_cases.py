@@ -59,7 +59,6 @@ FAMILIES: dict[str, list[dict[str, Any]]] = {
     "deepseek_v3": [
         _decoder(**{**_ROUTED, **_LATENT}, rope_parameters=_MSCALE, norm_topk_prob=False, rope_interleave=False),
     ],
-    "diffllama": [_decoder(head_dim=32, attention_bias=True, num_attention_heads=4, num_key_value_heads=2)],
     "dots1": [
         _decoder(**{**_ROUTED, **_MIXED}, head_dim=32, attention_bias=True, norm_topk_prob=True),
         _decoder(**_ROUTED, head_dim=32, sliding_window=_WINDOW, max_window_layers=1),

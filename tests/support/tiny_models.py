@@ -124,7 +124,6 @@ CONFIGS |= {
         "deepseek_v3",
         _changed(**_ROUTED_EXPERTS, **_LATENT, rope_parameters={**_YARN, "mscale": 0.7, "mscale_all_dim": 0.7}),
     ),
-    "diffllama": ("diffllama", _COMMON),
     "dots1": ("dots1", _changed(**_ROUTED_EXPERTS, **_MIXED)),
     "ernie4_5": ("ernie4_5", _changed(head_dim=32, use_bias=True)),
     "exaone4": ("exaone4", _changed(**_MIXED)),

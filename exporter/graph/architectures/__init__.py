@@ -59,7 +59,6 @@ VERIFIED = frozenset(
         "cohere2",
         "deepseek_v2",
         "deepseek_v3",
-        "diffllama",
         "dots1",
         "ernie4_5",
         "exaone4",
