@@ -10,7 +10,7 @@ import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import fields, is_dataclass
+from dataclasses import fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -117,7 +117,6 @@ class TransformersModel:
     @cached_property
     def _known_names(self) -> set[str]:
         kind: Any = type(self.config)
-        assert is_dataclass(kind)
         names = {field.name for field in fields(kind)} | set(kind.attribute_map) | {"model_type", *_ROPE_KEYS}
         own = kind.__module__
         for module in (own, own.replace(".configuration_", ".modeling_"), *_SHARED_MODULES):

@@ -7,6 +7,7 @@ from dualbinary import InputError
 
 __all__ = ["REFUSED", "refuse_type"]
 
+_WIDTHS = "it takes one width for the MLPs of all layers, and this type has one for each"
 _DENSE_FIRST = "it gives every layer experts, and the first ones have none"
 
 # What the builder does, after "as".
@@ -17,8 +18,8 @@ REFUSED = {
     "doge": "its mask does not fit the attention operator",
     "ernie4_5_moe": _DENSE_FIRST,
     "falcon_h1": "it leaves out the state-space layers",
-    "gemma3n": "it does not follow which layers share keys and values",
-    "gemma3n_text": "it does not follow which layers share keys and values",
+    "gemma3n": _WIDTHS,
+    "gemma3n_text": _WIDTHS,
     "glm4_moe": _DENSE_FIRST,
     "gpt_neox_japanese": "it leaves out the bias behind the last layer's attention",
     "granitemoeshared": "it leaves out the shared experts",
