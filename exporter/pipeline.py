@@ -19,7 +19,7 @@ from exporter.graph.cuda_support import copies_and_gaps
 from exporter.graph.export_graph import ExportGraph
 from exporter.graph.parameters import Parameters
 from exporter.graph.rewrite import rewrite
-from exporter.model_files import genai_config, read_model_files, write_model_files
+from exporter.model_files import genai_config, read_model_files, tokenizer_warnings, write_model_files
 from exporter.options import CUDA_PLANES, ExportOptions
 from exporter.report import export_report
 from exporter.source.model_directory import ModelDirectory
@@ -81,12 +81,15 @@ def export(
         check_space(stage, max_data_bytes(graph.model) + _GRAPH_BYTES)
         write_data_file(stage / data_name, graph.model, jobs, progress)
         _save(graph.model, stage / out.name)
-        write_model_files(stage, files, genai_config(graph.model, files, out.name, options.target, library))
+        genai = genai_config(graph.model, files, out.name, options.target, library)
+        write_model_files(stage, files, genai)
         for file in libraries:
             shutil.copyfile(file, stage / file.name)
         report = export_report(graph, parameters, stats, options, (stage / data_name).stat().st_size)
+        report["warnings"] = _warnings(graph, source, options, report)
+        report["warnings"] += tokenizer_warnings(files, genai["model"]["vocab_size"])
         (stage / EXPORT_REPORT).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    return ExportResult(graph, parameters, options, report, tuple(_warnings(graph, source, options, report)))
+    return ExportResult(graph, parameters, options, report, tuple(report["warnings"]))
 
 
 def _refuse_contradictions(source: ModelDirectory, options: ExportOptions) -> None:

@@ -13,6 +13,7 @@ import torch
 
 from dualbinary import InputError
 from dualbinary.checkpoint import CONFIG_FILE
+from dualbinary.files.model_files import LONG_ROPE_AFTER
 from exporter.graph.architectures import adjust, prepare
 from exporter.graph.architectures.configuration import Configuration, directory_of, read_configuration
 from exporter.graph.architectures.rotation import put_in_rotations
@@ -79,6 +80,8 @@ def build_graph(source: ModelDirectory, dtype: str) -> BuiltGraph:
         ) from error
     model = package["model"]
     model.graph.name = "model"  # the builder names it after the temporary directory
+    if (after := _long_rope_after(adjusted.made)) is not None:
+        model.metadata_props[LONG_ROPE_AFTER] = str(after)
     longest = max(adjusted.windows, default=0) if configuration.read is not None else source.sliding_window
     return BuiltGraph(model, adjusted.made, adjusted.window, longest)
 
@@ -109,6 +112,12 @@ def _adjusted(registered: Any, configuration: Configuration) -> Any:
             return module
 
     return Adjusted()
+
+
+def _long_rope_after(module: Any) -> int | None:
+    """Length after which a sequence takes the long factors of LongRoPE; None where the model has no second set."""
+    ropes = [part for part in module.modules() if getattr(part, "has_long_cache", False)]
+    return ropes[0].original_max_position_embeddings if ropes else None
 
 
 def _check_type(mobius: Any, model_type: str) -> None:

@@ -60,6 +60,7 @@ def rewrite(graph: BuiltGraph, parameters: Parameters, options: ExportOptions) -
         bits=options.embedding_bits,
         dtype=_DTYPES[options.activations],
         accuracy_level=options.accuracy_level,
+        check_ids=options.target == "cpu",
     )
     vocabulary_pass(model)
     if options.target == "cuda":
