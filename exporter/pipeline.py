@@ -9,7 +9,7 @@ from typing import Any
 import onnx_ir as ir
 from onnx_ir.passes.common import CheckerPass
 
-from dualbinary import OP
+from dualbinary import OP, DualBinaryError
 from dualbinary.errors import OptionError
 from dualbinary.files.model_files import CONFIGS, EXPORT_REPORT, OPTIONAL_FILES
 from dualbinary.files.staging import check_output, check_space, staged
@@ -110,7 +110,10 @@ def _refuse_contradictions(source: ModelDirectory, options: ExportOptions) -> No
 
 def _save(model: ir.Model, path: Path) -> None:
     model.producer_name, model.producer_version = "dualbinary", f"op version {OP.version}"
-    CheckerPass(full_check=False)(model)
+    try:
+        CheckerPass(full_check=False)(model)
+    except Exception as error:  # the checker's own exception, wrapped by the pass or not
+        raise DualBinaryError(f"the graph is not a valid ONNX model: {' '.join(str(error).split())}") from error
     ir.save(model, path)
 
 

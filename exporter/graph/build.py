@@ -14,11 +14,13 @@ import torch
 from dualbinary import InputError
 from dualbinary.checkpoint import CONFIG_FILE
 from dualbinary.files.model_files import LONG_ROPE_AFTER
-from exporter.graph.architectures import adjust, prepare
-from exporter.graph.architectures.configuration import Configuration, directory_of, read_configuration
+from exporter.graph.architectures import adjust, configure
+from exporter.graph.architectures.configuration import Configuration, read_configuration
+from exporter.graph.architectures.refused import refuse_type
 from exporter.graph.architectures.rotation import put_in_rotations
 from exporter.graph.architectures.windows import layer_windows, put_in_windows
 from exporter.source.model_directory import ModelDirectory
+from exporter.source.transformers_model import directory_of
 
 __all__ = ["BuiltGraph", "build_graph"]
 
@@ -45,7 +47,10 @@ class BuiltGraph:
         return {name: value for name, value in self.model.graph.initializers.items() if value.const_value is None}
 
     def map_weights(self, stored: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Parameters made of stored tensors, lazy or not: renamed, split, transposed as the graph wants them."""
+        """Parameters made of stored tensors, lazy or not: renamed, split, transposed as the graph wants them.
+
+        Raises whatever the builder's code raises on tensors that it does not expect.
+        """
         return self.module.preprocess_weights(stored)
 
 
@@ -58,8 +63,9 @@ def build_graph(source: ModelDirectory, dtype: str) -> BuiltGraph:
 
     model_type = str(source.model_type)
     _check_type(mobius, model_type)
-    configuration = read_configuration(model_type, source.config)
-    adjusted = _adjusted(mobius.registry.get(model_type), configuration)
+    refuse_type(model_type)
+    configuration = read_configuration(source)
+    adjusted = _adjusted(mobius, configuration)
     try:
         with directory_of(configuration.for_builder()) as directory:
             package = mobius.build(
@@ -82,28 +88,29 @@ def build_graph(source: ModelDirectory, dtype: str) -> BuiltGraph:
     model.graph.name = "model"  # the builder names it after the temporary directory
     if (after := _long_rope_after(adjusted.made)) is not None:
         model.metadata_props[LONG_ROPE_AFTER] = str(after)
-    longest = max(adjusted.windows, default=0) if configuration.read is not None else source.sliding_window
+    longest = max((*adjusted.windows, source.sliding_window))
     return BuiltGraph(model, adjusted.made, adjusted.window, longest)
 
 
-def _adjusted(registered: Any, configuration: Configuration) -> Any:
-    """The builder's class `registered`, with adjustments between the module's construction and the graph's.
+def _adjusted(mobius: Any, configuration: Configuration) -> Any:
+    """The builder's class, with adjustments between the module's construction and the graph's.
 
     After a module is made, `made` is it, `windows` are those of its layers, and `window` is what the graph leaves out.
     """
+    model_type, values = configuration.model_type, configuration.values
+    registered = mobius.registry.get(model_type)
 
     class Adjusted:
         __name__ = registered.__name__
-        config_class = getattr(registered, "config_class", None)
-        windows = layer_windows(configuration.values) if configuration.read is not None else ()
+        config_class = _corrected_config_class(mobius, configuration)
+        windows = layer_windows(values) if configuration.has_table else ()
         window = 0
         made: Any = None
 
         def __call__(self, config: Any) -> Any:
-            values = configuration.values
-            self.made = module = registered(prepare(config, values))
-            adjust(module, configuration.model_type, values)
-            if configuration.read is not None:
+            self.made = module = registered(config)
+            adjust(module, model_type, values)
+            if configuration.has_table:
                 put_in_rotations(module, configuration.read)
                 self.window = put_in_windows(module, self.windows)
             else:
@@ -112,6 +119,21 @@ def _adjusted(registered: Any, configuration: Configuration) -> Any:
             return module
 
     return Adjusted()
+
+
+def _corrected_config_class(mobius: Any, configuration: Configuration) -> type:
+    """The class of the builder's configuration, with `configure` after what it reads from transformers'."""
+    model_type = configuration.model_type
+    base = getattr(mobius.registry.get(model_type), "config_class", None)
+    if base is None or base is mobius.ArchitectureConfig:
+        base = mobius.registry.get_config_class(model_type) or mobius.ArchitectureConfig
+
+    class Corrected(base):
+        @classmethod
+        def from_transformers(cls, config: Any, **options: Any) -> Any:
+            return configure(base.from_transformers(config, **options), configuration.read, configuration.values)
+
+    return Corrected
 
 
 def _long_rope_after(module: Any) -> int | None:

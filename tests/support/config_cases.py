@@ -9,6 +9,8 @@ from typing import Any
 
 import transformers
 
+from tests.support.family_cases import FAMILIES, FAMILY_OTHER
+
 WINDOW = 16
 SWITCH = 40  # of LongRoPE: sequences longer than this have other frequencies
 _YARN = {
@@ -93,7 +95,7 @@ CASES: dict[str, list[dict[str, Any]]] = {
     ],
     "gpt_neox": [
         _without(_LAYER_NORM, "num_key_value_heads", "tie_word_embeddings")
-        | {"use_parallel_residual": False, "attention_bias": False}
+        | {"use_parallel_residual": False, "attention_bias": False, "tie_word_embeddings": True}
         | {"rope_parameters": _YARN | {"partial_rotary_factor": 0.5}}
     ],
     "granite": [
@@ -141,6 +143,8 @@ CASES: dict[str, list[dict[str, Any]]] = {
     ],
 }
 
+CASES |= FAMILIES
+
 # Values that differ from those of the cases where the class has no default, or one that means the same.
 OTHER: dict[str, Any] = {
     "attention_factor": 0.8,
@@ -169,9 +173,16 @@ OTHER: dict[str, Any] = {
     "short_factor": [3.0] * 8,
     "sliding_window": 5,
     "truncate": True,
-}
+} | FAMILY_OTHER
 # Values that are refused, of fields that have some that pass; activations have their own.
 REFUSED: dict[str, Any] = {
+    "alibi": True,
+    "head_dim": 48,
+    "num_key_value_heads": 1,
+    "persimmon.qk_layernorm": False,
+    "scale_attn_weights": False,
+    "attention_bias": True,
+    "mlp_bias": True,
     "_remove_final_layer_norm": True,
     "add_cross_attention": True,
     "apply_residual_connection_post_layernorm": True,
@@ -202,7 +213,15 @@ def fields_of(model_type: str) -> dict[str, Any]:
 
 def unread_value(name: str, default: Any) -> Any:
     """A value, other than the default, of a field that nothing reads."""
-    texts = {"dtype": "float16", "problem_type": "regression", "transformers_version": "4.1.0", "summary_type": "first"}
+    texts = {"hidden_act": "relu", "init_device": "meta", "initializer_range": 0.5, "embedding_initializer_range": 0.5}
+    texts |= {
+        "logit_scale": 0.5,
+        "norm_type": "rms_norm",
+        "dtype": "float16",
+        "problem_type": "regression",
+        "transformers_version": "4.1.0",
+        "summary_type": "first",
+    }
     if name in texts:
         return texts[name]
     if name in ("id2label", "label2id"):

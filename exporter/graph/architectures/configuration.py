@@ -6,19 +6,14 @@ which looks for every key that any type has, would honor those. So for a type wi
 (`config_fields.toml`) it gets a configuration that transformers has read and that holds the fields of this table alone.
 """
 
-import json
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from dualbinary import InputError
-from dualbinary.checkpoint import CONFIG_FILE
 from exporter.graph.architectures.config_fields import field_table, refuse_common_values, refuse_values
+from exporter.source.model_directory import ModelDirectory
 
-__all__ = ["Configuration", "directory_of", "read_configuration"]
+__all__ = ["Configuration", "read_configuration"]
 
 _GENERATORS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")  # names of classes that write text end so
 _PLAIN_ROPE = ("rope_theta", "partial_rotary_factor")
@@ -30,59 +25,43 @@ class Configuration:
 
     Attributes:
         model_type: the model type.
-        values: fields and values; of a type without a table of fields, config.json as it is.
-        read: transformers' object for them; None for a type without a table.
+        values: fields and values; of a type without a table of fields, what transformers reads of config.json.
+        read: transformers' object for them.
+        has_table: True for a type with a table.
     """
 
     model_type: str
     values: dict[str, Any]
     read: Any
+    has_table: bool
 
     def for_builder(self) -> dict[str, Any]:
         """The config.json that the graph builder gets. Rotations are plain: `rotation.py` puts in transformers' own."""
-        if self.read is None or not self.values.get("rope_parameters"):
+        if not self.has_table or not self.values.get("rope_parameters"):
             return self.values
         rope = self.values["rope_parameters"]
         nested = {key: _plain(value) for key, value in rope.items() if isinstance(value, dict)}
         return self.values | {"rope_parameters": nested or _plain(rope)}
 
 
-def read_configuration(model_type: str, config: dict[str, Any]) -> Configuration:
-    """Read the content of config.json.
+def read_configuration(source: ModelDirectory) -> Configuration:
+    """Read the config.json of `source`.
 
     Raises InputError for a model that is no decoder, and for values that the graph would not honor.
     """
-    # For quantized weights the builder has layers of its own; planes of a checkpoint are read elsewhere.
-    raw = {key: value for key, value in config.items() if key != "quantization_config"}
-    _refuse_other_tasks(model_type, raw)
-    refuse_common_values(model_type, raw)
+    model_type = source.model_type
+    _refuse_other_tasks(model_type, source.config)
+    refuse_common_values(model_type, source.config)
+    read = source.transformers.config
     table = field_table(model_type)
     if table is None:
-        return Configuration(model_type, raw, None)
-    from transformers import AutoConfig
-
-    try:
-        with directory_of(raw) as directory:
-            read = AutoConfig.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
-        stored = read.to_dict()
-    except Exception as error:  # its validation raises what it finds
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise InputError(
-            f"config.json: model_type {model_type!r} does not build with these values ({reason})"
-        ) from error
+        return Configuration(model_type, source.transformers.read_values(), read, has_table=False)
     table = field_table(read.model_type) or table  # a Mistral with layer types is read as a Ministral
+    stored = read.to_dict()
     # A field that the class keeps under another name is an attribute alone.
     values = {name: stored.get(name, getattr(read, name, None)) for name in table.built if hasattr(read, name)}
     refuse_values(read.model_type, values)
-    return Configuration(model_type, {"model_type": model_type, **values}, read)
-
-
-@contextmanager
-def directory_of(config: dict[str, Any]) -> Iterator[str]:
-    """A directory with this config.json alone."""
-    with tempfile.TemporaryDirectory(prefix="dualbinary-config-") as directory:
-        (Path(directory) / CONFIG_FILE).write_text(json.dumps(config), encoding="utf-8")
-        yield directory
+    return Configuration(model_type, {"model_type": model_type, **values}, read, has_table=True)
 
 
 def _plain(rope: dict[str, Any]) -> dict[str, Any]:
