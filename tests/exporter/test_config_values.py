@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import onnx_ir as ir
 import pytest
 
 from dualbinary import InputError
@@ -67,7 +68,6 @@ PUBLISHED: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
         | {"rope_scaling": {"rope_type": "linear", "factor": 8.0}},
     ),
     "Gemma 2 without layer types": ("gemma2", {"head_dim": 16, "sliding_window": 16}, {"layer_types": None}),
-    "window left out, by default 4096": ("gemma2", {"head_dim": 16}, {"sliding_window": None, "layer_types": None}),
     "Qwen 2 with windows above": (
         "qwen2",
         {"use_sliding_window": True, "sliding_window": 16, "max_window_layers": 1},
@@ -259,3 +259,17 @@ def test_uniform_window_of_heads_that_cannot_have_one_is_refused(tmp_path):
 
     with pytest.raises(InputError, match="sliding_window=16 is not supported for heads of this size"):
         export(directory, tmp_path / "out" / "model.onnx", ExportOptions())
+
+
+def test_window_that_config_json_leaves_out_is_that_of_the_class(tmp_path):
+    directory = _saved(tmp_path / "model", "gemma2", {"head_dim": 16}, {"sliding_window": None, "layer_types": None})
+    out = tmp_path / "out" / "model.onnx"
+
+    export(directory, out, ExportOptions())
+
+    nodes = [node for node in ir.load(out).graph if node.op_type == "GroupQueryAttention"]
+    windows = [
+        node.attributes["local_window_size"].as_int() for node in nodes if "local_window_size" in node.attributes
+    ]
+    assert len(nodes) == 2
+    assert windows == [4096]  # in the first layer alone
