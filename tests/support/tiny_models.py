@@ -168,8 +168,8 @@ CONFIGS |= {
 }
 
 
-# Models that calibration refuses: transformers renames tensors of the first and of granitemoe while it loads them, stacks
-# the experts of the others, and stores gpt_oss's as stacks, which are no matrices.
+# Models that calibration refuses: transformers renames tensors of the first and of granitemoe while it loads them, and
+# stacks the experts of the others; gpt_oss's are stored as stacks, which are no matrices.
 NOT_CALIBRATED = ("gpt_neox", "qwen2_moe", "mixtral", "qwen3_moe", "deepseek_v2", "deepseek_v3", "dots1", "flex_olmo")
 NOT_CALIBRATED += ("olmoe", "granitemoe", "gpt_oss")
 
