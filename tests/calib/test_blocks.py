@@ -11,11 +11,11 @@ from calib.models.source import SourceModel
 from calib.stages.input_statistics import groups_by_input, input_hessian
 from dualbinary import InputError
 from dualbinary.contract.weight import PlaneFormat
-from tests.support.tiny_models import CONFIGS
+from tests.support.tiny_models import CONFIGS, NOT_CALIBRATED
 
 FORMAT = PlaneFormat(2, 64, offset=True)
 LENGTH = 24  # three times the sliding window of the tiny models
-TAKEN = [name for name in CONFIGS if name not in ("gpt_neox", "qwen2_moe", "mixtral", "qwen3_moe")]
+TAKEN = [name for name in CONFIGS if name not in NOT_CALIBRATED]
 
 
 def loaded(directory) -> SourceModel:
