@@ -81,7 +81,8 @@ def export(
         check_space(stage, max_data_bytes(graph.model) + _GRAPH_BYTES)
         write_data_file(stage / data_name, graph.model, jobs, progress)
         _save(graph.model, stage / out.name)
-        write_model_files(stage, files, genai_config(graph.model, files, out.name, options.target, library))
+        context = min(filter(None, (source.context_length, options.max_length, graph.positions)), default=None)
+        write_model_files(stage, files, genai_config(graph.model, files, out.name, context, options.target, library))
         for file in libraries:
             shutil.copyfile(file, stage / file.name)
         report = export_report(graph, parameters, stats, options, (stage / data_name).stat().st_size)
@@ -90,6 +91,10 @@ def export(
 
 
 def _refuse_contradictions(source: ModelDirectory, options: ExportOptions) -> None:
+    context = source.context_length
+    if context is not None and options.max_length is not None and options.max_length > context:
+        expected = f"at most {context}, the context in config.json"
+        raise OptionError("max_length", expected, options.max_length, "leave {max_length} out")
     stored = source.quantization
     if stored is None:
         return
@@ -122,6 +127,12 @@ def _warnings(graph: ExportGraph, source: ModelDirectory, options: ExportOptions
         lines.append(f"{options.fit_planes} planes fitted without data{advice}")
     if source.model_type not in VERIFIED:
         lines.append(f"model_type {source.model_type} builds, but no test compares it with transformers; see --check")
+    if (context := source.context_length) is not None and (positions := graph.positions) is not None:
+        if options.max_length is None and positions < context:
+            lines.append(
+                f"made for {positions:,} of the {context:,} tokens of the model's context, because sessions keep tables "
+                f"of them in memory; --max-length {context} makes it for all"
+            )
     if options.target == "cuda":
         lines += [f"on CUDA, {line}" for line in copies_and_gaps(graph.model)]
     return lines

@@ -20,6 +20,7 @@ from exporter.graph.passes.last_logits import LastLogitsPass
 from exporter.graph.passes.linear import DualBinaryLinearPass
 from exporter.graph.passes.lower_opset import LowerOpsetPass
 from exporter.graph.passes.pack_qkv import PackQkvPass
+from exporter.graph.passes.rotation_tables import RotationTablesPass
 from exporter.graph.passes.vocabulary import VocabularyPass
 from exporter.graph.passes.zero_points import ExplicitZeroPointsPass
 from exporter.options import ExportOptions
@@ -36,6 +37,8 @@ def rewrite(graph: BuiltGraph, parameters: Parameters, options: ExportOptions) -
     model = graph.model
     GroupQueryAttentionPass(graph.window, parameters.source.sliding_window)(model)
     RemoveUnusedNodesPass()(model)  # what is left of the rotations and masks would count as users
+    tables_pass = RotationTablesPass(options.max_length)
+    tables_pass(model)
     linears = find_linears(model)
     head, embedding = find_head(model, linears), find_embedding(model)
     formats = {
@@ -66,7 +69,7 @@ def rewrite(graph: BuiltGraph, parameters: Parameters, options: ExportOptions) -
     LowerOpsetPass()(model)
     if options.fallback != "none" and formats:
         _add_fallback(model, options.fallback, formats.values())
-    return ExportGraph(model, tuple(linear_pass.nodes), tuple(vocabulary_pass.tables), pack_pass.joined)
+    return ExportGraph(model, tuple(linear_pass.nodes), tuple(vocabulary_pass.tables), pack_pass.joined, tables_pass.length)
 
 
 def _remove_unused(model: ir.Model) -> None:

@@ -26,6 +26,7 @@ from exporter.source.lazy_tensor import LazyTensor, lazy_tensor
 __all__ = ["ModelDirectory"]
 
 _MAX_CONTEXT = 1 << 21  # twice the longest of published models; the rotation's tables grow with it
+_CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "seq_length")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _DTYPES = {
     "F64": torch.float64,
@@ -84,6 +85,12 @@ class ModelDirectory:
     def lazy(self, name: str) -> LazyTensor:
         """The stored tensor `name`, unread."""
         return lazy_tensor(name, self.tensors[name].shape, _DTYPES[self.tensors[name].dtype])
+
+    @property
+    def context_length(self) -> int | None:
+        """The context that config.json states, in tokens."""
+        stated = (self.config.get(key) for key in _CONTEXT_KEYS)
+        return next((value for value in stated if isinstance(value, int)), None)
 
     @property
     def sliding_window(self) -> int:
