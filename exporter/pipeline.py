@@ -127,12 +127,12 @@ def _warnings(graph: ExportGraph, source: ModelDirectory, options: ExportOptions
         lines.append(f"{options.fit_planes} planes fitted without data{advice}")
     if source.model_type not in VERIFIED:
         lines.append(f"model_type {source.model_type} builds, but no test compares it with transformers; see --check")
-    if (context := source.context_length) is not None and (positions := graph.positions) is not None:
-        if options.max_length is None and positions < context:
-            lines.append(
-                f"made for {positions:,} of the {context:,} tokens of the model's context, because sessions keep tables "
-                f"of them in memory; --max-length {context} makes it for all"
-            )
+    context, positions = source.context_length, graph.positions
+    if options.max_length is None and context is not None and positions is not None and positions < context:
+        lines.append(
+            f"made for {positions:,} tokens of the model's context of {context:,}, because tables for more would "
+            f"fill every session's memory; --max-length {context} makes it for the whole context"
+        )
     if options.target == "cuda":
         lines += [f"on CUDA, {line}" for line in copies_and_gaps(graph.model)]
     return lines

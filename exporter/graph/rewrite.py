@@ -69,7 +69,9 @@ def rewrite(graph: BuiltGraph, parameters: Parameters, options: ExportOptions) -
     LowerOpsetPass()(model)
     if options.fallback != "none" and formats:
         _add_fallback(model, options.fallback, formats.values())
-    return ExportGraph(model, tuple(linear_pass.nodes), tuple(vocabulary_pass.tables), pack_pass.joined, tables_pass.length)
+    return ExportGraph(
+        model, tuple(linear_pass.nodes), tuple(vocabulary_pass.tables), pack_pass.joined, tables_pass.length
+    )
 
 
 def _remove_unused(model: ir.Model) -> None:

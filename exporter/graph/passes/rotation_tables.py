@@ -106,7 +106,9 @@ def _pairs(model: ir.Model) -> Iterator[_Pair]:
 
 def _is_matrix(value: ir.Value) -> bool:
     tensor = value.const_value
-    return tensor is not None and tensor.dtype == ir.DataType.FLOAT and tensor.shape.rank() == _MATRIX and tensor.size > 0
+    return (
+        tensor is not None and tensor.dtype == ir.DataType.FLOAT and tensor.shape.rank() == _MATRIX and tensor.size > 0
+    )
 
 
 def _array(value: ir.Value) -> np.ndarray:
@@ -129,7 +131,8 @@ def _belong(cos: np.ndarray, sin: np.ndarray) -> bool:
 def _parts(cos: np.ndarray, sin: np.ndarray) -> tuple[_Part, ...]:
     """The parts that a pair of tables consists of; none where these do not give its values again."""
     scale = cos[0, 0]
-    starts = np.flatnonzero((sin == 0).all(1) & (cos == scale).all(1))
+    first = (sin == 0).all(1) & (cos == scale).all(1)
+    starts = np.array([0]) if first.all() else np.flatnonzero(first)  # frequencies may all be 0
     parts: list[_Part] = []
     for begin, end in zip(starts, [*starts[1:], len(cos)], strict=True):
         rows = slice(begin, end)
