@@ -169,19 +169,24 @@ class _Trial:
         """[N, K] of layers that are solved together."""
         return [(sum(layer.out_features for layer in group), group[0].in_features) for group in self.groups]
 
+    def _largest(self) -> QuantLinear:
+        return max(self.layers, key=lambda layer: layer.weight.numel())
+
     @torch.no_grad()
     def initial(self) -> float:
-        """A group of columns of each weight, times the number of them; the error moves on as one product."""
+        """A part of each weight, times the number of such parts; errors that move on are one product."""
         return sum(self._solving(*size) for size in self._sizes())
 
     def _solving(self, N: int, K: int) -> float:
         row, plane_format = WEIGHT_INITS[self.config.init.method], self.config.format.plane_format.for_inputs(K)
         initialize = row.make(self.config.init, self.config.seed)
-        rows, width, size = min(N, SAMPLED_ROWS), min(plane_format.group_size, K), min(K, SAMPLED_INPUTS)
+        rows, size = min(N, SAMPLED_ROWS), min(K, SAMPLED_INPUTS)
+        feeds_back = self.config.init.method == "error-feedback"  # goes from group to group, others take all at once
+        width = min(plane_format.group_size, K) if feeds_back else size
         weight = SIZE * torch.randn(rows, width, device=self.device)
         metric = _metric(width, self.device) if row.needs_inputs else None
         seconds = self._seconds(lambda: initialize(weight, metric, plane_format, "weight")) * (N / rows) * (K / width)
-        if self.config.init.method == "error-feedback":
+        if feeds_back:
             whole = _metric(size, self.device)
             seconds += self._seconds(lambda: inverse_factor(whole, self.config.init.damping)) * (K / size) ** 3
             seconds += N * K * K / self.float32_flops
@@ -197,9 +202,9 @@ class _Trial:
 
     @torch.no_grad()
     def layerwise(self) -> float:
-        """Of some rows of the first layer; the time is that of its weights."""
-        layer = self.layers[0]
-        weight = layer.weight[: min(layer.out_features, SAMPLED_INPUTS // 4)].float()
+        """Of some rows of the largest layer; the time is that of its weights."""
+        layer = self._largest()
+        weight = layer.weight[:SAMPLED_INPUTS].float()
         initialize = WEIGHT_INITS[self.config.init.method].make(self.config.init, self.config.seed)
         metric = _metric(layer.in_features, self.device)
         state = initialize(weight, metric, layer.format, layer.name)
@@ -209,7 +214,7 @@ class _Trial:
     @torch.no_grad()
     def statistics(self) -> float:
         """Figures of one layer without its hessian, and the products with hessians."""
-        layer = max(self.layers, key=lambda layer: layer.weight.numel())
+        layer = self._largest()
         size, wanted = layer.format.group_size, layer.weight.float()
         given = layer.current_planes(), layer.stored_scales, size, None
         weights = sum(N * K for N, K in self._sizes())
