@@ -40,7 +40,7 @@ def tables(path) -> dict[str, np.ndarray]:
         ir_version=10,
     )
     found = ort.InferenceSession(model.SerializeToString()).run(list(outputs.values()), {})
-    return dict(zip(outputs, found, strict=True))
+    return {name: np.asarray(table) for name, table in zip(outputs, found, strict=True)}
 
 
 def pair(*parts: np.ndarray, scale: float = 1.0) -> ir.Model:
