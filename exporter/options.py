@@ -51,8 +51,8 @@ class ExportOptions:
     scale_bits: int = option(
         16,
         help="16: float16 scales, or as a checkpoint stores them; 8: rounded to 8 bits, with a float16 factor per "
-        "output and plane, for a smaller and faster file",
-        choices=(8, 16),
+        "output and plane, for a smaller and faster file; 32: float32 scales, for weights beyond float16's range",
+        choices=(8, 16, 32),
         group=GRAPH,
     )
     layout: str = option(
@@ -87,6 +87,13 @@ class ExportOptions:
         minimum=1,
         shown="default: the model's context, or as much of it as 64 MiB of tables hold",
         metavar="N",
+    )
+    batch_steps: str = option(
+        "one",
+        help="new tokens that the rows of a batch may each take after a prompt: one, which every ONNX Runtime computes "
+        "and older ones take no more; many needs ONNX Runtime 1.32, on the CPU or CUDA. A single sequence takes many "
+        "in either case",
+        choices=("one", "many"),
     )
     fallback: str = option(
         "ort4",

@@ -10,7 +10,9 @@ For every Attention node whose past keys and values are graph inputs and whose m
    computed from attention_mask, not from the length of the past, which is the buffer's capacity once past and present
    share it.
 
-A node with any other mask stays as it is, and the model keeps growing caches.
+The node masks by the length of each row, so the tokens of a row are moved together before the first layer
+(exporter/graph/token_rows.py). A model with an Attention node that cannot become one stays as it is, with growing
+caches.
 """
 
 from dataclasses import dataclass
@@ -19,7 +21,8 @@ import numpy as np
 import onnx_ir as ir
 
 from exporter.graph.attention_mask import AttentionMask, read_mask
-from exporter.graph.values import NodeBuilder
+from exporter.graph.token_rows import TokenRows, read_token_rows
+from exporter.graph.values import NodeBuilder, copy_type
 
 __all__ = ["GroupQueryAttentionPass"]
 
@@ -27,53 +30,66 @@ _DOMAIN = "com.microsoft"
 _HEAD_MULTIPLE = 8  # ONNX Runtime's kernel refuses head sizes that are no multiple of this
 _ROTARY_HEAD_MULTIPLE = 16  # ONNX Runtime's rotation inside the node wants head sizes of this multiple
 _ROTARY_TABLE_MULTIPLE = 8  # and tables whose rows are of this one
-# Axes that [batch, keys] and [batch, queries] lack of [batch, heads, queries, keys].
-_KEYS_AXES, _QUERIES_AXES = [1, 2], [1, 3]
+_BIAS_INPUT, _NEW_TOKENS_INPUT = 10, 16  # attention_bias and query_seqlens
+_QUERIES_AXES = [1, 3]  # that [batch, queries] lacks of [batch, heads, queries, keys]
 
 
 class GroupQueryAttentionPass(ir.passes.InPlacePass):
-    """See the module's docstring."""
+    """See the module's docstring.
 
-    def __init__(self, window: int, window_hint: int) -> None:
-        """`window` is a sliding window that the graph does not show, `window_hint` that of config.json; 0 for none."""
+    Attributes:
+        rows: the tokens of each row, for the passes that follow; None where the model keeps its Attention nodes.
+    """
+
+    def __init__(self, window: int, window_hint: int, *, ragged_steps: bool = False) -> None:
+        """`window` is a sliding window that the graph does not show, `window_hint` that of config.json; 0 for none.
+
+        `ragged_steps` gives the node the number of tokens of each row, by which the rows of a batch take several new
+        tokens after cached ones. The input is new in ONNX Runtime 1.32, and older versions do not load the model.
+        """
         super().__init__()
+        self._ragged_steps = ragged_steps
         self._window = window
         self._window_hint = window_hint
-        self._lengths: tuple[ir.Value, ir.Value] | None = None
-        self._biases: dict[bytes, ir.Value] = {}
+        self.rows: TokenRows | None = None
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Run the pass."""
-        masks: dict[tuple[ir.Value | None, int], AttentionMask | None] = {}
-        modified = False
-        for node in list(model.graph):
+        masks: dict[tuple[ir.Value | None, bool], AttentionMask | None] = {}
+        found: list[tuple[ir.Node, AttentionMask]] = []
+        for node in model.graph:
             if node.op_type != "Attention" or node.domain not in ("", "ai.onnx") or not _has_cache(node):
                 continue
-            mask = node.inputs[3] if len(node.inputs) > 3 else None
-            causal = _int(node, "is_causal")
-            key = (mask, causal)
+            key = node.inputs[3], bool(_int(node, "is_causal"))
             if key not in masks:
-                masks[key] = read_mask(model, mask, bool(causal), self._window_hint)
-            reading = masks[key]
-            if reading is not None and self._convert(model, node, reading):
-                modified = True
-        if modified:
-            model.graph.opset_imports.setdefault(_DOMAIN, 1)
-        return ir.passes.PassResult(model, modified)
+                masks[key] = read_mask(model, *key, self._window_hint)
+            mask = masks[key]
+            if mask is None or not _suits(node):
+                return ir.passes.PassResult(model, modified=False)
+            found.append((node, mask))
+        if found:
+            self._convert_all(model, found)
+        return ir.passes.PassResult(model, modified=bool(found))
 
-    def _convert(self, model: ir.Model, node: ir.Node, mask: AttentionMask) -> bool:
+    def _convert_all(self, model: ir.Model, found: list[tuple[ir.Node, AttentionMask]]) -> None:
+        first, past = model.graph[0], found[0][0].inputs[4]
+        assert past is not None
+        users = {v: tuple(v.uses()) for v in model.graph.inputs if v.name in ("input_ids", "position_ids")}
+        self.rows = read_token_rows(model, first, past)
+        inputs = _CommonInputs(model, first, self.rows, self._ragged_steps)
+        for node, mask in found:
+            self._convert(model, node, mask, inputs)
+        build = NodeBuilder(model, first, "moved_together")
+        for value, uses in users.items():
+            moved = build("ScatterElements", value, self.rows.place, value, axis=1)
+            copy_type(value, moved)
+            for node, index in uses:
+                node.replace_input_with(index, moved)
+        model.graph.opset_imports.setdefault(_DOMAIN, 1)
+
+    def _convert(self, model: ir.Model, node: ir.Node, mask: AttentionMask, common: "_CommonInputs") -> None:
         query, key, value, past_key, past_value = (node.inputs[i] for i in (0, 1, 2, 4, 5))
-        if query is None or key is None or value is None:
-            return False
-        if any(v.shape is None or len(v.shape) != 3 for v in (query, key, value)):
-            return False
-        assert past_key is not None and past_key.shape is not None and past_value is not None
-        head_size = past_key.shape[3]
-        if not isinstance(head_size, int) or head_size % _HEAD_MULTIPLE:
-            return False
-        if past_value.shape is None or past_value.shape[3] != head_size:
-            return False
-        lengths = self._sequence_lengths(model)
+        assert query is not None and key is not None and value is not None and past_key is not None
         attributes: dict[str, int | float] = {
             "num_heads": _int(node, "q_num_heads"),
             "kv_num_heads": _int(node, "kv_num_heads"),
@@ -84,14 +100,17 @@ class GroupQueryAttentionPass(ir.passes.InPlacePass):
             attributes["softcap"] = softcap.as_float()
         if mask.window or self._window:
             attributes["local_window_size"] = mask.window or self._window
-        inputs: list[ir.Value | None] = [query, key, value, past_key, past_value, *lengths]
-        rotation = _rotation(query, key, head_size)
+        inputs: list[ir.Value | None] = [query, key, value, past_key, past_value, common.last_keys, common.longest]
+        rotation = _rotation(query, key, past_key.shape and past_key.shape[3])
         if rotation is not None:
             inputs[:2] = rotation.query, rotation.key
             inputs += [rotation.cos, rotation.sin]
             attributes |= {"do_rotary": 1, "rotary_interleaved": rotation.interleaved}
         if mask.slopes is not None:
-            inputs += [None] * (10 - len(inputs)) + [self._alibi(model, mask.slopes, value.dtype or ir.DataType.FLOAT)]
+            bias = common.alibi(mask.slopes, value.dtype or ir.DataType.FLOAT)
+            inputs += [None] * (_BIAS_INPUT - len(inputs)) + [bias]
+        if common.new_tokens is not None:
+            inputs += [None] * (_NEW_TOKENS_INPUT - len(inputs)) + [common.new_tokens]
         new = ir.node(
             "GroupQueryAttention",
             inputs,
@@ -102,46 +121,62 @@ class GroupQueryAttentionPass(ir.passes.InPlacePass):
         )
         model.graph.insert_before(node, new)
         ir.convenience.replace_nodes_and_values(model.graph, node, [node], [new], node.outputs, new.outputs)
-        return True
 
-    def _sequence_lengths(self, model: ir.Model) -> tuple[ir.Value, ir.Value]:
-        """Last valid key of each sequence, int32 [batch], and the longest length, int32 scalar."""
-        if self._lengths is None:
-            build = NodeBuilder(model, model.graph[0], "attention_lengths")
-            mask = _attention_mask(model)
-            one, axis = build.constant("one", np.array(1, np.int64)), build.constant("axis", np.array([1], np.int64))
-            last = build("Sub", build("ReduceSum", mask, axis, keepdims=0), one)
-            longest = build("Gather", build("Shape", mask), one)
-            self._lengths = (build.cast(last, ir.DataType.INT32), build.cast(longest, ir.DataType.INT32))
-        return self._lengths
 
-    def _alibi(self, model: ir.Model, slopes: np.ndarray, dtype: ir.DataType) -> ir.Value:
-        """Slopes * (key - query), [batch, heads, queries, keys], in the type of the activations.
+class _CommonInputs:
+    """Inputs that the nodes of all layers share, computed before the node `first`.
 
-        Positions are counted by the ones of the mask, not by its length: steps of static shapes have a mask as long as
-        the cache (docs/howto/run_on_cuda.md).
-        """
+    Attributes:
+        last_keys: index of each row's last key, int32 [batch].
+        longest: keys of the longest row, int32 [1].
+        new_tokens: tokens of each row without padding, int32 [batch]; None where all columns count as tokens.
+    """
+
+    def __init__(self, model: ir.Model, first: ir.Node, rows: TokenRows, ragged_steps: bool) -> None:
+        self._model, self._first, self._rows = model, first, rows
+        self._biases: dict[bytes, ir.Value] = {}
+        self.new_tokens: ir.Value | None = None
+        build = NodeBuilder(model, first, "attention_lengths")
+        one, lengths = build.constant("one", np.array([1], np.int64)), rows.lengths
+        if ragged_steps:
+            # The node wants a token in every row. One that is padding is overwritten by the next step.
+            tokens = build("Max", build("Squeeze", rows.count, one), one)
+            lengths = build("Sub", lengths, build("Sub", build("ReduceSum", rows.ones, one, keepdims=0), tokens))
+            self.new_tokens = build("Cast", tokens, to=int(ir.DataType.INT32))
+        self.last_keys = build("Cast", build("Sub", lengths, one), to=int(ir.DataType.INT32))
+        self.longest = build("Cast", rows.total, to=int(ir.DataType.INT32))
+
+    def alibi(self, slopes: np.ndarray, dtype: ir.DataType) -> ir.Value:
+        """Slopes * (key - query), [batch, heads, queries, keys], in the type of the activations."""
         key = slopes.tobytes()
         if key not in self._biases:
-            build = NodeBuilder(model, model.graph[0], f"alibi_{len(self._biases)}")
-            mask, ids = _attention_mask(model), next(v for v in model.graph.inputs if v.name == "input_ids")
-            zero, one = build.constant("zero", np.array(0, np.int64)), build.constant("one", np.array(1, np.int64))
-            axis = build.constant("axis", np.array(1, np.int64))
+            build = NodeBuilder(self._model, self._first, f"alibi_{len(self._biases)}")
+            zero, axis = build.constant("zero", np.array(0, np.int64)), build.constant("axis", np.array(1, np.int64))
+            one = build.constant("one", np.array([1], np.int64))
             table = build.constant("slopes", slopes.reshape(-1, 1, 1))
-            to_keys = build.constant("to_keys", np.array(_KEYS_AXES, np.int64))
-            to_queries = build.constant("to_queries", np.array(_QUERIES_AXES, np.int64))
-            keys = build("CumSum", mask, axis)  # [batch, keys], from 1
-            last = build("ReduceSum", mask, build.constant("axes", np.array([1], np.int64)), keepdims=1)
-            ones = build("Add", build("Mul", ids, zero), one)
-            later = build("CumSum", ones, axis, exclusive=1, reverse=1)  # tokens after each query
-            queries = build("Sub", last, later)
+            keys = build("CumSum", build("Expand", one, self._rows.total), zero)  # [keys], from 1
+            later = build("CumSum", self._rows.ones, axis, exclusive=1, reverse=1)  # columns after each query
+            queries = build("Sub", build("Unsqueeze", self._rows.lengths, one), later)
             # Relative to each query's own key, so that near keys have small biases, which float16 keeps apart. Keys to
             # come would have positive ones, but no query sees them.
-            distance = build("Sub", build("Unsqueeze", keys, to_keys), build("Unsqueeze", queries, to_queries))
+            to_queries = build.constant("to_queries", np.array(_QUERIES_AXES, np.int64))
+            distance = build("Sub", keys, build("Unsqueeze", queries, to_queries))
             bias = build("Mul", table, build.cast(build("Min", distance, zero), ir.DataType.FLOAT))
             self._biases[key] = build.cast(bias, dtype)
             self._biases[key].dtype = dtype
         return self._biases[key]
+
+
+def _suits(node: ir.Node) -> bool:
+    """Tell if GroupQueryAttention takes the shapes of an Attention node."""
+    if any(v is None or v.shape is None or len(v.shape) != 3 for v in node.inputs[:3]):
+        return False
+    past_key, past_value = node.inputs[4:6]
+    assert past_key is not None and past_key.shape is not None and past_value is not None
+    head_size = past_key.shape[3]
+    if not isinstance(head_size, int) or head_size % _HEAD_MULTIPLE:
+        return False
+    return past_value.shape is not None and past_value.shape[3] == head_size
 
 
 @dataclass(frozen=True)
@@ -185,19 +220,6 @@ def _gathered_table(value: ir.Value | None) -> ir.Value | None:
 
 def _has_cache(node: ir.Node) -> bool:
     return len(node.inputs) > 5 and all(v is not None and v.is_graph_input() for v in node.inputs[4:6])
-
-
-def _attention_mask(model: ir.Model) -> ir.Value:
-    for value in model.graph.inputs:
-        if value.name == "attention_mask":
-            return value
-    mask = ir.Value(
-        name="attention_mask",
-        type=ir.TensorType(ir.DataType.INT64),
-        shape=ir.Shape(["batch", "past_seq_len + seq_len"]),
-    )
-    model.graph.inputs.insert(1, mask)
-    return mask
 
 
 def _int(node: ir.Node, name: str) -> int:
