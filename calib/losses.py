@@ -57,10 +57,10 @@ __all__ = [
 LOGIT_TERMS = ("kl", "ce", "dad", "mse")
 MIN_ENTROPY = 1e-4  # nats; below it H^gamma would make a token's weight a matter of rounding
 
-# Logits in float32 at a time: 24 MiB. On a CPU larger temporaries come from the system each time, page by page,
-# which takes longer than the work on them; on 64 tokens or fewer the products are slower.
-CHUNK_ELEMENTS = 6 << 20
-MIN_CHUNK = 32
+# Logits at a time: matrix products of few tokens are slow, and more would only take more memory.
+CHUNK_ELEMENTS = 8 << 20
+MIN_CHUNK = 128
+TILE_ELEMENTS = 1 << 19  # of them in float32 at a time, five times, so that a CPU's passes over them stay in its cache
 
 
 class LossWeights(Settings):
@@ -196,7 +196,13 @@ def sequence_loss(
     if teacher is None and weights.needs_teacher:
         raise ValueError("sequence_loss: these weights need hidden states of the teacher")
     direct, distilled = torch.zeros_like(student), torch.zeros_like(student)
-    buffers: Tensor | None = None
+    # DAD's gradient goes into its own tensor, for the factors that come last, and KL's goes with it.
+    mixtures: list[tuple[Tensor, _Mixture]] = []
+    if gradient and weights.dad:
+        mixtures.append((distilled, _Mixture(1, 0, 0)))
+    if gradient and (weights.ce + weights.mse > 0 or not weights.dad):
+        mixtures.append((direct, _Mixture(0 if weights.dad else weights.kl, weights.ce, weights.mse)))
+    workspace: _Workspace | None = None
     terms: list[dict[str, Tensor]] = []
     for start in range(0, len(student), chunk):
         rows = slice(start, start + chunk)
@@ -205,20 +211,14 @@ def sequence_loss(
             logits = head(here)
         with torch.no_grad():
             teacher_logits = None if teacher is None else head(teacher[rows])
-        if buffers is None:
-            wide = torch.float64 if logits.dtype == torch.float64 else torch.float32
-            buffers = torch.empty((4, *logits.shape), dtype=wide, device=logits.device)
+        workspace = workspace or _Workspace(logits, len(mixtures))
         # Autocast would take some of the operations in 16 bits.
         with torch.autocast(logits.device.type, enabled=False):
-            part = _Chunk(buffers, logits.detach(), teacher_logits, targets[rows])
-            terms.append(part.terms(weights))
-        # DAD's gradient goes into its own buffer, for the factors that come last, and KL's goes with it.
-        other = weights.ce + weights.mse > 0
-        if gradient and weights.dad:
-            (distilled[rows],) = torch.autograd.grad(logits, here, part.gradient(1, 0, 0), retain_graph=other)
-        if gradient and (other or not weights.dad):
-            kl = 0 if weights.dad else weights.kl
-            (direct[rows],) = torch.autograd.grad(logits, here, part.gradient(kl, weights.ce, weights.mse))
+            wanted = [mixture for _, mixture in mixtures]
+            terms += workspace.fill(logits.detach(), teacher_logits, targets[rows], weights, wanted)
+        for index, (result, _) in enumerate(mixtures):
+            into = workspace.gradients[index, : len(logits)]
+            (result[rows],) = torch.autograd.grad(logits, here, into, retain_graph=index + 1 < len(mixtures))
     per_token = {name: torch.cat([part[name] for part in terms]) for name in terms[0]}
     if teacher is not None:
         omega = dad_weights(per_token["teacher_entropy"], per_token["student_entropy"], weights.gamma)
@@ -236,6 +236,14 @@ def sequence_loss(
     )
 
 
+class _Mixture(NamedTuple):
+    """Weights of the terms whose gradients with respect to logits are added up."""
+
+    kl: float
+    ce: float
+    mse: float
+
+
 class _Softmax:
     """A softmax over t tokens in two buffers [t, V]: z = logits - their maximum, and e = exp(z); P = e / sum.
 
@@ -243,8 +251,8 @@ class _Softmax:
     log P = z - log(sum) and P never made.
     """
 
-    def __init__(self, buffers: Tensor, logits: Tensor) -> None:
-        self.z, self.e = buffers[0, : len(logits)], buffers[1, : len(logits)]
+    def __init__(self, z: Tensor, e: Tensor, product: Tensor, logits: Tensor) -> None:
+        self.z, self.e, self._product = z, e, product
         self.z.copy_(logits)
         self.largest = self.z.amax(-1, keepdim=True)
         self.z -= self.largest
@@ -254,19 +262,55 @@ class _Softmax:
 
     def mean(self, values: Tensor) -> Tensor:
         """Sum over v of P[v] * values[v]: [t] from [t, V]."""
-        return torch.linalg.vecdot(self.e, values) / self.sum
+        return torch.mul(self.e, values, out=self._product).sum(-1) / self.sum
 
     def entropy(self) -> Tensor:
         return self.log_sum - self.mean(self.z)
 
 
-class _Chunk:
-    """Terms and gradients of a few tokens at a time; `buffers` are [4, chunk, V]."""
+class _Workspace:
+    """Buffers for the tokens of a chunk, and the work on them.
+
+    Attributes:
+        gradients: [mixtures, chunk, V] in the dtype of logits, the gradients of the last chunk with respect to them.
+    """
+
+    def __init__(self, logits: Tensor, mixtures: int) -> None:
+        """`logits` [chunk, V] are those of the first chunk."""
+        chunk, V = logits.shape
+        tile = min(chunk, max(1, TILE_ELEMENTS // V)) if logits.device.type == "cpu" else chunk
+        wide = torch.float64 if logits.dtype == torch.float64 else torch.float32
+        self._buffers = torch.empty((5, tile, V), dtype=wide, device=logits.device)
+        self.gradients = torch.empty((mixtures, chunk, V), dtype=logits.dtype, device=logits.device)
+
+    def fill(
+        self,
+        student: Tensor,
+        teacher: Tensor | None,
+        targets: Tensor,
+        weights: LossWeights,
+        mixtures: list[_Mixture],
+    ) -> list[dict[str, Tensor]]:
+        """The terms of a chunk, tile after tile; `gradients` get those of `mixtures`."""
+        terms: list[dict[str, Tensor]] = []
+        tile = self._buffers.shape[1]
+        for begin in range(0, len(student), tile):
+            rows = slice(begin, begin + tile)
+            part = _Tile(self._buffers, student[rows], None if teacher is None else teacher[rows], targets[rows])
+            terms.append(part.terms(weights))
+            for gradient, mixture in zip(self.gradients, mixtures, strict=True):
+                gradient[: len(student)][rows].copy_(part.gradient(mixture))
+        return terms
+
+
+class _Tile:
+    """Terms and gradients of the few tokens whose buffers, [5, tile, V], a CPU keeps in its cache."""
 
     def __init__(self, buffers: Tensor, student: Tensor, teacher: Tensor | None, targets: Tensor) -> None:
-        self.targets, self.dtype = targets, student.dtype
-        self.student = _Softmax(buffers[:2], student)
-        self.teacher = None if teacher is None else _Softmax(buffers[2:], teacher)
+        self.targets = targets
+        z, e, teacher_z, teacher_e, self._product = (buffer[: len(student)] for buffer in buffers)
+        self.student = _Softmax(z, e, self._product, student)
+        self.teacher = None if teacher is None else _Softmax(teacher_z, teacher_e, self._product, teacher)
 
     def terms(self, weights: LossWeights) -> dict[str, Tensor]:
         """Each [t], MSE where it has a weight. The teacher's z becomes -d, or what of it counts."""
@@ -282,11 +326,12 @@ class _Chunk:
             if weights.mse:
                 shift = student.largest - teacher.largest if weights.mse_shift else teacher.z.mean(-1, keepdim=True)
                 teacher.z -= shift
-                terms["mse"] = torch.linalg.vecdot(teacher.z, teacher.z) / teacher.z.shape[1]
+                terms["mse"] = torch.square(teacher.z, out=self._product).mean(-1)
         return terms
 
-    def gradient(self, kl: float, ce: float, mse: float) -> Tensor:
-        """D (kl * KL + ce * CE + mse * MSE) / d logits, [t, V] in their dtype. Overwrites the student's z."""
+    def gradient(self, mixture: _Mixture) -> Tensor:
+        """D (kl * KL + ce * CE + mse * MSE) / d logits, [t, V]. Overwrites the student's z."""
+        kl, ce, mse = mixture
         result = torch.mul(self.student.e, ((kl + ce) / self.student.sum)[:, None], out=self.student.z)
         if kl and self.teacher is not None:
             result.addcmul_(self.teacher.e, (-kl / self.teacher.sum)[:, None])
@@ -294,7 +339,7 @@ class _Chunk:
             result.add_(self.teacher.z, alpha=-2 * mse / result.shape[1])
         if ce:
             result[torch.arange(len(result), device=result.device), self.targets] -= ce
-        return result.to(self.dtype)
+        return result
 
 
 def _log_probabilities(logits: Tensor) -> Tensor:

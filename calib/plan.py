@@ -1,27 +1,27 @@
-"""The cost of a run in time, memory and disk, from shapes alone: `--plan`, before anything is read or made.
+"""The cost of a run in time, memory and disk: `--plan`, before anything is read or made.
 
-Floating-point operations, for a block with n weights in its linear layers, N and K each, and t tokens; a multiply-add
-counts as 2, and a backward pass as two forward passes:
+Time is how often each part of a run is done, times the seconds that it takes: those that calib/plan_parts.py measures
+here, with random weights of the shapes in config.json, or for a machine that is not here computed from its rates. For
+a block with n weights in its linear layers, N and K each, and t tokens; a multiply-add counts as 2, and a backward pass
+as two forward passes:
 
-    teacher and student pass        4 n t              + attention, 8 T H t
+    teacher and student pass        2 n t each         + attention, 4 T H t each
     hessians                        2 n t + sum of 2 K^2 t         for the windows of init; layers see half of a block
     init (error feedback)           2 N K^2 (refits + 1) (polishes + 1) of each layer
     layer-wise (QBB)                SORT_BYTES per weight and LEVEL_BYTES per weight and level in closed form;
                                     by gradients GRADIENT_BYTES per weight, basis and step
     reconstruction                  6 n t              for each epoch
-    filter                          a teacher and a student pass of each generated sequence, and the head, 4 H V t
-    distillation, all blocks        8 n t, 10 n t with recomputed activations; and the head, 6 H V t
+    distillation                    6 n t of the student, 8 n t with recomputed activations, 2 n t of the teacher
+    logits and losses               6 H V t with a gradient, 4 H V t without; and LOSS_BYTES V t
 
 The quantizer reads and writes memory rather than computes: STEP_BYTES for each weight and optimizer step, SWAP_BYTES
 where a swapped block makes its weights for the teacher as well. So does the loss of block outputs: FEATURE_BYTES for
-each number that a block returns. Time is operations / rate + bytes / bandwidth with both measured on this device, so it
-is good to about a factor of 1.5.
+each number that a block returns. Computed time leaves out what is neither: a lower bound, good for comparing models.
 
 Memory is parameters, gradients, Adam's two moments, what the backward pass keeps and the hessian. What PyTorch
 and the libraries take themselves, half a gigabyte, is in it.
 """
 
-import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -37,19 +37,23 @@ from calib.data.collect import generated_count
 from calib.models.blocks import compute_dtype
 from calib.models.source import decoder_blocks, empty_model, parameter_count
 from calib.parallel import Team
+from calib.plan_parts import Parts, measure_parts, seconds_of
+from dualbinary import InputError
 
 __all__ = ["Machine", "Plan", "Shapes", "make_plan", "plan"]
 
 LIBRARIES = 0.5e9  # bytes
 STEP_BYTES = 40  # read and written for each weight by quantize or dequantize and their gradients
 SWAP_BYTES = 12  # read and written for each weight to dequantize it
+LOSS_BYTES = 80  # read and written for each logit of teacher and student together
 FEATURE_BYTES = 56  # read and written for each number that a block returns: norm, difference, pull, into the gradient
 SORT_BYTES, LEVEL_BYTES = 4000, 500  # of the closed form: the bytes that take as long; measured for 2 to 4 bases
 GRADIENT_BYTES = 60  # read and written for each weight and basis by a gradient step of the layer-wise stage
 ADAM_BYTES = 16  # a float32 parameter, its gradient and two moments
 KEPT_BYTES = 8  # of reconstruction, for each weight: quantized form, its gradient, ranks
 ACTIVATIONS = 34  # numbers kept for each token, in units of the hidden size, by one block
-MATMUL, COPY = 1024, 1 << 26  # sizes of the two measurements
+FORWARD_TOKENS = 4096  # of a batch whose gradients nobody asks for
+MATMUL, COPY, TRIES = 1024, 1 << 26, 7  # sizes of the two measurements
 
 
 @dataclass(frozen=True)
@@ -67,8 +71,8 @@ class Machine:
         source, target = torch.zeros(2, COPY // 4, device=device)
         return cls(
             f"{device}, {str(dtype).removeprefix('torch.')}",
-            2 * MATMUL**3 / _seconds(lambda: a @ a, device),
-            2 * COPY / _seconds(lambda: target.copy_(source), device),
+            2 * MATMUL**3 / seconds_of(lambda: a @ a, device, TRIES),
+            2 * COPY / seconds_of(lambda: target.copy_(source), device, TRIES),
         )
 
 
@@ -92,6 +96,11 @@ class Shapes:
     def weights(self) -> int:
         """Weights that are quantized."""
         return sum(N * K for block in self.blocks for N, K in block)
+
+    @property
+    def times_first(self) -> float:
+        """Blocks, counted by their weights in units of the first."""
+        return self.weights / sum(N * K for N, K in self.blocks[0])
 
 
 @dataclass(frozen=True)
@@ -135,58 +144,90 @@ class Plan:
 def make_plan(model_dir: Path, config: CalibConfig, device: str | None = None) -> Plan:
     """The plan of `config` for the model whose config.json is in `model_dir`, on this machine. Raises InputError."""
     device = Team.launched(device).device
-    shapes = Shapes.of(empty_model(model_dir))
+    model = empty_model(model_dir)
+    shapes = Shapes.of(model)
     dtype = compute_dtype(config.dtype, device)
-    return plan(model_dir.resolve().name, shapes, config, Machine.measure(device, dtype))
+    machine = Machine.measure(device, dtype)
+    products = machine if dtype == torch.float32 else Machine.measure(device, torch.float32)
+    try:
+        parts = measure_parts(model, config, device, dtype, products.flops)
+    except InputError:  # its blocks cannot be run one by one
+        parts = None
+    return plan(model_dir.resolve().name, shapes, config, machine, parts)
 
 
-def plan(name: str, shapes: Shapes, config: CalibConfig, machine: Machine) -> Plan:
-    """The plan of `config` for a model of these shapes on a machine of this speed."""
+def plan(name: str, shapes: Shapes, config: CalibConfig, machine: Machine, parts: Parts | None = None) -> Plan:
+    """The plan of `config` for a model of these shapes, whose first block takes `parts`; computed where None."""
     result = Plan(name, machine, shapes, 8 * _planes(shapes, config) / shapes.weights)
+    parts = parts or _computed(shapes, config, machine)
     if {"init", "layer", "block"} & set(config.stages):
-        result.stages["init+block"] = _blockwise(shapes, config, machine)
+        result.stages["init+block"] = _blockwise(shapes, config, parts)
     if config.data.keep and config.data.keep_by == "discrepancy" and not config.data.scores:
-        result.stages["filter"] = _filter(shapes, config, machine)
+        result.stages["filter"] = _filter(shapes, config, parts)
     if "e2e" in config.stages:
-        result.stages["e2e"] = _distill(shapes, config, machine)
+        result.stages["e2e"] = _distill(shapes, config, machine, parts)
     return result
 
 
-def _blockwise(shapes: Shapes, config: CalibConfig, machine: Machine) -> Stage:
+def _computed(shapes: Shapes, config: CalibConfig, machine: Machine) -> Parts:
+    """The parts on a machine of which two rates are known."""
+    T, H, V, block = config.data.length, shapes.hidden, shapes.vocabulary, shapes.blocks[0]
+    n = sum(N * K for N, K in block)
+    init, squares = config.init, sum(K * K for _, K in block)
+    solving = sum(2 * N * K * K for N, K in block) * (init.refits + 1) * (init.polishes + 1)
+    trained, micro = config.block.batch * T, config.e2e.micro_batch * T
+    latents = STEP_BYTES if config.e2e.latent_rate else 0
+
+    def seconds(flops: float, data: float = 0.0) -> float:
+        return flops / machine.flops + data / machine.bandwidth
+
+    return Parts(
+        teacher=seconds(2 * n + 4 * T * H),
+        student=seconds(2 * n + 4 * T * H, SWAP_BYTES * n / micro),
+        initial=seconds(solving if init.method == "error-feedback" else 0),
+        hessian=seconds(2 * n + 2 * squares),
+        layerwise=seconds(0, n * _layerwise_bytes(config)),
+        statistics=seconds(sum(2 * N * K * K for N, K in block) * (config.format.planes + 2)),
+        reconstruction=seconds((6 * n + 12 * T * H) * trained, STEP_BYTES * n),
+        distillation=seconds((6 * n + 12 * T * H) * micro, (STEP_BYTES + latents) * n),
+        loss=seconds(6 * H * V, LOSS_BYTES * V),
+        loss_forward=seconds(4 * H * V, LOSS_BYTES * V),
+    )
+
+
+def _blockwise(shapes: Shapes, config: CalibConfig, parts: Parts) -> Stage:
     T, H = config.data.length, shapes.hidden
     reads = config.blockwise_reads_text
     init = config.init.windows * T if reads and "init" in config.stages else 0
-    trained = config.block.windows * T * config.block.epochs if "block" in config.stages else 0
-    windows = max(config.init.windows, config.block.windows) + config.block.held_out if reads else 0
-    steps = trained // (config.block.batch * T)
-    flops = data = 0.0
-    for block in shapes.blocks:
-        n = sum(N * K for N, K in block)
-        flops += 4 * n * windows * T + 8 * T * H * windows * T
-        flops += 2 * n * init + sum(2 * K * K * init for _, K in block)
-        if config.init.method == "error-feedback" and init:
-            flops += sum(2 * N * K * K for N, K in block) * (config.init.refits + 1) * (config.init.polishes + 1)
-        flops += (6 * n + 12 * T * H) * trained
-        data += n * STEP_BYTES * steps
-        data += n * _layerwise_bytes(config)
+    trains = "block" in config.stages
+    wanted = {"init": config.init.windows, "block": config.block.windows}
+    windows = max((wanted.get(stage, 0) for stage in config.stages), default=0)
+    windows = windows + (config.block.held_out if trains else 0) if reads else 0
+    steps = config.block.windows // config.block.batch * config.block.epochs if trains else 0
+    passes = windows * T * (parts.teacher + parts.student)
+    if reads:
+        passes += min(windows * T, FORWARD_TOKENS) * parts.student  # to see which layers read the same
+    passes += 2 * config.block.held_out * T * parts.student if trains else 0
+    measured = len({"init", "layer", "block"} & set(config.stages))
+    work = parts.initial + parts.hessian * init + parts.layerwise + parts.statistics * measured
+    seconds = shapes.times_first * (passes + work + parts.reconstruction * steps)
     n = max(sum(N * K for N, K in block) for block in shapes.blocks)
     widest = max(K for block in shapes.blocks for _, K in block)
-    training = n * (4 + ADAM_BYTES + KEPT_BYTES) if trained else 0
+    training = n * (4 + ADAM_BYTES + KEPT_BYTES) if trains else 0
     solving = n * 4 + 6 * 4 * widest**2 + 3 * 4 * max(N * K for block in shapes.blocks for N, K in block)
     outside = 4 * (shapes.parameters - shapes.weights)
     memory = LIBRARIES + max(training + 4 * config.block.batch * T * H * ACTIVATIONS, solving, outside + 4 * n)
     disk = 4 * 4 * windows * T * H + _planes(shapes, config)
-    return Stage(flops / machine.flops + data / machine.bandwidth, memory, disk, windows * T)
+    return Stage(seconds, memory, disk, windows * T)
 
 
-def _filter(shapes: Shapes, config: CalibConfig, machine: Machine) -> Stage:
+def _filter(shapes: Shapes, config: CalibConfig, parts: Parts) -> Stage:
     T, H, n = config.data.length, shapes.hidden, shapes.weights
     windows = max(0, generated_count(config.data) - config.e2e.held_out)
-    flops = windows * T * (4 * n + 8 * T * H * len(shapes.blocks) + 4 * H * shapes.vocabulary)
     scales = _scales(shapes, config)
     weights = 2 * n + n * config.format.planes / 8 + 4 * scales + 6 * (shapes.parameters - n)
     memory = LIBRARIES + weights + T * H * ACTIVATIONS * 4
-    seconds = flops / machine.flops + windows * n * SWAP_BYTES / machine.bandwidth
+    seconds = windows * T * (shapes.times_first * (parts.teacher + parts.student) + parts.loss_forward)
     return Stage(seconds, memory, 8 * windows + _planes(shapes, config), windows * T)
 
 
@@ -200,18 +241,18 @@ def _layerwise_bytes(config: CalibConfig) -> float:
     return GRADIENT_BYTES * settings.steps * planes * planes
 
 
-def _distill(shapes: Shapes, config: CalibConfig, machine: Machine) -> Stage:
+def _distill(shapes: Shapes, config: CalibConfig, machine: Machine, parts: Parts) -> Stage:
     T, H, n, settings = config.data.length, shapes.hidden, shapes.weights, config.e2e
     tokens = settings.steps * settings.batch * T
-    measured = (settings.steps // settings.evaluate_every + 1) * settings.held_out * T
-    passes = 10 if settings.gradient_checkpointing else 8
-    attention = 4 * T * H * len(shapes.blocks)
-    flops = tokens * (passes * n + 2 * passes * attention / 2 + 6 * H * shapes.vocabulary)
-    flops += measured * (4 * n + 2 * attention + 4 * H * shapes.vocabulary)
+    measured = (-(-settings.steps // settings.evaluate_every) + 1) * settings.held_out * T
     forwards = settings.steps * settings.batch // settings.micro_batch
+    again = tokens * parts.student if settings.gradient_checkpointing else 0
+    teacher = (tokens + measured) * parts.teacher if settings.needs_teacher else 0
+    passes = teacher + again + measured * parts.student + forwards * parts.distillation
+    seconds = shapes.times_first * passes + tokens * parts.loss + measured * parts.loss_forward
     outputs = settings.micro_batch * T * H * len(shapes.blocks) if settings.features else 0
     swapped = settings.swap / 2  # of the blocks, over the steps
-    data = (n * (STEP_BYTES + SWAP_BYTES * swapped) + outputs * FEATURE_BYTES) * forwards
+    seconds += (n * SWAP_BYTES * swapped + outputs * FEATURE_BYTES) * forwards / machine.bandwidth
     scales = _scales(shapes, config)
     weights = 2 * n + n * config.format.planes / 8 + scales * (ADAM_BYTES + 4)
     weights += n * (ADAM_BYTES + 1) if settings.latent_rate else 0
@@ -222,7 +263,7 @@ def _distill(shapes: Shapes, config: CalibConfig, machine: Machine) -> Stage:
         kept += settings.micro_batch * T * H * 4 * len(shapes.blocks) + 2 * n / len(shapes.blocks)
     kept += 2 * 4 * outputs  # the teacher's, and the pulls
     disk = 4 * scales * 4 + _planes(shapes, config)
-    return Stage(flops / machine.flops + data / machine.bandwidth, LIBRARIES + weights + outside + kept, disk, tokens)
+    return Stage(seconds, LIBRARIES + weights + outside + kept, disk, tokens)
 
 
 def _scales(shapes: Shapes, config: CalibConfig) -> int:
@@ -244,20 +285,6 @@ def _linears(block: nn.Module) -> Iterator[tuple[int, int]]:
             yield module.weight.shape[1], module.weight.shape[0]
         elif isinstance(module, nn.Linear):
             yield module.weight.shape[0], module.weight.shape[1]
-
-
-def _seconds(work: Any, device: str) -> float:
-    """The median time of a call."""
-    times = []
-    for _ in range(7):
-        begin = time.perf_counter()
-        work()
-        if device.startswith("cuda"):
-            torch.cuda.synchronize(device)
-        elif device == "mps":
-            torch.mps.synchronize()
-        times.append(time.perf_counter() - begin)
-    return sorted(times)[len(times) // 2]
 
 
 def _duration(seconds: float) -> str:

@@ -121,16 +121,19 @@ def write_model_files(directory: Path, files: ModelFiles, genai: dict[str, Any])
 
 
 def genai_config(
-    model: ir.Model, files: ModelFiles, model_file: str, target: str, library: Path | None
+    model: ir.Model, files: ModelFiles, model_file: str, context: int | None, target: str, library: Path | None
 ) -> dict[str, Any]:
-    """genai_config.json for the finished graph; `library` lies beside it, None where only the fallback can run."""
+    """genai_config.json for the finished graph, which takes `context` tokens, None where nothing says how many.
+
+    `library` lies beside it, None where only the fallback can run.
+    """
+    context = context or _MAX_LENGTH
     config, model_type = files.config, files.config["model_type"]
     inputs = [str(value.name) for value in model.graph.inputs]
     past = next(value for value in model.graph.inputs if str(value.name).startswith("past_key_values."))
     assert past.shape is not None
     head_size, kv_heads = int(past.shape[3]), int(past.shape[1])  # type: ignore[arg-type]
     heads = _first(config, "num_attention_heads", "n_head", "n_heads") or kv_heads
-    context = _first(config, "max_position_embeddings", "n_positions", "seq_length") or _MAX_LENGTH
     names = {name: name for name in ("input_ids", "attention_mask", "position_ids") if name in inputs}
     options: dict[str, Any] = {"log_id": "onnxruntime-genai", "provider_options": []}
     if library is not None:

@@ -80,6 +80,14 @@ class ExportOptions:
         help="last: logits [batch, 1, V] of the last token only, all that generating needs; all: of every token",
         choices=("last", "all"),
     )
+    max_length: int | None = option(
+        None,
+        help="tokens, prompt and answer together, that the model is made for; a session keeps tables of the rotation "
+        "for so many",
+        minimum=1,
+        shown="default: the model's context, or as much of it as 64 MiB of tables hold",
+        metavar="N",
+    )
     batch_steps: str = option(
         "one",
         help="new tokens that the rows of a batch may each take after a prompt: one, which every ONNX Runtime computes "

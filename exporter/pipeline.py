@@ -81,7 +81,8 @@ def export(
         check_space(stage, max_data_bytes(graph.model) + _GRAPH_BYTES)
         write_data_file(stage / data_name, graph.model, jobs, progress)
         _save(graph.model, stage / out.name)
-        genai = genai_config(graph.model, files, out.name, options.target, library)
+        context = min(filter(None, (source.context_length, options.max_length, graph.positions)), default=None)
+        genai = genai_config(graph.model, files, out.name, context, options.target, library)
         write_model_files(stage, files, genai)
         for file in libraries:
             shutil.copyfile(file, stage / file.name)
@@ -93,6 +94,10 @@ def export(
 
 
 def _refuse_contradictions(source: ModelDirectory, options: ExportOptions) -> None:
+    context = source.context_length
+    if context is not None and options.max_length is not None and options.max_length > context:
+        expected = f"at most {context}, the context in config.json"
+        raise OptionError("max_length", expected, options.max_length, "leave {max_length} out")
     stored = source.quantization
     if stored is None:
         return
@@ -128,6 +133,12 @@ def _warnings(graph: ExportGraph, source: ModelDirectory, options: ExportOptions
         lines.append(f"{options.fit_planes} planes fitted without data{advice}")
     if source.model_type not in VERIFIED:
         lines.append(f"model_type {source.model_type} builds, but no test compares it with transformers; see --check")
+    context, positions = source.context_length, graph.positions
+    if options.max_length is None and context is not None and positions is not None and positions < context:
+        lines.append(
+            f"made for {positions:,} tokens of the model's context of {context:,}, because tables for more would "
+            f"fill every session's memory; --max-length {context} makes it for the whole context"
+        )
     if options.target == "cuda":
         lines += [f"on CUDA, {line}" for line in copies_and_gaps(graph.model)]
     return lines

@@ -53,9 +53,11 @@ class ExportGraph:
         nodes: the DualBinaryMatMul nodes.
         tables: token embedding and head; one where they are tied.
         joined_biases: name of a bias that a pass made to the names of the parameters it joins.
+        positions: the number that tables of the rotation have; None for a model without such tables.
     """
 
     model: ir.Model
     nodes: tuple[PlaneNode, ...]
     tables: tuple[VocabularyTable, ...]
     joined_biases: dict[str, tuple[str, ...]]
+    positions: int | None

@@ -21,6 +21,7 @@ from exporter.graph.passes.linear import DualBinaryLinearPass
 from exporter.graph.passes.logits_columns import LogitsColumnsPass
 from exporter.graph.passes.lower_opset import LowerOpsetPass
 from exporter.graph.passes.pack_qkv import PackQkvPass
+from exporter.graph.passes.rotation_tables import RotationTablesPass
 from exporter.graph.passes.vocabulary import VocabularyPass
 from exporter.graph.passes.zero_points import ExplicitZeroPointsPass
 from exporter.options import ExportOptions
@@ -43,6 +44,8 @@ def rewrite(graph: BuiltGraph, parameters: Parameters, options: ExportOptions) -
     attention_pass(model)
     _refuse_lost_window(graph)
     RemoveUnusedNodesPass()(model)  # what is left of the rotations and masks would count as users
+    tables_pass = RotationTablesPass(options.max_length)
+    tables_pass(model)
     refuse_what_cannot_run(model, parameters.source.model_type)
     linears = find_linears(model)
     head = find_head(model, linears)
@@ -74,7 +77,9 @@ def rewrite(graph: BuiltGraph, parameters: Parameters, options: ExportOptions) -
     LowerOpsetPass()(model)
     if options.fallback != "none" and formats:
         _add_fallback(model, options.fallback, formats.values())
-    return ExportGraph(model, tuple(linear_pass.nodes), tuple(vocabulary_pass.tables), pack_pass.joined)
+    return ExportGraph(
+        model, tuple(linear_pass.nodes), tuple(vocabulary_pass.tables), pack_pass.joined, tables_pass.length
+    )
 
 
 def _refuse_lost_window(graph: BuiltGraph) -> None:

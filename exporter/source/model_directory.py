@@ -28,6 +28,7 @@ from exporter.source.transformers_model import TransformersModel
 __all__ = ["ModelDirectory"]
 
 _MAX_CONTEXT = 1 << 21  # twice the longest of published models; the rotation's tables grow with it
+_CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "seq_length")
 _WINDOWS = ("sliding_window", "window_size", "local_attention")  # names for it, by model type
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _DTYPES = {
@@ -92,6 +93,12 @@ class ModelDirectory:
     def transformers(self) -> TransformersModel:
         """What transformers makes of config.json. Raises InputError where that is nothing."""
         return TransformersModel(self.directory, self.config)
+
+    @property
+    def context_length(self) -> int | None:
+        """The context that config.json states, in tokens."""
+        stated = (self.config.get(key) for key in _CONTEXT_KEYS)
+        return next((value for value in stated if isinstance(value, int)), None)
 
     @property
     def sliding_window(self) -> int:

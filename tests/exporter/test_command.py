@@ -3,6 +3,7 @@
 import json
 import subprocess
 
+import onnx
 import pytest
 
 from exporter.__main__ import main
@@ -51,9 +52,13 @@ def test_disagreement_fails_the_command(pristine_model, tmp_path, capfd, monkeyp
     check = verify.check
 
     def check_damaged(result, out, library):
-        """Turn over a bit of each byte of the data, then check."""
-        data = out.with_name(f"{out.name}.data")
-        data.write_bytes(bytes(byte ^ 1 for byte in data.read_bytes()))
+        """Double the frequencies of the rotation in the graph, then check."""
+        model = onnx.load(out, load_external_data=False)
+        found = [value for value in model.graph.initializer if "frequencies" in value.name]
+        for value in found:
+            value.CopyFrom(onnx.numpy_helper.from_array(2 * onnx.numpy_helper.to_array(value), value.name))
+        onnx.save(model, out)
+        assert found
         return check(result, out, library)
 
     monkeypatch.setattr(verify, "check", check_damaged)
