@@ -91,7 +91,11 @@ def write_model_files(directory: Path, files: ModelFiles, genai: dict[str, Any])
 def genai_config(
     model: ir.Model, files: ModelFiles, model_file: str, target: str, library: Path | None
 ) -> dict[str, Any]:
-    """genai_config.json for the finished graph; `library` lies beside it, None where only the fallback can run."""
+    """genai_config.json for the finished graph.
+
+    `library` is the file beside it that has to be registered, None where the function can run: with a library that it
+    does not find, or finds behind a link, onnxruntime-genai loads no model (decision 0012).
+    """
     config, model_type = files.config, files.config["model_type"]
     inputs = [str(value.name) for value in model.graph.inputs]
     past = next(value for value in model.graph.inputs if str(value.name).startswith("past_key_values."))

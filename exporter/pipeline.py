@@ -13,6 +13,7 @@ from dualbinary import OP
 from dualbinary.errors import OptionError
 from dualbinary.files.model_files import CONFIGS, EXPORT_REPORT, OPTIONAL_FILES
 from dualbinary.files.staging import check_output, check_space, staged
+from exporter.genai_notes import genai_notes
 from exporter.graph.architectures import VERIFIED
 from exporter.graph.build import build_graph
 from exporter.graph.cuda_support import copies_and_gaps
@@ -59,7 +60,7 @@ def export(
 ) -> ExportResult:
     """Export `model_dir` to `out` and the files beside it.
 
-    `library` is the custom-op library to copy beside the model, where onnxruntime-genai looks for it, and
+    `library` is the custom-op library to copy beside the model, for hosts without this project's packages, and
     `cuda_library` the one with the CUDA kernels, which it opens there.
     Raises InputError before any work for whatever cannot be done.
     """
@@ -81,12 +82,15 @@ def export(
         check_space(stage, max_data_bytes(graph.model) + _GRAPH_BYTES)
         write_data_file(stage / data_name, graph.model, jobs, progress)
         _save(graph.model, stage / out.name)
-        write_model_files(stage, files, genai_config(graph.model, files, out.name, options.target, library))
+        required = library if options.fallback == "none" else None
+        write_model_files(stage, files, genai_config(graph.model, files, out.name, options.target, required))
+        notes = genai_notes(stage)
         for file in libraries:
             shutil.copyfile(file, stage / file.name)
         report = export_report(graph, parameters, stats, options, (stage / data_name).stat().st_size)
         (stage / EXPORT_REPORT).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    return ExportResult(graph, parameters, options, report, tuple(_warnings(graph, source, options, report)))
+    warnings = (*_warnings(graph, source, options, report), *notes)
+    return ExportResult(graph, parameters, options, report, warnings)
 
 
 def _refuse_contradictions(source: ModelDirectory, options: ExportOptions) -> None:

@@ -35,10 +35,10 @@ def test_logits_of_the_last_token_agree_with_transformers(pristine_model, export
     assert outcome.tokens == 1 + 8  # one for the prompt, then one for each decoded token
 
 
-@pytest.mark.parametrize("fallback", ["ort4", "ort2", "standard"])
+@pytest.mark.parametrize(("fallback", "level"), [("ort4", 0), ("ort2", 4), ("standard", 0)])
 @pytest.mark.parametrize("dtype", ["fp32", "fp16"])
-def test_fallback_agrees_with_transformers_without_the_library(pristine_model, exported, fallback, dtype):
-    result, out = exported(pristine_model("qwen2"), fallback=fallback, dtype=dtype)
+def test_fallback_agrees_with_transformers_without_the_library(pristine_model, exported, fallback, level, dtype):
+    result, out = exported(pristine_model("qwen2"), fallback=fallback, accuracy_level=level, dtype=dtype)
 
     outcome = check(result, out, None)
 
