@@ -80,6 +80,13 @@ class ExportOptions:
         help="last: logits [batch, 1, V] of the last token only, all that generating needs; all: of every token",
         choices=("last", "all"),
     )
+    batch_steps: str = option(
+        "one",
+        help="new tokens that the rows of a batch may each take after a prompt: one, which every ONNX Runtime computes "
+        "and older ones take no more; many needs ONNX Runtime 1.32, on the CPU or CUDA. A single sequence takes many "
+        "in either case",
+        choices=("one", "many"),
+    )
     fallback: str = option(
         "ort4",
         help="body of the function inside the model that runs the operator where the library is absent; ort2 takes "

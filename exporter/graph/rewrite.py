@@ -34,11 +34,14 @@ _ROUTERS = (".gate", ".router")  # of mixtures of experts: tiny, and wrong choic
 def rewrite(graph: BuiltGraph, parameters: Parameters, options: ExportOptions) -> ExportGraph:
     """Run all passes over `graph`."""
     model = graph.model
-    attention_pass = GroupQueryAttentionPass(graph.window, parameters.source.sliding_window)
+    embedding = find_embedding(model)  # as long as it looks up input_ids themselves
+    attention_pass = GroupQueryAttentionPass(
+        graph.window, parameters.source.sliding_window, ragged_steps=options.batch_steps == "many"
+    )
     attention_pass(model)
     RemoveUnusedNodesPass()(model)  # what is left of the rotations and masks would count as users
     linears = find_linears(model)
-    head, embedding = find_head(model, linears), find_embedding(model)
+    head = find_head(model, linears)
     formats = {
         linear: plane_format
         for linear in linears

@@ -18,7 +18,7 @@ import onnx_ir as ir
 
 from exporter.graph.values import NodeBuilder
 
-__all__ = ["TokenRows", "last_token_column", "read_token_rows"]
+__all__ = ["TokenRows", "column_offsets", "last_token_column", "read_token_rows"]
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,14 @@ def last_token_column(model: ir.Model, build: NodeBuilder) -> ir.Value:
     numbers = build("CumSum", build("Expand", one, new), build.constant("axis", np.array(0, np.int64)))
     last = build("ReduceMax", build("Mul", tokens, numbers), one, keepdims=1)
     return build("Max", build("Sub", last, one), zero)
+
+
+def column_offsets(model: ir.Model, build: NodeBuilder) -> ir.Value:
+    """The number [batch, 1] of each row's first column when the columns of all rows are counted through."""
+    ids = _input(model, "input_ids")
+    one, batch = build.constant("one", np.array([1], np.int64)), build.constant("batch_axis", np.array(0, np.int64))
+    ones = build("Expand", one, build("Shape", ids))
+    return build("CumSum", build("ReduceSum", ones, one, keepdims=1), batch, exclusive=1)
 
 
 def _input(model: ir.Model, name: str) -> ir.Value:

@@ -26,6 +26,7 @@ def constant(model: ir.Model, name: str, array: np.ndarray) -> ir.Value:
         initializers[name] = ir.Value(
             name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape), const_value=tensor
         )
+    assert static_shape(initializers[name]) == array.shape, name
     return initializers[name]
 
 

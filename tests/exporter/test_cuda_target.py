@@ -49,7 +49,8 @@ def test_every_node_has_a_kernel_and_nothing_is_copied(pristine_model, exported,
 
     assert copies_and_gaps(ir.load(out)) == []
     assert not any(line.startswith("on CUDA") for line in result.warnings)
-    assert len(nodes(out, "GroupQueryAttention")) == 2  # so the cache can be shared
+    layers = 0 if name == "llama_head20" else 2  # which have no GroupQueryAttention, whose cache can be shared
+    assert len(nodes(out, "GroupQueryAttention")) == layers
     assert {value.dtype for value in inputs_of_cache(out)} == {ir.DataType.FLOAT16}
 
 
@@ -112,7 +113,8 @@ def test_zero_points_of_the_embedding_are_written_down_and_fold(pristine_model, 
     options.optimized_model_filepath = str(out.with_name("optimized.onnx"))
     options.log_severity_level = 3
     ort.InferenceSession(str(out), options, providers=["CPUExecutionProvider"])
-    assert not nodes(out.with_name("optimized.onnx"), "Expand")
+    for node in nodes(out.with_name("optimized.onnx"), "GatherBlockQuantized"):
+        assert operand(node, 3).is_initializer()
 
 
 def test_the_cpu_target_leaves_zero_points_out(pristine_model, exported):

@@ -1,13 +1,16 @@
 """A row of a padded batch gets the logits that it gets alone, on whichever side its padding is."""
 
+# onnxruntime_genai fills its module at run time, where a type checker cannot see it.
+# pyright: reportAttributeAccessIssue=false
+
 import numpy as np
-import onnxruntime_genai as og
+import onnxruntime_genai as genai
 import pytest
-import torch
-import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from exporter.options import ExportOptions
+from exporter.pipeline import export
 from tests.support.sessions import open_session, step
 from tests.support.tiny_models import CONFIGS, VOCABULARY
 
@@ -21,8 +24,9 @@ _LAYOUTS = {
     "holes": [0, 1, 4, 5, 6, 10],
     "whole": slice(None),
 }
-# Sums of float32 in another order, through two layers that amplify them.
-_TOLERANCE = 2e-5
+# Level 0 may lose 1e-4 in a product, whose rounding depends on the rows of a call: 15 products add up like their square
+# root. Tokens that see padding, or not each other, are off by a tenth of the largest logit and more.
+_TOLERANCE = 4e-4
 
 
 def _batch(masks: np.ndarray, seed: int = 0) -> np.ndarray:
@@ -73,7 +77,7 @@ def test_rows_of_a_padded_batch_equal_rows_alone(pristine_model, exported, name)
     _assert_rows_equal_rows_alone(open_session(str(out)), _masks(list(_LAYOUTS.values())), last_only=False)
 
 
-@pytest.mark.parametrize("name", ["llama", "gpt2", "bloom", "gemma2"])
+@pytest.mark.parametrize("name", ["llama", "llama_head20", "gpt2", "bloom", "gemma2"])
 def test_logits_of_the_last_token_are_those_of_the_last_token(pristine_model, exported, name):
     _, out = exported(pristine_model(name))
 
@@ -82,9 +86,6 @@ def test_logits_of_the_last_token_are_those_of_the_last_token(pristine_model, ex
 
 @pytest.fixture(scope="module")
 def llama(pristine_model, tmp_path_factory):
-    from exporter.options import ExportOptions
-    from exporter.pipeline import export
-
     out = tmp_path_factory.mktemp("padded") / "model.onnx"
     export(pristine_model("llama"), out, ExportOptions(logits="all"))
     return open_session(str(out))
@@ -94,3 +95,49 @@ def llama(pristine_model, tmp_path_factory):
 @settings(max_examples=40, deadline=None)
 def test_any_mask_gives_each_row_its_own_logits(llama, rows):
     _assert_rows_equal_rows_alone(llama, np.array(rows, np.int64), last_only=False)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "bloom", "gemma2"])
+@pytest.mark.parametrize("logits", ["last", "all"])
+def test_rows_take_several_tokens_after_a_prompt_where_the_export_asks_for_it(pristine_model, exported, name, logits):
+    _, out = exported(pristine_model(name), logits=logits, batch_steps="many")
+    session = open_session(str(out))
+    masks = _masks([_LAYOUTS["left"], _LAYOUTS["right"], _LAYOUTS["holes"]])
+    ids = _batch(masks)
+    prompt = 6  # in which the first row has one token
+
+    first, past = step(session, ids[:, :prompt], masks[:, :prompt])
+    second, _ = step(session, ids[:, prompt:], masks, past)
+
+    for row, mask in enumerate(masks):
+        expected = _alone(session, list(ids[row][mask == 1]), 0)
+        got = second[row] if logits == "last" else np.concatenate([first[row], second[row]])[mask == 1]
+        assert np.abs(got - expected[-len(got) :]).max() <= _TOLERANCE * np.abs(expected).max(), row
+
+
+@pytest.mark.parametrize("logits", ["last", "all"])
+def test_genai_continues_the_rows_of_a_batch_as_it_continues_each_alone(pristine_model, exported, logits):
+    _, out = exported(pristine_model("llama"), logits=logits)
+    model = genai.Model(str(out.parent))
+    rng = np.random.default_rng(0)
+    prompts = [rng.integers(3, VOCABULARY, length).tolist() for length in (12, 5, 2)]
+
+    together = _continued(model, prompts)
+
+    assert together == [_continued(model, [prompt])[0] for prompt in prompts]
+
+
+def _continued(model: genai.Model, prompts: list[list[int]], tokens: int = 8) -> list[list[int]]:
+    """Greedy tokens of genai, which takes unequal prompts with padding on the right."""
+    width = max(map(len, prompts))
+    ids = np.zeros((len(prompts), width), np.int32)
+    for row, prompt in zip(ids, prompts, strict=True):
+        row[: len(prompt)] = prompt
+    parameters = genai.GeneratorParams(model)
+    parameters.set_search_options(max_length=width + tokens, batch_size=len(prompts), do_sample=False)
+    generator = genai.Generator(model, parameters)
+    generator.append_tokens(ids)
+    for _ in range(tokens):
+        if not generator.is_done():
+            generator.generate_next_token()
+    return [generator.get_sequence(row)[width:].tolist() for row in range(len(prompts))]

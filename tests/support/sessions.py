@@ -49,7 +49,7 @@ def step(
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Logits and cache after the new tokens `ids` [B, S], of which `mask` [B, T] says what is padding.
 
-    Positions count the tokens of a row, as transformers' generate() counts them. `past` is the cache of the step before.
+    Positions count the tokens of a row, as transformers' generate() counts them. `past` is what the last step gave.
     """
     inputs = {value.name: value for value in session.get_inputs()}
     caches = [name for name in inputs if name.startswith("past_key_values.")]

@@ -31,6 +31,8 @@ def _changed(**values: Any) -> dict[str, Any]:
 CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("llama", _COMMON),
     "llama_tied": ("llama", _changed(tie_word_embeddings=True, attention_bias=True)),
+    # A head that GroupQueryAttention does not take: Attention stays, and caches grow.
+    "llama_head20": ("llama", _changed(head_dim=20)),
     "mistral": ("mistral", _changed(sliding_window=None)),
     "mistral_window": ("mistral", _changed(sliding_window=_WINDOW)),
     "qwen2": ("qwen2", _COMMON),

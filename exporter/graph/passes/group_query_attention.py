@@ -30,6 +30,7 @@ _DOMAIN = "com.microsoft"
 _HEAD_MULTIPLE = 8  # ONNX Runtime's kernel refuses head sizes that are no multiple of this
 _ROTARY_HEAD_MULTIPLE = 16  # ONNX Runtime's rotation inside the node wants head sizes of this multiple
 _ROTARY_TABLE_MULTIPLE = 8  # and tables whose rows are of this one
+_BIAS_INPUT, _NEW_TOKENS_INPUT = 10, 16  # attention_bias and query_seqlens
 _QUERIES_AXES = [1, 3]  # that [batch, queries] lacks of [batch, heads, queries, keys]
 
 
@@ -40,9 +41,14 @@ class GroupQueryAttentionPass(ir.passes.InPlacePass):
         rows: the tokens of each row, for the passes that follow; None where the model keeps its Attention nodes.
     """
 
-    def __init__(self, window: int, window_hint: int) -> None:
-        """`window` is a sliding window that the graph does not show, `window_hint` that of config.json; 0 for none."""
+    def __init__(self, window: int, window_hint: int, *, ragged_steps: bool = False) -> None:
+        """`window` is a sliding window that the graph does not show, `window_hint` that of config.json; 0 for none.
+
+        `ragged_steps` gives the node the number of tokens of each row, by which the rows of a batch take several new
+        tokens after cached ones. The input is new in ONNX Runtime 1.32, and older versions do not load the model.
+        """
         super().__init__()
+        self._ragged_steps = ragged_steps
         self._window = window
         self._window_hint = window_hint
         self.rows: TokenRows | None = None
@@ -70,7 +76,7 @@ class GroupQueryAttentionPass(ir.passes.InPlacePass):
         assert past is not None
         users = {v: tuple(v.uses()) for v in model.graph.inputs if v.name in ("input_ids", "position_ids")}
         self.rows = read_token_rows(model, first, past)
-        inputs = _CommonInputs(model, first, self.rows)
+        inputs = _CommonInputs(model, first, self.rows, self._ragged_steps)
         for node, mask in found:
             self._convert(model, node, mask, inputs)
         build = NodeBuilder(model, first, "moved_together")
@@ -101,7 +107,10 @@ class GroupQueryAttentionPass(ir.passes.InPlacePass):
             inputs += [rotation.cos, rotation.sin]
             attributes |= {"do_rotary": 1, "rotary_interleaved": rotation.interleaved}
         if mask.slopes is not None:
-            inputs += [None] * (10 - len(inputs)) + [common.alibi(mask.slopes, value.dtype or ir.DataType.FLOAT)]
+            bias = common.alibi(mask.slopes, value.dtype or ir.DataType.FLOAT)
+            inputs += [None] * (_BIAS_INPUT - len(inputs)) + [bias]
+        if common.new_tokens is not None:
+            inputs += [None] * (_NEW_TOKENS_INPUT - len(inputs)) + [common.new_tokens]
         new = ir.node(
             "GroupQueryAttention",
             inputs,
@@ -117,16 +126,25 @@ class GroupQueryAttentionPass(ir.passes.InPlacePass):
 class _CommonInputs:
     """Inputs that the nodes of all layers share, computed before the node `first`.
 
-    last_keys: index of each row's last key, int32 [batch]. longest: keys of the longest row, int32 [1].
+    Attributes:
+        last_keys: index of each row's last key, int32 [batch].
+        longest: keys of the longest row, int32 [1].
+        new_tokens: tokens of each row without padding, int32 [batch]; None where all columns count as tokens.
     """
 
-    def __init__(self, model: ir.Model, first: ir.Node, rows: TokenRows) -> None:
+    def __init__(self, model: ir.Model, first: ir.Node, rows: TokenRows, ragged_steps: bool) -> None:
         self._model, self._first, self._rows = model, first, rows
         self._biases: dict[bytes, ir.Value] = {}
+        self.new_tokens: ir.Value | None = None
         build = NodeBuilder(model, first, "attention_lengths")
-        last = build("Sub", rows.lengths, build.constant("one", np.array(1, np.int64)))
-        self.last_keys = build.cast(last, ir.DataType.INT32)
-        self.longest = build.cast(rows.total, ir.DataType.INT32)
+        one, lengths = build.constant("one", np.array([1], np.int64)), rows.lengths
+        if ragged_steps:
+            # The node wants a token in every row. One that is padding is overwritten by the next step.
+            tokens = build("Max", build("Squeeze", rows.count, one), one)
+            lengths = build("Sub", lengths, build("Sub", build("ReduceSum", rows.ones, one, keepdims=0), tokens))
+            self.new_tokens = build("Cast", tokens, to=int(ir.DataType.INT32))
+        self.last_keys = build("Cast", build("Sub", lengths, one), to=int(ir.DataType.INT32))
+        self.longest = build("Cast", rows.total, to=int(ir.DataType.INT32))
 
     def alibi(self, slopes: np.ndarray, dtype: ir.DataType) -> ir.Value:
         """Slopes * (key - query), [batch, heads, queries, keys], in the type of the activations."""

@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from dualbinary import InputError
-from exporter.graph.token_rows import TokenRows, last_token_column
+from exporter.graph.token_rows import TokenRows, column_offsets, last_token_column
 from exporter.graph.values import NodeBuilder, copy_type
 
 __all__ = ["LogitsColumnsPass"]
@@ -32,10 +32,11 @@ class LogitsColumnsPass(ir.passes.InPlacePass):
             return ir.passes.PassResult(model, modified=False)
         hidden = self._head.inputs[0] if self._head is not None else None
         if self._head is None or hidden is None or hidden.shape is None or hidden.shape.rank() != _RANK:
-            raise InputError("the graph's logits are not a product with a table of the vocabulary; it cannot be exported")
+            raise InputError(
+                "the graph's logits are not a product with a table of the vocabulary; it cannot be exported"
+            )
         build = NodeBuilder(model, self._head, "logits_columns")
-        indices = build("Unsqueeze", self._columns(model, build), build.constant("index_axis", np.array([-1], np.int64)))
-        chosen = build("GatherND", hidden, indices, batch_dims=1)
+        chosen = _gather(build, hidden, self._columns(model, build), column_offsets(model, build))
         copy_type(hidden, chosen)
         self._head.replace_input_with(0, chosen)
         if self._last:
@@ -49,8 +50,21 @@ class LogitsColumnsPass(ir.passes.InPlacePass):
             return last_token_column(model, build)
         if not self._last:
             return self._rows.place
-        zero, one = (build.constant(name, np.array(n, np.int64)) for name, n in (("zero", 0), ("one", 1)))
+        zero, one = (build.constant(name, np.array([n], np.int64)) for name, n in (("zero", 0), ("one", 1)))
         return build("Max", build("Sub", self._rows.count, one), zero)
+
+
+def _gather(build: NodeBuilder, hidden: ir.Value, columns: ir.Value, offsets: ir.Value) -> ir.Value:
+    """Hidden states [batch, n, hidden] of the columns [batch, n].
+
+    By indices into all columns of all rows: CUDA's GatherND copies its strides from the host at each run, and a
+    captured graph would copy from memory that is gone.
+    """
+    assert hidden.shape is not None
+    width = hidden.shape[2]
+    assert isinstance(width, int)
+    flat = build("Reshape", hidden, build.constant("flat", np.array([-1, width], np.int64)))
+    return build("Gather", flat, build("Add", columns, offsets))
 
 
 def _one_position(shape: ir.Shape) -> ir.Shape:
