@@ -198,8 +198,8 @@ def _fail_on_disagreement(out: Path, outcome: "CheckResult | None") -> None:
     if outcome is not None and not outcome.passed:
         raise DualBinaryError(
             f"{out}: ONNX Runtime and PyTorch disagree in {outcome.worst.name} (relative error "
-            f"{outcome.relative_error:.2e}, allowed {outcome.tolerance:.0e}); the files are kept for inspection, do not "
-            "ship them"
+            f"{outcome.relative_error:.2e}, allowed {outcome.tolerance:.0e}); the files are kept for inspection, do "
+            "not ship them"
         )
 
 

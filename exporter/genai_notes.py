@@ -123,7 +123,7 @@ def template_differences(template: str) -> list[str]:
 class _Generation(Extension):
     """The tag of transformers around what a model answers."""
 
-    tags = frozenset({"generation"})
+    tags = {"generation"}  # noqa: RUF012  # as the base class has it
 
     def parse(self, parser: Parser) -> list[nodes.Node]:
         """Keep the body."""

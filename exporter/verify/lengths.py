@@ -81,13 +81,13 @@ def _limits(config: dict[str, Any]) -> Iterator[Limit]:
     kinds = config.get("layer_types")
     bounded = not isinstance(kinds, list) or any(word in str(kind) for kind in kinds for word in _BOUNDED_LAYERS)
     for name in _WINDOW if bounded and config.get("use_sliding_window", True) else ():
-        if _is_length(window := config.get(name)):
+        if window := _length(config.get(name)):
             yield Limit(name, window, _WINDOWS * window + STEPS)
     rotations = [value for key in _ROTATIONS if isinstance(value := config.get(key), dict)]
     rotations += [value for rotation in rotations for value in rotation.values() if isinstance(value, dict)]
     long = any("longrope" in (rotation.get("rope_type"), rotation.get("type")) for rotation in rotations)
     for values in (config, *rotations):
-        if _is_length(length := values.get(_ROTATION)):
+        if length := _length(values.get(_ROTATION)):
             yield Limit(_ROTATION, length, length + 2 * STEPS, restarts=long)
 
 
@@ -101,8 +101,9 @@ def _affordable(config: dict[str, Any], parameters: int, logit_width: int, token
 
 
 def _first(config: dict[str, Any], names: tuple[str, ...]) -> int | None:
-    return next((value for name in names if _is_length(value := config.get(name))), None)
+    return next((value for name in names if (value := _length(config.get(name)))), None)
 
 
-def _is_length(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+def _length(value: Any) -> int:
+    """A length of config.json, 0 where it has none."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0

@@ -1,6 +1,5 @@
 """The model as transformers loads it: the reference of a check."""
 
-import gc
 import inspect
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,7 @@ class Reference:
 
         transformers.utils.logging.disable_progress_bar()
         try:
-            model, found = transformers.AutoModelForCausalLM.from_pretrained(
+            loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
                 directory,
                 dtype=torch.float32,
                 attn_implementation="eager",
@@ -40,6 +39,7 @@ class Reference:
                 local_files_only=True,
                 output_loading_info=True,
             )
+            model, found = loaded
         except Exception as error:  # whatever a model's code raises
             raise DualBinaryError(f"{name}: transformers cannot load it for --check: {_line(error)}") from error
         lacking = sorted([*found["missing_keys"], *(str(key) for key in found["mismatched_keys"])])
@@ -59,7 +59,6 @@ class Reference:
     def close(self) -> None:
         """Let go of the weights, before another model is loaded."""
         self._model = None
-        gc.collect()
 
     def logits(self, ids: np.ndarray, first: int) -> np.ndarray:
         """Logits [T - first, V] of the tokens from `first` on of one sequence of T ids."""

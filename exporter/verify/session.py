@@ -27,6 +27,7 @@ class ExportedModel:
         """Load `out` with the `library`, None for the function. Raises DualBinaryError where that fails."""
         options = ort.SessionOptions()
         options.log_severity_level = 3
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # PyTorch computes in between
         providers: list[Any] = ["CPUExecutionProvider"]
         if target == "cuda" and _CUDA in ort.get_available_providers():
             providers.insert(0, (_CUDA, {"use_tf32": "0"}))

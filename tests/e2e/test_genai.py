@@ -6,6 +6,7 @@
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime_genai as genai
@@ -127,13 +128,13 @@ def python_of_the_page() -> str:
 
 def test_the_documented_lines_give_the_prompt_of_transformers(folder, monkeypatch, capsys):
     monkeypatch.chdir(folder.parent)
-    names: dict[str, object] = {}
+    names: dict[str, Any] = {}
 
     exec(python_of_the_page(), names)
 
     expected = transformers.AutoTokenizer.from_pretrained(folder)(TEXT)["input_ids"]
     assert expected[0] == 1, "no BOS to lose"
-    found = names["generator"].get_sequence(0).tolist()  # type: ignore[attr-defined]
+    found = names["generator"].get_sequence(0).tolist()
     assert found[: len(expected)] == expected
     assert len(found) > len(expected)
     assert capsys.readouterr().out.startswith(TEXT)

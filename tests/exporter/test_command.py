@@ -50,11 +50,11 @@ def test_disagreement_fails_the_command(pristine_model, tmp_path, capfd, monkeyp
 
     check = verify.check
 
-    def check_damaged(result, out, library):
+    def check_damaged(result, out, library, tokens):
         """Turn over a bit of each byte of the data, then check."""
         data = out.with_name(f"{out.name}.data")
         data.write_bytes(bytes(byte ^ 1 for byte in data.read_bytes()))
-        return check(result, out, library)
+        return check(result, out, library, tokens)
 
     monkeypatch.setattr(verify, "check", check_damaged)
     out = tmp_path / "out" / "model.onnx"
@@ -125,6 +125,7 @@ def test_calibrate_trains_two_planes_and_exports_them(pristine_model, tmp_path, 
         (["--fallback", "ort2"], "use --fallback ort4, or --accuracy-level 4"),
         (["--target", "cuda", "--layout", "neon"], "leave --layout out, or use --target cpu"),
         (["--text", "a.txt"], "--text is for --calibrate"),
+        (["--check-tokens", "64", "--no-check"], "--check-tokens is for --check"),
         (["--calibrate", "fast", "--planes", "2"], "--calibrate decides planes"),
     ],
 )

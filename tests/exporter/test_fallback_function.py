@@ -15,7 +15,9 @@ from exporter.graph.fallback_function import fallback_function
 
 @pytest.mark.parametrize("kind", ["ort4", "ort2", "standard"])
 @pytest.mark.parametrize(("planes", "offset"), [(1, False), (2, False), (2, True), (3, True), (8, False)])
-@pytest.mark.parametrize(("group_size", "k"), [(32, 96), (64, 160), (96, 250), (128, 128), (160, 160), (256, 300), (512, 600)])
+@pytest.mark.parametrize(
+    ("group_size", "k"), [(32, 96), (64, 160), (96, 250), (128, 128), (160, 160), (256, 300), (512, 600)]
+)
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
 def test_fallback_function_is_the_op(kind, planes, offset, group_size, k, dtype):
     assert_function_is_the_op(kind, planes, offset, group_size, k, dtype, coded=False)
