@@ -104,9 +104,7 @@ class ExportOptions:
         """Raise OptionError for a value that no export could use."""
         check_options(self)
         if self.fallback == "ort2" and self.accuracy_level == 0:
-            expected = (
-                "ort4, standard or none at {accuracy_level} 0, where ONNX Runtime has no fast product of two bits"
-            )
+            expected = "ort4, standard or none at {accuracy_level} 0, where ONNX Runtime is slow with two bits"
             raise OptionError("fallback", expected, self.fallback, "use {fallback} ort4, or {accuracy_level} 4")
         plain = OP.layouts[0].name
         if self.target != "cuda":

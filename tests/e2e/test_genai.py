@@ -21,6 +21,7 @@ from tests.support.tiny_models import make_model
 from tests.support.tiny_tokenizers import write_tokenizer
 
 HOWTO = Path(__file__).resolve().parents[2] / "docs" / "howto" / "run_elsewhere.md"
+BOS = 1
 PROMPT = [5, 6, 7]
 STEPS = 4
 TEXT = "The capital of France is"
@@ -119,22 +120,31 @@ def test_a_folder_runs_under_a_relative_name(folder, greedy, monkeypatch):
     assert sequence(genai.Model(folder.name)) == greedy
 
 
-def python_of_the_page() -> str:
-    """The first block of Python in the page's section on onnxruntime-genai."""
+def python_of_the_page() -> list[str]:
+    """The blocks of Python in the page's section on onnxruntime-genai."""
     section = HOWTO.read_text(encoding="utf-8").split("\n## onnxruntime-genai\n")[1]
-    (text, *_) = re.findall(r"(?ms)^```python\n(.*?)^```$", section)
-    return text
+    return re.findall(r"(?ms)^```python\n(.*?)^```$", section)
 
 
-def test_the_documented_lines_give_the_prompt_of_transformers(folder, monkeypatch, capsys):
+def test_the_documented_lines_give_the_prompts_of_transformers(folder, monkeypatch, capsys):
     monkeypatch.chdir(folder.parent)
     names: dict[str, Any] = {}
+    copies = packed_copies()
+    text, chat = python_of_the_page()
 
-    exec(python_of_the_page(), names)
+    exec(text, names)
 
-    expected = transformers.AutoTokenizer.from_pretrained(folder)(TEXT)["input_ids"]
-    assert expected[0] == 1, "no BOS to lose"
+    assert packed_copies() > copies, "without the library"
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    expected = tokenizer(TEXT)["input_ids"]
+    assert expected[0] == BOS, "no BOS to lose"
     found = names["generator"].get_sequence(0).tolist()
     assert found[: len(expected)] == expected
     assert len(found) > len(expected)
     assert capsys.readouterr().out.startswith(TEXT)
+
+    exec(chat, names)
+
+    expected = tokenizer.apply_chat_template(names["messages"], add_generation_prompt=True, return_dict=False)
+    assert names["ids"].tolist() == expected
+    assert expected.count(BOS) == 1
