@@ -222,7 +222,8 @@ def _check_sentence(outcome: "CheckResult") -> str:
         f"same top token {outcome.top1:.1%}"
     )
     if (original := outcome.original) is not None:
-        sentence += f"; from the original weights KL {original.kl:.2e}, same top token {original.top1:.1%}"
+        sentence += f"; from the original weights, {original.tokens} logits: KL {original.kl:.2e}, "
+        sentence += f"same top token {original.top1:.1%}"
     return sentence
 
 
