@@ -58,6 +58,7 @@ check: setup ## lint, format, types, generated files, file budget
 	git ls-files '*.c' '*.cc' '*.h' '*.cu' '*.cuh' | xargs --no-run-if-empty $(BIN)/clang-format --dry-run --Werror
 	$(BIN)/python -m dualbinary.contract.codegen $(GENERATED) --check
 	$(BIN)/python tools/api_reference.py --check
+	$(BIN)/python tools/config_fields_page.py --check
 	$(BIN)/python tools/check_files.py
 	$(BIN)/pyright
 
@@ -117,6 +118,7 @@ $(PEERS)/.installed: benchmarks/models/constraints-peers.txt
 docs: setup ## regenerate docs/op_reference.md, docs/reference and the golden vectors
 	$(BIN)/python -m dualbinary.contract.codegen $(GENERATED)
 	$(BIN)/python tools/api_reference.py
+	$(BIN)/python tools/config_fields_page.py
 
 clean: ## remove what can be made again, .venv and models too
 	rm -rf $(VENV) $(PEERS) .venv-cuda .venv-gpu build dist models out .pytest_cache .hypothesis

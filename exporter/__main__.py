@@ -180,7 +180,15 @@ def _check(result: "ExportResult", out: Path, library: InstalledLibrary, tokens:
     if path is not None and options.layout not in library.layouts:
         _note(f"this machine does not read layout {options.layout}; its fallback function is checked instead")
         path = None
-    outcome = check(result, out, path, tokens)
+    try:
+        outcome = check(result, out, path, tokens)
+    except (DualBinaryError, OSError, MemoryError):
+        raise
+    except Exception as error:  # torch, transformers and ONNX Runtime share no base
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise DualBinaryError(
+            f"{out}: --check could not compare it with PyTorch ({reason}); the files are kept"
+        ) from error
     if outcome.provider != options.target:
         _note(
             "ONNX Runtime has no CUDA here, so its CPU provider ran the check: that covers the graph, and none of the "

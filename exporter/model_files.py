@@ -7,12 +7,22 @@ from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
+from tokenizers import Tokenizer
 
 from dualbinary.files.json_objects import read_json_object
-from dualbinary.files.model_files import CONFIG_FILE, GENAI_CONFIG, GENERATION_CONFIG, TOKENIZER_CONFIG, TOKENIZER_FILES
+from dualbinary.files.model_files import (
+    CHAT_TEMPLATE,
+    CHAT_TEMPLATES,
+    CONFIG_FILE,
+    GENAI_CONFIG,
+    GENERATION_CONFIG,
+    TOKENIZER,
+    TOKENIZER_CONFIG,
+    TOKENIZER_FILES,
+)
 from exporter.source.model_directory import ModelDirectory
 
-__all__ = ["ModelFiles", "genai_config", "read_model_files", "write_model_files"]
+__all__ = ["ModelFiles", "genai_config", "read_model_files", "tokenizer_warnings", "write_model_files"]
 
 # Decoders that onnxruntime-genai knows by name; every other one runs as its generic "decoder".
 _GENAI_TYPES = frozenset(
@@ -47,19 +57,19 @@ class ModelFiles:
         config: config.json.
         generation: generation_config.json, or the token ids of config.json.
         tokenizer_config: tokenizer_config.json, or None.
-        tokenizer: paths of the tokenizer's other files.
+        tokenizer: paths of the tokenizer's other files, by the name that each gets.
     """
 
     config: dict[str, Any]
     generation: dict[str, Any]
     tokenizer_config: dict[str, Any] | None
-    tokenizer: tuple[Path, ...]
+    tokenizer: dict[str, Path]
 
     @property
     def tokenizer_names(self) -> list[str]:
         """Names of the tokenizer's files."""
         config = [TOKENIZER_CONFIG] if self.tokenizer_config is not None else []
-        return [path.name for path in self.tokenizer] + config
+        return [*self.tokenizer, *config]
 
 
 def read_model_files(source: ModelDirectory) -> ModelFiles:
@@ -73,8 +83,30 @@ def read_model_files(source: ModelDirectory) -> ModelFiles:
         # Transformers 5 names its own class for a bare tokenizer.json; other runtimes know the one that it replaced.
         if tokenizer_config.get("tokenizer_class") == "TokenizersBackend":
             tokenizer_config["tokenizer_class"] = "PreTrainedTokenizerFast"
-    tokenizer = tuple(source.directory / name for name in TOKENIZER_FILES if (source.directory / name).is_file())
+    tokenizer = {name: path for name in TOKENIZER_FILES if (path := source.directory / name).is_file()}
+    # The default of a folder of templates comes before the file; under the file's name, every runtime finds it.
+    if (template := source.directory / CHAT_TEMPLATES / "default.jinja").is_file():
+        tokenizer[CHAT_TEMPLATE] = template
     return ModelFiles(source.config, generation, tokenizer_config, tokenizer)
+
+
+def tokenizer_warnings(files: ModelFiles, rows: int) -> list[str]:
+    """What does not fit between the tokenizer and a token embedding of `rows` rows."""
+    path = files.tokenizer.get(TOKENIZER)
+    if path is None:
+        return []
+    try:
+        ids = Tokenizer.from_file(str(path)).get_vocab(with_added_tokens=True).values()
+        added = (files.tokenizer_config or {}).get("added_tokens_decoder") or {}
+        highest = max(*ids, *map(int, added))
+    except Exception as error:  # the Rust library raises plain Exception
+        return [f"{TOKENIZER} is not a tokenizer ({error}), so nothing turns text into tokens"]
+    if highest < rows:
+        return []
+    return [
+        f"the tokenizer has ids up to {highest}, the token embedding only {rows} rows; a prompt with an id beyond is "
+        "refused when the model runs"
+    ]
 
 
 def write_model_files(directory: Path, files: ModelFiles, genai: dict[str, Any]) -> None:
@@ -84,8 +116,8 @@ def write_model_files(directory: Path, files: ModelFiles, genai: dict[str, Any])
     _write_json(directory / GENERATION_CONFIG, files.generation)
     if files.tokenizer_config is not None:
         _write_json(directory / TOKENIZER_CONFIG, files.tokenizer_config)
-    for path in files.tokenizer:
-        shutil.copyfile(path, directory / path.name)
+    for name, path in files.tokenizer.items():
+        shutil.copyfile(path, directory / name)
 
 
 def genai_config(

@@ -51,8 +51,8 @@ class ExportOptions:
     scale_bits: int = option(
         16,
         help="16: float16 scales, or as a checkpoint stores them; 8: rounded to 8 bits, with a float16 factor per "
-        "output and plane, for a smaller and faster file",
-        choices=(8, 16),
+        "output and plane, for a smaller and faster file; 32: float32 scales, for weights beyond float16's range",
+        choices=(8, 16, 32),
         group=GRAPH,
     )
     layout: str = option(

@@ -9,7 +9,7 @@ from typing import Any
 import onnx_ir as ir
 from onnx_ir.passes.common import CheckerPass
 
-from dualbinary import OP
+from dualbinary import OP, DualBinaryError
 from dualbinary.errors import OptionError
 from dualbinary.files.model_files import CONFIGS, EXPORT_REPORT, OPTIONAL_FILES
 from dualbinary.files.staging import check_output, check_space, staged
@@ -20,7 +20,7 @@ from exporter.graph.cuda_support import copies_and_gaps
 from exporter.graph.export_graph import ExportGraph
 from exporter.graph.parameters import Parameters
 from exporter.graph.rewrite import rewrite
-from exporter.model_files import genai_config, read_model_files, write_model_files
+from exporter.model_files import genai_config, read_model_files, tokenizer_warnings, write_model_files
 from exporter.options import CUDA_PLANES, ExportOptions
 from exporter.report import export_report
 from exporter.source.model_directory import ModelDirectory
@@ -83,14 +83,15 @@ def export(
         write_data_file(stage / data_name, graph.model, jobs, progress)
         _save(graph.model, stage / out.name)
         required = library if options.fallback == "none" else None
-        write_model_files(stage, files, genai_config(graph.model, files, out.name, options.target, required))
-        notes = genai_notes(stage)
+        genai = genai_config(graph.model, files, out.name, options.target, required)
+        write_model_files(stage, files, genai)
         for file in libraries:
             shutil.copyfile(file, stage / file.name)
         report = export_report(graph, parameters, stats, options, (stage / data_name).stat().st_size)
+        report["warnings"] = _warnings(graph, source, options, report)
+        report["warnings"] += [*tokenizer_warnings(files, genai["model"]["vocab_size"]), *genai_notes(stage)]
         (stage / EXPORT_REPORT).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    warnings = (*_warnings(graph, source, options, report), *notes)
-    return ExportResult(graph, parameters, options, report, warnings)
+    return ExportResult(graph, parameters, options, report, tuple(report["warnings"]))
 
 
 def _refuse_contradictions(source: ModelDirectory, options: ExportOptions) -> None:
@@ -111,7 +112,10 @@ def _refuse_contradictions(source: ModelDirectory, options: ExportOptions) -> No
 
 def _save(model: ir.Model, path: Path) -> None:
     model.producer_name, model.producer_version = "dualbinary", f"op version {OP.version}"
-    CheckerPass(full_check=False)(model)
+    try:
+        CheckerPass(full_check=False)(model)
+    except Exception as error:  # the checker's own exception, wrapped by the pass or not
+        raise DualBinaryError(f"the graph is not a valid ONNX model: {' '.join(str(error).split())}") from error
     ir.save(model, path)
 
 

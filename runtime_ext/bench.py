@@ -24,7 +24,7 @@ from runtime_ext.providers import CPU, Provider
 __all__ = ["OPTIONS", "SEED", "TOKEN_RANGE", "BenchOptions", "Measurement", "measure", "peak_rss_bytes"]
 
 SEED = 0
-# The ids of the prompt: below any vocabulary in use, above most special tokens.
+# The ids of the prompt: below any vocabulary in use, above most special tokens; smaller in smaller vocabularies.
 TOKEN_RANGE = (100, 200)
 VM_HIGH_WATER = "VmHWM:"
 
@@ -64,7 +64,8 @@ def measure(
     began = time.perf_counter()
     decoder = Decoder.load(path, threads, library, provider)
     load_seconds = time.perf_counter() - began
-    ids = np.random.default_rng(SEED).integers(*TOKEN_RANGE, size=prompt_length + tokens).tolist()
+    ids = np.random.default_rng(SEED).integers(*TOKEN_RANGE, size=prompt_length + tokens)
+    ids = (ids % (decoder.vocabulary or TOKEN_RANGE[1])).tolist()
     prompt_times, decode_times = [], []
     for _ in range(repeats + 1):
         decoder.start(prompt_length + tokens)

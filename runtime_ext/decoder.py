@@ -13,6 +13,11 @@ Where the configuration allows a shared buffer (GroupQueryAttention), `length` i
 and present of a layer are one buffer: a step writes its s rows and copies nothing. Elsewhere the cache grows: past has
 the tokens so far, present has s more, and each step's present is the next one's past.
 
+Models with LongRoPE (Phi-3) rotate all keys of a sequence by one of two sets of factors: the long ones from the first
+token on where the sequence is longer than a certain length, which the file's metadata states. A run takes the long ones
+where one of its positions lies beyond that length. So a piece of a long prompt that lies below gets one token more, at
+a position beyond, whose place in the cache the next piece takes; and a sequence that grows beyond it is read again.
+
 On CUDA the cache lives on the device and stays there. Tokens, mask and positions are bound as host memory, which ONNX
 Runtime copies, a few kilobytes a step; logits come back as host memory.
 """
@@ -29,6 +34,7 @@ import onnxruntime as ort
 import runtime_ext
 from dualbinary import DualBinaryError, InputError
 from dualbinary.cli.options import option
+from dualbinary.files.model_files import LONG_ROPE_AFTER
 from runtime_ext.config import DecoderConfig
 from runtime_ext.providers import CPU, Provider
 from runtime_ext.static_step import NO_CAPTURE, StaticStep, graph_options
@@ -92,7 +98,10 @@ def session_options(threads: int = 0, library: bool = True) -> ort.SessionOption
 
 
 class Decoder:
-    """A loaded model and its cache. `start` makes room, `step` feeds tokens; one sequence at a time."""
+    """A loaded model and its cache. `start` makes room, `step` feeds tokens; one sequence at a time.
+
+    `vocabulary` is the length of the logits, None where the file does not state it.
+    """
 
     def __init__(
         self, session: ort.InferenceSession, config: DecoderConfig, provider: Provider = CPU, static_steps: bool = False
@@ -114,6 +123,9 @@ class Decoder:
         if self._static and not config.share_buffer:
             raise InputError("steps keep their shapes (cuda_graph) only with a shared cache; this model's cache grows")
         self._graph_ids = itertools.count(1)
+        size = next(value for value in session.get_outputs() if value.name == "logits").shape[-1:]
+        self.vocabulary = size[0] if size and isinstance(size[0], int) else None
+        self._long_rope_after = int(session.get_modelmeta().custom_metadata_map.get(LONG_ROPE_AFTER, 0))
         self.length = self.capacity = 0
         self._past: list[ort.OrtValue] = []
         self.start(0)
@@ -155,6 +167,7 @@ class Decoder:
         if capacity > self.config.context_length:
             raise InputError(f"{capacity} tokens do not fit the context of {self.config.context_length}")
         self.length = 0
+        self._tokens: list[int] = []
         if self._static and self._past and capacity == self.capacity:
             return  # the captured graph reads and writes these very buffers
         self.capacity = capacity
@@ -178,32 +191,66 @@ class Decoder:
             self._static_step = StaticStep(self.session, self.provider, shared, capacity, graph_id)
 
     def step(self, tokens: Sequence[int]) -> npt.NDArray[np.float32]:
-        """Append `tokens` (at least one) and return the logits [vocabulary] that follow the last of them."""
-        if self.length + len(tokens) > self.capacity:
-            raise InputError(f"{self.length + len(tokens)} tokens, but the sequence was started for {self.capacity}")
+        """Append `tokens` (at least one) and return the logits [vocabulary] that follow the last of them.
+
+        Raises InputError where they do not fit, or the model has no such token.
+        """
+        total = self.length + len(tokens)
+        if total > self.capacity:
+            raise InputError(f"{total} tokens, but the sequence was started for {self.capacity}")
+        self._check(tokens)
+        switch = self._long_rope_after
+        if switch and self.length <= switch:
+            self._tokens += tokens
+            if self.length and total > switch:
+                tokens = self._tokens
+                self._rewind()
         logits = np.empty(0, np.float32)
         for first in range(0, len(tokens), PROMPT_CHUNK):
-            logits = self._run(np.asarray([tokens[first : first + PROMPT_CHUNK]], np.int64))
+            piece = np.asarray([tokens[first : first + PROMPT_CHUNK]], np.int64)
+            below = self.length + piece.shape[1] <= switch < total
+            logits = self._run(piece, reach=switch if below else None)
         return logits
 
-    def _run(self, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+    def _check(self, tokens: Sequence[int]) -> None:
+        if self.vocabulary is None:
+            return
+        for token in tokens:
+            if not 0 <= token < self.vocabulary:
+                raise InputError(
+                    f"token id {token}: expected 0 to {self.vocabulary - 1}, the rows of the model's table; use the "
+                    "tokenizer that the model was trained with, or resize the model's embeddings before the export"
+                )
+
+    def _rewind(self) -> None:
+        """Forget the tokens in the cache."""
+        self.length = 0
+        if not self.config.share_buffer:
+            self._past = [tensor.empty(0, self.provider) for tensor in self._cache]
+
+    def _run(self, ids: npt.NDArray[np.int64], reach: int | None = None) -> npt.NDArray[np.float32]:
+        """The logits after `ids`. With `reach`, positions up to it count as taken in the choice of rotary factors."""
         total = self.length + ids.shape[1]
         try:
-            if self._static_step is not None and ids.shape[1] == 1:
+            if self._static_step is not None and ids.shape[1] == 1 and reach is None:
                 logits = self._static_step.run(int(ids[0, 0]), self.length)
             else:
-                logits = self._run_bound(ids, total)
+                logits = self._run_bound(ids, total, reach)
         except Exception as error:  # as above
             raise DualBinaryError(f"ONNX Runtime failed while running the model: {_first_line(error)}") from error
         self.length = total
         return logits
 
-    def _run_bound(self, ids: npt.NDArray[np.int64], total: int) -> npt.NDArray[np.float32]:
+    def _run_bound(self, ids: npt.NDArray[np.int64], total: int, reach: int | None) -> npt.NDArray[np.float32]:
         binding = self._binding
+        positions = np.arange(self.length, total, dtype=np.int64)[None]
+        if reach is not None:  # one token more, which none of the others sees
+            ids, positions = np.append(ids, [[0]], axis=1), np.append(positions, [[reach]], axis=1)
+            total += 1
         binding.bind_cpu_input("input_ids", ids)
         binding.bind_cpu_input("attention_mask", self._mask[:, :total])
         if self._has_positions:
-            binding.bind_cpu_input("position_ids", np.arange(self.length, total, dtype=np.int64)[None])
+            binding.bind_cpu_input("position_ids", positions)
         binding.bind_output("logits")  # again, or the run would write into those of the last one
         if not self.config.share_buffer:
             for tensor, past in zip(self._cache, self._past, strict=True):
@@ -213,7 +260,14 @@ class Decoder:
         outputs = binding.get_outputs()  # in the order in which they were bound first
         if not self.config.share_buffer:
             self._past = list(outputs[1:])
+            if reach is not None:
+                self._past = [self._without_last(value) for value in self._past]
         return outputs[0].numpy()[0, -1].astype(np.float32)
+
+    def _without_last(self, cache: ort.OrtValue) -> ort.OrtValue:
+        """Keys or values of a growing cache without those of the last token."""
+        kept = np.ascontiguousarray(cache.numpy()[:, :, :-1])
+        return ort.OrtValue.ortvalue_from_numpy(kept, self.provider.name, self.provider.device)
 
 
 def _cache_tensors(session: ort.InferenceSession) -> list[_CacheTensor]:

@@ -54,7 +54,7 @@ def generate(
     """Yield the tokens that follow `prompt` as they are chosen, and fill in `result`.
 
     Ends at an end-of-text token, after `max_new_tokens`, or where the context is full. Raises InputError where the
-    prompt is empty or leaves no room in the context.
+    prompt is empty or leaves no room in the context, and DualBinaryError where the model's logits are not finite.
     """
     context = decoder.config.context_length
     if not prompt:
@@ -89,15 +89,18 @@ def command(args: argparse.Namespace) -> None:
     codec = TextCodec(args.model.parent)
     prompt = codec.encode_chat(options.prompt) if options.chat else codec.encode(options.prompt)
     result = Generation([])
-    pieces = codec.stream(generate(decoder, prompt, options.max_new_tokens, sampler, result))
-    for piece in pieces:
-        if not args.json:
-            print(piece, end="", flush=True)
+    tokens = generate(decoder, prompt, options.max_new_tokens, sampler, result)
     if args.json:
+        list(tokens)
         print(json.dumps(_report(args.model, len(prompt), codec.decode(result.tokens), result)))
-    else:
-        print()
-        print(_summary(len(prompt), result), file=sys.stderr)
+        return
+    try:
+        for piece in codec.stream(tokens):
+            print(piece, end="", flush=True)
+    finally:
+        if result.tokens:
+            print()  # an error gets a line of its own
+    print(_summary(len(prompt), result), file=sys.stderr)
 
 
 def _report(model: Path, prompt_tokens: int, text: str, result: Generation) -> dict[str, object]:

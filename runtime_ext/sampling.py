@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from dualbinary import DualBinaryError
 from dualbinary.cli.options import check_options, option
 from dualbinary.errors import OptionError
 
@@ -32,7 +33,16 @@ class Sampler:
         self._random = np.random.default_rng(self.seed)
 
     def __call__(self, logits: npt.NDArray[np.float32]) -> int:
-        """The next token for logits [vocabulary]."""
+        """The next token for logits [vocabulary].
+
+        Raises DualBinaryError where the largest is no number: there is nothing to choose by. Smaller ones may be -inf,
+        as in a model that rules words out.
+        """
+        if not np.isfinite(largest := logits.max()):
+            raise DualBinaryError(
+                f"the logits are not finite (the largest is {largest}), so no token can be chosen; activations beyond "
+                "65504 overflow in float16, which an export with --dtype fp32 avoids, else the weights are not finite"
+            )
         if self.temperature == 0:
             return int(logits.argmax())
         order = np.argsort(-logits, kind="stable")  # most likely first

@@ -37,12 +37,14 @@ class StaticStep:
         self._session = session
         self._options = graph_options(graph_id)
         self._mask = np.zeros((1, capacity), np.int64)
-        one = np.zeros((1, 1), np.int64)
-        known = {"input_ids": one, "attention_mask": self._mask, "position_ids": one}
+        lengths = {"input_ids": 1, "attention_mask": capacity, "position_ids": 1}
         place = (provider.name, provider.device)
         names = {value.name for value in session.get_inputs()}
+        # An array each: on the CPU a value is the memory of its array.
         self._inputs = {
-            name: ort.OrtValue.ortvalue_from_numpy(array, *place) for name, array in known.items() if name in names
+            name: ort.OrtValue.ortvalue_from_numpy(np.zeros((1, length), np.int64), *place)
+            for name, length in lengths.items()
+            if name in names
         }
         logits = next(value for value in session.get_outputs() if value.name == "logits")
         if not isinstance(logits.shape[-1], int):

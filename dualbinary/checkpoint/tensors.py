@@ -1,5 +1,6 @@
 """The tensors of a checkpoint: their names, their headers, and one module read at a time."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -58,7 +59,9 @@ def read_quantization_config(model_dir: Path) -> QuantizationConfig | None:
 def stored_tensors(model_dir: Path) -> dict[str, StoredTensor]:
     """All tensors of a model directory, plain or ours, by name; only headers are read.
 
-    Raises InputError where a file is missing or damaged or the index and the files disagree.
+    A tensor that two files hold alike is that of the file that the index names.
+    Raises InputError where a file is missing or damaged, the index and the files disagree, or two files hold different
+    tensors of one name.
     """
     from safetensors import SafetensorError, safe_open  # the base package needs NumPy alone
 
@@ -74,7 +77,11 @@ def stored_tensors(model_dir: Path) -> dict[str, StoredTensor]:
             with safe_open(path, framework="numpy") as reader:
                 for name in reader.keys():  # noqa: SIM118  # the reader is not a mapping
                     view = reader.get_slice(name)
-                    tensors[name] = StoredTensor(path, view.get_dtype(), tuple(view.get_shape()))
+                    found = StoredTensor(path, view.get_dtype(), tuple(view.get_shape()))
+                    if name in tensors:
+                        _refuse_another(name, tensors[name], found)
+                    if name not in tensors or (weight_map or {}).get(name) == file:
+                        tensors[name] = found
         except SafetensorError as error:
             raise InputError(f"{path}: not a whole safetensors file ({error}); fetch or write it again") from None
     for name, file in (weight_map or {}).items():
@@ -146,6 +153,25 @@ def _weight_map(model_dir: Path) -> dict[str, str] | None:
         if not isinstance(file, str) or not file.endswith(".safetensors") or Path(file).name != file:
             raise InputError(f"{path}: {shown(file)} is not the name of a safetensors file beside the index")
     return weight_map
+
+
+def _refuse_another(name: str, first: StoredTensor, second: StoredTensor) -> None:
+    """Refuse two tensors of one name that differ: the index means one of them, and transformers takes the last."""
+    if _bytes_of(name, first.file) != _bytes_of(name, second.file) or first.shape != second.shape:
+        raise InputError(
+            f"{first.file.parent}: {first.file.name} and {second.file.name} hold different tensors called {name}; "
+            "remove one of them, or fetch the files again"
+        )
+
+
+def _bytes_of(name: str, path: Path) -> bytes:
+    """Type and data of a tensor, whatever the type: NumPy lacks bfloat16."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        entry = json.loads(file.read(length))[name]
+        begin, end = entry["data_offsets"]
+        file.seek(8 + length + begin)
+        return entry["dtype"].encode() + file.read(end - begin)
 
 
 def _check_stored(

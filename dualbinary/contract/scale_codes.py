@@ -54,7 +54,7 @@ def round_scales(values: npt.NDArray[np.floating], name: str = "weight", first_r
         c, row, _ = np.argwhere(beyond)[0]
         raise InputError(
             f"{name}: row {first_row + row} needs a scale of {extreme[c, row, 0]:.6g}, expected at most {largest:.6g} "
-            "for scales of 8 bits; use float32 scales"
+            "for scales of 8 bits; use float32 scales (--scale-bits 32 of an export)"
         )
     factor = (-extreme).astype(np.float16)  # the code of -1, which has no positive counterpart, is the largest scale's
     codes, least = _nearest_codes(values, factor)

@@ -1,13 +1,18 @@
-"""Names of the files of a model directory and of those that lie beside an exported model."""
+"""Names of the files of a model directory and of those of an exported model, and the metadata that the latter has."""
 
 __all__ = [
+    "ADDED_TOKENS",
     "CHAT_TEMPLATE",
+    "CHAT_TEMPLATES",
+    "CHAT_TEMPLATE_JSON",
     "CONFIGS",
     "CONFIG_FILE",
     "EXPORT_REPORT",
     "GENAI_CONFIG",
     "GENERATION_CONFIG",
+    "LONG_ROPE_AFTER",
     "OPTIONAL_FILES",
+    "SPECIAL_TOKENS_MAP",
     "TOKENIZER",
     "TOKENIZER_CONFIG",
     "TOKENIZER_FILES",
@@ -22,15 +27,22 @@ CONFIGS = (GENAI_CONFIG, CONFIG_FILE, GENERATION_CONFIG, EXPORT_REPORT)
 
 TOKENIZER = "tokenizer.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
+SPECIAL_TOKENS_MAP = "special_tokens_map.json"
+ADDED_TOKENS = "added_tokens.json"
 CHAT_TEMPLATE = "chat_template.jinja"
+CHAT_TEMPLATE_JSON = "chat_template.json"
+CHAT_TEMPLATES = "additional_chat_templates"
+"""A folder of further templates; the one called default answers plain messages, before CHAT_TEMPLATE."""
+
 TOKENIZER_FILES = (
     TOKENIZER,
-    "special_tokens_map.json",
-    "added_tokens.json",
+    SPECIAL_TOKENS_MAP,
+    ADDED_TOKENS,
     "vocab.json",
     "merges.txt",
     "tokenizer.model",
     CHAT_TEMPLATE,
+    CHAT_TEMPLATE_JSON,
 )
 OPTIONAL_FILES = (
     *TOKENIZER_FILES,
@@ -38,3 +50,6 @@ OPTIONAL_FILES = (
     *(f"{name}.{suffix}" for name in ("libdualbinary", "libdualbinary_cuda") for suffix in ("so", "dylib", "dll")),
 )
 """Files that an export may add for a tokenizer and for libraries, on any system."""
+
+LONG_ROPE_AFTER = "dualbinary.long_rope_after"
+"""Key of an ONNX file's metadata, only in models with LongRoPE: sequences of more tokens take the long factors."""

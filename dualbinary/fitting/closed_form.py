@@ -143,7 +143,8 @@ def _rounded(scales: npt.NDArray[np.float64], dtype: np.dtype, rows: slice, name
     finite = np.isfinite(rounded)
     if not finite.all():
         at = tuple(np.argwhere(~finite)[0])
-        way_out = "use float32 scales" if dtype == np.float16 else "scale the model's weights down"
+        larger = "use float32 scales (--scale-bits 32 of an export)"
+        way_out = larger if dtype == np.float16 else "scale the model's weights down"
         raise InputError(
             f"{name}: row {rows.start + at[1]} needs a scale of {scales[at]:.6g}, "
             f"expected at most {np.finfo(dtype).max:.6g} for {dtype}; {way_out}"

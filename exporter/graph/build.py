@@ -5,12 +5,7 @@ weights whatever the model's size. It builds the portable form (standard Attenti
 our passes turn into the operators that the runtime is fast at.
 """
 
-import json
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
@@ -18,8 +13,14 @@ import torch
 
 from dualbinary import InputError
 from dualbinary.checkpoint import CONFIG_FILE
-from exporter.graph.architectures import adjust, refuse_ignored_values
+from dualbinary.files.model_files import LONG_ROPE_AFTER
+from exporter.graph.architectures import adjust, configure
+from exporter.graph.architectures.configuration import Configuration, read_configuration
+from exporter.graph.architectures.refused import refuse_type
+from exporter.graph.architectures.rotation import put_in_rotations
+from exporter.graph.architectures.windows import layer_windows, put_in_windows
 from exporter.source.model_directory import ModelDirectory
+from exporter.source.transformers_model import directory_of
 
 __all__ = ["BuiltGraph", "build_graph"]
 
@@ -33,18 +34,23 @@ class BuiltGraph:
     model: graph with inputs input_ids, attention_mask, position_ids, past_key_values.*; outputs logits and present.*.
     module: the builder's module; its preprocess_weights maps stored tensors to parameters.
     window: sliding window that the builder leaves out of the graph because all layers share it; 0 for none.
+    longest_window: the longest window of any layer, in the graph or not; 0 for none.
     """
 
     model: ir.Model
     module: Any
     window: int
+    longest_window: int
 
     def parameters(self) -> dict[str, ir.Value]:
         """Initializers that wait for weights, by name."""
         return {name: value for name, value in self.model.graph.initializers.items() if value.const_value is None}
 
     def map_weights(self, stored: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Parameters made of stored tensors, lazy or not: renamed, split, transposed as the graph wants them."""
+        """Parameters made of stored tensors, lazy or not: renamed, split, transposed as the graph wants them.
+
+        Raises whatever the builder's code raises on tensors that it does not expect.
+        """
         return self.module.preprocess_weights(stored)
 
 
@@ -57,28 +63,15 @@ def build_graph(source: ModelDirectory, dtype: str) -> BuiltGraph:
 
     model_type = str(source.model_type)
     _check_type(mobius, model_type)
-    refuse_ignored_values(model_type, source.config)
-    made: list[Any] = []
-    registered = mobius.registry.get(model_type)
-
-    class Adjusted:
-        """The module class, with adjustments between construction and graph building."""
-
-        __name__ = registered.__name__
-        config_class = getattr(registered, "config_class", None)
-
-        def __call__(self, config: Any) -> Any:
-            module = registered(config)
-            adjust(module, model_type, source.config)
-            made.append(module)
-            return module
-
+    refuse_type(model_type)
+    configuration = read_configuration(source)
+    adjusted = _adjusted(mobius, configuration)
     try:
-        with _plain_configuration(source) as directory:
+        with directory_of(configuration.for_builder()) as directory:
             package = mobius.build(
                 directory,
                 _TASK,
-                module_class=Adjusted(),  # type: ignore[arg-type]
+                module_class=adjusted,
                 dtype={"fp32": "f32", "fp16": "f16"}[dtype],
                 load_weights=False,
                 trust_remote_code=False,
@@ -91,19 +84,62 @@ def build_graph(source: ModelDirectory, dtype: str) -> BuiltGraph:
             f"{source.directory / CONFIG_FILE}: model_type {model_type!r} does not build with these values "
             f"({type(error).__name__}: {error})"
         ) from error
-    model, module = package["model"], made[0]
+    model = package["model"]
     model.graph.name = "model"  # the builder names it after the temporary directory
-    window = getattr(getattr(module, "model", None), "_gqa_local_window_size", lambda: 0)()
-    return BuiltGraph(model, module, max(window, 0))
+    if (after := _long_rope_after(adjusted.made)) is not None:
+        model.metadata_props[LONG_ROPE_AFTER] = str(after)
+    longest = max((*adjusted.windows, source.sliding_window))
+    return BuiltGraph(model, adjusted.made, adjusted.window, longest)
 
 
-@contextmanager
-def _plain_configuration(source: ModelDirectory) -> Iterator[str]:
-    """A directory with config.json alone, without the key for which the builder has quantized layers of its own."""
-    config = {key: value for key, value in source.config.items() if key != "quantization_config"}
-    with tempfile.TemporaryDirectory(prefix="dualbinary-config-") as directory:
-        (Path(directory) / CONFIG_FILE).write_text(json.dumps(config), encoding="utf-8")
-        yield directory
+def _adjusted(mobius: Any, configuration: Configuration) -> Any:
+    """The builder's class, with adjustments between the module's construction and the graph's.
+
+    After a module is made, `made` is it, `windows` are those of its layers, and `window` is what the graph leaves out.
+    """
+    model_type, values = configuration.model_type, configuration.values
+    registered = mobius.registry.get(model_type)
+
+    class Adjusted:
+        __name__ = registered.__name__
+        config_class = _corrected_config_class(mobius, configuration)
+        windows = layer_windows(values) if configuration.has_table else ()
+        window = 0
+        made: Any = None
+
+        def __call__(self, config: Any) -> Any:
+            self.made = module = registered(config)
+            adjust(module, model_type, values)
+            if configuration.has_table:
+                put_in_rotations(module, configuration.read)
+                self.window = put_in_windows(module, self.windows)
+            else:
+                window = getattr(getattr(module, "model", None), "_gqa_local_window_size", lambda: 0)()
+                self.window = max(window, 0)
+            return module
+
+    return Adjusted()
+
+
+def _corrected_config_class(mobius: Any, configuration: Configuration) -> type:
+    """The class of the builder's configuration, with `configure` after what it reads from transformers'."""
+    model_type = configuration.model_type
+    base = getattr(mobius.registry.get(model_type), "config_class", None)
+    if base is None or base is mobius.ArchitectureConfig:
+        base = mobius.registry.get_config_class(model_type) or mobius.ArchitectureConfig
+
+    class Corrected(base):
+        @classmethod
+        def from_transformers(cls, config: Any, **options: Any) -> Any:
+            return configure(base.from_transformers(config, **options), configuration.read, configuration.values)
+
+    return Corrected
+
+
+def _long_rope_after(module: Any) -> int | None:
+    """Length after which a sequence takes the long factors of LongRoPE; None where the model has no second set."""
+    ropes = [part for part in module.modules() if getattr(part, "has_long_cache", False)]
+    return ropes[0].original_max_position_embeddings if ropes else None
 
 
 def _check_type(mobius: Any, model_type: str) -> None:

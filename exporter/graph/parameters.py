@@ -10,7 +10,6 @@ from dualbinary import InputError
 from dualbinary.checkpoint import check_modules, planes_name, scales_name
 from exporter.graph.build import BuiltGraph
 from exporter.source.lazy_tensor import (
-    LazyTensor,
     RowOrigin,
     evaluate,
     lazy_tensor,
@@ -22,7 +21,7 @@ from exporter.source.model_directory import ModelDirectory
 
 __all__ = ["Parameters"]
 
-_HEAD = "lm_head.weight"
+_HEADS = ("lm_head.weight", "embed_out.weight")
 _ROWS = 4096  # compared at a time
 
 # Buffers that models of some libraries' versions save although they can be computed.
@@ -44,15 +43,16 @@ class Parameters:
         left out: a model that ignores some of its weights is another model.
         """
         self.source = source
-        self.linears = _linear_modules(source) if source.quantization is not None else {}
-        stored = {name: source.lazy(name) for name in source.tensors}
+        self.linears = source.transformers.linears() if source.quantization is not None else {}
+        stored: dict[str, torch.Tensor] = {name: source.lazy(name) for name in source.tensors}
         if source.quantization is not None:
             check_modules(source.quantization, source.tensors, {m: (N, K) for m, (N, K, _) in self.linears.items()})
             stored = self._with_weights_in_place_of_planes(stored)
-        mapped = graph.map_weights(dict(stored))
+        named = self._with_prefix(stored)
+        mapped = self._mapped(graph, dict(named))
         self._parameters: dict[str, torch.Tensor] = {}
         for name, value in graph.parameters().items():
-            self._parameters[name] = self._checked(name, value, mapped)
+            self._parameters[name] = self._checked(name, value, mapped, named)
         used = {name for tensor in self._parameters.values() for name in stored_names(tensor)}
         self.copies = self._copies_of_tied(stored, used)
         self._refuse_leftovers(stored.keys() - used - self.copies)
@@ -102,7 +102,39 @@ class Parameters:
         modules = (name.removesuffix(".weight") for name in stored_names(self._parameters[parameter]))
         return max((self.source.tensors[scales_name(module)].dtype for module in modules), key=("F16", "F32").index)
 
-    def _with_weights_in_place_of_planes(self, stored: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
+    def _mapped(self, graph: BuiltGraph, stored: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The builder's parameters, made of `stored`. Raises InputError where they do not fit its code."""
+        try:
+            return graph.map_weights(stored)
+        except InputError:
+            raise
+        except Exception as error:  # the builder's code asks for names and shapes without checking them
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            raise InputError(self._misfit(stored) or f"{self._unsupported} ({reason})") from error
+
+    def _with_prefix(self, stored: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """`stored` by the names of a causal language model, where the file was saved from the decoder alone."""
+        prefix = self.source.transformers.base_prefix
+        if any(name.startswith(prefix) for name in stored):
+            return dict(stored)
+        names = self.source.transformers.shapes()
+        return {name if name in names else prefix + name: tensor for name, tensor in stored.items()}
+
+    def _misfit(self, stored: Mapping[str, torch.Tensor]) -> str | None:
+        """A sentence on the first tensor of another shape than transformers expects, None where all fit."""
+        for name, shape in self.source.transformers.shapes().items():
+            tensor = stored.get(name)
+            if tensor is not None and tuple(tensor.shape) != shape:
+                origin = stored_name(tensor) or name
+                return f"{origin}: config.json asks for shape {list(shape)}, the file has {list(tensor.shape)}"
+        return None
+
+    @property
+    def _unsupported(self) -> str:
+        kind = self.source.model_type
+        return f"{self.source.directory}: a {kind} of this configuration is not supported by the graph builder"
+
+    def _with_weights_in_place_of_planes(self, stored: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The stored tensors, with `<module>.weight` in place of planes: the builder knows weights alone."""
         result = dict(stored)
         for module, (N, K, transposed) in self.linears.items():
@@ -112,7 +144,9 @@ class Parameters:
                 result[f"{module}.weight"] = lazy_tensor(f"{module}.weight", shape, torch.float32)
         return result
 
-    def _checked(self, name: str, value: ir.Value, mapped: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    def _checked(
+        self, name: str, value: ir.Value, mapped: Mapping[str, torch.Tensor], stored: Mapping[str, torch.Tensor]
+    ) -> torch.Tensor:
         tensor = mapped.get(name)
         if tensor is None:
             raise InputError(
@@ -123,8 +157,12 @@ class Parameters:
             raise InputError(f"{name}: expected a floating-point tensor, the file has {tensor.dtype}")
         expected = list(value.shape.numpy()) if value.shape is not None else []
         if list(tensor.shape) != expected:
-            stored = ", ".join(sorted(stored_names(tensor))) or name
-            raise InputError(f"{stored}: config.json asks for shape {expected}, the file has {list(tensor.shape)}")
+            origin = ", ".join(sorted(stored_names(tensor))) or name
+            raise InputError(
+                self._misfit(stored)
+                or f"{self._unsupported}: its graph asks for {name} of shape {expected}, {origin} gives "
+                f"{list(tensor.shape)}"
+            )
         return tensor
 
     def _refuse_leftovers(self, names: set[str]) -> None:
@@ -135,10 +173,10 @@ class Parameters:
                 f"({len(unused)} such tensors); this variant of the architecture is not supported"
             )
 
-    def _copies_of_tied(self, stored: Mapping[str, LazyTensor], used: set[str]) -> set[str]:
+    def _copies_of_tied(self, stored: Mapping[str, torch.Tensor], used: set[str]) -> set[str]:
         """Heads that config.json ties to the embedding and the file stores again, which must be equal to it."""
-        heads = [name for name in stored if name.endswith(_HEAD) and name not in used]
-        if not heads or not self.source.config.get("tie_word_embeddings"):
+        heads = [name for name in stored if name.endswith(_HEADS) and name not in used]
+        if not heads or not self.source.transformers.ties:
             return set()
         for embedding in used:
             if embedding in self.source.tensors and stored[embedding].shape == stored[heads[0]].shape:
@@ -151,23 +189,3 @@ class Parameters:
             f"{heads[0]}: config.json ties it to the embedding, but the file holds another tensor; "
             "set tie_word_embeddings to false if the head is meant to differ"
         )
-
-
-def _linear_modules(source: ModelDirectory) -> dict[str, tuple[int, int, bool]]:
-    """Linear modules of the transformers model, without its head: name to (N, K, weight stored as [K, N])."""
-    import transformers
-    from transformers.pytorch_utils import Conv1D
-
-    config = transformers.AutoConfig.from_pretrained(source.directory, trust_remote_code=False)
-    vars(config).pop("quantization_config", None)
-    with torch.device("meta"):
-        model = transformers.AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    head = model.get_output_embeddings()
-    found: dict[str, tuple[int, int, bool]] = {}
-    for name, module in model.named_modules():
-        if module is head or not isinstance(module, torch.nn.Linear | Conv1D):
-            continue
-        rows, columns = module.weight.shape
-        transposed = isinstance(module, Conv1D)
-        found[name] = (columns, rows, True) if transposed else (rows, columns, False)
-    return found

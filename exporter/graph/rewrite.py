@@ -10,6 +10,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from dualbinary import OP, InputError, padded_k
 from dualbinary.contract.weight import PlaneFormat
 from exporter.graph.build import BuiltGraph
+from exporter.graph.dry_run import refuse_what_cannot_run
 from exporter.graph.export_graph import ExportGraph, PlaneNode
 from exporter.graph.fallback_function import fallback_function
 from exporter.graph.layers import Linear, find_embedding, find_head, find_linears
@@ -27,6 +28,7 @@ from exporter.options import ExportOptions
 __all__ = ["rewrite"]
 
 _SCALE_DTYPES = {"F16": np.dtype(np.float16), "F32": np.dtype(np.float32)}
+_CHOSEN_SCALE_DTYPES = {8: np.dtype(np.uint8), 32: np.dtype(np.float32)}  # 16: the file's own
 _DTYPES = {"fp32": ir.DataType.FLOAT, "fp16": ir.DataType.FLOAT16}
 _ROUTERS = (".gate", ".router")  # of mixtures of experts: tiny, and wrong choices are expensive
 
@@ -36,10 +38,12 @@ def rewrite(graph: BuiltGraph, parameters: Parameters, options: ExportOptions) -
     model = graph.model
     embedding = find_embedding(model)  # as long as it looks up input_ids themselves
     attention_pass = GroupQueryAttentionPass(
-        graph.window, parameters.source.sliding_window, ragged_steps=options.batch_steps == "many"
+        graph.window, graph.longest_window, ragged_steps=options.batch_steps == "many"
     )
     attention_pass(model)
+    _refuse_lost_window(graph)
     RemoveUnusedNodesPass()(model)  # what is left of the rotations and masks would count as users
+    refuse_what_cannot_run(model, parameters.source.model_type)
     linears = find_linears(model)
     head = find_head(model, linears)
     formats = {
@@ -59,6 +63,7 @@ def rewrite(graph: BuiltGraph, parameters: Parameters, options: ExportOptions) -
         bits=options.embedding_bits,
         dtype=_DTYPES[options.activations],
         accuracy_level=options.accuracy_level,
+        check_ids=options.target == "cpu",
     )
     vocabulary_pass(model)
     if options.target == "cuda":
@@ -70,6 +75,15 @@ def rewrite(graph: BuiltGraph, parameters: Parameters, options: ExportOptions) -
     if options.fallback != "none" and formats:
         _add_fallback(model, options.fallback, formats.values())
     return ExportGraph(model, tuple(linear_pass.nodes), tuple(vocabulary_pass.tables), pack_pass.joined)
+
+
+def _refuse_lost_window(graph: BuiltGraph) -> None:
+    """Raise InputError where the attention operator that would have the window is not one that can have it."""
+    if graph.window and any(node.op_type == "Attention" for node in graph.model.graph):
+        raise InputError(
+            f"config.json: sliding_window={graph.window} is not supported for heads of this size; only a window of "
+            "heads whose size is a multiple of 8 is"
+        )
 
 
 def _remove_unused(model: ir.Model) -> None:
@@ -112,7 +126,7 @@ def _plane_format(linear: Linear, parameters: Parameters, options: ExportOptions
         # A row shorter than a group is one group.
         group_size = min(options.fit_group_size, padded_k(linear.K, OP.limits["group_multiple"]))
         plane_format = PlaneFormat(options.fit_planes, group_size, options.fit_offset)
-    dtype = np.dtype(np.uint8) if options.scale_bits == 8 else dtype
+    dtype = _CHOSEN_SCALE_DTYPES.get(options.scale_bits, dtype)
     return replace(plane_format, scale_dtype=dtype, layout=options.layout)
 
 

@@ -23,6 +23,11 @@ __all__ = ["LazyTensor", "RowOrigin", "evaluate", "lazy_tensor", "row_origins", 
 
 Reader = Callable[[str], torch.Tensor]
 
+_MATRIX = 2  # dimensions
+_ROW, _COLUMN = -2, -1  # axes of a matrix, and of each in a list of them
+# A view depends on strides, which a table of row numbers has others of than the weight: its rows share memory.
+_STRIDELESS: dict[Any, Callable[..., Any]] = {torch.ops.aten.view.default: torch.ops.aten.reshape.default}
+
 
 @dataclass(frozen=True)
 class _Stored:
@@ -100,7 +105,8 @@ def evaluate(tensor: torch.Tensor, read: Reader) -> torch.Tensor:
     def replay(source: _Stored | _Result) -> torch.Tensor:
         if isinstance(source, _Stored):
             return read(source.name)
-        outcome = source.operation(*tree_map(real, source.args), **tree_map(real, source.kwargs))
+        operation = _STRIDELESS.get(source.operation, source.operation)
+        outcome = operation(*tree_map(real, source.args), **tree_map(real, source.kwargs))
         return outcome if source.index < 0 else outcome[source.index]
 
     return real(tensor)
@@ -122,40 +128,49 @@ def stored_names(tensor: torch.Tensor) -> set[str]:
 class RowOrigin:
     """The origin, in one stored tensor, of rows of a two-dimensional parameter [N, K].
 
-    Row n of the parameter is row `rows[n]` of the stored tensor `name`, or its column where `transposed`.
+    Row n of the parameter is row `rows[n]` of the stored tensor `name`, or its column where `transposed`. A stored
+    tensor of three dimensions is a list of matrices, such as those of experts, and `matrix` the number of the one.
     """
 
     name: str
     rows: torch.Tensor  # int64 [n]
     transposed: bool
+    matrix: int = 0
+
+    def matrix_of(self, stored: torch.Tensor) -> torch.Tensor:
+        """The view of the stored tensor whose rows `rows` counts."""
+        matrix = stored[self.matrix] if stored.dim() > _MATRIX else stored
+        return matrix.t() if self.transposed else matrix
 
 
 def row_origins(tensor: torch.Tensor, parameter: str) -> list[RowOrigin]:
     """The stored rows that the parameter [N, K] consists of, as runs in order.
 
-    Raises InputError where it does not consist of whole stored rows (or whole columns of a transposed tensor).
+    Raises InputError where it does not consist of whole stored rows (or whole columns of a transposed matrix).
     """
-    names: list[str] = []
+    owners: list[tuple[str, int]] = []  # stored tensor and number of the matrix in it
 
-    def identity(name: str, shape: torch.Size) -> torch.Tensor:
-        if name not in names:
-            names.append(name)
-        return torch.full(shape, names.index(name), dtype=torch.int32)
+    def owner(name: str, shape: torch.Size) -> torch.Tensor:
+        matrices = shape[0] if len(shape) > _MATRIX else 1
+        if (name, 0) not in owners:
+            owners.extend((name, matrix) for matrix in range(matrices))
+        first = owners.index((name, 0))
+        numbers = torch.arange(first, first + matrices, dtype=torch.int32)
+        return numbers[:, None, None].expand(matrices, *shape[-_MATRIX:]).reshape(shape)
 
     def coordinate(axis: int) -> Callable[[str, torch.Size], torch.Tensor]:
         def number(name: str, shape: torch.Size) -> torch.Tensor:
             line = torch.arange(shape[axis], dtype=torch.int32)
-            column = line[:, None] if axis == 0 else line[None, :]
-            return column.expand(shape).contiguous()  # for views to work as recorded
+            return (line[:, None] if axis == _ROW else line).expand(shape)
 
         return number
 
     stored = _stored_shapes(tensor)
-    whole = all(len(shape) == 2 for shape in stored.values())
+    whole = all(len(shape) in (_MATRIX, _MATRIX + 1) for shape in stored.values())
     tables = []
-    for value in (identity, coordinate(0), coordinate(1)) if whole else ():
+    for value in (owner, coordinate(_ROW), coordinate(_COLUMN)) if whole else ():
         tables.append(evaluate(tensor, lambda name, value=value: value(name, stored[name])))
-    origins = _runs(tables, names) if whole else None
+    origins = _runs(tables, owners) if whole else None
     if origins is not None:
         return origins
     raise InputError(
@@ -164,8 +179,8 @@ def row_origins(tensor: torch.Tensor, parameter: str) -> list[RowOrigin]:
     )
 
 
-def _runs(tables: list[torch.Tensor], names: list[str]) -> list[RowOrigin] | None:
-    """Origins from tables of stored tensor, row and column of each element; None where rows are mixed."""
+def _runs(tables: list[torch.Tensor], owners: list[tuple[str, int]]) -> list[RowOrigin] | None:
+    """Origins from tables of owner, row and column of each element; None where rows are mixed."""
     which, first, second = tables
     if any(table.dtype != torch.int32 for table in tables):
         return None
@@ -175,7 +190,11 @@ def _runs(tables: list[torch.Tensor], names: list[str]) -> list[RowOrigin] | Non
         if constant and torch.equal(inputs_table, inputs):
             rows, owner = rows_table[:, 0].long(), which[:, 0]
             boundaries = [0, *(torch.nonzero(owner.diff()).flatten() + 1).tolist(), len(owner)]
-            return [RowOrigin(names[int(owner[a])], rows[a:b], transposed) for a, b in pairwise(boundaries)]
+            origins = []
+            for begin, end in pairwise(boundaries):
+                name, matrix = owners[int(owner[begin])]
+                origins.append(RowOrigin(name, rows[begin:end], transposed, matrix))
+            return origins
     return None
 
 

@@ -6,6 +6,7 @@ work.
 
 import math
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -22,10 +23,12 @@ from dualbinary.checkpoint import (
 )
 from dualbinary.files.json_objects import read_json_object
 from exporter.source.lazy_tensor import LazyTensor, lazy_tensor
+from exporter.source.transformers_model import TransformersModel
 
 __all__ = ["ModelDirectory"]
 
 _MAX_CONTEXT = 1 << 21  # twice the longest of published models; the rotation's tables grow with it
+_WINDOWS = ("sliding_window", "window_size", "local_attention")  # names for it, by model type
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _DTYPES = {
     "F64": torch.float64,
@@ -85,11 +88,16 @@ class ModelDirectory:
         """The stored tensor `name`, unread."""
         return lazy_tensor(name, self.tensors[name].shape, _DTYPES[self.tensors[name].dtype])
 
+    @cached_property
+    def transformers(self) -> TransformersModel:
+        """What transformers makes of config.json. Raises InputError where that is nothing."""
+        return TransformersModel(self.directory, self.config)
+
     @property
     def sliding_window(self) -> int:
-        """The sliding window that config.json states, 0 for none."""
-        window = self.config.get("sliding_window")
-        return min(window, _MAX_CONTEXT) if isinstance(window, int) and window > 0 else 0
+        """The sliding window that config.json states or its type has by default, 0 for none."""
+        windows = (getattr(self.transformers.config, name, None) for name in _WINDOWS)
+        return min(max((window for window in windows if isinstance(window, int)), default=0), _MAX_CONTEXT)
 
     def _check_sizes(self) -> None:
         """Refuse sizes that would make the graph, not the weights, fill memory."""

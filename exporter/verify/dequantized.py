@@ -109,6 +109,5 @@ def _dequantized(result: ExportResult, name: str, replacements: list[_Rows]) -> 
         N, K, transposed = parameters.linears[name.removesuffix(".weight")]
         tensor = torch.zeros((K, N) if transposed else (N, K))
     for origin, read in replacements:
-        target = tensor.T if origin.transposed else tensor
-        target[origin.rows] = torch.from_numpy(read())
+        origin.matrix_of(tensor)[origin.rows] = torch.from_numpy(read())
     return tensor

@@ -64,6 +64,16 @@ def test_disagreement_fails_the_command(pristine_model, tmp_path, capfd, monkeyp
     assert out.exists()
 
 
+def test_check_that_cannot_be_made_ends_in_one_line(pristine_model, tmp_path, capfd, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("no shape\nfits")
+
+    monkeypatch.setattr("exporter.verify.check", fail)
+
+    assert main([str(pristine_model("llama")), str(tmp_path / "model.onnx"), "--check"]) == 1
+    assert "--check could not compare it with PyTorch (RuntimeError: no shape fits)" in capfd.readouterr().err
+
+
 def test_architecture_without_a_test_is_pointed_out(pristine_model, tmp_path, capfd, monkeypatch):
     import exporter.pipeline as pipeline
 

@@ -177,7 +177,7 @@ DAMAGES = {
     encoder_type: "'bert' is built for",
     no_type: "no model_type",
     wrong_width: r"config\.json asks for shape \[192, 128\]",
-    impossible_heads: "does not build with these values",
+    impossible_heads: "transformers .* refuses it: ZeroDivisionError",
     negative_layers: "num_hidden_layers must be 1 to",
     more_layers: r"no tensor for model\.layers\.2",
     fewer_layers: r"model\.layers\.1\..* has no place",

@@ -64,7 +64,7 @@ def test_row_origins_finds_every_row(names, transposed):
 
     result = run(names, start(record))
 
-    found = [(tensor.t() if origin.transposed else tensor)[origin.rows] for origin in row_origins(result, "parameter")]
+    found = [origin.matrix_of(tensor)[origin.rows] for origin in row_origins(result, "parameter")]
     assert torch.equal(torch.cat(found), run(names, start(tensor)))
 
 
@@ -74,6 +74,17 @@ def test_row_origins_follows_rows_of_several_tensors():
     origins = row_origins(torch.cat([second, first[1:], second[:1]]), "parameter")
 
     assert [(o.name, o.rows.tolist()) for o in origins] == [("b", [0, 1]), ("a", [1, 2]), ("b", [0])]
+
+
+@given(expert=st.integers(0, 2), transposed=st.booleans(), step=st.integers(1, 2))
+def test_row_origins_finds_rows_of_one_expert_among_many(expert, transposed, step):
+    tensor = torch.randn(3, 8, 6)
+    start = (lambda t: t[expert].t()) if transposed else (lambda t: t[expert])
+
+    (origin,) = row_origins(start(lazy_tensor("w", (3, 8, 6), torch.float32))[::step], "parameter")
+
+    assert (origin.name, origin.matrix) == ("w", expert)
+    assert torch.equal(origin.matrix_of(tensor)[origin.rows], start(tensor)[::step])
 
 
 @pytest.mark.parametrize(

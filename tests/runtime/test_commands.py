@@ -4,7 +4,10 @@ import json
 import subprocess
 import sys
 
+import numpy as np
+import onnx
 import pytest
+from onnx import numpy_helper
 
 import runtime_ext
 from dualbinary import DualBinaryError
@@ -161,6 +164,28 @@ def test_wrong_options_exit_2_with_one_line(run, tiny_model, command, options, m
     assert code == 2
     assert out == ""
     assert message in err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("options", [(), ("--temperature", 0.8, "--top-k", 5), ("--json",)])
+def test_logits_that_are_not_finite_exit_1_with_one_line(run, tiny_copy, options):
+    model = onnx.load(tiny_copy)
+    norm = next(value for value in model.graph.initializer if value.name == "model.norm.weight")
+    norm.CopyFrom(numpy_helper.from_array(np.full(norm.dims, np.nan, np.float32), norm.name))
+    onnx.save(model, tiny_copy)
+    code, out, err = run("generate", tiny_copy, "--prompt", "x", *options)
+    assert (code, out) == (1, "")
+    assert err.startswith("error: the logits are not finite")
+    assert len(err.splitlines()) == 1
+
+
+def test_an_id_beyond_the_table_exits_2_with_one_line(run, tiny_copy):
+    tokenizer = tiny.make_tokenizer()
+    tokenizer.add_special_tokens(["<more>"])
+    tokenizer.save(str(tiny_copy.parent / "tokenizer.json"))
+    code, out, err = run("generate", tiny_copy, "--prompt", "x<more>", "--json")
+    assert (code, out) == (2, "")
+    assert err.startswith(f"error: token id {tokenizer.token_to_id('<more>')}: expected 0 to ")
+    assert len(err.splitlines()) == 1
 
 
 @pytest.mark.parametrize("command", ["generate", "bench", "info"])

@@ -12,6 +12,7 @@ from tests.support import tiny_sessions as tiny
 from tests.support.sessions import logits
 
 PROMPT = [72, 101, 108, 108, 111, 44, 32, 119, 111, 114, 108, 100]
+VOCABULARY = tiny.BYTES + len(tiny.SPECIAL_TOKENS)
 # Two ways to the same float32 logits differ by rounding alone: sums of at most 96 terms in 2 layers of 5 products each
 # lose about 96 * 10 * 2^-24 = 6e-5 of the largest magnitude; float16 has 2^-11 steps in a stream of 4 residual sums.
 TOLERANCE = {"f32": 1e-4, "f16": 1e-2}
@@ -113,6 +114,17 @@ def test_more_tokens_than_started_for_are_refused(tiny_model):
     decoder.start(3)
     with pytest.raises(InputError, match="started for 3"):
         decoder.step([1, 2, 3, 4])
+
+
+@pytest.mark.parametrize("token", [-1, VOCABULARY, 1 << 40])
+def test_an_id_that_the_table_lacks_is_refused_before_anything_runs(tiny_model, token):
+    decoder = load(tiny_model)
+    assert decoder.vocabulary == VOCABULARY
+    decoder.start(4)
+    with pytest.raises(InputError, match=f"token id {token}: expected 0 to {VOCABULARY - 1}.*; use the tokenizer"):
+        decoder.step([1, token])
+    assert decoder.length == 0
+    assert decoder.step([VOCABULARY - 1]).shape == (VOCABULARY,)
 
 
 def test_missing_file_is_named(tmp_path):

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from dualbinary import InputError
+from dualbinary import DualBinaryError, InputError
 from runtime_ext.sampling import Sampler
 
 PROBABILITIES = np.array([0.1, 0.4, 0.3, 0.2])
@@ -52,6 +52,21 @@ def test_equal_seeds_draw_equal_tokens_and_others_differ():
     first, again, other = (Sampler(temperature=1, seed=seed) for seed in (3, 3, 4))
     draws = [[sampler(LOGITS) for _ in range(50)] for sampler in (first, again, other)]
     assert draws[0] == draws[1] != draws[2]
+
+
+@pytest.mark.parametrize("temperature", [0, 0.8])
+@pytest.mark.parametrize(
+    "logits", [[np.nan] * 3, [1, np.nan, 2], [1, np.inf, 2], [np.inf, -np.inf, 0], [-np.inf] * 3], ids=str
+)
+def test_logits_that_are_not_finite_are_refused(temperature, logits):
+    with pytest.raises(DualBinaryError, match=r"the logits are not finite .* --dtype fp32"):
+        Sampler(temperature=temperature)(np.array(logits, np.float32))
+
+
+@pytest.mark.parametrize("temperature", [0, 0.8])
+def test_words_that_a_model_rules_out_are_never_drawn(temperature):
+    logits = np.array([-np.inf, 1, -np.inf], np.float32)
+    assert {Sampler(temperature=temperature, seed=0)(logits) for _ in range(50)} == {1}
 
 
 @pytest.mark.parametrize(

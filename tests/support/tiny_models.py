@@ -90,6 +90,84 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+_WITHOUT_GROUPS = {k: v for k, v in _COMMON.items() if k != "num_key_value_heads"}
+_GPT = {"vocab_size": VOCABULARY, "n_embd": 128, "n_layer": 2, "n_head": 4, "n_positions": 128, "bos_token_id": 1}
+_GPT |= {"eos_token_id": 2}
+_EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2}
+_LOCAL_EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2}
+_ROUTED_EXPERTS = {
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 64,
+    "n_shared_experts": 1,
+    "first_k_dense_replace": 1,
+    "n_group": 2,
+    "topk_group": 1,
+}
+_LATENT = {
+    "num_key_value_heads": 4,
+    "kv_lora_rank": 32,
+    "q_lora_rank": 48,
+    "qk_rope_head_dim": 16,
+    "qk_nope_head_dim": 32,
+    "v_head_dim": 32,
+}
+_MIXED = {"sliding_window": _WINDOW, "layer_types": ["sliding_attention", "full_attention"]}
+_YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 32}
+
+CONFIGS |= {
+    "apertus": ("apertus", _COMMON),
+    "codegen": ("codegen", {**_GPT, "rotary_dim": 16}),
+    "cohere2": ("cohere2", _changed(head_dim=32, **_MIXED)),
+    "deepseek_v2": ("deepseek_v2", _changed(**_ROUTED_EXPERTS, **_LATENT, topk_method="greedy")),
+    "deepseek_v3": (
+        "deepseek_v3",
+        _changed(**_ROUTED_EXPERTS, **_LATENT, rope_parameters={**_YARN, "mscale": 0.7, "mscale_all_dim": 0.7}),
+    ),
+    "dots1": ("dots1", _changed(**_ROUTED_EXPERTS, **_MIXED)),
+    "ernie4_5": ("ernie4_5", _changed(head_dim=32, use_bias=True)),
+    "exaone4": ("exaone4", _changed(**_MIXED)),
+    "falcon": ("falcon", _WITHOUT_GROUPS),
+    "flex_olmo": ("flex_olmo", _changed(**_EXPERTS)),
+    "glm": ("glm", _changed(head_dim=32, attention_bias=True)),
+    "glm4": ("glm4", _changed(head_dim=32)),
+    "gpt_bigcode": ("gpt_bigcode", _GPT),
+    "gpt_neo": (
+        "gpt_neo",
+        {
+            "vocab_size": VOCABULARY,
+            "hidden_size": 128,
+            "num_layers": 2,
+            "num_heads": 4,
+            "intermediate_size": 160,
+            "attention_types": [[["global", "local"], 1]],
+            "window_size": _WINDOW,
+            "max_position_embeddings": 128,
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+        },
+    ),
+    "gpt_oss": ("gpt_oss", _changed(head_dim=32, **_LOCAL_EXPERTS, **_MIXED)),
+    "gptj": ("gptj", {**_GPT, "rotary_dim": 16}),
+    "granitemoe": ("granitemoe", _changed(**_LOCAL_EXPERTS)),
+    "helium": ("helium", _changed(head_dim=32)),
+    "hunyuan_v1_dense": ("hunyuan_v1_dense", _changed(head_dim=32)),
+    "ministral": ("ministral", _changed(head_dim=32, **_MIXED)),
+    "ministral3": (
+        "ministral3",
+        _changed(head_dim=32, rope_parameters={**_YARN, "llama_4_scaling_beta": 0.5}, sliding_window=None),
+    ),
+    "mpt": ("mpt", {"vocab_size": VOCABULARY, "d_model": 128, "n_layers": 2, "n_heads": 4, "max_seq_len": 128}),
+    "nanochat": ("nanochat", _COMMON),
+    "olmo3": ("olmo3", _changed(**_MIXED, rope_scaling={**_YARN, "attention_factor": 1.2})),
+    "olmoe": ("olmoe", _changed(**_EXPERTS)),
+    "openai-gpt": ("openai-gpt", _GPT),
+    "persimmon": ("persimmon", _WITHOUT_GROUPS),
+    "seed_oss": ("seed_oss", _changed(head_dim=32)),
+    "youtu": ("youtu", _changed(**_LATENT, pad_token_id=None)),
+}
+
+
 def make_model(name: str, directory: Path, *, shards: int = 1, dtype: torch.dtype = torch.float32) -> Path:
     """Write the tiny model `name` with weights drawn from seed 0, and return `directory`."""
     model_type, values = CONFIGS[name]

@@ -4,6 +4,7 @@ It has no DualBinaryMatMul: the tests of runtime, benchmarks, studies and e2e us
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import mobius
@@ -55,13 +56,13 @@ def make_model(weights: Path, directory: Path, dtype: str = "f32", share_buffer:
     return directory / "model.onnx"
 
 
-def make_tokenizer() -> Tokenizer:
+def make_tokenizer(special: Sequence[str] = SPECIAL_TOKENS) -> Tokenizer:
     """One token for each byte, then the special tokens."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE(vocab={letter: index for index, letter in enumerate(alphabet)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
+    tokenizer.add_special_tokens(list(special))
     return tokenizer
 
 

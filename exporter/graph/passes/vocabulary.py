@@ -8,6 +8,10 @@
 3. 16 and 32 bits: the table is stored in that float type and cast where the graph computes in the other.
 
 Tied tables are stored once, whichever the case.
+
+GatherBlockQuantized reads zeros for an id beyond the table and says nothing, so ids first go through a Gather from the
+numbers 0..V-1, which fails and names the id. ONNX Runtime makes the numbers once, when it loads the model. Not on CUDA,
+where Gather does not check either.
 """
 
 import numpy as np
@@ -37,11 +41,13 @@ class VocabularyPass(ir.passes.InPlacePass):
         bits: int,
         dtype: ir.DataType,
         accuracy_level: int,
+        check_ids: bool,
     ) -> None:
         """`dtype` is the activations' type; `tied` says that both tables hold the same weights."""
         super().__init__()
         self._embedding, self._head, self._tied = embedding, head, tied
         self._bits, self._dtype, self._accuracy_level = bits, dtype, accuracy_level
+        self._check_ids = check_ids
         self.tables: list[VocabularyTable] = []
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -79,8 +85,10 @@ class VocabularyPass(ir.passes.InPlacePass):
         if table.scales is None:
             result = build.cast(build("Gather", table.codes[0], ids), self._dtype)
         else:
-            width = _table_shape(gather.inputs[0])[1]
+            rows, width = _table_shape(gather.inputs[0])
             shape = build.constant("shape", np.array([0, 0, width], np.int64))
+            if self._check_ids:
+                ids = self._checked(build, ids, rows)
             parts = [
                 build(
                     "GatherBlockQuantized", codes, ids, scales, domain=_DOMAIN,
@@ -93,6 +101,14 @@ class VocabularyPass(ir.passes.InPlacePass):
             blocks = parts[0] if len(parts) == 1 else build("Add", *parts)
             result = build("Reshape", blocks, shape)
         replace_value(model, gather.outputs[0], result)
+
+    def _checked(self, build: NodeBuilder, ids: ir.Value | None, rows: int) -> ir.Value:
+        """`ids` as int32, after a check that all are below `rows`."""
+        first, end, step = (
+            build.constant(name, np.array(number, np.int32))
+            for name, number in (("first", 0), ("rows", rows), ("step", 1))
+        )
+        return build("Gather", build("Range", first, end, step), ids)
 
     def _replace_head(self, model: ir.Model, head: Linear, table: VocabularyTable) -> None:
         build = NodeBuilder(model, head.matmul, f"{head.module}.head")

@@ -1,0 +1,33 @@
+"""Falcon. The builder knows names of norms of one variant, and not how many norms and key/value heads a variant has."""
+
+import dataclasses
+from typing import Any
+
+import torch
+
+__all__ = ["adjust", "configure"]
+
+_TWO_NORMS = (None, 2)  # values of num_ln_in_parallel_attn in the newer architecture
+_NORMS = {".input_layernorm.": ".ln_attn.", ".post_attention_layernorm.": ".ln_mlp."}
+
+
+def configure(builder_config: Any, config: Any) -> Any:
+    """The builder's configuration with the key/value heads and the norms of the variant."""
+    heads = config.num_kv_heads if config.new_decoder_architecture or not config.multi_query else 1
+    two_norms = config.new_decoder_architecture and config.num_ln_in_parallel_attn in _TWO_NORMS
+    return dataclasses.replace(builder_config, num_key_value_heads=heads, dual_ln=two_norms)
+
+
+def adjust(module: Any, config: dict[str, Any]) -> None:
+    """Rename the norms."""
+    preprocess = module.preprocess_weights
+
+    def preprocess_renamed(stored: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        renamed = {}
+        for name, tensor in preprocess(stored).items():
+            for old, new in _NORMS.items():
+                name = name.replace(old, new)
+            renamed[name] = tensor
+        return renamed
+
+    module.preprocess_weights = preprocess_renamed

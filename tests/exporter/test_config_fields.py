@@ -1,0 +1,212 @@
+"""Every field of config.json is honored, refused by value, or without effect, for every verified model type.
+
+transformers says which: a field counts as read where another value of it alone changes the model's parameters or its
+logits. What is read must be honored by the exported file or refused in a sentence.
+"""
+
+import dataclasses
+import importlib
+import inspect
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, RopeParameters
+
+from dualbinary import InputError
+from exporter.graph.architectures import VERIFIED
+from exporter.graph.architectures.config_fields import common_table, field_table, rope_table
+from exporter.options import ExportOptions
+from exporter.pipeline import export
+from tests.support.config_cases import CASES, OTHER, REFUSED, REFUSED_ACTIVATION, fields_of, strays_of, unread_value
+from tests.support.exact_models import (
+    MOVED,
+    SAME,
+    configuration,
+    exact_model,
+    exported_logits,
+    loaded,
+    relative_error,
+    torch_logits,
+)
+from tests.support.tiny_models import edit_config
+
+_SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_attention_heads", "moe_intermediate_size", "ffn_dim")
+_SIZES += ("shared_expert_intermediate_size", "num_hidden_layers", "n_embd", "n_layer", "n_head", "n_positions")
+_PER_LAYER = ("layer_types", "no_rope_layers", "attention_types")
+# How long sequences can be, not what becomes of them, where positions are not learned.
+_LENGTHS = {"max_position_embeddings", "n_positions", "max_seq_len"}
+_NOT_TRIED = ("architectures", "per_layer_config")  # the class to load; and what these classes refuse themselves
+# transformers' eager attention ignores it, its other kinds follow it.
+_CONTRADICTED = {(kind, "use_bidirectional_attention") for kind in ("gemma", "gemma2")}
+_BEHIND_A_NORM = {"flex_olmo": {"norm_topk_prob"}}  # a factor of all experts, which the norm behind them undoes
+_BY_NAME = {"classifier_dropout", "sliding_window"}  # of heads that classify; of attention that is not eager
+_CLASS_ATTRIBUTES = {"attribute_map", "default_theta", "ignore_keys_at_rope_validation", "keys_to_ignore_at_inference"}
+_CLASS_ATTRIBUTES |= {"model_type", "sub_configs"}
+
+
+def _moves(model: Any, model_type: str, values: dict[str, Any]) -> bool:
+    """Tell if transformers makes other parameters or other logits of `values` than those of `model`."""
+    try:
+        config = configuration(model_type, values)
+    except Exception:  # a value that does not go with the others, which transformers refuses
+        return False
+    try:
+        return _differs(model, config)
+    except (KeyError, RuntimeError, TypeError, ValueError):  # the class takes the value, and its model cannot run
+        return True
+
+
+def _differs(model: Any, config: Any) -> bool:
+    """Tell if the model of `config` has other parameters, or other logits, than `model`."""
+    with torch.device("meta"):
+        shapes = {n: p.shape for n, p in transformers.AutoModelForCausalLM.from_config(config).named_parameters()}
+    if shapes != {n: p.shape for n, p in model.named_parameters()}:
+        return True
+    other = exact_model(config)
+    other.load_state_dict(model.state_dict())
+    return relative_error(torch_logits(other), torch_logits(model)) > MOVED
+
+
+def _with_another(model_type: str, case: dict[str, Any], name: str) -> dict[str, Any]:
+    """`case` with another value of one field."""
+    if name in ("num_hidden_layers", "num_layers", "use_sliding_window"):
+        case = {key: value for key, value in case.items() if key not in _PER_LAYER}
+    if name in _SIZES:
+        return case | {name: 2 * case[name]}
+    if name == "rope_parameters":
+        nested = any(isinstance(value, dict) for value in case[name].values())
+        plain = {"rope_type": "default", "rope_theta": 100.0}
+        return case | {name: dict.fromkeys(case[name], plain) if nested else plain}
+    return case | {name: OTHER[name] if name in OTHER else fields_of(model_type).get(name)}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """The model of the first case of a type, and a directory that holds it; made once."""
+    found: dict[str, tuple[Any, Path]] = {}
+
+    def get(model_type: str) -> tuple[Any, Path]:
+        if model_type not in found:
+            directory = tmp_path_factory.mktemp("fields") / model_type
+            found[model_type] = exact_model(configuration(model_type, CASES[model_type][0])), directory
+            found[model_type][0].save_pretrained(directory)
+        return found[model_type]
+
+    return get
+
+
+@pytest.mark.parametrize("model_type", CASES)
+def test_every_field_that_transformers_reads_is_honored(made, tmp_path, model_type):
+    table = field_table(model_type)
+    assert table is not None
+    moved, experts = set(), "num_experts_per_tok" in fields_of(model_type)
+    for index, case in enumerate(CASES[model_type]):
+        model, directory = made(model_type)
+        if index:
+            model, directory = exact_model(configuration(model_type, case)), tmp_path / f"case{index}"
+            model.save_pretrained(directory)
+        names = [name for name in case if name in table.built and name not in moved]
+        moved |= {name for name in names if _moves(model, model_type, _with_another(model_type, case, name))}
+
+        error = relative_error(
+            exported_logits(directory, tmp_path / f"{index}" / "model.onnx"), torch_logits(model), experts
+        )
+
+        assert error < SAME, (model_type, case, error)
+    assert set(table.honored) - moved <= _LENGTHS | _BEHIND_A_NORM.get(model_type, set())
+
+
+@pytest.mark.parametrize("model_type", CASES)
+def test_fields_without_effect_and_those_of_other_types_change_nothing(made, tmp_path, model_type):
+    model, pristine = made(model_type)
+    directory = shutil.copytree(pristine, tmp_path / "model")
+    table, every = field_table(model_type), transformers.PretrainedConfig
+    assert table is not None
+    defaults = {field.name: field.default for field in dataclasses.fields(every)} | fields_of(model_type)
+    unread = {n: unread_value(n, defaults[n]) for n in (*table.unread, *common_table().unread)}
+    edit_config(directory, **strays_of(model_type), **unread)
+
+    error = relative_error(torch_logits(loaded(directory)), torch_logits(model))
+    exported = exported_logits(directory, tmp_path / "out" / "model.onnx")
+
+    assert error < 1e-5  # transformers itself reads none of them
+    assert relative_error(exported, exported_logits(pristine, tmp_path / "plain" / "model.onnx")) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("model_type", "name"),
+    [(kind, name) for kind in CASES for name in getattr(field_table(kind), "only", {})]
+    + [("llama", name) for name in common_table().only],
+)
+def test_values_that_the_graph_would_not_honor_are_refused(made, tmp_path, model_type, name):
+    model, pristine = made(model_type)
+    value = REFUSED.get(f"{model_type}.{name}", REFUSED.get(name, REFUSED_ACTIVATION))
+    directory = shutil.copytree(pristine, tmp_path / "model")
+    edit_config(directory, **{name: value})
+
+    with pytest.raises(InputError, match=rf"^config\.json: {name}(=.* is not supported for {model_type}| is )"):
+        export(directory, tmp_path / "out" / "model.onnx", ExportOptions())
+
+    assert not (tmp_path / "out").exists()
+    if name not in _NOT_TRIED and (model_type, name) not in _CONTRADICTED:
+        assert _moves(model, model_type, CASES[model_type][0] | {name: value})
+
+
+@pytest.mark.parametrize("activation", getattr(field_table("llama"), "only", {})["hidden_act"])
+def test_every_activation_that_passes_is_that_of_transformers(tmp_path, activation):
+    model = exact_model(configuration("llama", CASES["llama"][0] | {"hidden_act": activation, "rms_norm_eps": 1e-5}))
+    model.save_pretrained(tmp_path / "model")
+
+    exported = exported_logits(tmp_path / "model", tmp_path / "out" / "model.onnx")
+
+    assert relative_error(exported, torch_logits(model)) < SAME
+
+
+def test_every_field_of_a_rotation_moves_logits():
+    """That the export honors them is tested with the cases: its tables are those of transformers."""
+    moved = set()
+    for model_type in ("llama", "phi"):
+        for case in CASES[model_type]:
+            model, rope = exact_model(configuration(model_type, case)), case["rope_parameters"]
+            for name in rope.keys() - moved:
+                other = {} if name == "rope_type" else rope
+                values = case | {"rope_parameters": other | {name: OTHER[name]}}
+                moved |= {name} if _moves(model, model_type, values) else set()
+
+    assert moved == {*rope_table().honored, *rope_table().only}
+
+
+@pytest.mark.parametrize("model_type", sorted(VERIFIED))
+def test_every_field_of_the_class_has_a_place(model_type):
+    """A field that transformers gains, or loses, is to be looked at."""
+    table, kind = field_table(model_type), transformers.CONFIG_MAPPING[model_type]
+    assert table is not None, f"{model_type} is verified: give it a table in config_fields.toml"
+    names = [*table.honored, *table.only, *table.unread]
+    modeling = importlib.import_module(kind.__module__.replace(".configuration_", ".modeling_"))
+    by_name = set(re.findall(r"getattr\((?:self\.)?config, \"(\w+)\"", inspect.getsource(modeling)))
+
+    assert len(names) == len(set(names))
+    assert set(names) - {"head_dim"} == set(fields_of(model_type)) - {"head_dim"}
+    assert by_name - set(names) <= {"add_cross_attention", "layer_types", "image_token_id", "head_dim", *_BY_NAME}
+    attributes = {
+        n for n, v in vars(kind).items() if not n.startswith("_") and not callable(v) and not isinstance(v, property)
+    }
+    plans = {name for name in attributes if re.fullmatch(r"base_model_\w+_plan", name)}
+    assert attributes - plans - set(fields_of(model_type)) <= _CLASS_ATTRIBUTES
+
+
+def test_common_fields_and_those_of_rotations_have_a_place():
+    every = {field.name for field in dataclasses.fields(transformers.PretrainedConfig)}
+
+    assert common_table().names == every | {"is_causal", "per_layer_config"}
+    assert rope_table().names == set(RopeParameters.__annotations__)
+    assert {*rope_table().only["rope_type"], "dynamic"} == {"default", *ROPE_INIT_FUNCTIONS}
+
+
+def test_every_verified_type_has_cases():
+    assert set(CASES) >= VERIFIED
