@@ -30,6 +30,7 @@ class Reference:
         import transformers
 
         transformers.utils.logging.disable_progress_bar()
+        transformers.utils.logging.set_verbosity_error()
         loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
             directory,
             dtype=torch.float32,

@@ -122,7 +122,7 @@ def test_a_folder_runs_under_a_relative_name(folder, greedy, monkeypatch):
 
 def python_of_the_page() -> list[str]:
     """The blocks of Python in the page's section on onnxruntime-genai."""
-    section = HOWTO.read_text(encoding="utf-8").split("\n## onnxruntime-genai\n")[1]
+    section = HOWTO.read_text(encoding="utf-8").split("\n## onnxruntime-genai\n")[1].split("\n## ")[0]
     return re.findall(r"(?ms)^```python\n(.*?)^```$", section)
 
 
