@@ -10,7 +10,6 @@ from exporter.verify import check
 from tests.support.sessions import logits
 from tests.support.tiny_models import CONFIGS
 
-
 # In the padded batch, one token has two experts between which float16 decides otherwise than float32.
 _DECIDED_BY_ROUNDING = {("granitemoe", "fp16")}
 
