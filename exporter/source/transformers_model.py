@@ -140,8 +140,9 @@ class TransformersModel:
 
 def _reason(error: Exception) -> str:
     """The message of a foreign exception in one line, with its type where it was not meant for a user."""
-    text = " ".join(str(error).strip("\"'").split())
-    return text if isinstance(error, ValueError | KeyError) else f"{type(error).__name__}: {text}"
+    text = " ".join(str(error.args[0] if isinstance(error, KeyError) and error.args else error).split())
+    meant = isinstance(error, ValueError | KeyError) or type(error).__name__.startswith("Strict")
+    return text if meant else f"{type(error).__name__}: {text}"
 
 
 @contextmanager

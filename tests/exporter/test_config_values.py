@@ -68,6 +68,16 @@ PUBLISHED: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
         | {"rope_scaling": {"rope_type": "linear", "factor": 8.0}},
     ),
     "Gemma 2 without layer types": ("gemma2", {"head_dim": 16, "sliding_window": 16}, {"layer_types": None}),
+    "Gemma 2 with full attention alone": (
+        "gemma2",
+        {"head_dim": 16, "sliding_window": 16, "layer_types": ["full_attention"] * 2},
+        {},
+    ),
+    "Gemma 3 with full attention alone": (
+        "gemma3_text",
+        {"head_dim": 16, "sliding_window": 16, "layer_types": ["full_attention"] * 2},
+        {},
+    ),
     "Qwen 2 with windows above": (
         "qwen2",
         {"use_sliding_window": True, "sliding_window": 16, "max_window_layers": 1},

@@ -14,7 +14,7 @@ _SLIDING, _FULL = "sliding_attention", "full_attention"
 
 
 def layer_windows(values: dict[str, Any]) -> tuple[int, ...]:
-    """The keys that a query sees in each layer, itself included; 0 for all of them. Empty without any window."""
+    """The keys that a query sees in each layer, itself included; 0 for all. Empty for a class that has no windows."""
     if "sliding_window" not in values:
         return ()
     window = values["sliding_window"]
@@ -22,9 +22,7 @@ def layer_windows(values: dict[str, Any]) -> tuple[int, ...]:
     for kind in types:
         if kind not in (_SLIDING, _FULL):
             raise InputError(f"config.json: layer_types has {kind!r}; only {_SLIDING!r} and {_FULL!r} can be exported")
-    if _SLIDING not in types:
-        return ()
-    if not isinstance(window, int) or window < 1:
+    if _SLIDING in types and not (isinstance(window, int) and window >= 1):
         raise InputError(f"config.json: sliding_window must be 1 or more for layers that have one, got {window!r}")
     return tuple(window if kind == _SLIDING else 0 for kind in types)
 
@@ -35,15 +33,17 @@ def put_in_windows(module: Any, windows: tuple[int, ...]) -> int:
     Models with masks for both types of layers are told the types. Where all layers share one window, no mask is built
     and the attention operator gets the number. The others get masks of their own here.
     """
-    if not any(windows):
+    text = getattr(module, "model", None)
+    if not windows or text is None:
         return 0
-    text = module.model
     if hasattr(text, "_is_local"):  # Gemma 2
         text._is_local = lambda layer: windows[layer] > 0
         return 0
     if getattr(text, "layer_types", None):  # Gemma 3, SmolLM3
         text.layer_types = [_SLIDING if window else _FULL for window in windows]
-        text.sliding_window = max(windows)
+        text.sliding_window = max(windows) or text.sliding_window
+        return 0
+    if not any(windows):
         return 0
     if all(windows):
         return windows[0]
