@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 from dualbinary.cli import console
-from exporter.graph.passes.last_logits import LastLogitsPass
+from exporter.graph.passes.logits_columns import LogitsColumnsPass
 
 __all__ = ["export_reference"]
 
@@ -36,7 +36,7 @@ def export_reference(model_directory: Path, output_directory: Path, target: str 
     package = mobius.build(str(model_directory), dtype=TYPES[target], execution_provider=target)
     model = package["model"]
     logits = next(value for value in model.graph.outputs if value.name == "logits")
-    LastLogitsPass(logits.producer())(model)  # the same work as the export's
+    LogitsColumnsPass(logits.producer(), None, last=True)(model)  # the same work as the export's
     with tempfile.TemporaryDirectory(dir=output_directory.parent) as scratch:
         whole = Path(scratch) / "reference"
         export_package(package, str(whole), local_config_dir=str(model_directory), progress_bar=False)

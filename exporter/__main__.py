@@ -21,6 +21,7 @@ from exporter.options import FITTED, ExportOptions
 
 if TYPE_CHECKING:
     from exporter.pipeline import ExportResult
+    from exporter.verify import CheckResult
 
 __all__ = ["CommandOptions", "main"]
 
@@ -57,6 +58,13 @@ class CommandOptions:
         shown="default: for model types without a test",
         group="work",
     )
+    check_tokens: int | None = option(
+        None,
+        help="tokens of the longest sequence that {check} compares",
+        minimum=2,
+        shown="default: what windows and rotations of the model ask for, as far as about a minute allows",
+        metavar="N",
+    )
     force: bool = option(False, help="replace existing files")
     quiet: bool = option(False, help="no progress bar")
 
@@ -89,6 +97,8 @@ def main(argv: list[str] | None = None) -> int:
 def _command(args: argparse.Namespace) -> None:
     options, command = options_from(args, ExportOptions), options_from(args, CommandOptions)
     model_dir = _calibrated(args.model_dir, args.out, options, command) if command.calibrate else args.model_dir
+    if command.check_tokens is not None and command.check is False:
+        raise InputError("--check-tokens is for --check; leave --no-check out")
     if command.text and not command.calibrate:
         raise InputError("--text is for --calibrate fast|best, which is not given")
     library = installed_library()
@@ -105,13 +115,15 @@ def _command(args: argparse.Namespace) -> None:
         _note(f"no library beside the model, which runs by its fallback function: {library.reason}")
     if not args.json:
         print(_sentence(args.out, summary))
-    if command.check or (command.check is None and not result.verified):
-        summary["check"] = _check(result, args.out, library)
-        if not args.json:
-            print(_check_sentence(summary["check"]))
+    outcome: CheckResult | None = None
+    if command.check or command.check_tokens or (command.check is None and not result.verified):
+        outcome = _check(result, args.out, library, command.check_tokens)
+        summary["check"] = outcome.to_dict()
     if args.json:
         print(json.dumps(summary))
-    _fail_on_disagreement(args.out, summary.get("check"))
+    elif outcome is not None:
+        print(_check_sentence(outcome))
+    _fail_on_disagreement(args.out, outcome)
 
 
 def _calibrated(model_dir: Path, out: Path, options: ExportOptions, command: CommandOptions) -> Path:
@@ -160,8 +172,8 @@ def _export(
     return result, time.perf_counter() - begin
 
 
-def _check(result: "ExportResult", out: Path, library: InstalledLibrary) -> dict[str, Any]:
-    """The comparison with PyTorch, as JSON values; notes say what it leaves unchecked."""
+def _check(result: "ExportResult", out: Path, library: InstalledLibrary, tokens: int | None) -> "CheckResult":
+    """The comparison with PyTorch; notes say what it leaves unchecked."""
     from exporter.verify import check
 
     options, path = result.options, library.path
@@ -169,7 +181,7 @@ def _check(result: "ExportResult", out: Path, library: InstalledLibrary) -> dict
         _note(f"this machine does not read layout {options.layout}; its fallback function is checked instead")
         path = None
     try:
-        outcome = check(result, out, path)
+        outcome = check(result, out, path, tokens)
     except (DualBinaryError, OSError, MemoryError):
         raise
     except Exception as error:  # torch, transformers and ONNX Runtime share no base
@@ -182,14 +194,20 @@ def _check(result: "ExportResult", out: Path, library: InstalledLibrary) -> dict
             "ONNX Runtime has no CUDA here, so its CPU provider ran the check: that covers the graph, and none of the "
             "CUDA kernels"
         )
-    return outcome.to_dict()
+    if outcome.not_reached:
+        _note(
+            f"--check compared {outcome.longest} tokens and did not reach {', '.join(outcome.not_reached)}; "
+            f"--check-tokens {outcome.wanted} does, and takes longer"
+        )
+    return outcome
 
 
-def _fail_on_disagreement(out: Path, check: dict[str, Any] | None) -> None:
-    if check is not None and not check["passed"]:
+def _fail_on_disagreement(out: Path, outcome: "CheckResult | None") -> None:
+    if outcome is not None and not outcome.passed:
         raise DualBinaryError(
-            f"{out}: ONNX Runtime and PyTorch disagree (relative error {check['relative_error']:.2e}, "
-            f"allowed {check['tolerance']:.0e}); the files are kept for inspection, do not ship them"
+            f"{out}: ONNX Runtime and PyTorch disagree in {outcome.worst.name} (relative error "
+            f"{outcome.relative_error:.2e}, allowed {outcome.tolerance:.0e}); the files are kept for inspection, do "
+            "not ship them"
         )
 
 
@@ -204,13 +222,17 @@ def _sentence(out: Path, summary: dict[str, Any]) -> str:
     )
 
 
-def _check_sentence(outcome: dict[str, Any]) -> str:
-    return (
-        f"check {'passed' if outcome['passed'] else 'FAILED'} ({outcome['provider']} provider, {outcome['kernel']}, "
-        f"{outcome['tokens']} tokens): "
-        f"relative error {outcome['relative_error']:.2e} (allowed {outcome['tolerance']:.0e}), KL {outcome['kl']:.2e}, "
-        f"same top token {outcome['top1']:.1%}"
+def _check_sentence(outcome: "CheckResult") -> str:
+    sentence = (
+        f"check {'passed' if outcome.passed else 'FAILED'} ({outcome.provider} provider, {outcome.kernel}, "
+        f"{outcome.tokens} logits, up to {outcome.longest} tokens): "
+        f"relative error {outcome.relative_error:.2e} (allowed {outcome.tolerance:.0e}), KL {outcome.kl:.2e}, "
+        f"same top token {outcome.top1:.1%}"
     )
+    if (original := outcome.original) is not None:
+        sentence += f"; from the original weights, {original.tokens} logits: KL {original.kl:.2e}, "
+        sentence += f"same top token {original.top1:.1%}"
+    return sentence
 
 
 if __name__ == "__main__":

@@ -125,7 +125,8 @@ def genai_config(
 ) -> dict[str, Any]:
     """genai_config.json for the finished graph, which takes `context` tokens, None where nothing says how many.
 
-    `library` lies beside it, None where only the fallback can run.
+    `library` is the file beside it that has to be registered, None where the function can run: with a library that it
+    does not find, or finds behind a link, onnxruntime-genai loads no model (decision 0013).
     """
     context = context or _MAX_LENGTH
     config, model_type = files.config, files.config["model_type"]

@@ -97,7 +97,8 @@ class ExportOptions:
     )
     fallback: str = option(
         "ort4",
-        help="body of the function inside the model that runs the operator where the library is absent",
+        help="body of the function inside the model that runs the operator where the library is absent; ort2 takes "
+        "less memory than ort4 and needs {accuracy_level} 4",
         choices=("ort4", "ort2", "standard", "none"),
     )
     target: str = option(
@@ -110,6 +111,9 @@ class ExportOptions:
     def __post_init__(self) -> None:
         """Raise OptionError for a value that no export could use."""
         check_options(self)
+        if self.fallback == "ort2" and self.accuracy_level == 0:
+            expected = "ort4, standard or none at {accuracy_level} 0, where ONNX Runtime is slow with two bits"
+            raise OptionError("fallback", expected, self.fallback, "use {fallback} ort4, or {accuracy_level} 4")
         plain = OP.layouts[0].name
         if self.target != "cuda":
             return

@@ -13,6 +13,7 @@ from dualbinary import OP, DualBinaryError
 from dualbinary.errors import OptionError
 from dualbinary.files.model_files import CONFIGS, EXPORT_REPORT, OPTIONAL_FILES
 from dualbinary.files.staging import check_output, check_space, staged
+from exporter.genai_notes import genai_notes
 from exporter.graph.architectures import VERIFIED
 from exporter.graph.build import build_graph
 from exporter.graph.cuda_support import copies_and_gaps
@@ -59,7 +60,7 @@ def export(
 ) -> ExportResult:
     """Export `model_dir` to `out` and the files beside it.
 
-    `library` is the custom-op library to copy beside the model, where onnxruntime-genai looks for it, and
+    `library` is the custom-op library to copy beside the model, for hosts without this project's packages, and
     `cuda_library` the one with the CUDA kernels, which it opens there.
     Raises InputError before any work for whatever cannot be done.
     """
@@ -82,13 +83,14 @@ def export(
         write_data_file(stage / data_name, graph.model, jobs, progress)
         _save(graph.model, stage / out.name)
         context = min(filter(None, (source.context_length, options.max_length, graph.positions)), default=None)
-        genai = genai_config(graph.model, files, out.name, context, options.target, library)
+        required = library if options.fallback == "none" else None
+        genai = genai_config(graph.model, files, out.name, context, options.target, required)
         write_model_files(stage, files, genai)
         for file in libraries:
             shutil.copyfile(file, stage / file.name)
         report = export_report(graph, parameters, stats, options, (stage / data_name).stat().st_size)
         report["warnings"] = _warnings(graph, source, options, report)
-        report["warnings"] += tokenizer_warnings(files, genai["model"]["vocab_size"])
+        report["warnings"] += [*tokenizer_warnings(files, genai["model"]["vocab_size"]), *genai_notes(stage)]
         (stage / EXPORT_REPORT).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return ExportResult(graph, parameters, options, report, tuple(report["warnings"]))
 

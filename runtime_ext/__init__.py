@@ -7,6 +7,6 @@ In another program:
     session = onnxruntime.InferenceSession("out.onnx", options)
 """
 
-from runtime_ext.library import describe, library_path, register
+from runtime_ext.library import describe, genai_overlay, library_path, register
 
-__all__ = ["describe", "library_path", "register"]
+__all__ = ["describe", "genai_overlay", "library_path", "register"]

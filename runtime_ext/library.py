@@ -14,12 +14,24 @@ import runtime_ext
 from dualbinary.contract.schema import digest
 from dualbinary.errors import InputError
 
-__all__ = ["LIBRARY_VARIABLE", "SUFFIXES", "describe", "library_path", "load", "named_file", "register"]
+__all__ = [
+    "LIBRARY_VARIABLE",
+    "SUFFIXES",
+    "describe",
+    "genai_overlay",
+    "library_path",
+    "load",
+    "named_file",
+    "register",
+]
 
 LIBRARY_VARIABLE = "DUALBINARY_LIBRARY"
 """Environment variable that names the library's file, before any other place."""
 
 SUFFIXES = {"win32": ".dll", "darwin": ".dylib"}
+
+# By this name a Linux process finds the library once it is loaded (its SONAME, from CMakeLists.txt).
+_LOADED_NAME = "libdualbinary_loaded.so"
 
 
 class _SessionOptions(Protocol):
@@ -65,15 +77,41 @@ def register(session_options: _SessionOptions) -> None:
 
     Raises InputError if the library is missing, cannot be loaded, or was built from another version of the contract.
     """
+    session_options.register_custom_ops_library(str(_checked_library()))
+
+
+def genai_overlay() -> str:
+    """Load the library, and return the JSON by which onnxruntime-genai uses it in this process.
+
+        config = onnxruntime_genai.Config("out")
+        config.overlay(runtime_ext.genai_overlay())
+        model = onnxruntime_genai.Model(config)
+
+    The model's folder needs no library and may consist of links. Raises InputError as `register` does, and where the
+    system does not find a loaded library by its name.
+    """
+    path = _checked_library()
+    name = path.name if sys.platform in SUFFIXES else _LOADED_NAME
+    try:
+        ctypes.CDLL(name)
+    except OSError as error:
+        raise InputError(
+            f"{path} is loaded, but not found again by the name {name}, which onnxruntime-genai needs ({error}): "
+            "rebuild it (`pip install .`), or name a file beside the model in custom_ops_library"
+        ) from error
+    return json.dumps({"model": {"decoder": {"session_options": {"custom_ops_library": name}}}})
+
+
+def _checked_library() -> Path:
+    """Path of the library, which is loaded and fits this package."""
     path = library_path()
-    library = load(path)
-    built = library.dualbinary_digest().decode()
+    built = load(path).dualbinary_digest().decode()
     if built != digest():
         raise InputError(
             f"{path} was built from contract {built}, this package has {digest()}: rebuild the library "
             "(`pip install .`) or install both from one version"
         )
-    session_options.register_custom_ops_library(str(path))
+    return path
 
 
 def describe() -> dict[str, Any]:

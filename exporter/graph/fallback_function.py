@@ -5,11 +5,12 @@ With the library registered ONNX Runtime ignores it. Bodies, by what they need o
 - ort4, ort2: each plane becomes the 4- or 2-bit weight of a MatMulNBits: a table of 256 entries turns a byte of bits
   into codes b + 2^(bits-1), so that the operator's default zero point gives back b and the scales are used as they
   are. The runtime folds tables and reshapes when it loads the model and keeps `bits` bits per weight and plane.
-  ort4 runs on every ONNX Runtime with MatMulNBits, ort2 where two bits are known.
+  ort4 runs on every ONNX Runtime with MatMulNBits, ort2 where two bits are known, and at accuracy level 4 alone: at
+  level 0 ONNX Runtime has no kernel for two bits and unpacks the weight at every call.
 - standard: ONNX operators alone, for runtimes without MatMulNBits. ONNX Runtime folds it to a float weight.
 
-For a group_size that MatMulNBits does not know (no power of two, or above 256) its quantization blocks have 32 inputs
-and repeated scales.
+For a group_size that MatMulNBits has no fast kernel for (no power of two, above 256, or above 128 with two bits) its
+quantization blocks have 32 inputs and repeated scales.
 
 Scales of 8 bits become float32 first: a table of 256 entries, by the factor's high byte, gives the factor at low byte 0
 and the step per unit of the low byte, for float16 is linear in its low byte.
@@ -32,7 +33,8 @@ from dualbinary.onnx_files.functions import constant_nodes, replace_unpacking
 __all__ = ["fallback_function"]
 
 _BLOCK_SIZE = OP.limits["group_multiple"]
-_MAX_BLOCK_SIZE = 256  # of MatMulNBits
+# Largest block of MatMulNBits with a fast kernel, by bits. It takes blocks of 256 of two bits too, 100 times as slow.
+_MAX_BLOCK_SIZES = {4: 256, 2: 128}
 
 
 def fallback_function(kind: str, formats: Collection[PlaneFormat], opset: int) -> ir.Function:
@@ -51,7 +53,7 @@ def fallback_function(kind: str, formats: Collection[PlaneFormat], opset: int) -
     else:
         bits = int(kind.removeprefix("ort"))
         sizes = {each.group_size for each in formats}
-        by_group = all(size & (size - 1) == 0 and size <= _MAX_BLOCK_SIZE for size in sizes)
+        by_group = all(size & (size - 1) == 0 and size <= _MAX_BLOCK_SIZES[bits] for size in sizes)
         text += _nbits_body(bits, plane_format, by_group)
         tables = {"table": _code_table(bits)} | tables
     attributes = ", ".join(a.name for a in OP.attributes if a.default is None)

@@ -26,7 +26,7 @@ PROMPT = "The capital of France is"
 STEPS = 8
 TOKENS = [72, 101, 108, 108, 111, 44, 32, 119, 111, 114, 108, 100]
 CUDA, CUDA_GRAPH = Provider("cuda"), Provider("cuda", cuda_graph=True)
-# Both providers round activations to float16, each in its own order; see _TOLERANCE of exporter/verify.py.
+# Both providers round activations to float16, each in its own order; see _TOLERANCE of exporter/verify/__init__.py.
 TOLERANCE = 1e-2
 
 

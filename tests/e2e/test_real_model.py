@@ -23,7 +23,7 @@ from examples import smollm2
 from exporter.source.model_directory import ModelDirectory
 from runtime_ext.decoder import Decoder, session_options
 from runtime_ext.generate import Generation, generate
-from runtime_ext.library import describe, library_path
+from runtime_ext.library import describe, genai_overlay, library_path
 from runtime_ext.sampling import Sampler
 from runtime_ext.text import TextCodec
 from tests.support.measures import perplexity, run_measured
@@ -126,8 +126,12 @@ def test_stock_onnxruntime_gives_the_same_tokens_by_the_fallback_function(export
     assert answer(exported.path, library=False) == greedy
 
 
-def test_genai_gives_the_same_tokens(exported, greedy):
-    model = genai.Model(str(exported.path.parent))
+@pytest.mark.parametrize("library", [True, False])
+def test_genai_gives_the_same_tokens(exported, greedy, library):
+    config = genai.Config(str(exported.path.parent))
+    if library:
+        config.overlay(genai_overlay())
+    model = genai.Model(config)
     prompt = genai.Tokenizer(model).encode(PROMPT)
     parameters = genai.GeneratorParams(model)
     parameters.set_search_options(max_length=len(prompt) + len(greedy), do_sample=False)

@@ -51,7 +51,7 @@ def test_disagreement_fails_the_command(pristine_model, tmp_path, capfd, monkeyp
 
     check = verify.check
 
-    def check_damaged(result, out, library):
+    def check_damaged(result, out, library, tokens):
         """Double the frequencies of the rotation in the graph, then check."""
         model = onnx.load(out, load_external_data=False)
         found = [value for value in model.graph.initializer if "frequencies" in value.name]
@@ -59,7 +59,7 @@ def test_disagreement_fails_the_command(pristine_model, tmp_path, capfd, monkeyp
             value.CopyFrom(onnx.numpy_helper.from_array(2 * onnx.numpy_helper.to_array(value), value.name))
         onnx.save(model, out)
         assert found
-        return check(result, out, library)
+        return check(result, out, library, tokens)
 
     monkeypatch.setattr(verify, "check", check_damaged)
     out = tmp_path / "out" / "model.onnx"
@@ -137,8 +137,10 @@ def test_calibrate_trains_two_planes_and_exports_them(pristine_model, tmp_path, 
         (["--planes", "9"], "--planes: expected 1 to 8"),
         (["--group-size", "0"], "--group-size: expected a positive multiple of 32"),
         (["--group-size", "48"], "--group-size: expected a positive multiple of 32"),
+        (["--fallback", "ort2"], "use --fallback ort4, or --accuracy-level 4"),
         (["--target", "cuda", "--layout", "neon"], "leave --layout out, or use --target cpu"),
         (["--text", "a.txt"], "--text is for --calibrate"),
+        (["--check-tokens", "64", "--no-check"], "--check-tokens is for --check"),
         (["--calibrate", "fast", "--planes", "2"], "--calibrate decides planes"),
     ],
 )

@@ -15,7 +15,9 @@ from exporter.graph.fallback_function import fallback_function
 
 @pytest.mark.parametrize("kind", ["ort4", "ort2", "standard"])
 @pytest.mark.parametrize(("planes", "offset"), [(1, False), (2, False), (2, True), (3, True), (8, False)])
-@pytest.mark.parametrize(("group_size", "k"), [(32, 96), (64, 160), (96, 250), (128, 128), (160, 160), (512, 600)])
+@pytest.mark.parametrize(
+    ("group_size", "k"), [(32, 96), (64, 160), (96, 250), (128, 128), (160, 160), (256, 300), (512, 600)]
+)
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
 def test_fallback_function_is_the_op(kind, planes, offset, group_size, k, dtype):
     assert_function_is_the_op(kind, planes, offset, group_size, k, dtype, coded=False)
@@ -59,6 +61,18 @@ def test_fallback_function_knows_every_factor_and_every_code(kind):
     y = run(function, np.eye(1, 32, dtype=np.float32), packed, scales, K=32, N=len(factors), group_size=32)
 
     np.testing.assert_array_equal(y[0], factors.astype(np.float64) * (codes.astype(np.float64) - 128) / 128)
+
+
+@pytest.mark.parametrize(("kind", "largest"), [("ort4", 256), ("ort2", 128)])
+@pytest.mark.parametrize("group_size", [32, 64, 96, 128, 256, 512])
+def test_quantization_blocks_have_a_size_with_a_fast_kernel(kind, largest, group_size):
+    function = ir.to_proto(fallback_function(kind, {PlaneFormat(2, group_size)}, opset=21))
+
+    products = [node for node in function.node if node.op_type == "MatMulNBits"]
+    (block,) = {(a.i, a.ref_attr_name) for node in products for a in node.attribute if a.name == "block_size"}
+
+    by_group = group_size in (32, 64, 128, 256) and group_size <= largest
+    assert block == ((0, "group_size") if by_group else (32, ""))
 
 
 def run(function, x, planes, scales, **attributes):

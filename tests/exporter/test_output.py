@@ -43,12 +43,15 @@ def test_the_same_export_again_gives_the_same_bytes(model_dir, tmp_path):
     assert contents(tmp_path / "first") == contents(tmp_path / "second")
 
 
-def test_library_lies_beside_the_model_where_genai_looks_for_it(model_dir, tmp_path, library):
-    export(model_dir, tmp_path / "model.onnx", ExportOptions(), library=library)
+@pytest.mark.parametrize("fallback", ["ort4", "none"])
+def test_library_lies_beside_the_model_and_genai_is_told_where_nothing_else_can_run(
+    model_dir, tmp_path, library, fallback
+):
+    export(model_dir, tmp_path / "model.onnx", ExportOptions(fallback=fallback), library=library)
 
-    config = json.loads((tmp_path / "genai_config.json").read_text())
-    name = config["model"]["decoder"]["session_options"]["custom_ops_library"]
-    assert (tmp_path / name).read_bytes() == library.read_bytes()
+    assert (tmp_path / library.name).read_bytes() == library.read_bytes()
+    options = json.loads((tmp_path / "genai_config.json").read_text())["model"]["decoder"]["session_options"]
+    assert options.get("custom_ops_library") == (library.name if fallback == "none" else None)
 
 
 def test_existing_files_are_not_replaced_unless_forced(model_dir, tmp_path):

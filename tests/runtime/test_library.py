@@ -61,6 +61,13 @@ def test_a_foreign_library_is_refused(monkeypatch):
         runtime_ext.describe()
 
 
+def test_a_loaded_library_that_genai_would_not_find_is_said(monkeypatch):
+    monkeypatch.setenv("DUALBINARY_LIBRARY", str(runtime_ext.library_path()))
+    monkeypatch.setattr("sys.platform", "darwin")  # where it goes by the name of its file
+    with pytest.raises(InputError, match=r"not found again by the name libdualbinary\.so"):
+        runtime_ext.genai_overlay()
+
+
 def test_a_library_of_another_contract_is_refused_with_both_digests(monkeypatch):
     monkeypatch.setattr(library, "digest", lambda: "0123456789abcdef")
     with pytest.raises(InputError, match=f"{digest()}.*0123456789abcdef"):

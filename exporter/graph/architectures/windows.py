@@ -24,7 +24,7 @@ def layer_windows(values: dict[str, Any]) -> tuple[int, ...]:
             raise InputError(f"config.json: layer_types has {kind!r}; only {_SLIDING!r} and {_FULL!r} can be exported")
     if _SLIDING in types and not (isinstance(window, int) and window >= 1):
         raise InputError(f"config.json: sliding_window must be 1 or more for layers that have one, got {window!r}")
-    return tuple(window if kind == _SLIDING else 0 for kind in types)
+    return tuple((window or 0) if kind == _SLIDING else 0 for kind in types)
 
 
 def put_in_windows(module: Any, windows: tuple[int, ...]) -> int:

@@ -1,0 +1,150 @@
+"""onnxruntime-genai runs an exported folder wherever it lies, and its tokenizer gives what transformers gives."""
+
+# onnxruntime_genai fills its module at run time, where a type checker cannot see it.
+# pyright: reportAttributeAccessIssue=false
+
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime_genai as genai
+import pytest
+import transformers
+
+import runtime_ext
+from exporter.options import ExportOptions
+from exporter.pipeline import export
+from tests.support.sessions import logits
+from tests.support.tiny_models import make_model
+from tests.support.tiny_tokenizers import write_tokenizer
+
+HOWTO = Path(__file__).resolve().parents[2] / "docs" / "howto" / "run_elsewhere.md"
+BOS = 1
+PROMPT = [5, 6, 7]
+STEPS = 4
+TEXT = "The capital of France is"
+CHAT_TEMPLATE = "{{ bos_token }}{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """An export of a tiny Llama with a tokenizer that puts a BOS in front, the library beside it."""
+    work = tmp_path_factory.mktemp("genai")
+    model = make_model("llama", work / "model")
+    write_tokenizer(
+        model, chat_template="{{ bos_token }}{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}"
+    )
+    export(model, work / "out" / "model.onnx", ExportOptions(), library=runtime_ext.library_path())
+    return work / "out"
+
+
+@pytest.fixture(scope="module")
+def greedy(folder) -> list[int]:
+    """The sequence that ONNX Runtime gives with the library."""
+    ids = list(PROMPT)
+    for _ in range(STEPS):
+        ids.append(int(logits(folder / "model.onnx", np.array([ids]))[0, -1].argmax()))
+    return ids
+
+
+def sequence(model: genai.Model) -> list[int]:
+    parameters = genai.GeneratorParams(model)
+    parameters.set_search_options(max_length=len(PROMPT) + STEPS, do_sample=False)
+    generator = genai.Generator(model, parameters)
+    generator.append_tokens(PROMPT)
+    while not generator.is_done():
+        generator.generate_next_token()
+    return generator.get_sequence(0).tolist()
+
+
+def packed_copies() -> int:
+    """Weights that the library holds in this process."""
+    return runtime_ext.describe()["packed"]["copies"]
+
+
+def links_of_a_hub_cache(folder: Path, tmp_path: Path) -> Path:
+    """Make the folder of a snapshot: links to files that are named by their digests and lie elsewhere."""
+    blobs, snapshot = tmp_path / "hub" / "blobs", tmp_path / "hub" / "snapshots" / "1"
+    blobs.mkdir(parents=True)
+    snapshot.mkdir(parents=True)
+    for index, file in enumerate(sorted(folder.iterdir())):
+        shutil.copyfile(file, blobs / str(index))
+        (snapshot / file.name).symlink_to(Path("..", "..", "blobs", str(index)))
+    return snapshot
+
+
+def without_library(folder: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(folder, tmp_path / "copy", ignore=shutil.ignore_patterns("libdualbinary*")))
+
+
+def library_of_another_system(folder: Path, tmp_path: Path) -> Path:
+    copy = without_library(folder, tmp_path)
+    (copy / "libdualbinary.so").write_bytes(b"MZ of another system")
+    return copy
+
+
+def read_only(folder: Path, tmp_path: Path) -> Path:
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    for file in (*copy.iterdir(), copy):
+        file.chmod(0o555)
+    return copy
+
+
+@pytest.mark.parametrize(
+    "place",
+    [links_of_a_hub_cache, without_library, library_of_another_system, read_only],
+    ids=lambda place: place.__name__,
+)
+@pytest.mark.parametrize("fast", [False, True], ids=["function", "library"])
+def test_a_folder_runs_wherever_it_lies(folder, greedy, tmp_path, monkeypatch, place, fast):
+    there = place(folder, tmp_path)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    config = genai.Config(str(there))
+    if fast:
+        config.overlay(runtime_ext.genai_overlay())
+    copies = packed_copies()
+
+    model = genai.Model(config)
+
+    assert (packed_copies() > copies) == fast
+    assert sequence(model) == greedy
+    there.chmod(0o755)
+
+
+def test_a_folder_runs_under_a_relative_name(folder, greedy, monkeypatch):
+    monkeypatch.chdir(folder.parent)
+    assert sequence(genai.Model(folder.name)) == greedy
+
+
+def python_of_the_page() -> list[str]:
+    """The blocks of Python in the page's section on onnxruntime-genai."""
+    section = HOWTO.read_text(encoding="utf-8").split("\n## onnxruntime-genai\n")[1].split("\n## ")[0]
+    return re.findall(r"(?ms)^```python\n(.*?)^```$", section)
+
+
+def test_the_documented_lines_give_the_prompts_of_transformers(folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder.parent)
+    names: dict[str, Any] = {}
+    copies = packed_copies()
+    text, chat = python_of_the_page()
+
+    exec(text, names)
+
+    assert packed_copies() > copies, "without the library"
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    expected = tokenizer(TEXT)["input_ids"]
+    assert expected[0] == BOS, "no BOS to lose"
+    found = names["generator"].get_sequence(0).tolist()
+    assert found[: len(expected)] == expected
+    assert len(found) > len(expected)
+    assert capsys.readouterr().out.startswith(TEXT)
+
+    exec(chat, names)
+
+    expected = tokenizer.apply_chat_template(names["messages"], add_generation_prompt=True, return_dict=False)
+    assert names["ids"].tolist() == expected
+    assert expected.count(BOS) == 1
