@@ -236,6 +236,14 @@ def test_models_that_do_not_write_text_are_refused(tmp_path, model_type, values,
         export(directory, tmp_path / "out" / "model.onnx", ExportOptions())
 
 
+def test_padding_row_that_transformers_does_not_load_is_refused(tmp_path):
+    values = {"tie_word_embeddings": True, "num_key_value_heads": 4}
+    directory = _saved(tmp_path / "model", "youtu", values, {"pad_token_id": 0})
+
+    with pytest.raises(InputError, match="pad_token_id=0 is not supported for a youtu with tied embeddings"):
+        export(directory, tmp_path / "out" / "model.onnx", ExportOptions())
+
+
 @pytest.mark.parametrize("names", [None, [], ["LlamaModel"], ["MyLlamaForCausalLM"], ["Other", "LlamaForCausalLM"]])
 def test_other_names_of_decoders_are_exported(tmp_path, names):
     directory = _saved(tmp_path / "model", "llama", {"tie_word_embeddings": True}, {"architectures": names})

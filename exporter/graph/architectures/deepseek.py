@@ -7,6 +7,7 @@
 4. A rotation with mscale_all_dim scales the scores of latent attention, too.
 5. The norms within latent attention have an epsilon of their own.
 6. Routers score in float32, whatever type everything else has.
+7. transformers (5.23) loads zeros for the padding token of a tied Youtu, whatever the file holds.
 """
 
 import dataclasses
@@ -16,6 +17,8 @@ from typing import Any
 
 import torch
 
+from dualbinary import InputError
+
 __all__ = ["adjust", "configure"]
 
 _EPSILON = 1e-6
@@ -23,7 +26,12 @@ _FLOAT = 1  # ONNX's number for float32
 
 
 def configure(builder_config: Any, config: Any) -> Any:
-    """Cases 2 and 3."""
+    """Cases 2 and 3. Raises InputError in case 7, where it is not clear which of the two models is meant."""
+    if config.model_type == "youtu" and config.tie_word_embeddings and config.pad_token_id is not None:
+        raise InputError(
+            f"config.json: pad_token_id={config.pad_token_id} is not supported for a youtu with tied embeddings, because "
+            "transformers loads zeros in place of that token's row; remove pad_token_id to export the row of the file"
+        )
     if config.model_type == "deepseek_v2":
         return dataclasses.replace(builder_config, norm_topk_prob=False)
     scored = dataclasses.replace(builder_config, scoring_func="sigmoid", topk_method="noaux_tc")
