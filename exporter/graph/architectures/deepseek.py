@@ -29,7 +29,7 @@ def configure(builder_config: Any, config: Any) -> Any:
     """Cases 2 and 3. Raises InputError in case 7, where it is not clear which of the two models is meant."""
     if config.model_type == "youtu" and config.tie_word_embeddings and config.pad_token_id is not None:
         raise InputError(
-            f"config.json: pad_token_id={config.pad_token_id} is not supported for a youtu with tied embeddings, because "
+            f"config.json: pad_token_id={config.pad_token_id} is not supported for a youtu with tied embeddings: "
             "transformers loads zeros in place of that token's row; remove pad_token_id to export the row of the file"
         )
     if config.model_type == "deepseek_v2":
