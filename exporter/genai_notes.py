@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import onnx_ir as ir
 from jinja2 import nodes
 from jinja2.ext import Extension
 from jinja2.parser import Parser
@@ -17,7 +18,7 @@ from tokenizers import Tokenizer
 from dualbinary.files.json_objects import read_json_object
 from dualbinary.files.model_files import CHAT_TEMPLATE, TOKENIZER, TOKENIZER_CONFIG
 
-__all__ = ["genai_notes", "template_differences"]
+__all__ = ["cache_notes", "genai_notes", "template_differences"]
 
 _SHOWN = 3  # differences of a template that a note names
 
@@ -73,9 +74,9 @@ def genai_notes(directory: Path) -> list[str]:
     notes = []
     try:
         tokenizer = Tokenizer.from_file(str(path))
+        added = tokenizer.encode("a").tokens, tokenizer.encode("a", add_special_tokens=False).tokens
     except Exception:  # the library raises bare exceptions; who reads the file says so
         return []
-    added = tokenizer.encode("a").tokens, tokenizer.encode("a", add_special_tokens=False).tokens
     if added[0] != added[1]:
         special = " ".join(token for token in added[0] if token not in added[1])
         notes.append(
@@ -94,6 +95,17 @@ def genai_notes(directory: Path) -> list[str]:
             f"{', '.join(found[:_SHOWN])}{more}; render it with transformers and encode the text"
         )
     return notes
+
+
+def cache_notes(model: ir.Model) -> list[str]:
+    """A sentence where the caches of keys and of values have heads of different sizes."""
+    sizes = {
+        v.shape[3] for v in model.graph.inputs if str(v.name).startswith("past_key_values.") and v.shape is not None
+    }
+    if len(sizes) < 2:
+        return []
+    listed = " and ".join(map(str, sorted(sizes, key=str)))
+    return [f"onnxruntime-genai takes one head size for keys and values, here {listed}, and does not run this model"]
 
 
 def template_differences(template: str) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any
 import onnx_ir as ir
 from tokenizers import Tokenizer
 
+from dualbinary import InputError
 from dualbinary.files.json_objects import read_json_object
 from dualbinary.files.model_files import (
     CHAT_TEMPLATE,
@@ -22,7 +23,14 @@ from dualbinary.files.model_files import (
 )
 from exporter.source.model_directory import ModelDirectory
 
-__all__ = ["ModelFiles", "genai_config", "read_model_files", "tokenizer_warnings", "write_model_files"]
+__all__ = [
+    "ModelFiles",
+    "genai_config",
+    "generation_warnings",
+    "read_model_files",
+    "tokenizer_warnings",
+    "write_model_files",
+]
 
 # Decoders that onnxruntime-genai knows by name; every other one runs as its generic "decoder".
 _GENAI_TYPES = frozenset(
@@ -47,6 +55,25 @@ _MAX_LENGTH = 4096
 # launch on the stream alone, and has not been tried with ours.
 _CUDA_OPTIONS = {"enable_cuda_graph": "0"}
 _TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
+
+# Of generation_config.json: what changes the tokens that transformers' generate() writes, and the value that does not.
+_PROCESSING = {
+    "bad_words_ids": None,
+    "begin_suppress_tokens": None,
+    "encoder_no_repeat_ngram_size": 0,
+    "encoder_repetition_penalty": 1.0,
+    "forced_bos_token_id": None,
+    "forced_eos_token_id": None,
+    "guidance_scale": 1.0,
+    "min_length": 0,
+    "min_new_tokens": 0,
+    "no_repeat_ngram_size": 0,
+    "num_beams": 1,
+    "penalty_alpha": 0.0,
+    "repetition_penalty": 1.0,
+    "sequence_bias": None,
+    "suppress_tokens": None,
+}
 
 
 @dataclass(frozen=True)
@@ -77,6 +104,7 @@ def read_model_files(source: ModelDirectory) -> ModelFiles:
     generation = {key: source.config[key] for key in _TOKEN_IDS if source.config.get(key) is not None}
     if (source.directory / GENERATION_CONFIG).is_file():
         generation = read_json_object(source.directory / GENERATION_CONFIG)
+        _check_token_ids(source.directory / GENERATION_CONFIG, generation)
     tokenizer_config = None
     if (source.directory / TOKENIZER_CONFIG).is_file():
         tokenizer_config = read_json_object(source.directory / TOKENIZER_CONFIG)
@@ -90,6 +118,25 @@ def read_model_files(source: ModelDirectory) -> ModelFiles:
     return ModelFiles(source.config, generation, tokenizer_config, tokenizer)
 
 
+def _check_token_ids(path: Path, values: dict[str, Any]) -> None:
+    for key in _TOKEN_IDS:
+        value = values.get(key)
+        numbers = value if isinstance(value, list) else [value]
+        if value is not None and not all(type(number) is int for number in numbers):
+            raise InputError(f"{path}: {key} must be a token id or a list of them, got {value!r}")
+
+
+def generation_warnings(files: ModelFiles) -> list[str]:
+    """What generation_config.json asks for beyond sampling and an end."""
+    found = [key for key, plain in _PROCESSING.items() if files.generation.get(key, plain) not in (plain, None, [])]
+    if not found:
+        return []
+    return [
+        f"generation_config.json sets {', '.join(found)}, which transformers' generate() applies and neither python -m "
+        "runtime_ext generate nor genai_config.json does; apply it in the host"
+    ]
+
+
 def tokenizer_warnings(files: ModelFiles, rows: int) -> list[str]:
     """What does not fit between the tokenizer and a token embedding of `rows` rows."""
     path = files.tokenizer.get(TOKENIZER)
@@ -98,7 +145,7 @@ def tokenizer_warnings(files: ModelFiles, rows: int) -> list[str]:
     try:
         ids = Tokenizer.from_file(str(path)).get_vocab(with_added_tokens=True).values()
         added = (files.tokenizer_config or {}).get("added_tokens_decoder") or {}
-        highest = max(*ids, *map(int, added))
+        highest = max([*ids, *map(int, added)], default=-1)
     except Exception as error:  # the Rust library raises plain Exception
         return [f"{TOKENIZER} is not a tokenizer ({error}), so nothing turns text into tokens"]
     if highest < rows:
@@ -173,12 +220,18 @@ def genai_config(
             "max_length": min(context, _MAX_LENGTH),
             "min_length": 0,
             "num_beams": 1,
-            "past_present_share_buffer": all(node.op_type != "Attention" for node in model.graph),
+            "past_present_share_buffer": _shares_cache(model),
             "temperature": 1.0,
             "top_k": 50,
             "top_p": 1.0,
         },
     }
+
+
+def _shares_cache(model: ir.Model) -> bool:
+    """True where all caches are written in place: GroupQueryAttention does so, other nodes make longer ones."""
+    caches = (value for value in model.graph.inputs if str(value.name).startswith("past_key_values."))
+    return all(node.op_type in ("GroupQueryAttention", "Shape") for cache in caches for node, _ in cache.uses())
 
 
 def _vocabulary(model: ir.Model) -> int:

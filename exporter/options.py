@@ -6,7 +6,7 @@ from dualbinary import OP
 from dualbinary.cli.options import check_options, option
 from dualbinary.errors import OptionError
 
-__all__ = ["CUDA_PLANES", "DEFAULT_GROUP_SIZE", "DEFAULT_PLANES", "FITTED", "TARGETS", "ExportOptions"]
+__all__ = ["CUDA_PLANES", "DEFAULT_GROUP_SIZE", "DEFAULT_PLANES", "FITTED", "MIN_LENGTH", "TARGETS", "ExportOptions"]
 
 TARGETS = {"cpu": "fp32", "cuda": "fp16"}
 """Execution providers that a model is made for, and the type of its activations unless another one is asked for."""
@@ -18,6 +18,9 @@ CUDA_PLANES = OP.cuda["max_planes"]
 # any four-bit affine grid, which is the least that is good text without training (docs/log/fitting.md).
 DEFAULT_PLANES = 4
 DEFAULT_GROUP_SIZE = 64
+
+MIN_LENGTH = 8
+"""Tokens that a model is made for at least."""
 
 FITTED = "planes of a plain directory (a checkpoint brings its own)"
 GRAPH = "graph"
@@ -84,7 +87,7 @@ class ExportOptions:
         None,
         help="tokens, prompt and answer together, that the model is made for; a session keeps tables of the rotation "
         "for so many",
-        minimum=1,
+        minimum=MIN_LENGTH,
         shown="default: the model's context, or as much of it as 64 MiB of tables hold",
         metavar="N",
     )

@@ -13,19 +13,26 @@ from dualbinary import OP, DualBinaryError
 from dualbinary.errors import OptionError
 from dualbinary.files.model_files import CONFIGS, EXPORT_REPORT, OPTIONAL_FILES
 from dualbinary.files.staging import check_output, check_space, staged
-from exporter.genai_notes import genai_notes
+from exporter.genai_notes import cache_notes, genai_notes
 from exporter.graph.architectures import VERIFIED
 from exporter.graph.build import build_graph
 from exporter.graph.cuda_support import copies_and_gaps
 from exporter.graph.export_graph import ExportGraph
 from exporter.graph.parameters import Parameters
 from exporter.graph.rewrite import rewrite
-from exporter.model_files import genai_config, read_model_files, tokenizer_warnings, write_model_files
+from exporter.model_files import (
+    genai_config,
+    generation_warnings,
+    read_model_files,
+    tokenizer_warnings,
+    write_model_files,
+)
 from exporter.options import CUDA_PLANES, ExportOptions
 from exporter.report import export_report
 from exporter.source.model_directory import ModelDirectory
 from exporter.stored.data_file import max_data_bytes, write_data_file
 from exporter.stored.tensor_jobs import LayerStats, tensor_jobs
+from exporter.transformers_notes import transformers_notes
 
 __all__ = ["ExportResult", "export"]
 
@@ -90,7 +97,8 @@ def export(
             shutil.copyfile(file, stage / file.name)
         report = export_report(graph, parameters, stats, options, (stage / data_name).stat().st_size)
         report["warnings"] = _warnings(graph, source, options, report)
-        report["warnings"] += [*tokenizer_warnings(files, genai["model"]["vocab_size"]), *genai_notes(stage)]
+        report["warnings"] += [*generation_warnings(files), *tokenizer_warnings(files, genai["model"]["vocab_size"])]
+        report["warnings"] += [*cache_notes(graph.model), *transformers_notes(source.directory), *genai_notes(stage)]
         (stage / EXPORT_REPORT).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return ExportResult(graph, parameters, options, report, tuple(report["warnings"]))
 

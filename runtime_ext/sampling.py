@@ -22,7 +22,7 @@ class Sampler:
     temperature: float = option(0.0, help="0: the most likely token", minimum=0, metavar="T", group="sampling")
     top_k: int = option(0, help="draw among the K most likely; 0: all", minimum=0, metavar="K")
     top_p: float = option(1.0, help="draw among the most likely that sum to P", above=0, maximum=1, metavar="P")
-    seed: int | None = option(None, help="make the draws repeatable", metavar="S")
+    seed: int | None = option(None, help="make the draws repeatable", minimum=0, metavar="S")
     _random: np.random.Generator = field(init=False, repr=False)
 
     def __post_init__(self) -> None:

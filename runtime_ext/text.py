@@ -38,8 +38,17 @@ class TextCodec:
         self._tokenizer.encode_special_tokens = special.as_text
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a plain text, with the special tokens that the tokenizer adds by itself."""
-        return self._tokenizer.encode(text).ids
+        """Token ids of a plain text, with the special tokens that the tokenizer adds by itself.
+
+        Raises InputError for bytes that are no UTF-8, and for a text that the tokenizer has no tokens for.
+        """
+        try:
+            text.encode()
+            return self._tokenizer.encode(text).ids
+        except UnicodeEncodeError as error:
+            raise InputError(f"the prompt is not valid UTF-8 at character {error.start}; give it as UTF-8") from error
+        except Exception as error:  # the Rust library raises plain Exception
+            raise InputError(f"the tokenizer cannot encode the prompt: {error}") from error
 
     def encode_chat(self, message: str) -> list[int]:
         """Token ids of one user message in the model's chat format, up to the place where the answer begins.

@@ -118,7 +118,12 @@ class Parameters:
         if any(name.startswith(prefix) for name in stored):
             return dict(stored)
         names = self.source.transformers.shapes()
-        return {name if name in names else prefix + name: tensor for name, tensor in stored.items()}
+        parts = {name.split(".")[1] for name in names if name.startswith(prefix)}  # of the decoder; the head is beside
+
+        def full(name: str) -> str:
+            return prefix + name if name not in names and name.split(".")[0] in parts else name
+
+        return {full(name): tensor for name, tensor in stored.items()}
 
     def _misfit(self, stored: Mapping[str, torch.Tensor]) -> str | None:
         """A sentence on the first tensor of another shape than transformers expects, None where all fit."""

@@ -106,7 +106,7 @@ def check(result: ExportResult, out: Path, library: Path | None, tokens: int | N
     with tempfile.TemporaryDirectory(prefix=".dualbinary-check-", dir=out.parent) as scratch:
         write_dequantized(result, out, Path(scratch))
         reference = Reference(Path(scratch), source.directory)
-    lengths = plan(reference.config, parameters, 0 if exported.last else exported.width, tokens)
+    lengths = plan(reference.config, parameters, 0 if exported.last else exported.width, tokens, result.graph.positions)
     ids = token_ids(source, lengths.tokens, reference.rows)
     found: list[CaseResult] = []
     first: tuple[Case, list[np.ndarray]] | None = None

@@ -59,13 +59,16 @@ class Plan:
         return next((limit.tokens for limit in (*self.reached, *self.not_reached) if limit.restarts), None)
 
 
-def plan(config: dict[str, Any], parameters: int, logit_width: int, tokens: int | None = None) -> Plan:
+def plan(
+    config: dict[str, Any], parameters: int, logit_width: int, tokens: int | None = None, positions: int | None = None
+) -> Plan:
     """The plan for a model with the values `config` of config.json and so many parameters.
 
     `logit_width` is the length of the logits where the model gives those of every token, else 0. `tokens`, where it is
-    given, is the length, whatever it takes; no length exceeds the model's context.
+    given, is the length, whatever it takes; no length exceeds the model's context, nor `positions`, those that the file
+    has tables for.
     """
-    context = _first(config, _CONTEXT)
+    context = min(filter(None, (_first(config, _CONTEXT), positions)), default=None)
     declared = [limit for limit in dict.fromkeys(_limits(config)) if context is None or limit.tokens < context]
     lengths = {_TOKENS, *(limit.wanted for limit in declared), *(limit.tokens + STEPS for limit in declared)}
     if tokens is None:

@@ -154,6 +154,8 @@ def test_info_names_the_instruction_sets_that_can_be_forced(run):
             "--temperature: expected above 0 with --top-k or --top-p",
         ),
         ("generate", ("--prompt", "x", "--threads", -1), "--threads: expected at least 0, got -1"),
+        ("generate", ("--prompt", "x", "--temperature", 1, "--seed", -1), "--seed: expected at least 0, got -1"),
+        ("generate", ("--prompt", "caf\udce9"), "the prompt is not valid UTF-8 at character 3"),
         ("generate", (), "--prompt"),
         ("bench", ("--tokens", 0), "--tokens: expected at least 1, got 0"),
         ("bench", ("--prompt-length", tiny.CONTEXT_LENGTH), f"context of {tiny.CONTEXT_LENGTH}"),

@@ -81,11 +81,14 @@ class VocabularyPass(ir.passes.InPlacePass):
 
     def _replace_embedding(self, model: ir.Model, gather: ir.Node, table: VocabularyTable) -> None:
         build = NodeBuilder(model, gather, f"{table.parameter}.lookup")
+        rows, width = _table_shape(gather.inputs[0])
         ids = gather.inputs[1]
+        if self._check_ids:
+            zero, beyond = (build.constant(f"id_{number}", np.array(number, np.int64)) for number in (0, rows))
+            ids = build("Where", build("Less", ids, zero), beyond, ids)  # Gather would take -1 for the last row
         if table.scales is None:
             result = build.cast(build("Gather", table.codes[0], ids), self._dtype)
         else:
-            rows, width = _table_shape(gather.inputs[0])
             shape = build.constant("shape", np.array([0, 0, width], np.int64))
             if self._check_ids:
                 ids = self._checked(build, ids, rows)
