@@ -6,9 +6,8 @@ vocabulary of tokenizer.json and its own rules, whatever rules the file has. Som
 
 from pathlib import Path
 
-from tokenizers import Tokenizer
-
 from dualbinary.files.model_files import TOKENIZER
+from exporter.source.stored_tokenizer import stored_tokenizer
 
 __all__ = ["transformers_notes"]
 
@@ -23,9 +22,7 @@ def transformers_notes(directory: Path) -> list[str]:
     from transformers import AutoTokenizer
 
     try:
-        stored = Tokenizer.from_file(str(path))
-        stored.no_truncation()
-        stored.no_padding()
+        stored = stored_tokenizer(path)
         loaded = AutoTokenizer.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
         pairs = [(text, stored.encode(text).ids, loaded(text)["input_ids"]) for text in _TEXTS]
     except Exception:  # what cannot be read is said by who has to read it

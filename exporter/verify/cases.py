@@ -8,6 +8,7 @@ import numpy as np
 from dualbinary import DualBinaryError
 from dualbinary.files.model_files import TOKENIZER
 from exporter.source.model_directory import ModelDirectory
+from exporter.source.stored_tokenizer import stored_tokenizer
 from exporter.verify.lengths import STEPS, Plan
 from exporter.verify.reference import Reference
 
@@ -100,12 +101,7 @@ def _text_ids(source: ModelDirectory) -> list[int]:
     path = source.directory / TOKENIZER
     if not path.is_file():
         return []
-    from tokenizers import Tokenizer
-
     try:
-        tokenizer = Tokenizer.from_file(str(path))
-        tokenizer.no_truncation()
-        tokenizer.no_padding()
-        return tokenizer.encode(_TEXT).ids
+        return stored_tokenizer(path).encode(_TEXT).ids
     except Exception as error:  # the library raises bare exceptions
         raise DualBinaryError(f"{path}: cannot be read ({error})") from error
