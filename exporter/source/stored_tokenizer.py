@@ -1,4 +1,4 @@
-"""tokenizer.json as transformers encodes by it: without the truncation and padding that training may have left in it."""
+"""tokenizer.json as transformers encodes by it: without truncation and padding that training may have left in it."""
 
 from pathlib import Path
 
