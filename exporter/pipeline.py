@@ -124,7 +124,8 @@ def _refuse_contradictions(source: ModelDirectory, options: ExportOptions) -> No
 
 
 def _save(model: ir.Model, path: Path) -> None:
-    model.producer_name, model.producer_version = "dualbinary", f"op version {OP.version}"
+    version = model.opset_imports.get(OP.domain, 1)  # the oldest that can say what the file holds
+    model.producer_name, model.producer_version = "dualbinary", f"op version {version}"
     try:
         CheckerPass(full_check=False)(model)
     except Exception as error:  # the checker's own exception, wrapped by the pass or not

@@ -52,7 +52,7 @@ def export_report(
     parameter_count = sum(tensor.numel() for tensor in parameters.unique())
     return {
         "report_version": REPORT_VERSION,
-        "op": f"{OP.domain}::{OP.name}-{OP.version}",
+        "op": f"{OP.domain}::{OP.name}-{graph.model.opset_imports.get(OP.domain, 1)}",
         "model_type": parameters.source.model_type,
         "options": {**asdict(options), "dtype": options.activations, **_stored_format(nodes, parameters)},
         "method": parameters.source.quantization.method if parameters.source.quantization else "fit",

@@ -9,6 +9,7 @@ CMake writes the header, so it cannot be stale in a build. With --check nothing 
 import argparse
 import sys
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 from dualbinary.contract import golden
@@ -86,13 +87,13 @@ def reference_page() -> str:
         "",
         "## Attributes",
         "",
-        "| name | type | default | allowed | meaning |",
-        "| --- | --- | --- | --- | --- |",
+        "| name | type | default | allowed | since | meaning |",
+        "| --- | --- | --- | --- | --- | --- |",
     ]
     for a in OP.attributes:
         allowed = ", ".join(map(str, a.values)) if a.values else f">= {a.minimum}"
         default = "required" if a.default is None else str(a.default)
-        lines.append(f"| {a.name} | {a.type} | {default} | {allowed} | {a.text} |")
+        lines.append(f"| {a.name} | {a.type} | {default} | {allowed} | {a.since} | {a.text} |")
     limits, cuda = OP.limits, OP.cuda
     lines += [
         "",
@@ -136,8 +137,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if a file is not up to date")
     args = parser.parse_args(argv)
     wanted_files = [(path, text) for path, text in ((args.header, header), (args.docs, reference_page)) if path]
-    for layout in OP.layouts if args.golden else ():
-        wanted_files.append((args.golden / golden.file_name(layout.number), partial(golden.text, layout.number)))
+    for layout, version in product(OP.layouts, range(1, OP.version + 1)) if args.golden else ():
+        file = args.golden / golden.file_name(layout.number, version)
+        wanted_files.append((file, partial(golden.text, layout.number, version)))
     stale = []
     for path, text in wanted_files:
         wanted = text()

@@ -1,4 +1,5 @@
 """Scales of eight bits: one code for each scale, and a float16 factor for each row [c, n] of them.
+And scales of type bfloat16, which NumPy lacks: their bits as uint16.
 
     scales[c,n,g] = factor[c,n] * (code[c,n,g] - 128) / 128            code 0 to 255, factor finite and of either sign
 
@@ -12,7 +13,16 @@ import numpy.typing as npt
 from dualbinary.contract.schema import OP
 from dualbinary.errors import InputError
 
-__all__ = ["factors_of", "round_scales", "scale_columns", "scale_values"]
+__all__ = ["BFLOAT16", "SCALE_DTYPES", "dtype_name", "factors_of", "round_scales", "scale_columns", "scale_values"]
+
+BFLOAT16 = np.dtype(np.uint16)
+"""Stands for bfloat16, whose bits such an array holds."""
+
+SCALE_DTYPES = {
+    BFLOAT16 if name == "bfloat16" else np.dtype(name): name
+    for name in next(value for value in OP.inputs if value.name == "scales").types
+}
+"""The names in the contract of the types that scales may have."""
 
 _HEAD = OP.scale_codes["factor_bytes"]
 _ZERO = OP.scale_codes["zero"]
@@ -28,6 +38,11 @@ def scale_columns(groups: int, dtype: npt.DTypeLike) -> int:
     return groups + _HEAD if np.dtype(dtype) == np.uint8 else groups
 
 
+def dtype_name(dtype: npt.DTypeLike) -> str:
+    """The contract's name of a type of scales; NumPy's where the contract has no such type."""
+    return SCALE_DTYPES.get(np.dtype(dtype), str(np.dtype(dtype)))
+
+
 def factors_of(scales: npt.NDArray[np.generic]) -> npt.NDArray[np.float16]:
     """The factors [C, N] of coded scales [C, N, 2 + Kp/G]."""
     low, high = scales[:, :, 0].astype(np.uint16), scales[:, :, 1].astype(np.uint16)
@@ -36,6 +51,8 @@ def factors_of(scales: npt.NDArray[np.generic]) -> npt.NDArray[np.float16]:
 
 def scale_values(scales: npt.NDArray[np.generic]) -> npt.NDArray[np.float64]:
     """The values of scales of any type of the contract, [C, N, Kp/G]."""
+    if scales.dtype == BFLOAT16:
+        return (scales.astype(np.uint32) << np.uint32(16)).view(np.float32).astype(np.float64)
     if scales.dtype != np.uint8:
         return scales.astype(np.float64)
     codes = scales[:, :, _HEAD:].astype(np.float64)

@@ -25,7 +25,10 @@ class Value:
 
 @dataclass(frozen=True)
 class Attribute:
-    """An integer attribute. `default` is None where it is required; `values` is empty where any value goes."""
+    """An integer attribute. `default` is None where it is required; `values` is empty where any value goes.
+
+    `since` is the version of the operator that brought it; a node without it means its default.
+    """
 
     name: str
     type: str
@@ -33,6 +36,7 @@ class Attribute:
     default: int | None = None
     minimum: int | None = None
     values: tuple[int, ...] = ()
+    since: int = 1
 
 
 @dataclass(frozen=True)

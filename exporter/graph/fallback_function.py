@@ -56,8 +56,10 @@ def fallback_function(kind: str, formats: Collection[PlaneFormat], opset: int) -
         by_group = all(size & (size - 1) == 0 and size <= _MAX_BLOCK_SIZES[bits] for size in sizes)
         text += _nbits_body(bits, plane_format, by_group)
         tables = {"table": _code_table(bits)} | tables
-    attributes = ", ".join(a.name for a in OP.attributes if a.default is None)
-    defaults = ", ".join(f"{a.name}: int = {a.default}" for a in OP.attributes if a.default is not None)
+    version = max(each.version for each in formats)
+    known = [a for a in OP.attributes if a.since <= version]
+    attributes = ", ".join(a.name for a in known if a.default is None)
+    defaults = ", ".join(f"{a.name}: int = {a.default}" for a in known if a.default is not None)
     function = parser.parse_function(
         f'<domain: "{OP.domain}", opset_import: ["" : {opset}, "com.microsoft" : 1]>\n'
         f"{OP.name} <{attributes}, {defaults}> (X, planes, scales) => (Y) {{\n{text}}}"

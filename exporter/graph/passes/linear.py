@@ -11,12 +11,20 @@ import numpy as np
 import onnx_ir as ir
 
 from dualbinary import OP
+from dualbinary.contract.scale_codes import dtype_name
 from dualbinary.contract.weight import PlaneFormat
 from exporter.graph.export_graph import PlaneNode
 from exporter.graph.layers import Linear
 from exporter.graph.values import constant, copy_type, parameter, replace_value
 
 __all__ = ["DualBinaryLinearPass"]
+
+_SCALE_TYPES = {
+    "float16": ir.DataType.FLOAT16,
+    "float32": ir.DataType.FLOAT,
+    "bfloat16": ir.DataType.BFLOAT16,
+    "uint8": ir.DataType.UINT8,
+}
 
 
 class DualBinaryLinearPass(ir.passes.InPlacePass):
@@ -38,7 +46,7 @@ class DualBinaryLinearPass(ir.passes.InPlacePass):
         for linears in groups.values():
             self._replace(model, linears)
         if self._formats:
-            model.graph.opset_imports[OP.domain] = OP.version
+            model.graph.opset_imports[OP.domain] = max(form.version for form in self._formats.values())
         return ir.passes.PassResult(model, modified=bool(self._formats))
 
     def _replace(self, model: ir.Model, linears: list[Linear]) -> None:
@@ -49,7 +57,7 @@ class DualBinaryLinearPass(ir.passes.InPlacePass):
         name = f"{parent}.{leaves}" if parent else leaves
         planes_shape, scales_shape = plane_format.shapes(N, K)
         planes = parameter(model, f"{name}.planes", planes_shape, ir.DataType.UINT8)
-        scales = parameter(model, f"{name}.scales", scales_shape, ir.DataType.from_numpy(plane_format.scale_dtype))
+        scales = parameter(model, f"{name}.scales", scales_shape, _SCALE_TYPES[dtype_name(plane_format.scale_dtype)])
         attributes = {
             "K": K,
             "N": N,
@@ -57,8 +65,11 @@ class DualBinaryLinearPass(ir.passes.InPlacePass):
             "layout": OP.layout_named(plane_format.layout).number,
             "accuracy_level": self._accuracy_level,
         }
+        if plane_format.even:
+            levels = plane_format.node_levels
+            attributes |= {"levels": int(levels.even), "twice_zero": levels.twice_zero}
         x = first.matmul.inputs[0]
-        node = ir.node(OP.name, [x, planes, scales], attributes, domain=OP.domain, version=OP.version, name=name)
+        node = ir.node(OP.name, [x, planes, scales], attributes, domain=OP.domain, name=name)
         product = node.outputs[0]
         product.name = f"{name}.output"
         copy_type(first.matmul.outputs[0], product, last=N)
