@@ -227,11 +227,10 @@ def _formats(formats: dict[str, dict[str, Any]]) -> str:
     """A line for each format, where there are several."""
     if len(formats) < 2:
         return ""
-    lines = [
-        f"  {counts['layers']} layers, {counts['weights'] / 1e6:.1f} M weights of {counts['bits_per_weight']:.3f} bits: "
-        f"{words}\n"
-        for words, counts in formats.items()
-    ]
+    lines = []
+    for words, counts in formats.items():
+        size = f"{counts['weights'] / 1e6:.1f} M weights of {counts['bits_per_weight']:.3f} bits"
+        lines.append(f"  {counts['layers']} layers, {size}: {words}\n")
     return "".join(lines)
 
 
