@@ -13,6 +13,7 @@ from dualbinary.contract.scale_codes import BFLOAT16
 from dualbinary.contract.weight import EACH_GROUP, PlaneFormat
 from exporter.options import ExportOptions
 from exporter.pipeline import export
+from exporter.verify import check
 from exporter.verify.dequantized import write_dequantized
 from tests.support.quantized_checkpoints import quantize
 
@@ -98,6 +99,17 @@ def test_every_module_keeps_its_weights(pristine_model, tmp_path, options):
     dense = dequantized(result, out, tmp_path)
     for module, weight in modules.items():
         np.testing.assert_array_equal(dense[f"{module}.weight"], weight.astype(np.float32), err_msg=module)
+
+
+@pytest.mark.parametrize("options", [{}, {"scale_bits": 8, "dtype": "fp16"}, {"accuracy_level": 4}], ids=str)
+def test_library_agrees_with_transformers_in_mixed_formats(pristine_model, tmp_path, library, options):
+    quantize(pristine_model("llama"), tmp_path / "checkpoint", form=DEFAULT, overrides=MIXED)
+
+    result, out = exported(tmp_path, **options)
+
+    outcome = check(result, out, library)
+    assert outcome.passed, outcome
+    assert outcome.kernel == "library"
 
 
 def test_layers_of_one_input_share_a_node_where_their_formats_agree(pristine_model, tmp_path):

@@ -7,25 +7,8 @@ import numpy as np
 from safetensors.torch import load_file
 
 from dualbinary.checkpoint import QuantizationConfig, planes_name, scales_name, write_checkpoint
-from dualbinary.contract.scale_codes import BFLOAT16, round_scales
-from dualbinary.contract.weight import EACH_GROUP, PlaneFormat, PlaneWeight
-
-
-def random_weight(rng: np.random.Generator, N: int, K: int, form: PlaneFormat) -> PlaneWeight:
-    """A weight of any format with random planes, scales and zero points."""
-    form = form.for_inputs(K)
-    groups = form.groups(K)
-    bits = rng.integers(0, 2, (form.planes, N, K))
-    values = rng.normal(0, 0.1, (form.scale_rows, 1 if form.per_tensor else N, groups))
-    if form.scale_dtype == BFLOAT16:
-        scales = (values.astype(np.float32).view(np.uint32) >> np.uint32(16)).astype(BFLOAT16)
-    else:
-        scales = round_scales(values) if form.scale_dtype == np.uint8 else values.astype(form.scale_dtype)
-    if not form.even:
-        return PlaneWeight.pack(bits, scales, form.group_size)
-    q = (bits << np.arange(form.planes)[:, None, None]).sum(axis=0)
-    zeros = rng.integers(0, 1 << form.planes, (N, groups)) if form.zero == EACH_GROUP else None
-    return PlaneWeight.pack_even(q, scales, form, zeros)
+from dualbinary.contract.weight import PlaneFormat
+from tests.support.random_weights import random_weight
 
 
 def quantize(
