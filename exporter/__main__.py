@@ -229,7 +229,7 @@ def _formats(formats: dict[str, dict[str, Any]]) -> str:
         return ""
     lines = []
     for words, counts in formats.items():
-        size = f"{counts['weights'] / 1e6:.1f} M weights of {counts['bits_per_weight']:.3f} bits"
+        size = f"{counts['weights']:,} weights of {counts['bits_per_weight']:.3f} bits"
         lines.append(f"  {counts['layers']} layers, {size}: {words}\n")
     return "".join(lines)
 

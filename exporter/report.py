@@ -6,9 +6,9 @@ from typing import Any
 
 import onnx_ir as ir
 
-from dualbinary import OP, padded_k
+from dualbinary import OP
 from dualbinary.contract.scale_codes import dtype_name
-from dualbinary.contract.weight import PER_CHANNEL, PlaneFormat
+from dualbinary.contract.weight import PlaneFormat
 from dualbinary.metrics.formats import count_formats
 from dualbinary.metrics.operations import Operations, operations
 from dualbinary.metrics.statistics import PAPER_RULE, paper_flops
@@ -118,11 +118,10 @@ def _stored_format(nodes: tuple[PlaneNode, ...], parameters: Parameters) -> dict
 
 
 def _named_format(node: PlaneNode, linear: Linear, parameters: Parameters) -> PlaneFormat:
-    """The node's format with the group size that a checkpoint says: a row's own length says nothing there."""
-    form, stored = node.plane_format, parameters.source.quantization
-    by_row = stored is not None and any(own.group_size == PER_CHANNEL for own in stored.formats)
-    whole = form.group_size == padded_k(linear.K, OP.limits["group_multiple"])
-    return replace(form, group_size=PER_CHANNEL) if by_row and whole else form
+    """The node's format with the group size as a checkpoint says it, which can be a group a row of any length."""
+    if parameters.source.quantization is None:
+        return node.plane_format
+    return replace(node.plane_format, group_size=parameters.stored_format(linear.parameter).group_size)
 
 
 def _rounding_error(layers: Iterable[LayerStats]) -> float | None:

@@ -11,6 +11,7 @@ from dualbinary import InputError
 from dualbinary.checkpoint import PER_CHANNEL
 from dualbinary.contract.scale_codes import BFLOAT16
 from dualbinary.contract.weight import EACH_GROUP, PlaneFormat
+from exporter.__main__ import main
 from exporter.options import ExportOptions
 from exporter.pipeline import export
 from exporter.verify import check
@@ -90,6 +91,17 @@ def test_report_tells_true_bits(pristine_model, tmp_path):
     assert (options["planes"], options["group_size"], options["offset"], options["scale_bits"]) == (2, 64, True, 16)
 
 
+def test_command_counts_layers_by_format(pristine_model, tmp_path, capsys):
+    quantize(pristine_model("llama"), tmp_path / "checkpoint", form=DEFAULT, overrides=MIXED)
+
+    words = [str(tmp_path / "checkpoint"), str(tmp_path / "out" / "model.onnx"), "--fallback", "none", "--no-check"]
+    assert main(words) == 0
+
+    lines = capsys.readouterr().out.splitlines()
+    assert "  6 layers, 90,112 weights of 2.875 bits: 2 planes, G=64, free levels, offset, float16 scales" in lines
+    assert "  1 layers, 20,480 weights of 4.125 bits: 4 planes, G=128, even levels, zero 8, bfloat16 scales" in lines
+
+
 @pytest.mark.parametrize("options", [{}, {"scale_bits": 32}, {"layout": "avx2"}], ids=str)
 def test_every_module_keeps_its_weights(pristine_model, tmp_path, options):
     modules = quantize(pristine_model("llama"), tmp_path / "checkpoint", form=DEFAULT, overrides=MIXED)
@@ -117,7 +129,7 @@ def test_layers_of_one_input_share_a_node_where_their_formats_agree(pristine_mod
 
     result, out = exported(tmp_path)
 
-    nodes = {node.name: node for node in ir.load(out).graph if node.op_type == "DualBinaryMatMul"}
+    nodes = {str(node.name): node for node in ir.load(out).graph if node.op_type == "DualBinaryMatMul"}
     assert [name for name in nodes if ".0." in name] == [
         f"model.layers.0.{name}"
         for name in (
