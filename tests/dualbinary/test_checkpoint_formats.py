@@ -20,6 +20,7 @@ from dualbinary.checkpoint import (
     stored_tensors,
     write_checkpoint,
 )
+from dualbinary.contract.weight import PlaneFormat
 from tests.support.random_weights import plane_formats, random_weight
 
 CONFIG = QuantizationConfig("fit", planes=2, group_size=64, has_offset=True, modules_to_not_convert=("lm_head",))
@@ -109,6 +110,12 @@ def test_levels_that_the_method_decides_need_no_word():
     assert replace(CONFIG, levels="free") == CONFIG
     assert replace(CONFIG, method="qbb").plane_format.levels == "symmetric"
     assert replace(CONFIG, method="qbb", levels="free").plane_format.levels == "free"
+
+
+def test_levels_of_an_override_are_not_left_to_the_method():
+    """With an offset qbb decides symmetric levels, and without one free ones."""
+    default, own = PlaneFormat(2, 64), PlaneFormat(2, 64, True)
+    assert QuantizationConfig.of_formats("qbb", default, {"m": own}).format_of("m") == own
 
 
 @given(data=st.data(), method=st.sampled_from(METHODS), seed=st.integers(0, 2**32 - 1))
