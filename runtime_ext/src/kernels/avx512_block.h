@@ -4,13 +4,12 @@
 // output r; the low nibble is the inputs 4j..4j+3 of the line, the high nibble the inputs 16+4j..16+4j+3.
 #pragma once
 
-#include "simd/x86_avx512.h"
-
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
 
 #include "kernels/kernel.h"
+#include "simd/x86_avx512.h"
 #include "simd/x86_prefetch.h"
 
 namespace dualbinary {

@@ -104,6 +104,7 @@ struct SegmentView {
   const std::uint8_t* lines;     // of the pass's first plane; the next plane follows at once
   const std::uint8_t* scales;    // of the pass's first plane, then of the next, then of the offset
   Element scale_type;            // float32 or float16
+  const std::uint8_t* zeros;     // of even levels: zero points of the unit [halves][kBlockOutputs], where it has them
   const std::uint8_t* integers;  // of row 0
   const Terms* terms;            // of row 0
   std::int64_t rows;
@@ -167,14 +168,16 @@ bool for_blocks(const Product& a, const AddSegment& add) {
     if (expand) expanded.load_factors(shape, at);
     at += PackedLayout<Policy>::factor_bytes(shape);
     const std::uint8_t* scales = at;
+    const std::uint8_t* zeros = at;
     for (std::int64_t s = 0; s < shape.segments; ++s) {
       if (s % unit_segments == 0) {
         if (expand) expanded.load_unit(shape, at);
         scales = expand ? reinterpret_cast<const std::uint8_t*>(expanded.values) : at;
+        zeros = at + PackedLayout<Policy>::zeros_at(shape);
         at += head_bytes;
       }
-      add(SegmentView<typename Form::Terms>{at, scales, scale_type, a.x.data + s * integer_bytes, terms + s * rows,
-                                            rows, y});
+      add(SegmentView<typename Form::Terms>{at, scales, scale_type, zeros, a.x.data + s * integer_bytes,
+                                            terms + s * rows, rows, y});
       at += segment_bytes;
     }
     finite &= a.y_type == Element::kFloat16 ? store_block<Policy, std::uint16_t>(a, block, y)

@@ -9,15 +9,14 @@
 // of four vectors, a matrix of 4 x 4 bits, and its transpose is four numbers q. Vector i then has the input i of every
 // nibble. So the four bytes of an output belong to inputs four apart, and the bytes of x are put in that order.
 //
-// Error, beside float rounding, in a segment: an input is off by at most half a step. What that makes of the middle
-// level is put right by the exact sum of the inputs, so that a weight w adds |w - middle| * step / 2. For Gaussian
-// inputs and random planes that is at most 6.5e-3 of the result's norm at 128 inputs a segment.
-#include "simd/x86_avx512.h"
-
+// Error, beside float rounding, in a segment: an input is off by at most half a step. What that makes of the levels'
+// center c is put right by the exact sum of the inputs, so that a weight w adds |w - c| * step / 2. For Gaussian inputs
+// and random planes that is at most 6.5e-3 of the result's norm at 128 inputs a segment.
 #include "contract.h"
 #include "kernels/avx512_block.h"
 #include "kernels/blocks-inl.h"
 #include "kernels/inventory.h"
+#include "simd/x86_avx512.h"
 
 namespace dualbinary {
 namespace {
@@ -26,25 +25,22 @@ constexpr int kMinRows = 4;
 constexpr int kMinPlanes = 3;
 constexpr float kInputRange = 127;
 
-constexpr int kQuad = 4;                       // inputs of one vpdpbusd
-constexpr int kSixteen = 16;                   // inputs in one half of the bytes of a line
+constexpr int kQuad = 4;      // inputs of one vpdpbusd
+constexpr int kSixteen = 16;  // inputs in one half of the bytes of a line
 constexpr int kLineQuads = kLineInputs / kQuad;
-constexpr int kHalfPlanes = 4;                 // whose bits make one half of a byte
-constexpr int kMaxHalves = 2;                  // groups in a unit
+constexpr int kHalfPlanes = 4;  // whose bits make one half of a byte
+constexpr int kMaxHalves = 2;   // groups in a unit
 constexpr int kVectors = Avx512Block::kBlockVectors;
 constexpr std::size_t kVector = Avx512Block::kVector;
 constexpr std::size_t kQuadBytes = kVectors * kVector;  // of the weights of a block
-
-// The level in the middle, as an integer: bytes are multiplied as q - middle.
-inline int middle_level(const Shape& shape) { return 1 << (shape.planes - 1); }
 
 // ---- Rows of X: bytes, [segment][row][quad][4]. Quad i of sixteen inputs holds the inputs i, i + 4, i + 8, i + 12.
 
 // One segment of a row of X, beside the bytes; of each group of the unit where it has two.
 struct LevelTerms {
   float step;
-  std::int32_t start[kMaxHalves];  // -middle * sum of the bytes
-  float sum[kMaxHalves];           // of the inputs
+  float shift[kMaxHalves];  // what becomes of step * sum of (q * byte): center * rounding error - zero * sum
+  float sum[kMaxHalves];    // of the inputs
 };
 
 using LevelForm = PreparedForm<LevelTerms, 1, 1>;
@@ -78,10 +74,13 @@ bool build_bytes(const Shape& shape, const T* x, std::int64_t count, std::uint8_
     totals[half(k)] = _mm512_add_epi32(totals[half(k)], rounded);
     _mm_storeu_si128(reinterpret_cast<__m128i*>(out + k), _mm_shuffle_epi8(_mm512_cvtepi32_epi8(rounded), order));
   }
+  const float center = static_cast<float>((1 << shape.planes) - 1) / 2;
+  const float zero = static_cast<float>(shape.twice_zero == kGroupZeros ? 0 : shape.twice_zero) / 2;
   terms.step = step;
   for (int h = 0; h < shape.halves; ++h) {
-    terms.start[h] = -middle_level(shape) * _mm512_reduce_add_epi32(totals[h]);
     terms.sum[h] = sums[h].reduce_add();
+    const float rounding = terms.sum[h] - step * static_cast<float>(_mm512_reduce_add_epi32(totals[h]));
+    terms.shift[h] = center * rounding - zero * terms.sum[h];
   }
   return true;
 }
@@ -123,12 +122,13 @@ inline void transpose_nibbles(__m512i first, __m512i second, __m512i& lower, __m
 // From planes to numbers: nibble n of numbers[i] has as its bit p the bit i of nibble n of plane p. Planes past kPlanes
 // are zero.
 template <int kPlanes>
-[[gnu::always_inline]] inline void transpose_bits(const std::uint8_t* plane, std::size_t plane_bytes, __m512i* numbers) {
+[[gnu::always_inline]] inline void transpose_bits(const std::uint8_t* plane, std::size_t plane_bytes,
+                                                  __m512i* numbers) {
   __m512i planes[kHalfPlanes];
 #pragma GCC unroll 4
   for (int p = 0; p < kHalfPlanes; ++p) {
-    planes[p] = p < kPlanes ? _mm512_loadu_si512(plane + static_cast<std::size_t>(p) * plane_bytes)
-                            : _mm512_setzero_si512();
+    planes[p] =
+        p < kPlanes ? _mm512_loadu_si512(plane + static_cast<std::size_t>(p) * plane_bytes) : _mm512_setzero_si512();
   }
   __m512i low[2];
   __m512i high[2];
@@ -170,10 +170,10 @@ void make_weights(const LevelView& a, std::int64_t lines, std::uint8_t* weights)
 
 constexpr int kTileRows = 8;  // and two vectors of outputs: 16 sums of 32 registers
 
-// Of one group: y += step of x * step * (sums + start) + middle * sum of x.
+// Of one group: y += step * (step of x * sum + shift) + offset * sum of x.
 struct Scales {
   __m512 step[kVectors];
-  __m512 middle[kVectors];  // the weight of the middle level
+  __m512 offset[kVectors];  // of the group: stored, or made of its zero point
 };
 
 // A run of quads of kRows rows, all of one group.
@@ -185,11 +185,11 @@ struct Operands {
 };
 
 // The terms of the rows are those of group `half`; y is the first row's.
-template <int kRows, bool kMiddle>
+template <int kRows, bool kOffset>
 void multiply_rows(Operands a, const LevelTerms* terms, int half, const Scales& scales, float* y) {
   __m512i sums[kRows][kVectors];
 #pragma GCC unroll 8
-  for (int r = 0; r < kRows; ++r) sums[r][0] = sums[r][1] = _mm512_set1_epi32(terms[r].start[half]);
+  for (int r = 0; r < kRows; ++r) sums[r][0] = sums[r][1] = _mm512_setzero_si512();
 #pragma GCC unroll 1
   for (std::int64_t quad = 0; quad < a.quads; quad += kQuad) {
 #pragma GCC unroll 4
@@ -213,63 +213,55 @@ void multiply_rows(Operands a, const LevelTerms* terms, int half, const Scales& 
 #pragma GCC unroll 2
     for (int v = 0; v < kVectors; ++v) {
       float* at = y + r * Avx512Block::kBlockOutputs + v * Avx512Block::kVectorOutputs;
-      const __m512 total = _mm512_mul_ps(_mm512_cvtepi32_ps(sums[r][v]), scales.step[v]);
-      __m512 result = _mm512_fmadd_ps(total, _mm512_set1_ps(terms[r].step), _mm512_loadu_ps(at));
-      if constexpr (kMiddle) result = _mm512_fmadd_ps(scales.middle[v], _mm512_set1_ps(terms[r].sum[half]), result);
+      const __m512 total = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums[r][v]), _mm512_set1_ps(terms[r].step),
+                                           _mm512_set1_ps(terms[r].shift[half]));
+      __m512 result = _mm512_fmadd_ps(total, scales.step[v], _mm512_loadu_ps(at));
+      if constexpr (kOffset) result = _mm512_fmadd_ps(scales.offset[v], _mm512_set1_ps(terms[r].sum[half]), result);
       _mm512_storeu_ps(at, result);
     }
   }
 }
 
 // Rows [m, rows), at most kRows of them.
-template <int kRows, bool kMiddle>
+template <int kRows, bool kOffset>
 void multiply_last_rows(const Operands& a, const LevelTerms* terms, int half, const Scales& scales, std::int64_t rows,
                         float* y) {
   if constexpr (kRows > 0) {
-    if (rows == kRows) return multiply_rows<kRows, kMiddle>(a, terms, half, scales, y);
-    multiply_last_rows<kRows - 1, kMiddle>(a, terms, half, scales, rows, y);
+    if (rows == kRows) return multiply_rows<kRows, kOffset>(a, terms, half, scales, y);
+    multiply_last_rows<kRows - 1, kOffset>(a, terms, half, scales, rows, y);
   }
 }
 
-template <bool kMiddle>
+template <bool kOffset>
 void multiply_group(Operands a, const LevelView& view, int half, const Scales& scales) {
   std::int64_t m = 0;
   for (; m + kTileRows <= view.rows; m += kTileRows) {
-    multiply_rows<kTileRows, kMiddle>(a, view.terms + m, half, scales, view.y + m * Avx512Block::kBlockOutputs);
+    multiply_rows<kTileRows, kOffset>(a, view.terms + m, half, scales, view.y + m * Avx512Block::kBlockOutputs);
     a.x += kTileRows * a.row_bytes;
   }
-  multiply_last_rows<kTileRows - 1, kMiddle>(a, view.terms + m, half, scales, view.rows - m,
+  multiply_last_rows<kTileRows - 1, kOffset>(a, view.terms + m, half, scales, view.rows - m,
                                              view.y + m * Avx512Block::kBlockOutputs);
 }
 
-// Scales of group `half` of a unit; needs_middle() says whether the middle level is not 0.
+// Scales of group `half` of a unit.
 Scales load_group(const Shape& shape, const LevelView& a, int half) {
   Scales scales;
   const int row = half * static_cast<int>(shape.scale_rows);
-  const float middle = static_cast<float>(middle_level(shape));
 #pragma GCC unroll 2
   for (int v = 0; v < kVectors; ++v) {
     scales.step[v] = Avx512Block::load_scales(a.scales, a.scale_type, row, v);
     if (shape.scale_rows > 1) {
-      const __m512 offset = Avx512Block::load_scales(a.scales, a.scale_type, row + 1, v);
-      scales.middle[v] = _mm512_fmadd_ps(scales.step[v], _mm512_set1_ps(middle), offset);
-      continue;
-    }
-    __m512 zero = _mm512_set1_ps(static_cast<float>(shape.twice_zero) / 2);
-    if (shape.twice_zero == kGroupZeros) {
+      scales.offset[v] = Avx512Block::load_scales(a.scales, a.scale_type, row + 1, v);
+    } else if (shape.twice_zero == kGroupZeros) {
       const std::uint8_t* at = a.zeros + half * Avx512Block::kBlockOutputs + v * Avx512Block::kVectorOutputs;
-      zero = _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(at))));
+      const __m512i zero = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(at)));
+      scales.offset[v] = _mm512_mul_ps(scales.step[v], _mm512_sub_ps(_mm512_setzero_ps(), _mm512_cvtepi32_ps(zero)));
     }
-    scales.middle[v] = _mm512_mul_ps(scales.step[v], _mm512_sub_ps(_mm512_set1_ps(middle), zero));
   }
   return scales;
 }
 
-bool needs_middle(const Shape& shape) {
-  return shape.scale_rows > 1 || shape.twice_zero != 2 * middle_level(shape);
-}
-
-template <int kPlanes, bool kMiddle>
+template <int kPlanes, bool kOffset>
 void add_segment(const Shape& shape, const LevelView& view) {
   alignas(64) std::uint8_t weights[kMaxSegment * Avx512Block::kBlockOutputs];
   make_weights<kPlanes>(view, shape.segment_size / kLineInputs, weights);
@@ -278,7 +270,7 @@ void add_segment(const Shape& shape, const LevelView& view) {
   for (int half = 0; half < shape.halves; ++half) {
     const Operands operands{weights + static_cast<std::size_t>(half * quads) * kQuadBytes,
                             view.integers + half * quads * kQuad, shape.segment_size, quads};
-    multiply_group<kMiddle>(operands, view, half, load_group(shape, view, half));
+    multiply_group<kOffset>(operands, view, half, load_group(shape, view, half));
   }
 }
 
@@ -289,7 +281,8 @@ AddSegment add_segment_of(const Shape& shape) {
   if constexpr (kPlanes > 1) {
     if (shape.planes < kPlanes) return add_segment_of<kPlanes - 1>(shape);
   }
-  return needs_middle(shape) ? add_segment<kPlanes, true> : add_segment<kPlanes, false>;
+  return shape.scale_rows > 1 || shape.twice_zero == kGroupZeros ? add_segment<kPlanes, true>
+                                                                 : add_segment<kPlanes, false>;
 }
 
 bool multiply_levels(const Product& a) {
