@@ -170,23 +170,24 @@ void make_weights(const LevelView& a, std::int64_t lines, std::uint8_t* weights)
 
 constexpr int kTileRows = 8;  // and two vectors of outputs: 16 sums of 32 registers
 
-// Of one group: y += step * (step of x * sum + shift) + offset * sum of x.
-struct Scales {
-  __m512 step[kVectors];
-  __m512 offset[kVectors];  // of the group: stored, or made of its zero point
-};
-
-// A run of quads of kRows rows, all of one group.
-struct Operands {
+// One group of a segment, for all rows: y += step * (step of x * sum + shift) + offset * sum of x.
+struct Group {
   const std::uint8_t* weights;
-  const std::uint8_t* x;  // of the first row
+  const std::uint8_t* x;  // of row 0
   std::int64_t row_bytes;
   std::int64_t quads;
+  const LevelTerms* terms;  // of row 0; those of group `half` count
+  std::int64_t half;
+  float* y;
+  __m512 step[kVectors];
+  __m512 offset[kVectors];  // stored, or made of a zero point
 };
 
-// The terms of the rows are those of group `half`; y is the first row's.
+// Rows m to m + kRows - 1.
 template <int kRows, bool kOffset>
-void multiply_rows(Operands a, const LevelTerms* terms, int half, const Scales& scales, float* y) {
+void multiply_rows(const Group& a, std::int64_t m) {
+  const std::uint8_t* weights = a.weights;
+  const std::uint8_t* x = a.x + m * a.row_bytes;
   __m512i sums[kRows][kVectors];
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) sums[r][0] = sums[r][1] = _mm512_setzero_si512();
@@ -194,71 +195,57 @@ void multiply_rows(Operands a, const LevelTerms* terms, int half, const Scales& 
   for (std::int64_t quad = 0; quad < a.quads; quad += kQuad) {
 #pragma GCC unroll 4
     for (int i = 0; i < kQuad; ++i) {
-      const __m512i first = _mm512_load_si512(a.weights + static_cast<std::size_t>(i) * kQuadBytes);
-      const __m512i second = _mm512_load_si512(a.weights + static_cast<std::size_t>(i) * kQuadBytes + kVector);
+      const __m512i first = _mm512_load_si512(weights);
+      const __m512i second = _mm512_load_si512(weights + kVector);
+      weights += kQuadBytes;
 #pragma GCC unroll 8
       for (int r = 0; r < kRows; ++r) {
         std::int32_t four;
-        std::memcpy(&four, a.x + r * a.row_bytes + i * kQuad, sizeof(four));
-        const __m512i x = _mm512_set1_epi32(four);
-        sums[r][0] = _mm512_dpbusd_epi32(sums[r][0], first, x);
-        sums[r][1] = _mm512_dpbusd_epi32(sums[r][1], second, x);
+        std::memcpy(&four, x + r * a.row_bytes + i * kQuad, sizeof(four));
+        sums[r][0] = _mm512_dpbusd_epi32(sums[r][0], first, _mm512_set1_epi32(four));
+        sums[r][1] = _mm512_dpbusd_epi32(sums[r][1], second, _mm512_set1_epi32(four));
       }
     }
-    a.x += kQuad * kQuad;
-    a.weights += kQuad * kQuadBytes;
+    x += kQuad * kQuad;
   }
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) {
+    const LevelTerms& terms = a.terms[m + r];
+    float* y = a.y + (m + r) * Avx512Block::kBlockOutputs;
 #pragma GCC unroll 2
     for (int v = 0; v < kVectors; ++v) {
-      float* at = y + r * Avx512Block::kBlockOutputs + v * Avx512Block::kVectorOutputs;
-      const __m512 total = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums[r][v]), _mm512_set1_ps(terms[r].step),
-                                           _mm512_set1_ps(terms[r].shift[half]));
-      __m512 result = _mm512_fmadd_ps(total, scales.step[v], _mm512_loadu_ps(at));
-      if constexpr (kOffset) result = _mm512_fmadd_ps(scales.offset[v], _mm512_set1_ps(terms[r].sum[half]), result);
-      _mm512_storeu_ps(at, result);
+      const __m512 total = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums[r][v]), _mm512_set1_ps(terms.step),
+                                           _mm512_set1_ps(terms.shift[a.half]));
+      __m512 result = _mm512_fmadd_ps(total, a.step[v], _mm512_loadu_ps(y));
+      if constexpr (kOffset) result = _mm512_fmadd_ps(a.offset[v], _mm512_set1_ps(terms.sum[a.half]), result);
+      _mm512_storeu_ps(y, result);
+      y += Avx512Block::kVectorOutputs;
     }
   }
 }
 
-// Rows [m, rows), at most kRows of them.
+// The last rows, fewer than a tile.
 template <int kRows, bool kOffset>
-void multiply_last_rows(const Operands& a, const LevelTerms* terms, int half, const Scales& scales, std::int64_t rows,
-                        float* y) {
+void multiply_rest(const Group& a, std::int64_t m, std::int64_t rows) {
   if constexpr (kRows > 0) {
-    if (rows == kRows) return multiply_rows<kRows, kOffset>(a, terms, half, scales, y);
-    multiply_last_rows<kRows - 1, kOffset>(a, terms, half, scales, rows, y);
+    if (rows == kRows) return multiply_rows<kRows, kOffset>(a, m);
+    multiply_rest<kRows - 1, kOffset>(a, m, rows);
   }
 }
 
-template <bool kOffset>
-void multiply_group(Operands a, const LevelView& view, int half, const Scales& scales) {
-  std::int64_t m = 0;
-  for (; m + kTileRows <= view.rows; m += kTileRows) {
-    multiply_rows<kTileRows, kOffset>(a, view.terms + m, half, scales, view.y + m * Avx512Block::kBlockOutputs);
-    a.x += kTileRows * a.row_bytes;
-  }
-  multiply_last_rows<kTileRows - 1, kOffset>(a, view.terms + m, half, scales, view.rows - m,
-                                             view.y + m * Avx512Block::kBlockOutputs);
-}
-
-// Scales of group `half` of a unit.
-Scales load_group(const Shape& shape, const LevelView& a, int half) {
-  Scales scales;
-  const int row = half * static_cast<int>(shape.scale_rows);
-#pragma GCC unroll 2
+// Scales of group a.half of a unit.
+void load_group_scales(const Shape& shape, const LevelView& view, Group& a) {
+  const auto row = static_cast<int>(a.half * shape.scale_rows);
   for (int v = 0; v < kVectors; ++v) {
-    scales.step[v] = Avx512Block::load_scales(a.scales, a.scale_type, row, v);
+    a.step[v] = Avx512Block::load_scales(view.scales, view.scale_type, row, v);
     if (shape.scale_rows > 1) {
-      scales.offset[v] = Avx512Block::load_scales(a.scales, a.scale_type, row + 1, v);
-    } else if (shape.twice_zero == kGroupZeros) {
-      const std::uint8_t* at = a.zeros + half * Avx512Block::kBlockOutputs + v * Avx512Block::kVectorOutputs;
+      a.offset[v] = Avx512Block::load_scales(view.scales, view.scale_type, row + 1, v);
+    } else if (view.zeros != nullptr) {
+      const std::uint8_t* at = view.zeros + a.half * Avx512Block::kBlockOutputs + v * Avx512Block::kVectorOutputs;
       const __m512i zero = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(at)));
-      scales.offset[v] = _mm512_mul_ps(scales.step[v], _mm512_sub_ps(_mm512_setzero_ps(), _mm512_cvtepi32_ps(zero)));
+      a.offset[v] = _mm512_mul_ps(a.step[v], _mm512_sub_ps(_mm512_setzero_ps(), _mm512_cvtepi32_ps(zero)));
     }
   }
-  return scales;
 }
 
 template <int kPlanes, bool kOffset>
@@ -267,10 +254,20 @@ void add_segment(const Shape& shape, const LevelView& view) {
   make_weights<kPlanes>(view, shape.segment_size / kLineInputs, weights);
   // The quads of a line are those of its first sixteen inputs and then of the others: groups of 16 lie side by side.
   const std::int64_t quads = shape.segment_size / shape.halves / kQuad;
-  for (int half = 0; half < shape.halves; ++half) {
-    const Operands operands{weights + static_cast<std::size_t>(half * quads) * kQuadBytes,
-                            view.integers + half * quads * kQuad, shape.segment_size, quads};
-    multiply_group<kOffset>(operands, view, half, load_group(shape, view, half));
+  for (std::int64_t half = 0; half < shape.halves; ++half) {
+    Group group{.weights = weights + static_cast<std::size_t>(half * quads) * kQuadBytes,
+                .x = view.integers + half * quads * kQuad,
+                .row_bytes = shape.segment_size,
+                .quads = quads,
+                .terms = view.terms,
+                .half = half,
+                .y = view.y,
+                .step = {},
+                .offset = {}};
+    load_group_scales(shape, view, group);
+    std::int64_t m = 0;
+    for (; m + kTileRows <= view.rows; m += kTileRows) multiply_rows<kTileRows, kOffset>(group, m);
+    multiply_rest<kTileRows - 1, kOffset>(group, m, view.rows - m);
   }
 }
 
