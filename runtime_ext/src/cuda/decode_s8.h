@@ -144,8 +144,8 @@ struct ByteMma {
           // Exact: a set bit is 128. At 16 bits the sum is at most 128 * 32767 < 2^22.
           int whole = d[c][block][0][i] >> 7;
           if constexpr (kSets == 2) whole += 2 * d[c][block][1][i];
-          of_tile[block][i] =
-              simt::multiply_add(i < 2 ? scales[c].low : scales[c].high, simt::small_int_to_float(whole), of_tile[block][i]);
+          of_tile[block][i] = simt::multiply_add(i < 2 ? scales[c].low : scales[c].high,
+                                                 simt::small_int_to_float(whole), of_tile[block][i]);
           DUALBINARY_UNROLL
           for (int set = 0; set < kSets; ++set) d[c][block][set][i] = 0;
         }

@@ -36,8 +36,7 @@ template <int P>
 DUALBINARY_DEVICE RowLevels<P> load_levels(const PackedWeight& weight, int row_tile, int group, int r) {
   Pair scales[P + 1];
   const simt::GlobalArray lines{static_cast<const std::uint8_t*>(weight.scales) + line_offset(weight, row_tile, group)};
-  for_scale_type(weight.scale_type,
-                 [&]<Scales kType>() { read_scales<P, kType>(weight, lines, row_tile, r, scales); });
+  for_scale_type(weight.scale_type, [&]<Scales kType>() { read_scales<P, kType>(weight, lines, row_tile, r, scales); });
   RowLevels<P> levels;
   Pair base = scales[P];
   DUALBINARY_UNROLL

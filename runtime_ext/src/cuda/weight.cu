@@ -83,8 +83,8 @@ void DeviceWeight::pack(const Stored& stored, const Shape& shape) {
     if (blocks > std::numeric_limits<int>::max()) throw std::invalid_argument("the weight is too large");
     return simt::Launch{{static_cast<unsigned>(blocks)}, kPackThreads, 0, stream.get()};
   };
-  const PlainWeight plain{static_cast<const std::uint8_t*>(plain_planes.get()), plain_scales.get(),
-                          shape.row_bytes, shape.groups * shape.group_size / 8, shape.scale_outputs == 1};
+  const PlainWeight plain{static_cast<const std::uint8_t*>(plain_planes.get()), plain_scales.get(), shape.row_bytes,
+                          shape.groups * shape.group_size / 8, shape.scale_outputs == 1};
 
   const std::int64_t words = std::int64_t{w.row_tiles} * w.input_tiles * simt::kLanes * w.P * 2;
   auto* planes = static_cast<std::uint32_t*>(allocate(planes_, words, sizeof(std::uint32_t)));

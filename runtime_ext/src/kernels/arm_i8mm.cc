@@ -208,7 +208,8 @@ void look_up_segment(const LevelView& a, std::int64_t lines, const Levels& level
     std::uint8_t* out = weights + static_cast<std::size_t>(pair) * kVector;
     for (std::int64_t sixteen = 0; sixteen < sixteens; ++sixteen) {
       const uint64x2_t first = vreinterpretq_u64_u8(look_up_weights<kPlanes, kEven>(at, plane_bytes, first_levels));
-      const uint64x2_t second = vreinterpretq_u64_u8(look_up_weights<kPlanes, kEven>(at + 2, plane_bytes, second_levels));
+      const uint64x2_t second =
+          vreinterpretq_u64_u8(look_up_weights<kPlanes, kEven>(at + 2, plane_bytes, second_levels));
       vst1q_u8(out, vreinterpretq_u8_u64(vzip1q_u64(first, second)));
       vst1q_u8(out + kOutputPairs * kVector, vreinterpretq_u8_u64(vzip2q_u64(first, second)));
       at += 2 * kOutputs;
@@ -232,7 +233,7 @@ inline void finish_four(const Levels& levels, int n, const LevelTerms& terms, in
 
 // The inputs of a segment that are of one group.
 struct Part {
-  std::int64_t size;  // of the segment
+  std::int64_t size;   // of the segment
   std::int64_t begin;  // in steps of 8 inputs
   std::int64_t end;
   int half;

@@ -19,7 +19,7 @@ struct Neon : NeonBlock {
   template <int kDigits>
   static constexpr int kRowTile = 4 / kDigits;
 
-  static constexpr std::size_t kCacheLine = kVectors * kVector;  // sixteen inputs of all outputs
+  static constexpr std::size_t kCacheLine = kVectors * kVector;                    // sixteen inputs of all outputs
   static constexpr std::size_t kTables = kVectorInputs / kNibble * kTableEntries;  // entries of these, one digit
 
   // Sums of one row: [digit][vector], eight outputs in each.
