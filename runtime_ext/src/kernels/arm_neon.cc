@@ -79,11 +79,11 @@ struct Neon : NeonBlock {
       for (std::size_t d = 0; d < kDigits; ++d) {
         const std::uint8_t* of_digit = tables + (m * kDigits + d) * digit_bytes;
         const uint8x16x2_t first = vld1q_u8_x2(of_digit);
+#pragma GCC unroll 4
+        for (std::size_t v = 0; v < kVectors; ++v) sums[m][d][v] = add_looked_up(sums[m][d][v], first, low[v]);
         const uint8x16x2_t second = vld1q_u8_x2(of_digit + kTables / 2);
 #pragma GCC unroll 4
-        for (std::size_t v = 0; v < kVectors; ++v) {
-          sums[m][d][v] = add_looked_up(add_looked_up(sums[m][d][v], first, low[v]), second, high[v]);
-        }
+        for (std::size_t v = 0; v < kVectors; ++v) sums[m][d][v] = add_looked_up(sums[m][d][v], second, high[v]);
       }
     }
   }
