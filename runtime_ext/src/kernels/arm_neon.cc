@@ -142,7 +142,7 @@ struct Neon : NeonBlock {
 
   // The sixteens kBegin to kEnd of each plane, the highest plane first: sums double on the way to the next.
   template <int kDigits, int kLines, int kBegin, int kEnd, int kRows>
-  static void accumulate_even_rows(const EvenView& a, std::int64_t m0, int half) {
+  [[gnu::noinline]] static void accumulate_even_rows(const EvenView& a, std::int64_t m0, int half) {
     constexpr std::size_t kSixteens = kLines * kLineInputs / kVectorInputs;
     constexpr std::size_t kDigitBytes = kSixteens * kTables;
     const std::uint8_t* entries = a.integers + static_cast<std::size_t>(m0) * kDigits * kDigitBytes;
