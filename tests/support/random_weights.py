@@ -4,8 +4,9 @@ import numpy as np
 from hypothesis import strategies as st
 
 from dualbinary import padded_k
-from dualbinary.contract.scale_codes import BFLOAT16, SCALE_DTYPES, round_scales
+from dualbinary.contract.scale_codes import SCALE_DTYPES
 from dualbinary.contract.weight import EACH_GROUP, PER_CHANNEL, PlaneFormat, PlaneWeight
+from tests.support.even_cases import stored_scales
 
 
 @st.composite
@@ -33,10 +34,7 @@ def random_weight(rng: np.random.Generator, N: int, K: int, form: PlaneFormat) -
     groups = form.groups(K)
     bits = rng.integers(0, 2, (form.planes, N, K))
     values = rng.normal(0, 0.1, (form.scale_rows, 1 if form.per_tensor else N, groups))
-    if form.scale_dtype == BFLOAT16:
-        scales = (values.astype(np.float32).view(np.uint32) >> np.uint32(16)).astype(BFLOAT16)
-    else:
-        scales = round_scales(values) if form.scale_dtype == np.uint8 else values.astype(form.scale_dtype)
+    scales = stored_scales(values, form.scale_dtype)
     if not form.even:
         return PlaneWeight.pack(bits, scales, form.group_size)
     q = (bits << np.arange(form.planes)[:, None, None]).sum(axis=0)
