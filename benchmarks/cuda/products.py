@@ -64,7 +64,7 @@ class Case:
 
 
 def cases(kernels: list[dict[str, Any]], capability: int, all_rows: Sequence[int]) -> Iterator[Case]:
-    """Yield all kernels that the device can run, with all numbers of planes, rows and levels; types and forms take turns."""
+    """Yield all kernels that the device can run, with all numbers of planes, rows and levels; types take turns."""
     types = itertools.cycle(itertools.product(X_TYPES, SCALE_TYPES, FORMS))
     for kernel, rows, level, planes in itertools.product(kernels, all_rows, TOLERANCE, (1, 2, 3, 4)):
         x_type, scale_type, (levels, offset) = next(types)

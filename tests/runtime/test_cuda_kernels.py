@@ -215,10 +215,13 @@ def test_the_largest_floats_do_not_overflow_on_the_way(device, kernel):
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
-@pytest.mark.parametrize("levels", [Levels(True, 15), Levels(True, GROUP_ZEROS)])
-def test_steps_whose_levels_float32_cannot_hold(device, kernel, levels):
+@pytest.mark.parametrize(
+    ("levels", "offset"), [(Levels(True, 15), False), (Levels(True, GROUP_ZEROS), False), (Levels(True), True)]
+)
+def test_steps_whose_levels_float32_cannot_hold(device, kernel, levels, offset):
     # 8 times the step is infinite; the results are not.
-    problem = make_problem(M=2, K=64, N=20, planes=4, group_size=32, scale_type=np.float32, levels=levels)
+    form = {"planes": 4, "offset": offset, "group_size": 32, "scale_type": np.float32, "levels": levels}
+    problem = make_problem(M=2, K=64, N=20, **form)
     problem.scales[:] = 1e38
     problem.x[:] *= np.float32(1e-8)
     y = multiply(device, problem, 0, kernel)
