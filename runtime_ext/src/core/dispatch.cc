@@ -116,8 +116,8 @@ std::vector<std::int64_t> readable_layouts() {
 
 const MatMulKernel* many_rows_kernel(const MatMulKernel& kernel, const Spec& spec) {
   for (const MatMulKernel* other : kInventory) {
-    const bool wanted = other->packed_as == &kernel && spec.planes >= other->min_planes;
-    if (wanted && serves_levels(*other, spec) && runs_here(*other) && allows(forced_isa(), other->isa)) return other;
+    const bool wanted = other->packed_as == &kernel && serves_levels(*other, spec);
+    if (wanted && runs_here(*other) && allows(forced_isa(), other->isa)) return other;
   }
   return nullptr;
 }

@@ -23,7 +23,7 @@
 namespace dualbinary {
 namespace {
 
-constexpr int kMinRows = 16;
+constexpr std::int64_t kMinRows = 16;
 constexpr float kInputRange = 127;
 constexpr float kLevelRange = 255;
 
@@ -373,8 +373,7 @@ constinit const MatMulKernel level8_n32_i8mm = {.name = "level8_n32_i8mm",
                                                 .even_levels = true,
                                                 .block_outputs = NeonBlock::kBlockOutputs,
                                                 .packed_as = &table8_n32_neon,
-                                                .min_rows = kMinRows,
-                                                .min_planes = 1,
+                                                .min_rows = [](const Shape&) { return kMinRows; },
                                                 .block_bytes = PackedLayout<NeonBlock>::block_bytes,
                                                 .pack_block = pack_block<NeonBlock>,
                                                 .unpack_block = unpack_block<NeonBlock>,

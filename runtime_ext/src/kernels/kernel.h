@@ -43,7 +43,7 @@
 //   bytes)
 //                                        + center of the levels * (sum of x - step of x * sum of x bytes)
 //
-// Even levels (x86_avx512_levels.cc) are bytes as they are, with a center of (2^P - 1) / 2 steps:
+// Even levels (x86_levels-inl.h) are bytes as they are, with a center of (2^P - 1) / 2 steps:
 //
 //   sum over a segment of level * x  ~=  step of levels * (step of x * sum of (q * x byte) - zero * sum of x
 //                                        + center * (sum of x - step of x * sum of x bytes))
@@ -160,11 +160,9 @@ struct MatMulKernel {
   bool even_levels;     // even ones
   int block_outputs;    // of a packed output block
   // A kernel for calls of many rows may read the packed form of another one, which then serves the other calls: a
-  // weight of at least `min_planes` planes that was packed for `packed_as` takes this kernel from `min_rows` rows on.
-  // Null: stands for itself.
+  // weight that was packed for `packed_as` takes this kernel from min_rows() rows on. Both null: it stands for itself.
   const MatMulKernel* packed_as;
-  int min_rows;
-  int min_planes;
+  std::int64_t (*min_rows)(const Shape&);
   // Bytes of one packed output block.
   std::size_t (*block_bytes)(const Shape&);
   // Packs output block number `block` of the stored weight; outputs past N become zero.
