@@ -8,7 +8,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pydantic
-from pydantic import Field, PositiveInt, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
+from pydantic import (
+    Field,
+    PositiveInt,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from calib.layer_formats import FREE_PLANES, SCALE_TYPES, LayerFormats, Override, checked_format, middle
 from calib.losses import LossWeights
@@ -120,9 +127,7 @@ class FormatConfig(Settings):
         levels = "symmetric" if self.method == "qbb" else self.levels
         zero = middle(levels, self.planes, self.offset) if self.zero is None else self.zero
         scale_type = SCALE_TYPES[self.scale_type]
-        form = PlaneFormat(
-            self.planes, self.group_size, self.offset, levels=levels, zero=zero, scale_dtype=scale_type
-        )
+        form = PlaneFormat(self.planes, self.group_size, self.offset, levels=levels, zero=zero, scale_dtype=scale_type)
         return checked_format(form)
 
     @property

@@ -118,8 +118,10 @@ def _places(values: Tensor, scales: Tensor, form: PlaneFormat, zeros: Tensor | N
 
 def _levels(steps: Tensor, scales: Tensor) -> Tensor:
     """The levels of q - z [..., G]."""
-    return torch.addcmul(scales[1][..., None], steps, scales[0][..., None]) if len(scales) > 1 else (
-        steps * scales[0][..., None]
+    return (
+        torch.addcmul(scales[1][..., None], steps, scales[0][..., None])
+        if len(scales) > 1
+        else (steps * scales[0][..., None])
     )
 
 
@@ -175,7 +177,7 @@ class _DequantizeEven(torch.autograd.Function):
 
 
 def _steps(planes: Tensor, K: int, form: PlaneFormat, dtype: torch.dtype) -> Tensor:
-    """q - z, [N, groups, G]."""
+    """Q - z, [N, groups, G]."""
     planes, zeros = without_zeros(planes, form.node_levels, K, form.group_size)
     numbers = grouped(codes_of(planes, 8 * planes.shape[2]), form.group_size).to(dtype)
     return numbers.sub_(_zero(form.node_levels, zeros, numbers))

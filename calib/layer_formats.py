@@ -18,7 +18,16 @@ from dualbinary import OP, InputError, padded_k
 from dualbinary.contract.scale_codes import BFLOAT16, dtype_name
 from dualbinary.contract.weight import EACH_GROUP, PlaneFormat
 
-__all__ = ["FREE_PLANES", "SCALE_TYPES", "LayerFormats", "Override", "checked_format", "middle", "override_text"]
+__all__ = [
+    "FREE_PLANES",
+    "SCALE_TYPES",
+    "LayerFormats",
+    "Override",
+    "checked_format",
+    "described",
+    "middle",
+    "override_text",
+]
 
 FREE_PLANES = 4  # at most, where every plane has scales: the quantizer sorts their 2^P levels
 SCALE_TYPES = {"float16": np.dtype(np.float16), "float32": np.dtype(np.float32), "bfloat16": BFLOAT16}
@@ -141,6 +150,17 @@ class LayerFormats:
                         f"--override {override.text}: {module}: group_size: expected at most {longest} for "
                         f"{inputs} inputs, got {size}"
                     )
+
+
+def described(form: PlaneFormat) -> str:
+    """The format in a few words."""
+    words = [f"{form.planes} {form.levels}", f"G={form.group_size}"]
+    if form.even and not form.offset:
+        words.append("a zero each group" if form.zero == EACH_GROUP else f"zero {form.zero:g}")
+    if form.offset and not form.symmetric:
+        words.append("offset")
+    name = dtype_name(form.scale_dtype)
+    return ", ".join(words if name == "float16" else [*words, name])
 
 
 def override_text(module: str, form: PlaneFormat, default: PlaneFormat) -> str | None:

@@ -2,7 +2,7 @@
 
 For R groups of g weights w and importances d > 0, numbers q and zero points z:
 
-    minimize   sum over k of d[k] * ( w[k] - s (q[k] - z) - b )^2        over the step s, and the offset b if there is one
+    minimize   sum over k of d[k] * ( w[k] - s (q[k] - z) - b )^2        over the step s, and the offset b or 0
 
 alternates with giving every weight its nearest level, as least_squares.py does for free levels. It begins at the fit of
 dualbinary/fitting, which also chooses the zero points of groups; they stay.
@@ -10,6 +10,7 @@ dualbinary/fitting, which also chooses the zero points of groups; they stay.
 
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,7 +18,7 @@ from calib.even_quantizer import even_levels, even_numbers, without_zeros
 from calib.scale_parameters import to_parameters, to_scales
 from calib.weight_init.least_squares import solve
 from dualbinary.contract.weight import PlaneFormat
-from dualbinary.fitting.even import fit
+from dualbinary.fitting.closed_form import fit
 
 __all__ = ["even_features", "fitted_groups", "refine_even"]
 
@@ -28,9 +29,10 @@ def fitted_groups(weights: Tensor, form: PlaneFormat, name: str) -> tuple[Tensor
     Raises InputError for broken weights.
     """
     multiple = min(form.group_size, 32)
-    alone = replace(form, group_size=-(-weights.shape[1] // multiple) * multiple)
-    fitted = fit(weights.cpu().numpy(), replace(alone, scale_dtype=FIT_TYPE), name=name).weight
-    _, zeros = without_zeros(torch.from_numpy(fitted.planes), form.node_levels, weights.shape[1], alone.group_size)
+    size = -(-weights.shape[1] // multiple) * multiple
+    alone = replace(form, group_size=size, scale_dtype=np.dtype(np.float32))  # rounding comes last
+    fitted = fit(weights.cpu().numpy(), alone, name=name).weight
+    _, zeros = without_zeros(torch.from_numpy(fitted.planes), form.node_levels, weights.shape[1], size)
     scales = torch.from_numpy(fitted.scales[:, :, 0]).to(weights)
     return scales, None if zeros is None else zeros[:, 0].to(weights.device)
 

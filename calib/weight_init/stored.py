@@ -10,8 +10,9 @@ __all__ = ["from_planes"]
 
 
 def from_planes(weight: Tensor, planes: Tensor, scales: Tensor, plane_format: PlaneFormat) -> InitialWeight:
-    """`planes` uint8 [P, N, Kp/8], zero points behind them where groups have some, and `scales` [C, N, groups] as the initial weight of `weight` [N, K].
+    """`planes` uint8 [P, N, Kp/8] and `scales` [C, N, groups] as the initial weight of `weight` [N, K].
 
+    Zero points are behind the planes where groups have some.
     The latents are the full-precision weights, each moved into the cell of its code: what is known of how near a weight
     is to another level.
     """
