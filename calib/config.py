@@ -100,6 +100,13 @@ class FormatConfig(Settings):
         except ValueError:
             return value
 
+    @field_validator("override")
+    @classmethod
+    def _readable(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for text in value:
+            Override.parse(text)
+        return value
+
     @model_validator(mode="after")
     def _fits_together(self) -> "FormatConfig":
         if self.method == "qbb" and not self.offset:
@@ -108,7 +115,7 @@ class FormatConfig(Settings):
             raise ValueError("levels: even ones belong to --method fdb, not to qbb, whose bases have a scale each")
         if self.zero is not None and (self.levels != "even" or self.offset):
             raise ValueError("zero: belongs to --levels even with --no-offset; add both, or leave it out")
-        _ = self.layer_formats
+        _ = self.plane_format
         return self
 
     @model_serializer(mode="wrap")

@@ -82,21 +82,23 @@ class Override:
         """Read 'PATTERN:field=value,...'. Raises InputError for anything else."""
         pattern, colon, listed = text.rpartition(":")
         if not (colon and pattern and listed):
-            raise InputError(f"{text}: expected PATTERN:field=value,... with fields {', '.join(FIELDS)}")
+            raise InputError(f"--override {text}: expected PATTERN:field=value,... with fields {', '.join(FIELDS)}")
         values: dict[str, Any] = {}
         for entry in listed.split(","):
             field, equals, value = entry.partition("=")
             if not equals or field not in FIELDS:
-                raise InputError(f"{text}: expected field=value with one of {', '.join(FIELDS)}, got {entry!r}")
+                raise InputError(
+                    f"--override {text}: expected field=value with one of {', '.join(FIELDS)}, got {entry!r}"
+                )
             if field in values:
-                raise InputError(f"{text}: {field} is given twice; expected one value")
+                raise InputError(f"--override {text}: {field} is given twice; expected one value")
             read, expected = FIELDS[field]
             try:
                 values[field] = read(value)
             except (ValueError, KeyError):
-                raise InputError(f"{text}: {field}: expected {expected}, got {value!r}") from None
+                raise InputError(f"--override {text}: {field}: expected {expected}, got {value!r}") from None
         if values.get("levels", "free") not in ("free", "even"):
-            raise InputError(f"{text}: levels: expected free or even, got {values['levels']!r}")
+            raise InputError(f"--override {text}: levels: expected free or even, got {values['levels']!r}")
         return cls(text, pattern, values)
 
     def matches(self, module: str) -> bool:

@@ -115,7 +115,10 @@ def _option_error(error: pydantic.ValidationError) -> InputError:
         wanted, _, got = rest.rpartition(", got ")
         together = f"{name}.{key}" in OPTIONS and wanted  # what is wrong with one field beside the others
         return OptionError(f"{name}.{key}", wanted, got) if together else InputError(explain(error))
-    expected = first["msg"].removeprefix("Value error, ").removeprefix("expected ")
+    message = first["msg"].removeprefix("Value error, ")
+    if message.startswith("--"):  # says itself which one of several values is wrong
+        return InputError(message)
+    expected = message.removeprefix("expected ")
     return OptionError(name, OPTIONS[name].limits or expected, first["input"])
 
 
