@@ -24,7 +24,6 @@ __all__ = [
     "LayerFormats",
     "Override",
     "checked_format",
-    "described",
     "middle",
     "override_text",
 ]
@@ -152,17 +151,6 @@ class LayerFormats:
                         f"--override {override.text}: {module}: group_size: expected at most {longest} for "
                         f"{inputs} inputs, got {size}"
                     )
-
-
-def described(form: PlaneFormat) -> str:
-    """The format in a few words."""
-    words = [f"{form.planes} {form.levels}", f"G={form.group_size}"]
-    if form.even and not form.offset:
-        words.append("a zero each group" if form.zero == EACH_GROUP else f"zero {form.zero:g}")
-    if form.offset and not form.symmetric:
-        words.append("offset")
-    name = dtype_name(form.scale_dtype)
-    return ", ".join(words if name == "float16" else [*words, name])
 
 
 def override_text(module: str, form: PlaneFormat, default: PlaneFormat) -> str | None:

@@ -24,7 +24,6 @@ from torch.nn import Module
 from calib.config import CalibConfig
 from calib.data.collect import collect, generated_count
 from calib.data.generate import PARTS_SUFFIX, generate_to
-from calib.layer_formats import described
 from calib.layers import QuantLinear, quant_linears
 from calib.measure import layer_statistics
 from calib.models.blocks import choose_attention, compute_dtype
@@ -47,6 +46,7 @@ from dualbinary import InputError
 from dualbinary.checkpoint import CONFIG_FILE
 from dualbinary.cli.version import package_version
 from dualbinary.contract.weight import PlaneWeight
+from dualbinary.metrics.formats import format_words
 
 __all__ = ["RunResult", "run"]
 
@@ -288,7 +288,7 @@ class _Job(RunContext):
         if not self.source.formats.overrides:
             return sizes
         formats = {
-            name: {"format": described(layer.format), "bits_per_weight": bits[name] / weights[name]}
+            name: {"format": format_words(layer.format), "bits_per_weight": bits[name] / weights[name]}
             for name, layer in layers.items()
         }
         return {**sizes, "formats": formats}

@@ -222,7 +222,7 @@ def _format_sentences(record: dict[str, Any]) -> list[str]:
     for form, layers in found.items():
         count = sum(size for size, _ in layers)
         bits = sum(size * each for size, each in layers) / count
-        lines.append(f"format {form}: {len(layers)} layers, {count / 1e6:.1f} million weights at {bits:.3f} bits")
+        lines.append(f"{form}: {len(layers)} layers, {count / 1e6:.1f} million weights at {bits:.3f} bits")
     return lines
 
 

@@ -292,6 +292,6 @@ def test_a_configuration_is_written_in_the_words_of_its_oldest_version():
 
 
 def test_the_stage_init_must_know_even_levels():
-    for values in ({"levels": "even"}, {"override": ("*.q_proj:levels=even",)}):
+    for form in (FormatConfig(levels="even"), FormatConfig(override=("*.q_proj:levels=even",))):
         with pytest.raises(pydantic.ValidationError, match=r"init\.method: expected one of fit, .* for even levels"):
-            CalibConfig(format=FormatConfig(**values), init=InitConfig(method="paper"))
+            CalibConfig(format=form, init=InitConfig(method="paper"))

@@ -6,12 +6,13 @@ import pytest
 
 from calib.__main__ import main, parser
 from calib.config import FormatConfig
-from calib.layer_formats import LayerFormats, Override, described, override_text
+from calib.layer_formats import LayerFormats, Override, override_text
 from calib.models.source import SourceModel
 from calib.options import config_from
 from dualbinary import InputError
 from dualbinary.contract.scale_codes import BFLOAT16
 from dualbinary.contract.weight import EACH_GROUP, PlaneFormat
+from dualbinary.metrics.formats import format_words
 
 DEFAULT = PlaneFormat(2, 64, offset=True)
 Q, DOWN = "model.layers.0.self_attn.q_proj", "model.layers.1.mlp.down_proj"
@@ -53,9 +54,9 @@ def test_a_zero_belongs_to_the_levels_that_it_was_given_for():
         PlaneFormat(1, -1, levels="even", zero=0.5),
         PlaneFormat(5, 32, offset=True, levels="even", scale_dtype=BFLOAT16),
     ],
-    ids=described,
+    ids=format_words,
 )
-@pytest.mark.parametrize("default", [DEFAULT, PlaneFormat(4, 32, levels="even", zero=8)], ids=described)
+@pytest.mark.parametrize("default", [DEFAULT, PlaneFormat(4, 32, levels="even", zero=8)], ids=format_words)
 def test_the_override_that_gives_a_format_can_be_written(form, default):
     text = override_text(Q, form, default)
     assert (formats(text, default=default) if text else LayerFormats(default)).of(Q) == form

@@ -119,23 +119,23 @@ def test_the_report_has_the_formats_and_their_true_bits(finished):
     rows = table_rows(record)
     assert rows[0][:3] == ["layer", "format", "bits"]
     cells = {row[0].rpartition(".")[2]: row[1:3] for row in rows[1:]}
-    assert cells["q_proj"] == ["8 even, G=32, zero 128", "8.500"]
-    assert cells["v_proj"] == ["4 even, G=16, a zero each group", "5.250"]
-    assert cells["o_proj"] == ["1 even, G=128, zero 0.5, bfloat16", "1.125"]
-    assert cells["down_proj"] == ["3 even, G=32, offset", "4.000"]
-    assert cells["k_proj"] == ["3 free, G=64, float32", "4.500"]
-    assert cells["gate_proj"] == ["2 free, G=64, offset", "2.750"]
+    assert cells["q_proj"] == ["8 planes, G=32, even levels, zero 128, float16 scales", "8.500"]
+    assert cells["v_proj"] == ["4 planes, G=16, even levels, a zero for each group, float16 scales", "5.250"]
+    assert cells["o_proj"] == ["1 plane, G=128, even levels, zero 0.5, bfloat16 scales", "1.125"]
+    assert cells["down_proj"] == ["3 planes, G=32, even levels, offset, float16 scales", "4.000"]
+    assert cells["k_proj"] == ["3 planes, G=64, free levels, float32 scales", "4.500"]
+    assert cells["gate_proj"] == ["2 planes, G=64, free levels, offset, float16 scales", "2.750"]
     assert cells["all"] == ["-", f"{record['model']['bits_per_weight']:.3f}"]
     whole = sum(one["bits_per_weight"] * layer["e2e"]["weights"] for block in record["blocks"]
                 for name, layer in block["layers"].items() for one in [record["model"]["formats"][name]])  # fmt: skip
     assert whole == pytest.approx(record["model"]["bits_per_weight"] * record["model"]["quantised_parameters"])
-    assert "format 8 even, G=32, zero 128: 2 layers" in table(record)
+    assert "8 planes, G=32, even levels, zero 128, float16 scales: 2 layers" in table(record)
 
 
 def test_pictures_are_drawn_of_layers_of_several_formats(finished, tmp_path, capsys):
     pytest.importorskip("matplotlib")
     assert main(["report", str(finished), "--html", str(tmp_path / "page.html")]) == 0
-    assert "8 even, G=32, zero 128" in (tmp_path / "page.html").read_text()
+    assert "8 planes, G=32, even levels, zero 128, float16 scales" in (tmp_path / "page.html").read_text()
 
 
 @pytest.mark.parametrize("calls", [5, 10])
