@@ -28,8 +28,8 @@ const MatMulKernel& choose_kernel(const Spec& spec);
 std::vector<std::int64_t> readable_layouts();
 
 // The kernel that takes calls of many rows (MatMulKernel::min_rows) from `kernel`, whose packed form it reads; null
-// where there is none, this machine cannot run it, it does not serve the spec's levels, or DUALBINARY_ISA names another
-// ISA.
+// where there is none, this machine cannot run it, it does not serve the spec's levels or so few planes, or
+// DUALBINARY_ISA names another ISA.
 const MatMulKernel* many_rows_kernel(const MatMulKernel& kernel, const Spec& spec);
 
 // The kernel of that name. Throws where there is none, it does not run here, its results are too coarse for the spec's
