@@ -75,8 +75,7 @@ def landscape(
         raise InputError(f"points: expected an odd number, so that the middle is the unperturbed layer, got {points}")
     layer = source.linears.get(layer_name)
     if layer is None:
-        known = next(iter(source.linears))
-        raise InputError(f"{layer_name}: not a layer that is quantized; expected a name such as {known}")
+        raise InputError(f"{layer_name}: not quantized; expected a name such as {next(iter(source.linears))}")
     source.load(source.model, linear_dtype=dtype)
     Module.to(source.model, device)
     for other in source.linears.values():
