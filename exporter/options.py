@@ -77,7 +77,7 @@ class ExportOptions:
         choices=("fp32", "fp16"),
         shown=f"default {TARGETS['cpu']}, with {{target}} cuda {TARGETS['cuda']}",
     )
-    embedding_bits: int = option(8, help="bits of token embedding and head", choices=(4, 8, 16, 32))
+    embedding_bits: int = option(8, help="bits of token embedding and head", choices=(2, 3, 4, 8, 16, 32))
     logits: str = option(
         "last",
         help="last: logits [batch, 1, V] of the last token only, all that generating needs; all: of every token",

@@ -26,22 +26,22 @@ class VocabularyTable:
 
     Attributes:
         parameter: name of the full-precision parameter.
-        bits: 4, 8, 16 or 32.
-        block_size: columns that share a scale; 0 for float tables.
-        codes: uint8 [V, H/block_size, block_size/2], high nibbles first; or the one float table.
-        scales: float16 [V, H/block_size, 1]; None for float tables.
+        bits: of a weight without scales: 2, 3, 4, 8, 16 or 32.
+        rows: V.
+        width: H.
+        values: planes and scales; or codes of quantization blocks, high nibbles before low ones, and scales; or the
+            one float table.
+        group_size: weights that share a scale; 0 for float tables.
+        plane_format: that of planes; None for other tables.
     """
 
     parameter: str
     bits: int
-    block_size: int
-    codes: tuple[ir.Value, ...]
-    scales: ir.Value | None
-
-    @property
-    def values(self) -> tuple[ir.Value, ...]:
-        """Codes, then scales."""
-        return self.codes if self.scales is None else (*self.codes, self.scales)
+    rows: int
+    width: int
+    values: tuple[ir.Value, ...]
+    group_size: int = 0
+    plane_format: PlaneFormat | None = None
 
 
 @dataclass(frozen=True)

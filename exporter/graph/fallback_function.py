@@ -28,6 +28,7 @@ from onnx import parser
 from dualbinary import OP
 from dualbinary.contract.weight import PlaneFormat
 from dualbinary.errors import OptionError
+from dualbinary.onnx_files.factor_tables import factor_tables
 from dualbinary.onnx_files.functions import constant_nodes, replace_unpacking
 
 __all__ = ["fallback_function"]
@@ -75,7 +76,7 @@ def fallback_function(kind: str, formats: Collection[PlaneFormat], opset: int) -
 def _scale_values(plane_format: PlaneFormat) -> tuple[str, dict[str, np.ndarray]]:
     """Nodes that give `scale_values`, and the tables that they read."""
     if plane_format.scale_dtype == np.uint8:
-        return _CODE_VALUES, _factor_tables()
+        return _CODE_VALUES, factor_tables()
     return "scale_values = Identity (scales)\n", {}
 
 
@@ -86,19 +87,6 @@ def _code_table(bits: int) -> np.ndarray:
     per_byte = 8 // bits
     shifted = codes.reshape(256, bits, per_byte) << (bits * np.arange(per_byte))
     return shifted.sum(axis=2).astype(np.uint8)
-
-
-def _factor_tables() -> dict[str, np.ndarray]:
-    """float32 [256] by a float16's high byte: its value at low byte 0, and the step per unit of the low byte.
-
-    Both are divided by the unit of the codes. Exact, as 11 bits are; NaN where the contract allows no factor.
-    """
-    high = np.arange(256)
-    exponent, mantissa = high >> 2 & 31, (high & 3) << 8
-    step = np.where(high >> 7, -1.0, 1.0) * np.exp2(np.maximum(exponent, 1) - 25) / OP.scale_codes["unit"]
-    step[exponent == 31] = np.nan
-    base = step * (mantissa + np.where(exponent > 0, 1024, 0))
-    return {"factor_base": base.astype(np.float32), "factor_step": step.astype(np.float32)}
 
 
 # Scales [C, N, Kp/G] in float32 from bytes [C, N, 2 + Kp/G]; every operation is exact.

@@ -22,14 +22,17 @@ from exporter.graph.passes.logits_columns import LogitsColumnsPass
 from exporter.graph.passes.lower_opset import LowerOpsetPass
 from exporter.graph.passes.pack_qkv import PackQkvPass
 from exporter.graph.passes.rotation_tables import RotationTablesPass
-from exporter.graph.passes.vocabulary import VocabularyPass
+from exporter.graph.passes.vocabulary import FloatTables, TableForm, VocabularyPass
+from exporter.graph.passes.vocabulary_blocks import BlockTables
+from exporter.graph.passes.vocabulary_planes import PlaneTables
 from exporter.graph.passes.zero_points import ExplicitZeroPointsPass
-from exporter.options import ExportOptions
+from exporter.options import CUDA_PLANES, ExportOptions
 
 __all__ = ["rewrite"]
 
 _CHOSEN_SCALE_DTYPES = {8: np.dtype(np.uint8), 32: np.dtype(np.float32)}  # 16: the file's own
 _DTYPES = {"fp32": ir.DataType.FLOAT, "fp16": ir.DataType.FLOAT16}
+_FLOAT_TABLES = {16: ir.DataType.FLOAT16, 32: ir.DataType.FLOAT}
 _ROUTERS = (".gate", ".router")  # of mixtures of experts: tiny, and wrong choices are expensive
 
 
@@ -58,14 +61,9 @@ def rewrite(graph: BuiltGraph, parameters: Parameters, options: ExportOptions) -
     pack_pass = PackQkvPass()
     pack_pass(model)
     LogitsColumnsPass(head and head.matmul, attention_pass.rows, last=options.logits == "last")(model)
+    tied = head is not None and embedding is not None and _tied(head, embedding, parameters)
     vocabulary_pass = VocabularyPass(
-        embedding,
-        head,
-        tied=head is not None and embedding is not None and _tied(head, embedding, parameters),
-        bits=options.embedding_bits,
-        dtype=_DTYPES[options.activations],
-        accuracy_level=options.accuracy_level,
-        check_ids=options.target == "cpu",
+        embedding, head, _table_form(options), tied=tied, check_ids=options.target == "cpu"
     )
     vocabulary_pass(model)
     if options.target == "cuda":
@@ -74,11 +72,21 @@ def rewrite(graph: BuiltGraph, parameters: Parameters, options: ExportOptions) -
         ExplicitZeroPointsPass()(model)
     _remove_unused(model)
     LowerOpsetPass()(model)
-    if options.fallback != "none" and formats:
-        _add_fallback(model, options.fallback, formats.values())
+    occurring = [*formats.values(), *(t.plane_format for t in vocabulary_pass.tables if t.plane_format is not None)]
+    if options.fallback != "none" and occurring:
+        _add_fallback(model, options.fallback, occurring)
     return ExportGraph(
         model, tuple(linear_pass.nodes), tuple(vocabulary_pass.tables), pack_pass.joined, tables_pass.length
     )
+
+
+def _table_form(options: ExportOptions) -> TableForm:
+    bits, dtype, level = options.embedding_bits, _DTYPES[options.activations], options.accuracy_level
+    if bits in _FLOAT_TABLES:
+        return FloatTables(_FLOAT_TABLES[bits], dtype)
+    if options.target == "cuda" and bits > CUDA_PLANES:
+        return BlockTables(bits, dtype, level, check_ids=False)
+    return PlaneTables(bits, dtype, level)
 
 
 def _refuse_lost_window(graph: BuiltGraph) -> None:

@@ -94,7 +94,7 @@ def _linear_rows(node: PlaneNode, values: tuple[ir.Value, ir.Value], first: int,
 
 
 def _table_rows(table: VocabularyTable, values: list[ir.Value], rows: slice) -> np.ndarray:
-    return dequantize_table(table, [_array(value)[rows] for value in values])
+    return dequantize_table(table, [_array(value) for value in values], rows)
 
 
 def _array(value: ir.Value) -> np.ndarray:
