@@ -43,11 +43,11 @@ def export_report(
     head_weights, attention_width = _head_weights(parameters, tables), _attention_width(graph.model)
     flops = paper_flops([layer.weight for layer in layers], head_weights, attention_width)
     table_rows = [_table_row(table) for table in tables]
-    plane_bytes = sum(_bytes(node.planes) + _bytes(node.scales) for node in nodes)
+    plane_bytes = sum(_bytes(value) for node in nodes for value in node.values)
     parameter_count = sum(tensor.numel() for tensor in parameters.unique())
     return {
         "report_version": REPORT_VERSION,
-        "op": f"{OP.domain}::{OP.name}-{graph.model.opset_imports.get(OP.domain, 1)}",
+        "op": _operator(graph.model),
         "model_type": parameters.source.model_type,
         "options": {**asdict(options), "dtype": options.activations, **_stored_format(nodes, parameters)},
         "method": parameters.source.quantization.method if parameters.source.quantization else "fit",
@@ -72,6 +72,12 @@ def export_report(
         "layers": rows,
         "tables": table_rows,
     }
+
+
+def _operator(model: ir.Model) -> str:
+    """The operator that multiplies, with its version."""
+    version = model.opset_imports.get(OP.domain)
+    return "com.microsoft::MatMulNBits-1" if version is None else f"{OP.domain}::{OP.name}-{version}"
 
 
 def _layer_row(node: PlaneNode, linear: Linear, layer: LayerStats) -> dict[str, Any]:

@@ -8,7 +8,10 @@ from dualbinary.contract.weight import PlaneFormat
 from dualbinary.errors import InputError
 from dualbinary.onnx_files.unpack_function import PREFIX, UnpackFunction, unpack_function
 
-__all__ = ["constant_nodes", "replace_unpacking"]
+__all__ = ["BLOCKS", "constant_nodes", "replace_unpacking"]
+
+BLOCKS = "blocks"
+"""The last part of the name of an overload that reads a blocked layout, where another one reads plain."""
 
 _OPSET = 18  # the first with bitwise operators
 _UNPACKED = {"planes", "scales"}

@@ -6,18 +6,41 @@ import onnx_ir as ir
 
 from dualbinary.contract.weight import PlaneFormat
 from exporter.graph.layers import Linear
+from exporter.graph.stock_forms import StockForm
 
-__all__ = ["ExportGraph", "PlaneNode", "VocabularyTable"]
+__all__ = ["ExportGraph", "PlaneNode", "StockNode", "VocabularyTable"]
+
+
+@dataclass(frozen=True)
+class StockNode:
+    """The nodes of ONNX Runtime alone that stand for a DualBinaryMatMul node.
+
+    Attributes:
+        form: what they are.
+        values: by part, codes, scales and zero points where they are not the default; then offsets [groups, N].
+    """
+
+    form: StockForm
+    values: tuple[ir.Value, ...]
 
 
 @dataclass(frozen=True)
 class PlaneNode:
-    """A DualBinaryMatMul node and the layers whose rows its planes and scales hold, in order."""
+    """A DualBinaryMatMul node and the layers whose rows its planes and scales hold, in order.
+
+    With `stock` other nodes have taken its place, and neither planes nor scales are in the graph.
+    """
 
     linears: tuple[Linear, ...]
     plane_format: PlaneFormat
     planes: ir.Value
     scales: ir.Value
+    stock: StockNode | None = None
+
+    @property
+    def values(self) -> tuple[ir.Value, ...]:
+        """What the file holds of the weight."""
+        return (self.planes, self.scales) if self.stock is None else self.stock.values
 
 
 @dataclass(frozen=True)

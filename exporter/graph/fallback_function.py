@@ -29,7 +29,7 @@ from dualbinary import OP
 from dualbinary.contract.scale_codes import dtype_name
 from dualbinary.contract.weight import EACH_GROUP, PlaneFormat
 from dualbinary.onnx_files.factor_tables import factor_tables
-from dualbinary.onnx_files.functions import constant_nodes, replace_unpacking
+from dualbinary.onnx_files.functions import BLOCKS, constant_nodes, replace_unpacking
 from exporter.graph import even_body, free_body
 from exporter.graph.stock_forms import stock_form
 
@@ -65,10 +65,12 @@ def _function_name(form: PlaneFormat) -> str:
         parts.append("offset")
     if form.even:
         parts += ["zeros" if form.zero == EACH_GROUP else f"zero{form.zero:g}", f"g{form.group_size}"]
-    dtype = dtype_name(form.scale_dtype)
-    if OP.layout_named(form.layout).blocks or dtype == "uint8":
+    dtype, blocks = dtype_name(form.scale_dtype), OP.layout_named(form.layout).blocks
+    if blocks or dtype == "uint8":
         parts.append(dtype)
-    return "_".join([*parts, *(["tensor"] if form.per_tensor else [])])
+    if form.per_tensor:
+        parts.append("tensor")
+    return "_".join([*parts, *([BLOCKS] if blocks else [])])
 
 
 def _function(kind: str, formats: list[PlaneFormat], opset: int, accuracy_level: int, overload: str) -> ir.Function:

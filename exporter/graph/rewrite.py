@@ -22,6 +22,7 @@ from exporter.graph.passes.logits_columns import LogitsColumnsPass
 from exporter.graph.passes.lower_opset import LowerOpsetPass
 from exporter.graph.passes.pack_qkv import PackQkvPass
 from exporter.graph.passes.rotation_tables import RotationTablesPass
+from exporter.graph.passes.stock_products import StockProductsPass
 from exporter.graph.passes.vocabulary import FloatTables, TableForm, VocabularyPass
 from exporter.graph.passes.vocabulary_blocks import BlockTables
 from exporter.graph.passes.vocabulary_planes import PlaneTables
@@ -58,6 +59,11 @@ def rewrite(graph: BuiltGraph, parameters: Parameters, options: ExportOptions) -
     }
     linear_pass = DualBinaryLinearPass(formats, options.accuracy_level)
     linear_pass(model)
+    nodes = linear_pass.nodes
+    if options.op == "matmulnbits":
+        stock_pass = StockProductsPass(nodes, _DTYPES[options.activations], options.accuracy_level)
+        stock_pass(model)
+        nodes = stock_pass.nodes
     pack_pass = PackQkvPass()
     pack_pass(model)
     LogitsColumnsPass(head and head.matmul, attention_pass.rows, last=options.logits == "last")(model)
@@ -67,17 +73,18 @@ def rewrite(graph: BuiltGraph, parameters: Parameters, options: ExportOptions) -
     )
     vocabulary_pass(model)
     if options.target == "cuda":
-        _refuse_many_inputs(linear_pass.nodes)
+        if options.op == "dualbinary":
+            _refuse_many_inputs(nodes)
         AttentionF16Pass()(model)
         ExplicitZeroPointsPass()(model)
     _remove_unused(model)
     LowerOpsetPass()(model)
-    occurring = {node.planes: node.plane_format for node in linear_pass.nodes}
+    occurring = {node.planes: node.plane_format for node in nodes if node.stock is None}
     occurring |= {t.values[0]: t.plane_format for t in vocabulary_pass.tables if t.plane_format is not None}
     if options.fallback != "none" and occurring:
         _add_fallback(model, occurring, options)
     return ExportGraph(
-        model, tuple(linear_pass.nodes), tuple(vocabulary_pass.tables), pack_pass.joined, tables_pass.length
+        model, tuple(nodes), tuple(vocabulary_pass.tables), pack_pass.joined, tables_pass.length
     )
 
 
@@ -85,8 +92,8 @@ def _table_form(options: ExportOptions) -> TableForm:
     bits, dtype, level = options.embedding_bits, _DTYPES[options.activations], options.accuracy_level
     if bits in _FLOAT_TABLES:
         return FloatTables(_FLOAT_TABLES[bits], dtype)
-    if options.target == "cuda" and bits > CUDA_PLANES:
-        return BlockTables(bits, dtype, level, check_ids=False)
+    if options.op == "matmulnbits" or (options.target == "cuda" and bits > CUDA_PLANES):
+        return BlockTables(bits, dtype, level, check_ids=options.target == "cpu")
     return PlaneTables(bits, dtype, level)
 
 

@@ -22,7 +22,7 @@ from dualbinary.contract.layout import unpack_planes, unpack_zeros
 from dualbinary.contract.scale_codes import scale_values
 from dualbinary.contract.weight import EACH_GROUP, PlaneFormat, PlaneWeight
 
-__all__ = ["StockForm", "StockPart", "StockTensors", "stock_form", "stock_tensors"]
+__all__ = ["StockForm", "StockPart", "StockTensors", "dequantize_stock", "stock_form", "stock_tensors"]
 
 WIDTHS = (2, 4, 8)
 _NIBBLE = 4
@@ -121,12 +121,14 @@ class StockTensors:
         scales: by part, float32 [N, blocks].
         zero_points: by part, uint8 [N, bytes], or None for the default.
         offsets: float32 [N, groups], or None.
+        group_size: of the offsets.
     """
 
     codes: list[npt.NDArray[np.uint8]]
     scales: list[npt.NDArray[np.float32]]
     zero_points: list[npt.NDArray[np.uint8] | None]
     offsets: npt.NDArray[np.float32] | None
+    group_size: int
 
 
 def stock_tensors(weight: PlaneWeight, stock: StockForm) -> StockTensors:
@@ -137,7 +139,7 @@ def stock_tensors(weight: PlaneWeight, stock: StockForm) -> StockTensors:
     bits = np.pad(bits, ((0, 0), (0, 0), (0, blocks * stock.block_size - K)))
     values = np.broadcast_to(scale_values(weight.scales), (form.scale_rows, N, form.groups(K)))
     zeros = unpack_zeros(weight.planes, K, G) if form.zero == EACH_GROUP else None
-    tensors = StockTensors([], [], [], _offsets(form, stock, values, zeros))
+    tensors = StockTensors([], [], [], _offsets(form, stock, values, zeros), G)
     steps = np.repeat(values[0], G // stock.block_size, axis=1)[:, :blocks]
     for part in stock.parts:
         codes = np.zeros(bits.shape[1:], np.uint8)
@@ -157,6 +159,27 @@ def stock_tensors(weight: PlaneWeight, stock: StockForm) -> StockTensors:
             shape = (N, stock.zero_columns(K))
             tensors.zero_points.append(np.full(shape, stock.packed(part.zero_point), np.uint8))
     return tensors
+
+
+def dequantize_stock(tensors: StockTensors, stock: StockForm, K: int) -> npt.NDArray[np.float64]:
+    """The weight [N, K] that the tensors stand for."""
+    weight = np.zeros(0)
+    for part, codes, scales, points in zip(
+        stock.parts, tensors.codes, tensors.scales, tensors.zero_points, strict=True
+    ):
+        numbers = _unpacked(codes.reshape(len(codes), -1), stock.bits).astype(np.float64)
+        blocks = codes.shape[1]
+        zeros = np.full((len(codes), blocks), 1 << (stock.bits - 1))
+        if points is not None:
+            zeros = _unpacked(points, stock.bits)[:, :blocks]
+        steps = np.repeat(scales.astype(np.float64), stock.block_size, axis=1)
+        values = steps * (numbers - np.repeat(zeros, stock.block_size, axis=1))
+        weight = values if part is stock.parts[0] else weight + values
+    weight = weight[:, :K]
+    if tensors.offsets is not None:
+        group_size = tensors.group_size
+        weight = weight + np.repeat(tensors.offsets.astype(np.float64), group_size, axis=1)[:, :K]
+    return weight
 
 
 def _offsets(
@@ -179,6 +202,12 @@ def _block_size(group_size: int, bits: int) -> int:
     while size < most and group_size % (2 * size) == 0:
         size *= 2
     return size
+
+
+def _unpacked(packed: npt.NDArray[np.uint8], bits: int) -> npt.NDArray[np.uint8]:
+    """The reverse of `_packed`, with what fills the last byte."""
+    shifts = bits * np.arange(8 // bits, dtype=np.uint8)
+    return (packed[:, :, None] >> shifts & np.uint8((1 << bits) - 1)).reshape(len(packed), -1)
 
 
 def _packed(codes: npt.NDArray[np.uint8], bits: int) -> npt.NDArray[np.uint8]:
