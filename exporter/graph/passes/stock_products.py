@@ -53,6 +53,8 @@ class StockProductsPass(ir.passes.InPlacePass):
     def _replace(self, model: ir.Model, node: PlaneNode) -> PlaneNode:
         (operator,) = {use.node for use in node.planes.uses()}
         name, form = str(operator.name), node.plane_format
+        for value in (node.planes, node.scales):
+            del model.graph.initializers[str(value.name)]
         stock = stock_form(form, self._accuracy_level)
         K, N = node.linears[0].K, sum(linear.N for linear in node.linears)
         build, x = NodeBuilder(model, operator, name), operator.inputs[0]
@@ -83,8 +85,6 @@ class StockProductsPass(ir.passes.InPlacePass):
         for product in products[1:]:
             result = build("Add", result, product)
         replace_value(model, operator.outputs[0], result)
-        for value in (node.planes, node.scales):
-            del model.graph.initializers[str(value.name)]
         return replace(node, stock=StockNode(stock, tuple(values)))
 
 
