@@ -33,7 +33,7 @@ def table_format(bits: int, width: int) -> PlaneFormat:
     group_size, scale_dtype = _FORMS[bits]
     if width % group_size:
         group_size = multiple  # padding to whole groups costs more than a scale for every 32 weights
-    return PlaneFormat(bits, group_size, levels="even", zero=(2**bits - 1) / 2, scale_dtype=scale_dtype)
+    return PlaneFormat(bits, group_size, levels="even", zero=2 ** (bits - 1), scale_dtype=scale_dtype)
 
 
 class PlaneTables:
