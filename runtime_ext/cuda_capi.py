@@ -48,7 +48,15 @@ class CudaWeight:
         self._handle = ctypes.c_void_p()
         planes, scales = np.ascontiguousarray(planes), np.ascontiguousarray(scales)
         spec = Spec(
-            K, self.N, group_size, len(planes), len(scales), layout, accuracy_level, TYPES.get(scales.dtype, -1)
+            K,
+            self.N,
+            group_size,
+            len(planes),
+            len(scales),
+            layout,
+            accuracy_level,
+            scale_outputs=self.N,
+            scale_type=TYPES.get(scales.dtype, -1),
         )
         _check(
             self._library.dualbinary_cuda_weight_create(

@@ -3,6 +3,9 @@
 //   Y[m,n] = sum over groups g of ( sum over planes p of scales[p,n,g] * sum over k in g of planes[p,n,k] * X[m,k] )
 //            + sum over g of scales[P,n,g] * sum over k in g of X[m,k]            only where scales has P+1 rows
 //
+// Those are free levels. Even ones have one row of scales, the steps, and w = step * (q - zero) with q = sum_p 2^p b_p:
+// they are free levels with scales 2^p * step and the offset -zero * step, or that of a second row.
+//
 // M rows of activations, N outputs, K inputs, G group_size, P planes, C rows of scales.
 //
 // Table kernels (table-inl.h), the fast ones for few rows: four neighboring inputs, a nibble, have 16 subset sums. For
@@ -39,7 +42,7 @@
 
 namespace dualbinary {
 
-// kCode8 is for scales alone: see Stored. No kernel for CPUs takes kBFloat16, which is for activations on CUDA devices.
+// kCode8 is for scales alone: see Stored. Activations of kBFloat16 are for CUDA devices alone.
 enum class Element : std::int32_t { kFloat32 = 0, kFloat16 = 1, kCode8 = 2, kBFloat16 = 3 };
 
 enum class Isa : std::int32_t { kScalar = 0, kAvx2 = 1, kAvx512 = 2, kNeon = 3, kI8mm = 4 };
@@ -61,34 +64,46 @@ inline constexpr std::int64_t kCodeUnit = contract::kScaleCodeUnit;
 // C, at most.
 inline constexpr std::int64_t kMaxScaleRows = contract::kMaxPlanes + 1;
 
+// Values of Spec::levels; and of Spec::twice_zero, where every group has a zero point.
+inline constexpr std::int64_t kFreeLevels = contract::kAttrLevels0;
+inline constexpr std::int64_t kEvenLevels = contract::kAttrLevels1;
+inline constexpr std::int64_t kGroupZeros = contract::kAttrTwiceZeroMinimum;
+
 // A weight as its owner describes it. Nothing in it can be trusted.
 struct Spec {
   std::int64_t K;
   std::int64_t N;
   std::int64_t group_size;
   std::int64_t planes;      // P
-  std::int64_t scale_rows;  // C: planes, or planes + 1 with an offset
+  std::int64_t scale_rows;  // C: planes, or 1 for even levels, and one more with an offset
   std::int64_t layout;      // stored layout of the contract: plain, or blocks for one instruction set
   std::int64_t accuracy_level;
+  std::int64_t levels;         // kFreeLevels or kEvenLevels
+  std::int64_t twice_zero;     // of even levels without an offset: the zero point in halves of a step, or kGroupZeros
+  std::int64_t scale_outputs;  // N, or 1 where one step stands for all outputs
   Element scale_type;
 };
 
 // A spec that core's checked_shape() has accepted, with what follows from it.
 struct Shape : Spec {
   std::int64_t groups;        // Kp / G
-  std::int64_t segment_size;  // the largest multiple of 32 that divides G and is at most kMaxSegment
-  std::int64_t segments;      // Kp / segment_size
+  std::int64_t row_bytes;     // of a plane of layout plain: Kp / 8, and a bit for each group where groups have zeros
+  std::int64_t halves;        // groups in a unit: 1; 2 where G is 16
+  std::int64_t units;         // what packed forms store as one group: groups, or pairs of them, rounded up
+  std::int64_t segment_size;  // the largest multiple of 32 that divides a unit and is at most kMaxSegment
+  std::int64_t segments;      // of all units
 };
 
-// Layout 1 of the contract: planes [P, N, Kp/8], scales [C, N, Kp/G]; or, of type kCode8, bytes [C, N, 2 + Kp/G]: each
-// row a finite float16 factor, low byte first, and codes, with scale = factor * (code - 128) / 128.
+// Layout 1 of the contract: planes [P, N, row_bytes], scales [C, scale_outputs, Kp/G]; or, of type kCode8, bytes
+// [.., 2 + Kp/G]: each row a finite float16 factor, low byte first, and codes, with scale = factor * (code - 128) /
+// 128. The zero point of group g is the number of the bits g behind the Kp of each plane's row.
 struct Stored {
   const std::uint8_t* planes;
   const void* scales;
 };
 
-// Destination of an output block that is unpacked: its outputs in layout 1, planes [P, block_outputs, Kp/8] and scales
-// [C, block_outputs, ..].
+// Destination of an output block that is unpacked: its outputs in layout 1, planes [P, block_outputs, row_bytes] and
+// scales [C, block_outputs, ..].
 struct Unpacked {
   std::uint8_t* planes;
   std::uint8_t* scales;
@@ -124,6 +139,7 @@ struct MatMulKernel {
   Isa isa;
   int accuracy_level;   // the lowest level whose promise the kernel keeps; it may serve higher ones
   std::int64_t layout;  // the stored layout of the contract that its packed form is
+  bool even_levels;     // it serves them, not free ones alone
   int block_outputs;    // of a packed output block
   // A kernel for calls of many rows may read the packed form of another one, which then serves the other calls: a
   // weight that was packed for `packed_as` takes this kernel from `min_rows` rows on. Null: stands for itself.

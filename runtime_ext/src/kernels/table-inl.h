@@ -187,6 +187,7 @@ constexpr MatMulKernel table_kernel(const char* name, Isa isa, std::int64_t layo
           .isa = isa,
           .accuracy_level = kDigits == 1 ? 4 : 0,
           .layout = layout,
+          .even_levels = false,
           .block_outputs = Policy::kBlockOutputs,
           .packed_as = nullptr,
           .min_rows = 1,

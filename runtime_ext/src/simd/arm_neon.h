@@ -26,6 +26,9 @@ struct F32x16 {
   static F32x16 load(const std::uint16_t* p) {
     return each([&](int i) { return f16_to_float(p + 4 * i); });
   }
+  static F32x16 load_bfloat16(const std::uint16_t* p) {
+    return each([&](int i) { return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p + 4 * i), 16)); });
+  }
   static F32x16 load(const std::int8_t* p) {
     const int8x16_t bytes = vld1q_s8(p);
     const int16x8_t low = vmovl_s8(vget_low_s8(bytes));

@@ -18,9 +18,14 @@ struct F32x16 {
   static __m256 byte_to_float(const std::int8_t* p) {
     return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
   }
+  static __m256 bfloat16_to_float(const std::uint16_t* p) {
+    const __m256i bits = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(bits, 16));
+  }
   static F32x16 set(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
   static F32x16 load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
   static F32x16 load(const std::uint16_t* p) { return {f16_to_float(p), f16_to_float(p + 8)}; }
+  static F32x16 load_bfloat16(const std::uint16_t* p) { return {bfloat16_to_float(p), bfloat16_to_float(p + 8)}; }
   static F32x16 load(const std::int8_t* p) { return {byte_to_float(p), byte_to_float(p + 8)}; }
   static F32x16 add(F32x16 x, F32x16 y) { return {_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b)}; }
   static F32x16 max(F32x16 x, F32x16 y) { return {_mm256_max_ps(x.a, y.a), _mm256_max_ps(x.b, y.b)}; }
