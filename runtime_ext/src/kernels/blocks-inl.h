@@ -102,7 +102,9 @@ struct ExpandedScales {
 template <class Terms>
 struct SegmentView {
   const std::uint8_t* lines;     // of the pass's first plane; the next plane follows at once
-  const std::uint8_t* scales;    // of the pass's first plane, then of the next, then of the offset
+  const std::uint8_t* scales;    // free levels: of the pass's first plane, then of the next, then of the offset
+                                 // even levels: [halves][C][kBlockOutputs]
+  const std::uint8_t* zeros;     // zero points [halves][kBlockOutputs]; null where groups have none
   Element scale_type;            // float32 or float16
   const std::uint8_t* integers;  // of row 0
   const Terms* terms;            // of row 0
@@ -167,14 +169,16 @@ bool for_blocks(const Product& a, const AddSegment& add) {
     if (expand) expanded.load_factors(shape, at);
     at += PackedLayout<Policy>::factor_bytes(shape);
     const std::uint8_t* scales = at;
+    const std::uint8_t* zeros = nullptr;
     for (std::int64_t s = 0; s < shape.segments; ++s) {
       if (s % unit_segments == 0) {
         if (expand) expanded.load_unit(shape, at);
         scales = expand ? reinterpret_cast<const std::uint8_t*>(expanded.values) : at;
+        if (shape.twice_zero == kGroupZeros) zeros = at + PackedLayout<Policy>::zeros_at(shape);
         at += head_bytes;
       }
-      add(SegmentView<typename Form::Terms>{at, scales, scale_type, a.x.data + s * integer_bytes, terms + s * rows,
-                                            rows, y});
+      add(SegmentView<typename Form::Terms>{at, scales, zeros, scale_type, a.x.data + s * integer_bytes,
+                                            terms + s * rows, rows, y});
       at += segment_bytes;
     }
     finite &= a.y_type == Element::kFloat16 ? store_block<Policy, std::uint16_t>(a, block, y)
