@@ -24,7 +24,7 @@ __all__ = ["PlaneTables", "table_format"]
 
 _CODES, _HALF = np.dtype(np.uint8), np.dtype(np.float16)
 _FORMS: Mapping[int, tuple[int, float | str, np.dtype]] = {
-    2: (32, EACH_GROUP, _CODES),
+    2: (32, 2, _CODES),
     3: (32, EACH_GROUP, _CODES),
     4: (32, EACH_GROUP, _CODES),
     8: (64, 128, _HALF),
