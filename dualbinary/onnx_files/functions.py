@@ -54,6 +54,6 @@ def _parsed(unpack: UnpackFunction, opset: int) -> list[onnx.NodeProto]:
         return []
     text = (
         f'<domain: "unpack", opset_import: ["" : {opset}]>\n'
-        f"unpack <N, group_size> ({', '.join(unpack.inputs)}) => (planes, scales) {{\n{unpack.text}}}"
+        f"unpack <K, N, group_size> ({', '.join(unpack.inputs)}) => (planes, scales) {{\n{unpack.text}}}"
     )
     return list(parser.parse_function(text).node)

@@ -1,6 +1,6 @@
 """All graph passes in order: from the builder's portable graph to the one that is stored."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +12,7 @@ from dualbinary.contract.weight import PlaneFormat
 from exporter.graph.build import BuiltGraph
 from exporter.graph.dry_run import refuse_what_cannot_run
 from exporter.graph.export_graph import ExportGraph, PlaneNode
-from exporter.graph.fallback_function import fallback_function
+from exporter.graph.fallback_function import fallback_functions, overload_names
 from exporter.graph.layers import Linear, find_embedding, find_head, find_linears
 from exporter.graph.parameters import Parameters
 from exporter.graph.passes.attention_f16 import AttentionF16Pass
@@ -72,9 +72,10 @@ def rewrite(graph: BuiltGraph, parameters: Parameters, options: ExportOptions) -
         ExplicitZeroPointsPass()(model)
     _remove_unused(model)
     LowerOpsetPass()(model)
-    occurring = [*formats.values(), *(t.plane_format for t in vocabulary_pass.tables if t.plane_format is not None)]
+    occurring = {node.planes: node.plane_format for node in linear_pass.nodes}
+    occurring |= {t.values[0]: t.plane_format for t in vocabulary_pass.tables if t.plane_format is not None}
     if options.fallback != "none" and occurring:
-        _add_fallback(model, options.fallback, occurring)
+        _add_fallback(model, occurring, options)
     return ExportGraph(
         model, tuple(linear_pass.nodes), tuple(vocabulary_pass.tables), pack_pass.joined, tables_pass.length
     )
@@ -117,9 +118,17 @@ def _refuse_many_inputs(nodes: Collection[PlaneNode]) -> None:
             )
 
 
-def _add_fallback(model: ir.Model, kind: str, formats: Collection[PlaneFormat]) -> None:
-    function = fallback_function(kind, formats, model.graph.opset_imports[""])
-    model.functions[function.identifier()] = function
+def _add_fallback(model: ir.Model, formats: Mapping[ir.Value, PlaneFormat], options: ExportOptions) -> None:
+    """Add the functions for weights of these planes, and name in each node the one that is its own."""
+    opset, level = model.graph.opset_imports[""], options.accuracy_level
+    for function in fallback_functions(options.fallback, formats.values(), opset, level):
+        model.functions[function.identifier()] = function
+    names = overload_names(formats.values())
+    for node in model.graph:
+        if (node.domain, node.op_type) == (OP.domain, OP.name):
+            planes = node.inputs[1]
+            assert planes is not None
+            node.overload = names[formats[planes]]
     model.graph.opset_imports.setdefault("com.microsoft", 1)
 
 
