@@ -14,9 +14,9 @@ import numpy as np
 import torch
 
 from dualbinary import InputError
-from dualbinary.contract.scale_codes import round_scales, scale_values
 from dualbinary.contract.weight import PlaneWeight
 from dualbinary.errors import OptionError
+from dualbinary.fitting.closed_form import fit
 from exporter.graph.export_graph import VocabularyTable
 from exporter.graph.values import static_shape
 
@@ -83,7 +83,7 @@ def _quantize_rows(values: np.ndarray, table: VocabularyTable) -> list[np.ndarra
     if table.plane_format is None:
         return _quantize_blocks(values, table)
     _refuse_large_scales(np.abs(values).max(initial=0), 2 / ((1 << table.bits) - 1), table)
-    weight = _min_max(values, table.plane_format)
+    weight = fit(values, table.plane_format, name=table.parameter).weight
     return [weight.planes, weight.scales]
 
 
@@ -115,14 +115,3 @@ def _pack(codes: np.ndarray, bits: int) -> np.ndarray:
     per_byte = 8 // bits
     unsigned = (codes + (1 << (bits - 1))).astype(np.uint8).reshape(*codes.shape[:-1], -1, per_byte)
     return np.bitwise_or.reduce(unsigned << (bits * np.arange(per_byte, dtype=np.uint8)), axis=-1)
-
-
-def _min_max(values, form):
-    n, k = values.shape
-    x = np.pad(values, ((0, 0), (0, -k % form.group_size))).reshape(n, -1, form.group_size)
-    top = 2**form.planes - 1
-    steps = (np.abs(x).max(axis=2) * 2 / top).astype(np.float16)
-    scales = round_scales(steps[None]) if form.scale_dtype == np.uint8 else steps[None]
-    step = scale_values(scales)[0][..., None].astype(np.float32)
-    q = np.clip(np.rint(np.divide(x, step, out=np.zeros_like(x), where=step != 0) + form.zero), 0, top)
-    return PlaneWeight.pack_even(q.astype(np.uint8).reshape(n, -1)[:, :k], scales, form)

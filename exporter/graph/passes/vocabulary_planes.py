@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from dualbinary import OP
-from dualbinary.contract.weight import PlaneFormat
+from dualbinary.contract.weight import EACH_GROUP, PlaneFormat
 from dualbinary.onnx_files.factor_tables import factor_tables
 from exporter.graph.export_graph import VocabularyTable
 from exporter.graph.operator_node import operator_attributes, plane_parameters
@@ -23,17 +23,22 @@ from exporter.graph.values import NodeBuilder
 __all__ = ["PlaneTables", "table_format"]
 
 _CODES, _HALF = np.dtype(np.uint8), np.dtype(np.float16)
-_FORMS: Mapping[int, tuple[int, np.dtype]] = {2: (32, _CODES), 3: (64, _CODES), 4: (64, _CODES), 8: (64, _HALF)}
-"""Group size and type of scales by bits, measured on whole models (docs/log/export.md)."""
+_FORMS: Mapping[int, tuple[int, float | str, np.dtype]] = {
+    2: (32, 2, _CODES),
+    3: (32, EACH_GROUP, _CODES),
+    4: (32, EACH_GROUP, _CODES),
+    8: (64, 128, _HALF),
+}
+"""Group size, zero and type of scales by bits, measured on a whole model (docs/log/export.md)."""
 
 
 def table_format(bits: int, width: int) -> PlaneFormat:
     """The form of a table of so many bits whose rows have `width` weights."""
     multiple = OP.limits["group_multiple"]
-    group_size, scale_dtype = _FORMS[bits]
+    group_size, zero, scale_dtype = _FORMS[bits]
     if width % group_size:
         group_size = multiple  # padding to whole groups costs more than a scale for every 32 weights
-    return PlaneFormat(bits, group_size, levels="even", zero=(2**bits - 1) / 2, scale_dtype=scale_dtype)
+    return PlaneFormat(bits, group_size, levels="even", zero=zero, scale_dtype=scale_dtype)
 
 
 class PlaneTables:
@@ -56,16 +61,20 @@ class PlaneTables:
         form = table.plane_format
         assert form is not None
         planes, scales = table.values
+        groups, size = form.groups(table.width), form.group_size
         numbers = _numbers(build, build("Gather", planes, ids, axis=1), form)
-        groups = form.groups(table.width)
-        grouped = build.constant("grouped", np.array([0, 0, groups, form.group_size], np.int64))
+        if form.zero == EACH_GROUP:
+            zeros = _columns(build, numbers, "zeros", groups * size, groups * size + groups)
+            numbers = _columns(build, numbers, "weights", 0, groups * size)
+        grouped = build("Reshape", numbers, build.constant("grouped", np.array([0, 0, groups, size], np.int64)))
         last = build.constant("last", np.array([-1], np.int64))
-        columns = build("Unsqueeze", _steps(build, build("Gather", scales, ids, axis=1), form, groups), last)
-        weights = build("Mul", build("Reshape", numbers, grouped), columns)
+        if form.zero == EACH_GROUP:
+            grouped = build("Sub", grouped, build("Unsqueeze", zeros, last))
+        steps = _steps(build, build("Gather", scales, ids, axis=1), form, groups)
+        weights = build("Mul", grouped, build("Unsqueeze", steps, last))
         row = build("Reshape", weights, build.constant("row", np.array([0, 0, -1], np.int64)))
-        if groups * form.group_size > table.width:
-            begin, end = (build.constant(n, np.array([v], np.int64)) for n, v in (("begin", 0), ("end", table.width)))
-            row = build("Slice", row, begin, end, last)
+        if groups * size > table.width:
+            row = _columns(build, row, "row", 0, table.width)
         row.dtype = ir.DataType.FLOAT
         return build.cast(row, self._dtype)
 
@@ -78,18 +87,28 @@ class PlaneTables:
 
 
 def _numbers(build: NodeBuilder, rows: ir.Value, form: PlaneFormat) -> ir.Value:
-    """q - zero, float32 [batch, sequence, Hp/8, 8], from the bytes [P, batch, sequence, Hp/8] of the rows."""
+    """q - zero, float32 [batch, sequence, Hp + 8 Z], from the bytes [P, batch, sequence, Hp/8 + Z] of the rows.
+
+    Where every group has a zero point, q, and behind it the zero points.
+    """
     index = build("Cast", rows, to=int(ir.DataType.INT32))
     bits = np.arange(256)[:, None] >> np.arange(8) & 1
+    zero = 0 if form.zero == EACH_GROUP else float(form.zero)
     total = None
     for p in range(form.planes):
-        zero = form.zero if p == 0 else 0
-        values = build.constant(f"plane_{p}", (2**p * bits - float(zero)).astype(np.float32))
+        values = build.constant(f"plane_{p}", (2**p * bits - (zero if p == 0 else 0)).astype(np.float32))
         plane = build("Gather", index, build.constant(f"number_{p}", np.array(p, np.int64)))
         digits = build("Gather", values, plane)
         total = digits if total is None else build("Add", total, digits)
     assert total is not None
-    return total
+    return build("Reshape", total, build.constant("row", np.array([0, 0, -1], np.int64)))
+
+
+def _columns(build: NodeBuilder, value: ir.Value, name: str, begin: int, end: int) -> ir.Value:
+    """Columns of the last dimension of `value`."""
+    numbers = {"begin": begin, "end": end, "axis": -1}
+    bounds = [build.constant(f"{name}_{key}", np.array([number], np.int64)) for key, number in numbers.items()]
+    return build("Slice", value, *bounds)
 
 
 def _steps(build: NodeBuilder, scales: ir.Value, form: PlaneFormat, groups: int) -> ir.Value:
@@ -99,12 +118,8 @@ def _steps(build: NodeBuilder, scales: ir.Value, form: PlaneFormat, groups: int)
     if form.scale_dtype != np.uint8:
         return build("Cast", rows, to=int(ir.DataType.FLOAT))
     head = OP.scale_codes["factor_bytes"]
-    axis, begin, end = (
-        build.constant(name, np.array([number], np.int64))
-        for name, number in (("axis", -1), ("codes_begin", head), ("codes_end", head + groups))
-    )
     low, high = (build("Gather", rows, build.constant(f"byte_{n}", np.array([n], np.int64)), axis=-1) for n in (0, 1))
-    codes = build("Slice", rows, begin, end, axis)
+    codes = _columns(build, rows, "codes", head, head + groups)
     tables = {name: build.constant(name, array) for name, array in factor_tables().items()}
     index = build("Cast", high, to=int(ir.DataType.INT32))
     base, step = (build("Gather", table, index) for table in tables.values())
