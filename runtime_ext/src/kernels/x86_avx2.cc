@@ -15,6 +15,8 @@ namespace {
 
 struct Avx2 {
   using F32x16 = dualbinary::F32x16;
+  template <int kDigits>
+  static constexpr bool kRowApart = false;
   static constexpr bool kEvenLevels = true;
   static constexpr int kBlockOutputs = 32;
   template <int kLines>
@@ -44,7 +46,7 @@ struct Avx2 {
     }
   }
 
-  static void fetch(const std::uint8_t* at) { fetch_stream(at); }
+  [[gnu::always_inline]] static void fetch(const std::uint8_t* at) { fetch_stream(at); }
 
   // Sums of all digits of the outputs 8i to 8i+7, in 32 bits.
   template <int kDigits>
