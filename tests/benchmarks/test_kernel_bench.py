@@ -10,7 +10,7 @@ from onnx import numpy_helper
 
 from benchmarks.kernels import bench as kernel_bench
 from benchmarks.kernels import report as kernel_report
-from benchmarks.kernels.contenders import Point, Sessions, WeightFormat, contender_names, model, open_session
+from benchmarks.kernels.contenders import Point, Sessions, WeightFormat, contender_names, even, model, open_session
 from dualbinary.contract.reference import dual_binary_matmul
 
 POINT = Point(N=40, K=96, M=3, threads=1)
@@ -66,7 +66,7 @@ def test_figures_follow_from_the_times():
     assert peer["ratios"] == {}
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, *contender_names([4], [None], [], [even(1), even(8)])])
 def test_every_node_has_weights_and_inputs_of_its_own_and_stored_bytes_counts_them(name):
     graph = onnx.load_from_string(model(name, POINT, 3, FORMAT)).graph
     tensors = [tensor.raw_data for tensor in graph.initializer]
@@ -75,22 +75,25 @@ def test_every_node_has_weights_and_inputs_of_its_own_and_stored_bytes_counts_th
     assert len({node.input[0] for node in graph.node}) == 3
 
 
+@pytest.mark.parametrize("name", ["dualbinary-0", *contender_names([0], [None], [], [even(P) for P in (1, 2, 4, 8)])])
 @pytest.mark.parametrize("offset", [False, True])
-def test_our_contender_computes_the_operator(offset):
+def test_our_contender_computes_the_operator(name, offset):
     weight_format = WeightFormat(
         group_size=64, planes=3, offset=offset, dtype="float32"
     )  # 96 inputs: a ragged last group
-    session = open_session("dualbinary-0", POINT, 2, weight_format)
+    plane_format = weight_format.plane_format(name)
+    session = open_session(name, POINT, 2, weight_format)
     x = np.random.default_rng(1).standard_normal((2, POINT.K)).astype(np.float32)
     outputs = session.run(None, {value.name: x for value in session.get_inputs()})
     tensors = {
         tensor.name: numpy_helper.to_array(tensor)
-        for tensor in onnx.load_from_string(model("dualbinary-0", POINT, 2, weight_format)).graph.initializer
+        for tensor in onnx.load_from_string(model(name, POINT, 2, weight_format)).graph.initializer
     }
     for index, y in enumerate(outputs):
         planes, scales = tensors[f"planes{index}"], tensors[f"scales{index}"]
-        assert (len(planes), len(scales)) == (3, 3 + offset)
-        expected = dual_binary_matmul(x, planes, scales, K=POINT.K, N=POINT.N, group_size=64)
+        assert (len(planes), len(scales)) == (plane_format.planes, plane_format.scale_rows)
+        levels = plane_format.node_levels
+        expected = dual_binary_matmul(x, planes, scales, K=POINT.K, N=POINT.N, group_size=64, levels=levels)
         # Level 0 keeps 15 bits: an entry is off by 2^-21 of a nibble's sum at most, far below 1e-3 of these outputs.
         np.testing.assert_allclose(np.asarray(y), expected, atol=1e-3 * np.abs(expected).max())
 

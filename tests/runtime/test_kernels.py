@@ -1,5 +1,6 @@
 """Every kernel of the inventory against the float64 reference and against its neighbors, through the C API."""
 
+import itertools
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -8,12 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dualbinary.contract.levels import FREE, GROUP_ZEROS, Levels
 from dualbinary.contract.scale_codes import scale_values
 from runtime_ext.capi import Weight
 from tests.support.kernels import (
     AVAILABLE,
     EXACT,
     FAST_KERNELS,
+    FREE_LEVELS,
     KERNELS,
     LEVEL_KERNELS,
     LEVELS,
@@ -21,11 +24,12 @@ from tests.support.kernels import (
     each,
     kernel_parameter,
     prepared,
+    problem_for,
     product,
+    served_levels,
 )
 from tests.support.problems import ENTRY_RANGE, Problem, assert_close, make_problem, problems
 
-GOOD = make_problem(M=40, K=320, N=70, group_size=64, offset=True)
 GUARD = 512
 """Elements around an output that no kernel may touch: more than any block of outputs."""
 
@@ -47,7 +51,7 @@ def test_product_of_any_shape_is_within_the_derived_bound(kernel, problem):
 @pytest.mark.parametrize("group_size", [32, 64, 96, 128, 1024])
 @pytest.mark.parametrize(("rows", "planes", "offset"), [(1, 2, False), (9, 2, False), (17, 1, True), (17, 4, False)])
 def test_relative_error_on_gaussian_input_is_as_promised(kernel, group_size, rows, planes, offset):
-    problem = make_problem(M=rows, K=1024, N=256, group_size=group_size, planes=planes, offset=offset)
+    problem = problem_for(kernel, M=rows, K=1024, N=256, group_size=group_size, planes=planes, offset=offset)
     expected = problem.reference()
     error = np.linalg.norm(product(kernel, problem) - expected) / np.linalg.norm(expected)
     # Level 4 promises 8e-3. The error is made of independent roundings and so as small as the step, which is finer by
@@ -115,7 +119,7 @@ def rounded_nibbles_product(problem: Problem) -> np.ndarray:
     return y + np.einsum("ms,cns->mn", x.sum(axis=2), scales[len(planes) :])
 
 
-@each(LEVEL_KERNELS)
+@each([name for name in LEVEL_KERNELS if name in FREE_LEVELS])
 @pytest.mark.parametrize("rows", [1, 6, 19])
 @pytest.mark.parametrize("offset", [False, True])
 @pytest.mark.parametrize("planes", [1, 2, 4, 8])
@@ -130,21 +134,56 @@ def test_level_kernels_are_exact_where_weights_and_inputs_are_bytes(kernel, rows
     np.testing.assert_array_equal(product(kernel, problem), problem.reference())
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float16])
-@pytest.mark.parametrize("isa", ["", "neon"])
-def test_many_rows_get_the_kernel_that_is_made_for_them(monkeypatch, isa, dtype):
-    if isa and not any(kernel["isa"] == isa and kernel["available"] for kernel in KERNELS):
+@each([name for name in LEVEL_KERNELS if name not in FREE_LEVELS])
+@pytest.mark.parametrize("rows", [1, 19])
+@pytest.mark.parametrize("twice_zero", [GROUP_ZEROS, 0, 1, 2, None])
+@pytest.mark.parametrize("group_size", [16, 96])
+@pytest.mark.parametrize("planes", [1, 3, 4, 5, 8])
+def test_even_levels_are_exact_where_inputs_are_bytes(kernel, rows, twice_zero, group_size, planes):
+    rng = np.random.default_rng(planes)
+    levels, offset = Levels(True, twice_zero or 0), twice_zero is None
+    problem = make_problem(
+        M=rows, K=190, N=70, group_size=group_size, planes=planes, offset=offset, levels=levels, seed=planes
+    )
+    problem.scales[:1] = rng.integers(-3, 4, problem.scales[:1].shape)
+    problem.scales[1:] = rng.integers(-300, 300, problem.scales[1:].shape)
+    problem.x[:] = rng.integers(-20, 21, problem.x.shape)
+    problem.x[:, :: problem.segment_size()] = 127  # so that a step is 1
+    np.testing.assert_array_equal(product(kernel, problem), problem.reference())
+
+
+EVEN = Levels(True, 8)
+
+
+@pytest.mark.parametrize(
+    ("isa", "name", "levels", "planes", "group_size", "from_rows"),
+    [
+        ("i8mm", "level8_n32_i8mm", FREE, 2, 64, 16),
+        ("neon", "level8_n32_i8mm", FREE, 2, 64, None),  # which rules it out
+        ("avx512", "level8_n32_avx512", EVEN, 8, 64, 4),
+        ("avx512", "level8_n32_avx512", EVEN, 4, 32, 8),
+        ("avx512", "level8_n32_avx512", EVEN, 4, 16, None),
+        ("avx512", "level8_n32_avx512", EVEN, 3, 128, 16),
+        ("avx512", "level8_n32_avx512", EVEN, 2, 128, None),
+        ("avx512", "level8_n32_avx512", FREE, 4, 64, None),
+        ("avx2", "level8_n32_avx2", EVEN, 4, 16, 4),
+        ("avx2", "level8_n32_avx2", EVEN, 2, 64, None),
+    ],
+)
+def test_many_rows_get_the_kernel_that_is_made_for_them(monkeypatch, isa, name, levels, planes, group_size, from_rows):
+    if not any(kernel["isa"] == isa and kernel["available"] for kernel in KERNELS):
         pytest.skip(f"this CPU has no {isa}")
     monkeypatch.setenv("DUALBINARY_ISA", isa)
-    many = [
-        kernel for kernel in KERNELS if kernel["min_rows"] > 1 and kernel["available"] and isa in ("", kernel["isa"])
-    ]
-    with Weight(GOOD.planes, GOOD.scales, K=GOOD.K, group_size=GOOD.group_size, accuracy_level=4) as weight:
-        name, from_rows = (many[0]["name"], many[0]["min_rows"]) if many else (weight.kernel, 16)
-        for rows, kernel in ((1, weight.kernel), (from_rows - 1, weight.kernel), (from_rows, name), (137, name)):
-            x = np.resize(GOOD.x, (rows, GOOD.K)).astype(dtype)
-            problem = Problem(x, GOOD.planes, GOOD.scales, GOOD.K, GOOD.N, GOOD.group_size)
-            np.testing.assert_array_equal(weight.multiply(x), product(kernel, problem))
+    levels = levels._replace(twice_zero=min(levels.twice_zero, 2 * (2**planes - 1)))
+    problem = make_problem(M=137, K=320, N=70, planes=planes, group_size=group_size, levels=levels)
+    sizes = {"K": problem.K, "group_size": group_size, "levels": levels, "accuracy_level": 4}
+    with Weight(problem.planes, problem.scales, **sizes) as weight:
+        assert weight.kernel.startswith("table8")
+        rows = [1, 137] if from_rows is None else [1, from_rows - 1, from_rows, 137]
+        for count, dtype in itertools.product(rows, [np.float32, np.float16]):
+            part = replace(problem, x=problem.x[:count].astype(dtype))
+            kernel = weight.kernel if from_rows is None or count < from_rows else name
+            np.testing.assert_array_equal(weight.multiply(part.x), product(kernel, part))
 
 
 SPECIAL = [np.nan, np.inf, -np.inf, 3.4e38, -3.4e38, 1e30, 1e-30, 1e-38, 1e-45, 0.0, -0.0]
@@ -167,7 +206,7 @@ def test_extreme_activations_follow_ieee_rules(kernel, problem, places):
 @each(LEVELS)
 @pytest.mark.parametrize("magnitude", [1e-44, 1e-38, 1e-36, 1e-20, 1e20, 1e36, 1e38])
 def test_rows_of_extreme_magnitude_keep_their_accuracy(kernel, magnitude):
-    problem = make_problem(M=2, scale_type=np.float32)
+    problem = problem_for(kernel, M=2, scale_type=np.float32)
     with np.errstate(over="ignore"):
         problem.x[1] *= magnitude
         problem.x[1, ::2] = np.clip(problem.x[1, ::2], -3e38, 3e38)
@@ -176,7 +215,7 @@ def test_rows_of_extreme_magnitude_keep_their_accuracy(kernel, magnitude):
 
 @each(LEVELS)
 def test_sums_that_overflow_float32_on_the_way_are_right_in_the_end(kernel):
-    problem = make_problem(K=64, N=40, group_size=32, scale_type=np.float32)
+    problem = problem_for(kernel, K=64, N=40, group_size=32, scale_type=np.float32)
     problem.x[:] = 1e35  # tables can hold it, but not its product with the scale
     problem.scales[:, :, 0] = 1e6
     problem.scales[:, :, 1] = -1e6
@@ -186,7 +225,7 @@ def test_sums_that_overflow_float32_on_the_way_are_right_in_the_end(kernel):
 
 @each(LEVELS)
 def test_unselected_nan_and_infinity_do_not_reach_the_sum(kernel):
-    problem = make_problem(M=2, K=64, N=40, group_size=32)
+    problem = problem_for(kernel, M=2, K=64, N=40, group_size=32)
     problem.planes[:, :, 1] = 0  # inputs 8 to 15
     problem.x[0, 8:16] = [np.nan, np.inf, -np.inf, 1e38, np.nan, np.inf, -np.inf, 1e38]
     y = product(kernel, problem)
@@ -194,13 +233,13 @@ def test_unselected_nan_and_infinity_do_not_reach_the_sum(kernel):
     assert_close(y, problem, error_bound(kernel, problem))
 
 
-def one_selected_input(scales: np.ndarray, x_type: type) -> Problem:
+def one_selected_input(scales: np.ndarray, x_type: type, levels: Levels = FREE) -> Problem:
     """Y = scales: one output for each, whose only selected input is 1."""
     planes = np.zeros((1, len(scales), 4), np.uint8)
     planes[:, :, 0] = 1
     x = np.zeros((1, 32), x_type)
     x[0, 0] = 1
-    return Problem(x, planes, scales[None, :, None], 32, len(scales), 32)
+    return Problem(x, planes, scales[None, :, None], 32, len(scales), 32, levels)
 
 
 def test_every_float16_scale_is_read_right():
@@ -225,7 +264,7 @@ def test_coded_scales_compute_what_the_float32_scales_they_stand_for_do(kernel, 
 def test_every_factor_and_every_code_is_read_right(kernel):
     factors = np.arange(2**16, dtype="<u2").view(np.float16)
     factors = factors[np.isfinite(factors)]
-    problem = one_selected_input(np.zeros(len(factors)), np.float32)
+    problem = one_selected_input(np.zeros(len(factors)), np.float32, served_levels(kernel))
     codes = (np.arange(len(factors)) * 37 % 256).astype(np.uint8)  # neighbors differ, each beside many factors
     scales = np.concatenate([factors.view(np.uint8).reshape(-1, 2), codes[:, None]], axis=1)[None]
     problem = replace(problem, scales=scales)
@@ -260,7 +299,7 @@ def test_results_round_once_to_the_nearest_float16():
 
 @each(LEVELS)
 def test_bits_beyond_k_are_ignored(kernel):
-    problem = make_problem(K=37, N=33, group_size=64)
+    problem = problem_for(kernel, K=37, N=33, group_size=64)
     clean = product(kernel, problem)
     problem.planes[:, :, 5:] = 0xFF  # inputs 40 to 63 do not exist
     np.testing.assert_array_equal(product(kernel, problem), clean)
@@ -282,8 +321,10 @@ def test_nothing_is_written_outside_the_output(kernel, problem):
 
 @each(LEVELS)
 def test_a_row_does_not_depend_on_the_rows_beside_it(kernel):
-    problem = make_problem(M=137, K=544, N=65, group_size=32, planes=3, offset=True)  # more than one tile of rows
-    problem.x[3, 5] = np.inf
+    problem = problem_for(
+        kernel, M=137, K=544, N=65, group_size=32, planes=3, offset=True
+    )  # more than one tile of rows
+    problem.x[3, 5] = np.inf  # 137 rows are more than one tile
     together = product(kernel, problem)
     with prepared(kernel, problem) as weight:
         alone = np.concatenate([weight.multiply(row[None]) for row in problem.x])
@@ -292,7 +333,7 @@ def test_a_row_does_not_depend_on_the_rows_beside_it(kernel):
 
 @each(LEVELS)
 def test_threads_do_not_change_the_result(kernel):
-    problem = make_problem(M=6, K=1024, N=1024)
+    problem = problem_for(kernel, M=6, K=1024, N=1024)
     counts = []
 
     def parallel(task, count):
@@ -315,7 +356,7 @@ def test_a_small_product_stays_on_the_calling_thread():
 
 @each(LEVELS)
 def test_one_weight_serves_many_threads_at_once(kernel):
-    problem = make_problem(M=3, K=512, N=96)
+    problem = problem_for(kernel, M=3, K=512, N=96)
     inputs = [problem.x * (i + 1) for i in range(24)]
     with prepared(kernel, problem) as weight, ThreadPoolExecutor(8) as pool:
         expected = [weight.multiply(x) for x in inputs]

@@ -18,7 +18,7 @@ from dualbinary.contract.levels import FREE, Levels
 from dualbinary.contract.scale_codes import SCALE_DTYPES
 from dualbinary.contract.weight import EACH_GROUP, PlaneFormat
 from runtime_ext.capi import Weight
-from tests.support.kernels import EVEN, FAST_KERNELS, LEVELS, each, product
+from tests.support.kernels import FAST_KERNELS, LEVELS, each, problem_for, product, serves
 from tests.support.problems import Problem, make_problem, op_model, problems
 from tests.support.sessions import open_session, run
 
@@ -49,7 +49,7 @@ def from_blocks(problem: Problem, kernel: str | None = None, layout: str = "", *
 
 
 def product_from_blocks(kernel: str, problem: Problem) -> np.ndarray:
-    assume(kernel in EVEN or not problem.levels.even)
+    assume(serves(kernel, problem.levels))
     with from_blocks(problem, kernel) as weight:
         return weight.multiply(problem.x.reshape(-1, problem.K)).reshape(*problem.x.shape[:-1], problem.N)
 
@@ -86,9 +86,9 @@ def golden_problem(case: dict[str, Any], layout: str) -> tuple[Problem, np.ndarr
 @each(LEVELS)
 @pytest.mark.parametrize("case", golden.load(1, 2), ids=lambda case: case["name"])
 def test_golden_weights_of_version_2_are_packed_and_unpacked_without_loss(kernel, case):
-    if "twice_zero" in case and kernel not in EVEN:
-        pytest.skip(f"{kernel} serves free levels alone")
     problem, y = golden_problem(case, "plain")
+    if not serves(kernel, problem.levels):
+        pytest.skip(f"{kernel} does not serve these levels")
     np.testing.assert_array_equal(product(kernel, problem), y)
 
 
@@ -97,9 +97,9 @@ def test_golden_weights_of_version_2_are_packed_and_unpacked_without_loss(kernel
 def test_golden_blocks_of_version_2_are_read_bit_for_bit(kernel, number):
     layout = OP.layout_named(LAYOUT_OF[kernel])
     case = golden.load(layout.number, 2)[number]
-    if "twice_zero" in case and kernel not in EVEN:
-        pytest.skip(f"{kernel} serves free levels alone")
     problem, y = golden_problem(case, layout.name)
+    if not serves(kernel, problem.levels):
+        pytest.skip(f"{kernel} does not serve these levels")
     sizes = {"K": problem.K, "group_size": problem.group_size, "levels": problem.levels, "layout": layout.number}
     with Weight(
         problem.planes,
@@ -139,7 +139,7 @@ def test_rows_that_tables_cannot_hold_are_computed_from_blocks(kernel, problem, 
 
 @each(FAST_KERNELS)
 def test_blocks_at_any_address_give_the_same(kernel):
-    problem = make_problem(M=3, N=70, K=200, group_size=32, offset=True)
+    problem = problem_for(kernel, M=3, N=70, K=200, group_size=32, offset=True)
     blocks = in_blocks(problem, LAYOUT_OF[kernel])
     expected = product(kernel, problem)
     memory = np.zeros(blocks.planes.size + 128, np.uint8)
@@ -152,6 +152,7 @@ def test_blocks_at_any_address_give_the_same(kernel):
             blocks.scales,
             K=problem.K,
             group_size=problem.group_size,
+            levels=problem.levels,
             layout=OP.layout_named(LAYOUT_OF[kernel]).number,
             planes_in_blocks=2,
             accuracy_level=LEVELS[kernel],
@@ -229,7 +230,7 @@ def test_a_kernel_named_for_another_layout_is_refused(kernel):
     with pytest.raises(
         InputError, match=f"kernel {kernel} reads the layouts plain and {LAYOUT_OF[kernel]}, got {other}"
     ):
-        from_blocks(make_problem(), kernel, other)
+        from_blocks(problem_for(kernel), kernel, other)
 
 
 GOOD = make_problem(K=64, N=40, group_size=32, planes=2, offset=True)
@@ -278,7 +279,7 @@ def test_a_data_file_that_is_too_short_is_refused(tmp_path):
 
 @each(FAST_KERNELS)
 def test_a_factor_that_is_not_finite_fails_the_run_that_meets_it(kernel):
-    problem = make_problem(M=2, K=64, N=40, group_size=32, scale_type=np.uint8)
+    problem = problem_for(kernel, M=2, K=64, N=40, group_size=32, offset=True, scale_type=np.uint8)
     for bits in (0x7C00, 0xFC00, 0x7E00):
         problem.scales[1, 35, :2] = [bits & 255, bits >> 8]
         with from_blocks(problem, kernel) as weight, pytest.raises(InputError, match="row 1 of output 35"):

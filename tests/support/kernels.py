@@ -1,19 +1,23 @@
 """Kernels by name, and products by them through the C API: for the tests of kernels, layouts and packed copies."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import assume
 
 import runtime_ext
+from dualbinary.contract.levels import FREE, Levels
 from runtime_ext.capi import Weight
-from tests.support.problems import Problem
+from tests.support.problems import Problem, make_problem
 
 KERNELS = runtime_ext.describe()["kernels"]
 AVAILABLE = {kernel["name"] for kernel in KERNELS if kernel["available"]}
 """Those that this CPU can run."""
 EXACT = "exact_f64_scalar"
-EVEN = {kernel["name"] for kernel in KERNELS if kernel["even_levels"]}
-"""Those that serve even levels."""
+FREE_LEVELS = {kernel["name"] for kernel in KERNELS if kernel["free_levels"]}
+EVEN_LEVELS = {kernel["name"] for kernel in KERNELS if kernel["even_levels"]}
+"""Those that serve free levels, and even ones; most serve both."""
 LEVELS = {kernel["name"]: kernel["accuracy_level"] for kernel in KERNELS}
 FAST_KERNELS = [name for name in LEVELS if name != EXACT]
 TABLE_KERNELS = [name for name in LEVELS if name.startswith("table")]
@@ -33,6 +37,21 @@ def each(names: list[str] | dict[str, int]):
     return pytest.mark.parametrize("kernel", [kernel_parameter(name) for name in names])
 
 
+def problem_for(kernel: str, **settings: Any) -> Problem:
+    """A problem of make_problem() with free levels, or, for a kernel of these alone, with even ones."""
+    return make_problem(levels=served_levels(kernel), **settings)
+
+
+def serves(kernel: str, levels: Levels) -> bool:
+    """Whether the kernel serves these levels."""
+    return kernel in (EVEN_LEVELS if levels.even else FREE_LEVELS)
+
+
+def served_levels(kernel: str) -> Levels:
+    """Free levels, or, for a kernel of these alone, even ones from 0 on."""
+    return FREE if kernel in FREE_LEVELS else Levels(even=True)
+
+
 def product(kernel: str, problem: Problem, parallel=None) -> np.ndarray:
     """Y [.., N] of the problem by the kernel."""
     with prepared(kernel, problem) as weight:
@@ -42,7 +61,7 @@ def product(kernel: str, problem: Problem, parallel=None) -> np.ndarray:
 
 def prepared(kernel: str, problem: Problem) -> Weight:
     """The problem's weight, packed for the kernel; a property's example that the kernel does not serve is left out."""
-    assume(kernel in EVEN or not problem.levels.even)
+    assume(serves(kernel, problem.levels))
     return Weight(
         problem.planes,
         problem.scales,

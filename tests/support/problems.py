@@ -12,6 +12,7 @@ the sum of magnitudes. The result is rounded once more to its own type.
 A level kernel rounds inputs to d = max |x| / 127 in a segment and the weights of an output and group to bytes of at
 most e = sum over planes of |scales| / 255. With c, the center of all weights, an input x of weight w errs by
 |w - c| * d/2 and e/2 * |x|, to which float32 adds 2^-24 of 127 and of 255 in three operations, and what its sums lose.
+Even levels are not rounded.
 """
 
 from dataclasses import dataclass
@@ -104,17 +105,29 @@ class Problem:
         """Bound of the error of a level kernel, before its result is rounded, [M, N]."""
         segments = np.abs(self.segments())  # [M, segments, S]
         steps = segments.max(axis=2) / INPUT_RANGE
+        rounded_inputs = (0.5 + 3 * EPS * INPUT_RANGE) * steps
+        if self.levels.even:
+            return np.einsum("ms,ns->mn", rounded_inputs, self._distances_from_center()) + 2 * self.float_error()
         variable = self.free_scales[: len(self.planes)]  # without the offset
         scales = self._per_segment(np.abs(variable))  # [P, N, segments]
         bits = self.planes[:, :, : padded_k(self.K, self.group_size) // 8]
         dense = dequantize(bits, variable.astype(np.float32), segments.shape[1] * segments.shape[2], self.group_size)
         center = self._per_segment(variable).sum(axis=0) / 2  # [N, segments]
         weights = np.abs(dense.reshape(self.N, *segments.shape[1:]) - center[..., None]).sum(axis=2)  # [N, segments]
-        of_inputs = (0.5 + 3 * EPS * INPUT_RANGE) * np.einsum("ms,ns->mn", steps, weights)
+        of_inputs = np.einsum("ms,ns->mn", rounded_inputs, weights)
         level_steps = scales.sum(axis=0) / LEVEL_RANGE
         inputs = segments.sum(axis=2) + segments.shape[2] * steps / 2
         of_levels = (0.5 + 3 * EPS * LEVEL_RANGE) * np.einsum("ms,ns->mn", inputs, level_steps)
         return of_inputs + of_levels + 2 * self.float_error()
+
+    def _distances_from_center(self) -> np.ndarray:
+        """Sum over a segment of |w - c| of even levels, [N, segments]."""
+        bits = np.unpackbits(self.planes[:, :, : padded_k(self.K, self.group_size) // 8], axis=2, bitorder="little")
+        q = np.einsum("pnk,p->nk", bits, 1 << np.arange(len(self.planes)))
+        distances = np.abs(q - ((1 << len(self.planes)) - 1) / 2) * self.magnitudes[0].repeat(self.group_size, axis=1)
+        size = self.segment_size()
+        distances = np.pad(distances, ((0, 0), (0, -distances.shape[1] % size)))
+        return distances.reshape(self.N, -1, size).sum(axis=2)
 
     def _padded(self) -> np.ndarray:
         rows = np.asarray(self.x, np.float64).reshape(-1, self.K)

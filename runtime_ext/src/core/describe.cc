@@ -25,8 +25,9 @@ std::string kernel_json(const MatMulKernel* kernel) {
   return json::object({{"name", quoted(kernel->name)},
                        {"isa", quoted(isa_name(kernel->isa))},
                        {"accuracy_level", std::to_string(kernel->accuracy_level)},
+                       {"free_levels", json::boolean(kernel->free_levels)},
                        {"even_levels", json::boolean(kernel->even_levels)},
-                       {"min_rows", std::to_string(kernel->min_rows)},
+                       {"packed_as", kernel->packed_as == nullptr ? "null" : quoted(kernel->packed_as->name)},
                        {"layout", quoted(layout_name(kernel->layout))},
                        {"available", json::boolean(runs_here(*kernel))}});
 }

@@ -36,7 +36,7 @@ bool serves_accuracy(const MatMulKernel& kernel, const Spec& spec) {
 }
 
 bool serves_levels(const MatMulKernel& kernel, const Spec& spec) {
-  return kernel.even_levels || spec.levels == kFreeLevels;
+  return spec.levels == kFreeLevels ? kernel.free_levels : kernel.even_levels;
 }
 
 // Tables are packed from a plain weight, or come from a file as they are.
@@ -135,7 +135,9 @@ const MatMulKernel& kernel_named(std::string_view name, const Spec& spec) {
                                   std::to_string(spec.accuracy_level));
     }
     if (!serves_levels(*kernel, spec)) {
-      throw std::invalid_argument("kernel " + std::string(name) + " serves free levels alone, asked for even ones");
+      const bool even = spec.levels == kEvenLevels;
+      throw std::invalid_argument("kernel " + std::string(name) + " serves " + (even ? "free" : "even") +
+                                  " levels alone, asked for " + (even ? "even" : "free") + " ones");
     }
     if (!reads(*kernel, spec.layout)) {
       throw std::invalid_argument("kernel " + std::string(name) + " reads the layouts plain and " +

@@ -27,7 +27,7 @@ class Weight {
   const MatMulKernel& kernel() const { return kernel_; }
   // For a product of so many rows.
   const MatMulKernel& kernel_for(std::int64_t rows) const {
-    return many_rows_ != nullptr && rows >= many_rows_->min_rows ? *many_rows_ : kernel_;
+    return many_rows_ != nullptr && rows >= many_rows_->min_rows(shape_) ? *many_rows_ : kernel_;
   }
   const std::uint8_t* packed() const { return packed_; }
 

@@ -21,7 +21,7 @@
 namespace dualbinary {
 namespace {
 
-constexpr int kMinRows = 16;
+constexpr std::int64_t kMinRows = 16;
 constexpr float kInputRange = 127;
 constexpr float kLevelRange = 255;
 
@@ -283,10 +283,11 @@ constinit const MatMulKernel level8_n32_i8mm = {.name = "level8_n32_i8mm",
                                                 .isa = Isa::kI8mm,
                                                 .accuracy_level = 4,
                                                 .layout = contract::kLayoutNeon,
+                                                .free_levels = true,
                                                 .even_levels = false,
                                                 .block_outputs = NeonBlock::kBlockOutputs,
                                                 .packed_as = &table8_n32_neon,
-                                                .min_rows = kMinRows,
+                                                .min_rows = [](const Shape&) { return kMinRows; },
                                                 .block_bytes = PackedLayout<NeonBlock>::block_bytes,
                                                 .pack_block = pack_block<NeonBlock>,
                                                 .unpack_block = unpack_block<NeonBlock>,

@@ -35,13 +35,18 @@
 // each of the four inputs of a nibble. The step of an entry is at most (4 max|x| / 2) / 32767, less than a, and a
 // nibble has one rounding error for any selection.
 //
-// Level kernels (arm_i8mm.cc), for calls of many rows on CPUs that multiply matrices of bytes: the planes and scales of
-// a group give each input one of 2^P levels. Levels are rounded to bytes, with a step and a minimum for each output and
+// Level kernels, for calls of many rows, on CPUs that multiply bytes: the planes and scales of a group give each input
+// one of 2^P levels. Free levels (arm_i8mm.cc) are rounded to bytes, with a step and a minimum for each output and
 // group, inputs to 8 bits, with a step for each segment, and bytes are multiplied:
 //
 //   sum over a segment of level * x  ~=  step of x * (step of levels * sum of (byte * x byte) + minimum * sum of x
 //   bytes)
 //                                        + center of the levels * (sum of x - step of x * sum of x bytes)
+//
+// Even levels (x86_levels-inl.h) are bytes as they are, with a center of (2^P - 1) / 2 steps:
+//
+//   sum over a segment of level * x  ~=  step of levels * (step of x * sum of (q * x byte) - zero * sum of x
+//                                        + center * (sum of x - step of x * sum of x bytes))
 //
 // This header is included by files that are compiled for one ISA, so it holds no function: an inline function compiled
 // there could be kept by the linker for everyone and then fail on an older CPU.
@@ -151,12 +156,13 @@ struct MatMulKernel {
   Isa isa;
   int accuracy_level;   // the lowest level whose promise the kernel keeps; it may serve higher ones
   std::int64_t layout;  // the stored layout of the contract that its packed form is
-  bool even_levels;     // it serves them, not free ones alone
+  bool free_levels;     // it serves them; and
+  bool even_levels;     // even ones
   int block_outputs;    // of a packed output block
   // A kernel for calls of many rows may read the packed form of another one, which then serves the other calls: a
-  // weight that was packed for `packed_as` takes this kernel from `min_rows` rows on. Null: stands for itself.
+  // weight that was packed for `packed_as` takes this kernel from min_rows() rows on. Both null: it stands for itself.
   const MatMulKernel* packed_as;
-  int min_rows;
+  std::int64_t (*min_rows)(const Shape&);
   // Bytes of one packed output block.
   std::size_t (*block_bytes)(const Shape&);
   // Packs output block number `block` of the stored weight; outputs past N become zero.

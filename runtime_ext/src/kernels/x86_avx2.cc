@@ -1,52 +1,22 @@
-// Table kernels for AVX2.
-//
-// Output block: 32 outputs. Line: four vectors of 32 bytes, one for each 8 inputs; byte 2i of a vector is output i,
-// byte 2i+1 output 16+i (the order in which ByteSums returns its sums); the low nibble is the inputs 0..3 of the eight,
-// the high nibble 4..7, as stored.
-#include "simd/x86_avx2.h"
-
+// Table kernels for AVX2. The packed form is that of avx2_block.h.
 #include "contract.h"
+#include "kernels/avx2_block.h"
 #include "kernels/inventory.h"
 #include "kernels/table-inl.h"
-#include "simd/x86_prefetch.h"
 
 namespace dualbinary {
 namespace {
 
-struct Avx2 {
-  using F32x16 = dualbinary::F32x16;
+struct Avx2 : Avx2Block {
   template <int kDigits>
   static constexpr bool kRowApart = false;
   static constexpr bool kEvenLevels = true;
-  static constexpr int kBlockOutputs = 32;
   template <int kLines>
   static constexpr int kPlanesPerPass = 1;
-  static constexpr std::size_t kVector = 32;
   // Rows whose sums are kept in registers at a time, so that one index serves them all: 4 rows of
   // one digit take 8 of the 16 registers. One row of three takes 6; two rows ran slower.
   template <int kDigits>
   static constexpr int kRowTile = kDigits == 1 ? 4 : 2;
-
-  static void pack_line(const std::uint32_t* words, std::uint8_t* out) {
-    for (int eight = 0; eight < kLineInputs / 8; ++eight) {
-      for (int i = 0; i < 16; ++i) {
-        out[eight * 32 + 2 * i] = static_cast<std::uint8_t>(words[i] >> (8 * eight));
-        out[eight * 32 + 2 * i + 1] = static_cast<std::uint8_t>(words[16 + i] >> (8 * eight));
-      }
-    }
-  }
-
-  static void unpack_line(const std::uint8_t* line, std::uint32_t* words) {
-    std::memset(words, 0, kBlockOutputs * sizeof(*words));
-    for (int eight = 0; eight < kLineInputs / 8; ++eight) {
-      for (int i = 0; i < 16; ++i) {
-        words[i] |= std::uint32_t{line[eight * 32 + 2 * i]} << (8 * eight);
-        words[16 + i] |= std::uint32_t{line[eight * 32 + 2 * i + 1]} << (8 * eight);
-      }
-    }
-  }
-
-  [[gnu::always_inline]] static void fetch(const std::uint8_t* at) { fetch_stream(at); }
 
   // Sums of all digits of the outputs 8i to 8i+7, in 32 bits.
   template <int kDigits>

@@ -1,28 +1,21 @@
 // Table kernels for AVX-512 with VNNI and VBMI.
 //
-// Output block: 32 outputs, as two vectors of 16. Line: 64 bytes for each vector; byte 4r+j of a vector belongs to its
-// output r; the low nibble is the inputs 4j..4j+3 of the line, the high nibble the inputs 16+4j..16+4j+3. So one vpermb
-// looks up 16 outputs times 16 inputs, and one vpdpbusd adds the four bytes of each output to its 32-bit lane: no
-// horizontal sum anywhere.
+// The packed form is that of avx512_block.h: one vpermb looks up 16 outputs times 16 inputs, and one vpdpbusd adds the
+// four bytes of each output to its 32-bit lane, so that there is no horizontal sum anywhere.
 #include "simd/x86_avx512.h"
 
 #include "contract.h"
+#include "kernels/avx512_block.h"
 #include "kernels/inventory.h"
 #include "kernels/table-inl.h"
-#include "simd/x86_prefetch.h"
 
 namespace dualbinary {
 namespace {
 
-struct Avx512 {
-  using F32x16 = dualbinary::F32x16;
+struct Avx512 : Avx512Block {
   template <int kDigits>
   static constexpr bool kRowApart = kDigits == 1;
   static constexpr bool kEvenLevels = true;
-  static constexpr int kVectorOutputs = 16;
-  static constexpr int kBlockVectors = 2;
-  static constexpr int kBlockOutputs = kBlockVectors * kVectorOutputs;
-  static constexpr std::size_t kVector = 64;
   // While many rows pass by, all indices of a pass stay in 16 of the 32 registers: 8 lines of one vector, or 4 lines of
   // two vectors, which then share the tables.
   static constexpr int kMostPlanes = 4;
@@ -30,33 +23,6 @@ struct Avx512 {
   static constexpr int kPlanesPerPass = kLines <= 2 ? kMostPlanes : 2;
   template <int kLines, int kPlanes>
   static constexpr int kVectorsAtOnce = kLines * kPlanes <= 4 ? 2 : 1;
-
-  // Moves nibble j (j < 4) of each half-word to the low half of byte j.
-  static std::uint32_t spread(std::uint32_t nibbles) {
-    nibbles = (nibbles | nibbles << 8) & 0x00ff00ffU;
-    return (nibbles | nibbles << 4) & 0x0f0f0f0fU;
-  }
-
-  static void pack_line(const std::uint32_t* words, std::uint8_t* out) {
-    std::uint32_t line[kBlockOutputs];
-    for (int r = 0; r < kBlockOutputs; ++r) line[r] = spread(words[r] & 0xffffU) | spread(words[r] >> 16) << 4;
-    std::memcpy(out, line, sizeof(line));
-  }
-
-  // The reverse of spread.
-  static std::uint32_t collect(std::uint32_t bytes) {
-    bytes = (bytes | bytes >> 4) & 0x00ff00ffU;
-    return (bytes | bytes >> 8) & 0xffffU;
-  }
-
-  static void unpack_line(const std::uint8_t* line, std::uint32_t* words) {
-    std::memcpy(words, line, kBlockOutputs * sizeof(*words));
-    for (int r = 0; r < kBlockOutputs; ++r) {
-      words[r] = collect(words[r] & 0x0f0f0f0fU) | collect(words[r] >> 4 & 0x0f0f0f0fU) << 16;
-    }
-  }
-
-  [[gnu::always_inline]] static void fetch(const std::uint8_t* at) { fetch_stream(at); }
 
   // Sum of the entries from those of their digits.
   template <int kDigits>
@@ -319,12 +285,7 @@ struct Avx512 {
 
   // Scales of row c of `scales`, for the 16 outputs of vector v.
   [[gnu::always_inline]] static __m512 load_scales(const TableView& a, const std::uint8_t* scales, int c, int v) {
-    const bool f16 = a.scale_type == Element::kFloat16;
-    const int first = c * kBlockOutputs + v * kVectorOutputs;
-    const std::uint8_t* at = scales + static_cast<std::size_t>(first) * (f16 ? sizeof(std::uint16_t) : sizeof(float));
-    fetch_stream(at);
-    return f16 ? F32x16::load(reinterpret_cast<const std::uint16_t*>(at)).v
-               : F32x16::load(reinterpret_cast<const float*>(at)).v;
+    return Avx512Block::load_scales(scales, a.scale_type, c, v);
   }
 };
 
