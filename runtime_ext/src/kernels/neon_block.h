@@ -45,7 +45,7 @@ struct NeonBlock {
     }
   }
 
-  static void fetch(const std::uint8_t* at) { fetch_ahead(at); }
+  [[gnu::always_inline]] static void fetch(const std::uint8_t* at) { fetch_ahead(at); }
 };
 
 }  // namespace

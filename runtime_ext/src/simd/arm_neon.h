@@ -128,7 +128,7 @@ inline float32x4_t load_zeros(const std::uint8_t* p, int which) {
 // Prefetch of the packed stream into L2, one call for each cache line that is read. The distance is the one that x86
 // CPUs liked; no Arm core was at hand to measure another.
 constexpr std::size_t kPrefetchBytes = 8192;
-inline void fetch_ahead(const std::uint8_t* p) { __builtin_prefetch(p + kPrefetchBytes, 0, 2); }
+[[gnu::always_inline]] inline void fetch_ahead(const std::uint8_t* p) { __builtin_prefetch(p + kPrefetchBytes, 0, 2); }
 
 }  // namespace
 }  // namespace dualbinary
