@@ -95,6 +95,13 @@ bench: setup ## speed of the kernels beside MatMulNBits and a plain read of memo
 	$(BIN)/python -m benchmarks.kernels.bench --out out/bench/kernels.json $(BENCH_OPTIONS)
 	$(BIN)/python -m benchmarks.kernels.report out/bench/kernels.json --plot out/bench/kernels.svg > /dev/null
 
+# 1, 2, 4 and 8 planes around their middle, in groups of 32 and 128, beside MatMulNBits of 2, 4 and 8 bits.
+bench-even: setup ## speed of even levels beside MatMulNBits of the same block size
+	for size in 32 128; do \
+		$(BIN)/python -m benchmarks.kernels.bench --out out/bench/even$$size.json --group-size $$size --levels 4 \
+			--even 1 2 4 8 --peers 2 4 8 --shapes 4096x4096 --rows 1 4 8 16 32 128 $(BENCH_OPTIONS) || exit 1; \
+	done
+
 bench-cuda: cuda ## speed of the CUDA kernels beside cuBLAS, MatMulNBits and torch's int4; needs a GPU
 	$(BIN)/python -m benchmarks.cuda.bench --library build/cuda/libdualbinary_cuda.so --kernels all \
 		--out out/bench/cuda.json $(BENCH_OPTIONS)

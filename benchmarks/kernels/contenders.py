@@ -42,6 +42,7 @@ __all__ = [
 
 OURS, PEER = "dualbinary", "MatMulNBits"
 FREE = "free"
+_EVEN = "even"
 _ISA = "DUALBINARY_ISA"
 _FEW_ROWS = 16  # from here on a weight is used so often that it hardly matters where it comes from
 _SEED = 0
@@ -65,7 +66,7 @@ class Point:
 
 def even(planes: int) -> str:
     """Name of even levels of so many planes, around a zero in their middle: +-1, -1 0 1 2, -8 to 7, -128 to 127."""
-    return f"even{planes}"
+    return f"{_EVEN}{planes}"
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ class WeightFormat:
         scale_dtype = np.dtype(np.uint8 if self.scale_bits == np.iinfo(np.uint8).bits else np.float16)
         if form == FREE:
             return PlaneFormat(self.planes, self.group_size, self.offset, scale_dtype=scale_dtype)
-        planes = int(form.removeprefix(even("")))
+        planes = int(form.removeprefix(_EVEN))
         middle = 0.5 if planes == 1 else float(2 ** (planes - 1) - (planes == 2))
         zero = 0.0 if self.offset else middle
         return PlaneFormat(planes, self.group_size, self.offset, levels="even", zero=zero, scale_dtype=scale_dtype)

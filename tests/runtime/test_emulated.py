@@ -62,7 +62,8 @@ def test_a_machine_without_an_emulator_is_told_what_to_install(tmp_path):
 @pytest.mark.slow
 def test_neon_results_are_those_of_avx2_to_the_bit(tmp_path):
     # The same operations on integers and floats in the same order, whatever the CPU.
-    ours = [k["name"] for k in runtime_ext.describe()["kernels"] if k["isa"] == "avx2" and k["available"]]
+    tables = [k for k in runtime_ext.describe()["kernels"] if k["name"].startswith("table")]
+    ours = [kernel["name"] for kernel in tables if kernel["isa"] == "avx2" and kernel["available"]]
     if not ours:
         pytest.skip("this CPU has no AVX2 to compare with")
     require(ARM_TOOLS)

@@ -162,8 +162,9 @@ EVEN = Levels(True, 8)
         ("neon", "level8_n32_i8mm", FREE, 2, 64, None),  # which rules it out
         ("avx512", "level8_n32_avx512", EVEN, 8, 64, 4),
         ("avx512", "level8_n32_avx512", EVEN, 4, 32, 8),
-        ("avx512", "level8_n32_avx512", EVEN, 4, 16, None),
+        ("avx512", "level8_n32_avx512", EVEN, 4, 16, 32),
         ("avx512", "level8_n32_avx512", EVEN, 3, 128, 16),
+        ("avx512", "level8_n32_avx512", EVEN, 3, 16, None),
         ("avx512", "level8_n32_avx512", EVEN, 2, 128, None),
         ("avx512", "level8_n32_avx512", FREE, 4, 64, None),
         ("avx2", "level8_n32_avx2", EVEN, 4, 16, 4),

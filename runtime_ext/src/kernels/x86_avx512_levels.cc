@@ -59,9 +59,10 @@ struct Avx512Levels {
   // A row takes the same time for any P, and more beside small groups, whose sums are multiplied more often.
   static std::int64_t min_rows(const Shape& shape) {
     const bool pairs = shape.halves == 2;
-    if (shape.planes <= 2 || (shape.planes <= 4 && pairs)) return kNever;
+    if (shape.planes <= 2 || (shape.planes == 3 && pairs)) return kNever;
     if (shape.planes == 3) return 16;
-    return shape.planes == 4 && shape.segment_size == kLineInputs ? 8 : 4;
+    if (shape.planes == 4 && shape.segment_size == kLineInputs) return pairs ? 32 : 8;
+    return 4;
   }
 
   // As the four bytes of an output in make_weights() come from its four nibbles, they belong to inputs four apart.
