@@ -4,10 +4,10 @@ The bound follows the kernels' arithmetic (runtime_ext/src/kernels/kernel.h). In
 is d = (largest sum of |x| of a nibble) / 2 / B with B = 127 (level 4) or 2^15 - 1 (level 0). Each of the S/4 looked-up
 entries is off by at most d/2 from its value in float32, and so is the integer start value. That value, at most B, errs
 by 2^-24 of it in each of five operations: the inverse of d, a product with it, and three sums. A plane's error is
-|scale| times all that. Even levels are free ones with scales 2^p * step (dualbinary/contract/levels.py); one start
-value serves all planes of a group there, so that the same bound holds, and what the zero point adds to the sum of the
-inputs is part of it or one more product in float32. On top come float32 sums of the outputs: each addition errs by
-2^-24 of the sum of magnitudes. The result is rounded once more to its own type.
+|scale| times all that. Even levels are free ones with scales 2^p * step (dualbinary/contract/levels.py); a start value
+serves all planes of a group there, so that the same bound holds, and what the zero point adds to the sum of the inputs
+is part of it or one more product in float32. On top come float32 sums of the outputs: each addition errs by 2^-24 of
+the sum of magnitudes. The result is rounded once more to its own type.
 
 A level kernel rounds inputs to d = max |x| / 127 in a segment and the weights of an output and group to bytes of at
 most e = sum over planes of |scales| / 255. With c, the center of all weights, an input x of weight w errs by

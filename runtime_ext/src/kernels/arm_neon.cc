@@ -11,6 +11,8 @@ namespace dualbinary {
 namespace {
 
 struct Neon : NeonBlock {
+  template <int kDigits>
+  static constexpr bool kRowApart = false;
   static constexpr bool kEvenLevels = false;
   template <int kLines>
   static constexpr int kPlanesPerPass = 1;

@@ -41,7 +41,7 @@ struct Avx2Block {
     }
   }
 
-  static void fetch(const std::uint8_t* at) { fetch_stream(at); }
+  [[gnu::always_inline]] static void fetch(const std::uint8_t* at) { fetch_stream(at); }
 };
 
 }  // namespace

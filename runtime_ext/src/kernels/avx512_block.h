@@ -47,10 +47,10 @@ struct Avx512Block {
     }
   }
 
-  static void fetch(const std::uint8_t* at) { fetch_stream(at); }
+  [[gnu::always_inline]] static void fetch(const std::uint8_t* at) { fetch_stream(at); }
 
   // Row `row` of `scales`, float32 or float16, for the 16 outputs of vector v.
-  static __m512 load_scales(const std::uint8_t* scales, Element type, int row, int v) {
+  [[gnu::always_inline]] static __m512 load_scales(const std::uint8_t* scales, Element type, int row, int v) {
     const bool f16 = type == Element::kFloat16;
     const int first = row * kBlockOutputs + v * kVectorOutputs;
     const std::uint8_t* at = scales + static_cast<std::size_t>(first) * (f16 ? sizeof(std::uint16_t) : sizeof(float));

@@ -7,6 +7,8 @@
 //   accumulate<Digits, Lines, Planes, Offset>
 //                            adds one segment of `Planes` planes (and the offset) to the results of all rows of the
 //                            tile, and prefetches the packed stream ahead of what it reads
+//   kRowApart<Digits>        whether it takes one row as RowView, with results in registers; then accumulate() and
+//                            accumulate_even() have overloads for that view, and are inlined
 //   kEvenLevels              whether it has what follows, for even levels
 //   even_planes<Digits, Lines, Pairs>(rows)
 //                            planes that one pass can join in integers, for so many rows
@@ -59,8 +61,15 @@ using TableForm = PreparedForm<TableTerms, kDigits * kTableEntries / kNibble, 1>
 
 using TableView = SegmentView<TableTerms>;
 
-// One pass over some planes of a segment of even levels.
-struct EvenView : TableView {
+// One row, whose results are not in memory.
+template <class F32x16>
+struct RowView : TableView {
+  F32x16* results;  // [kBlockOutputs / kFloats]
+};
+
+// One pass over some planes of a segment of even levels. `Segment` is one of the views above.
+template <class Segment>
+struct EvenPass : Segment {
   int planes;               // of the pass
   float weight;             // of its first plane: 2^p
   bool first;               // of the segment: it takes along what depends on the sum of x
@@ -68,13 +77,16 @@ struct EvenView : TableView {
   std::size_t scale_bytes;  // of a row of scales
 };
 
-inline const std::uint8_t* steps_of(const EvenView& a, int half) {
+using EvenView = EvenPass<TableView>;
+
+template <class View>
+const std::uint8_t* steps_of(const View& a, int half) {
   return a.scales + static_cast<std::size_t>(half * (a.offset ? 2 : 1)) * a.scale_bytes;
 }
 
 // What the sum of the entries of `nibbles` nibbles lacks, by their planes and bias.
-template <int kDigits>
-std::int32_t even_start(const EvenView& a, const TableTerms& terms, int half, int nibbles) {
+template <int kDigits, class View>
+std::int32_t even_start(const View& a, const TableTerms& terms, int half, int nibbles) {
   const std::int32_t start = half == 0 ? terms.start : terms.second_start;
   return (a.first ? start : 0) - ((1 << a.planes) - 1) * kBias<kDigits> * nibbles;
 }
@@ -174,8 +186,8 @@ bool prepare_row(const Shape& shape, const Activations& x, std::int64_t row, con
 }
 
 // The last pass of a segment, of at most kPlanes planes, takes the offset along.
-template <class Policy, int kDigits, int kLines, int kPlanes>
-void accumulate_last(std::int64_t planes, bool offset, const TableView& view) {
+template <class Policy, int kDigits, int kLines, int kPlanes, class View>
+[[gnu::always_inline]] inline void accumulate_last(std::int64_t planes, bool offset, const View& view) {
   if constexpr (kPlanes > 1) {
     if (planes < kPlanes) return accumulate_last<Policy, kDigits, kLines, kPlanes - 1>(planes, offset, view);
   }
@@ -187,8 +199,8 @@ void accumulate_last(std::int64_t planes, bool offset, const TableView& view) {
 }
 
 // All planes of one segment, kPlanesPerPass at a time.
-template <class Policy, int kDigits, int kLines>
-void accumulate_segment(const Shape& shape, TableView view) {
+template <class Policy, int kDigits, int kLines, class View>
+[[gnu::always_inline]] inline void accumulate_segment(const Shape& shape, View view) {
   constexpr int kPass = Policy::template kPlanesPerPass<kLines>;
   std::int64_t left = shape.planes;
   for (; left > kPass; left -= kPass) {
@@ -200,10 +212,11 @@ void accumulate_segment(const Shape& shape, TableView view) {
 }
 
 // The same for even levels.
-template <class Policy, int kDigits, int kLines, bool kPairs>
-void accumulate_even_segment(const Shape& shape, const TableView& segment) {
+template <class Policy, int kDigits, int kLines, bool kPairs, class View>
+[[gnu::always_inline]] inline void accumulate_even_segment(const Shape& shape, const View& segment) {
   const int most = Policy::template even_planes<kDigits, kLines, kPairs>(segment.rows);
-  EvenView view{segment, 0, 1, true, shape.scale_rows > 1, PackedLayout<Policy>::scale_row_bytes(segment.scale_type)};
+  EvenPass<View> view{
+      segment, 0, 1, true, shape.scale_rows > 1, PackedLayout<Policy>::scale_row_bytes(segment.scale_type)};
   for (int left = static_cast<int>(shape.planes); left > 0; left -= view.planes) {
     view.planes = left < most ? left : most;
     Policy::template accumulate_even<kDigits, kLines, kPairs>(view);
@@ -254,10 +267,29 @@ template <class Policy, int kDigits, int kLines, bool kPairs>
   }
 }
 
+// Calls add() with all segments as views: those of one row where the policy takes it apart from others.
+template <class Policy, int kDigits, class AddSegment>
+bool for_views(const Product& a, const AddSegment& add) {
+  using Form = TableForm<kDigits>;
+  if constexpr (Policy::template kRowApart<kDigits>) {
+    using View = RowView<typename Policy::F32x16>;
+    if (a.x.rows == 1) {
+      return for_results<Policy, Form, RowResults<Policy>>(
+          a, [&](const TableView& view, RowResults<Policy>& results) __attribute__((always_inline)) {
+            View row{view, results.y};
+            row.rows = 1;  // for the compiler
+            add(row);
+          });
+    }
+  }
+  return for_blocks<Policy, Form>(a, add);
+}
+
 template <class Policy, int kDigits, int kLines, bool kPairs = false>
 bool multiply_even_blocks(const Product& a) {
-  return for_blocks<Policy, TableForm<kDigits>>(
-      a, [&](const TableView& view) { accumulate_even_segment<Policy, kDigits, kLines, kPairs>(*a.shape, view); });
+  return for_views<Policy, kDigits>(a, [&](const auto& view) __attribute__((always_inline)) {
+    accumulate_even_segment<Policy, kDigits, kLines, kPairs>(*a.shape, view);
+  });
 }
 
 template <class Policy, int kDigits>
@@ -277,8 +309,9 @@ bool multiply_even(const Product& a) {
 
 template <class Policy, int kDigits, int kLines>
 bool multiply_blocks(const Product& a) {
-  return for_blocks<Policy, TableForm<kDigits>>(
-      a, [&](const TableView& view) { accumulate_segment<Policy, kDigits, kLines>(*a.shape, view); });
+  return for_views<Policy, kDigits>(a, [&](const auto& view) __attribute__((always_inline)) {
+    accumulate_segment<Policy, kDigits, kLines>(*a.shape, view);
+  });
 }
 
 template <class Policy, int kDigits>

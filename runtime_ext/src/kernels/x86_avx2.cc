@@ -8,6 +8,8 @@ namespace dualbinary {
 namespace {
 
 struct Avx2 : Avx2Block {
+  template <int kDigits>
+  static constexpr bool kRowApart = false;
   static constexpr bool kEvenLevels = true;
   template <int kLines>
   static constexpr int kPlanesPerPass = 1;

@@ -13,6 +13,8 @@ namespace dualbinary {
 namespace {
 
 struct Avx512 : Avx512Block {
+  template <int kDigits>
+  static constexpr bool kRowApart = kDigits == 1;
   static constexpr bool kEvenLevels = true;
   // While many rows pass by, all indices of a pass stay in 16 of the 32 registers: 8 lines of one vector, or 4 lines of
   // two vectors, which then share the tables.
@@ -24,66 +26,73 @@ struct Avx512 : Avx512Block {
 
   // Sum of the entries from those of their digits.
   template <int kDigits>
-  static __m512 total(const __m512i* digits) {
+  [[gnu::always_inline]] static __m512i total(const __m512i* digits) {
     __m512i sum = digits[kDigits - 1];
 #pragma GCC unroll 2
     for (int d = kDigits - 2; d >= 0; --d) {
       sum = _mm512_add_epi32(_mm512_slli_epi32(sum, kDigitBits), digits[d]);
     }
-    return _mm512_cvtepi32_ps(sum);
+    return sum;
   }
 
   // How the looked-up digits of a pass become results: a sum and scales for each plane of free levels,
-  template <int kDigits, int kLines, int kPasses, bool kOffset>
+  template <class Segment, int kDigits, int kLines, int kPlaneCount, bool kOffset>
   struct Free {
-    using View = TableView;
-    static constexpr int kPlanes = kPasses;
+    using View = Segment;
+    static constexpr int kPlanes = kPlaneCount;
     static constexpr int kSums = kPlanes;
     struct Scales {
       __m512 row[kPlanes + 1];
     };
     static constexpr int sum_of(int plane, int /*half*/) { return plane; }
     static __m512i weight(int /*plane*/) { return _mm512_set1_epi8(1); }
-    static std::int32_t start(const View&, const TableTerms& terms, int /*sum*/) { return terms.start; }
-    static Scales load(const View& a, int v) {
+    [[gnu::always_inline]] static std::int32_t start(const View&, const TableTerms& terms, int /*sum*/) {
+      return terms.start;
+    }
+    [[gnu::always_inline]] static Scales load(const View& a, int v) {
       Scales scales;
 #pragma GCC unroll 5
       for (int c = 0; c < kPlanes + (kOffset ? 1 : 0); ++c) scales.row[c] = load_scales(a, a.scales, c, v);
       return scales;
     }
     // y += step * (sum over planes of scale * (sum of entries + start)) (+ offset * sum of x)
-    static __m512 finish(const View&, const TableTerms& terms, const __m512* totals, const Scales& scales, __m512 y) {
-      __m512 weighted = _mm512_mul_ps(totals[0], scales.row[0]);
+    [[gnu::always_inline]] static __m512 finish(const View&, const TableTerms& terms, const __m512i* totals,
+                                                const Scales& scales, __m512 y) {
+      __m512 weighted = _mm512_mul_ps(_mm512_cvtepi32_ps(totals[0]), scales.row[0]);
 #pragma GCC unroll 3
-      for (int p = 1; p < kPlanes; ++p) weighted = _mm512_fmadd_ps(totals[p], scales.row[p], weighted);
+      for (int p = 1; p < kPlanes; ++p) {
+        weighted = _mm512_fmadd_ps(_mm512_cvtepi32_ps(totals[p]), scales.row[p], weighted);
+      }
       y = _mm512_fmadd_ps(weighted, _mm512_set1_ps(terms.step), y);
       if constexpr (kOffset) y = _mm512_fmadd_ps(scales.row[kPlanes], _mm512_set1_ps(terms.sum), y);
       return y;
     }
   };
 
-  // or one for all planes of even ones: vpdpbusd multiplies the digits of plane p by 2^p on the way. Of a pair of
-  // groups there are two, as the low nibbles are the first group.
-  template <int kDigits, int kLines, int kPasses, bool kPairs>
+  // or sums of all planes of even ones: vpdpbusd multiplies the digits of plane p by 2^p on the way. Low and high
+  // nibbles have one each: those of a pair of groups, and else two shorter chains of additions, which take four cycles
+  // each.
+  template <class Segment, int kDigits, int kLines, int kPlaneCount, bool kPairs>
   struct Even {
-    using View = EvenView;
-    static constexpr int kPlanes = kPasses;
-    static constexpr int kSums = kPairs ? 2 : 1;
-    static constexpr int kNibbles = kLines * kLineInputs / kNibble / kSums;
+    using View = EvenPass<Segment>;
+    static constexpr int kPlanes = kPlaneCount;
+    static constexpr int kSums = kPairs || kDigits == 1 ? 2 : 1;
+    static constexpr int kGroups = kPairs ? 2 : 1;
+    static constexpr int kNibbles = kLines * kLineInputs / kNibble / kGroups;
     struct Scales {
-      __m512 step[kSums];
-      __m512 of_sum[kSums];  // what the sum of x is multiplied by; where the pass has such a term
+      __m512 step[kGroups];
+      __m512 of_sum[kGroups];  // what the sum of x is multiplied by; where the pass has such a term
     };
-    static constexpr int sum_of(int /*plane*/, int half) { return kPairs ? half : 0; }
+    static constexpr int sum_of(int /*plane*/, int half) { return kSums == 2 ? half : 0; }
     static __m512i weight(int plane) { return _mm512_set1_epi8(static_cast<char>(1 << plane)); }
-    static std::int32_t start(const View& a, const TableTerms& terms, int sum) {
-      return even_start<kDigits>(a, terms, sum, kNibbles);
+    [[gnu::always_inline]] static std::int32_t start(const View& a, const TableTerms& terms, int sum) {
+      return sum < kGroups ? even_start<kDigits>(a, terms, sum, kNibbles) : 0;
     }
-    static bool has_sum(const View& a) { return a.first && (a.offset || a.zeros != nullptr); }
-    static Scales load(const View& a, int v) {
+    [[gnu::always_inline]] static bool has_sum(const View& a) { return a.first && (a.offset || a.zeros != nullptr); }
+    [[gnu::always_inline]] static Scales load(const View& a, int v) {
       Scales scales;
 #pragma GCC unroll 2
-      for (int half = 0; half < kSums; ++half) {
+      for (int half = 0; half < kGroups; ++half) {
         scales.step[half] = load_scales(a, steps_of(a, half), 0, v);
         if (!has_sum(a)) continue;
         if (a.offset) {
@@ -98,20 +107,22 @@ struct Avx512 : Avx512Block {
       return scales;
     }
     // y += step of x * weight of the pass * step * (sum of entries + start) (+ (offset, or -step * zero) * sum of x)
-    static __m512 finish(const View& a, const TableTerms& terms, const __m512* totals, const Scales& scales, __m512 y) {
+    [[gnu::always_inline]] static __m512 finish(const View& a, const TableTerms& terms, const __m512i* totals,
+                                                const Scales& scales, __m512 y) {
       const __m512 step = _mm512_set1_ps(terms.step * a.weight);
 #pragma GCC unroll 2
-      for (int half = 0; half < kSums; ++half) {
-        y = _mm512_fmadd_ps(_mm512_mul_ps(totals[half], scales.step[half]), step, y);
+      for (int half = 0; half < kGroups; ++half) {
+        const __m512i total = kPairs || kSums == 1 ? totals[half] : _mm512_add_epi32(totals[0], totals[1]);
+        y = _mm512_fmadd_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(total), scales.step[half]), step, y);
         if (has_sum(a)) y = _mm512_fmadd_ps(scales.of_sum[half], _mm512_set1_ps(sum_of_x(terms, half)), y);
       }
       return y;
     }
   };
 
-  template <int kDigits, int kLines, int kPlanes, bool kOffset>
-  static void accumulate(const TableView& a) {
-    accumulate_pass<Free<kDigits, kLines, kPlanes, kOffset>, kDigits, kLines>(a);
+  template <int kDigits, int kLines, int kPlanes, bool kOffset, class View>
+  [[gnu::always_inline]] static void accumulate(const View& a) {
+    accumulate_pass<Free<View, kDigits, kLines, kPlanes, kOffset>, kDigits, kLines>(a);
   }
 
   // One row needs no registers for indices.
@@ -120,27 +131,40 @@ struct Avx512 : Avx512Block {
     return rows == 1 ? kMostPlanes : kPlanesPerPass<kLines>;
   }
 
-  template <int kDigits, int kLines, bool kPairs, int kPlanes = kMostPlanes>
-  static void accumulate_even(const EvenView& a) {
+  template <int kDigits, int kLines, bool kPairs, class Segment, int kPlanes = kMostPlanes>
+  [[gnu::always_inline]] static void accumulate_even(const EvenPass<Segment>& a) {
     if constexpr (kPlanes > 1) {
-      if (a.planes < kPlanes) return accumulate_even<kDigits, kLines, kPairs, kPlanes - 1>(a);
+      if (a.planes < kPlanes) return accumulate_even<kDigits, kLines, kPairs, Segment, kPlanes - 1>(a);
     }
-    accumulate_pass<Even<kDigits, kLines, kPlanes, kPairs>, kDigits, kLines>(a);
+    accumulate_pass<Even<Segment, kDigits, kLines, kPlanes, kPairs>, kDigits, kLines>(a);
   }
 
   template <class Sums, int kDigits, int kLines>
-  static void accumulate_pass(const typename Sums::View& a) {
-    if (a.rows == 1) return accumulate_row<Sums, kDigits, kLines>(a);
+  [[gnu::always_inline]] static void accumulate_pass(const typename Sums::View& a) {
+    if constexpr (requires { a.results; }) {
+      accumulate_row<Sums, kDigits, kLines>(a, a.results);
+      return;
+    } else if (a.rows == 1) {
+      return accumulate_row_in_memory<Sums, kDigits, kLines>(a);
+    }
     if constexpr (Sums::kPlanes <= kPlanesPerPass<kLines>) {
       constexpr int kAtOnce = kVectorsAtOnce<kLines, Sums::kPlanes>;
       for (int v = 0; v < kBlockVectors; v += kAtOnce) accumulate_vectors<Sums, kDigits, kLines, kAtOnce>(a, v);
     }
   }
 
+  // A function for each pass: inlined side by side, the tables of two digits would leave the registers.
+  template <class Sums, int kDigits, int kLines>
+  [[gnu::noinline]] static void accumulate_row_in_memory(const typename Sums::View& a) {
+    F32x16 y[kBlockVectors] = {F32x16::load(a.y), F32x16::load(a.y + kVectorOutputs)};
+    accumulate_row<Sums, kDigits, kLines>(a, y);
+    for (int v = 0; v < kBlockVectors; ++v) y[v].store(a.y + v * kVectorOutputs);
+  }
+
   // One row needs each index once, so that both vectors can share a table. Lines are read in the order in which they
   // are stored: going from plane to plane for each table loads fewer tables, and was 25 % slower out of cache.
   template <class Sums, int kDigits, int kLines>
-  static void accumulate_row(const typename Sums::View& a) {
+  [[gnu::always_inline]] static void accumulate_row(const typename Sums::View& a, F32x16* results) {
     __m512i acc[kBlockVectors][Sums::kSums][kDigits];
 #pragma GCC unroll 2
     for (int v = 0; v < kBlockVectors; ++v) begin<Sums, kDigits>(a, *a.terms, acc[v]);
@@ -167,7 +191,8 @@ struct Avx512 : Avx512Block {
     }
 #pragma GCC unroll 2
     for (int v = 0; v < kBlockVectors; ++v) {
-      finish_vector<Sums, kDigits>(a, *a.terms, acc[v], Sums::load(a, v), a.y + v * kVectorOutputs);
+      __m512& y = results[v].v;
+      y = finish_vector<Sums, kDigits>(a, *a.terms, acc[v], Sums::load(a, v), y);
     }
   }
 
@@ -218,7 +243,8 @@ struct Avx512 : Avx512Block {
       entries += kDigits * kHalfLines * static_cast<int>(kVector);
 #pragma GCC unroll 2
       for (int v = 0; v < kVectors; ++v) {
-        finish_vector<Sums, kDigits>(a, a.terms[m], acc[v], scales[v], y + v * kVectorOutputs);
+        float* at = y + v * kVectorOutputs;
+        _mm512_storeu_ps(at, finish_vector<Sums, kDigits>(a, a.terms[m], acc[v], scales[v], _mm512_loadu_ps(at)));
       }
       y += kBlockOutputs;
     }
@@ -226,7 +252,8 @@ struct Avx512 : Avx512Block {
 
   // Sums of a vector at the start of a segment: the lowest digits' takes the start value along.
   template <class Sums, int kDigits>
-  static void begin(const typename Sums::View& a, const TableTerms& terms, __m512i (*acc)[kDigits]) {
+  [[gnu::always_inline]] static void begin(const typename Sums::View& a, const TableTerms& terms,
+                                           __m512i (*acc)[kDigits]) {
 #pragma GCC unroll 4
     for (int s = 0; s < Sums::kSums; ++s) {
       acc[s][0] = _mm512_set1_epi32(Sums::start(a, terms, s));
@@ -236,18 +263,19 @@ struct Avx512 : Avx512Block {
   }
 
   // acc + weight * the digits that `index` selects from four tables.
-  static __m512i look_up(__m512i acc, __m512i index, __m512i table, __m512i weight) {
+  [[gnu::always_inline]] static __m512i look_up(__m512i acc, __m512i index, __m512i table, __m512i weight) {
     return _mm512_dpbusd_epi32(acc, _mm512_permutexvar_epi8(index, table), weight);
   }
 
   // Adds the pass to 16 results of one row.
   template <class Sums, int kDigits>
-  static void finish_vector(const typename Sums::View& a, const TableTerms& terms, const __m512i (*acc)[kDigits],
-                            const typename Sums::Scales& scales, float* y) {
-    __m512 totals[Sums::kSums];
+  [[gnu::always_inline]] static __m512 finish_vector(const typename Sums::View& a, const TableTerms& terms,
+                                                     const __m512i (*acc)[kDigits], const typename Sums::Scales& scales,
+                                                     __m512 y) {
+    __m512i totals[Sums::kSums];
 #pragma GCC unroll 4
     for (int s = 0; s < Sums::kSums; ++s) totals[s] = total<kDigits>(acc[s]);
-    _mm512_storeu_ps(y, Sums::finish(a, terms, totals, scales, _mm512_loadu_ps(y)));
+    return Sums::finish(a, terms, totals, scales, y);
   }
 
   // Line `line` of the pass, for the 16 outputs of vector v.
@@ -256,7 +284,7 @@ struct Avx512 : Avx512Block {
   }
 
   // Scales of row c of `scales`, for the 16 outputs of vector v.
-  static __m512 load_scales(const TableView& a, const std::uint8_t* scales, int c, int v) {
+  [[gnu::always_inline]] static __m512 load_scales(const TableView& a, const std::uint8_t* scales, int c, int v) {
     return Avx512Block::load_scales(scales, a.scale_type, c, v);
   }
 };
