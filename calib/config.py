@@ -8,8 +8,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pydantic
-from pydantic import Field, PositiveInt, field_validator, model_validator
+from pydantic import (
+    Field,
+    PositiveInt,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
+from calib.layer_formats import FREE_PLANES, SCALE_TYPES, LayerFormats, Override, checked_format, middle
 from calib.losses import LossWeights
 from calib.settings import Settings
 from calib.weight_init import WEIGHT_INITS
@@ -17,7 +25,7 @@ from calib.weight_init.base import InitSettings
 from dualbinary import InputError
 from dualbinary.checkpoint import PER_CHANNEL
 from dualbinary.contract.schema import OP
-from dualbinary.contract.weight import PlaneFormat
+from dualbinary.contract.weight import EACH_GROUP, PlaneFormat
 from dualbinary.files.json_objects import read_json_object
 
 __all__ = [
@@ -31,8 +39,10 @@ __all__ = [
     "LayerConfig",
 ]
 
-# Version 2 adds the keys format.method, layer and targets. What version 1 says means what it meant.
-CONFIG_VERSION = 2
+# Version 2 adds the keys format.method, layer and targets, version 3 those of NEWEST. What an older version says means
+# what it meant, and a configuration is written in version 2 where that can say it.
+CONFIG_VERSION, OLDER_VERSION = 3, 2
+NEWEST = ("levels", "zero", "scale_type", "override")  # keys of format
 STAGES = ("init", "layer", "block", "e2e")
 
 Rate = Annotated[float, Field(ge=0, lt=1)]
@@ -40,36 +50,97 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class FormatConfig(Settings):
-    """The form that a weight takes: P planes, groups of G inputs, perhaps an offset for each group."""
+    """The form that weights take: P planes, groups of G inputs, levels; and of some modules another one."""
 
     method: Literal["fdb", "qbb"] = Field(
         default="fdb", description="planes of 0 and 1 with free scales, or bases of -1 and 1 with a scale each (QBB)"
     )
-    planes: int = Field(default=2, ge=1, le=4, description="P, binary planes, which QBB calls bases")
+    planes: int = Field(
+        default=2,
+        ge=1,
+        le=OP.limits["max_planes"],
+        description=f"P, binary planes, which QBB calls bases; with free levels at most {FREE_PLANES}",
+    )
     group_size: int = Field(
-        default=96, description=f"G, inputs that share scales; a multiple of 32, or {PER_CHANNEL}: all of an output"
+        default=96,
+        description=f"G, inputs that share scales; a multiple of 32, or {PER_CHANNEL}: all of an output; "
+        f"{OP.limits['half_group']} with even levels",
     )
     offset: bool = Field(default=True, description="an offset for each group; QBB's is minus the sum of its scales")
+    levels: Literal["free", "even"] = Field(
+        default="free", description="a scale for each plane, or one step for all: evenly spaced levels"
+    )
+    zero: float | Literal["group"] | None = Field(
+        default=None,
+        description=f"of even levels without an offset, the number that stands for 0, or {EACH_GROUP}: each group has "
+        "one (default: the middle)",
+    )
+    scale_type: Literal["float16", "float32", "bfloat16"] = Field(
+        default="float16", description="type of the stored scales"
+    )
+    override: tuple[str, ...] = Field(
+        default=(),
+        description="other values for some modules, as PATTERN:planes=3,group_size=32,levels=even; the last one wins",
+    )
 
     @field_validator("group_size")
     @classmethod
     def _multiple(cls, value: int) -> int:
-        multiple = OP.limits["group_multiple"]
-        if value != PER_CHANNEL and (value <= 0 or value % multiple):
+        multiple, half = OP.limits["group_multiple"], OP.limits["half_group"]
+        if value not in (PER_CHANNEL, half) and (value <= 0 or value % multiple):
             raise ValueError(f"expected a multiple of {multiple}, or {PER_CHANNEL} for one group per output")
         return value
 
+    @field_validator("zero", mode="before")
+    @classmethod
+    def _number(cls, value: object) -> object:
+        """A number that a command line has as text."""
+        try:
+            return float(value) if isinstance(value, str) else value
+        except ValueError:
+            return value
+
+    @field_validator("override")
+    @classmethod
+    def _readable(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for text in value:
+            Override.parse(text)
+        return value
+
     @model_validator(mode="after")
-    def _bases_have_an_offset(self) -> "FormatConfig":
+    def _fits_together(self) -> "FormatConfig":
         if self.method == "qbb" and not self.offset:
             raise ValueError("bases of -1 and 1 are stored as planes with an offset; leave out --no-offset")
+        if self.method == "qbb" and self.levels == "even":
+            raise ValueError("levels: even ones belong to --method fdb, not to qbb, whose bases have a scale each")
+        if self.zero is not None and (self.levels != "even" or self.offset):
+            raise ValueError("zero: belongs to --levels even with --no-offset; add both, or leave it out")
+        _ = self.plane_format
         return self
+
+    @model_serializer(mode="wrap")
+    def _in_the_oldest_words(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what is new and at its default: a run without it stays the same run."""
+        fields = type(self).model_fields
+        return {
+            key: value
+            for key, value in handler(self).items()
+            if key not in NEWEST or getattr(self, key) != fields[key].default
+        }
 
     @property
     def plane_format(self) -> PlaneFormat:
-        """The same, as the layers take it."""
-        levels = "symmetric" if self.method == "qbb" else "free"
-        return PlaneFormat(self.planes, self.group_size, self.offset, levels=levels)
+        """The same as the layers take it, without overrides."""
+        levels = "symmetric" if self.method == "qbb" else self.levels
+        zero = middle(levels, self.planes, self.offset) if self.zero is None else self.zero
+        scale_type = SCALE_TYPES[self.scale_type]
+        form = PlaneFormat(self.planes, self.group_size, self.offset, levels=levels, zero=zero, scale_dtype=scale_type)
+        return checked_format(form)
+
+    @property
+    def layer_formats(self) -> LayerFormats:
+        """The format of every module."""
+        return LayerFormats(self.plane_format, tuple(map(Override.parse, self.override)))
 
 
 class DataConfig(Settings):
@@ -169,7 +240,7 @@ class DistillConfig(_DistillTraining, LossWeights, _DistillBatches):
 class CalibConfig(Settings):
     """A run: stages in order, format, data and what each stage does."""
 
-    version: Literal[1, 2] = CONFIG_VERSION
+    version: Literal[1, 2, 3] = CONFIG_VERSION
     stages: tuple[Literal["init", "layer", "block", "e2e"], ...] = Field(
         default=("init", "block", "e2e"), description="stages to run, in this order; layer is QBB's"
     )
@@ -192,7 +263,7 @@ class CalibConfig(Settings):
     @field_validator("version")
     @classmethod
     def _newest(cls, _: int) -> int:
-        """Write again in the newest version, whatever was read."""
+        """Whatever was read, `to_json` decides anew."""
         return CONFIG_VERSION
 
     @model_validator(mode="after")
@@ -200,9 +271,15 @@ class CalibConfig(Settings):
         method = self.format.method
         if "layer" in self.stages and method != "qbb":
             raise ValueError(f"stages: layer belongs to --method qbb, not to {method}")
-        allowed = [name for name, row in WEIGHT_INITS.items() if method in row.methods]
-        if "init" in self.stages and self.init.method not in allowed:
-            raise ValueError(f"init.method: expected one of {', '.join(allowed)} for {method}, got {self.init.method}")
+        formats = self.format.layer_formats
+        even = formats.default.even or any(one.values.get("levels") == "even" for one in formats.overrides)
+        kinds = {method: method, **({"even": "even levels"} if even else {})}
+        for kind, words in kinds.items() if "init" in self.stages else ():
+            allowed = [name for name, row in WEIGHT_INITS.items() if kind in row.methods]
+            if self.init.method not in allowed:
+                raise ValueError(
+                    f"init.method: expected one of {', '.join(allowed)} for {words}, got {self.init.method}"
+                )
         if self.targets is not None and not {"init", "layer"} & set(self.stages):
             raise ValueError("targets: only the stages init and layer look at them; leave out --from")
         return self
@@ -232,8 +309,9 @@ class CalibConfig(Settings):
         return "init" in self.stages and asked
 
     def to_json(self) -> dict[str, Any]:
-        """The value as JSON data; `from_json` gives it back."""
-        return self.model_dump(mode="json")
+        """The value as JSON data, in the oldest version that can say it; `from_json` gives it back."""
+        value = self.model_dump(mode="json")
+        return value if value["format"].keys() & set(NEWEST) else {**value, "version": OLDER_VERSION}
 
     @classmethod
     def from_json(cls, value: object, origin: str) -> "CalibConfig":

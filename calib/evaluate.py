@@ -12,7 +12,7 @@ import json
 import math
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -28,12 +28,13 @@ from calib.models.head import head_of
 from calib.models.source import SourceModel
 from calib.parallel import Team
 from calib.stored_checkpoint import StoredCheckpoint
-from dualbinary import InputError
 from dualbinary.cli.console import add_common_options, run
 from dualbinary.cli.options import add_options, option, options_from
 from dualbinary.contract.weight import PlaneFormat
 
 __all__ = ["Evaluation", "evaluate", "main"]
+
+ANY_FORMAT = PlaneFormat(2, 64)  # until a checkpoint gives layers theirs
 
 
 @dataclass(frozen=True)
@@ -132,10 +133,7 @@ def main(argv: list[str]) -> int:
 def _command(args: argparse.Namespace) -> None:
     options = options_from(args, EvalOptions)
     checkpoints = [StoredCheckpoint(path) for path in args.checkpoints]
-    formats = {replace(checkpoint.format, levels="free") for checkpoint in checkpoints}
-    if len(formats) > 1:
-        raise InputError("checkpoints of different formats: expected one format, evaluate them one by one")
-    source = SourceModel(args.model_dir, formats.pop() if formats else PlaneFormat(2, 64))
+    source = SourceModel(args.model_dir, ANY_FORMAT)
     vocabulary = source.model.config.get_text_config().vocab_size
     windows = first_windows(args.model_dir, options.text, options.windows, options.length, vocabulary)
     device = Team.launched(options.device).device

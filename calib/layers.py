@@ -16,11 +16,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from calib.quantizer import dequantize, nearest, pack, quantize
+from calib.even_quantizer import without_zeros
 from calib.scale_parameters import checked_parameters, round_parameters, to_scales
+from calib.student_weight import planes_of, weight_of_latent, weight_of_planes
 from dualbinary.contract.weight import PlaneFormat
 
-__all__ = ["QuantLinear", "full_precision", "quant_linears"]
+__all__ = ["QUANTIZED", "QuantLinear", "full_precision", "quant_linears"]
+
+QUANTIZED = ("scales", "latent", "planes", "zeros")
+"""Names of the parameters that make the quantized weight."""
 
 
 class QuantLinear(nn.Module):
@@ -28,7 +32,8 @@ class QuantLinear(nn.Module):
 
     Parameters that train are float32: `scales`, the parameters of its scales (scale_parameters.py; [C, N, groups], or
     [P, N, groups] with symmetric levels), and, where there are any, `latent` [N, K]. Without latents the planes are
-    fixed: `planes` uint8 [P, N, Kp/8], layout plain. `stored_scales` gives the scales that are stored.
+    fixed: `planes` uint8 [P, N, Kp/8], layout plain. Zero points of groups never train; beside latents they are
+    `zeros` uint8 [N, groups], else behind the planes. `stored_scales` gives the scales that are stored.
     """
 
     def __init__(self, name: str, weight: Tensor, bias: Tensor | None, plane_format: PlaneFormat) -> None:
@@ -44,7 +49,8 @@ class QuantLinear(nn.Module):
         self.scales: nn.Parameter
         self.latent: nn.Parameter | None
         self.planes: nn.Parameter | None
-        for name_ in ("scales", "latent", "planes"):
+        self.zeros: nn.Parameter | None
+        for name_ in QUANTIZED:
             self.register_parameter(name_, None)
         self.quantized = False
 
@@ -53,14 +59,18 @@ class QuantLinear(nn.Module):
         self.scales = nn.Parameter(checked_parameters(self.format, scales.detach().to(torch.float32)).clone())
 
     def set_latent(self, latent: Tensor) -> None:
-        """Let `latent` [N, K] decide the planes from now on."""
+        """Let `latent` [N, K] decide the planes from now on; zero points stay those of the planes that it had."""
+        if self.format.node_levels.group_zeros and self.planes is not None:
+            size = self.format.group_size
+            _, zeros = without_zeros(self.planes.detach(), self.format.node_levels, self.in_features, size)
+            self.zeros = None if zeros is None else nn.Parameter(zeros, requires_grad=False)
         self.latent = nn.Parameter(latent.detach().to(torch.float32).clone())
         self.planes = None
 
     def set_planes(self, planes: Tensor) -> None:
         """Let fixed planes stand for the weight from now on."""
         self.planes = nn.Parameter(planes, requires_grad=False)
-        self.latent = None
+        self.latent = self.zeros = None
 
     def set_quantized(self, planes: Tensor, scales: Tensor) -> None:
         """Multiply with fixed planes and scales [C, N, groups] from now on. Raises InputError as `set_scales` does."""
@@ -76,7 +86,7 @@ class QuantLinear(nn.Module):
 
     @torch.no_grad()
     def round_scales(self) -> None:
-        """Round the scales to float16, the form in which they are stored."""
+        """Round the scales to the type in which they are stored."""
         self.scales.copy_(round_parameters(self.format, self.scales))
 
     @property
@@ -90,16 +100,14 @@ class QuantLinear(nn.Module):
         if self.latent is None:
             assert self.planes is not None
             return self.planes.detach()
-        size, planes = self.format.group_size, self.format.planes
-        return pack(nearest(self.latent, self.stored_scales, planes, size), planes, size)
+        return planes_of(self.latent, self.stored_scales, self.zeros, self.format)
 
     def quantized_weight(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """W [N, K] of the student, differentiable."""
-        size = self.format.group_size
         if self.latent is None:
             assert self.planes is not None
-            return dequantize(self.planes, self.stored_scales, self.in_features, size, dtype)
-        return quantize(self.latent, self.stored_scales, self.format.planes, size, dtype)
+            return weight_of_planes(self.planes, self.stored_scales, self.in_features, self.format, dtype)
+        return weight_of_latent(self.latent, self.stored_scales, self.zeros, self.format, dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """Multiply x [..., K]."""

@@ -23,8 +23,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from calib.quantizer import grouped, sorted_levels, unpack
+from calib.even_quantizer import plane_scales, without_zeros
+from calib.quantizer import codes_of, grouped, sorted_levels, unpack
 from dualbinary.contract.layout import check_tensors
+from dualbinary.contract.levels import FREE, Levels
 from dualbinary.errors import InputError
 from dualbinary.metrics.statistics import WeightStatistics
 
@@ -42,12 +44,18 @@ CHUNK_LOGITS = 1 << 22  # logits at a time: five float32 copies, 80 MiB
 
 @torch.no_grad()
 def layer_statistics(
-    weight: Tensor, planes: Tensor, scales: Tensor, group_size: int, hessian: Tensor | None
+    weight: Tensor,
+    planes: Tensor,
+    scales: Tensor,
+    group_size: int,
+    hessian: Tensor | None,
+    levels: Levels = FREE,
 ) -> dict[str, Any]:
     """The figures of one layer, ready for the record of a run.
 
-    `weight` [N, K] of any floating type, `planes` uint8 [P, N, Kp/8] in layout 1, `scales` [C, N, Kp/G], `hessian`
-    [K, K] in any scaling or None. The keys: weights (N * K), weight_error, output_error, density (of each plane),
+    `weight` [N, K] of any floating type, `planes` uint8 [P, N, Kp/8 + Z] in layout 1, `scales` [C, N, Kp/G], `hessian`
+    [K, K] in any scaling or None, `levels` what the planes mean. The part of a plane of even levels is what its bits
+    add. The keys: weights (N * K), weight_error, output_error, density (of each plane),
     entropy and huffman_bits (of the codes, bits per weight), level_shares (share of the weights at the lowest level of
     their group, at the next, and so on), corr_paths and corr_residual (P-1 values each). Errors are relative and 0 for
     a weight of zeros, correlations 0 where one side is constantly 0; output_error and the correlations are None without
@@ -56,13 +64,18 @@ def layer_statistics(
     Raises InputError where the tensors do not fit together.
     """
     N, K = weight.shape
-    check_tensors(planes.cpu().numpy(), scales.detach().float().cpu().numpy(), N, K, group_size)
+    check_tensors(planes.cpu().numpy(), scales.detach().float().cpu().numpy(), N, K, group_size, levels=levels)
     if hessian is not None and hessian.shape != (K, K):
         raise InputError(f"hessian: expected [{K}, {K}] for a weight of {K} inputs, got {list(hessian.shape)}")
     planes = planes.to(weight.device)
     scales = scales.to(weight.device, torch.float32)
     metric = None if hessian is None else hessian.to(weight.device, torch.float32)
-    counts, shares = _code_counts(planes, scales, K, group_size)
+    planes, zeros = without_zeros(planes, levels, K, group_size)
+    if levels.even:
+        counts, shares = _number_counts(planes, scales, K, group_size)
+        scales = plane_scales(scales, levels, len(planes), zeros)
+    else:
+        counts, shares = _code_counts(planes, scales, K, group_size)
     statistics = WeightStatistics(N * K, 0, tuple(counts))
     squared = torch.zeros(2, dtype=torch.float64)
     gram = torch.zeros((len(planes) + 2,) * 2, dtype=torch.float64)
@@ -98,6 +111,16 @@ def _code_counts(planes: Tensor, scales: Tensor, K: int, group_size: int) -> tup
     of_group[0, :, -1] -= padded.shape[1] * group_size - K  # padding counts as code 0
     by_level = of_group.gather(0, sorted_levels(scales, len(planes)).order)
     return of_group.sum((1, 2)).tolist(), by_level.sum((1, 2)).tolist()
+
+
+def _number_counts(planes: Tensor, scales: Tensor, K: int, group_size: int) -> tuple[list[int], list[int]]:
+    """The same of even levels, which are as many as 256: levels lie in the order of numbers, or the other way."""
+    numbers = codes_of(planes, K)
+    falling = (scales[0] < 0)[..., None].expand(-1, -1, group_size).flatten(1)[:, :K]
+    by_level = torch.where(falling, (1 << len(planes)) - 1 - numbers, numbers)
+    counted = (torch.bincount(one.flatten(), minlength=1 << len(planes)) for one in (numbers, by_level))
+    counts, shares = (one.tolist() for one in counted)
+    return counts, shares
 
 
 def _parts(planes: Tensor, scales: Tensor, K: int, group_size: int) -> list[Tensor]:

@@ -17,6 +17,7 @@ import pydantic
 from pydantic.fields import FieldInfo
 
 from calib.config import CalibConfig, explain
+from calib.layer_formats import override_text
 from calib.presets import DEFAULTS, PRESETS, preset
 from dualbinary import InputError
 from dualbinary.checkpoint import CONFIG_FILE, read_quantization_config
@@ -38,7 +39,8 @@ GROUPS = {
 PREFIXED = ("init", "layer", "block", "e2e")
 OTHER_NAMES = {"--planes": "--bases", "--targets": "--from"}  # the words of QBB, and of people
 HIDDEN = ("version",)
-METAVARS = {"text": "FILE", "skip": "PATTERN", "separator": "TEXT", "method": "NAME"}
+METAVARS = {"text": "FILE", "skip": "PATTERN", "separator": "TEXT", "method": "NAME", "zero": "X", "override": "FORMAT"}
+KINDS = {"zero": str}  # where a command line reads another type than a file
 BOUNDS = {"ge": "minimum", "le": "maximum", "gt": "above", "lt": "below"}  # names of pydantic's limits
 ESCAPES = {"\\n": "\n", "\\t": "\t", "\\f": "\f"}
 
@@ -57,7 +59,7 @@ def _options() -> dict[str, Option]:
 
 
 def _option(key: str, field: FieldInfo, **details: Any) -> Option:
-    default, kind = field.default, field.annotation
+    default, kind = field.default, KINDS.get(key, field.annotation)
     limits = {BOUNDS[name]: getattr(part, name) for part in field.metadata for name in BOUNDS if hasattr(part, name)}
     shown = None
     if default not in (None, ()) and not isinstance(default, bool):
@@ -109,8 +111,14 @@ def _option_error(error: pydantic.ValidationError) -> InputError:
     first = error.errors()[0]
     name = ".".join(str(part) for part in first["loc"])
     if name not in OPTIONS:
-        return InputError(explain(error))
-    expected = first["msg"].removeprefix("Value error, ").removeprefix("expected ")
+        key, _, rest = first["msg"].removeprefix("Value error, ").partition(": expected ")
+        wanted, _, got = rest.rpartition(", got ")
+        together = f"{name}.{key}" in OPTIONS and wanted  # what is wrong with one field beside the others
+        return OptionError(f"{name}.{key}", wanted, got) if together else InputError(explain(error))
+    message = first["msg"].removeprefix("Value error, ")
+    if message.startswith("--"):  # says itself which one of several values is wrong
+        return InputError(message)
+    expected = message.removeprefix("expected ")
     return OptionError(name, OPTIONS[name].limits or expected, first["input"])
 
 
@@ -122,6 +130,10 @@ def _format_of_start(given: Mapping[str, Any]) -> dict[str, Any]:
     stored = read_quantization_config(Path(start))
     if stored is None:
         raise InputError(f"--start {start}: holds a full-precision model; expected a checkpoint of calibration")
-    method = "qbb" if stored.method == "qbb" else "fdb"
-    sizes = {"planes": stored.planes, "group_size": stored.group_size}
-    return {"method": method, **sizes, "offset": stored.has_offset}
+    form = stored.plane_format
+    found: dict[str, Any] = {"method": "qbb" if stored.method == "qbb" else "fdb", "planes": form.planes}
+    found |= {"group_size": form.group_size, "offset": form.offset}
+    if form.even:
+        found |= {"levels": form.levels} if form.offset else {"levels": form.levels, "zero": form.zero}
+    texts = [override_text(module, stored.format_of(module), form) for module in stored.overrides]
+    return {**found, "override": [text for text in texts if text]} if any(texts) else found

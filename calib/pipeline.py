@@ -12,7 +12,7 @@ A run that is killed resumes at the same command; what is finished is read back.
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import KW_ONLY, asdict, dataclass, field
+from dataclasses import KW_ONLY, asdict, dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from calib.models.targets import Targets
 from calib.parallel import ALONE, Team
 from calib.report.record import RECORD_FILE, RECORD_VERSION, write_record
 from calib.save import save_checkpoint
-from calib.scale_parameters import to_scales
+from calib.scale_parameters import round_parameters, stored_array, to_parameters, to_scales
 from calib.stages.blockwise import calibrate_blockwise
 from calib.stages.blockwise_results import BlockwiseResults
 from calib.stages.context import RunContext
@@ -46,6 +46,7 @@ from dualbinary import InputError
 from dualbinary.checkpoint import CONFIG_FILE
 from dualbinary.cli.version import package_version
 from dualbinary.contract.weight import PlaneWeight
+from dualbinary.metrics.formats import format_words
 
 __all__ = ["RunResult", "run"]
 
@@ -98,9 +99,9 @@ def run(
     """
     if team.leads and out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
         raise InputError(f"{out_dir}: exists and is not empty; expected a new directory")
-    source = SourceModel(model_dir, config.format.plane_format, config.skip)
+    source = SourceModel(model_dir, config.format.layer_formats, config.skip)
     choose_attention(source, team.device, config.data.length)
-    initial_weights = _initial_weights(config)
+    initial_weights = _initial_weights(config, source)
     identity = {"config": config.to_json(), "model": _fingerprint(source), "dualbinary": package_version()}
     work_path = out_dir.with_name(out_dir.name + WORK_SUFFIX)
     with WorkDirectory(work_path, identity, fresh=fresh, reader=not team.leads) as work:
@@ -265,43 +266,60 @@ class _Job(RunContext):
                 if self.team.leads:
                     scales = to_scales(layer.format, scales)
                     self.trained[name] = _plane_weight(layer, planes, scales)
-                    stages["e2e"] = layer_statistics(weight.float(), planes, scales, layer.format.group_size, None)
+                    form = layer.format
+                    stages["e2e"] = layer_statistics(
+                        weight.float(), planes, scales, form.group_size, None, form.node_levels
+                    )
 
     def _sizes(self) -> dict[str, Any]:
         """Parameters of the model, and stored bits of a quantized weight, padding and scales included."""
-        layers = self.source.linears.values()
+        layers = self.source.linears
         config = self.source.model.config.get_text_config()
-        weights = sum(layer.out_features * layer.in_features for layer in layers)
-        bits = sum(layer.out_features * layer.format.row_bits(layer.in_features) for layer in layers)
-        return {
+        weights = {name: layer.out_features * layer.in_features for name, layer in layers.items()}
+        bits = {name: layer.out_features * layer.format.row_bits(layer.in_features) for name, layer in layers.items()}
+        sizes = {
             "name": self.source.directory.resolve().name,
             "parameters": parameter_count(self.source.model),
-            "quantised_parameters": weights,
+            "quantised_parameters": sum(weights.values()),
             "hidden": config.hidden_size,
             "vocabulary": config.vocab_size,
-            "bits_per_weight": bits / weights,
+            "bits_per_weight": sum(bits.values()) / sum(weights.values()),
         }
+        if not self.source.formats.overrides:
+            return sizes
+        formats = {
+            name: {"format": format_words(layer.format), "bits_per_weight": bits[name] / weights[name]}
+            for name, layer in layers.items()
+        }
+        return {**sizes, "formats": formats}
 
 
-def _initial_weights(config: CalibConfig) -> Callable[[QuantLinear], InitialWeight] | None:
+def _initial_weights(config: CalibConfig, source: SourceModel) -> Callable[[QuantLinear], InitialWeight] | None:
     """The initial weights of layers where the configuration names a checkpoint."""
     if config.start is None:
         return None
     checkpoint = StoredCheckpoint(Path(config.start))
-    if checkpoint.format != config.format.plane_format:
-        raise InputError(
-            f"{config.start}: holds {checkpoint.format}, expected {config.format.plane_format}; "
-            "set --method, --planes, --group-size and --offset as in the checkpoint"
-        )
+    for name in source.linears:
+        # Stored scales of any type become those of the format.
+        wanted = replace(source.formats.of(name), scale_dtype=checkpoint.format_of(name).scale_dtype)
+        if checkpoint.format_of(name) != wanted:
+            of_module = f" of {name}" if source.formats.overrides or checkpoint.mixed else ""
+            raise InputError(
+                f"{config.start}: holds {checkpoint.format_of(name)}{of_module}, expected {wanted}; set --method, "
+                "--planes, --group-size, --offset, --levels, --zero and --override as in the checkpoint, or leave all "
+                "of them out"
+            )
 
     def initial_weight(layer: QuantLinear) -> InitialWeight:
-        return from_planes(layer.weight, *checkpoint.read(layer), layer.format)
+        planes, scales = checkpoint.read(layer)
+        scales = to_scales(layer.format, round_parameters(layer.format, to_parameters(layer.format, scales)))
+        return from_planes(layer.weight, planes, scales, layer.format)
 
     return initial_weight
 
 
 def _plane_weight(layer: QuantLinear, planes: Tensor, scales: Tensor) -> PlaneWeight:
-    return PlaneWeight(planes.numpy(), scales.half().numpy(), layer.in_features, layer.format)
+    return PlaneWeight(planes.numpy(), stored_array(layer.format, scales), layer.in_features, layer.format)
 
 
 def _fingerprint(source: SourceModel) -> dict[str, Any]:

@@ -22,23 +22,23 @@ Memory is parameters, gradients, Adam's two moments, what the backward pass keep
 and the libraries take themselves, half a gigabyte, is in it.
 """
 
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import PreTrainedModel
-from transformers.pytorch_utils import Conv1D
 
 from calib.config import CalibConfig
 from calib.data.collect import generated_count
+from calib.layer_formats import LayerFormats
 from calib.models.blocks import compute_dtype
 from calib.models.source import decoder_blocks, empty_model, parameter_count
 from calib.parallel import Team
-from calib.plan_parts import Parts, measure_parts, seconds_of
+from calib.plan_parts import Parts, linear_sizes, measure_parts, seconds_of
 from dualbinary import InputError
+from dualbinary.contract.weight import PlaneFormat
 
 __all__ = ["Machine", "Plan", "Shapes", "make_plan", "plan"]
 
@@ -78,19 +78,34 @@ class Machine:
 
 @dataclass(frozen=True)
 class Shapes:
-    """Of a model: hidden size H, vocabulary V, parameters, and [N, K] of the layers to quantize in each block."""
+    """Of a model: hidden size H, vocabulary V, parameters, and [N, K] of the layers to quantize in each block.
+
+    `names` are those of the layers, where anything asks for them.
+    """
 
     hidden: int
     vocabulary: int
     parameters: int
     blocks: tuple[tuple[tuple[int, int], ...], ...]
+    names: tuple[tuple[str, ...], ...] = ()
 
     @classmethod
     def of(cls, model: PreTrainedModel) -> "Shapes":
         """The shapes of a model, which needs no memory for parameters."""
         config = model.config.get_text_config()
-        blocks = tuple(tuple(_linears(block)) for _, block in decoder_blocks(model))
-        return cls(config.hidden_size, config.vocab_size, parameter_count(model), blocks)
+        found = [
+            [(f"{name}.{path}", size) for path, size in linear_sizes(block)] for name, block in decoder_blocks(model)
+        ]
+        names = tuple(tuple(name for name, _ in block) for block in found)
+        blocks = tuple(tuple(size for _, size in block) for block in found)
+        return cls(config.hidden_size, config.vocab_size, parameter_count(model), blocks, names)
+
+    def layers(self, formats: LayerFormats) -> Iterator[tuple[PlaneFormat, int, int]]:
+        """Format, N and K of every layer to quantize."""
+        unnamed = tuple(("",) * len(block) for block in self.blocks)
+        for names, block in zip(self.names or unnamed, self.blocks, strict=True):
+            for name, (N, K) in zip(names, block, strict=True):
+                yield formats.of(name), N, K
 
     @property
     def weights(self) -> int:
@@ -145,15 +160,43 @@ def make_plan(model_dir: Path, config: CalibConfig, device: str | None = None) -
     """The plan of `config` for the model whose config.json is in `model_dir`, on this machine. Raises InputError."""
     device = Team.launched(device).device
     model = empty_model(model_dir)
-    shapes = Shapes.of(model)
+    shapes = named_as_stored(Shapes.of(model), config.format.layer_formats, model.base_model_prefix)
     dtype = compute_dtype(config.dtype, device)
     machine = Machine.measure(device, dtype)
     products = machine if dtype == torch.float32 else Machine.measure(device, torch.float32)
     try:
-        parts = measure_parts(model, config, device, dtype, products.flops)
+        formats = [form for form, _, _ in _first_block(shapes).layers(config.format.layer_formats)]
+        parts = measure_parts(model, config, device, dtype, products.flops, formats)
     except InputError:  # its blocks cannot be run one by one
         parts = None
     return plan(model_dir.resolve().name, shapes, config, machine, parts)
+
+
+def named_as_stored(shapes: Shapes, formats: LayerFormats, prefix: str) -> Shapes:
+    """The shapes with names for which every override matches: those of the model, or without its prefix or with it.
+
+    Which of them files have is not known before they are read. Raises InputError where an override matches none.
+    """
+    changes: list[Callable[[str], str]] = [
+        str,
+        lambda name: name.removeprefix(f"{prefix}."),
+        lambda name: f"{prefix}.{name}",
+    ]
+    error: InputError | None = None
+    for change in changes:
+        names = tuple(tuple(map(change, block)) for block in shapes.names)
+        inputs = {
+            name: K
+            for block, sizes in zip(names, shapes.blocks, strict=True)
+            for name, (_, K) in zip(block, sizes, strict=True)
+        }
+        try:
+            formats.check(inputs)
+            return replace(shapes, names=names)
+        except InputError as found:
+            error = error or found
+    assert error is not None
+    raise error
 
 
 def plan(name: str, shapes: Shapes, config: CalibConfig, machine: Machine, parts: Parts | None = None) -> Plan:
@@ -187,7 +230,12 @@ def _computed(shapes: Shapes, config: CalibConfig, machine: Machine) -> Parts:
         initial=seconds(solving if init.method == "error-feedback" else 0),
         hessian=seconds(2 * n + 2 * squares),
         layerwise=seconds(0, n * _layerwise_bytes(config)),
-        statistics=seconds(sum(2 * N * K * K for N, K in block) * (config.format.planes + 2)),
+        statistics=seconds(
+            sum(
+                2 * N * K * K * (form.planes + 2)
+                for form, N, K in _first_block(shapes).layers(config.format.layer_formats)
+            )
+        ),
         reconstruction=seconds((6 * n + 12 * T * H) * trained, STEP_BYTES * n),
         distillation=seconds((6 * n + 12 * T * H) * micro, (STEP_BYTES + latents) * n),
         loss=seconds(6 * H * V, LOSS_BYTES * V),
@@ -225,7 +273,7 @@ def _filter(shapes: Shapes, config: CalibConfig, parts: Parts) -> Stage:
     T, H, n = config.data.length, shapes.hidden, shapes.weights
     windows = max(0, generated_count(config.data) - config.e2e.held_out)
     scales = _scales(shapes, config)
-    weights = 2 * n + n * config.format.planes / 8 + 4 * scales + 6 * (shapes.parameters - n)
+    weights = 2 * n + _bits(shapes, config) / 8 + 4 * scales + 6 * (shapes.parameters - n)
     memory = LIBRARIES + weights + T * H * ACTIVATIONS * 4
     seconds = windows * T * (shapes.times_first * (parts.teacher + parts.student) + parts.loss_forward)
     return Stage(seconds, memory, 8 * windows + _planes(shapes, config), windows * T)
@@ -254,7 +302,7 @@ def _distill(shapes: Shapes, config: CalibConfig, machine: Machine, parts: Parts
     swapped = settings.swap / 2  # of the blocks, over the steps
     seconds += (n * SWAP_BYTES * swapped + outputs * FEATURE_BYTES) * forwards / machine.bandwidth
     scales = _scales(shapes, config)
-    weights = 2 * n + n * config.format.planes / 8 + scales * (ADAM_BYTES + 4)
+    weights = 2 * n + _bits(shapes, config) / 8 + scales * (ADAM_BYTES + 4)
     weights += n * (ADAM_BYTES + 1) if settings.latent_rate else 0
     outside = 6 * (shapes.parameters - n)  # float32, and the head once more in 16 bits
     one_block = settings.micro_batch * T * H * ACTIVATIONS * 4
@@ -268,23 +316,23 @@ def _distill(shapes: Shapes, config: CalibConfig, machine: Machine, parts: Parts
 
 def _scales(shapes: Shapes, config: CalibConfig) -> int:
     """The number of scales."""
-    plane_format = config.format.plane_format
-    return sum(N * plane_format.groups(K) * plane_format.scale_rows for block in shapes.blocks for N, K in block)
+    layers = shapes.layers(config.format.layer_formats)
+    return sum(N * form.groups(K) * form.scale_rows for form, N, K in layers)
+
+
+def _bits(shapes: Shapes, config: CalibConfig) -> int:
+    """Bits of the planes alone."""
+    return sum(N * K * form.planes for form, N, K in shapes.layers(config.format.layer_formats))
 
 
 def _planes(shapes: Shapes, config: CalibConfig) -> float:
-    """Bytes of the results of blockwise calibration: planes, and scales of 16 bits."""
-    plane_format = config.format.plane_format
-    return sum(N * plane_format.row_bits(K) for block in shapes.blocks for N, K in block) / 8
+    """Bytes of the results of blockwise calibration: planes, and stored scales."""
+    return sum(N * form.row_bits(K) for form, N, K in shapes.layers(config.format.layer_formats)) / 8
 
 
-def _linears(block: nn.Module) -> Iterator[tuple[int, int]]:
-    """[N, K] of what SourceModel would quantize."""
-    for module in block.modules():
-        if isinstance(module, Conv1D):
-            yield module.weight.shape[1], module.weight.shape[0]
-        elif isinstance(module, nn.Linear):
-            yield module.weight.shape[0], module.weight.shape[1]
+def _first_block(shapes: Shapes) -> Shapes:
+    """The first block alone."""
+    return replace(shapes, blocks=shapes.blocks[:1], names=shapes.names[:1])
 
 
 def _duration(seconds: float) -> str:

@@ -11,7 +11,7 @@ in float32. What is true of another machine, shapes and two rates say roughly: c
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -32,6 +32,7 @@ from calib.stages.input_statistics import groups_by_input
 from calib.stages.layerwise import binarize
 from calib.weight_init import WEIGHT_INITS
 from calib.weight_init.error_feedback import inverse_factor
+from dualbinary.contract.weight import PlaneFormat
 
 __all__ = ["Parts", "measure_parts", "seconds_of"]
 
@@ -83,13 +84,19 @@ def seconds_of(work: Callable[[], object], device: str, tries: int = TRIES) -> f
 
 
 def measure_parts(
-    model: PreTrainedModel, config: CalibConfig, device: str, dtype: torch.dtype, float32_flops: float
+    model: PreTrainedModel,
+    config: CalibConfig,
+    device: str,
+    dtype: torch.dtype,
+    float32_flops: float,
+    formats: Sequence[PlaneFormat] = (),
 ) -> Parts:
     """Measure the parts on the first block of `model`, whose parameters are on the meta device; it is changed.
 
+    `formats` are those of its layers in order; none: the default for all.
     Raises InputError where the model does not run its blocks one after another.
     """
-    trial = _Trial(model, config, device, dtype, float32_flops)
+    trial = _Trial(model, config, device, dtype, float32_flops, formats)
     loss, loss_forward = trial.losses() if "e2e" in config.stages else (0.0, 0.0)
     return Parts(
         teacher=trial.teacher(),
@@ -117,11 +124,18 @@ class _Opened:
 
 class _Trial:
     def __init__(
-        self, model: PreTrainedModel, config: CalibConfig, device: str, dtype: torch.dtype, float32_flops: float
+        self,
+        model: PreTrainedModel,
+        config: CalibConfig,
+        device: str,
+        dtype: torch.dtype,
+        float32_flops: float,
+        formats: Sequence[PlaneFormat],
     ) -> None:
         self.config, self.device, self.dtype, self.float32_flops = config, device, dtype, float32_flops
         blocks = decoder_blocks(model)
         self.block = blocks[0][1]
+        formats = formats or [config.format.plane_format] * len(list(linear_sizes(self.block)))
         text = model.config.get_text_config()
         self.H, self.V, self.T = text.hidden_size, text.vocab_size, config.data.length
         model.set_input_embeddings(nn.Embedding(2, self.H))
@@ -130,7 +144,7 @@ class _Trial:
         for module in model.modules():
             if module is not head:
                 _fill(module, inside)
-        _quantize(self.block, config)
+        _quantize(self.block, formats)
         for module in (self.block, *(part for part in model.modules() if next(part.children(), None) is None)):
             if not any(parameter.device.type == "meta" for parameter in module.parameters()):
                 module.to(device)
@@ -166,8 +180,14 @@ class _Trial:
         return seconds_of(work, self.device)
 
     def _sizes(self) -> list[tuple[int, int]]:
-        """[N, K] of layers that are solved together."""
+        """[N, K] of layers that read the same."""
         return [(sum(layer.out_features for layer in group), group[0].in_features) for group in self.groups]
+
+    def _problems(self) -> Iterator[tuple[PlaneFormat, int, int]]:
+        """Format, N and K of layers that are solved together."""
+        for group in self.groups:
+            for form in dict.fromkeys(layer.format for layer in group):
+                yield form, sum(layer.out_features for layer in group if layer.format == form), group[0].in_features
 
     def _largest(self) -> QuantLinear:
         return max(self.layers, key=lambda layer: layer.weight.numel())
@@ -175,10 +195,10 @@ class _Trial:
     @torch.no_grad()
     def initial(self) -> float:
         """A part of each weight, times the number of such parts; errors that move on are one product."""
-        return sum(self._solving(*size) for size in self._sizes())
+        return sum(self._solving(*problem) for problem in self._problems())
 
-    def _solving(self, N: int, K: int) -> float:
-        row, plane_format = WEIGHT_INITS[self.config.init.method], self.config.format.plane_format.for_inputs(K)
+    def _solving(self, plane_format: PlaneFormat, N: int, K: int) -> float:
+        row = WEIGHT_INITS[self.config.init.method]
         initialize = row.make(self.config.init, self.config.seed)
         rows, size = min(N, SAMPLED_ROWS), min(K, SAMPLED_INPUTS)
         feeds_back = self.config.init.method == "error-feedback"  # goes from group to group, others take all at once
@@ -216,10 +236,10 @@ class _Trial:
         """Figures of one layer without its hessian, and the products with hessians."""
         layer = self._largest()
         size, wanted = layer.format.group_size, layer.weight.float()
-        given = layer.current_planes(), layer.stored_scales, size, None
+        given = layer.current_planes(), layer.stored_scales, size, None, layer.format.node_levels
         weights = sum(N * K for N, K in self._sizes())
         alone = self._seconds(lambda: layer_statistics(wanted, *given)) * weights / layer.weight.numel()
-        products = sum(2 * N * K * K for N, K in self._sizes()) * (self.config.format.planes + 2) / self.float32_flops
+        products = sum(2 * N * K * K * (form.planes + 2) for form, N, K in self._problems()) / self.float32_flops
         return alone + (products if self.config.blockwise_reads_text else 0.0)
 
     def reconstruction(self) -> float:
@@ -290,16 +310,24 @@ def _fill(module: nn.Module, without: set[int]) -> None:
             setattr(module, key, nn.Parameter(value, requires_grad=False))
 
 
-def _quantize(block: nn.Module, config: CalibConfig) -> None:
+def linear_sizes(block: nn.Module) -> Iterator[tuple[str, tuple[int, int]]]:
+    """Path and [N, K] of what SourceModel would quantize."""
+    for path, module in block.named_modules():
+        if isinstance(module, Conv1D):
+            yield path, (module.weight.shape[1], module.weight.shape[0])
+        elif isinstance(module, nn.Linear):
+            yield path, (module.weight.shape[0], module.weight.shape[1])
+
+
+def _quantize(block: nn.Module, formats: Iterable[PlaneFormat]) -> None:
     """Put QuantLinear with random planes in the place of linear layers, as SourceModel does."""
-    for path, module in list(block.named_modules()):
-        if not isinstance(module, (nn.Linear, Conv1D)):
-            continue
+    linears = [path for path, _ in linear_sizes(block)]
+    for path, form in zip(linears, formats, strict=True):
+        module: Any = block.get_submodule(path)
         weight = module.weight.T.contiguous() if isinstance(module, Conv1D) else module.weight
-        layer = QuantLinear(path, weight, module.bias, config.format.plane_format)
-        N, K = weight.shape
-        groups, rows = layer.format.groups(K), layer.format.scale_rows
-        planes = torch.randint(0, 256, (layer.format.planes, N, groups * layer.format.group_size // 8))
+        layer = QuantLinear(path, weight, module.bias, form)
+        (_, N, _), (rows, _, groups) = layer.format.shapes(*weight.shape)
+        planes = torch.randint(0, 256, layer.format.shapes(*weight.shape)[0])
         layer.set_quantized(planes.to(torch.uint8), _scales(rows, N, groups, layer.format.symmetric))
         block.set_submodule(path, layer)
 

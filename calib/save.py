@@ -28,21 +28,20 @@ def save_checkpoint(
 ) -> None:
     """Write the checkpoint of `source` to `directory`, tensors in the order of its files, one at a time in memory.
 
-    `quantized` gives a layer by its name, with float16 scales and in layout plain. `record` is a file to put beside.
+    `quantized` gives a layer by its name, in layout plain. `record` is a file to put beside.
     Raises InputError if `directory` exists and is not empty.
     """
-    plane_format = source.format
+    default = source.formats.default
     kept = {
         name.removesuffix(".weight")
         for name, tensor in source.tensors.items()
         if name.endswith(".weight") and len(tensor.shape) > 1
     } - set(source.linears)
-    quantization = QuantizationConfig(
-        method="qbb" if plane_format.symmetric else "fdb",
-        planes=plane_format.planes,
-        group_size=plane_format.group_size,
-        has_offset=plane_format.offset,
-        modules_to_not_convert=tuple(sorted(kept)),
+    quantization = QuantizationConfig.of_formats(
+        "qbb" if default.symmetric else "fdb",
+        default,
+        {name: source.formats.of(name) for name in source.linears},
+        tuple(sorted(kept)),
     )
     files = {file for pattern in MODEL_FILES for file in source.directory.glob(pattern)}
     files -= {source.directory / name for name in (CONFIG_FILE, INDEX_FILE)}

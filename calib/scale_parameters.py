@@ -2,19 +2,34 @@
 
 With free levels these are the scales [C, ...] themselves. With symmetric levels (QBB) they are the factors a [P, ...]
 of bases in {-1, 1}: scales[p] = 2 a[p], and the offset is minus the sum of the factors, so that every level has its
-negative. No other module knows the two forms.
+negative. With even levels the parameter of the step is 2^(P-1) times the step, what the highest plane adds: so a rate
+means the same for steps as for free scales. No other module knows the three forms, or the types of stored scales.
 """
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from dualbinary import InputError
+from dualbinary.contract.scale_codes import BFLOAT16
 from dualbinary.contract.weight import PlaneFormat
 
-__all__ = ["checked_parameters", "round_parameters", "to_parameters", "to_scales"]
+__all__ = ["checked_parameters", "round_parameters", "scale_type", "stored_array", "to_parameters", "to_scales"]
 
-FLOAT16_DIGITS = 11  # bits of a float16's significand
-FLOAT16_STEP = 2.0**-24  # between the smallest float16 numbers
+# Of the types shorter than the arithmetic: bits of the significand, and the step between the smallest numbers.
+PRECISION = {torch.float16: (11, 2.0**-24), torch.bfloat16: (8, 2.0**-133)}
+TYPES = {np.dtype(np.float16): torch.float16, np.dtype(np.float32): torch.float32, BFLOAT16: torch.bfloat16}
+
+
+def scale_type(plane_format: PlaneFormat) -> torch.dtype:
+    """The type in which scales of the format are stored."""
+    return TYPES[plane_format.scale_dtype]
+
+
+def stored_array(plane_format: PlaneFormat, scales: Tensor) -> np.ndarray:
+    """`scales` in the type of the format, bfloat16 as its bits."""
+    stored = scales.detach().to(scale_type(plane_format))
+    return (stored.view(torch.uint16) if stored.dtype == torch.bfloat16 else stored).numpy()
 
 
 def checked_parameters(plane_format: PlaneFormat, scales: Tensor) -> Tensor:
@@ -26,30 +41,42 @@ def checked_parameters(plane_format: PlaneFormat, scales: Tensor) -> Tensor:
 
 def to_parameters(plane_format: PlaneFormat, scales: Tensor) -> Tensor:
     """The parameters of `scales` [C, ...] unchecked: after arithmetic, which rounds, symmetry holds only nearly."""
+    if plane_format.even:
+        return torch.cat([scales[:1] * _highest(plane_format), scales[1:]])
     return scales[: plane_format.planes] / 2 if plane_format.symmetric else scales
 
 
 def to_scales(plane_format: PlaneFormat, parameters: Tensor) -> Tensor:
     """The scales [C, ...] of `parameters`; differentiable."""
+    if plane_format.even:
+        return torch.cat([parameters[:1] / _highest(plane_format), parameters[1:]])
     return torch.cat([2 * parameters, -parameters.sum(0, keepdim=True)]) if plane_format.symmetric else parameters
 
 
-def round_parameters(plane_format: PlaneFormat, parameters: Tensor) -> Tensor:
-    """`parameters` moved to where float16 holds all of their scales; those already there stay.
+def _highest(plane_format: PlaneFormat) -> int:
+    """The share of a step that the highest plane adds: a power of two, so that nothing is rounded."""
+    return 1 << (plane_format.planes - 1)
 
-    Symmetric: to multiples of the float16 step just below the sum of their sizes. Then the offset is exact as well, and
-    the constraint holds to the last bit; a factor moves by about 2^-11 of the sum at most.
+
+def round_parameters(plane_format: PlaneFormat, parameters: Tensor) -> Tensor:
+    """`parameters` moved to where the type of the format holds all of their scales; those already there stay.
+
+    Symmetric: to multiples of the type's step just below the sum of their sizes. Then the offset is exact as well, and
+    the constraint holds to the last bit; in float16 a factor moves by about 2^-11 of the sum at most.
     """
-    if not plane_format.symmetric:
-        return parameters.half().float()
-    step = _float16_step(parameters.abs().sum(0))
+    kind = scale_type(plane_format)
+    if not plane_format.symmetric or kind == torch.float32:
+        scales = to_scales(plane_format, parameters).to(kind).to(parameters.dtype)
+        return to_parameters(plane_format, scales)
+    step = _step_below(parameters.abs().sum(0), kind)
     moved = (parameters / step).round() * step
-    step = torch.maximum(step, _float16_step(moved.abs().sum(0)))  # rounding up may have passed a power of two
+    step = torch.maximum(step, _step_below(moved.abs().sum(0), kind))  # rounding up may have passed a power of two
     return (parameters / step).round() * step
 
 
-def _float16_step(size: Tensor) -> Tensor:
-    """The distance of float16 numbers just below `size`."""
+def _step_below(size: Tensor, kind: torch.dtype) -> Tensor:
+    """The distance of numbers of type `kind` just below `size`."""
+    digits, smallest = PRECISION[kind]
     mantissa, exponent = size.frexp()
-    exponent = exponent - (mantissa == 0.5).int() - FLOAT16_DIGITS  # a power of two belongs to the numbers below it
-    return torch.ldexp(torch.ones_like(size), exponent).clamp_min(FLOAT16_STEP)
+    exponent = exponent - (mantissa == 0.5).int() - digits  # a power of two belongs to the numbers below it
+    return torch.ldexp(torch.ones_like(size), exponent).clamp_min(smallest)

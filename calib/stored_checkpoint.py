@@ -1,5 +1,6 @@
 """Planes and scales of a finished checkpoint, put back on the model that it was made from."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -8,6 +9,8 @@ from torch import Tensor
 from calib.layers import QuantLinear
 from dualbinary import InputError
 from dualbinary.checkpoint import load_module, planes_name, read_quantization_config, scales_name, stored_tensors
+from dualbinary.contract.scale_codes import scale_values
+from dualbinary.contract.weight import PlaneFormat
 
 __all__ = ["StoredCheckpoint"]
 
@@ -17,7 +20,8 @@ class StoredCheckpoint:
 
     Attributes:
         directory: where it is.
-        format: the form of its weights.
+        format: the form of its weights, where no override says another one.
+        mixed: some modules have another one.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -30,15 +34,20 @@ class StoredCheckpoint:
             raise InputError(
                 f"{directory}: its config.json has no quantization_config; expected a checkpoint that calibration wrote"
             )
-        self.format = quantization.plane_format
+        self.format, self.mixed = quantization.plane_format, len(quantization.formats) > 1
+        self._quantization = quantization
         self._tensors = stored_tensors(directory)
+
+    def format_of(self, module: str) -> PlaneFormat:
+        """The form in which `read` gives a module: every output has scales of its own."""
+        return replace(self._quantization.format_of(module), per_tensor=False)
 
     def holds(self, layer: QuantLinear) -> bool:
         """Say that `layer` is quantized in the checkpoint."""
         return planes_name(layer.name) in self._tensors
 
     def read(self, layer: QuantLinear) -> tuple[Tensor, Tensor]:
-        """Planes uint8 [P, N, Kp/8] and scales float32 [C, N, groups] of `layer`.
+        """Planes uint8 [P, N, Kp/8] and scales float32 [C, N, groups] of `layer`, whose own format does not matter.
 
         Raises InputError where the checkpoint does not have them or they do not fit.
         """
@@ -46,11 +55,12 @@ class StoredCheckpoint:
             raise InputError(f"{self.directory}: has no planes of {layer.name}; is it a checkpoint of another model?")
         if scales_name(layer.name) not in self._tensors:
             raise InputError(f"{self.directory}: has planes of {layer.name}, but no scales; fetch or write it again")
-        weight = load_module(self._tensors, layer.name, layer.out_features, layer.in_features, self.format)
-        return torch.from_numpy(weight.planes), torch.from_numpy(weight.scales).float()
+        size, form = (layer.out_features, layer.in_features), self._quantization.format_of(layer.name)
+        weight = load_module(self._tensors, layer.name, *size, form).with_own_scales()
+        return torch.from_numpy(weight.planes), torch.from_numpy(scale_values(weight.scales)).float()
 
     def apply(self, layers: list[QuantLinear]) -> None:
-        """Give `layers` their planes and scales; those that the checkpoint kept in full precision stay so.
+        """Give `layers` their format, planes and scales; those that the checkpoint kept in full precision stay so.
 
         Raises InputError where it holds none of them.
         """
@@ -60,4 +70,6 @@ class StoredCheckpoint:
         for layer in layers:
             layer.quantized = False
         for layer in held:
-            layer.set_quantized(*self.read(layer))
+            planes, scales = self.read(layer)
+            layer.format = self.format_of(layer.name).for_inputs(layer.in_features)
+            layer.set_quantized(planes, scales)

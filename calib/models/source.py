@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from calib.layers import QuantLinear
+from calib.layer_formats import LayerFormats
+from calib.layers import QUANTIZED, QuantLinear
 from dualbinary import InputError
 from dualbinary.checkpoint import CONFIG_FILE, StoredTensor, read_quantization_config, stored_tensors
 from dualbinary.contract.weight import PlaneFormat
@@ -83,11 +84,16 @@ class SourceModel:
         model: the transformers model; parameters on the meta device until they are loaded.
         blocks: the decoder's blocks in order, as (name, module).
         linears: the layers to quantize in order, by their name in the files.
+        formats: the format of each of them, before its group size is a number.
     """
 
-    def __init__(self, directory: Path, plane_format: PlaneFormat, skip: tuple[str, ...] = ()) -> None:
-        """Open `directory`. Raises InputError for whatever keeps the model from being quantized."""
-        self.directory, self.format = Path(directory), plane_format
+    def __init__(self, directory: Path, formats: PlaneFormat | LayerFormats, skip: tuple[str, ...] = ()) -> None:
+        """Open `directory`; one format is that of all layers.
+
+        Raises InputError for whatever keeps the model from being quantized.
+        """
+        self.directory = Path(directory)
+        self.formats = LayerFormats(formats) if isinstance(formats, PlaneFormat) else formats
         if not self.directory.is_dir():
             raise InputError(f"{directory}: not a directory; expected a Hugging Face model directory with config.json")
         self.config = read_json_object(self.directory / CONFIG_FILE)
@@ -115,7 +121,7 @@ class SourceModel:
         loaded: dict[_Place, nn.Parameter] = {}  # a tied head becomes the embedding, which is large, not a copy of it
         for owner in module.modules():
             for key, parameter in list(owner.named_parameters(recurse=False)):
-                if parameter.device.type != "meta" or key in ("scales", "planes", "latent"):
+                if parameter.device.type != "meta" or key in QUANTIZED:
                     continue
                 place = self._places[names[id(parameter)]]
                 if place not in loaded:
@@ -127,12 +133,12 @@ class SourceModel:
             self.model.tie_weights()
 
     def unload(self, module: nn.Module) -> None:
-        """Give back the memory of the parameters of `module`; scales, planes and latents go too, for good."""
+        """Give back the memory of the parameters of `module`; those of quantized weights go too, for good."""
         for owner in module.modules():
             if isinstance(owner, QuantLinear):
                 owner.quantized = False
             for key, parameter in list(owner.named_parameters(recurse=False)):
-                if isinstance(owner, QuantLinear) and key in ("scales", "planes", "latent"):
+                if isinstance(owner, QuantLinear) and key in QUANTIZED:
                     setattr(owner, key, None)
                 elif parameter.device.type != "meta":
                     setattr(owner, key, nn.Parameter(parameter.to("meta"), requires_grad=False))
@@ -215,12 +221,13 @@ class SourceModel:
                 raise InputError(f"--skip {pattern}: matches no module; a module is called {next(iter(layers), '?')}")
         if not layers:
             raise InputError(f"{self.directory}: no linear layer is left to quantize")
+        self.formats.check({name: layer.in_features for name, layer in layers.items()})
         return layers
 
     def _replace(self, block: nn.Module, path: str, name: str, stored: str, module: nn.Linear | Conv1D) -> QuantLinear:
         transposed = isinstance(module, Conv1D)
         weight = module.weight.T if transposed else module.weight
-        layer = QuantLinear(stored, weight, module.bias, self.format)
+        layer = QuantLinear(stored, weight, module.bias, self.formats.of(stored))
         self._places[f"{name}.weight"] = _Place(self._places[f"{name}.weight"].stored, transposed)
         block.set_submodule(path, layer)
         return layer

@@ -17,8 +17,8 @@ from transformers.pytorch_utils import Conv1D
 
 from calib.layers import QuantLinear
 from calib.models.source import SourceModel
-from calib.quantizer import dequantize
 from calib.stored_checkpoint import StoredCheckpoint
+from calib.student_weight import weight_of_planes
 from dualbinary import InputError
 from dualbinary.checkpoint import CONFIG_FILE, QUANT_METHOD
 from dualbinary.contract.weight import PlaneFormat
@@ -75,8 +75,8 @@ class Targets:
             if not checkpoint.holds(layer):  # kept in full precision
                 return layer.weight.detach()
             planes, scales = checkpoint.read(layer)
-            size = checkpoint.format.for_inputs(layer.in_features).group_size
-            return dequantize(planes, scales, layer.in_features, size, torch.float32)
+            form = checkpoint.format_of(layer.name).for_inputs(layer.in_features)
+            return weight_of_planes(planes, scales, layer.in_features, form)
 
         return read
 

@@ -1,7 +1,6 @@
 """Run the analyses of a checkpoint: text to windows, preference of words, and the landscape of one layer."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,13 +32,7 @@ def analyze(
     assert options.model is not None
     checkpoints = {BEFORE: StoredCheckpoint(options.before)} if options.before else {}
     checkpoints[AFTER] = StoredCheckpoint(directory)
-    plane_format = replace(checkpoints[AFTER].format, levels="free")
-    for checkpoint in checkpoints.values():
-        if replace(checkpoint.format, levels="free") != plane_format:
-            raise InputError(
-                f"{checkpoint.directory}: holds {checkpoint.format}, expected {plane_format} as in {directory}"
-            )
-    source = SourceModel(options.model, plane_format)
+    source = SourceModel(options.model, checkpoints[AFTER].format)
     names = list(source.linears)
     chosen = options.layer or names[len(names) // 2]
     if chosen not in names:

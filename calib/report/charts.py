@@ -18,6 +18,7 @@ __all__ = ["Chart", "analysis_charts", "run_charts"]
 
 STAGE_COLORS = {"init": "#8a94a6", "layer": "#2f855a", "block": "#2b6cb0", "e2e": "#c05621"}
 CONTOURS = 12
+SHOWN_LEVELS = 16  # more bars than that nobody tells apart
 LEVELS = ("lowest", "2nd", "3rd", "4th", "5th", "6th", "7th", "8th", "9th")
 
 
@@ -126,13 +127,17 @@ def _errors(record: dict[str, Any], layers: list[Layer]) -> Chart:
 
 def _planes(layers: list[Layer]) -> Chart:
     figure, (ones, bits) = new_figure(2)
-    for plane in range(len(layers[0].last["density"])):
-        values = [layer.last["density"][plane] for layer in layers]
-        dots(ones, values, f"plane {plane + 1}", SERIES_COLORS[plane])
+    planes = [len(layer.last["density"]) for layer in layers]
+    for plane in range(max(planes)):
+        values = [_at(layer.last["density"], plane) for layer in layers]
+        dots(ones, values, f"plane {plane + 1}", _color(plane))
     ones.set(xlabel="layer", ylabel="share of bits set", ylim=(0, 1))
     for key, label, color in (("huffman_bits", "Huffman code", "#c05621"), ("entropy", "entropy", "#2b6cb0")):
         dots(bits, [layer.last[key] for layer in layers], label, color)
-    bits.axhline(len(layers[0].last["density"]), color="#8a94a6", linewidth=0.8, label="as stored")
+    if len(set(planes)) == 1:
+        bits.axhline(planes[0], color="#8a94a6", linewidth=0.8, label="as stored")
+    else:
+        dots(bits, planes, "as stored", "#8a94a6")
     bits.set(xlabel="layer", ylabel="bits a weight, without scales")
     caption = (
         "Left: how full each plane is. Right: the joint entropy of a weight's bits, below which no code of single "
@@ -141,7 +146,10 @@ def _planes(layers: list[Layer]) -> Chart:
     return Chart("Planes", caption, svg(figure, "planes"))
 
 
-def _levels(record: dict[str, Any], layers: list[Layer]) -> Chart:
+def _levels(record: dict[str, Any], layers: list[Layer]) -> Chart | None:
+    counts = {len(layer.last["level_shares"]) for layer in layers}
+    if len(counts) > 1 or max(counts) > SHOWN_LEVELS:
+        return None
     figure, (means, stack) = new_figure(2)
     found = totals(record)
     count = len(layers[0].last["level_shares"])
@@ -165,23 +173,23 @@ def _flipped(layers: list[Layer]) -> Chart | None:
     if not any(shares):
         return None
     figure, (axes,) = new_figure(1)
-    for basis in range(len(layers[0].last["density"])):
-        dots(axes, [one and one[basis] for one in shares], f"basis {basis + 1}", SERIES_COLORS[basis])
+    for basis in range(max(len(one or ()) for one in shares)):
+        dots(axes, [_at(one, basis) for one in shares], f"basis {basis + 1}", _color(basis))
     axes.set(xlabel="layer", ylabel="share of bits turned over", ylim=(0, 1))
     caption = "How many bits of each basis are others after the layer-wise stage than at its start."
     return Chart("Bits turned over", caption, svg(figure, "flipped"))
 
 
 def _correlations(layers: list[Layer]) -> Chart | None:
-    pairs = len(layers[0].last["density"]) - 1
+    pairs = max(len(layer.last["density"]) for layer in layers) - 1
     if not pairs or all(layer.known("corr_paths") is None for layer in layers):
         return None
     figure, panels = new_figure(2)
     titles = ("corr_paths", "with the plane before"), ("corr_residual", "with what is left over for it")
     for axes, (key, label) in zip(panels, titles, strict=True):
         for pair in range(pairs):
-            values = [known and known[pair] for known in (layer.known(key) for layer in layers)]
-            dots(axes, values, f"plane {pair + 2}", SERIES_COLORS[pair])
+            values = [_at(layer.known(key), pair) for layer in layers]
+            dots(axes, values, f"plane {pair + 2}", _color(pair))
         axes.axhline(0, color="#8a94a6", linewidth=0.8)
         axes.set(xlabel="layer", ylabel=f"correlation {label}", ylim=(-1.05, 1.05))
     caption = (
@@ -244,6 +252,15 @@ def _landscape(landscape: dict[str, Any]) -> Chart:
         "compared, so this is how much care each format's own parameters need, and no more."
     )
     return Chart("Landscape of the loss", caption, svg(figure, "landscape"))
+
+
+def _at(values: list[float] | None, place: int) -> float | None:
+    """The value at `place`, where there is one."""
+    return values[place] if values and place < len(values) else None
+
+
+def _color(place: int) -> str:
+    return SERIES_COLORS[place % len(SERIES_COLORS)]
 
 
 def _line(axes: "Axes", points: list[dict[str, Any]], key: str, label: str, color: str, **options: Any) -> None:

@@ -28,7 +28,7 @@ from calib.models.blocks import autocast
 from calib.models.source import SourceModel
 from calib.quantizer import grouped, pack
 from calib.weight_init.data_free import closed_form
-from dualbinary import InputError
+from dualbinary import OP, InputError
 from dualbinary.contract.weight import PlaneFormat
 
 __all__ = ["FORMATS", "POINTS", "landscape"]
@@ -75,12 +75,12 @@ def landscape(
         raise InputError(f"points: expected an odd number, so that the middle is the unperturbed layer, got {points}")
     layer = source.linears.get(layer_name)
     if layer is None:
-        known = next(iter(source.linears))
-        raise InputError(f"{layer_name}: not a layer that is quantized; expected a name such as {known}")
+        raise InputError(f"{layer_name}: not quantized; expected a name such as {next(iter(source.linears))}")
     source.load(source.model, linear_dtype=dtype)
     Module.to(source.model, device)
     for other in source.linears.values():
         other.quantized = False
+    stored, layer.format = layer.format, _free_format(layer.format)
     total, done = (1 + points**2 * len(FORMATS)) * tokens.numel(), 0
 
     def loss() -> float:
@@ -105,7 +105,7 @@ def landscape(
             losses[j][i] = loss()
         rise = sum(map(sum, losses)) / points**2 - losses[points // 2][points // 2]
         formats[name] = {"parameters": list(fitted.parameters), "losses": losses, "rise": rise}
-    layer.quantized = False
+    layer.quantized, layer.format = False, stored
     return {
         "layer": layer_name,
         "tokens": tokens.numel(),
@@ -124,6 +124,11 @@ def _loss(source: SourceModel, tokens: Tensor, device: str, dtype: torch.dtype) 
             logits = source.model(input_ids=window[None], use_cache=False).logits[0, :-1]
         total += functional.cross_entropy(logits.float(), window[1:]).item()
     return total / len(tokens)
+
+
+def _free_format(plane_format: PlaneFormat) -> PlaneFormat:
+    """The format in which the three are told apart by their scales alone; groups are those of `plane_format`."""
+    return PlaneFormat(2, max(plane_format.group_size, OP.limits["group_multiple"]), offset=True)
 
 
 def _fits(layer: QuantLinear) -> list[_FittedWeight]:

@@ -21,7 +21,7 @@ from pydantic import Field, model_validator
 
 from calib.config import CalibConfig
 from calib.report.files import MAX_NUMBER, Count, Part, Size, read_checked, write_checked
-from dualbinary import InputError
+from dualbinary import OP, InputError
 
 __all__ = ["RECORD_FILE", "RECORD_VERSION", "read_record", "write_record"]
 
@@ -33,6 +33,11 @@ Shares = list[Annotated[float, Field(ge=0, le=1)]]
 Correlations = list[Annotated[float, Field(ge=-1, le=1)]]
 
 
+class _LayerFormat(Part):
+    format: str
+    bits_per_weight: Size
+
+
 class _Model(Part):
     name: str
     parameters: Count
@@ -40,13 +45,14 @@ class _Model(Part):
     hidden: Count
     vocabulary: Count
     bits_per_weight: Size
+    formats: dict[str, _LayerFormat] | None = None
 
 
 class _Figures(Part):
     weights: Annotated[Count, Field(ge=1)]
     weight_error: Size
     output_error: Size | None
-    density: Shares = Field(min_length=1, max_length=4)
+    density: Shares = Field(min_length=1, max_length=OP.limits["max_planes"])
     entropy: Size
     huffman_bits: Size
     level_shares: Shares
@@ -139,10 +145,14 @@ class _Record(Part):
             raise ValueError("blocks: expected at least one layer in all")
         if len(set(names)) < len(names):
             raise ValueError("blocks: a layer is in two of them")
-        layers = [figures for block in self.blocks for stages in block.layers.values() for figures in stages.values()]
-        planes = {len(figures.density) for figures in layers}
-        if len(planes) > 1:
-            raise ValueError(f"blocks: layers have {sorted(planes)} planes, expected one number")
+        formats = self.model.formats
+        if formats is not None and set(formats) != set(names):
+            raise ValueError("model.formats: expected the format of every layer, and no other")
+        for block in self.blocks:
+            for name, stages in block.layers.items():
+                planes = {len(figures.density) for figures in stages.values()}
+                if len(planes) > 1:
+                    raise ValueError(f"blocks: {name} has {sorted(planes)} planes, expected one number")
         return self
 
 

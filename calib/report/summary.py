@@ -80,7 +80,10 @@ def stages_of(record: dict[str, Any]) -> list[str]:
 
 
 def totals(record: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """For each stage the means of the layers' figures, each layer counted by its weights; None where none knows it."""
+    """For each stage the means of the layers' figures, each layer counted by its weights; None where none knows it.
+
+    None as well for what there is of each plane or level, where layers have different numbers of them.
+    """
     result: dict[str, dict[str, Any]] = {}
     for stage in stages_of(record):
         rows = [layer.stages[stage] for layer in layers_of(record) if stage in layer.stages]
@@ -95,6 +98,8 @@ def _mean(rows: list[dict[str, Any]], key: str) -> Any:
     whole = sum(row["weights"] for row in known)
     if not isinstance(known[0][key], list):
         return sum(row[key] * row["weights"] for row in known) / whole
+    if len({len(row[key]) for row in known}) > 1:
+        return None
     columns = zip(*(row[key] for row in known), strict=True)
     return [sum(value * row["weights"] for value, row in zip(column, known, strict=True)) / whole for column in columns]
 
@@ -138,9 +143,21 @@ def table_rows(record: dict[str, Any]) -> list[list[str]]:
     """Titles, a row for each layer, and one for all; without the columns in which nothing is known."""
     stages = stages_of(record)
     errors = [f"{kind}, {stage}" for kind in ("weights", "outputs") for stage in stages]
-    rows = [["layer", "weights", "ones", "entropy", "Huffman", *errors, "paths", "residual"]]
-    rows += [_cells(layer, stages) for layer in [*layers_of(record), Layer("all", totals(record))]]
+    rows = [["layer", "format", "bits", "weights", "ones", "entropy", "Huffman", *errors, "paths", "residual"]]
+    for layer in [*layers_of(record), Layer("all", totals(record))]:
+        name, *cells = _cells(layer, stages)
+        rows.append([name, *_format_cells(record["model"], name), *cells])
     return _known_columns(rows)
+
+
+def _format_cells(model: dict[str, Any], name: str) -> list[str]:
+    """Format and stored bits per weight, where layers of a run have formats of their own."""
+    formats = model.get("formats")
+    if not formats:
+        return ["-", "-"]
+    if name not in formats:
+        return ["-", _number(model["bits_per_weight"], 3)]
+    return [formats[name]["format"], _number(formats[name]["bits_per_weight"], 3)]
 
 
 def totals_rows(record: dict[str, Any]) -> list[list[str]]:
@@ -179,6 +196,7 @@ def sentences(record: dict[str, Any]) -> list[str]:
         f"{billions['quantised']}, {counted['ratio']:.1f} times fewer; with zero bits counted too "
         f"{billions['every_bit']}, an addition for each bit that is set {billions['additions']}. Counts, not speeds",
     ]
+    lines += _format_sentences(record)
     known = [block for block in record["blocks"] if None not in (block.get("error_before"), block.get("error_after"))]
     if known:
         before, after = (sum(block[key] for block in known) / len(known) for key in ("error_before", "error_after"))
@@ -192,6 +210,20 @@ def sentences(record: dict[str, Any]) -> list[str]:
         )
     times = ", ".join(f"{stage} {seconds / 60:.1f}" for stage, seconds in record["seconds"].items())
     return [*lines, f"minutes: {times}"]
+
+
+def _format_sentences(record: dict[str, Any]) -> list[str]:
+    """The formats of a run that has several: layers, weights and true bits of each."""
+    found: dict[str, list[tuple[int, float]]] = {}
+    weights = {layer.name: layer.last["weights"] for layer in layers_of(record)}
+    for name, one in (record["model"].get("formats") or {}).items():
+        found.setdefault(one["format"], []).append((weights[name], one["bits_per_weight"]))
+    lines: list[str] = []
+    for form, layers in found.items():
+        count = sum(size for size, _ in layers)
+        bits = sum(size * each for size, each in layers) / count
+        lines.append(f"{form}: {len(layers)} layers, {count / 1e6:.1f} million weights at {bits:.3f} bits")
+    return lines
 
 
 def _filter_sentence(chosen: dict[str, Any]) -> str:

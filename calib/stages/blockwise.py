@@ -31,6 +31,7 @@ from torch import Tensor
 from calib.layers import QuantLinear, full_precision, quant_linears
 from calib.measure import layer_statistics
 from calib.models.blocks import BlockCall, autocast, check_calls, record_calls
+from calib.scale_parameters import scale_type
 from calib.stages.activation_cache import ActivationCache
 from calib.stages.blockwise_results import BlockwiseResults, block_file
 from calib.stages.context import RunContext
@@ -224,14 +225,20 @@ class _Block:
             yield group, input_hessian(group[0], forwards(min(len(inputs), self.config.init.windows)))
 
     def _initial_weights(self, group: list[QuantLinear], hessian: Tensor | None) -> list[InitialWeight]:
-        """Initial weights of layers with the same input, solved as one problem because rows are independent."""
+        """Initial weights of layers with the same input; those of one format are one problem: rows are independent."""
         if self.run.initial_weights is not None:
             return [self.run.initial_weights(layer) for layer in group]
         initialize = WEIGHT_INITS[self.config.init.method].make(self.config.init, self.config.seed)
-        weight = torch.cat([self.run.target(layer) for layer in group])
-        state = initialize(weight, hessian, group[0].format, group[0].name)
-        ends = accumulate(layer.out_features for layer in group)
-        return [state.rows(end - layer.out_features, end) for layer, end in zip(group, ends, strict=True)]
+        found: dict[str, InitialWeight] = {}
+        for form in dict.fromkeys(layer.format for layer in group):
+            alike = [layer for layer in group if layer.format == form]
+            weight = torch.cat([self.run.target(layer) for layer in alike])
+            state = initialize(weight, hessian, form, alike[0].name)
+            ends = accumulate(layer.out_features for layer in alike)
+            found |= {
+                layer.name: state.rows(end - layer.out_features, end) for layer, end in zip(alike, ends, strict=True)
+            }
+        return [found[layer.name] for layer in group]
 
     def _binarize(self) -> None:
         """The stage layer: every layer by itself, from its initial planes."""
@@ -275,13 +282,14 @@ class _Block:
                 layer.stored_scales.detach(),
                 layer.format.group_size,
                 self.hessians[layer.name],
+                layer.format.node_levels,
             )
 
     def _store(self) -> None:
         tensors: dict[str, Tensor] = {}
         for layer in self.layers:
             tensors[f"{layer.name}.planes"] = layer.current_planes().cpu()
-            tensors[f"{layer.name}.scales"] = layer.stored_scales.detach().half().cpu()
+            tensors[f"{layer.name}.scales"] = layer.stored_scales.detach().to(scale_type(layer.format)).cpu()
         self.context.work.write_tensors(block_file(self.index), tensors, self.report)
         if self.activations is not None:
             self.activations.cache.drop(self.index)

@@ -26,10 +26,10 @@ from torch import Tensor, nn
 
 from calib.layers import QuantLinear
 from calib.models.blocks import recomputed
-from calib.quantizer import codes_of, into_cells
 from calib.schedule import learning_rate, swap_probability
 from calib.stages.context import RunContext
 from calib.stages.objective import TERMS, DistillationObjective
+from calib.student_weight import into_cells_of
 from dualbinary import DualBinaryError, InputError
 
 __all__ = ["DistillResult", "distill"]
@@ -248,11 +248,7 @@ def _drawn(count: int, probability: float, seed: int, step: int) -> list[bool]:
 @torch.no_grad()
 def _give_latent(layer: QuantLinear) -> None:
     """Latents as near to the full-precision weights as the planes that the layer has allow."""
-    codes = codes_of(layer.current_planes(), layer.in_features)
-    plane_format = layer.format
-    layer.set_latent(
-        into_cells(layer.weight.float(), codes, layer.stored_scales, plane_format.planes, plane_format.group_size)
-    )
+    layer.set_latent(into_cells_of(layer.current_planes(), layer.weight.float(), layer.stored_scales, layer.format))
 
 
 def _thinned(curve: list[dict[str, Any]]) -> list[dict[str, Any]]:

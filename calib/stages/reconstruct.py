@@ -42,7 +42,7 @@ def reconstruct(
     seed: int,
     progress: Callable[[float, float], None],
 ) -> Reconstruction:
-    """Train latents and scales of `layers`, in place, and freeze them into planes with scales that float16 holds.
+    """Train latents and scales of `layers`, in place, and freeze them into planes with scales of the stored type.
 
     `run` maps hidden states [batch, T, H] through the student's block. `inputs` and `targets` [windows, T, H] may be
     memory-mapped; the last `config.held_out` windows are held out. `progress` is told the share done and the loss.

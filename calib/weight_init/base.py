@@ -25,8 +25,8 @@ class InitialWeight:
     """The first planes and scales of one layer.
 
     Attributes:
-        planes: uint8 [P, N, Kp/8], layout plain.
-        scales: float32 [C, N, groups] whose values float16 holds.
+        planes: uint8 [P, N, Kp/8], layout plain, with the zero points of groups behind where groups have some.
+        scales: float32 [C, N, groups] whose values the type of the format holds.
         latent: float32 [N, K], from which training moves on; nearest to the levels that `planes` say.
     """
 

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from calib.quantizer import grouped, into_cells, pack
-from calib.scale_parameters import round_parameters, to_scales
+from calib.scale_parameters import round_parameters, scale_type, to_scales
 from calib.weight_init.base import InitialWeight
 from dualbinary import InputError
+from dualbinary.contract.scale_codes import dtype_name
 from dualbinary.contract.weight import PlaneFormat
 
 __all__ = ["checked", "from_bases", "mean_size", "real_inputs", "signs"]
@@ -45,8 +46,11 @@ def mean_size(groups: Tensor, real: Tensor) -> Tensor:
 def from_bases(weight: Tensor, bases: Tensor, factors: Tensor, plane_format: PlaneFormat, name: str) -> InitialWeight:
     """Bases [P, N, groups, G] and factors [P, N, groups] as planes and scales of `weight` [N, K]. Raises InputError."""
     scales = to_scales(plane_format, round_parameters(plane_format, factors))
-    if not scales.half().isfinite().all():
-        raise InputError(f"{name}: needs scales that float16 does not hold; scale the model's weights down")
+    if not scales.to(scale_type(plane_format)).isfinite().all():
+        raise InputError(
+            f"{name}: needs scales that {dtype_name(plane_format.scale_dtype)} does not hold; scale the model's "
+            "weights down"
+        )
     codes = sum((basis > 0).to(torch.uint8) << plane for plane, basis in enumerate(bases))
     assert isinstance(codes, Tensor)
     codes = codes.flatten(1)[:, : weight.shape[1]].contiguous()

@@ -17,15 +17,19 @@ that begins at the original weights instead gives that compensation away.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from calib.quantizer import SortedLevels, into_cells, levels_of, pack, sorted_levels
+from calib.even_quantizer import with_zeros
+from calib.quantizer import pack
 from calib.scale_parameters import round_parameters, to_parameters, to_scales
+from calib.student_weight import into_cells_of
 from calib.weight_init.base import InitialWeight
-from calib.weight_init.least_squares import fitted_scales, refine, solve
+from calib.weight_init.even_groups import even_features
+from calib.weight_init.least_squares import solve
+from calib.weight_init.level_table import LevelTable, level_table, start
 from dualbinary.contract.weight import PlaneFormat
 
 __all__ = ["ErrorFeedback", "inverse_factor"]
@@ -55,17 +59,19 @@ class ErrorFeedback:
         codes = torch.empty(K, N, dtype=torch.uint8, device=weight.device)
         latent = torch.empty_like(rest)
         scales = torch.empty(plane_format.scale_rows, N, -(-K // G), device=weight.device)
+        zeros: list[Tensor] = []
         for group, begin in enumerate(range(0, K, G)):
             columns = slice(begin, min(begin + G, K))
             solution = self._group(rest[columns], factor[columns, columns], plane_format, name)
             codes[columns], latent[columns], scales[:, :, group] = solution.codes, solution.latent, solution.scales
+            zeros += [] if solution.zeros is None else [solution.zeros]
             error = torch.linalg.solve_triangular(
                 factor[columns, columns].T, rest[columns] - solution.values, upper=False
             )
             rest[columns.stop :] -= factor[columns, columns.stop :].T @ error
-        codes = codes.T.contiguous()
-        latent = into_cells(latent.T, codes, scales, plane_format.planes, G)
-        return InitialWeight(pack(codes, plane_format.planes, G), scales, latent)
+        planes = pack(codes.T.contiguous(), plane_format.planes, G)
+        planes = with_zeros(planes, torch.stack(zeros, 1) if zeros else None)
+        return InitialWeight(planes, scales, into_cells_of(planes, latent.T, scales, plane_format))
 
     def _group(self, weights: Tensor, factor: Tensor, plane_format: PlaneFormat, name: str) -> "_SolvedGroup":
         """The best codes and scales found for one group: weights [g, N], the block V [g, g] of the factor."""
@@ -75,22 +81,22 @@ class ErrorFeedback:
         metric = inverse @ inverse.T
         rows = weights.T.contiguous()  # [N, g]
         importance = (1 / factor.diagonal() ** 2)[None].expand_as(rows)
-        scales, _ = refine(rows, importance, fitted_scales(rows, plane_format, name), plane_format, START_ROUNDS)
+        scales, zeros = start(rows, importance, plane_format, name, START_ROUNDS)
         best: _SolvedGroup | None = None
         least = torch.full((weights.shape[1],), torch.inf, device=weights.device)
         for _ in range(self.refits + 1):
-            table = sorted_levels(scales, plane_format.planes)
+            table = level_table(scales, zeros, plane_format)
             with _one_thread():
                 state = _sweep(weights, table, factor)
                 for _ in range(self.polishes):
                     _polish(state, weights, table, metric)
-            codes = table.order.to(torch.uint8).gather(0, state.rank)
-            scales = _refit(codes, rows, inverse, scales, plane_format)
-            values = levels_of(scales, plane_format.planes).gather(0, codes.long())
+            codes = table.codes(state.place)
+            scales = _refit(codes, rows, inverse, scales, zeros, plane_format)
+            values = level_table(scales, zeros, plane_format).values(codes)
             error = ((weights - values).T @ inverse).square().sum(1)
             better = error < least
             least = torch.where(better, error, least)
-            found = _SolvedGroup(codes, state.latent, scales, values)
+            found = _SolvedGroup(codes, state.latent, scales, values, zeros)
             best = found if best is None else best.merged(found, better)
         assert best is not None
         return best
@@ -123,57 +129,58 @@ class _SolvedGroup:
     latent: Tensor  # [g, N]
     scales: Tensor  # [C, N]
     values: Tensor  # [g, N]
+    zeros: Tensor | None  # [N], those that it began with
 
     def merged(self, other: "_SolvedGroup", better: Tensor) -> "_SolvedGroup":
         """For each row the one of the two that `better` [N] says."""
-        pairs = zip(vars(self).values(), vars(other).values(), strict=True)
-        return _SolvedGroup(*(torch.where(better, theirs, mine) for mine, theirs in pairs))
+        names = ("codes", "latent", "scales", "values")
+        chosen = {name: torch.where(better, getattr(other, name), getattr(self, name)) for name in names}
+        return replace(self, **chosen)
 
 
 @dataclass
 class _State:
-    rank: Tensor  # int64 [g, N], the place of each weight's level among the sorted ones
+    place: Tensor  # int64 [g, N], the place of each weight's level in the table
     values: Tensor  # [g, N]
     latent: Tensor  # [g, N]
 
 
-def _round(value: Tensor, table: SortedLevels) -> tuple[Tensor, Tensor]:
-    """Place and level of the nearest level for one column [N]."""
-    rank = (value > table.cuts).sum(0)
-    return rank, table.levels.gather(0, rank[None])[0]
-
-
-def _sweep(weights: Tensor, table: SortedLevels, factor: Tensor) -> _State:
+def _sweep(weights: Tensor, table: LevelTable, factor: Tensor) -> _State:
     """Round column after column, each error fed into the columns after it."""
     latent = weights.clone()
-    rank = torch.empty(weights.shape, dtype=torch.int64, device=weights.device)
+    place = torch.empty(weights.shape, dtype=torch.int64, device=weights.device)
     values = torch.empty_like(weights)
     shares = factor / factor.diagonal()[:, None]
     for c in range(len(weights)):
-        rank[c], values[c] = _round(latent[c], table)
+        place[c], values[c] = table.nearest(latent[c])
         if c + 1 < len(weights):
             latent[c + 1 :].addr_(shares[c, c + 1 :], latent[c] - values[c], alpha=-1)
-    return _State(rank, values, latent)
+    return _State(place, values, latent)
 
 
-def _polish(state: _State, weights: Tensor, table: SortedLevels, metric: Tensor) -> None:
+def _polish(state: _State, weights: Tensor, table: LevelTable, metric: Tensor) -> None:
     """Give each column in turn the level that is best while all others stay: coordinate descent in `metric` [g, g]."""
     residual = metric @ (weights - state.values)  # [g, N]
     for c in range(len(weights)):
         wanted = state.values[c] + residual[c] / metric[c, c]
-        rank, value = _round(wanted, table)
+        place, value = table.nearest(wanted)
         residual.addr_(metric[c], state.values[c] - value)
-        state.rank[c], state.values[c], state.latent[c] = rank, value, wanted
+        state.place[c], state.values[c], state.latent[c] = place, value, wanted
 
 
-def _refit(codes: Tensor, rows: Tensor, inverse: Tensor, scales: Tensor, plane_format: PlaneFormat) -> Tensor:
-    """The scales [C, N] that are best for `codes` [g, N] in the metric of the group, as float16 holds them."""
-    features = [(codes >> plane & 1).T.to(rows.dtype) @ inverse for plane in range(plane_format.planes)]
-    everything = inverse.sum(0).expand_as(features[0])
-    if plane_format.symmetric:
-        features = [2 * feature - everything for feature in features]  # of signs
-    elif plane_format.offset:
-        features.append(everything)
+def _refit(
+    codes: Tensor, rows: Tensor, inverse: Tensor, scales: Tensor, zeros: Tensor | None, plane_format: PlaneFormat
+) -> Tensor:
+    """The scales [C, N] that are best for `codes` [g, N] in the metric of the group, as their type holds them."""
+    if plane_format.even:
+        features = [one @ inverse for one in even_features(codes.T.to(rows.dtype), plane_format, zeros)]
+    else:
+        features = [(codes >> plane & 1).T.to(rows.dtype) @ inverse for plane in range(plane_format.planes)]
+        everything = inverse.sum(0).expand_as(features[0])
+        if plane_format.symmetric:
+            features = [2 * feature - everything for feature in features]  # of signs
+        elif plane_format.offset:
+            features.append(everything)
     used = torch.stack(features, 1)  # [N, free, g]
     target = (rows @ inverse)[..., None]
     free = solve(used @ used.transpose(1, 2), (used @ target)[..., 0], to_parameters(plane_format, scales))

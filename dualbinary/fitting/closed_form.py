@@ -11,7 +11,7 @@ by turns, from a few starts, keeping the best of each group:
 
 The weights of a group are sorted once. Nearest level then means 2^P - 1 cuts of a sorted row, and the sums that the
 normal equations need are differences of prefix sums: a round costs a few operations per weight and cut, all of them
-vectorized over thousands of groups.
+vectorized over thousands of groups. Even levels have a search of their own (even.py).
 """
 
 from collections.abc import Callable, Iterator
@@ -21,15 +21,17 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from dualbinary.contract.scale_codes import round_scales, scale_values
+from dualbinary.contract.scale_codes import BFLOAT16, dtype_name, round_scales, scale_values
 from dualbinary.contract.schema import OP, padded_k
 from dualbinary.contract.weight import PlaneFormat, PlaneWeight
 from dualbinary.errors import InputError
+from dualbinary.fitting.even import EvenFit
 from dualbinary.fitting.groups import GroupFit
 
 __all__ = ["FitResult", "fit"]
 
 CHUNK_ELEMENTS = 1 << 18  # sorted weights or levels at a time: with prefix sums and scratch about 10 MiB a thread
+SAMPLE_ELEMENTS = 1 << 20  # weights that one step for a whole tensor is fitted to
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ def fit(
     progress: Callable[[int], None] | None = None,
     name: str = "weight",
 ) -> FitResult:
-    """Fit planes and scales of `plane_format`, whose levels are free, to a weight [N, K] of any floating type.
+    """Fit planes and scales of `plane_format` to a weight [N, K] of any floating type.
 
     Memory beyond the result is about 10 MiB per thread, whatever the size of the weight, as long as a row is short
     against that. The result does not depend on `threads`. `progress`, if given, is called with the number of rows
@@ -72,44 +74,79 @@ def fit(
     weight = np.asarray(weight)
     form = _checked_format(weight, plane_format, name)
     n, k = weight.shape
-    planes, group_size = form.planes, form.group_size
-    kp = padded_k(k, group_size)
-    planes_shape, scales_shape = form.shapes(n, k)
-    packed, scales = np.empty(planes_shape, np.uint8), np.empty(scales_shape, form.scale_dtype)
-    solver = GroupFit(planes, form.offset)
-
-    def fit_rows(rows: slice) -> tuple[int, float, float]:
-        chunk = _finite_rows(weight, rows, name)
-        codes = np.zeros((len(chunk), kp), np.uint8)
-        exact = np.empty((len(scales), len(chunk), kp // group_size))
-        parts = [
-            (inputs, groups, chunk[:, inputs].reshape(len(chunk) * (groups.stop - groups.start), -1))  # [R, G]
-            for inputs, groups in _group_ranges(k, group_size)
-        ]
-        for _, groups, flat in parts:
-            exact[:, :, groups] = solver.scales_of(flat).reshape(len(scales), len(chunk), -1)
-        # Whole rows at once: scales of 8 bits share a factor in them.
-        scales[:, rows] = _rounded(exact, form.scale_dtype, rows, name)
-        values = scale_values(scales[:, rows])
-        error = 0.0
-        for inputs, groups, flat in parts:
-            chunk_codes, chunk_error = solver.codes_of(flat, values[:, :, groups].reshape(len(scales), -1))
-            codes[:, inputs] = chunk_codes.reshape(len(chunk), -1)
-            error += chunk_error
-        for plane in range(planes):
-            packed[plane, rows] = np.packbits(codes & np.uint8(1 << plane), axis=1, bitorder="little")
-        return len(chunk), error, float(np.einsum("nk,nk->", chunk, chunk, dtype=np.float64))
-
-    step = max(1, CHUNK_ELEMENTS // (kp // group_size * max(group_size, 1 << planes)))
+    kp = padded_k(k, form.group_size)
+    rows = _RowFit(weight, form, name)
+    # With free levels every group has 2^P of them to work on.
+    least_group = 1 if form.even else 1 << form.planes
+    step = max(1, CHUNK_ELEMENTS // (kp // form.group_size * max(form.group_size, least_group)))
     error = norm = 0.0
     chunks = (slice(start, min(start + step, n)) for start in range(0, n, step))
     with ThreadPoolExecutor(threads) as pool:
-        for done, chunk_error, chunk_norm in pool.map(fit_rows, chunks):
+        for done, chunk_error, chunk_norm in pool.map(rows.fit, chunks):
             error += chunk_error
             norm += chunk_norm
             if progress:
                 progress(done)
-    return FitResult(PlaneWeight(packed, scales, k, form), error, norm)
+    return FitResult(PlaneWeight(rows.packed, rows.scales, k, form), error, norm)
+
+
+class _RowFit:
+    """The fit of some rows of a weight at a time, into `packed` and `scales`, the tensors of layout plain."""
+
+    def __init__(self, weight: npt.NDArray[np.floating], form: PlaneFormat, name: str) -> None:
+        self.weight, self.form, self.name = weight, form, name
+        self.k = weight.shape[1]
+        self.groups = form.groups(self.k)
+        planes_shape, scales_shape = form.shapes(*weight.shape)
+        self.packed, self.scales = np.empty(planes_shape, np.uint8), np.empty(scales_shape, form.scale_dtype)
+        self.solver = EvenFit(form) if form.even else GroupFit(form.planes, form.offset)
+        if form.per_tensor:
+            self.scales[:] = self._scales_of_sample()
+
+    def fit(self, rows: slice) -> tuple[int, float, float]:
+        """Fit `rows`; returns their number, squared error and squared norm."""
+        chunk = _finite_rows(self.weight, rows, self.name)
+        parts = [
+            (inputs, groups, chunk[:, inputs].reshape(len(chunk) * (groups.stop - groups.start), -1))  # [R, G]
+            for inputs, groups in _group_ranges(self.k, self.form.group_size)
+        ]
+        values = self._values(rows, [(groups, flat) for _, groups, flat in parts])
+        codes = np.zeros((len(chunk), self.groups * self.form.group_size), np.uint8)
+        zeros = np.zeros((len(chunk), self.groups), np.uint8)
+        error = 0.0
+        for inputs, groups, flat in parts:
+            found = self.solver.codes_of(flat, values[:, :, groups].reshape(len(values), -1))
+            codes[:, inputs] = found.codes.reshape(len(chunk), -1)
+            if found.zeros is not None:
+                zeros[:, groups] = found.zeros.reshape(len(chunk), -1)
+            error += found.error
+        row_bytes = codes.shape[1] // 8
+        for plane in range(self.form.planes):
+            bit = np.uint8(1 << plane)
+            self.packed[plane, rows, :row_bytes] = np.packbits(codes & bit, axis=1, bitorder="little")
+            if self.form.node_levels.group_zeros:
+                self.packed[plane, rows, row_bytes:] = np.packbits(zeros & bit, axis=1, bitorder="little")
+        return len(chunk), error, float(np.einsum("nk,nk->", chunk, chunk, dtype=np.float64))
+
+    def _values(self, rows: slice, parts: list[tuple[slice, npt.NDArray[np.float32]]]) -> npt.NDArray[np.float64]:
+        """The values of the rounded scales [C, rows, groups] of `rows`, which it stores."""
+        count, number = rows.stop - rows.start, len(self.scales)
+        if self.form.per_tensor:
+            return np.repeat(scale_values(self.scales), count, axis=1)
+        exact = np.empty((number, count, self.groups))
+        for groups, flat in parts:
+            exact[:, :, groups] = self.solver.scales_of(flat).reshape(number, count, -1)
+        # Whole rows at once: scales of 8 bits share a factor in them.
+        self.scales[:, rows] = _rounded(exact, self.form.scale_dtype, rows, self.name)
+        return scale_values(self.scales[:, rows])
+
+    def _scales_of_sample(self) -> npt.NDArray[np.generic]:
+        """Rounded scales [C, 1, 1] for the whole weight, fitted to rows spread over it."""
+        count = min(len(self.weight), max(1, SAMPLE_ELEMENTS // self.k))
+        sample = [int(row) for row in np.linspace(0, len(self.weight) - 1, count)]
+        flat = np.concatenate([_finite_rows(self.weight, slice(row, row + 1), self.name) for row in sample], axis=None)
+        exact = self.solver.scales_of(flat[None])
+        return _rounded(exact[:, :, None], self.form.scale_dtype, slice(0, 1), self.name)
 
 
 def _group_ranges(k: int, group_size: int) -> Iterator[tuple[slice, slice]]:
@@ -139,17 +176,24 @@ def _rounded(scales: npt.NDArray[np.float64], dtype: np.dtype, rows: slice, name
     if dtype == np.uint8:
         return round_scales(scales, name, rows.start)
     with np.errstate(over="ignore"):
-        rounded = scales.astype(dtype)
-    finite = np.isfinite(rounded)
+        rounded = _bfloat16(scales) if dtype == BFLOAT16 else scales.astype(dtype)
+    finite = np.isfinite(scale_values(rounded))
     if not finite.all():
         at = tuple(np.argwhere(~finite)[0])
         larger = "use float32 scales (--scale-bits 32 of an export)"
         way_out = larger if dtype == np.float16 else "scale the model's weights down"
+        most = np.finfo(np.float32 if dtype == BFLOAT16 else dtype).max
         raise InputError(
             f"{name}: row {rows.start + at[1]} needs a scale of {scales[at]:.6g}, "
-            f"expected at most {np.finfo(dtype).max:.6g} for {dtype}; {way_out}"
+            f"expected at most {most:.6g} for {dtype_name(dtype)}; {way_out}"
         )
     return rounded
+
+
+def _bfloat16(values: npt.NDArray[np.float64]) -> npt.NDArray[np.uint16]:
+    """The bits of the bfloat16 values nearest to `values`, ties to even."""
+    bits = values.astype(np.float32).view(np.uint32)
+    return (bits + 0x7FFF + (bits >> 16 & 1) >> 16).astype(np.uint16)
 
 
 def _checked_format(weight: npt.NDArray[np.floating], plane_format: PlaneFormat, name: str) -> PlaneFormat:

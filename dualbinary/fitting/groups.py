@@ -1,12 +1,12 @@
 """The fit of single groups of weights: alternating nearest levels and least squares from a few starting points."""
 
 from collections.abc import Iterator
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["CROWDED", "GAUSSIAN_HALF_WIDTH", "GroupFit"]
+__all__ = ["CROWDED", "GAUSSIAN_HALF_WIDTH", "GroupCodes", "GroupFit"]
 
 _Single: TypeAlias = npt.NDArray[np.float32]
 _Double: TypeAlias = npt.NDArray[np.float64]
@@ -29,6 +29,14 @@ GAUSSIAN_HALF_WIDTH = (0.80, 1.49, 2.05, 2.51, 2.92, 3.28, 3.61, 3.92)
 NOISE = 1e-13
 
 LATTICE_TOLERANCE = 1 / 16  # of a step: weights that lie on a grid up to their own rounding, to 8 bits or better
+
+
+class GroupCodes(NamedTuple):
+    """Codes uint8 [R, G] of groups, bit p for plane p, the sum of squared errors that is left, and zero points [R]."""
+
+    codes: npt.NDArray[np.uint8]
+    error: float
+    zeros: npt.NDArray[np.uint8] | None = None
 
 
 class GroupFit:
@@ -57,8 +65,8 @@ class GroupFit:
                     scales = _solve(gram, right, scales, RIDGE * len(ordered))
         return np.ldexp(best, exponent)
 
-    def codes_of(self, weights: _Single, scales: _Double) -> tuple[npt.NDArray[np.uint8], float]:
-        """Codes uint8 [R, G] of the nearest levels, bit p for plane p, and the sum of squared errors that is left."""
+    def codes_of(self, weights: _Single, scales: _Double) -> GroupCodes:
+        """The codes of the levels nearest to groups [R, G] under `scales`."""
         order, levels = _ascending(_levels(scales, self.planes))  # [L, R]
         columns = np.ascontiguousarray(weights.T)  # [G, R]
         rank = np.zeros(columns.shape, np.uint8)
@@ -67,7 +75,7 @@ class GroupFit:
         index = rank * np.intp(len(weights)) + np.arange(len(weights))
         residual = columns - np.take(levels, index)
         codes = np.take(order.astype(np.uint8), index)
-        return np.ascontiguousarray(codes.T), float(np.einsum("gr,gr->", residual, residual))
+        return GroupCodes(np.ascontiguousarray(codes.T), float(np.einsum("gr,gr->", residual, residual)))
 
     def _starts(self, ordered: _Single) -> Iterator[_Double]:
         """Scales [C, R] to start from, for sorted groups [G, R]."""

@@ -7,20 +7,23 @@ layers whatever the model's size.
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import Any
 
+import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 import torch
 
 from dualbinary import OP
 from dualbinary.checkpoint import load_module
-from dualbinary.contract.scale_codes import round_scales
+from dualbinary.contract.scale_codes import BFLOAT16, round_scales, scale_values
 from dualbinary.contract.weight import PlaneFormat, PlaneWeight
 from dualbinary.fitting.closed_form import fit
 from dualbinary.metrics.statistics import WeightStatistics, rounding_error, weight_statistics
-from exporter.graph.export_graph import ExportGraph, PlaneNode, VocabularyTable
+from exporter.graph.export_graph import ExportGraph, PlaneNode, StockNode, VocabularyTable
 from exporter.graph.layers import Linear
 from exporter.graph.parameters import Parameters
+from exporter.graph.stock_forms import stock_tensors
 from exporter.graph.values import is_parameter
 from exporter.stored.vocabulary_tables import quantize_table, require_finite
 
@@ -59,7 +62,7 @@ def tensor_jobs(graph: ExportGraph, parameters: Parameters, stats: dict[str, Lay
     """Jobs for all initializers that wait for data, in graph order. They enter each layer in `stats`, by module."""
     by_value: dict[ir.Value, TensorJob] = {}
     for node in graph.nodes:
-        by_value |= dict.fromkeys((node.planes, node.scales), _plane_job(node, parameters, stats))
+        by_value |= dict.fromkeys(node.values, _plane_job(node, parameters, stats))
     for table in graph.tables:
         by_value |= dict.fromkeys(table.values, _table_job(table, parameters))
     jobs: dict[TensorJob, None] = {}  # an ordered set
@@ -92,10 +95,30 @@ def _plane_job(node: PlaneNode, parameters: Parameters, stats: dict[str, LayerSt
         for linear in node.linears:
             weight, stats[linear.module] = _layer_weight(linear, node.plane_format, parameters)
             parts.append(weight)
-        stored = PlaneWeight.concatenate(parts).to_layout(node.plane_format.layout)
-        return [stored.planes, stored.scales]
+        weight = PlaneWeight.concatenate(parts)
+        if node.stock is not None:
+            return _stock_arrays(weight, node.stock)
+        stored = weight.to_layout(node.plane_format.layout)
+        scales = stored.scales
+        return [stored.planes, scales.view(ml_dtypes.bfloat16) if scales.dtype == BFLOAT16 else scales]
 
-    return TensorJob((node.planes, node.scales), sum(linear.N * linear.K for linear in node.linears), compute)
+    return TensorJob(node.values, sum(linear.N * linear.K for linear in node.linears), compute)
+
+
+def _stock_arrays(weight: PlaneWeight, stock: StockNode) -> list[np.ndarray]:
+    """The contents of `stock.values`. Raises InputError where the type of activations does not hold a scale."""
+    tensors = stock_tensors(weight, stock.form)
+    arrays: list[np.ndarray] = []
+    for codes, scales, points in zip(tensors.codes, tensors.scales, tensors.zero_points, strict=True):
+        arrays += [codes, scales, *([] if points is None else [points])]
+    if tensors.offsets is not None:
+        arrays.append(tensors.offsets.T)
+    typed = []
+    for value, array in zip(stock.values, arrays, strict=True):
+        assert value.dtype is not None
+        with np.errstate(over="ignore"):
+            typed.append(require_finite(array.astype(value.dtype.numpy(), copy=False), str(value.name)))
+    return typed
 
 
 def _table_job(table: VocabularyTable, parameters: Parameters) -> TensorJob:
@@ -121,13 +144,21 @@ def _layer_weight(linear: Linear, plane_format: PlaneFormat, parameters: Paramet
         result = fit(parameters.read(linear.parameter, torch.float32).numpy(), plain, name=linear.parameter)
         errors = {"squared_error": result.squared_error, "squared_norm": result.squared_norm}
         return result.weight, LayerStats(weight_statistics(result.weight, **errors))
-    stored, rounding = _stored_weight(linear, parameters), None
-    if plain.scale_dtype == np.uint8:
-        weight = stored.with_scales(round_scales(stored.scales, linear.module))
-        rounding = rounding_error(stored, weight)
-    else:
-        weight = stored.with_scales(stored.scales.astype(plain.scale_dtype, copy=False))
+    stored = _stored_weight(linear, parameters)
+    if not plain.per_tensor:
+        stored = stored.with_own_scales()
+    weight = _with_scale_dtype(stored, plain.scale_dtype, linear.module)
+    rounded = weight is not stored and plain.scale_dtype == np.uint8
+    rounding = rounding_error(stored, weight) if rounded else None
     return weight, LayerStats(weight_statistics(weight), rounding)
+
+
+def _with_scale_dtype(weight: PlaneWeight, dtype: np.dtype[Any], module: str) -> PlaneWeight:
+    """The weight with scales of another type: rounded to uint8, exact in float32; itself where it has that type."""
+    if weight.scales.dtype == dtype:
+        return weight
+    values = scale_values(weight.scales)
+    return weight.with_scales(round_scales(values, module) if dtype == np.uint8 else values.astype(dtype))
 
 
 def _stored_weight(linear: Linear, parameters: Parameters) -> PlaneWeight:
@@ -138,6 +169,6 @@ def _stored_weight(linear: Linear, parameters: Parameters) -> PlaneWeight:
     for origin in parameters.origins(linear.parameter):
         module = origin.name.removesuffix(".weight")
         N, K, _ = parameters.linears[module]
-        whole = load_module(source.tensors, module, N, K, source.quantization.plane_format)
+        whole = load_module(source.tensors, module, N, K, source.quantization.format_of(module))
         parts.append(whole.rows(origin.rows.numpy()))
     return PlaneWeight.concatenate(parts)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from calib.config import BlockConfig, CalibConfig, FormatConfig, InitConfig
 from calib.models.source import SourceModel
+from calib.scale_parameters import scale_type, stored_array
 from calib.stages.blockwise import calibrate_blockwise
 from calib.stages.blockwise_results import BlockwiseResults
 from calib.stages.context import RunContext
@@ -57,7 +58,7 @@ class BlockwiseRun:
         """The stored weight of a layer."""
         planes, scales = self.layers[name]
         layer = self.source.linears[name]
-        return PlaneWeight(planes.numpy(), scales.numpy(), layer.in_features, layer.format)
+        return PlaneWeight(planes.numpy(), stored_array(layer.format, scales), layer.in_features, layer.format)
 
 
 @pytest.fixture(scope="session")
@@ -86,7 +87,7 @@ def calibrated_blocks(blockwise_config, tmp_path):
         config = options.pop("config", None) or blockwise_config()
         initial, progress = options.pop("initial_weights", None), options.pop("progress", lambda *_, **__: None)
         dtype = options.pop("dtype", torch.float32)
-        source = SourceModel(directory, config.format.plane_format, config.skip)
+        source = SourceModel(directory, config.format.layer_formats, config.skip)
         with WorkDirectory(path or tmp_path / f"work-{next(numbers)}", config.to_json(), **options) as work:
             context = RunContext(
                 source, config, work, dtype, progress=lambda _, *told, **figures: progress(*told, **figures)
@@ -96,7 +97,7 @@ def calibrated_blocks(blockwise_config, tmp_path):
             layers = {}
             for name, layer in source.linears.items():
                 found.restore(layer)
-                layers[name] = layer.current_planes(), layer.scales.detach().half()
+                layers[name] = layer.current_planes(), layer.stored_scales.detach().to(scale_type(layer.format))
             reports = [{**report, "seconds": None} for report in found.reports()]
         return BlockwiseRun(source, reports, layers)
 

@@ -58,7 +58,7 @@ def test_errors_are_those_of_the_whole_model(tiny_model, calibrated_blocks, bloc
     config = blockwise_config()
     result = calibrated_blocks(tiny_model("llama"), tokens, config=config)
     source, held_out = result.source, tokens[-config.block.held_out :]
-    teacher = SourceModel(source.directory, source.format)
+    teacher = SourceModel(source.directory, source.formats)
     for one in (source, teacher):
         one.load(one.model)
     hidden = {}

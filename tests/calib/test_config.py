@@ -97,7 +97,7 @@ def test_what_is_left_out_has_its_default():
 
 
 WRONG = [
-    ("version", 3),
+    ("version", 4),
     ("stages", []),
     ("stages", ["init", "layer", "block"]),  # layer is of another method
     ("stages", ["block", "init"]),
@@ -116,13 +116,21 @@ WRONG = [
     ("cache_gb", 0),
     ("cache_gb", "much"),
     ("format.planes", 0),
-    ("format.planes", 5),
+    ("format.planes", 5),  # of free levels
+    ("format.planes", 9),
     ("format.planes", 2.0),
     ("format.group_size", 0),
     ("format.group_size", 48),
     ("format.group_size", -32),
     ("format.offset", 1),
     ("format.method", "gptq"),
+    ("format.group_size", 16),  # of free levels
+    ("format.levels", "uniform"),
+    ("format.zero", 0.5),  # of free levels
+    ("format.zero", "each"),
+    ("format.scale_type", "uint8"),
+    ("format.override", "*:planes=3"),
+    ("format.override", ["planes=3"]),
     ("data.text", "book.txt"),
     ("data.generate", -1),
     ("data.keep", -1),
@@ -191,6 +199,9 @@ def test_a_wrong_value_is_refused_by_its_name(key: str, value):
         "start": "checkpoint to continue",
         "data.scores": "data: scores",
         "e2e.kl": "e2e: expected a positive weight for kl",
+        "format.planes": "format: planes: expected 1 to 4",
+        "format.group_size": "format: group_size",
+        "format.zero": "format: zero: belongs to",
     }
     assert key in message or named.get(key, key) in message
 
@@ -259,3 +270,28 @@ def test_a_start_from_a_checkpoint_needs_tokens_for_what_follows():
 
 def test_the_format_is_that_of_the_layers():
     assert FormatConfig(planes=3, group_size=32, offset=False).plane_format == PlaneFormat(3, 32, offset=False)
+
+
+def test_even_levels_have_their_middle_as_zero_where_none_is_given():
+    def form(**values):
+        return FormatConfig(levels="even", **values).plane_format
+
+    assert form(planes=4, offset=False) == PlaneFormat(4, 96, levels="even", zero=7.5)
+    assert form(planes=4) == PlaneFormat(4, 96, offset=True, levels="even")
+    assert form(planes=8, offset=False, zero="group", group_size=16) == PlaneFormat(8, 16, levels="even", zero="group")
+
+
+def test_a_configuration_is_written_in_the_words_of_its_oldest_version():
+    """The work directory of a run says whose it is with these: one that began before goes on."""
+    config = CalibConfig()
+    assert config.to_json()["version"] == 2
+    assert config.to_json()["format"].keys() == {"method", "planes", "group_size", "offset"}
+    newer = CalibConfig(format=FormatConfig(levels="even", override=("*.q_proj:planes=3",)))
+    assert newer.to_json()["version"] == 3
+    assert newer.to_json()["format"].keys() - config.to_json()["format"].keys() == {"levels", "override"}
+
+
+def test_the_stage_init_must_know_even_levels():
+    for form in (FormatConfig(levels="even"), FormatConfig(override=("*.q_proj:levels=even",))):
+        with pytest.raises(pydantic.ValidationError, match=r"init\.method: expected one of fit, .* for even levels"):
+            CalibConfig(format=form, init=InitConfig(method="paper"))

@@ -74,7 +74,7 @@ def test_heads_of_two_sizes_are_said(pristine_model, exported):
     assert not any("head size" in line for line in result.warnings)
 
 
-@pytest.mark.parametrize("bits", [4, 8, 16, 32])
+@pytest.mark.parametrize("bits", [2, 3, 4, 8, 16, 32])
 @pytest.mark.parametrize("token", [-1, -100, 256])
 def test_ids_outside_the_table_are_refused_by_the_session(pristine_model, exported, bits, token):
     _, out = exported(pristine_model("llama"), embedding_bits=bits)

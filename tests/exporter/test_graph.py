@@ -64,15 +64,18 @@ def test_positions_stay_an_input_where_the_model_looks_them_up(pristine_model, e
     assert "position_ids" in [value.name for value in ir.load(out).graph.inputs]
 
 
-@pytest.mark.parametrize(("bits", "tensors"), [(4, 1), (8, 2), (16, 1), (32, 1)])
-def test_tied_tables_are_stored_once(pristine_model, exported, bits, tensors):
-    result, out = exported(pristine_model("llama_tied"), embedding_bits=bits)
+@pytest.mark.parametrize("bits", [2, 3, 4, 8, 16, 32])
+@pytest.mark.parametrize("target", ["cpu", "cuda"])
+def test_tied_tables_are_stored_once(pristine_model, exported, bits, target):
+    result, out = exported(pristine_model("llama_tied"), embedding_bits=bits, target=target, fallback="none")
 
-    assert len(result.graph.tables) == 1
-    assert len(result.graph.tables[0].codes) == tensors
-    shapes = [value.shape or () for value in ir.load(out).graph.initializers.values()]
-    stored = [shape for shape in shapes if len(shape) > 1 and shape[0] == VOCABULARY]
-    assert len(stored) == tensors + (bits < 16)  # and the scales
+    (table,) = result.graph.tables
+    shapes = [tuple(value.shape or ()) for value in ir.load(out).graph.initializers.values()]
+    stored = [shape for shape in shapes if len(shape) > 1 and VOCABULARY in shape[:2]]
+    assert stored == [tuple(value.shape or ()) for value in table.values]
+    (row,) = result.report["tables"]
+    assert row["bytes"] == result.report["totals"]["table_bytes"]
+    assert bits <= row["bits_per_weight"] <= bits + 0.51  # a float16 scale for 32 weights at most
 
 
 def test_untied_tables_are_two(pristine_model, exported):

@@ -26,7 +26,7 @@ def export_with(tiny_model, tmp_path, added=0, settings=None):
     return [warning for warning in result.warnings if "tokenizer" in warning]
 
 
-@pytest.mark.parametrize("bits", [4, 8, 16, 32])
+@pytest.mark.parametrize("bits", [2, 3, 4, 8, 16, 32])
 @pytest.mark.parametrize("name", ["llama", "llama_tied"])
 def test_an_id_beyond_the_table_fails_and_is_named(pristine_model, exported, name, bits):
     _, out = exported(pristine_model(name), embedding_bits=bits)

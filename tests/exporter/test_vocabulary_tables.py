@@ -1,17 +1,25 @@
-"""Vocabulary tables in fewer bits."""
+"""Vocabulary tables in fewer bits: what is stored, and what the embedding makes of it."""
 
 import numpy as np
 import onnx_ir as ir
+import onnxruntime as ort
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from dualbinary import InputError
+from dualbinary import OP, InputError
 from exporter.graph.export_graph import VocabularyTable
+from exporter.graph.layers import find_embedding, find_linears
+from exporter.graph.passes.vocabulary import VocabularyPass
+from exporter.graph.passes.vocabulary_blocks import BlockTables
+from exporter.graph.passes.vocabulary_planes import PlaneTables
 from exporter.stored.vocabulary_tables import dequantize_table, quantize_table
 
 ROWS = 5
+FORMS = {"planes": PlaneTables, "blocks": lambda *args: BlockTables(*args, check_ids=True)}
+FLOATS = {"fp32": ir.DataType.FLOAT, "fp16": ir.DataType.FLOAT16}
 
 
 class Rows:
@@ -26,49 +34,170 @@ class Rows:
             yield rows.to(dtype)
 
 
-def make_table(bits, rows, width, block_size):
-    def value(name, shape, dtype):
-        return ir.Value(name=name, shape=ir.Shape(shape), type=ir.TensorType(dtype))
+def model_of(rows, width):
+    """Token embedding and, without weights in common, a head."""
+    shape = ir.Shape([rows, width])
+    tables = [ir.Value(name=n, shape=shape, type=ir.TensorType(ir.DataType.FLOAT)) for n in ("embedding", "head")]
+    ids = ir.Value(name="input_ids", shape=ir.Shape(["batch", "sequence"]), type=ir.TensorType(ir.DataType.INT64))
+    lookup = ir.node("Gather", [tables[0], ids])
+    columns = ir.node("Transpose", [tables[1]], {"perm": [1, 0]})
+    product = ir.node("MatMul", [lookup.outputs[0], columns.outputs[0]])
+    outputs = [lookup.outputs[0], product.outputs[0]]
+    for name, value in zip(("hidden", "logits"), outputs, strict=True):
+        value.name, value.type = name, ir.TensorType(ir.DataType.FLOAT)
+    graph = ir.Graph([ids], outputs, nodes=[lookup, columns, product], initializers=tables, opset_imports={"": 21})
+    return ir.Model(graph, ir_version=10)
 
-    blocks = width // block_size
-    codes = value("codes", [rows, blocks, block_size // 2], ir.DataType.UINT8)
-    scales = value("scales", [rows, blocks, 1], ir.DataType.FLOAT16)
-    return VocabularyTable("t", bits, block_size, (codes,) * {4: 1, 8: 2}[bits], scales)
+
+def rewritten(kind, bits, rows, width, *, tied=False):
+    """A model with the tables of a form, and these."""
+    model = model_of(rows, width)
+    (head,) = find_linears(model)
+    form = FORMS[kind](bits, ir.DataType.FLOAT, 0)
+    run = VocabularyPass(find_embedding(model), head, form, tied=tied, check_ids=True)
+    run(model)
+    return model, run.tables
+
+
+def filled(table: VocabularyTable, weights: np.ndarray) -> list[np.ndarray]:
+    return quantize_table(table, Rows(torch.from_numpy(weights)))
+
+
+def weights_of(rows, width, seed=0, scale=1.0):
+    return (np.random.default_rng(seed).normal(size=(rows, width)) * scale).astype(np.float32)
+
+
+def embedding_of(kind, bits, rows, width, dtype="fp32"):
+    """A session that looks tokens up in random rows, and what it should find."""
+    model = model_of(rows, width)
+    model.graph.outputs.pop()
+    RemoveUnusedNodesPass()(model)
+    form = FORMS[kind](bits, FLOATS[dtype], 0)
+    run = VocabularyPass(find_embedding(model), None, form, tied=False, check_ids=True)
+    run(model)
+    del model.graph.initializers["embedding"]
+    (table,) = run.tables
+    arrays = filled(table, weights_of(rows, width))
+    for value, array in zip(table.values, arrays, strict=True):
+        value.const_value = ir.tensor(array, name=value.name)
+    model.graph.outputs[0].dtype = FLOATS[dtype]
+    model.graph.opset_imports.pop(OP.domain, None)  # of the head, which is not here
+    session = ort.InferenceSession(ir.to_proto(model).SerializeToString(), providers=["CPUExecutionProvider"])
+    return session, dequantize_table(table, arrays)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("width", [32, 40, 64, 576, 600])
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+def test_the_embedding_finds_the_rows_of_the_planes_exactly(bits, width, dtype):
+    session, expected = embedding_of("planes", bits, ROWS, width, dtype)
+
+    ids = np.array([[0, 4, 2], [1, 1, 3]])
+    (rows,) = session.run(None, {"input_ids": ids})
+
+    assert rows.dtype == {"fp32": np.float32, "fp16": np.float16}[dtype]
+    np.testing.assert_array_equal(rows, expected[ids].astype(rows.dtype))
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_the_embedding_finds_the_rows_of_quantization_blocks(bits):
+    session, expected = embedding_of("blocks", bits, ROWS, 96)
+
+    ids = np.array([[0, 4, 2], [1, 1, 3]])
+    (rows,) = session.run(None, {"input_ids": ids})
+
+    np.testing.assert_allclose(rows, expected[ids], rtol=1e-6)  # 8 bits: a sum of two rounded products
+
+
+@pytest.mark.parametrize("kind", FORMS)
+@pytest.mark.parametrize("token", [-1, -ROWS, ROWS, 1 << 40])
+@pytest.mark.parametrize("bits", [2, 8])
+def test_ids_outside_of_the_table_fail(kind, bits, token):
+    session, _ = embedding_of(kind, bits, ROWS, 32)
+
+    with pytest.raises(Exception, match="out of data bounds"):  # ONNX Runtime's exceptions share no narrower base
+        session.run(None, {"input_ids": np.array([[1, token]])})
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_head_multiplies_by_the_planes_of_its_table(bits, tied):
+    model, tables = rewritten("planes", bits, ROWS, 64, tied=tied)
+
+    (node,) = [node for node in model.graph if node.op_type == OP.name]
+    assert node.domain == OP.domain
+    assert tuple(node.inputs[1:]) == tables[-1].values
+    assert [table.parameter for table in tables] == (["embedding"] if tied else ["embedding", "head"])
+    attributes = {name: attribute.as_int() for name, attribute in node.attributes.items()}
+    assert (attributes["K"], attributes["N"], attributes["layout"], attributes["levels"]) == (64, ROWS, 1, 1)
+    assert model.graph.opset_imports[OP.domain] == 2
+
+
+# Bytes of a row: planes, for 3 and 4 bits with a zero point for 32 weights; one code for 32 weights and 2 for the factor,
+# or 2 for 64 weights.
+@pytest.mark.parametrize(
+    ("bits", "width", "expected"),
+    [(2, 576, 2 * 72 + 20), (3, 576, 3 * (72 + 3) + 20), (4, 576, 4 * (72 + 3) + 20), (8, 576, 8 * 72 + 18),
+     (4, 96, 4 * (12 + 1) + 5), (8, 40, 8 * 8 + 4)],
+)  # fmt: skip
+def test_tables_take_the_bits_that_they_should(bits, width, expected):
+    _, tables = rewritten("planes", bits, ROWS, width)
+
+    stored = sum(array.nbytes for array in filled(tables[0], weights_of(ROWS, width)))
+
+    assert stored == ROWS * expected
 
 
 @given(
-    bits=st.sampled_from([4, 8]),
-    block_size=st.sampled_from([16, 32, 64]),
-    blocks=st.integers(1, 3),
+    bits=st.sampled_from([2, 4, 8]),
+    width=st.sampled_from([16, 32, 48, 64, 192]),
     exponent=st.integers(-3, 3),
     seed=st.integers(0, 99),
 )
-def test_table_is_within_half_a_step(bits, block_size, blocks, exponent, seed):
-    rng = np.random.default_rng(seed)
-    original = (rng.normal(size=(ROWS, blocks * block_size)) * 10.0**exponent).astype(np.float32)
-    table = make_table(bits, ROWS, blocks * block_size, block_size)
+def test_blocks_are_within_half_a_step(bits, width, exponent, seed):
+    original = weights_of(ROWS, width, seed, 10.0**exponent)
+    _, (table, _) = rewritten("blocks", bits, ROWS, width)
 
-    arrays = quantize_table(table, Rows(torch.from_numpy(original)))
-    restored = dequantize_table(table, arrays)
+    restored = dequantize_table(table, filled(table, original))
 
-    largest = np.abs(original.reshape(ROWS, blocks, block_size)).max(axis=2, keepdims=True)
-    step = largest / {4: 7, 8: 119}[bits]
+    blocks = (ROWS, -1, table.group_size)
+    largest = np.abs(original.reshape(blocks)).max(axis=2, keepdims=True)
+    most = {2: 1, 4: 7, 8: 119}[bits]
     # Half a step of rounding, and float16 scales are off by up to 2^-11, which the largest code multiplies.
-    bound = step * (0.5 + {4: 7, 8: 119}[bits] * 2.0**-11) * 1.001
-    error = np.abs(restored - original).reshape(ROWS, blocks, block_size)
-    assert (error <= bound).all()
+    bound = largest / most * (0.5 + most * 2.0**-11) * 1.001
+    assert (np.abs(restored - original).reshape(blocks) <= bound).all()
 
 
-def test_table_of_zeros_stays_zero():
-    table = make_table(8, ROWS, 32, 16)
+@given(bits=st.sampled_from([2, 3, 4, 8]), width=st.integers(1, 100), exponent=st.integers(-3, 3))
+def test_planes_lose_less_than_blocks_of_their_bits_may(bits, width, exponent):
+    original = weights_of(ROWS, width, width, 10.0**exponent)
+    _, (table, _) = rewritten("planes", bits, ROWS, width)
 
-    arrays = quantize_table(table, Rows(torch.zeros(ROWS, 32)))
+    restored = dequantize_table(table, filled(table, original))
 
-    assert (dequantize_table(table, arrays) == 0).all()
+    largest = np.abs(original).max(axis=1, keepdims=True)
+    bound = (ROWS * width) ** 0.5 * largest.max() / (2 ** (bits - 1) - 0.5) / 2  # a row as one block, all at half a step
+    assert np.linalg.norm(restored - original) <= bound * 1.02
 
 
-def test_values_beyond_float16_scales_are_refused():
-    table = make_table(4, ROWS, 32, 16)
+@pytest.mark.parametrize("kind", FORMS)
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_table_of_zeros_stays_zero(kind, bits):
+    _, (table, _) = rewritten(kind, bits, ROWS, 32)
 
-    with pytest.raises(InputError, match=r"embedding_bits: expected 32 for t, with values up to 1e\+09, got 4"):
-        quantize_table(table, Rows(torch.full((ROWS, 32), 1e9)))
+    assert (dequantize_table(table, filled(table, np.zeros((ROWS, 32), np.float32))) == 0).all()
+
+
+@pytest.mark.parametrize("kind", FORMS)
+def test_values_beyond_float16_scales_are_refused(kind):
+    _, (table, _) = rewritten(kind, 4, ROWS, 32)
+
+    with pytest.raises(InputError, match=r"embedding_bits: expected 32 for embedding, with values up to 1e\+09, got 4"):
+        filled(table, np.full((ROWS, 32), 1e9, np.float32))
+
+
+@pytest.mark.parametrize("width", [40, 50])
+def test_rows_that_no_block_divides_stay_float16(width):
+    _, (table, _) = rewritten("blocks", 4, ROWS, width)
+
+    assert (table.bits, [value.dtype for value in table.values]) == (16, [ir.DataType.FLOAT16])

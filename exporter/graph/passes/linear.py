@@ -1,30 +1,25 @@
 """Linear layers of the decoder become DualBinaryMatMul nodes.
 
-1. Layers of one module that read the same value (q/k/v, gate/up) become one node whose outputs a Split hands out: the
-   kernel then prepares its activation tables once, and one long matrix keeps threads busier than three short ones.
+1. Layers of one module that read the same value and have the same format (q/k/v, gate/up) become one node whose outputs
+   a Split hands out: the kernel then prepares its activation tables once, and one long matrix keeps threads busier than
+   three short ones. Where each of them has one step for all outputs, every output of the node has its own.
 2. Every other layer becomes a node of its own.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import onnx_ir as ir
 
 from dualbinary import OP
-from dualbinary.contract.scale_codes import dtype_name
 from dualbinary.contract.weight import PlaneFormat
 from exporter.graph.export_graph import PlaneNode
 from exporter.graph.layers import Linear
-from exporter.graph.values import constant, copy_type, parameter, replace_value
+from exporter.graph.operator_node import operator_attributes, plane_parameters
+from exporter.graph.values import constant, copy_type, replace_value
 
 __all__ = ["DualBinaryLinearPass"]
-
-_SCALE_TYPES = {
-    "float16": ir.DataType.FLOAT16,
-    "float32": ir.DataType.FLOAT,
-    "bfloat16": ir.DataType.BFLOAT16,
-    "uint8": ir.DataType.UINT8,
-}
 
 
 class DualBinaryLinearPass(ir.passes.InPlacePass):
@@ -51,23 +46,14 @@ class DualBinaryLinearPass(ir.passes.InPlacePass):
 
     def _replace(self, model: ir.Model, linears: list[Linear]) -> None:
         first, plane_format = linears[0], self._formats[linears[0]]
+        if len(linears) > 1:
+            plane_format = replace(plane_format, per_tensor=False)
         K, N = first.K, sum(linear.N for linear in linears)
         parent = first.module.rpartition(".")[0]
         leaves = "_".join(linear.module.rpartition(".")[2] for linear in linears)
         name = f"{parent}.{leaves}" if parent else leaves
-        planes_shape, scales_shape = plane_format.shapes(N, K)
-        planes = parameter(model, f"{name}.planes", planes_shape, ir.DataType.UINT8)
-        scales = parameter(model, f"{name}.scales", scales_shape, _SCALE_TYPES[dtype_name(plane_format.scale_dtype)])
-        attributes = {
-            "K": K,
-            "N": N,
-            "group_size": plane_format.group_size,
-            "layout": OP.layout_named(plane_format.layout).number,
-            "accuracy_level": self._accuracy_level,
-        }
-        if plane_format.even:
-            levels = plane_format.node_levels
-            attributes |= {"levels": int(levels.even), "twice_zero": levels.twice_zero}
+        planes, scales = plane_parameters(model, name, plane_format, N, K)
+        attributes = operator_attributes(plane_format, N, K, self._accuracy_level)
         x = first.matmul.inputs[0]
         node = ir.node(OP.name, [x, planes, scales], attributes, domain=OP.domain, name=name)
         product = node.outputs[0]

@@ -151,11 +151,9 @@ void check_cuda_limits(const Shape& shape) {
                    std::to_string(shape.layout) + " (" + layout_name(shape.layout) +
                        "), which is for CPUs; run `dualbinary relayout FILE OUT --layout plain`");
   }
-  if (shape.levels != kFreeLevels) {
-    refuse_on_cuda(kAttrLevels, "0 (free)", std::to_string(shape.levels) + kElsewhere);
-  }
-  if (shape.scale_type == Element::kBFloat16) {
-    refuse_on_cuda("scales", "float16, float32 or uint8", std::string("bfloat16") + kElsewhere);
+  if (shape.group_size % kGroupMultiple != 0) {
+    refuse_on_cuda(kAttrGroupSize, "a multiple of " + std::to_string(kGroupMultiple),
+                   std::to_string(shape.group_size) + kElsewhere);
   }
   if (shape.planes > kCudaMaxPlanes) {
     refuse_on_cuda("number of planes", "1 to " + std::to_string(kCudaMaxPlanes),

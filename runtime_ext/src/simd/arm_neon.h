@@ -117,6 +117,14 @@ inline float32x4_t load_scales(const std::uint8_t* p, bool f16, int which) {
              : vld1q_f32(reinterpret_cast<const float*>(p) + 4 * which);
 }
 
+// Four zero points, bytes, number 4 * which and on.
+inline float32x4_t load_zeros(const std::uint8_t* p, int which) {
+  std::uint32_t four = 0;
+  __builtin_memcpy(&four, p + 4 * which, sizeof(four));
+  const uint16x8_t words = vmovl_u8(vreinterpret_u8_u32(vdup_n_u32(four)));
+  return vcvtq_f32_u32(vmovl_u16(vget_low_u16(words)));
+}
+
 // Prefetch of the packed stream into L2, one call for each cache line that is read. The distance is the one that x86
 // CPUs liked; no Arm core was at hand to measure another.
 constexpr std::size_t kPrefetchBytes = 8192;
