@@ -160,7 +160,7 @@ def make_plan(model_dir: Path, config: CalibConfig, device: str | None = None) -
     """The plan of `config` for the model whose config.json is in `model_dir`, on this machine. Raises InputError."""
     device = Team.launched(device).device
     model = empty_model(model_dir)
-    shapes = named_as_stored(Shapes.of(model), config.format.layer_formats, model.base_model_prefix)
+    shapes = _named_as_stored(Shapes.of(model), config.format.layer_formats, model.base_model_prefix)
     dtype = compute_dtype(config.dtype, device)
     machine = Machine.measure(device, dtype)
     products = machine if dtype == torch.float32 else Machine.measure(device, torch.float32)
@@ -172,7 +172,20 @@ def make_plan(model_dir: Path, config: CalibConfig, device: str | None = None) -
     return plan(model_dir.resolve().name, shapes, config, machine, parts)
 
 
-def named_as_stored(shapes: Shapes, formats: LayerFormats, prefix: str) -> Shapes:
+def plan(name: str, shapes: Shapes, config: CalibConfig, machine: Machine, parts: Parts | None = None) -> Plan:
+    """The plan of `config` for a model of these shapes, whose first block takes `parts`; computed where None."""
+    result = Plan(name, machine, shapes, 8 * _planes(shapes, config) / shapes.weights)
+    parts = parts or _computed(shapes, config, machine)
+    if {"init", "layer", "block"} & set(config.stages):
+        result.stages["init+block"] = _blockwise(shapes, config, parts)
+    if config.data.keep and config.data.keep_by == "discrepancy" and not config.data.scores:
+        result.stages["filter"] = _filter(shapes, config, parts)
+    if "e2e" in config.stages:
+        result.stages["e2e"] = _distill(shapes, config, machine, parts)
+    return result
+
+
+def _named_as_stored(shapes: Shapes, formats: LayerFormats, prefix: str) -> Shapes:
     """The shapes with names for which every override matches: those of the model, or without its prefix or with it.
 
     Which of them files have is not known before they are read. Raises InputError where an override matches none.
@@ -197,19 +210,6 @@ def named_as_stored(shapes: Shapes, formats: LayerFormats, prefix: str) -> Shape
             error = error or found
     assert error is not None
     raise error
-
-
-def plan(name: str, shapes: Shapes, config: CalibConfig, machine: Machine, parts: Parts | None = None) -> Plan:
-    """The plan of `config` for a model of these shapes, whose first block takes `parts`; computed where None."""
-    result = Plan(name, machine, shapes, 8 * _planes(shapes, config) / shapes.weights)
-    parts = parts or _computed(shapes, config, machine)
-    if {"init", "layer", "block"} & set(config.stages):
-        result.stages["init+block"] = _blockwise(shapes, config, parts)
-    if config.data.keep and config.data.keep_by == "discrepancy" and not config.data.scores:
-        result.stages["filter"] = _filter(shapes, config, parts)
-    if "e2e" in config.stages:
-        result.stages["e2e"] = _distill(shapes, config, machine, parts)
-    return result
 
 
 def _computed(shapes: Shapes, config: CalibConfig, machine: Machine) -> Parts:

@@ -131,10 +131,11 @@ def test_a_command_ends_with_one_line_and_leaves_nothing(tiny_model, tmp_path, c
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["llama", "gpt2"])
-def test_a_plan_knows_the_names_of_the_files(tiny_model, capsys, name):
+@pytest.mark.parametrize(
+    ("name", "module"), [("llama", Q), ("gpt2", "transformer.h.0.attn.c_attn"), ("gpt2", "h.0.attn.c_attn")]
+)
+def test_a_plan_takes_names_as_files_have_them_with_the_prefix_or_without(tiny_model, capsys, name, module):
     directory = tiny_model(name)
-    module = next(iter(SourceModel(directory, DEFAULT).linears))
     text = [str(directory), "out", "--plan", "--length", "32", "--stages", "init", "--init-method", "fit", "--override"]
     assert main([*text, f"{module}:planes=1"]) == 0
     less = float(re.search(r"at ([\d.]+) bits", capsys.readouterr().out)[1])  # pyright: ignore[reportOptionalSubscript]
