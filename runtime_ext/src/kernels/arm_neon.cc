@@ -11,6 +11,9 @@ namespace dualbinary {
 namespace {
 
 struct Neon : NeonBlock {
+  template <int kDigits>
+  static constexpr bool kRowApart = false;
+  static constexpr bool kEvenLevels = false;
   template <int kLines>
   static constexpr int kPlanesPerPass = 1;
   // Rows whose sums are kept in registers at a time, so that one index serves them all: 16 of the 32 registers, beside

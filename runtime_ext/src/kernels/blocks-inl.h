@@ -102,12 +102,14 @@ struct ExpandedScales {
 template <class Terms>
 struct SegmentView {
   const std::uint8_t* lines;     // of the pass's first plane; the next plane follows at once
-  const std::uint8_t* scales;    // of the pass's first plane, then of the next, then of the offset
+  const std::uint8_t* scales;    // free levels: of the pass's first plane, then of the next, then of the offset
+                                 // even levels: [halves][C][kBlockOutputs]
+  const std::uint8_t* zeros;     // zero points [halves][kBlockOutputs]; null where groups have none
   Element scale_type;            // float32 or float16
   const std::uint8_t* integers;  // of row 0
   const Terms* terms;            // of row 0
   std::int64_t rows;
-  float* y;  // [rows][kBlockOutputs]
+  float* y;  // [rows][kBlockOutputs]; null where results are not in memory
 };
 
 // Factor that turns a float that T cannot hold into infinity.
@@ -144,43 +146,86 @@ bool store_block(const Product& a, std::int64_t block, const float* y) {
   return special.reduce_add() == 0;
 }
 
-// Calls add(SegmentView) for all segments of each output block in turn and stores the block's results; returns whether
-// all are finite.
-template <class Policy, class Form, class AddSegment>
-bool for_blocks(const Product& a, const AddSegment& add) {
+// Results of an output block: of a tile of rows in memory,
+template <class Policy>
+struct TileResults {
+  alignas(64) float y[kMaxTileRows * Policy::kBlockOutputs];
+  void clear(std::int64_t rows) {
+    std::memset(y, 0, static_cast<std::size_t>(rows) * Policy::kBlockOutputs * sizeof(float));
+  }
+  float* in_memory() { return y; }
+  template <class T>
+  bool store(const Product& a, std::int64_t block) const {
+    return store_block<Policy, T>(a, block, y);
+  }
+};
+
+// or of one row in registers, where a compiler inlines all that is done with them.
+template <class Policy>
+struct RowResults {
+  using F32x16 = typename Policy::F32x16;
+  F32x16 y[Policy::kBlockOutputs / kFloats];
+  [[gnu::always_inline]] void clear(std::int64_t) {
+    for (F32x16& v : y) v = F32x16::set(0);
+  }
+  static float* in_memory() { return nullptr; }
+  template <class T>
+  [[gnu::always_inline]] bool store(const Product& a, std::int64_t block) const {
+    alignas(64) float floats[Policy::kBlockOutputs];
+    for (int i = 0; i < Policy::kBlockOutputs / kFloats; ++i) y[i].store(floats + i * kFloats);
+    return store_block<Policy, T>(a, block, floats);
+  }
+};
+
+// Calls add(SegmentView, Results) for all segments of each output block in turn and stores the block's results; returns
+// whether all are finite.
+template <class Policy, class Form, class Results, class AddSegment>
+[[gnu::always_inline]] inline bool for_results(const Product& a, const AddSegment& add) {
+  using Layout = PackedLayout<Policy>;
   const Shape& shape = *a.shape;
   const std::int64_t rows = a.x.rows;
   const std::int64_t integer_bytes = Form::segment_bytes(shape, rows);
-  const typename Form::Terms* terms = Form::terms(shape, a.x);
   const std::int64_t unit_segments = shape.segments / shape.units;
-  const std::size_t head_bytes = PackedLayout<Policy>::head_bytes(shape);
-  const std::size_t segment_bytes = PackedLayout<Policy>::segment_bytes(shape);
+  const std::size_t head_bytes = Layout::head_bytes(shape);
+  const std::size_t segment_bytes = Layout::segment_bytes(shape);
   const bool expand = ExpandedScales<Policy>::needed(shape.scale_type);
   const Element scale_type = expand ? Element::kFloat32 : shape.scale_type;
   ExpandedScales<Policy> expanded;
-  alignas(64) float y[kMaxTileRows * Policy::kBlockOutputs];
-  const std::uint8_t* at =
-      a.packed + static_cast<std::size_t>(a.block_begin) * PackedLayout<Policy>::block_bytes(shape);
+  const std::uint8_t* at = a.packed + static_cast<std::size_t>(a.block_begin) * Layout::block_bytes(shape);
   bool finite = true;
   for (std::int64_t block = a.block_begin; block < a.block_end; ++block) {
-    std::memset(y, 0, static_cast<std::size_t>(rows) * Policy::kBlockOutputs * sizeof(float));
+    Results results;
+    results.clear(rows);
     if (expand) expanded.load_factors(shape, at);
-    at += PackedLayout<Policy>::factor_bytes(shape);
-    const std::uint8_t* scales = at;
-    for (std::int64_t s = 0; s < shape.segments; ++s) {
-      if (s % unit_segments == 0) {
-        if (expand) expanded.load_unit(shape, at);
-        scales = expand ? reinterpret_cast<const std::uint8_t*>(expanded.values) : at;
-        at += head_bytes;
+    at += Layout::factor_bytes(shape);
+    const std::uint8_t* integers = a.x.data;
+    const typename Form::Terms* terms = Form::terms(shape, a.x);
+    for (std::int64_t unit = 0; unit < shape.units; ++unit) {
+      if (expand) expanded.load_unit(shape, at);
+      const std::uint8_t* scales = expand ? reinterpret_cast<const std::uint8_t*>(expanded.values) : at;
+      const std::uint8_t* zeros = shape.twice_zero == kGroupZeros ? at + Layout::zeros_at(shape) : nullptr;
+      at += head_bytes;
+      for (std::int64_t s = 0; s < unit_segments; ++s) {
+        add(SegmentView<typename Form::Terms>{at, scales, zeros, scale_type, integers, terms, rows,
+                                              results.in_memory()},
+            results);
+        at += segment_bytes;
+        integers += integer_bytes;
+        terms += rows;
       }
-      add(SegmentView<typename Form::Terms>{at, scales, scale_type, a.x.data + s * integer_bytes, terms + s * rows,
-                                            rows, y});
-      at += segment_bytes;
     }
-    finite &= a.y_type == Element::kFloat16 ? store_block<Policy, std::uint16_t>(a, block, y)
-                                            : store_block<Policy, float>(a, block, y);
+    finite &= a.y_type == Element::kFloat16 ? results.template store<std::uint16_t>(a, block)
+                                            : results.template store<float>(a, block);
   }
   return finite;
+}
+
+// The same for tiles of rows: calls add(SegmentView) with results in memory.
+template <class Policy, class Form, class AddSegment>
+bool for_blocks(const Product& a, const AddSegment& add) {
+  return for_results<Policy, Form, TileResults<Policy>>(
+      a, [&](const SegmentView<typename Form::Terms>& view, TileResults<Policy>&)
+             __attribute__((always_inline)) { add(view); });
 }
 
 }  // namespace

@@ -17,6 +17,18 @@
 //   sum over a segment of plane * x  ~=  step * (sum of entries + start),
 //                                        start = round(half of the segment's sum / step) - bias * nibbles
 //
+// Planes of even levels are joined in integers, before the one multiplication by their step. With the middle level,
+// (2^P - 1) / 2, the entries need no correction, and a zero point that is one constant of the node only changes the
+// start:
+//
+//   sum over a segment of (q - zero) * x  ~=  step of x * (sum over p of 2^p * (sum of entries - bias * nibbles) +
+//   start),
+//                                             start = round((middle - zero) * segment's sum / step of x)
+//
+// The start is 0 for the middle itself, as of signs. Its rounding is one more error of half a step of x, for all planes
+// of a segment. Zero points of groups and offsets are no part of it: they add their product with the sum of x in float.
+// All integers are less than 2^30: 255 * 65534 * 32 for the planes, and half of that for the start.
+//
 // An entry is written in digits of 8 bits, each in a separate byte, and each digit is looked up and added by itself.
 // One digit carries int8 accuracy (level 4; bias 127, as centering halves the range), two carry that of activations of
 // 15 bits, or better (level 0; bias 32767): those would have a step of a = max|x| / 16383 and an error of up to a/2 in

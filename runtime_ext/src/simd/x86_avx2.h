@@ -111,6 +111,10 @@ struct ByteSums {
     both = _mm256_add_epi16(both, _mm256_add_epi16(x, y));
     high = _mm256_add_epi16(high, _mm256_add_epi16(_mm256_srli_epi16(x, 8), _mm256_srli_epi16(y, 8)));
   }
+  void twice() {
+    both = _mm256_add_epi16(both, both);
+    high = _mm256_add_epi16(high, high);
+  }
   __m256i low_sums() const { return _mm256_sub_epi16(both, _mm256_slli_epi16(high, 8)); }
   __m256i high_sums() const { return high; }
 };
@@ -118,6 +122,11 @@ struct ByteSums {
 // Eight of the sixteen unsigned words, as 32-bit integers.
 inline __m256i widen(__m256i words, int which) {
   return _mm256_cvtepu16_epi32(which == 0 ? _mm256_castsi256_si128(words) : _mm256_extracti128_si256(words, 1));
+}
+
+// Eight unsigned bytes.
+inline __m256 bytes_to_float(const std::uint8_t* p) {
+  return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
 }
 
 // Eight scales of either type, number 8 * which and on.
