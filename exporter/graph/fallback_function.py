@@ -133,8 +133,9 @@ def _format_check(form: PlaneFormat) -> str:
             "f_index = ReduceSum <keepdims = 0> (f_away)",
             "f_only = Constant <value_ints: ints = [1]> ()",
             "f_one = Gather <axis = 0> (f_only, f_index)",
-            "f_shape = Reshape (f_one, f_axis)",
-            "checked_scales = Expand (scales, f_shape)\n",
+            "f_given = Shape (scales)",
+            "f_shape = Mul (f_given, f_one)",
+            "checked_scales = Reshape (scales, f_shape)\n",
         ]
     )
 

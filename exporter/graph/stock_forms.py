@@ -1,5 +1,7 @@
-"""A weight of even levels as ONNX Runtime's own MatMulNBits holds it: the one plan of the fallback function, which makes
-its tensors when a model is loaded, and of `--op matmulnbits`, which makes them at export.
+"""A weight of even levels as ONNX Runtime's own MatMulNBits holds it.
+
+The one plan of the fallback function, which makes its tensors when a model is loaded, and of `--op matmulnbits`, which
+makes them at export.
 
     step * (q - zero)  =  sum over parts of  factor * step * (codes - zero_point)   (+ offset)
 
@@ -84,7 +86,7 @@ def stock_form(form: PlaneFormat, accuracy_level: int) -> StockForm:
     P, by_group = form.planes, form.zero == EACH_GROUP
     zero = 0.0 if by_group else float(form.zero)
     half = not zero.is_integer()
-    doubled = half and P + 1 <= max(_NIBBLE, _width(P))
+    doubled = half and max(_NIBBLE, _width(P)) >= P + 1
     width = _width(P + doubled)
     if width < _NIBBLE and (accuracy_level == 0 or form.group_size % _BLOCK_SIZES[width][0]):
         width = _NIBBLE
@@ -103,10 +105,8 @@ def stock_form(form: PlaneFormat, accuracy_level: int) -> StockForm:
     parts = []
     for low in range(0, width, bits):
         shifts = {p: p + doubled - low for p in range(P) if low <= p + doubled < low + bits}
-        if own is not None:
-            point = own >> low & (1 << bits) - 1
-        else:
-            point = 1 << (bits - 1) if offset else None
+        default = 1 << (bits - 1) if offset else None
+        point = default if own is None else own >> low & (1 << bits) - 1
         parts.append(StockPart(shifts, point, 2.0**low / (1 + doubled)))
     centre = sum(part.factor * (part.zero_point or 0) for part in parts) if offset else None
     return StockForm(bits, block, tuple(reversed(parts)), centre)

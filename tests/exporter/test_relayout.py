@@ -64,6 +64,7 @@ def test_every_way_and_back_gives_the_same_bytes(pristine_model, exported, tmp_p
 
 @pytest.mark.parametrize(("layout", "form"), zip(BLOCKS, FORMS, strict=True), ids=str)
 def test_an_export_in_blocks_holds_what_relayout_makes(pristine_model, exported, tmp_path, layout, form):
+    form = form | {"embedding_bits": 16}  # an export leaves the planes of a head in layout plain
     _, plain = exported(pristine_model("qwen2"), **form)
     relayout(plain, tmp_path / "converted" / "model.onnx", layout)
     result, out = exported(pristine_model("qwen2"), layout=layout, **form)
@@ -191,7 +192,7 @@ def damaged(kind: str, model: onnx.ModelProto, path: Path) -> None:
         ("group size", "attribute group_size: expected a positive multiple of 32, got 48"),
         ("not an initializer", "node 'proj': planes and scales must be initializers"),
         ("claims blocks", "node 'proj': layout avx512: scales: expected empty"),
-        ("second user", "initializer 'planes' is also read by another node"),
+        ("second user", "other nodes read the planes of all DualBinaryMatMul nodes too"),
         ("no node", "has no dualbinary::DualBinaryMatMul node"),
         ("truncated", r"needs bytes \d+ to \d+ of data, which has 100"),
         ("missing data", "its data file 'data' is not beside the model"),

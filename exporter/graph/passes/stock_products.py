@@ -1,4 +1,4 @@
-"""DualBinaryMatMul nodes of even levels become the MatMulNBits nodes of stock_forms.py, for hosts that register nothing.
+"""DualBinaryMatMul nodes of even levels become MatMulNBits nodes (stock_forms.py), for hosts that register nothing.
 
 Where the weight has an offset, or its zero point is none that a code of that width can be, a product of its own adds
 offsets: sums of X over groups, [.., groups], times a matrix [groups, N].
