@@ -176,7 +176,9 @@ def test_planes_lose_less_than_blocks_of_their_bits_may(bits, width, exponent):
     restored = dequantize_table(table, filled(table, original))
 
     largest = np.abs(original).max(axis=1, keepdims=True)
-    bound = (ROWS * width) ** 0.5 * largest.max() / (2 ** (bits - 1) - 0.5) / 2  # a row as one block, all at half a step
+    bound = (
+        (ROWS * width) ** 0.5 * largest.max() / (2 ** (bits - 1) - 0.5) / 2
+    )  # a row as one block, all at half a step
     assert np.linalg.norm(restored - original) <= bound * 1.02
 
 
