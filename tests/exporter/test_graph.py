@@ -70,12 +70,11 @@ def test_tied_tables_are_stored_once(pristine_model, exported, bits, target):
     result, out = exported(pristine_model("llama_tied"), embedding_bits=bits, target=target, fallback="none")
 
     (table,) = result.graph.tables
-    shapes = [tuple(value.shape or ()) for value in ir.load(out).graph.initializers.values()]
-    stored = [shape for shape in shapes if len(shape) > 1 and VOCABULARY in shape[:2]]
-    assert stored == [tuple(value.shape or ()) for value in table.values]
+    names = [name for name in ir.load(out).graph.initializers if name.startswith(("model.embed", "lm_head"))]
+    assert {name for name in names if not {"lookup", "head"} & set(name.split("."))} == {v.name for v in table.values}
     (row,) = result.report["tables"]
     assert row["bytes"] == result.report["totals"]["table_bytes"]
-    assert bits <= row["bits_per_weight"] <= bits + 0.51  # a float16 scale for 32 weights at most
+    assert bits <= row["bits_per_weight"] <= bits + 0.7  # codes, zero points and a factor, in rows of 128
 
 
 def test_untied_tables_are_two(pristine_model, exported):

@@ -73,6 +73,8 @@ def test_fallback_agrees_for_all_types_of_scales(pristine_model, exported, fallb
         {"scale_bits": 8, "planes": 2, "group_size": 96, "accuracy_level": 4},
         {"accuracy_level": 4},
         {"accuracy_level": 4, "dtype": "fp16"},
+        {"embedding_bits": 2},
+        {"embedding_bits": 3, "dtype": "fp16"},
         {"embedding_bits": 4},
         {"embedding_bits": 16},
         {"embedding_bits": 32, "dtype": "fp16"},
@@ -83,6 +85,14 @@ def test_options_change_the_weights_but_not_the_agreement(pristine_model, export
     result, out = exported(pristine_model("llama_tied"), **options)
 
     assert check(result, out, library).passed
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+@pytest.mark.parametrize("name", ["llama", "llama_tied"])
+def test_a_head_of_planes_agrees_without_the_library(pristine_model, exported, name, bits):
+    result, out = exported(pristine_model(name), embedding_bits=bits)
+
+    assert check(result, out, None).passed
 
 
 def test_every_verified_type_has_a_tiny_model():

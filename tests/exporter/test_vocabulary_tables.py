@@ -93,7 +93,7 @@ def test_the_embedding_finds_the_rows_of_the_planes_exactly(bits, width, dtype):
     session, expected = embedding_of("planes", bits, ROWS, width, dtype)
 
     ids = np.array([[0, 4, 2], [1, 1, 3]])
-    (rows,) = session.run(None, {"input_ids": ids})
+    rows = np.asarray(session.run(None, {"input_ids": ids})[0])
 
     assert rows.dtype == {"fp32": np.float32, "fp16": np.float16}[dtype]
     np.testing.assert_array_equal(rows, expected[ids].astype(rows.dtype))
@@ -104,7 +104,7 @@ def test_the_embedding_finds_the_rows_of_quantization_blocks(bits):
     session, expected = embedding_of("blocks", bits, ROWS, 96)
 
     ids = np.array([[0, 4, 2], [1, 1, 3]])
-    (rows,) = session.run(None, {"input_ids": ids})
+    rows = np.asarray(session.run(None, {"input_ids": ids})[0])
 
     np.testing.assert_allclose(rows, expected[ids], rtol=1e-6)  # 8 bits: a sum of two rounded products
 
@@ -133,8 +133,8 @@ def test_the_head_multiplies_by_the_planes_of_its_table(bits, tied):
     assert model.graph.opset_imports[OP.domain] == 2
 
 
-# Bytes of a row: planes, for 3 and 4 bits with a zero point for 32 weights; one code for 32 weights and 2 for the factor,
-# or 2 for 64 weights.
+# Bytes of a row: planes, for 3 and 4 bits with a zero point for 32 weights; a code for 32 weights and 2 bytes for the
+# factor, or 2 bytes for 64 weights.
 @pytest.mark.parametrize(
     ("bits", "width", "expected"),
     [(2, 576, 2 * 72 + 20), (3, 576, 3 * (72 + 3) + 20), (4, 576, 4 * (72 + 3) + 20), (8, 576, 8 * 72 + 18),
@@ -176,7 +176,9 @@ def test_planes_lose_less_than_blocks_of_their_bits_may(bits, width, exponent):
     restored = dequantize_table(table, filled(table, original))
 
     largest = np.abs(original).max(axis=1, keepdims=True)
-    bound = (ROWS * width) ** 0.5 * largest.max() / (2 ** (bits - 1) - 0.5) / 2  # a row as one block, all at half a step
+    bound = (
+        (ROWS * width) ** 0.5 * largest.max() / (2 ** (bits - 1) - 0.5) / 2
+    )  # a row as one block, all at half a step
     assert np.linalg.norm(restored - original) <= bound * 1.02
 
 

@@ -87,7 +87,7 @@ class PlaneTables:
 
 
 def _numbers(build: NodeBuilder, rows: ir.Value, form: PlaneFormat) -> ir.Value:
-    """q - zero, float32 [batch, sequence, Hp + 8 Z], from the bytes [P, batch, sequence, Hp/8 + Z] of the rows.
+    """Numbers q - zero, float32 [batch, sequence, Hp + 8 Z], from the bytes [P, batch, sequence, Hp/8 + Z] of the rows.
 
     Where every group has a zero point, q, and behind it the zero points.
     """
