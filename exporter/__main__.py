@@ -115,6 +115,7 @@ def _command(args: argparse.Namespace) -> None:
         _note(f"no library beside the model, which runs by its fallback function: {library.reason}")
     if not args.json:
         print(_sentence(args.out, summary))
+        print(_formats(result.report["formats"]), end="")
     outcome: CheckResult | None = None
     if command.check or command.check_tokens or (command.check is None and not result.verified):
         outcome = _check(result, args.out, library, command.check_tokens)
@@ -220,6 +221,17 @@ def _sentence(out: Path, summary: dict[str, Any]) -> str:
         f"{out}: {summary['file_bytes'] / 1e6:.1f} MB, {summary['bits_per_weight']:.3f} bits per quantized weight with "
         f"scales, {summary['bits_per_parameter']:.3f} over all parameters, in {summary['seconds']:.1f} s"
     )
+
+
+def _formats(formats: dict[str, dict[str, Any]]) -> str:
+    """A line for each format, where there are several."""
+    if len(formats) < 2:
+        return ""
+    lines = []
+    for words, counts in formats.items():
+        size = f"{counts['weights']:,} weights of {counts['bits_per_weight']:.3f} bits"
+        lines.append(f"  {counts['layers']} layers, {size}: {words}\n")
+    return "".join(lines)
 
 
 def _check_sentence(outcome: "CheckResult") -> str:

@@ -115,12 +115,16 @@ def _refuse_contradictions(source: ModelDirectory, options: ExportOptions) -> No
     given = [name for name in own if getattr(options, name) is not None]
     if given:
         values = ", ".join(f"{name}={value}" for name, value in own.items())
+        values += ", others by module" if stored.overrides else ""
         expected = f"no value for {source.directory}, a checkpoint that is exported as it is stored ({values})"
         hint = f"leave out {', '.join(f'{{{name}}}' for name in given)}"
         raise OptionError(given[0], expected, getattr(options, given[0]), hint)
-    if options.target == "cuda" and stored.planes > CUDA_PLANES:
-        expected = f"cpu for {source.directory}, a checkpoint of {stored.planes} planes (CUDA takes 1 to {CUDA_PLANES})"
-        raise OptionError("target", expected, options.target, "use {target} cpu, or train fewer planes")
+    by_place = {"": stored.plane_format} | {f" in {module}": stored.format_of(module) for module in stored.overrides}
+    for place, form in by_place.items():
+        if options.target == "cuda" and form.planes > CUDA_PLANES:
+            kind = f"a checkpoint of {form.planes} planes{place} (CUDA takes 1 to {CUDA_PLANES})"
+            expected = f"cpu for {source.directory}, {kind}"
+            raise OptionError("target", expected, options.target, "use {target} cpu, or train fewer planes")
 
 
 def _save(model: ir.Model, path: Path) -> None:

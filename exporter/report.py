@@ -1,12 +1,15 @@
 """export_report.json: the quantized weights, their distance from the original, and the size of the file."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import onnx_ir as ir
 
 from dualbinary import OP
+from dualbinary.contract.scale_codes import dtype_name
+from dualbinary.contract.weight import PlaneFormat
+from dualbinary.metrics.formats import count_formats
 from dualbinary.metrics.operations import Operations, operations
 from dualbinary.metrics.statistics import PAPER_RULE, paper_flops
 from exporter.graph.export_graph import ExportGraph, PlaneNode, VocabularyTable
@@ -25,7 +28,8 @@ def export_report(
 ) -> dict[str, Any]:
     """The report as JSON values. `stats` has all layers by module, `data_bytes` is the size of the data file.
 
-    Bits count planes and scales; sizes are bytes.
+    Bits count planes and scales; sizes are bytes. `options` has the format of a fit, or the default of a checkpoint,
+    and the widest type of scales; what each layer has is in its row, and `formats` counts layers by format in words.
     scale_rounding_error is the relative squared error that rounding a checkpoint's scales to 8 bits made in its
     weights; null where they are as stored, and for a fit, whose relative_squared_error includes it.
     operations_per_token counts additions and multiplications as dualbinary/metrics/operations.py defines them.
@@ -70,20 +74,30 @@ def export_report(
             "operations_per_token": counts.to_dict(),
             "paper_flops": {"rule": PAPER_RULE, "full": flops.full, "quantised": flops.quantized},
         },
+        "formats": count_formats(
+            (_named_format(*pair, parameters), layer.weight.weights, layer.weight.stored_bits)
+            for pair, layer in zip(pairs, layers, strict=True)
+        ),
         "layers": rows,
         "tables": table_rows,
     }
 
 
 def _layer_row(node: PlaneNode, linear: Linear, layer: LayerStats) -> dict[str, Any]:
+    form = node.plane_format
     return {
         "module": linear.module,
         "N": linear.N,
         "K": linear.K,
-        "group_size": node.plane_format.group_size,
+        "planes": form.planes,
+        "group_size": form.group_size,
+        "levels": form.levels,
+        "zero": form.zero if form.even and not form.offset else None,
+        "offset": form.offset,
+        "scale_type": dtype_name(form.scale_dtype),
         "node": str(node.planes.name).removesuffix(".planes"),
         **layer.weight.to_dict(),
-        "operations_per_token": operations(linear.N, linear.K, node.plane_format, layer.weight.ones).to_dict(),
+        "operations_per_token": operations(linear.N, linear.K, form, layer.weight.ones).to_dict(),
         "scale_rounding_error": _rounding_error([layer]),
     }
 
@@ -92,15 +106,22 @@ def _stored_format(nodes: tuple[PlaneNode, ...], parameters: Parameters) -> dict
     """Planes, group size, offset and bits of a scale as in the file, whether asked for, fitted by default or stored."""
     if not nodes:
         return {}
+    scale_bits = max(8 * node.plane_format.scale_dtype.itemsize for node in nodes)
     stored = parameters.source.quantization
+    if stored is not None:
+        sizes = {"planes": stored.planes, "group_size": stored.group_size, "offset": stored.has_offset}
+        return {**sizes, "scale_bits": scale_bits}
     # Short rows have short groups.
     widest = max((node.plane_format for node in nodes), key=lambda plane_format: plane_format.group_size)
-    return {
-        "planes": widest.planes,
-        "group_size": stored.group_size if stored is not None else widest.group_size,
-        "offset": widest.offset,
-        "scale_bits": 8 * widest.scale_dtype.itemsize,
-    }
+    sizes = {"planes": widest.planes, "group_size": widest.group_size, "offset": widest.offset}
+    return {**sizes, "scale_bits": scale_bits}
+
+
+def _named_format(node: PlaneNode, linear: Linear, parameters: Parameters) -> PlaneFormat:
+    """The node's format with the group size as a checkpoint says it, which can be a group a row of any length."""
+    if parameters.source.quantization is None:
+        return node.plane_format
+    return replace(node.plane_format, group_size=parameters.stored_format(linear.parameter).group_size)
 
 
 def _rounding_error(layers: Iterable[LayerStats]) -> float | None:

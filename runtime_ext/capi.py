@@ -10,13 +10,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dualbinary.contract.levels import FREE, Levels
+from dualbinary.contract.scale_codes import BFLOAT16
 from dualbinary.contract.schema import OP
 from dualbinary.errors import InputError
 from runtime_ext.library import library_path, load
 
 __all__ = ["TYPES", "Spec", "Weight"]
 
-TYPES = {np.dtype(np.float32): 0, np.dtype(np.float16): 1, np.dtype(np.uint8): 2}  # uint8 for scales alone
+# The last two are for scales alone.
+TYPES = {np.dtype(np.float32): 0, np.dtype(np.float16): 1, np.dtype(np.uint8): 2, BFLOAT16: 3}
 _TASK = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_size_t)
 _PARALLEL_FOR = ctypes.CFUNCTYPE(None, ctypes.c_void_p, _TASK, ctypes.c_void_p, ctypes.c_size_t)
 
@@ -30,19 +33,30 @@ class Spec(ctypes.Structure):
     _fields_ = [
         *(
             (name, ctypes.c_int64)
-            for name in ("K", "N", "group_size", "planes", "scale_rows", "layout", "accuracy_level")
+            for name in (
+                "K",
+                "N",
+                "group_size",
+                "planes",
+                "scale_rows",
+                "layout",
+                "accuracy_level",
+                "levels",
+                "twice_zero",
+                "scale_outputs",
+            )
         ),
         ("scale_type", ctypes.c_int32),
     ]
 
 
 class Weight:
-    """Planes [P, N, Kp/8] and scales [C, N, Kp/G], packed for one kernel. Use as a context manager, or `close()` it.
+    """Planes [P, N, Kp/8 + Z] and scales [C, N, Kp/G], packed for one kernel. A context manager, or `close()` it.
 
-    Scales may have any type of the contract. `layout` is a number of the contract; blocks [B, bytes] come with scales
-    [C, N, 0], are of `planes_in_blocks` planes, and are used where they are. `kernel` is a name from
-    describe()["kernels"], or None for the best at this accuracy_level. The arrays are kept and must not be changed.
-    Raises InputError where the library refuses something.
+    Scales may have any type of the contract, and be [C, 1, Kp/G] where `levels` allow it. `layout` is a number of the
+    contract; blocks [B, bytes] come with scales [C, N, 0], are of `planes_in_blocks` planes, and are used where they
+    are. `kernel` is a name from describe()["kernels"], or None for the best at this accuracy_level. The arrays are kept
+    and must not be changed. Raises InputError where the library refuses something.
     """
 
     def __init__(
@@ -52,12 +66,14 @@ class Weight:
         *,
         K: int,
         group_size: int,
+        levels: Levels = FREE,
         accuracy_level: int = 0,
         layout: int = OP.layouts[0].number,
         planes_in_blocks: int | None = None,
         kernel: str | None = None,
     ) -> None:
-        self.N, self.K = scales.shape[1], K
+        blocks = layout != OP.layouts[0].number
+        self.N, self.K = scales.shape[1] if blocks else planes.shape[1], K
         self._planes, self._scales = np.ascontiguousarray(planes), np.ascontiguousarray(scales)
         self._library = _typed_library()
         self._handle = ctypes.c_void_p()
@@ -69,6 +85,9 @@ class Weight:
             len(scales),
             layout,
             accuracy_level,
+            levels.even,
+            levels.twice_zero,
+            scales.shape[1],
             TYPES.get(scales.dtype, -1),
         )
         _check(

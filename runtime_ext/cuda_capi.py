@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dualbinary.contract.levels import FREE, Levels
 from dualbinary.contract.schema import OP
 from dualbinary.errors import InputError
 from runtime_ext.capi import TYPES, Spec
@@ -25,10 +26,10 @@ TYPE_NUMBERS = {"float32": 0, "float16": 1, "bfloat16": 3}
 
 
 class CudaWeight:
-    """Planes [P, N, Kp/8] and scales [C, N, Kp/G] of layout 1, packed on a device. Use as a context manager.
+    """Planes [P, N, Kp/8 + Z] and scales [C, N, Kp/G] of layout 1, packed on a device. Use as a context manager.
 
-    `library` is the file of libdualbinary_cuda or of libdualbinary_cuda_emulated. Raises InputError where it refuses
-    something.
+    Scales may be [C, 1, Kp/G] where `levels` allow it. `library` is the file of libdualbinary_cuda or of
+    libdualbinary_cuda_emulated. Raises InputError where it refuses something.
     """
 
     def __init__(
@@ -39,16 +40,27 @@ class CudaWeight:
         *,
         K: int,
         group_size: int,
+        levels: Levels = FREE,
         accuracy_level: int = 0,
         device: int = 0,
         layout: int = OP.layouts[0].number,
     ) -> None:
-        self.K, self.N = K, scales.shape[1]
+        self.K, self.N = K, planes.shape[1]
         self._library = _load(library)
         self._handle = ctypes.c_void_p()
         planes, scales = np.ascontiguousarray(planes), np.ascontiguousarray(scales)
         spec = Spec(
-            K, self.N, group_size, len(planes), len(scales), layout, accuracy_level, TYPES.get(scales.dtype, -1)
+            K,
+            self.N,
+            group_size,
+            len(planes),
+            len(scales),
+            layout,
+            accuracy_level,
+            levels.even,
+            levels.twice_zero,
+            scales.shape[1],
+            TYPES.get(scales.dtype, -1),
         )
         _check(
             self._library.dualbinary_cuda_weight_create(

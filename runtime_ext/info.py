@@ -33,13 +33,14 @@ OPTIONS = (InfoOptions,)
 
 
 def describe_model(path: Path, threads: int = 0, library: bool = True) -> dict[str, Any]:
-    """A model's facts: files with their sizes in bytes, inputs and outputs, context, cache, and the export's totals.
+    """A model's facts: files with their sizes in bytes, inputs and outputs, context, cache, totals and formats.
 
     Raises InputError as Decoder.load does: a model that is described here also loads.
     """
     decoder = Decoder.load(path, threads, library)
     files = [path, *sorted(file for file in path.parent.glob(f"{path.name}*") if file != path)]
-    totals = read_json(path.parent / EXPORT_REPORT).get("totals")
+    report = read_json(path.parent / EXPORT_REPORT)
+    totals, formats = report.get("totals"), report.get("formats")
     return {
         "files": {file.name: file.stat().st_size for file in files},
         "context_length": decoder.config.context_length,
@@ -49,6 +50,7 @@ def describe_model(path: Path, threads: int = 0, library: bool = True) -> dict[s
         "inputs": {value.name: f"{value.type} {value.shape}" for value in decoder.session.get_inputs()},
         "outputs": {value.name: f"{value.type} {value.shape}" for value in decoder.session.get_outputs()},
         **({"export": totals} if totals else {}),
+        **({"formats": formats} if formats else {}),
     }
 
 

@@ -24,14 +24,24 @@ from benchmarks.cuda.contenders import takes
 from benchmarks.cuda.device import DriverMemory, Emulated, Memory, only_device
 from dualbinary import DualBinaryError, InputError, dual_binary_matmul, pack_planes
 from dualbinary.cli.console import add_common_options, run
-from dualbinary.contract.scale_codes import round_scales
+from dualbinary.contract.layout import pack_zeros
+from dualbinary.contract.levels import FREE, GROUP_ZEROS, Levels
+from dualbinary.contract.scale_codes import BFLOAT16, round_scales
 from runtime_ext.cuda_capi import CudaWeight, describe
 
 __all__ = ["main"]
 
 ROWS = (1, 4, 7, 16, 40, 70, 130)  # each shape of a launch
 X_TYPES = ("float16", "float32", "bfloat16")
-SCALE_TYPES = (np.float16, np.float32, np.uint8)
+SCALE_TYPES = (np.dtype(np.float16), np.dtype(np.float32), np.dtype(np.uint8), BFLOAT16)
+# Levels, and whether there is an offset.
+FORMS = (
+    (FREE, False),
+    (FREE, True),
+    (Levels(True, 1), False),
+    (Levels(True, GROUP_ZEROS), False),
+    (Levels(True), True),
+)
 K, N, GROUP_SIZE = 328, 70, 96  # none of them a multiple of a tile; rows of X stay aligned to 16 bytes
 # Of the norm of all outputs. Level 0 rounds weights and results to float16, or results to bfloat16's eight bits; level
 # 4 rounds X to 8 bits, by half a step of 1/127 of the largest of 128 values at most. A wrong index is off by about 1.
@@ -47,30 +57,34 @@ class Case:
     rows: int
     level: int
     planes: int
+    levels: Levels
     offset: bool
     x_type: str
-    scale_type: type[np.generic]
+    scale_type: np.dtype[Any]
 
 
 def cases(kernels: list[dict[str, Any]], capability: int, all_rows: Sequence[int]) -> Iterator[Case]:
-    """Yield all kernels that the device can run, with all numbers of planes, rows and levels; types take turns."""
-    types = itertools.cycle(itertools.product(X_TYPES, SCALE_TYPES))
+    """Yield all kernels that the device can run, with all numbers of planes, rows and levels; types and forms take turns."""
+    types = itertools.cycle(itertools.product(X_TYPES, SCALE_TYPES, FORMS))
     for kernel, rows, level, planes in itertools.product(kernels, all_rows, TOLERANCE, (1, 2, 3, 4)):
-        x_type, scale_type = next(types)
+        x_type, scale_type, (levels, offset) = next(types)
         if takes(kernel, rows, capability):
-            yield Case(kernel["name"], rows, level, planes, planes % 2 == 0, x_type, scale_type)
+            yield Case(kernel["name"], rows, level, planes, levels, offset, x_type, scale_type)
 
 
 def error(case: Case, memory: Memory) -> float:
     """Compute the norm of the difference from the reference, as a share of its norm."""
     rng = np.random.default_rng(case.rows)
+    groups = -(-K // GROUP_SIZE)
     planes = pack_planes(rng.integers(0, 2, (case.planes, N, K)), GROUP_SIZE)
-    values = rng.standard_normal((case.planes + case.offset, N, -(-K // GROUP_SIZE)))
-    scales = round_scales(values) if case.scale_type is np.uint8 else values.astype(case.scale_type)
+    if case.levels.group_zeros:
+        planes = pack_zeros(planes, rng.integers(0, 1 << case.planes, (N, groups)))
+    scales = _scales(rng.standard_normal((case.levels.scale_rows(case.planes) + case.offset, N, groups)), case)
+    form = {"K": K, "group_size": GROUP_SIZE, "levels": case.levels}
     x = _rounded(rng.standard_normal((case.rows, K)).astype(np.float32), case.x_type)
     given = memory.put(_stored(x, case.x_type))
     result = memory.empty((case.rows, N), "uint16" if case.x_type == "bfloat16" else case.x_type)
-    with CudaWeight(memory.library, planes, scales, K=K, group_size=GROUP_SIZE, accuracy_level=case.level) as weight:
+    with CudaWeight(memory.library, planes, scales, accuracy_level=case.level, **form) as weight:
         size = weight.workspace(case.x_type, case.rows, case.kernel)
         workspace = memory.empty((size + _ALIGNMENT,), "uint8")
         # At the end of the allocation, so that a sanitizer sees an access past it.
@@ -86,8 +100,18 @@ def error(case: Case, memory: Memory) -> float:
             kernel=case.kernel,
         )
         y = _loaded(result.numpy(), case.x_type)
-    expected = dual_binary_matmul(x, planes, scales, K=K, N=N, group_size=GROUP_SIZE)
+    expected = dual_binary_matmul(x, planes, scales, N=N, **form)
     return float(np.linalg.norm(y - expected) / np.linalg.norm(expected))
+
+
+def _scales(values: npt.NDArray[np.float64], case: Case) -> npt.NDArray[Any]:
+    if case.scale_type == np.uint8:
+        return round_scales(values)
+    return (
+        _stored(values.astype(np.float32), "bfloat16")
+        if case.scale_type == BFLOAT16
+        else values.astype(case.scale_type)
+    )
 
 
 def _rounded(x: npt.NDArray[np.float32], x_type: str) -> npt.NDArray[np.float32]:

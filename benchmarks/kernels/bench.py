@@ -19,7 +19,7 @@ from benchmarks.common.machine import OtherLoad, last_level_cache
 from benchmarks.common.memory_read import AHEAD, MemoryRead
 from benchmarks.common.records import Records
 from benchmarks.common.timing import interleave
-from benchmarks.kernels.contenders import Point, Sessions, WeightFormat, contender_names, shape_of
+from benchmarks.kernels.contenders import FREE, Point, Sessions, WeightFormat, contender_names, even, shape_of
 from benchmarks.kernels.report import results, table
 from dualbinary.cli.console import add_common_options, run
 
@@ -41,7 +41,8 @@ SECONDS_PER_POINT = 3.0
 def _command(args: argparse.Namespace) -> None:
     chosen = {**(QUICK if args.quick else FULL), **{k: v for k in FULL if (v := getattr(args, k)) is not None}}
     weight_format = WeightFormat(args.group_size, args.planes, args.offset, args.dtype, args.scale_bits)
-    names = contender_names(args.levels, args.isas or [None], args.peers)
+    forms = [FREE] if args.even is None else [even(planes) for planes in args.even]
+    names = contender_names(args.levels, args.isas or [None], args.peers, forms)
     out_of_cache = args.megabytes * MEGA if args.megabytes else min(CACHES * last_level_cache(), MAX_MODEL_BYTES)
     settings = {
         **vars(weight_format),
@@ -132,7 +133,10 @@ def main(argv: list[str] | None = None) -> int:
     points.add_argument("--isas", nargs="+", metavar="ISA", help="force each of these (default: what this CPU gets)")
     points.add_argument("--peers", nargs="*", type=int, default=[2, 4], choices=[2, 4, 8], help="bits of MatMulNBits")
     points.add_argument("--group-size", type=int, default=128, metavar="G")
-    points.add_argument("--planes", type=int, default=2, metavar="P")
+    points.add_argument("--planes", type=int, default=2, metavar="P", help="of free levels")
+    points.add_argument(
+        "--even", nargs="+", type=int, metavar="P", help="even levels of so many planes in the place of free ones"
+    )
     points.add_argument("--offset", action="store_true", help="scales with an offset row")
     points.add_argument("--scale-bits", type=int, default=16, choices=[16, 8], help="bits of one of our scales")
     points.add_argument("--dtype", choices=["float32", "float16"], default="float32", help="type of X and Y")

@@ -12,7 +12,7 @@ with as many threads as the point says. All contenders have the same conditions:
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,9 +26,22 @@ from dualbinary import InputError
 from dualbinary.contract.schema import OP, padded_k
 from dualbinary.contract.weight import PlaneFormat
 
-__all__ = ["OURS", "PEER", "Point", "Sessions", "WeightFormat", "contender_names", "model", "open_session", "shape_of"]
+__all__ = [
+    "FREE",
+    "OURS",
+    "PEER",
+    "Point",
+    "Sessions",
+    "WeightFormat",
+    "contender_names",
+    "even",
+    "model",
+    "open_session",
+    "shape_of",
+]
 
 OURS, PEER = "dualbinary", "MatMulNBits"
+FREE = "free"
 _ISA = "DUALBINARY_ISA"
 _FEW_ROWS = 16  # from here on a weight is used so often that it hardly matters where it comes from
 _SEED = 0
@@ -50,9 +63,14 @@ class Point:
         return f"{self.N}x{self.K} M={self.M} threads={self.threads}"
 
 
+def even(planes: int) -> str:
+    """Name of even levels of so many planes, around a zero in their middle: +-1, -1 0 1 2, -8 to 7, -128 to 127."""
+    return f"even{planes}"
+
+
 @dataclass(frozen=True)
 class WeightFormat:
-    """G, P and offset of our weights, and the type of X; the peer takes the same G and type."""
+    """G and offset of our weights, P of free levels, and the type of X; the peer takes the same G and type."""
 
     group_size: int
     planes: int
@@ -60,24 +78,39 @@ class WeightFormat:
     dtype: str
     scale_bits: int = 16
 
-    @property
-    def plane_format(self) -> PlaneFormat:
-        """Form of our weights."""
+    def plane_format(self, name: str) -> PlaneFormat:
+        """Form of the weights of our contender called `name`."""
+        form, _ = _form_and_level(name)
         scale_dtype = np.dtype(np.uint8 if self.scale_bits == np.iinfo(np.uint8).bits else np.float16)
-        return PlaneFormat(self.planes, self.group_size, self.offset, scale_dtype=scale_dtype)
+        if form == FREE:
+            return PlaneFormat(self.planes, self.group_size, self.offset, scale_dtype=scale_dtype)
+        planes = int(form.removeprefix(even("")))
+        middle = 0.5 if planes == 1 else float(2 ** (planes - 1) - (planes == 2))
+        zero = 0.0 if self.offset else middle
+        return PlaneFormat(planes, self.group_size, self.offset, levels="even", zero=zero, scale_dtype=scale_dtype)
 
     def stored_bytes(self, name: str, point: Point) -> int:
         """Bytes of one weight in the model file, which a product must read at least; X and Y are left out."""
         if name.startswith(OURS):
-            return point.N * self.plane_format.row_bits(point.K) // 8
+            return point.N * self.plane_format(name).row_bits(point.K) // 8
         columns = padded_k(point.K, self.group_size)
         groups = columns // self.group_size
         return point.N * (_bits(name) * columns // 8 + np.dtype(self.dtype).itemsize * groups)
 
 
-def contender_names(levels: list[int], isas: list[str | None], peers: list[int]) -> list[str]:
-    """Names: `dualbinary-4`, `dualbinary-4@avx2` for a forced instruction set, `MatMulNBits-2` for the peer's bits."""
-    ours = [f"{OURS}-{level}" + (f"@{isa}" if isa else "") for isa in isas for level in levels]
+def contender_names(
+    levels: list[int], isas: list[str | None], peers: list[int], forms: Sequence[str] = (FREE,)
+) -> list[str]:
+    """Names: `dualbinary-4`, with free levels, `dualbinary-even2-4`, `dualbinary-4@avx2`, `MatMulNBits-2`.
+
+    The last number is the accuracy level, or the bits of the peer; a forced instruction set follows.
+    """
+    ours = [
+        f"{OURS}-{'' if form == FREE else f'{form}-'}{level}" + (f"@{isa}" if isa else "")
+        for isa in isas
+        for level in levels
+        for form in forms
+    ]
     return ours + [f"{PEER}-{bits}" for bits in peers]
 
 
@@ -87,6 +120,12 @@ def shape_of(text: str) -> tuple[int, int]:
     if not (separator and N.isdecimal() and K.isdecimal() and int(N) and int(K)):
         raise InputError(f"--shapes: expected NxK such as 4096x11008, outputs by inputs, got {text}")
     return int(N), int(K)
+
+
+def _form_and_level(name: str) -> tuple[str, int]:
+    """FREE or even() of our contender, and its accuracy level."""
+    form, _, level = name.partition("@")[0].removeprefix(f"{OURS}-").rpartition("-")
+    return form or FREE, int(level)
 
 
 def _bits(name: str) -> int:
@@ -154,7 +193,7 @@ def _bound(session: ort.InferenceSession, point: Point, weight_format: WeightFor
 
 def model(name: str, point: Point, nodes: int, weight_format: WeightFormat) -> bytes:
     """Serialize the ONNX model of a contender: `nodes` products side by side, M left open."""
-    domain, operator, weights, attributes = (
+    domain, version, operator, weights, attributes = (
         _ours(name, point, weight_format) if name.startswith(OURS) else _peer(name, point, weight_format)
     )
     generator = np.random.default_rng(_SEED)
@@ -169,24 +208,25 @@ def model(name: str, point: Point, nodes: int, weight_format: WeightFormat) -> b
         graph.node.append(
             helper.make_node(operator, inputs, [f"y{index}"], f"product{index}", domain=domain, **attributes)
         )
-    imports = [helper.make_opsetid("", 21), helper.make_opsetid(domain, 1)]
+    imports = [helper.make_opsetid("", 21), helper.make_opsetid(domain, version)]
     return helper.make_model(graph, opset_imports=imports, ir_version=10).SerializeToString()
 
 
 _Weights = dict[str, Callable[[np.random.Generator], np.ndarray]]
-_Contender = tuple[str, str, _Weights, dict[str, Any]]
+_Contender = tuple[str, int, str, _Weights, dict[str, Any]]
 
 
 def _ours(name: str, point: Point, weight_format: WeightFormat) -> _Contender:
-    plane_format = weight_format.plane_format
+    plane_format, (_, level) = weight_format.plane_format(name), _form_and_level(name)
     planes, scales = plane_format.shapes(point.N, point.K)
     weights: _Weights = {
         "planes": lambda generator: _bytes(generator, *planes),
         "scales": lambda generator: _stored_scales(generator, plane_format.scale_dtype, *scales),
     }
     attributes = {"K": point.K, "N": point.N, "group_size": weight_format.group_size, "layout": OP.layouts[0].number}
-    level = int(name.removeprefix(f"{OURS}-"))
-    return OP.domain, OP.name, weights, {**attributes, "accuracy_level": level}
+    if plane_format.even:
+        attributes.update(levels=int(plane_format.even), twice_zero=plane_format.node_levels.twice_zero)
+    return OP.domain, plane_format.version, OP.name, weights, {**attributes, "accuracy_level": level}
 
 
 def _peer(name: str, point: Point, weight_format: WeightFormat) -> _Contender:
@@ -197,7 +237,7 @@ def _peer(name: str, point: Point, weight_format: WeightFormat) -> _Contender:
         "scales": lambda generator: _scales(generator, weight_format.dtype, point.N, groups),
     }
     attributes = {"K": point.K, "N": point.N, "bits": bits, "block_size": block, "accuracy_level": 4}
-    return "com.microsoft", "MatMulNBits", weights, attributes
+    return "com.microsoft", 1, "MatMulNBits", weights, attributes
 
 
 def _bytes(generator: np.random.Generator, *shape: int) -> np.ndarray:

@@ -54,7 +54,7 @@ class Loop:
 
     def weights(self) -> float:
         """Count the weights, times rows of X, that one turn multiplies."""
-        digits = re.search(r"(?:Neon|Avx\w*), (\d)", self.function)
+        digits = re.search(r"(?:(?:Neon|Avx\w*), |accumulate_even_rows<)(\d)", self.function)
         per_entry = INPUTS_OF_A_NIBBLE / PLANES / (int(digits.group(1)) if digits else 1)
         if "multiply_levels" in self.function:
             per_entry = 1
@@ -70,7 +70,7 @@ def main() -> None:
     args = parser.parse_args()
     print(f"{'per weight':>10} {'all':>5} {'work':>5} {'moves':>5} {'stack':>5}  function")
     for loop in loops(disassembly(args.library)):
-        if args.match not in loop.function or "multiply" not in loop.function or not loop.weights():
+        if args.match not in loop.function or not re.search("multiply|accumulate", loop.function) or not loop.weights():
             continue
         work = loop.count(*LOOKUP_BYTES, *WEIGHTS_OF_A_PRODUCT)
         per_weight = len(loop.body) / loop.weights()
@@ -113,7 +113,7 @@ def _branch_to(line: tuple[str, ...], place: dict[int, int]) -> int | None:
 
 def _short(name: str) -> str:
     name = name.replace("dualbinary::", "").replace("(anonymous namespace)::", "")
-    kernel = re.search(r"multiply_\w+(<[^()]*>)?", name)
+    kernel = re.search(r"(multiply|accumulate)_\w+(<[^()]*>)?", name)
     return kernel.group() if kernel else name
 
 

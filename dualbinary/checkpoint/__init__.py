@@ -2,17 +2,19 @@
 
     config.json                         with the block "quantization_config" that QuantizationConfig describes
     model.safetensors                   or model-00001-of-0000N.safetensors with model.safetensors.index.json
-        <module>.planes                 uint8 [P, N, Kp/8], layout 1, in place of <module>.weight
-        <module>.scales                 float16 or float32 [C, N, Kp/G]
+        <module>.planes                 uint8 [P, N, Kp/8 + Z], layout 1, in place of <module>.weight
+        <module>.scales                 float16, float32, bfloat16 [C, N, Kp/G] or uint8 [C, N, 2 + Kp/G]
         everything else                 as in the full-precision model
 
-Reading and writing tensors needs the `safetensors` package, which is imported only there.
+Reading and writing tensors needs the `safetensors` package, and writing scales of type bfloat16 `ml_dtypes` too; both
+are imported only there.
 """
 
-from dualbinary.checkpoint.config import FORMAT_VERSION, METHODS, QUANT_METHOD, QuantizationConfig
+from dualbinary.checkpoint.config import FORMAT_VERSION, METHODS, PER_TENSOR, QUANT_METHOD, QuantizationConfig
 from dualbinary.checkpoint.tensors import (
     CONFIG_FILE,
     INDEX_FILE,
+    SCALE_TYPES,
     SINGLE_FILE,
     StoredTensor,
     check_modules,
@@ -31,7 +33,9 @@ __all__ = [
     "INDEX_FILE",
     "METHODS",
     "PER_CHANNEL",
+    "PER_TENSOR",
     "QUANT_METHOD",
+    "SCALE_TYPES",
     "SINGLE_FILE",
     "QuantizationConfig",
     "StoredTensor",

@@ -4,11 +4,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from dualbinary.checkpoint.config import QUANT_METHOD, QuantizationConfig, shown
+from dualbinary.checkpoint.config import QUANT_METHOD, QuantizationConfig, shown, shown_name
 from dualbinary.contract.layout import check_tensors
+from dualbinary.contract.scale_codes import BFLOAT16, scale_values
 from dualbinary.contract.schema import OP, padded_k
 from dualbinary.contract.weight import PlaneFormat, PlaneWeight
 from dualbinary.errors import InputError
@@ -17,6 +19,14 @@ from dualbinary.files.model_files import CONFIG_FILE
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
+
+SCALE_TYPES = {
+    "F16": np.dtype(np.float16),
+    "F32": np.dtype(np.float32),
+    "BF16": BFLOAT16,
+    "U8": np.dtype(np.uint8),
+}
+"""Types of stored scales, by safetensors' names."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +51,11 @@ def scales_name(module: str) -> str:
 def read_quantization_config(model_dir: Path) -> QuantizationConfig | None:
     """The block of a checkpoint of ours; None for a full-precision model directory.
 
-    Raises InputError where config.json cannot be read, the block is wrong, or another method quantized the model.
+    Raises InputError where config.json cannot be read, the block is wrong or gives a key twice, or another method
+    quantized the model.
     """
-    config = read_json_object(Path(model_dir) / CONFIG_FILE)
+    path = Path(model_dir) / CONFIG_FILE
+    config = read_json_object(path)
     block = config.get("quantization_config")
     if block is None:
         return None
@@ -51,9 +63,10 @@ def read_quantization_config(model_dir: Path) -> QuantizationConfig | None:
     if isinstance(method, str) and method != QUANT_METHOD:
         raise InputError(f"{model_dir}: already quantized with {shown(method)}; give the full-precision model")
     try:
+        _refuse_key_twice(path)
         return QuantizationConfig.from_dict(block)
     except InputError as error:
-        raise InputError(f"{Path(model_dir) / CONFIG_FILE}: {error}") from None
+        raise InputError(f"{path}: {error}") from None
 
 
 def stored_tensors(model_dir: Path) -> dict[str, StoredTensor]:
@@ -97,16 +110,22 @@ def check_modules(
 
     Raises InputError at the first tensor that is missing, has the wrong type or shape, or should not be there.
     """
+    for module in config.overrides:
+        if module not in linears:
+            raise InputError(
+                f"quantization_config.overrides.{shown_name(module)}: the model has no Linear module of that name"
+            )
     quantized = {name: size for name, size in linears.items() if name not in config.modules_to_not_convert}
     for module in linears:
         if module not in quantized and f"{module}.weight" not in tensors:
             raise InputError(f"{module}.weight: missing, although modules_to_not_convert names the module")
     for module, (n, k) in quantized.items():
-        if config.group_size > padded_k(k, OP.limits["group_multiple"]):
-            raise InputError(f"{module}: group_size {config.group_size} is larger than its row of {k} inputs")
-        planes_shape, scales_shape = map(tuple, config.plane_format.shapes(n, k))
-        _check_stored(tensors, planes_name(module), ("U8",), planes_shape)
-        _check_stored(tensors, scales_name(module), ("F16", "F32"), scales_shape)
+        form = config.format_of(module)
+        if form.group_size > padded_k(k, OP.limits["group_multiple"]):
+            raise InputError(f"{module}: group_size {form.group_size} is larger than its row of {k} inputs")
+        scales = {name: replace(form, scale_dtype=dtype).shapes(n, k)[1] for name, dtype in SCALE_TYPES.items()}
+        _check_stored(tensors, planes_name(module), {"U8": form.shapes(n, k)[0]})
+        _check_stored(tensors, scales_name(module), scales)
         if f"{module}.weight" in tensors:
             raise InputError(f"{module}.weight: not expected beside {planes_name(module)}")
     for name in tensors:
@@ -118,27 +137,49 @@ def check_modules(
 def load_module(
     tensors: Mapping[str, StoredTensor], module: str, n: int, k: int, plane_format: PlaneFormat
 ) -> PlaneWeight:
-    """The weight [n, k] of one module of a checkpoint; `plane_format` is that of the checkpoint.
+    """The weight [n, k] of one module of a checkpoint; `plane_format` is what its config says of the module.
 
+    Scales of type bfloat16 come as their bits (BFLOAT16 of the contract).
     Raises InputError if its tensors do not fit the contract or the format, or a scale is not finite.
     """
-    from safetensors import safe_open  # the base package needs NumPy alone
-
-    arrays = []
-    for name in (planes_name(module), scales_name(module)):
-        with safe_open(tensors[name].file, framework="numpy") as reader:
-            arrays.append(reader.get_tensor(name))
-    planes, scales = arrays
+    planes, scales = (_array(name, tensors[name]) for name in (planes_name(module), scales_name(module)))
     form = plane_format.for_inputs(k)
-    check_tensors(planes, scales, n, k, form.group_size, module)
-    if not np.isfinite(scales).all():
-        raise InputError(f"{scales_name(module)}: holds a value that is not finite")
-    if len(planes) != form.planes or len(scales) != form.scale_rows:
+    check_tensors(planes, scales, n, k, form.group_size, module, form.node_levels)
+    form = replace(form, scale_dtype=scales.dtype)
+    expected = form.shapes(n, k)
+    if [list(planes.shape), list(scales.shape)] != list(expected):
         raise InputError(
-            f"{module}: has {len(planes)} planes and {len(scales)} rows of scales, expected {form.planes} and "
-            f"{form.scale_rows} from config.json"
+            f"{module}: has planes {list(planes.shape)} and scales {list(scales.shape)}, expected {expected[0]} and "
+            f"{expected[1]} from config.json"
         )
-    return PlaneWeight(planes, scales, k, replace(form, scale_dtype=scales.dtype))
+    if not np.isfinite(scale_values(scales)).all():
+        raise InputError(f"{scales_name(module)}: holds a value that is not finite")
+    return PlaneWeight(planes, scales, k, form)
+
+
+class _Object(dict[str, Any]):
+    """A JSON object that knows a key that it was given twice."""
+
+    def __init__(self, pairs: list[tuple[str, Any]]) -> None:
+        super().__init__(pairs)
+        keys = [key for key, _ in pairs]
+        self.twice = next((key for key in keys if keys.count(key) > 1), None) if len(self) < len(keys) else None
+
+
+def _refuse_key_twice(path: Path) -> None:
+    """Refuse a block in which a key has two values: readers of JSON take the last of them and say nothing."""
+    config = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_Object)
+    key = "quantization_config"
+    if config.twice == key:
+        raise InputError(f"{key}: given twice; expected one")
+    objects = {key: config[key]}
+    overrides = config[key].get("overrides") if isinstance(config[key], dict) else None
+    if isinstance(overrides, dict):
+        objects |= {f"{key}.overrides": overrides}
+        objects |= {f"{key}.overrides.{shown_name(module)}": override for module, override in overrides.items()}
+    for where, value in objects.items():
+        if isinstance(value, _Object) and value.twice is not None:
+            raise InputError(f"{where}.{shown_name(value.twice)}: given twice; expected one value")
 
 
 def _weight_map(model_dir: Path) -> dict[str, str] | None:
@@ -174,12 +215,25 @@ def _bytes_of(name: str, path: Path) -> bytes:
         return entry["dtype"].encode() + file.read(end - begin)
 
 
-def _check_stored(
-    tensors: Mapping[str, StoredTensor], name: str, dtypes: tuple[str, ...], shape: tuple[int, ...]
-) -> None:
-    wanted = f"{' or '.join(dtypes)} {list(shape)}"
+def _array(name: str, stored: StoredTensor) -> np.ndarray:
+    """A tensor of a module; one of type bfloat16, which safetensors refuses without ml_dtypes, as its bits."""
+    if stored.dtype == "BF16":
+        bits = np.frombuffer(_bytes_of(name, stored.file), "<u2", offset=len(stored.dtype))
+        return bits.astype(BFLOAT16).reshape(stored.shape)
+    from safetensors import safe_open  # the base package needs NumPy alone
+
+    with safe_open(stored.file, framework="numpy") as reader:
+        return reader.get_tensor(name)
+
+
+def _check_stored(tensors: Mapping[str, StoredTensor], name: str, allowed: Mapping[str, list[int]]) -> None:
+    """Hold a tensor against the shapes that it has in each type that it may have."""
+    by_shape: dict[str, list[str]] = {}
+    for dtype, shape in allowed.items():
+        by_shape.setdefault(str(shape), []).append(dtype)
+    wanted = ", or ".join(f"{' or '.join(dtypes)} {shape}" for shape, dtypes in by_shape.items())
     stored = tensors.get(name)
     if stored is None:
         raise InputError(f"{name}: missing; expected {wanted}")
-    if stored.dtype not in dtypes or stored.shape != shape:
+    if allowed.get(stored.dtype) != list(stored.shape):
         raise InputError(f"{name}: expected {wanted}, got {stored.dtype} {list(stored.shape)}")

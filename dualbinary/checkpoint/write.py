@@ -10,9 +10,13 @@ import numpy as np
 
 from dualbinary.checkpoint.config import QuantizationConfig
 from dualbinary.checkpoint.tensors import CONFIG_FILE, INDEX_FILE, SINGLE_FILE
+from dualbinary.contract.scale_codes import BFLOAT16
 from dualbinary.files.atomic import new_directory
 
 __all__ = ["write_checkpoint"]
+
+NEWER_SCALES = (BFLOAT16, np.dtype(np.uint8))  # types that readers of versions 1 and 2 refuse
+NEWER_VERSION = 3
 
 SHARD_BYTES = 1 << 30  # what a writer holds in memory at most, unless one tensor alone is larger
 
@@ -29,15 +33,26 @@ def write_checkpoint(
     """Write a checkpoint: all of it appears at `directory` in one step, or nothing does.
 
     `model_config` is the config.json of the full-precision model. `tensors` may be a generator: at most `shard_bytes`
-    of it are held. `companions` are files to copy, such as those of the tokenizer.
+    of it are held. Scales may be of type bfloat16 as their bits (BFLOAT16 of the contract). `companions` are files to
+    copy, such as those of the tokenizer.
 
     Raises InputError if `directory` exists and is not an empty directory; ValueError if a name comes twice.
     """
+    newest = quantization.format_version
+
+    def seen() -> Iterator[tuple[str, np.ndarray]]:
+        nonlocal newest
+        for name, tensor in tensors:
+            if name.endswith(".scales") and (tensor.dtype in NEWER_SCALES or tensor.dtype.name == "bfloat16"):
+                newest = NEWER_VERSION
+            yield name, tensor
+
     with new_directory(Path(directory)) as staging:
         for companion in companions:
             shutil.copyfile(companion, staging / Path(companion).name)
-        _write_shards(staging, tensors, shard_bytes)
-        _write_json(staging / CONFIG_FILE, {**model_config, "quantization_config": quantization.to_dict()})
+        _write_shards(staging, seen(), shard_bytes)
+        block = {**quantization.to_dict(), "format_version": newest}
+        _write_json(staging / CONFIG_FILE, {**model_config, "quantization_config": block})
         mode = (staging / CONFIG_FILE).stat().st_mode
         for path in staging.glob("*.safetensors"):
             path.chmod(mode)  # safetensors makes files that their owner alone can read
@@ -75,9 +90,18 @@ def _shards(tensors: Iterable[tuple[str, np.ndarray]], shard_bytes: int) -> Iter
             shard, size = {}, 0
         if name in shard:
             raise ValueError(f"{name} comes twice")
-        shard[name] = np.ascontiguousarray(tensor)
+        shard[name] = _typed(name, np.ascontiguousarray(tensor))
         size += tensor.nbytes
     yield shard
+
+
+def _typed(name: str, tensor: np.ndarray) -> np.ndarray:
+    """The tensor with the type that the file says, where NumPy alone has none."""
+    if not name.endswith(".scales") or tensor.dtype != BFLOAT16:
+        return tensor
+    import ml_dtypes  # the base package needs NumPy alone
+
+    return tensor.view(ml_dtypes.bfloat16)
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:

@@ -1,10 +1,11 @@
 """Scales of eight bits: one code for each scale, and a float16 factor for each row [c, n] of them.
-And scales of type bfloat16, which NumPy lacks: their bits as uint16.
 
     scales[c,n,g] = factor[c,n] * (code[c,n,g] - 128) / 128            code 0 to 255, factor finite and of either sign
 
 Stored as uint8 [C, N, 2 + Kp/G]: the two bytes of the factor, low byte first, then the codes. So a scale reaches from
 -factor to factor * 127/128, which float16 holds whenever it holds the factor.
+
+Scales of type bfloat16, which NumPy lacks, are arrays of their bits.
 """
 
 import numpy as np

@@ -36,6 +36,7 @@ EACH_GROUP = "group"
 
 LEVELS = ("free", "symmetric", "even")
 PLAIN = OP.layouts[0].name
+_FLOAT16 = np.dtype(np.float16)
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class PlaneFormat:
     offset: bool = False
     levels: str = "free"
     zero: float | str = 0.0
-    scale_dtype: np.dtype[Any] = np.dtype(np.float16)
+    scale_dtype: np.dtype[Any] = _FLOAT16
     layout: str = PLAIN
     per_tensor: bool = False
 

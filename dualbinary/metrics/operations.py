@@ -10,6 +10,16 @@ A layer of N outputs, K inputs, P planes, C rows of scales and g groups a row; `
                                                            groups' inputs, which all outputs share
               set_additions     the same with `ones` in place of P N K: a bit of 0 adds nothing
 
+With even levels the sums of the planes of a group are joined, s0 + 2 s1 + 4 s2 + ..., before the one product with the
+step: P - 1 additions, and doublings that count nowhere. C is 1, or 2 with an offset.
+
+    even      multiplications   C N g + zeros
+              additions         P N K + (P - 1) N g + C N g (+ K) + differences
+
+    zeros and differences, where levels have a zero point other than 0 and K is added as with an offset:
+              zero * sum of a group's inputs is g products where all outputs share it, and N g where each group has a
+              zero point; N g differences take it from the joined sums
+
 A basis of -1 and 1 costs as much as a plane: an addition or a subtraction for each weight, P N K in all. Biases count
 nowhere. These are counts of the form, not of what a kernel does: ours looks up sums of four inputs at a time.
 """
@@ -46,6 +56,13 @@ class Operations:
 
 def operations(N: int, K: int, plane_format: PlaneFormat, ones: int) -> Operations:
     """The counts of one layer."""
-    scales = plane_format.scale_rows * N * plane_format.groups(K)
-    shared = scales + (K if plane_format.offset else 0)
-    return Operations(N * K, N * K, scales, plane_format.planes * N * K + shared, ones + shared)
+    groups = plane_format.groups(K)
+    scales = plane_format.scale_rows * N * groups
+    has_zero = plane_format.zero != 0
+    multiplications, shared = scales, scales + (K if plane_format.offset or has_zero else 0)
+    if plane_format.even:
+        shared += (plane_format.planes - 1) * N * groups
+    if has_zero:
+        multiplications += N * groups if plane_format.node_levels.group_zeros else groups
+        shared += N * groups
+    return Operations(N * K, N * K, multiplications, plane_format.planes * N * K + shared, ones + shared)

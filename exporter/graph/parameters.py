@@ -2,12 +2,15 @@
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
+import numpy as np
 import onnx_ir as ir
 import torch
 
 from dualbinary import InputError
-from dualbinary.checkpoint import check_modules, planes_name, scales_name
+from dualbinary.checkpoint import SCALE_TYPES, check_modules, planes_name, scales_name
+from dualbinary.contract.weight import PlaneFormat
 from exporter.graph.build import BuiltGraph
 from exporter.source.lazy_tensor import (
     RowOrigin,
@@ -97,10 +100,26 @@ class Parameters:
             raise InputError(f"{parameter}: joins the quantized {quantized[0]} with a full-precision tensor")
         return bool(quantized)
 
-    def stored_scale_dtype(self, parameter: str) -> str:
-        """The type of the checkpoint's scales for `parameter`, in safetensors' words: F32 where any is, else F16."""
-        modules = (name.removesuffix(".weight") for name in stored_names(self._parameters[parameter]))
-        return max((self.source.tensors[scales_name(module)].dtype for module in modules), key=("F16", "F32").index)
+    def stored_format(self, parameter: str) -> PlaneFormat:
+        """The form of the planes that the checkpoint has for `parameter`.
+
+        Where it joins modules, scales of several types become float32, which holds them all, and every output has its
+        own. Raises InputError where the modules have different forms.
+        """
+        config = self.source.quantization
+        assert config is not None
+        origins = self.origins(parameter)
+        modules = list(dict.fromkeys(origin.name.removesuffix(".weight") for origin in origins))
+        form = config.format_of(modules[0])
+        for module in modules:
+            if config.format_of(module) != form:
+                raise InputError(
+                    f"{parameter}: joins {modules[0]} and {module}, to which the overrides of quantization_config give "
+                    "different formats; give them the same"
+                )
+        types = {SCALE_TYPES[self.source.tensors[scales_name(module)].dtype] for module in modules}
+        dtype = types.pop() if len(types) == 1 else np.dtype(np.float32)
+        return replace(form, scale_dtype=dtype, per_tensor=form.per_tensor and len(origins) == 1)
 
     def _mapped(self, graph: BuiltGraph, stored: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The builder's parameters, made of `stored`. Raises InputError where they do not fit its code."""

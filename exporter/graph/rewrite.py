@@ -28,7 +28,6 @@ from exporter.options import ExportOptions
 
 __all__ = ["rewrite"]
 
-_SCALE_DTYPES = {"F16": np.dtype(np.float16), "F32": np.dtype(np.float32)}
 _CHOSEN_SCALE_DTYPES = {8: np.dtype(np.uint8), 32: np.dtype(np.float32)}  # 16: the file's own
 _DTYPES = {"fp32": ir.DataType.FLOAT, "fp16": ir.DataType.FLOAT16}
 _ROUTERS = (".gate", ".router")  # of mixtures of experts: tiny, and wrong choices are expensive
@@ -122,17 +121,16 @@ def _plane_format(linear: Linear, parameters: Parameters, options: ExportOptions
     if stored is not None:
         if not parameters.has_planes(linear.parameter):
             return None
-        dtype = _SCALE_DTYPES[parameters.stored_scale_dtype(linear.parameter)]
-        plane_format = stored.plane_format.for_inputs(linear.K)
+        plane_format = parameters.stored_format(linear.parameter).for_inputs(linear.K)
     elif linear.module.endswith(_ROUTERS):
         return None
     else:
-        dtype = _SCALE_DTYPES["F16"]
         # A row shorter than a group is one group.
         group_size = min(options.fit_group_size, padded_k(linear.K, OP.limits["group_multiple"]))
         plane_format = PlaneFormat(options.fit_planes, group_size, options.fit_offset)
-    dtype = _CHOSEN_SCALE_DTYPES.get(options.scale_bits, dtype)
-    return replace(plane_format, scale_dtype=dtype, layout=options.layout)
+    dtype = _CHOSEN_SCALE_DTYPES.get(options.scale_bits, plane_format.scale_dtype)
+    per_tensor = plane_format.per_tensor and not OP.layout_named(options.layout).blocks
+    return replace(plane_format, scale_dtype=dtype, layout=options.layout, per_tensor=per_tensor)
 
 
 def _tied(head: Linear, embedding: ir.Node, parameters: Parameters) -> bool:

@@ -63,7 +63,7 @@ def _add(file: AlignedFile, path: Path, value: ir.Value, array: np.ndarray) -> N
     if array.nbytes < INLINE_BYTES:
         value.const_value = ir.tensor(array, name=name)
         return
-    offset, _ = file.append([array.data.cast("B")])
+    offset, _ = file.append([array.reshape(-1).view(np.uint8).data])  # NumPy gives no buffer of bfloat16
     value.const_value = ir.ExternalTensor(
         path.name, offset, array.nbytes, dtype, shape=shape, name=name, base_dir=path.parent
     )

@@ -7,14 +7,16 @@ layers whatever the model's size.
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import Any
 
+import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 import torch
 
 from dualbinary import OP
 from dualbinary.checkpoint import load_module
-from dualbinary.contract.scale_codes import round_scales
+from dualbinary.contract.scale_codes import BFLOAT16, round_scales, scale_values
 from dualbinary.contract.weight import PlaneFormat, PlaneWeight
 from dualbinary.fitting.closed_form import fit
 from dualbinary.metrics.statistics import WeightStatistics, rounding_error, weight_statistics
@@ -93,7 +95,8 @@ def _plane_job(node: PlaneNode, parameters: Parameters, stats: dict[str, LayerSt
             weight, stats[linear.module] = _layer_weight(linear, node.plane_format, parameters)
             parts.append(weight)
         stored = PlaneWeight.concatenate(parts).to_layout(node.plane_format.layout)
-        return [stored.planes, stored.scales]
+        scales = stored.scales
+        return [stored.planes, scales.view(ml_dtypes.bfloat16) if scales.dtype == BFLOAT16 else scales]
 
     return TensorJob((node.planes, node.scales), sum(linear.N * linear.K for linear in node.linears), compute)
 
@@ -121,13 +124,21 @@ def _layer_weight(linear: Linear, plane_format: PlaneFormat, parameters: Paramet
         result = fit(parameters.read(linear.parameter, torch.float32).numpy(), plain, name=linear.parameter)
         errors = {"squared_error": result.squared_error, "squared_norm": result.squared_norm}
         return result.weight, LayerStats(weight_statistics(result.weight, **errors))
-    stored, rounding = _stored_weight(linear, parameters), None
-    if plain.scale_dtype == np.uint8:
-        weight = stored.with_scales(round_scales(stored.scales, linear.module))
-        rounding = rounding_error(stored, weight)
-    else:
-        weight = stored.with_scales(stored.scales.astype(plain.scale_dtype, copy=False))
+    stored = _stored_weight(linear, parameters)
+    if not plain.per_tensor:
+        stored = stored.with_own_scales()
+    weight = _with_scale_dtype(stored, plain.scale_dtype, linear.module)
+    rounded = weight is not stored and plain.scale_dtype == np.uint8
+    rounding = rounding_error(stored, weight) if rounded else None
     return weight, LayerStats(weight_statistics(weight), rounding)
+
+
+def _with_scale_dtype(weight: PlaneWeight, dtype: np.dtype[Any], module: str) -> PlaneWeight:
+    """The weight with scales of another type: rounded to uint8, exact in float32; itself where it has that type."""
+    if weight.scales.dtype == dtype:
+        return weight
+    values = scale_values(weight.scales)
+    return weight.with_scales(round_scales(values, module) if dtype == np.uint8 else values.astype(dtype))
 
 
 def _stored_weight(linear: Linear, parameters: Parameters) -> PlaneWeight:
@@ -138,6 +149,6 @@ def _stored_weight(linear: Linear, parameters: Parameters) -> PlaneWeight:
     for origin in parameters.origins(linear.parameter):
         module = origin.name.removesuffix(".weight")
         N, K, _ = parameters.linears[module]
-        whole = load_module(source.tensors, module, N, K, source.quantization.plane_format)
+        whole = load_module(source.tensors, module, N, K, source.quantization.format_of(module))
         parts.append(whole.rows(origin.rows.numpy()))
     return PlaneWeight.concatenate(parts)

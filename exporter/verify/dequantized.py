@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 
 from dualbinary import OP
 from dualbinary.checkpoint import CONFIG_FILE, INDEX_FILE
+from dualbinary.contract.scale_codes import BFLOAT16
 from dualbinary.contract.weight import PlaneWeight
 from dualbinary.files.json_objects import read_json_object
 from exporter.graph.export_graph import PlaneNode, VocabularyTable
@@ -83,7 +84,10 @@ def _replaced_rows(result: ExportResult, out: Path) -> dict[str, list[_Rows]]:
 
 def _linear_rows(node: PlaneNode, values: tuple[ir.Value, ir.Value], first: int, rows: slice) -> np.ndarray:
     """Rows of the layer that begins at row `first` of the node."""
-    stored = PlaneWeight(_array(values[0]), _array(values[1]), node.linears[0].K, node.plane_format)
+    planes, scales = map(_array, values)
+    if scales.dtype.name == "bfloat16":
+        scales = scales.view(BFLOAT16)
+    stored = PlaneWeight(planes, scales, node.linears[0].K, node.plane_format)
     weight = stored.to_layout(OP.layouts[0].name).rows(slice(first + rows.start, first + rows.stop))
     parts = (weight.rows(slice(begin, begin + _ROWS)) for begin in range(0, weight.N, _ROWS))
     return np.concatenate([part.dequantize().astype(np.float32) for part in parts])

@@ -12,26 +12,17 @@ function(dualbinary_add_isa_kernels target)
   elseif(MSVC)
     dualbinary_isa(${target} AVX2 src/kernels/x86_avx2.cc /arch:AVX2)
     dualbinary_isa(${target} AVX512 src/kernels/x86_avx512.cc /arch:AVX512)
+    dualbinary_isa(${target} AVX512 src/kernels/x86_avx512_levels.cc /arch:AVX512)
   else()
     # GCC's own AVX-512 header trips these warnings of GCC's (its bug 105593), wherever the intrinsics are used.
     set(quiet $<$<CXX_COMPILER_ID:GNU>:-Wno-uninitialized> $<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized>)
     dualbinary_isa(${target} AVX2 src/kernels/x86_avx2.cc -mavx2 -mfma -mf16c)
-    dualbinary_isa(
-      ${target}
-      AVX512
-      src/kernels/x86_avx512.cc
-      -mavx2
-      -mfma
-      -mf16c
-      -mavx512f
-      -mavx512bw
-      -mavx512dq
-      -mavx512vl
-      -mavx512vnni
-      -mavx512vbmi
-      # The first CPUs with all of these. By its general costs GCC would read every table twice, once for each plane.
-      -mtune=icelake-server
-      ${quiet})
+    # icelake-server: the first CPUs with all of these. By its general costs GCC would read every table twice, once for
+    # each plane.
+    set(avx512 -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mavx512vbmi
+               -mtune=icelake-server)
+    dualbinary_isa(${target} AVX512 src/kernels/x86_avx512.cc ${avx512} ${quiet})
+    dualbinary_isa(${target} AVX512 src/kernels/x86_avx512_levels.cc ${avx512} ${quiet})
   endif()
 endfunction()
 

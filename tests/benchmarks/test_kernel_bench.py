@@ -10,7 +10,7 @@ from onnx import numpy_helper
 
 from benchmarks.kernels import bench as kernel_bench
 from benchmarks.kernels import report as kernel_report
-from benchmarks.kernels.contenders import Point, Sessions, WeightFormat, contender_names, model, open_session
+from benchmarks.kernels.contenders import Point, Sessions, WeightFormat, contender_names, even, model, open_session
 from dualbinary.contract.reference import dual_binary_matmul
 
 POINT = Point(N=40, K=96, M=3, threads=1)
@@ -66,7 +66,7 @@ def test_figures_follow_from_the_times():
     assert peer["ratios"] == {}
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, *contender_names([4], [None], [], [even(1), even(8)])])
 def test_every_node_has_weights_and_inputs_of_its_own_and_stored_bytes_counts_them(name):
     graph = onnx.load_from_string(model(name, POINT, 3, FORMAT)).graph
     tensors = [tensor.raw_data for tensor in graph.initializer]

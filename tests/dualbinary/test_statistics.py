@@ -5,8 +5,11 @@ from hypothesis import strategies as st
 
 from dualbinary import dequantize, pack_planes
 from dualbinary.contract.scale_codes import round_scales
-from dualbinary.contract.weight import PlaneWeight
+from dualbinary.contract.weight import EACH_GROUP, PER_CHANNEL, PlaneFormat, PlaneWeight
+from dualbinary.metrics.formats import count_formats, format_words
+from dualbinary.metrics.operations import operations
 from dualbinary.metrics.statistics import WeightStatistics, paper_flops, rounding_error, weight_statistics
+from tests.support.random_weights import plane_formats, random_weight
 from tests.support.strategies import cases
 
 
@@ -102,3 +105,60 @@ def test_paper_flops_of_llama_7b_are_the_papers():
     flops = paper_flops([planes], lm_head, width)
     assert flops.full == pytest.approx(423.4e9, rel=1e-4)
     assert flops.quantized == pytest.approx(29.8e9, rel=1e-3)
+
+
+@given(plane_formats(70), st.integers(0, 2**32 - 1))
+def test_statistics_of_any_format_leave_zero_points_and_padding_out_of_the_codes(form, seed):
+    weight = random_weight(np.random.default_rng(seed), 3, 70, form)
+    statistics = weight_statistics(weight)
+    bits = np.unpackbits(weight.planes, axis=2, count=70, bitorder="little")
+    assert statistics.weights == 3 * 70
+    assert sum(statistics.code_counts) == statistics.weights
+    assert statistics.ones == bits.sum()
+    assert statistics.density == pytest.approx(bits.mean(axis=(1, 2)))
+    assert statistics.stored_bits == 8 * (weight.planes.nbytes + weight.scales.nbytes)
+
+
+@pytest.mark.parametrize(
+    ("zero", "offset", "multiplications", "additions"),
+    [
+        (0, False, 4, 4 * 2 * 64 + 3 * 4 + 4),  # join 4 sums in each of 4 groups, and add the products
+        (8, False, 4 + 2, 4 * 2 * 64 + 3 * 4 + 4 + 64 + 4),  # zero * sum of inputs, once a group for all outputs
+        (EACH_GROUP, False, 4 + 4, 4 * 2 * 64 + 3 * 4 + 4 + 64 + 4),
+        (0, True, 8, 4 * 2 * 64 + 3 * 4 + 8 + 64),
+    ],
+)
+def test_operations_of_even_levels_join_planes_before_they_multiply(zero, offset, multiplications, additions):
+    form = PlaneFormat(4, 32, offset, levels="even", zero=zero)
+    counts = operations(2, 64, form, ones=100)
+    assert (counts.multiplications, counts.additions) == (multiplications, additions)
+    assert counts.set_additions == additions - 4 * 2 * 64 + 100
+
+
+@pytest.mark.parametrize(
+    ("form", "words"),
+    [
+        (PlaneFormat(2, 64), "2 planes, G=64, free levels, float16 scales"),
+        (
+            PlaneFormat(3, PER_CHANNEL, True, "symmetric"),
+            "3 planes, one group a row, symmetric levels, offset, float16 s",
+        ),
+        (PlaneFormat(4, 16, levels="even", zero=7.5), "4 planes, G=16, even levels, zero 7.5, float16 scales"),
+        (PlaneFormat(4, 32, levels="even", zero=EACH_GROUP), "even levels, a zero for each group, float16 scales"),
+        (
+            PlaneFormat(1, -1, levels="even", per_tensor=True),
+            "1 plane, one group a tensor, even levels, zero 0, float16",
+        ),
+    ],
+)
+def test_words_of_a_format(form, words):
+    assert words in format_words(form)
+
+
+def test_layers_are_counted_by_format():
+    small, wide = PlaneFormat(2, 64), PlaneFormat(4, 64)
+    counts = count_formats([(small, 100, 200), (wide, 50, 225), (small, 300, 800)])
+    assert list(counts.values()) == [
+        {"layers": 2, "weights": 400, "bits_per_weight": 2.5},
+        {"layers": 1, "weights": 50, "bits_per_weight": 4.5},
+    ]

@@ -88,9 +88,12 @@ def test_one_group_per_output_is_as_long_as_the_padded_row(K, size):
         ({"planes": True}, "planes: .* got True"),
         ({"group_size": 48}, "group_size: expected a positive multiple of 32, or -1"),
         ({"group_size": 0}, "group_size"),
-        ({"levels": "even"}, "levels: expected one of free, symmetric, got 'even'"),
+        ({"levels": "odd"}, "levels: expected one of free, symmetric, even, got 'odd'"),
         ({"levels": "symmetric"}, "offset: expected an offset with symmetric levels"),
-        ({"scale_dtype": np.float64}, r"scale_dtype: expected float16, float32 or uint8, got dtype\('float64'\)"),
+        (
+            {"scale_dtype": np.float64},
+            r"scale_dtype: expected float16, float32, bfloat16 or uint8, got dtype\('float64'\)",
+        ),
         ({"layout": "sse"}, "layout: expected one of plain"),
     ],
 )

@@ -121,7 +121,9 @@ def test_bench_reports_every_number(run, tiny_model):
 
 
 def test_info_describes_the_library_and_the_model(run, tiny_copy):
-    tiny.write_json(tiny_copy.parent / "export_report.json", {"totals": {"bits_per_weight": 2.5}})
+    formats = {"4 planes, G=32, even levels, zero 8, float16 scales": {"layers": 3}}
+    report = {"totals": {"bits_per_weight": 2.5}, "formats": formats}
+    tiny.write_json(tiny_copy.parent / "export_report.json", report)
     code, out, _ = run("info", tiny_copy, "--json")
     assert code == 0
     facts = json.loads(out)
@@ -130,10 +132,12 @@ def test_info_describes_the_library_and_the_model(run, tiny_copy):
     assert set(model["files"]) == {"model.onnx", "model.onnx.data"}
     assert model["context_length"] == tiny.CONTEXT_LENGTH
     assert model["export"] == {"bits_per_weight": 2.5}
+    assert model["formats"] == formats
     assert "past_key_values.0.key" in model["inputs"]
     code, out, _ = run("info", tiny_copy)
     assert code == 0
     assert "past_key_values.0.key" in out
+    assert "4 planes, G=32, even levels, zero 8, float16 scales\n" in out
 
 
 def test_info_names_the_instruction_sets_that_can_be_forced(run):

@@ -18,9 +18,10 @@ import pytest
 
 import runtime_ext
 from dualbinary import OP, digest
+from dualbinary.contract.levels import GROUP_ZEROS, Levels
 from tests.support.cuda_libraries import build_adapter, emulated_library
-from tests.support.cuda_products import BFLOAT16, SCALE_TYPES, X_TYPES, assert_product, cuda_model, run
-from tests.support.problems import Problem, make_problem, op_model
+from tests.support.cuda_products import BFLOAT16, X_TYPES, assert_product, cuda_model, run
+from tests.support.problems import ALL_SCALE_TYPES, Problem, make_problem, op_model
 
 VARIABLE = "DUALBINARY_CUDA_LIBRARY"
 LIBRARIES = ["fake", "emulated"]
@@ -93,7 +94,7 @@ def fake(build, adapter, monkeypatch) -> Fake:
     return Fake(build / "libfake_cuda_library.so")
 
 
-@pytest.mark.parametrize(("x_type", "scale_type", "offset"), product(X_TYPES, SCALE_TYPES, [False, True]))
+@pytest.mark.parametrize(("x_type", "scale_type", "offset"), product(X_TYPES, ALL_SCALE_TYPES, [False, True]))
 def test_every_combination_of_types_gives_the_product(launched, x_type, scale_type, offset):
     problem = make_problem(M=(2, 3), K=100, group_size=32, x_type=x_type, scale_type=scale_type, offset=offset)
     assert_product(run(launched.open(cuda_model(problem)), problem.x), problem)
@@ -102,6 +103,20 @@ def test_every_combination_of_types_gives_the_product(launched, x_type, scale_ty
 @pytest.mark.parametrize("planes", [1, 2, 3, 4])
 def test_any_number_of_planes_gives_the_product(launched, planes):
     problem = make_problem(M=5, K=200, N=70, group_size=32, planes=planes, offset=True, x_type=np.float16)
+    assert_product(run(launched.open(op_model(problem)), problem.x), problem)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        {"levels": Levels(True, 15)},
+        {"levels": Levels(True), "offset": True},
+        {"levels": Levels(True, GROUP_ZEROS)},
+        {"levels": Levels(True, 16), "per_tensor": True, "group_size": 224},
+    ],
+)
+def test_even_levels_give_the_product(launched, form):
+    problem = make_problem(M=5, K=200, N=70, planes=4, x_type=np.float16, **{"group_size": 32, **form})
     assert_product(run(launched.open(op_model(problem)), problem.x), problem)
 
 
@@ -134,6 +149,7 @@ def test_a_weight_is_created_once_for_a_node_and_destroyed_with_the_session(adap
     created = fake.events()
     numbers = [event.pop("weight") for event in created]
     spec = {"K": 96, "N": 96, "group_size": 32, "planes": 3, "scale_rows": 4, "accuracy_level": 4, "scale_type": 0}
+    spec |= {"levels": 0, "twice_zero": 0, "scale_outputs": 96}
     assert created == [{"call": "create", "device": 0, **spec}] * 2
     for _ in range(2):
         run(session, problem.x)
@@ -224,6 +240,13 @@ def test_too_many_inputs_are_refused_with_the_way_out(adapter, fake):
     assert_refused(
         adapter, f"K: expected at most {K - 32} on a CUDA device, got {K}; use the CPU provider", problem=wide
     )
+    assert fake.events() == []
+
+
+def test_groups_of_16_are_refused_with_the_way_out(adapter, fake):
+    halves = make_problem(group_size=16, levels=Levels(True, 3))
+    message = "group_size: expected a multiple of 32 on a CUDA device, got 16; use the CPU provider"
+    assert_refused(adapter, message, problem=halves)
     assert fake.events() == []
 
 

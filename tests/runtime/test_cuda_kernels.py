@@ -3,7 +3,7 @@
 What a result may differ by follows the kernels' arithmetic. Those for few rows round X to integers with one step for
 each row and tile of 128 inputs, step = max |x| / B with B = 127 (level 4) or 2^15 - 1 (level 0); an input errs by half
 a step, and by what float32 loses in the inverse, the product and the step, 2^-24 of B each. All planes of a weight see
-the same error, so it counts with the weight itself.
+the same error, so it counts with the weight itself. Even levels are computed as the free levels that they are.
 
 Those for many rows round weights to float16: each pair of planes once, 2^-11 of the sum of its scales, and their sums
 once more. X is exact in float16 and bfloat16, but for what lies 2^-39 below the largest of its row; float32 keeps 22
@@ -20,12 +20,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dualbinary.contract.layout import dequantize
-from dualbinary.contract.scale_codes import scale_values
+from dualbinary.contract.levels import FREE, GROUP_ZEROS, Levels
 from dualbinary.contract.schema import padded_k
 from dualbinary.errors import InputError
 from runtime_ext.cuda_capi import CudaWeight, describe
 from tests.support.cuda_libraries import GUARD, INSTRUCTIONS, X_TYPES, Device, Emulated, Gpu, emulated_library, probe
-from tests.support.problems import EPS, Problem, assert_close, make_problem
+from tests.support.problems import ALL_SCALE_TYPES, EPS, Problem, assert_close, make_problem, zero_points
 
 BFLOAT16 = ml_dtypes.bfloat16
 KERNELS = {"decode_b1": (1, 2, 3, 4), "decode_s8": (1, 4, 5, 8, 9, 16), "prefill_mma": (1, 17, 40, 70, 130)}
@@ -48,7 +48,7 @@ def multiply(device: Device, problem: Problem, level: int = 0, kernel: str | Non
     lowest, highest = CAPABILITIES.get(kernel or "", (80, 129))
     if not lowest <= device.capability <= highest:
         pytest.skip(f"{kernel} needs a compute capability of {lowest} to {highest}, got {device.capability}")
-    form = {"K": problem.K, "group_size": problem.group_size, "accuracy_level": level}
+    form = {"K": problem.K, "group_size": problem.group_size, "levels": problem.levels, "accuracy_level": level}
     rows, x_type = len(problem.x), X_TYPES[problem.x.dtype]
     y = np.full((rows, problem.N), np.nan, problem.x.dtype)
     with CudaWeight(device.library, problem.planes, problem.scales, **form) as weight:
@@ -94,9 +94,10 @@ def halves_bound(problem: Problem, level: int) -> np.ndarray:
 
 def weights(problem: Problem, inputs: int) -> np.ndarray:
     """The effective weight, offset included, padded to [N, inputs]."""
-    scales = scale_values(problem.scales).astype(np.float32)
+    scales = problem.free_scales.astype(np.float32)
+    bits = problem.planes[:, :, : padded_k(problem.K, problem.group_size) // 8]
     dense = np.zeros((problem.N, inputs))
-    dense[:, : problem.K] = dequantize(problem.planes, scales, problem.K, problem.group_size)
+    dense[:, : problem.K] = dequantize(bits, scales, problem.K, problem.group_size)
     return dense
 
 
@@ -107,15 +108,23 @@ def assert_product(y: np.ndarray, problem: Problem, level: int, kernel: str) -> 
 
 def _problem(draw, kernel: str) -> Problem:
     K = draw(st.integers(1, 700), label="K")
+    group_size = 32 * draw(st.integers(1, padded_k(K, 32) // 32), label="G/32")
+    planes, offset = draw(st.integers(1, 4), label="P"), draw(st.booleans(), label="offset")
+    levels = FREE
+    if draw(st.booleans(), label="even"):
+        levels = Levels(True, 0 if offset else draw(zero_points(planes), label="twice_zero"))
+    one_step = levels.even and not levels.group_zeros and group_size >= K and draw(st.booleans(), label="one step")
     return make_problem(
         M=draw(st.sampled_from(KERNELS[kernel]), label="M"),
         K=K,
         N=draw(st.integers(1, 140), label="N"),
-        group_size=32 * draw(st.integers(1, padded_k(K, 32) // 32), label="G/32"),
-        planes=draw(st.integers(1, 4), label="P"),
-        offset=draw(st.booleans(), label="offset"),
+        group_size=group_size,
+        planes=planes,
+        offset=offset,
         x_type=draw(st.sampled_from([np.float32, np.float16, BFLOAT16]), label="X"),
-        scale_type=draw(st.sampled_from([np.float16, np.float32, np.uint8]), label="scales"),
+        scale_type=draw(st.sampled_from(ALL_SCALE_TYPES), label="scales"),
+        levels=levels,
+        per_tensor=one_step,
         seed=draw(st.integers(0, 2**32 - 1), label="seed"),
     )
 
@@ -171,12 +180,16 @@ def test_activations_at_an_address_that_is_aligned_for_one_element(device, kerne
 
 @pytest.mark.parametrize("x_type", [np.float32, np.float16, BFLOAT16])
 @pytest.mark.parametrize(("kernel", "rows"), [("decode_b1", 2), ("decode_s8", 6), ("prefill_mma", 20)])
-@given(place=st.integers(0, 319), value=st.sampled_from([np.nan, np.inf, -np.inf, 6e4, 1e-6]))
-def test_special_values_are_those_of_the_reference(device, kernel, rows, x_type, place, value):
-    problem = make_problem(M=rows, K=320, N=40, offset=False, x_type=x_type)
+@given(
+    place=st.integers(0, 319),
+    value=st.sampled_from([np.nan, np.inf, -np.inf, 6e4, 1e-6]),
+    levels=st.sampled_from([FREE, Levels(True), Levels(True, 3), Levels(True, GROUP_ZEROS)]),
+)
+def test_special_values_are_those_of_the_reference(device, kernel, rows, x_type, place, value, levels):
+    problem = make_problem(M=rows, K=320, N=40, x_type=x_type, levels=levels)
     problem.x[1, place] = value
     with np.errstate(invalid="ignore", over="ignore"):
-        usual = make_problem(M=rows, K=320, N=40, offset=False, x_type=x_type)
+        usual = make_problem(M=rows, K=320, N=40, x_type=x_type, levels=levels)
         usual.x[1, place] = value if np.isfinite(value) else 0
         bound = (integer_bound if kernel.startswith("decode") else halves_bound)(usual, 0)
         assert_close(multiply(device, problem, 0, kernel), problem, bound)
@@ -199,6 +212,18 @@ def test_the_largest_floats_do_not_overflow_on_the_way(device, kernel):
     y = multiply(device, problem, 0, kernel)
     assert np.isfinite(y).all()
     assert_product(y, problem, 0, kernel)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("levels", [Levels(True, 15), Levels(True, GROUP_ZEROS)])
+def test_steps_whose_levels_float32_cannot_hold(device, kernel, levels):
+    # 8 times the step is infinite; the results are not.
+    problem = make_problem(M=2, K=64, N=20, planes=4, group_size=32, scale_type=np.float32, levels=levels)
+    problem.scales[:] = 1e38
+    problem.x[:] *= np.float32(1e-8)
+    y = multiply(device, problem, 0, kernel)
+    assert np.isfinite(y).all()
+    assert_close(y, problem, 0)  # in double precision
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
@@ -251,6 +276,14 @@ def test_the_packed_weight_takes_two_bits_and_its_scales():
         assert weight.nbytes / (4096 * 4096) * 8 == pytest.approx(2.25, rel=1e-3)
 
 
+@pytest.mark.parametrize(("planes", "group_size", "twice_zero", "bits"), [(2, 128, 2, 2.125), (4, 32, 16, 4.5)])
+def test_a_packed_weight_of_even_levels_has_one_scale_a_group(planes, group_size, twice_zero, bits):
+    form = {"K": 4096, "group_size": group_size, "levels": Levels(True, twice_zero)}
+    problem = make_problem(N=1024, planes=planes, **form)
+    with CudaWeight(emulated_library(), problem.planes, problem.scales, **form) as weight:
+        assert weight.nbytes / (4096 * 1024) * 8 == pytest.approx(bits, rel=1e-3)
+
+
 # The probe: A, B and D of each instruction.
 SHAPES = {"mma_b1": (16, 8, 128), "mma_u8 signed": (16, 8, 32), "mma_u8 unsigned": (16, 8, 32), "mma_f16": (16, 8, 16)}
 SHAPES["wgmma"] = (64, 128, 64)
@@ -283,8 +316,9 @@ def test_every_matrix_instruction_multiplies_as_its_fragments_say(device, instru
 
 
 def refusal(**changes) -> str:
-    problem = make_problem(K=256, N=48, planes=changes.pop("planes", 2))
-    options = {"K": 256, "group_size": 64} | changes
+    options = {"K": 256, "group_size": 64, "levels": FREE} | changes
+    form = {key: options[key] for key in ("group_size", "levels")}
+    problem = make_problem(K=256, N=48, planes=options.pop("planes", 2), **form)
     with pytest.raises(InputError) as caught:
         CudaWeight(emulated_library(), problem.planes, problem.scales, **options)
     return str(caught.value)
@@ -292,6 +326,8 @@ def refusal(**changes) -> str:
 
 def test_a_weight_that_no_kernel_takes_is_refused_with_the_way_out():
     assert "1 to 4 on a CUDA device, got 5; use the CPU provider" in refusal(planes=5)
+    message = "group_size: expected a multiple of 32 on a CUDA device, got 16; use the CPU provider"
+    assert refusal(group_size=16, levels=Levels(True, 3)) == message
     assert "--layout plain" in refusal(layout=2)
     assert refusal(device=3) == "device: expected 0, got 3"
     assert "planes: expected" in refusal(K=512)

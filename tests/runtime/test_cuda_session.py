@@ -12,8 +12,8 @@ import pytest
 
 import runtime_ext
 from runtime_ext.library import library_path
-from tests.support.cuda_products import SCALE_TYPES, X_TYPES, assert_product, cuda_model, run
-from tests.support.problems import Problem, make_problem, op_model
+from tests.support.cuda_products import X_TYPES, assert_product, cuda_model, run
+from tests.support.problems import ALL_SCALE_TYPES, Problem, make_problem, op_model
 
 PROVIDER = "CUDAExecutionProvider"
 
@@ -41,7 +41,7 @@ def open_session(model: onnx.ModelProto | str, **provider_options: str) -> ort.I
     return session
 
 
-@pytest.mark.parametrize(("x_type", "scale_type", "offset"), product(X_TYPES, SCALE_TYPES, [False, True]))
+@pytest.mark.parametrize(("x_type", "scale_type", "offset"), product(X_TYPES, ALL_SCALE_TYPES, [False, True]))
 def test_every_combination_of_types_gives_the_product(x_type, scale_type, offset):
     problem = make_problem(M=(2, 3), K=100, group_size=32, x_type=x_type, scale_type=scale_type, offset=offset)
     assert_product(run(open_session(cuda_model(problem)), problem.x), problem)

@@ -215,7 +215,7 @@ def decoded(problem: Problem) -> Problem:
 
 
 @each(LEVELS)
-@given(problem=problems(scale_types=(np.uint8,)))
+@given(problem=problems(scale_types=(np.dtype(np.uint8),)))
 @settings(max_examples=40)
 def test_coded_scales_compute_what_the_float32_scales_they_stand_for_do(kernel, problem):
     np.testing.assert_array_equal(product(kernel, problem), product(kernel, decoded(problem)))

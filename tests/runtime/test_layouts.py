@@ -8,13 +8,17 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import runtime_ext
 from dualbinary import OP, InputError, to_layout
+from dualbinary.contract import golden
+from dualbinary.contract.levels import FREE, Levels
+from dualbinary.contract.scale_codes import SCALE_DTYPES
+from dualbinary.contract.weight import EACH_GROUP, PlaneFormat
 from runtime_ext.capi import Weight
-from tests.support.kernels import FAST_KERNELS, LEVELS, each, product
+from tests.support.kernels import EVEN, FAST_KERNELS, LEVELS, each, product
 from tests.support.problems import Problem, make_problem, op_model, problems
 from tests.support.sessions import open_session, run
 
@@ -24,7 +28,8 @@ READABLE = [layout for layout in BLOCKS if layout.name in runtime_ext.describe()
 
 
 def in_blocks(problem: Problem, layout: str) -> Problem:
-    planes, scales = to_layout(layout, problem.planes, problem.scales, problem.K, problem.group_size)
+    sizes = (problem.K, problem.group_size, problem.levels)
+    planes, scales = to_layout(layout, problem.planes, problem.scales, *sizes)
     return replace(problem, planes=planes, scales=scales)
 
 
@@ -34,6 +39,7 @@ def from_blocks(problem: Problem, kernel: str | None = None, layout: str = "", *
     arguments = {
         "K": problem.K,
         "group_size": problem.group_size,
+        "levels": problem.levels,
         "layout": OP.layout_named(layout).number,
         "planes_in_blocks": len(problem.planes),
         "accuracy_level": LEVELS[kernel] if kernel else 0,
@@ -43,8 +49,67 @@ def from_blocks(problem: Problem, kernel: str | None = None, layout: str = "", *
 
 
 def product_from_blocks(kernel: str, problem: Problem) -> np.ndarray:
+    assume(kernel in EVEN or not problem.levels.even)
     with from_blocks(problem, kernel) as weight:
         return weight.multiply(problem.x.reshape(-1, problem.K)).reshape(*problem.x.shape[:-1], problem.N)
+
+
+SCALE_TYPES = {name: dtype for dtype, name in SCALE_DTYPES.items()}
+TINY = 2.0**-124
+"""Tables cannot hold such inputs, so that the stored bits themselves are multiplied; golden results stay exact."""
+
+
+def golden_problem(case: dict[str, Any], layout: str) -> tuple[Problem, np.ndarray]:
+    """The problem of a golden vector of a layout, with tiny inputs, and its results."""
+    levels = Levels(True, case["twice_zero"]) if "twice_zero" in case else FREE
+    form = PlaneFormat(
+        case["P"],
+        case["group_size"],
+        case["C"] > levels.scale_rows(case["P"]),
+        levels="even" if levels.even else "free",
+        zero=EACH_GROUP if levels.group_zeros else levels.twice_zero / 2,
+        scale_dtype=SCALE_TYPES[case["scale_type"]],
+        layout=layout,
+        per_tensor=case["name"] == "one_step" and layout == "plain",
+    )
+    planes, scales = (
+        np.frombuffer(bytes.fromhex(case[name]), dtype).reshape(shape)
+        for name, dtype, shape in zip(
+            ("planes", "scales"), (np.uint8, form.scale_dtype), form.shapes(case["N"], case["K"]), strict=True
+        )
+    )
+    x = np.array(case["x"], np.float32).reshape(case["M"], case["K"])
+    y = np.array(case["y"], np.float32).reshape(case["M"], case["N"])
+    return Problem(np.float32(TINY) * x, planes, scales, case["K"], case["N"], case["group_size"], levels), y * TINY
+
+
+@each(LEVELS)
+@pytest.mark.parametrize("case", golden.load(1, 2), ids=lambda case: case["name"])
+def test_golden_weights_of_version_2_are_packed_and_unpacked_without_loss(kernel, case):
+    if "twice_zero" in case and kernel not in EVEN:
+        pytest.skip(f"{kernel} serves free levels alone")
+    problem, y = golden_problem(case, "plain")
+    np.testing.assert_array_equal(product(kernel, problem), y)
+
+
+@each(FAST_KERNELS)
+@pytest.mark.parametrize("number", range(len(golden.load(1, 2))))
+def test_golden_blocks_of_version_2_are_read_bit_for_bit(kernel, number):
+    layout = OP.layout_named(LAYOUT_OF[kernel])
+    case = golden.load(layout.number, 2)[number]
+    if "twice_zero" in case and kernel not in EVEN:
+        pytest.skip(f"{kernel} serves free levels alone")
+    problem, y = golden_problem(case, layout.name)
+    sizes = {"K": problem.K, "group_size": problem.group_size, "levels": problem.levels, "layout": layout.number}
+    with Weight(
+        problem.planes,
+        problem.scales,
+        **sizes,
+        planes_in_blocks=case["P"],
+        accuracy_level=LEVELS[kernel],
+        kernel=kernel,
+    ) as weight:
+        np.testing.assert_array_equal(weight.multiply(problem.x), y)
 
 
 @each(FAST_KERNELS)

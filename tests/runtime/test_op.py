@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.support.problems import Problem, assert_close, make_problem, op_model, problems
+from dualbinary import OP
+from tests.support.problems import ALL_SCALE_TYPES, Problem, assert_close, make_problem, op_model, problems
 from tests.support.sessions import open_session, run
 
 KINDS = {np.dtype(np.float32): "tensor(float)", np.dtype(np.float16): "tensor(float16)"}
@@ -24,13 +25,22 @@ def test_one_node_gives_the_reference(problem, level):
 
 @pytest.mark.parametrize(
     ("x_type", "scale_type", "offset"),
-    product([np.float32, np.float16], [np.float32, np.float16, np.uint8], [False, True]),
+    product([np.float32, np.float16], ALL_SCALE_TYPES, [False, True]),
 )
 def test_every_combination_of_types_has_a_kernel_and_keeps_the_type(x_type, scale_type, offset):
     problem = make_problem(M=(2, 3), K=100, group_size=32, x_type=x_type, scale_type=scale_type, offset=offset)
     session = open_session(op_model(problem))
     assert session.get_outputs()[0].type == KINDS[np.dtype(x_type)]
     assert_close(run(session, problem.x), problem, problem.error_bound(0))
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_node_of_either_version_gives_the_reference(version):
+    problem = make_problem()
+    model = op_model(problem)
+    (ours,) = (opset for opset in model.opset_import if opset.domain == OP.domain)
+    ours.version = version
+    assert_close(run(open_session(model), problem.x), problem, problem.error_bound(0))
 
 
 @pytest.mark.parametrize("lead", [(), (1,), (3,), (2, 3), (2, 1, 2, 2), (0,), (2, 0, 3)])

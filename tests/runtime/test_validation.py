@@ -1,6 +1,7 @@
 """Damaged nodes and calls: each gives one error that names the node, what is wrong, what was expected and what came."""
 
 import ctypes
+from dataclasses import replace
 
 import ml_dtypes
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 import runtime_ext
 from dualbinary import InputError
+from dualbinary.contract.levels import GROUP_ZEROS, Levels
 from runtime_ext.capi import Spec, Weight
 from runtime_ext.library import library_path
 from tests.support.kernels import LEVELS, each
@@ -100,6 +102,52 @@ def test_a_tensor_of_the_wrong_shape_is_refused(problem, parts):
     assert_refused(parts, problem)
 
 
+EVEN = make_problem(K=64, N=8, group_size=32, planes=2, levels=Levels(True, 3))  # scales [1, 8, 2]
+ZEROS = make_problem(K=64, N=8, group_size=32, planes=2, levels=Levels(True, GROUP_ZEROS))  # planes [2, 8, 9]
+ONE_STEP = make_problem(K=64, N=8, group_size=64, planes=2, levels=Levels(True, 3), per_tensor=True)
+
+
+def even_with(scales: tuple[int, ...], problem: Problem = EVEN) -> Problem:
+    return replace(problem, scales=np.zeros(scales, np.float16))
+
+
+@pytest.mark.parametrize(
+    ("problem", "attributes", "parts"),
+    [
+        (EVEN, {"levels": 2}, ["levels: expected 0 (free) or 1 (even), got 2"]),
+        (EVEN, {"levels": -1}, ["levels: expected 0 (free) or 1 (even), got -1"]),
+        (EVEN, {"levels": "even"}, ["attribute levels", "expected an integer"]),
+        (EVEN, {"twice_zero": 0.5}, ["attribute twice_zero", "expected an integer"]),
+        (EVEN, {"twice_zero": 7}, ["twice_zero: expected 0 to 6 for 2 planes, or -1 for a zero point", "got 7"]),
+        (EVEN, {"twice_zero": -2}, ["twice_zero: expected 0 to", "got -2"]),
+        (EVEN, {"twice_zero": 2**62}, ["twice_zero: expected 0 to 510", f"got {2**62}"]),
+        (EVEN, {"twice_zero": -1}, ["planes: expected shape [2, 8, 9], got [2, 8, 8]"]),
+        (ZEROS, {"twice_zero": 3}, ["planes: expected shape [2, 8, 8], got [2, 8, 9]"]),
+        (even_with((2, 8, 2)), {}, ["twice_zero: expected 0 beside an offset, got 3"]),
+        (even_with((2, 8, 2), ZEROS), {}, ["twice_zero: expected 0 beside an offset, got -1"]),
+        (even_with((3, 8, 2)), {}, ["rows of scales: expected 1 to 2, got 3"]),
+        (even_with((0, 8, 2)), {}, ["rows of scales: expected 1 to 2, got 0"]),
+        (even_with((1, 1, 2)), {}, ["outputs of scales: expected 8, or 1 in layout plain for even levels", "got 1"]),
+        (even_with((1, 7, 2)), {}, ["scales: expected shape [1, 8, 2], got [1, 7, 2]"]),
+        (ONE_STEP, {"twice_zero": -1}, ["outputs of scales: expected 8, or 1 in layout plain for even levels"]),
+        (GOOD, {"twice_zero": 3}, ["twice_zero: expected 0 with free levels, got 3"]),
+        (GOOD, {"twice_zero": -1}, ["twice_zero: expected 0 with free levels, got -1"]),
+        (with_tensors(scales=(3, 8, 2)), {"levels": 1}, ["rows of scales: expected 1 to 2, got 3"]),
+        (GOOD, {"group_size": 16}, ["group_size: expected a positive multiple of 32, or 16 with even levels, got 16"]),
+        (EVEN, {"group_size": 48}, ["group_size: expected a positive multiple of 32, or 16 with even levels, got 48"]),
+        (EVEN, {"group_size": 8}, ["group_size: expected a positive multiple of 32, or 16 with even levels, got 8"]),
+        (EVEN, {"group_size": 16}, ["scales: expected shape [1, 8, 4], got [1, 8, 2]"]),
+    ],
+)
+def test_even_levels_that_do_not_fit_are_refused(problem, attributes, parts):
+    assert_refused(parts, problem, **attributes)
+
+
+@pytest.mark.parametrize("problem", [EVEN, ZEROS, ONE_STEP])
+def test_even_levels_that_fit_load(problem):
+    load(problem)
+
+
 def assert_refused(parts: list[str], problem: Problem = GOOD, **attributes) -> None:
     with pytest.raises(Exception) as caught:  # onnxruntime has a class for each code, none of them public
         load(problem, **attributes)
@@ -166,7 +214,10 @@ def test_activations_without_dimensions_are_refused():
         ({"accuracy_level": 1}, "accuracy_level: expected 0 or 4, got 1"),
         ({"K": 32}, "planes: expected 64 bytes, got 128"),
         ({"scales": GOOD.scales[:, :, :1]}, "scales: expected 64 bytes, got 32"),
-        ({"scales": GOOD.scales.astype(np.float64)}, "scale_type: expected type 0 (float32), 1 (float16) or 2 (uint8)"),
+        (
+            {"scales": GOOD.scales.astype(np.float64)},
+            "scale_type: expected type 0 (float32), 1 (float16), 2 (uint8) or 3 (bfloat16)",
+        ),
         ({"scales": np.zeros((2, 8, 2), np.uint8)}, "scales: expected 64 bytes, got 32"),
         ({"planes": np.repeat(GOOD.planes, 5, axis=0)}, "number of planes: expected 1 to 8, got 10"),
     ],
@@ -199,7 +250,10 @@ def test_the_c_api_refuses_null_pointers_and_negative_rows():
     assert library.dualbinary_describe(None) == b"json is NULL"
     rows = ctypes.c_int64(1)
     assert library.dualbinary_multiply(None, None, 0, rows, None, None, None) == b"weight is NULL"
-    spec, weight = Spec(K=64, N=8, group_size=32, planes=2, scale_rows=2, layout=1, scale_type=1), ctypes.c_void_p()
+    spec, weight = (
+        Spec(K=64, N=8, group_size=32, planes=2, scale_rows=2, layout=1, scale_outputs=8, scale_type=1),
+        ctypes.c_void_p(),
+    )
     tensors = [
         argument
         for array in (GOOD.planes, GOOD.scales)

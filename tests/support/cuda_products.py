@@ -10,7 +10,6 @@ from tests.support.problems import Problem, assert_close, op_model
 
 BFLOAT16 = ml_dtypes.bfloat16
 X_TYPES = [np.float32, np.float16, BFLOAT16]
-SCALE_TYPES = [np.float16, np.float32, np.uint8]
 
 MANTISSA_ERROR = 2.0**-8
 """Rounding error of bfloat16, relative: the coarsest that a kernel may do to an input or to a weight."""

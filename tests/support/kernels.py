@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from hypothesis import assume
 
 import runtime_ext
 from runtime_ext.capi import Weight
@@ -11,6 +12,8 @@ KERNELS = runtime_ext.describe()["kernels"]
 AVAILABLE = {kernel["name"] for kernel in KERNELS if kernel["available"]}
 """Those that this CPU can run."""
 EXACT = "exact_f64_scalar"
+EVEN = {kernel["name"] for kernel in KERNELS if kernel["even_levels"]}
+"""Those that serve even levels."""
 LEVELS = {kernel["name"]: kernel["accuracy_level"] for kernel in KERNELS}
 FAST_KERNELS = [name for name in LEVELS if name != EXACT]
 TABLE_KERNELS = [name for name in LEVELS if name.startswith("table")]
@@ -38,12 +41,14 @@ def product(kernel: str, problem: Problem, parallel=None) -> np.ndarray:
 
 
 def prepared(kernel: str, problem: Problem) -> Weight:
-    """The problem's weight, packed for the kernel."""
+    """The problem's weight, packed for the kernel; a property's example that the kernel does not serve is left out."""
+    assume(kernel in EVEN or not problem.levels.even)
     return Weight(
         problem.planes,
         problem.scales,
         K=problem.K,
         group_size=problem.group_size,
+        levels=problem.levels,
         accuracy_level=LEVELS[kernel],
         kernel=kernel,
     )

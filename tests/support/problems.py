@@ -4,24 +4,29 @@ The bound follows the kernels' arithmetic (runtime_ext/src/kernels/kernel.h). In
 is d = (largest sum of |x| of a nibble) / 2 / B with B = 127 (level 4) or 2^15 - 1 (level 0). Each of the S/4 looked-up
 entries is off by at most d/2 from its value in float32, and so is the integer start value. That value, at most B, errs
 by 2^-24 of it in each of five operations: the inverse of d, a product with it, and three sums. A plane's error is
-|scale| times all that. On top come float32 sums of the outputs: each addition errs by 2^-24 of the sum of magnitudes.
-The result is rounded once more to its own type.
+|scale| times all that. Even levels are free ones with scales 2^p * step (dualbinary/contract/levels.py); one start value
+serves all planes of a group there, so that the same bound holds, and what the zero point adds to the sum of the inputs
+is part of it or one more product in float32. On top come float32 sums of the outputs: each addition errs by 2^-24 of
+the sum of magnitudes. The result is rounded once more to its own type.
 
 A level kernel rounds inputs to d = max |x| / 127 in a segment and the weights of an output and group to bytes of at
 most e = sum over planes of |scales| / 255. With c, the center of all weights, an input x of weight w errs by
 |w - c| * d/2 and e/2 * |x|, to which float32 adds 2^-24 of 127 and of 255 in three operations, and what its sums lose.
+Even levels are not rounded.
 """
 
 from dataclasses import dataclass
 
 import ml_dtypes
 import numpy as np
+import numpy.typing as npt
 from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 
-from dualbinary.contract.layout import dequantize, pack_planes
+from dualbinary.contract.layout import dequantize, pack_planes, pack_zeros, unpack_zeros
+from dualbinary.contract.levels import FREE, GROUP_ZEROS, Levels, free_scales
 from dualbinary.contract.reference import dual_binary_matmul
-from dualbinary.contract.scale_codes import round_scales, scale_values
+from dualbinary.contract.scale_codes import BFLOAT16, round_scales
 from dualbinary.contract.schema import OP, padded_k
 
 EPS = 2.0**-24
@@ -53,15 +58,24 @@ class Problem:
     K: int
     N: int
     group_size: int
+    levels: Levels = FREE
 
     def reference(self) -> np.ndarray:
         """Y [.., N] in float64."""
-        return dual_binary_matmul(self.x, self.planes, self.scales, K=self.K, N=self.N, group_size=self.group_size)
+        sizes = {"K": self.K, "N": self.N, "group_size": self.group_size}
+        return dual_binary_matmul(self.x, self.planes, self.scales, **sizes, levels=self.levels)
+
+    @property
+    def free_scales(self) -> np.ndarray:
+        """The scales [P or P+1, N, groups] of the operator's formula in float64."""
+        zeros = unpack_zeros(self.planes, self.K, self.group_size) if self.levels.group_zeros else None
+        rows = free_scales(self.scales, self.levels, len(self.planes), zeros)
+        return np.broadcast_to(rows, (len(rows), self.N, rows.shape[2]))
 
     @property
     def magnitudes(self) -> np.ndarray:
-        """|scales| [C, N, groups] in float64, of whatever type they are."""
-        return np.abs(scale_values(self.scales))
+        """|scales| of that formula."""
+        return np.abs(self.free_scales)
 
     def float_error(self) -> np.ndarray:
         """Bound of the error of float32 sums, [M, N]."""
@@ -79,14 +93,11 @@ class Problem:
             np.abs(segments).reshape(*segments.shape[:2], segments.shape[2] // 4, 4).sum(axis=3).max(axis=2)
         )  # [M, segments]
         steps = nibbles / 2 / ENTRY_RANGE[level]
-        magnitudes = self.magnitudes[: len(self.planes)]
-        groups = magnitudes.shape[2]
-        per_group = steps.reshape(len(steps), groups, steps.shape[1] // groups).sum(axis=2)
-        return np.einsum("mg,cng->mn", per_group, magnitudes)
+        return np.einsum("ms,cns->mn", steps, self._per_segment(self.magnitudes[: len(self.planes)]))
 
     def error_bound(self, level: int) -> np.ndarray:
         """Bound of the error of a table kernel that serves `level`, before its result is rounded, [M, N]."""
-        entries = self.segments().shape[2] / 4 + 1  # and the start value
+        entries = self.segments().shape[2] / 4 + self._halves  # and the start value of each group
         float32_entries = ENTRY_OPERATIONS * EPS * ENTRY_RANGE[level]
         return entries * (0.5 + float32_entries) * self.step_error(level) + self.float_error()
 
@@ -94,17 +105,29 @@ class Problem:
         """Bound of the error of a level kernel, before its result is rounded, [M, N]."""
         segments = np.abs(self.segments())  # [M, segments, S]
         steps = segments.max(axis=2) / INPUT_RANGE
-        per_segment = self.group_size // segments.shape[2]
-        scales = self.magnitudes.repeat(per_segment, axis=2)  # [C, N, segments]
-        variable = scale_values(self.scales)[: len(self.planes)].astype(np.float32)  # exact; without the offset
-        dense = dequantize(self.planes, variable, segments.shape[1] * segments.shape[2], self.group_size)
-        center = variable.sum(axis=0, dtype=np.float64).repeat(per_segment, axis=1) / 2  # [N, segments]
+        rounded_inputs = (0.5 + 3 * EPS * INPUT_RANGE) * steps
+        if self.levels.even:
+            return np.einsum("ms,ns->mn", rounded_inputs, self._distances_from_center()) + 2 * self.float_error()
+        variable = self.free_scales[: len(self.planes)]  # without the offset
+        scales = self._per_segment(np.abs(variable))  # [P, N, segments]
+        bits = self.planes[:, :, : padded_k(self.K, self.group_size) // 8]
+        dense = dequantize(bits, variable.astype(np.float32), segments.shape[1] * segments.shape[2], self.group_size)
+        center = self._per_segment(variable).sum(axis=0) / 2  # [N, segments]
         weights = np.abs(dense.reshape(self.N, *segments.shape[1:]) - center[..., None]).sum(axis=2)  # [N, segments]
-        of_inputs = (0.5 + 3 * EPS * INPUT_RANGE) * np.einsum("ms,ns->mn", steps, weights)
-        level_steps = scales[: len(self.planes)].sum(axis=0) / LEVEL_RANGE
+        of_inputs = np.einsum("ms,ns->mn", rounded_inputs, weights)
+        level_steps = scales.sum(axis=0) / LEVEL_RANGE
         inputs = segments.sum(axis=2) + segments.shape[2] * steps / 2
         of_levels = (0.5 + 3 * EPS * LEVEL_RANGE) * np.einsum("ms,ns->mn", inputs, level_steps)
         return of_inputs + of_levels + 2 * self.float_error()
+
+    def _distances_from_center(self) -> np.ndarray:
+        """Sum over a segment of |w - c| of even levels, [N, segments]."""
+        bits = np.unpackbits(self.planes[:, :, : padded_k(self.K, self.group_size) // 8], axis=2, bitorder="little")
+        q = np.einsum("pnk,p->nk", bits, 1 << np.arange(len(self.planes)))
+        distances = np.abs(q - ((1 << len(self.planes)) - 1) / 2) * self.magnitudes[0].repeat(self.group_size, axis=1)
+        size = self.segment_size()
+        distances = np.pad(distances, ((0, 0), (0, -distances.shape[1] % size)))
+        return distances.reshape(self.N, -1, size).sum(axis=2)
 
     def _padded(self) -> np.ndarray:
         rows = np.asarray(self.x, np.float64).reshape(-1, self.K)
@@ -113,14 +136,28 @@ class Problem:
     def _per_group(self, rows: np.ndarray) -> np.ndarray:
         return rows.reshape(len(rows), rows.shape[1] // self.group_size, self.group_size).sum(axis=2)
 
+    def _per_segment(self, scales: np.ndarray) -> np.ndarray:
+        """[C, N, segments] of [C, N, groups]; of two groups in a segment the mean."""
+        if self._halves == 1:
+            return scales.repeat(self.group_size // self.segment_size(), axis=2)
+        pairs = np.pad(scales, ((0, 0), (0, 0), (0, scales.shape[2] % 2)))
+        return pairs.reshape(*scales.shape[:2], -1, 2).mean(axis=3)
+
+    @property
+    def _halves(self) -> int:
+        """Groups that are stored as one."""
+        return 2 if self.group_size == OP.limits["half_group"] else 1
+
     def segment_size(self) -> int:
         """Inputs that share a rounding step."""
-        return max(s for s in range(32, MAX_SEGMENT + 1, 32) if self.group_size % s == 0)
+        unit = self._halves * self.group_size
+        return max(s for s in range(32, MAX_SEGMENT + 1, 32) if unit % s == 0)
 
     def segments(self) -> np.ndarray:
         """X as [M, segments, S] in float64, with zeros past K."""
         size = self.segment_size()
         rows = self._padded()
+        rows = np.pad(rows, ((0, 0), (0, -rows.shape[1] % size)))
         return rows.reshape(len(rows), rows.shape[1] // size, size)
 
 
@@ -133,37 +170,75 @@ def make_problem(
     planes: int = 2,
     offset: bool = False,
     x_type: type = np.float32,
-    scale_type: type = np.float16,
+    scale_type: npt.DTypeLike = np.float16,
+    levels: Levels = FREE,
+    per_tensor: bool = False,
     seed: int = 0,
 ) -> Problem:
     """A problem with Gaussian activations; M may be the leading dimensions."""
     rng = np.random.default_rng(seed)
     bits = rng.integers(0, 2, (planes, N, K))
-    scales = rng.standard_normal((planes + offset, N, padded_k(K, group_size) // group_size)) * 0.1
+    groups = padded_k(K, group_size) // group_size
+    scales = rng.standard_normal((levels.scale_rows(planes) + offset, 1 if per_tensor else N, groups)) * 0.1
     lead = (M,) if isinstance(M, int) else M
     x = rng.standard_normal((*lead, K)).astype(x_type)
-    stored = round_scales(scales) if scale_type is np.uint8 else scales.astype(scale_type)
-    return Problem(x, pack_planes(bits, group_size), stored, K, N, group_size)
+    packed = pack_planes(bits, group_size)
+    if levels.group_zeros:
+        packed = pack_zeros(packed, rng.integers(0, 1 << planes, (N, groups)))
+    return Problem(x, packed, _stored(scales, np.dtype(scale_type)), K, N, group_size, levels)
+
+
+def _stored(scales: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    if dtype == np.uint8:
+        return round_scales(scales)
+    return scales.astype(ml_dtypes.bfloat16).view(BFLOAT16) if dtype == BFLOAT16 else scales.astype(dtype)
+
+
+ALL_SCALE_TYPES = (np.dtype(np.float16), np.dtype(np.float32), BFLOAT16, np.dtype(np.uint8))
 
 
 @st.composite
 def problems(
-    draw, rows: tuple[int, ...] = (0, 1, 2, 5, 17), scale_types: tuple[type, ...] = (np.float16, np.float32, np.uint8)
+    draw,
+    rows: tuple[int, ...] = (0, 1, 2, 5, 17),
+    scale_types: tuple[np.dtype, ...] = ALL_SCALE_TYPES,
+    even: bool | None = None,
 ) -> Problem:
-    """Any problem of a modest size: all P, with and without offset, odd K and N, G from 32 to a row, all types."""
+    """Any problem of a modest size: all P, with and without offset, odd K and N, G to a row, all types.
+
+    Of free levels, of even ones, or of both where `even` is None; the latter with any zero points, G of 16 too, and one
+    step for all outputs.
+    """
     K = draw(st.integers(1, 600), label="K")
     groups_of_32 = padded_k(K, 32) // 32
+    planes = draw(st.integers(OP.limits["min_planes"], OP.limits["max_planes"]), label="P")
+    offset = draw(st.booleans(), label="offset")
+    is_even = draw(st.booleans(), label="even") if even is None else even
+    levels, sizes = FREE, st.integers(1, groups_of_32).map(lambda count: 32 * count)
+    if is_even:
+        levels = Levels(True, 0 if offset else draw(zero_points(planes), label="twice_zero"))
+        sizes = st.one_of(st.just(OP.limits["half_group"]), sizes)
+    group_size = draw(sizes, label="G")
+    shared = levels.even and not levels.group_zeros and padded_k(K, group_size) == group_size
     return make_problem(
         M=draw(st.sampled_from(rows), label="M"),
         K=K,
         N=draw(st.integers(1, 70), label="N"),
-        group_size=32 * draw(st.integers(1, groups_of_32), label="G/32"),
-        planes=draw(st.integers(OP.limits["min_planes"], OP.limits["max_planes"]), label="P"),
-        offset=draw(st.booleans(), label="offset"),
+        group_size=group_size,
+        planes=planes,
+        offset=offset,
         x_type=draw(st.sampled_from([np.float32, np.float16]), label="X"),
         scale_type=draw(st.sampled_from(scale_types), label="scales"),
+        levels=levels,
+        per_tensor=shared and draw(st.booleans(), label="one step"),
         seed=draw(st.integers(0, 2**32 - 1), label="seed"),
     )
+
+
+def zero_points(planes: int) -> st.SearchStrategy[int]:
+    """twice_zero for so many planes: one of each group, none, the middle between the levels or next to it, or any."""
+    most = 2 * ((1 << planes) - 1)
+    return st.one_of(st.sampled_from([GROUP_ZEROS, 0, most // 2, most // 2 + 1, most]), st.integers(0, most))
 
 
 def assert_close(y: np.ndarray, problem: Problem, error: np.ndarray | float) -> None:
@@ -187,7 +262,8 @@ def op_model(
     problem: Problem, *, x_dims: list | None = None, constants: tuple[str, ...] = ("planes", "scales"), **attributes
 ):
     """A model of one node, `proj`, for the problem. `attributes` replace or add to the right ones; None removes one."""
-    settings = {"K": problem.K, "N": problem.N, "group_size": problem.group_size, **attributes}
+    even = {"levels": 1, "twice_zero": problem.levels.twice_zero} if problem.levels.even else {}
+    settings = {"K": problem.K, "N": problem.N, "group_size": problem.group_size, **even, **attributes}
     node = helper.make_node(
         OP.name,
         ["X", "planes", "scales"],
@@ -200,7 +276,8 @@ def op_model(
     lead = [f"d{i}" for i in range(problem.x.ndim - 1)]
     inputs = [helper.make_tensor_value_info("X", x_type, [*lead, problem.K] if x_dims is None else x_dims)]
     initializers = []
-    for name, array in (("planes", problem.planes), ("scales", problem.scales)):
+    scales = problem.scales.view(ml_dtypes.bfloat16) if problem.scales.dtype == BFLOAT16 else problem.scales
+    for name, array in (("planes", problem.planes), ("scales", scales)):
         if name in constants:
             initializers.append(numpy_helper.from_array(array, name))
         else:

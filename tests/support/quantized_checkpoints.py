@@ -1,12 +1,14 @@
 """Checkpoints of random planes, as calibration writes them: for the exporter's tests."""
 
 import json
+from collections.abc import Mapping
 
 import numpy as np
 from safetensors.torch import load_file
 
 from dualbinary.checkpoint import QuantizationConfig, planes_name, scales_name, write_checkpoint
-from dualbinary.contract.weight import PlaneFormat, PlaneWeight
+from dualbinary.contract.weight import PlaneFormat
+from tests.support.random_weights import random_weight
 
 
 def quantize(
@@ -18,12 +20,18 @@ def quantize(
     group_size=32,
     skip=(),
     scale_dtype: type[np.floating] = np.float16,
+    form: PlaneFormat | None = None,
+    overrides: Mapping[str, PlaneFormat] | None = None,
 ):
-    """Write a checkpoint of random planes for every Linear of `model_dir` and return them by module."""
+    """Write a checkpoint of random planes for every Linear of `model_dir` and return them by module.
+
+    `overrides` are the formats of modules that differ from `form`, which otherwise follows from what is before it.
+    """
     config = json.loads((model_dir / "config.json").read_text())
     stored = load_file(model_dir / "model.safetensors")
     rng = np.random.default_rng(0)
-    plane_format = PlaneFormat(planes, group_size, has_offset)
+    default = form or PlaneFormat(planes, group_size, has_offset, scale_dtype=np.dtype(scale_dtype))
+    formats = {} if overrides is None else overrides
     tensors, modules = {}, {}
     for name, tensor in stored.items():
         module = name.removesuffix(".weight")
@@ -32,17 +40,9 @@ def quantize(
             tensors[name] = tensor.numpy()
             continue
         K, N = tensor.shape if "gpt2" in str(model_dir) else reversed(tensor.shape)
-        bits = rng.integers(0, 2, (planes, N, K))
-        scales = rng.normal(0, 0.1, plane_format.shapes(N, K)[1]).astype(scale_dtype)
-        weight = PlaneWeight.pack(bits, scales, plane_format.for_inputs(K).group_size)
+        weight = random_weight(rng, N, K, formats.get(module, default))
         tensors[planes_name(module)], tensors[scales_name(module)] = weight.planes, weight.scales
         modules[module] = weight.dequantize()
-    quantization = QuantizationConfig(
-        method="fdb",
-        planes=planes,
-        group_size=group_size,
-        has_offset=has_offset,
-        modules_to_not_convert=tuple(skip),
-    )
+    quantization = QuantizationConfig.of_formats("fdb", default, formats, tuple(skip))
     write_checkpoint(checkpoint, config, quantization, tensors.items())
     return modules

@@ -1,11 +1,13 @@
 """Linear layers of the decoder become DualBinaryMatMul nodes.
 
-1. Layers of one module that read the same value (q/k/v, gate/up) become one node whose outputs a Split hands out: the
-   kernel then prepares its activation tables once, and one long matrix keeps threads busier than three short ones.
+1. Layers of one module that read the same value and have the same format (q/k/v, gate/up) become one node whose outputs
+   a Split hands out: the kernel then prepares its activation tables once, and one long matrix keeps threads busier than
+   three short ones. Where each of them has one step for all outputs, every output of the node has its own.
 2. Every other layer becomes a node of its own.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import onnx_ir as ir
@@ -51,6 +53,8 @@ class DualBinaryLinearPass(ir.passes.InPlacePass):
 
     def _replace(self, model: ir.Model, linears: list[Linear]) -> None:
         first, plane_format = linears[0], self._formats[linears[0]]
+        if len(linears) > 1:
+            plane_format = replace(plane_format, per_tensor=False)
         K, N = first.K, sum(linear.N for linear in linears)
         parent = first.module.rpartition(".")[0]
         leaves = "_".join(linear.module.rpartition(".")[2] for linear in linears)

@@ -39,12 +39,11 @@ std::unique_ptr<dualbinary_weight> create(const dualbinary_spec& s, const void* 
   const dualbinary::Shape shape = dualbinary::checked_shape(dualbinary::capi::from_c(s));
   require_bytes("planes", planes, planes_bytes, dualbinary::planes_bytes(shape));
   require_bytes("scales", scales, scales_bytes, dualbinary::scales_bytes(shape));
-  const auto level = static_cast<int>(s.accuracy_level);
-  const dualbinary::MatMulKernel& kernel = kernel_name == nullptr
-                                               ? dualbinary::choose_kernel(level, s.layout)
-                                               : dualbinary::kernel_named(kernel_name, level, s.layout);
+  const dualbinary::MatMulKernel& kernel =
+      kernel_name == nullptr ? dualbinary::choose_kernel(shape) : dualbinary::kernel_named(kernel_name, shape);
   const dualbinary::Stored stored{static_cast<const std::uint8_t*>(planes), scales};
-  const dualbinary::MatMulKernel* many_rows = kernel_name == nullptr ? dualbinary::many_rows_kernel(kernel) : nullptr;
+  const dualbinary::MatMulKernel* many_rows =
+      kernel_name == nullptr ? dualbinary::many_rows_kernel(kernel, shape) : nullptr;
   return std::make_unique<dualbinary_weight>(dualbinary_weight{dualbinary::Weight(shape, stored, kernel, many_rows)});
 }
 

@@ -4,6 +4,9 @@
  *   Y[m,n] = sum over groups g of ( sum over planes p of scales[p,n,g] * sum over k in g of planes[p,n,k] * X[m,k] )
  *            + sum over g of scales[P,n,g] * sum over k in g of X[m,k]            only where scales has P+1 rows
  *
+ * Those are free levels. A weight of even levels has one row of scales, the steps, and stands for step * (q - zero)
+ * with q = sum over p of 2^p * planes[p]; or for step * q + offset, where a second row of scales has the offsets.
+ *
  * Every function that can fail returns NULL when it is done, or else a message for people, which stays valid until the
  * same thread calls this library again. Nothing is written through output pointers on failure. */
 #ifndef DUALBINARY_H_
@@ -26,7 +29,7 @@
 extern "C" {
 #endif
 
-/* DUALBINARY_UINT8 is for scales alone, DUALBINARY_BFLOAT16 for activations on CUDA devices alone. */
+/* DUALBINARY_UINT8 is for scales alone; activations of DUALBINARY_BFLOAT16 are for CUDA devices alone. */
 typedef enum {
   DUALBINARY_FLOAT32 = 0,
   DUALBINARY_FLOAT16 = 1,
@@ -36,17 +39,21 @@ typedef enum {
 
 /* The weight [N, K]. `planes` is uint8 [P, N, Kp/8], `scales` is [C, N, Kp/G] with Kp = K rounded up to G = group_size.
  * Scales of type uint8 are [C, N, 2 + Kp/G]: each row a finite float16 factor, low byte first, and codes; the scale is
- * factor * (code - 128) / 128. In a layout of blocks `planes` is uint8 [B, bytes of a block] with the scales inside,
- * and `scales` is empty; docs/layouts.md has them byte by byte. */
+ * factor * (code - 128) / 128. Where every group has a zero point, a row of a plane ends with one bit for each group,
+ * in whole bytes, and the P bits of a group are its zero point. In a layout of blocks `planes` is uint8 [B, bytes of a
+ * block] with scales and zero points inside, and `scales` is empty; docs/layouts.md has them byte by byte. */
 typedef struct {
   int64_t K;
   int64_t N;
-  int64_t group_size;     /* G: a multiple of 32, at most K rounded up to one */
+  int64_t group_size;     /* G: a multiple of 32, at most K rounded up to one; or 16 with even levels */
   int64_t planes;         /* P: 1 to 8 */
-  int64_t scale_rows;     /* C: P, or P+1 where the last row is the offset */
+  int64_t scale_rows;     /* C: P, or 1 for even levels; one more where the last row is the offset */
   int64_t layout;         /* 1: plain; 2, 3, 4: blocks for AVX-512, AVX2, NEON */
   int64_t accuracy_level; /* 0: activations keep 15 bits or better; 4: int8 */
-  int32_t scale_type;     /* a dualbinary_type */
+  int64_t levels;         /* 0: free; 1: even */
+  int64_t twice_zero;     /* 0; with even levels twice the zero point, up to 2 * (2^P - 1); -1: one for each group */
+  int64_t scale_outputs; /* N; or 1 where [C, 1, ..] scales of even levels, one group a row, are those of all outputs */
+  int32_t scale_type;    /* a dualbinary_type */
 } dualbinary_spec;
 
 /* A weight prepared for one kernel. */

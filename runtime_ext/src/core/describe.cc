@@ -15,14 +15,20 @@ namespace {
 using json::quoted;
 
 std::string chosen_json(std::int64_t level) {
-  return quoted(choose_kernel(static_cast<int>(level), contract::kLayoutPlain).name);
+  Spec spec{};
+  spec.layout = contract::kLayoutPlain;
+  spec.accuracy_level = level;
+  return quoted(choose_kernel(spec).name);
 }
 
 std::string kernel_json(const MatMulKernel* kernel) {
   return json::object({{"name", quoted(kernel->name)},
                        {"isa", quoted(isa_name(kernel->isa))},
                        {"accuracy_level", std::to_string(kernel->accuracy_level)},
+                       {"free_levels", json::boolean(kernel->free_levels)},
+                       {"even_levels", json::boolean(kernel->even_levels)},
                        {"min_rows", std::to_string(kernel->min_rows)},
+                       {"min_planes", std::to_string(kernel->min_planes)},
                        {"layout", quoted(layout_name(kernel->layout))},
                        {"available", json::boolean(runs_here(*kernel))}});
 }

@@ -31,7 +31,13 @@ bool allows(std::string_view forced, Isa isa) {
   return forced.empty() || forced == isa_name(isa) || (forced == isa_name(Isa::kI8mm) && isa == Isa::kNeon);
 }
 
-bool serves(const MatMulKernel& kernel, int accuracy_level) { return kernel.accuracy_level <= accuracy_level; }
+bool serves_accuracy(const MatMulKernel& kernel, const Spec& spec) {
+  return kernel.accuracy_level <= spec.accuracy_level;
+}
+
+bool serves_levels(const MatMulKernel& kernel, const Spec& spec) {
+  return spec.levels == kFreeLevels ? kernel.free_levels : kernel.even_levels;
+}
 
 // Tables are packed from a plain weight, or come from a file as they are.
 bool reads(const MatMulKernel& kernel, std::int64_t layout) {
@@ -77,7 +83,7 @@ std::span<const MatMulKernel* const> inventory() { return kInventory; }
 
 bool runs_here(const MatMulKernel& kernel) { return cpu_has(kernel.isa); }
 
-const MatMulKernel& choose_kernel(int accuracy_level, std::int64_t layout) {
+const MatMulKernel& choose_kernel(const Spec& spec) {
   const std::string_view forced = forced_isa();
   const bool there =
       forced.empty() || std::any_of(kInventory.begin(), kInventory.end(), [&](const MatMulKernel* kernel) {
@@ -89,10 +95,11 @@ const MatMulKernel& choose_kernel(int accuracy_level, std::int64_t layout) {
                                 ". Unset it to take the fastest.");
   }
   for (const MatMulKernel* kernel : kInventory) {
-    const bool wanted = kernel->packed_as == nullptr && allows(forced, kernel->isa) && reads(*kernel, layout);
-    if (wanted && runs_here(*kernel) && serves(*kernel, accuracy_level)) return *kernel;
+    const bool wanted = kernel->packed_as == nullptr && allows(forced, kernel->isa) && reads(*kernel, spec.layout);
+    const bool serves = serves_accuracy(*kernel, spec) && serves_levels(*kernel, spec);
+    if (wanted && serves && runs_here(*kernel)) return *kernel;
   }
-  refuse_layout(layout, forced);
+  refuse_layout(spec.layout, forced);
 }
 
 std::vector<std::int64_t> readable_layouts() {
@@ -107,28 +114,34 @@ std::vector<std::int64_t> readable_layouts() {
   return layouts;
 }
 
-const MatMulKernel* many_rows_kernel(const MatMulKernel& kernel) {
+const MatMulKernel* many_rows_kernel(const MatMulKernel& kernel, const Spec& spec) {
   for (const MatMulKernel* other : kInventory) {
-    if (other->packed_as == &kernel && runs_here(*other) && allows(forced_isa(), other->isa)) return other;
+    const bool wanted = other->packed_as == &kernel && spec.planes >= other->min_planes;
+    if (wanted && serves_levels(*other, spec) && runs_here(*other) && allows(forced_isa(), other->isa)) return other;
   }
   return nullptr;
 }
 
-const MatMulKernel& kernel_named(std::string_view name, int accuracy_level, std::int64_t layout) {
+const MatMulKernel& kernel_named(std::string_view name, const Spec& spec) {
   for (const MatMulKernel* kernel : kInventory) {
     if (name != kernel->name) continue;
     if (!runs_here(*kernel)) {
       throw std::invalid_argument("kernel " + std::string(name) + " needs a CPU with " + isa_name(kernel->isa) +
                                   "; available here: " + available(name_of_kernel));
     }
-    if (!serves(*kernel, accuracy_level)) {
+    if (!serves_accuracy(*kernel, spec)) {
       throw std::invalid_argument("kernel " + std::string(name) + " serves accuracy_level " +
                                   std::to_string(kernel->accuracy_level) + " and up, asked for " +
-                                  std::to_string(accuracy_level));
+                                  std::to_string(spec.accuracy_level));
     }
-    if (!reads(*kernel, layout)) {
+    if (!serves_levels(*kernel, spec)) {
+      const bool even = spec.levels == kEvenLevels;
+      throw std::invalid_argument("kernel " + std::string(name) + " serves " + (even ? "free" : "even") +
+                                  " levels alone, asked for " + (even ? "even" : "free") + " ones");
+    }
+    if (!reads(*kernel, spec.layout)) {
       throw std::invalid_argument("kernel " + std::string(name) + " reads the layouts plain and " +
-                                  layout_name(kernel->layout) + ", got " + layout_name(layout));
+                                  layout_name(kernel->layout) + ", got " + layout_name(spec.layout));
     }
     return *kernel;
   }

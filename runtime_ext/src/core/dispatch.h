@@ -19,20 +19,21 @@ std::span<const MatMulKernel* const> inventory();
 // True if this machine can run the kernel.
 bool runs_here(const MatMulKernel& kernel);
 
-// The fastest kernel that runs here, keeps the promise of `accuracy_level`, reads the stored `layout` and has the ISA
-// that DUALBINARY_ISA names, if it is set. Throws where that ISA is unknown, not in this build, or not supported by
-// this machine, and where no such kernel reads the layout.
-const MatMulKernel& choose_kernel(int accuracy_level, std::int64_t layout);
+// The fastest kernel that runs here, keeps the promise of the spec's accuracy_level, serves its levels, reads its
+// layout and has the ISA that DUALBINARY_ISA names, if it is set. Throws where that ISA is unknown, not in this build,
+// or not supported by this machine, and where no such kernel reads the layout. Nothing else of the spec is looked at.
+const MatMulKernel& choose_kernel(const Spec& spec);
 
 // The stored layouts that choose_kernel() finds a kernel for, by number.
 std::vector<std::int64_t> readable_layouts();
 
 // The kernel that takes calls of many rows (MatMulKernel::min_rows) from `kernel`, whose packed form it reads; null
-// where there is none, this machine cannot run it, or DUALBINARY_ISA names another ISA.
-const MatMulKernel* many_rows_kernel(const MatMulKernel& kernel);
+// where there is none, this machine cannot run it, it does not serve the spec's levels or so few planes, or
+// DUALBINARY_ISA names another ISA.
+const MatMulKernel* many_rows_kernel(const MatMulKernel& kernel, const Spec& spec);
 
-// The kernel of that name. Throws where there is none, it does not run here, its results are too coarse for
-// `accuracy_level`, or it does not read `layout`.
-const MatMulKernel& kernel_named(std::string_view name, int accuracy_level, std::int64_t layout);
+// The kernel of that name. Throws where there is none, it does not run here, its results are too coarse for the spec's
+// accuracy_level, or it does not serve its levels or read its layout.
+const MatMulKernel& kernel_named(std::string_view name, const Spec& spec);
 
 }  // namespace dualbinary

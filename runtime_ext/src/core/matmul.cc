@@ -112,7 +112,7 @@ void exact_blocks(const Tile& tile, const bool* regular, bool finite, std::int64
   Shape part = tile.weight.shape();
   const std::int64_t N = part.N;
   part.layout = contract::kLayoutPlain;
-  part.N = kernel.block_outputs;
+  part.N = part.scale_outputs = kernel.block_outputs;
   const bool any = std::any_of(regular, regular + tile.rows, [](bool is_regular) { return !is_regular; });
   if (finite && !any) return;
   std::vector<std::uint8_t> planes;

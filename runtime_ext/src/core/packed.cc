@@ -41,7 +41,9 @@ std::size_t threads_for(std::size_t bytes) {
 }
 
 // Everything else of a shape follows from these.
-auto identity(const Shape& s) { return std::tie(s.K, s.N, s.group_size, s.planes, s.scale_rows, s.scale_type); }
+auto identity(const Shape& s) {
+  return std::make_tuple(s.K, s.N, s.group_size, s.planes, s.scale_rows, s.scale_type, s.twice_zero == kGroupZeros);
+}
 
 // The copies in use, by a hash of their first output block, which only narrows the search.
 struct Registry {

@@ -9,7 +9,8 @@
 
 namespace dualbinary {
 
-// Checks K, N, group_size, layout and accuracy_level alone; throws std::invalid_argument that names the attribute.
+// Checks the attributes of a node, which are all but planes, scale_rows, scale_outputs and scale_type; throws
+// std::invalid_argument that names the attribute.
 void check_attributes(const Spec& spec);
 
 // Checks everything against the contract and derives the rest; throws std::invalid_argument.
@@ -19,8 +20,8 @@ Shape checked_shape(const Spec& spec);
 // the contract allows.
 void check_cuda_limits(const Shape& shape);
 
-// Dimensions of the stored tensors. Layout plain: [P, N, Kp/8], and [C, N, Kp/G] or [C, N, 2 + Kp/G] for codes. Blocks:
-// [B, bytes of a block] with the scales inside, and [C, N, 0].
+// Dimensions of the stored tensors. Layout plain: [P, N, row_bytes], and [C, scale_outputs, Kp/G] or
+// [C, scale_outputs, 2 + Kp/G] for codes. Blocks: [B, bytes of a block] with the scales inside, and [C, N, 0].
 std::vector<std::int64_t> planes_dims(const Shape& shape);
 std::vector<std::int64_t> scales_dims(const Shape& shape);
 
@@ -32,7 +33,7 @@ std::uint64_t scales_bytes(const Shape& shape);
 const char* layout_name(std::int64_t layout);
 
 // Throws std::invalid_argument where coded scales of layout plain have a factor that is not finite, which would turn
-// zeros into NaN. `shape.N` outputs from `first_output` on are at `scales`.
+// zeros into NaN. `shape.scale_outputs` outputs from `first_output` on are at `scales`.
 void check_factors(const Shape& shape, const void* scales, std::int64_t first_output = 0);
 
 // "[2, 64, 16]"; a negative dimension is unknown and printed as "?".

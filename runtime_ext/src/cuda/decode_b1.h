@@ -68,13 +68,8 @@ struct BinaryMma {
   DUALBINARY_DEVICE static void multiply_group(const PackedWeight& weight, const TileView<P>& view,
                                                const simt::SharedArray& lines, std::uint32_t mask, int lane,
                                                const Array& operands, Sums& sums) {
-    Pair scales[P + 1] = {};
-    const bool offset = weight.C > P;
-    DUALBINARY_UNROLL
-    for (int c = 0; c <= P; ++c) {
-      if (c == P && !offset) break;
-      scales[c] = read_line<kType>(weight, lines.after(c * line_bytes(kType)), view.row_tile, c, lane / 4);
-    }
+    Pair scales[P + 1];
+    read_scales<P, kType>(weight, lines, view.row_tile, lane / 4, scales);
     const Array of_lane = operands.after(4 * lane);
     DUALBINARY_UNROLL
     for (int row = 0; row < kRows; ++row) {
@@ -84,8 +79,7 @@ struct BinaryMma {
       Pair sum{0, 0};
       DUALBINARY_UNROLL
       for (int p = 0; p < P; ++p) add(view.words.w[2 * p], view.words.w[2 * p + 1], columns, lane, scales[p], sum);
-      // The offset is a plane of ones.
-      if (offset) add(~0u, ~0u, columns, lane, scales[P], sum);
+      if (weight.base != Base::kNone) add(~0u, ~0u, columns, lane, scales[P], sum);
       const float step = simt::float_of(operands.word(kTileWords - kRows + row));
       sums.of[row][0] = simt::multiply_add(step, sum.low, sums.of[row][0]);
       sums.of[row][1] = simt::multiply_add(step, sum.high, sums.of[row][1]);

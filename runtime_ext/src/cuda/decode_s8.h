@@ -46,7 +46,7 @@ struct ByteMma {
   template <Scales kType, class Array>
   DUALBINARY_DEVICE static void multiply(const PackedWeight& weight, const TileView<P>& view, int lane,
                                          const Array& operands, Sums& sums) {
-    // Integer sums of a group, plane by plane; the offset is a plane of ones.
+    // Integer sums of a group, plane by plane, and of the plane of ones.
     int d[P + 1][kBlocks][kSets][4] = {};
     float of_tile[kBlocks][4] = {};
     int group = view.group;
@@ -103,7 +103,7 @@ struct ByteMma {
     }
     DUALBINARY_UNROLL
     for (int c = 0; c <= P; ++c) {
-      if (c == P && weight.C == P) break;
+      if (c == P && weight.base == Base::kNone) break;
       constexpr std::uint32_t kBytes = 0x80808080u;
       std::uint32_t a[4] = {kBytes, kBytes, kBytes, kBytes};
       if (c < P) {
@@ -132,10 +132,11 @@ struct ByteMma {
   DUALBINARY_DEVICE static void end_group(const PackedWeight& weight, const TileView<P>& view,
                                           const simt::SharedArray& lines, int lane, Products d,
                                           float (&of_tile)[kBlocks][4]) {
+    Pair scales[P + 1];
+    read_scales<P, kType>(weight, lines, view.row_tile, lane / 4, scales);
     DUALBINARY_UNROLL
     for (int c = 0; c <= P; ++c) {
-      if (c == P && weight.C == P) break;
-      const Pair scales = read_line<kType>(weight, lines.after(c * line_bytes(kType)), view.row_tile, c, lane / 4);
+      if (c == P && weight.base == Base::kNone) break;
       DUALBINARY_UNROLL
       for (int block = 0; block < kBlocks; ++block) {
         DUALBINARY_UNROLL
@@ -143,8 +144,8 @@ struct ByteMma {
           // Exact: a set bit is 128. At 16 bits the sum is at most 128 * 32767 < 2^22.
           int whole = d[c][block][0][i] >> 7;
           if constexpr (kSets == 2) whole += 2 * d[c][block][1][i];
-          of_tile[block][i] =
-              simt::multiply_add(i < 2 ? scales.low : scales.high, simt::small_int_to_float(whole), of_tile[block][i]);
+          of_tile[block][i] = simt::multiply_add(i < 2 ? scales[c].low : scales[c].high,
+                                                 simt::small_int_to_float(whole), of_tile[block][i]);
           DUALBINARY_UNROLL
           for (int set = 0; set < kSets; ++set) d[c][block][set][i] = 0;
         }

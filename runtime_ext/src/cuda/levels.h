@@ -1,4 +1,4 @@
-// Weights as float16: two planes make four levels, {0, a1, a2, a1 + a2} plus the offset, chosen by a byte permutation.
+// Weights as float16: two planes make four levels, {0, a1, a2, a1 + a2} plus the base, chosen by a byte permutation.
 //
 // Eight weights of a row cost two shifts, two logic operations and eight permutations, at one and a half instructions a
 // weight, against the 32 to 256 products that each takes part in. More than two planes are pairs, added in float16.
@@ -34,17 +34,9 @@ struct RowLevels {
 
 template <int P>
 DUALBINARY_DEVICE RowLevels<P> load_levels(const PackedWeight& weight, int row_tile, int group, int r) {
-  // All loads first: they wait for memory together.
   Pair scales[P + 1];
   const simt::GlobalArray lines{static_cast<const std::uint8_t*>(weight.scales) + line_offset(weight, row_tile, group)};
-  for_scale_type(weight.scale_type, [&]<Scales kType>() {
-    DUALBINARY_UNROLL
-    for (int c = 0; c <= P; ++c) {
-      scales[c] = {0, 0};
-      if (c < P || weight.C > P)
-        scales[c] = read_line<kType>(weight, lines.after(c * line_bytes(kType)), row_tile, c, r);
-    }
-  });
+  for_scale_type(weight.scale_type, [&]<Scales kType>() { read_scales<P, kType>(weight, lines, row_tile, r, scales); });
   RowLevels<P> levels;
   Pair base = scales[P];
   DUALBINARY_UNROLL
@@ -53,7 +45,7 @@ DUALBINARY_DEVICE RowLevels<P> load_levels(const PackedWeight& weight, int row_t
     const Pair second = 2 * pair + 1 < P ? scales[2 * pair + 1 < P ? 2 * pair + 1 : 0] : Pair{0, 0};
     levels.of[pair][0] = make_levels(base.low, first.low, second.low);
     levels.of[pair][1] = make_levels(base.high, first.high, second.high);
-    base = {0, 0};  // the offset counts once
+    base = {0, 0};  // it counts once
   }
   return levels;
 }

@@ -10,11 +10,13 @@ namespace dualbinary::cuda {
 
 inline constexpr int kPackThreads = 256;
 
-// Layout 1 in device memory: planes [P, N, row_bytes], scales [C, N, groups], or [C, N, 2 + groups] of codes.
+// Layout 1 in device memory: planes [P, N, row_bytes], scales [.., N, groups], or [.., N, 2 + groups] of codes.
 struct PlainWeight {
   const std::uint8_t* planes;
   const void* scales;
   std::int64_t row_bytes;
+  std::int64_t zero_byte;  // of a row of planes, where the zero points of groups begin
+  bool one_output;         // scales [.., 1, ..], the same for all
 };
 
 DUALBINARY_DEVICE std::int64_t pack_index() {
@@ -58,15 +60,51 @@ DUALBINARY_DEVICE ScalePlace scale_place(const PackedWeight& w, std::int64_t ind
   return {c, static_cast<int>(line / groups) * kTileRows + r + 8 * half, static_cast<int>(line % groups)};
 }
 
-// T is the bits of a stored scale.
-template <class T>
+// Whether a line has zero points of groups in the place of scales.
+DUALBINARY_DEVICE bool has_zeros(const PackedWeight& w, int c) { return w.base == Base::kGroupZeros && c == w.C - 1; }
+
+// The zero point of a group: the digits behind its planes.
+DUALBINARY_DEVICE int zero_point(const PackedWeight& w, const PlainWeight& plain, const ScalePlace& at) {
+  int zero = 0;
+  for (int p = 0; p < w.P; ++p) {
+    const std::uint8_t* row = plain.planes + (static_cast<std::int64_t>(p) * w.N + at.n) * plain.row_bytes;
+    zero |= (row[plain.zero_byte + at.group / 8] >> (at.group % 8) & 1) << p;
+  }
+  return zero;
+}
+
+// Row [c, n] of the stored scales.
+DUALBINARY_DEVICE std::int64_t stored_row(const PackedWeight& w, const PlainWeight& plain, const ScalePlace& at) {
+  return plain.one_output ? at.c : static_cast<std::int64_t>(at.c) * w.N + at.n;
+}
+
+// What holds a scale, and a number of a few bits as such.
+template <Scales kType>
+struct ScaleBits {
+  using Bits = std::uint16_t;
+  DUALBINARY_DEVICE static Bits of(float value) {
+    return kType == Scales::kFloat16 ? simt::float_to_f16(value) : simt::float_to_bf16(value);
+  }
+};
+template <>
+struct ScaleBits<Scales::kFloat32> {
+  using Bits = float;
+  DUALBINARY_DEVICE static Bits of(float value) { return value; }
+};
+
+template <Scales kType>
 DUALBINARY_GLOBAL(kPackThreads, 1)
-pack_scales(PackedWeight w, PlainWeight plain, T* packed, std::int64_t count) {
+pack_scales(PackedWeight w, PlainWeight plain, typename ScaleBits<kType>::Bits* packed, std::int64_t count) {
+  using Bits = typename ScaleBits<kType>::Bits;
   const std::int64_t index = pack_index();
   if (index >= count) return;
   const ScalePlace at = scale_place(w, index, w.groups);
-  const std::int64_t from = (static_cast<std::int64_t>(at.c) * w.N + at.n) * w.groups + at.group;
-  packed[index] = at.n < w.N ? static_cast<const T*>(plain.scales)[from] : T{0};
+  Bits bits{0};
+  if (at.n < w.N) {
+    bits = has_zeros(w, at.c) ? ScaleBits<kType>::of(static_cast<float>(zero_point(w, plain, at)))
+                              : static_cast<const Bits*>(plain.scales)[stored_row(w, plain, at) * w.groups + at.group];
+  }
+  packed[index] = bits;
 }
 
 // `factor_bytes`, `zero` and `unit` are the contract's.
@@ -81,10 +119,14 @@ pack_codes(PackedWeight w, PlainWeight plain, CodeRules rules, std::int8_t* pack
   const std::int64_t index = pack_index();
   if (index >= count) return;
   const ScalePlace at = scale_place(w, index, w.groups);
-  const std::int64_t row = (static_cast<std::int64_t>(at.c) * w.N + at.n) * (w.groups + rules.factor_bytes);
-  const int code =
-      at.n < w.N ? static_cast<const std::uint8_t*>(plain.scales)[row + rules.factor_bytes + at.group] : rules.zero;
-  packed[index] = static_cast<std::int8_t>(code - rules.zero);
+  int code = 0;
+  if (at.n < w.N && has_zeros(w, at.c)) {
+    code = zero_point(w, plain, at);
+  } else if (at.n < w.N) {
+    const std::int64_t row = stored_row(w, plain, at) * (w.groups + rules.factor_bytes);
+    code = static_cast<const std::uint8_t*>(plain.scales)[row + rules.factor_bytes + at.group] - rules.zero;
+  }
+  packed[index] = static_cast<std::int8_t>(code);
 }
 
 DUALBINARY_GLOBAL(kPackThreads, 1)
@@ -93,12 +135,14 @@ pack_factors(PackedWeight w, PlainWeight plain, CodeRules rules, float* packed, 
   if (index >= count) return;
   const ScalePlace at = scale_place(w, index, 1);
   float factor = 0;
-  if (at.n < w.N) {
-    const std::int64_t row = (static_cast<std::int64_t>(at.c) * w.N + at.n) * (w.groups + rules.factor_bytes);
+  if (has_zeros(w, at.c)) {
+    factor = 1;
+  } else if (at.n < w.N) {
+    const std::int64_t row = stored_row(w, plain, at) * (w.groups + rules.factor_bytes);
     const auto* bytes = static_cast<const std::uint8_t*>(plain.scales) + row;
-    factor = simt::f16_to_float(static_cast<std::uint16_t>(bytes[0] | bytes[1] << 8));
+    factor = simt::f16_to_float(static_cast<std::uint16_t>(bytes[0] | bytes[1] << 8)) / static_cast<float>(rules.unit);
   }
-  packed[index] = factor / static_cast<float>(rules.unit);
+  packed[index] = factor;
 }
 
 }  // namespace dualbinary::cuda

@@ -8,12 +8,30 @@
 namespace dualbinary::cuda {
 namespace {
 
+Scales scales_of(Element type) {
+  switch (type) {
+    case Element::kFloat16:
+      return Scales::kFloat16;
+    case Element::kFloat32:
+      return Scales::kFloat32;
+    case Element::kBFloat16:
+      return Scales::kBfloat16;
+    case Element::kCode8:
+      return Scales::kCodes;
+  }
+  throw std::logic_error("the type of the scales was not checked");
+}
+
+Base base_of(const Shape& shape) {
+  if (shape.scale_rows > (shape.levels == kEvenLevels ? 1 : shape.planes)) return Base::kOffset;
+  if (shape.twice_zero == kGroupZeros) return Base::kGroupZeros;
+  return shape.twice_zero > 0 ? Base::kZero : Base::kNone;
+}
+
 PackedWeight describe(const Shape& shape) {
   const auto tiles = [](std::int64_t count, int size) { return static_cast<int>((count + size - 1) / size); };
   const auto parts = static_cast<std::uint64_t>(shape.group_size / kPartInputs);
-  const Scales type = shape.scale_type == Element::kFloat16   ? Scales::kFloat16
-                      : shape.scale_type == Element::kFloat32 ? Scales::kFloat32
-                                                              : Scales::kCodes;
+  const Base base = base_of(shape);
   return {.K = static_cast<int>(shape.K),
           .N = static_cast<int>(shape.N),
           .row_tiles = tiles(shape.N, kTileRows),
@@ -22,8 +40,11 @@ PackedWeight describe(const Shape& shape) {
           .group_parts = static_cast<int>(parts),
           .group_inverse = static_cast<std::uint32_t>(((std::uint64_t{1} << 31) + parts - 1) / parts),
           .P = static_cast<int>(shape.planes),
-          .C = static_cast<int>(shape.scale_rows),
-          .scale_type = type,
+          .C = static_cast<int>(shape.scale_rows) + (base == Base::kGroupZeros ? 1 : 0),
+          .scale_type = scales_of(shape.scale_type),
+          .even = shape.levels == kEvenLevels,
+          .base = base,
+          .zero = 0.5f * static_cast<float>(shape.twice_zero),
           .planes = nullptr,
           .scales = nullptr,
           .factors = nullptr};
@@ -62,8 +83,8 @@ void DeviceWeight::pack(const Stored& stored, const Shape& shape) {
     if (blocks > std::numeric_limits<int>::max()) throw std::invalid_argument("the weight is too large");
     return simt::Launch{{static_cast<unsigned>(blocks)}, kPackThreads, 0, stream.get()};
   };
-  const PlainWeight plain{static_cast<const std::uint8_t*>(plain_planes.get()), plain_scales.get(),
-                          shape.groups * shape.group_size / 8};
+  const PlainWeight plain{static_cast<const std::uint8_t*>(plain_planes.get()), plain_scales.get(), shape.row_bytes,
+                          shape.groups * shape.group_size / 8, shape.scale_outputs == 1};
 
   const std::int64_t words = std::int64_t{w.row_tiles} * w.input_tiles * simt::kLanes * w.P * 2;
   auto* planes = static_cast<std::uint32_t*>(allocate(planes_, words, sizeof(std::uint32_t)));
@@ -72,20 +93,29 @@ void DeviceWeight::pack(const Stored& stored, const Shape& shape) {
 
   const std::int64_t factors = std::int64_t{w.row_tiles} * w.C * kTileRows;
   const std::int64_t scales = factors * w.groups + std::int64_t{kParts} * w.C * kTileRows;
-  if (w.scale_type == Scales::kFloat16) {
-    auto* to = static_cast<std::uint16_t*>(allocate(scales_, scales, sizeof(std::uint16_t)));
-    simt::launch(pack_scales<std::uint16_t>, over(scales), w, plain, to, scales);
-  } else if (w.scale_type == Scales::kFloat32) {
-    auto* to = static_cast<std::uint32_t*>(allocate(scales_, scales, sizeof(std::uint32_t)));
-    simt::launch(pack_scales<std::uint32_t>, over(scales), w, plain, to, scales);
-  } else {
-    constexpr CodeRules kRules{static_cast<int>(kFactorBytes), static_cast<int>(kCodeZero),
-                               static_cast<int>(kCodeUnit)};
-    auto* to = static_cast<std::int8_t*>(allocate(scales_, scales, sizeof(std::int8_t)));
-    simt::launch(pack_codes, over(scales), w, plain, kRules, to, scales);
-    auto* of_rows = static_cast<float*>(allocate(factors_, factors, sizeof(float)));
-    simt::launch(pack_factors, over(factors), w, plain, kRules, of_rows, factors);
-    w.factors = of_rows;
+  const auto pack_floats = [&]<Scales kType>() {
+    using Bits = typename ScaleBits<kType>::Bits;
+    auto* to = static_cast<Bits*>(allocate(scales_, scales, sizeof(Bits)));
+    simt::launch(pack_scales<kType>, over(scales), w, plain, to, scales);
+  };
+  switch (w.scale_type) {
+    case Scales::kFloat16:
+      pack_floats.template operator()<Scales::kFloat16>();
+      break;
+    case Scales::kFloat32:
+      pack_floats.template operator()<Scales::kFloat32>();
+      break;
+    case Scales::kBfloat16:
+      pack_floats.template operator()<Scales::kBfloat16>();
+      break;
+    case Scales::kCodes:
+      constexpr CodeRules kRules{static_cast<int>(kFactorBytes), static_cast<int>(kCodeZero),
+                                 static_cast<int>(kCodeUnit)};
+      auto* to = static_cast<std::int8_t*>(allocate(scales_, scales, sizeof(std::int8_t)));
+      simt::launch(pack_codes, over(scales), w, plain, kRules, to, scales);
+      auto* of_rows = static_cast<float*>(allocate(factors_, factors, sizeof(float)));
+      simt::launch(pack_factors, over(factors), w, plain, kRules, of_rows, factors);
+      w.factors = of_rows;
   }
   w.scales = scales_.get();
   stream.wait();  // the plain copy goes now

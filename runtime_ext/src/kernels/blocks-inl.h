@@ -56,15 +56,19 @@ F32x16 load_activations(const T* x, std::int64_t count) {
   return F32x16::load(padded);
 }
 
-// Scales of an output block as float32, from factors and codes. Both products are exact: 11 bits times 8, and a power
-// of two.
+// Scales of an output block as float32, from factors and codes, or from bfloat16. Both products of the former are
+// exact: 11 bits times 8, and a power of two.
 template <class Policy>
-struct CodedScales {
+struct ExpandedScales {
   using F32x16 = typename Policy::F32x16;
   alignas(kAlignment) float factors[kMaxScaleRows * Policy::kBlockOutputs];  // of the block, divided by kCodeUnit
-  alignas(kAlignment) float values[kMaxScaleRows * Policy::kBlockOutputs];   // of the group
+  alignas(kAlignment) float values[kMaxScaleRows * Policy::kBlockOutputs];   // of the unit
 
+  static bool needed(Element type) { return type == Element::kCode8 || type == Element::kBFloat16; }
+
+  // Nothing where scales are no codes.
   void load_factors(const Shape& shape, const std::uint8_t* packed) {
+    if (shape.scale_type != Element::kCode8) return;
     const F32x16 unit = F32x16::set(1.0F / kCodeUnit);
     for (std::int64_t i = 0; i < shape.scale_rows * Policy::kBlockOutputs; i += kFloats) {
       const std::uint8_t* at = packed + i * kFactorBytes;
@@ -72,11 +76,24 @@ struct CodedScales {
       F32x16::multiply(F32x16::load(reinterpret_cast<const std::uint16_t*>(at)), unit).store(factors + i);
     }
   }
-  void load_group(const Shape& shape, const std::uint8_t* packed) {
-    for (std::int64_t i = 0; i < shape.scale_rows * Policy::kBlockOutputs; i += kFloats) {
-      if (i % static_cast<std::int64_t>(kAlignment) == 0) Policy::fetch(packed + i);
-      const F32x16 codes = F32x16::load(reinterpret_cast<const std::int8_t*>(packed) + i);
-      F32x16::multiply(codes, F32x16::load(factors + i)).store(values + i);
+  // Rows of scales of a unit: [halves][C], two halves at even levels alone, where C is 2 at most.
+  void load_unit(const Shape& shape, const std::uint8_t* packed) {
+    const std::int64_t row_values = shape.scale_rows * Policy::kBlockOutputs;
+    if (shape.scale_type == Element::kBFloat16) {
+      for (std::int64_t i = 0; i < shape.halves * row_values; i += kFloats) {
+        const std::uint8_t* at = packed + i * static_cast<std::int64_t>(sizeof(std::uint16_t));
+        if (i % Policy::kBlockOutputs == 0) Policy::fetch(at);
+        F32x16::load_bfloat16(reinterpret_cast<const std::uint16_t*>(at)).store(values + i);
+      }
+      return;
+    }
+    for (std::int64_t half = 0; half < shape.halves; ++half) {
+      for (std::int64_t i = 0; i < row_values; i += kFloats) {
+        const std::uint8_t* at = packed + half * row_values + i;
+        if (i % static_cast<std::int64_t>(kAlignment) == 0) Policy::fetch(at);
+        const F32x16 codes = F32x16::load(reinterpret_cast<const std::int8_t*>(at));
+        F32x16::multiply(codes, F32x16::load(factors + i)).store(values + half * row_values + i);
+      }
     }
   }
 };
@@ -85,7 +102,9 @@ struct CodedScales {
 template <class Terms>
 struct SegmentView {
   const std::uint8_t* lines;     // of the pass's first plane; the next plane follows at once
-  const std::uint8_t* scales;    // of the pass's first plane, then of the next, then of the offset
+  const std::uint8_t* scales;    // free levels: of the pass's first plane, then of the next, then of the offset
+                                 // even levels: [halves][C][kBlockOutputs]
+  const std::uint8_t* zeros;     // zero points [halves][kBlockOutputs]; null where groups have none
   Element scale_type;            // float32 or float16
   const std::uint8_t* integers;  // of row 0
   const Terms* terms;            // of row 0
@@ -135,29 +154,31 @@ bool for_blocks(const Product& a, const AddSegment& add) {
   const std::int64_t rows = a.x.rows;
   const std::int64_t integer_bytes = Form::segment_bytes(shape, rows);
   const typename Form::Terms* terms = Form::terms(shape, a.x);
-  const std::int64_t group_segments = shape.group_size / shape.segment_size;
-  const std::size_t scale_bytes = PackedLayout<Policy>::scale_bytes(shape);
+  const std::int64_t unit_segments = shape.segments / shape.units;
+  const std::size_t head_bytes = PackedLayout<Policy>::head_bytes(shape);
   const std::size_t segment_bytes = PackedLayout<Policy>::segment_bytes(shape);
-  const bool coded = shape.scale_type == Element::kCode8;
-  const Element scale_type = coded ? Element::kFloat32 : shape.scale_type;
-  CodedScales<Policy> from_codes;
+  const bool expand = ExpandedScales<Policy>::needed(shape.scale_type);
+  const Element scale_type = expand ? Element::kFloat32 : shape.scale_type;
+  ExpandedScales<Policy> expanded;
   alignas(64) float y[kMaxTileRows * Policy::kBlockOutputs];
   const std::uint8_t* at =
       a.packed + static_cast<std::size_t>(a.block_begin) * PackedLayout<Policy>::block_bytes(shape);
   bool finite = true;
   for (std::int64_t block = a.block_begin; block < a.block_end; ++block) {
     std::memset(y, 0, static_cast<std::size_t>(rows) * Policy::kBlockOutputs * sizeof(float));
-    if (coded) from_codes.load_factors(shape, at);
+    if (expand) expanded.load_factors(shape, at);
     at += PackedLayout<Policy>::factor_bytes(shape);
     const std::uint8_t* scales = at;
+    const std::uint8_t* zeros = nullptr;
     for (std::int64_t s = 0; s < shape.segments; ++s) {
-      if (s % group_segments == 0) {
-        if (coded) from_codes.load_group(shape, at);
-        scales = coded ? reinterpret_cast<const std::uint8_t*>(from_codes.values) : at;
-        at += scale_bytes;
+      if (s % unit_segments == 0) {
+        if (expand) expanded.load_unit(shape, at);
+        scales = expand ? reinterpret_cast<const std::uint8_t*>(expanded.values) : at;
+        if (shape.twice_zero == kGroupZeros) zeros = at + PackedLayout<Policy>::zeros_at(shape);
+        at += head_bytes;
       }
-      add(SegmentView<typename Form::Terms>{at, scales, scale_type, a.x.data + s * integer_bytes, terms + s * rows,
-                                            rows, y});
+      add(SegmentView<typename Form::Terms>{at, scales, zeros, scale_type, a.x.data + s * integer_bytes,
+                                            terms + s * rows, rows, y});
       at += segment_bytes;
     }
     finite &= a.y_type == Element::kFloat16 ? store_block<Policy, std::uint16_t>(a, block, y)

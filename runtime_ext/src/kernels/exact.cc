@@ -14,9 +14,12 @@ constinit const MatMulKernel exact_f64_scalar = {.name = "exact_f64_scalar",
                                                  .isa = Isa::kScalar,
                                                  .accuracy_level = 0,
                                                  .layout = contract::kLayoutPlain,
+                                                 .free_levels = true,
+                                                 .even_levels = true,
                                                  .block_outputs = 1,
                                                  .packed_as = nullptr,
                                                  .min_rows = 1,
+                                                 .min_planes = 1,
                                                  .block_bytes = nullptr,
                                                  .pack_block = nullptr,
                                                  .unpack_block = nullptr,
@@ -69,7 +72,8 @@ std::uint16_t double_to_f16(double value) {
 
 double load(const void* data, Element type, std::int64_t index) {
   if (type == Element::kFloat32) return static_cast<const float*>(data)[index];
-  return f16_to_double(static_cast<const std::uint16_t*>(data)[index]);
+  const std::uint16_t bits = static_cast<const std::uint16_t*>(data)[index];
+  return type == Element::kBFloat16 ? std::bit_cast<float>(std::uint32_t{bits} << 16) : f16_to_double(bits);
 }
 
 void store(void* data, Element type, std::int64_t index, double value) {
@@ -81,7 +85,7 @@ void store(void* data, Element type, std::int64_t index, double value) {
 }
 
 double load_scale(const Shape& shape, const void* scales, std::int64_t c, std::int64_t n, std::int64_t g) {
-  const std::int64_t row = c * shape.N + n;
+  const std::int64_t row = c * shape.scale_outputs + (shape.scale_outputs == 1 ? 0 : n);
   if (shape.scale_type != Element::kCode8) return load(scales, shape.scale_type, row * shape.groups + g);
   const std::uint8_t* bytes = static_cast<const std::uint8_t*>(scales) + row * (kFactorBytes + shape.groups);
   const double factor = f16_to_double(static_cast<std::uint16_t>(bytes[0] | bytes[1] << 8));
@@ -97,22 +101,40 @@ double selected_sum(const std::uint8_t* bits, const double* x, std::int64_t coun
   return sum;
 }
 
+// The zero point of a group of even levels.
+double load_zero(const Shape& shape, const std::uint8_t* planes, std::int64_t n, std::int64_t g) {
+  if (shape.twice_zero != kGroupZeros) return static_cast<double>(shape.twice_zero) / 2;
+  unsigned zero = 0;
+  for (std::int64_t p = 0; p < shape.planes; ++p) {
+    const std::uint8_t* bits = planes + (p * shape.N + n) * shape.row_bytes + shape.groups * shape.group_size / 8;
+    zero |= (bits[g / 8] >> (g % 8) & 1U) << p;
+  }
+  return zero;
+}
+
+// The scale that row c of the formula has, c <= P: of free levels the stored one, of even levels what follows from the
+// step. Row P is the offset.
+double formula_scale(const Shape& shape, const Stored& stored, std::int64_t c, std::int64_t n, std::int64_t g) {
+  if (shape.levels == kFreeLevels) return load_scale(shape, stored.scales, c, n, g);
+  if (c == shape.planes && shape.scale_rows > 1) return load_scale(shape, stored.scales, 1, n, g);
+  const double step = load_scale(shape, stored.scales, 0, n, g);
+  return c < shape.planes ? std::ldexp(step, static_cast<int>(c)) : -load_zero(shape, stored.planes, n, g) * step;
+}
+
 double exact_output(const Shape& shape, const Stored& stored, const double* x, std::int64_t n) {
-  const std::int64_t row_bytes = shape.groups * shape.group_size / 8;
+  const bool even = shape.levels == kEvenLevels;
+  const bool offset = even ? shape.scale_rows > 1 || shape.twice_zero != 0 : shape.scale_rows > shape.planes;
   double y = 0;
   for (std::int64_t g = 0; g < shape.groups; ++g) {
     const double* group = x + g * shape.group_size;
-    for (std::int64_t c = 0; c < shape.scale_rows; ++c) {
-      const double scale = load_scale(shape, stored.scales, c, n, g);
-      double sum = 0;
-      if (c < shape.planes) {
-        const std::uint8_t* bits = stored.planes + (c * shape.N + n) * row_bytes + g * shape.group_size / 8;
-        sum = selected_sum(bits, group, shape.group_size);
-      } else {
-        for (std::int64_t k = 0; k < shape.group_size; ++k) sum += group[k];
-      }
-      y += scale * sum;
+    for (std::int64_t p = 0; p < shape.planes; ++p) {
+      const std::uint8_t* bits = stored.planes + (p * shape.N + n) * shape.row_bytes + g * shape.group_size / 8;
+      y += formula_scale(shape, stored, p, n, g) * selected_sum(bits, group, shape.group_size);
     }
+    if (!offset) continue;
+    double sum = 0;
+    for (std::int64_t k = 0; k < shape.group_size; ++k) sum += group[k];
+    y += formula_scale(shape, stored, shape.planes, n, g) * sum;
   }
   return y;
 }

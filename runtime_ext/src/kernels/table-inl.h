@@ -7,6 +7,12 @@
 //   accumulate<Digits, Lines, Planes, Offset>
 //                            adds one segment of `Planes` planes (and the offset) to the results of all rows of the
 //                            tile, and prefetches the packed stream ahead of what it reads
+//   kEvenLevels              whether it has what follows, for even levels
+//   even_planes<Digits, Lines, Pairs>(rows)
+//                            planes that one pass can join in integers, for so many rows
+//   accumulate_even<Digits, Lines, Pairs>
+//                            adds one segment of the pass's planes to the results of all rows, and prefetches. With
+//                            Pairs, Lines is 1, and the line is two groups of 16 inputs, the halves
 #pragma once
 
 #include <cfloat>
@@ -38,11 +44,13 @@ alignas(64) constexpr float kHalfSign[kNibble][kTableEntries] = {
     {-.5F, -.5F, -.5F, -.5F, -.5F, -.5F, -.5F, -.5F, .5F, .5F, .5F, .5F, .5F, .5F, .5F, .5F},
 };
 
-// One segment of a row of X, beside the entries.
+// One segment of a row of X, beside the entries. Of a pair of groups `start` and `sum` are those of the first.
 struct TableTerms {
   float step;
   std::int32_t start;
-  float sum;  // of the inputs, for the offset
+  float sum;  // of the inputs, for offsets and zero points
+  std::int32_t second_start;
+  float second_sum;
 };
 
 // Entries: [segment][row][digit, lowest first][nibble][16].
@@ -50,6 +58,42 @@ template <int kDigits>
 using TableForm = PreparedForm<TableTerms, kDigits * kTableEntries / kNibble, 1>;
 
 using TableView = SegmentView<TableTerms>;
+
+// One pass over some planes of a segment of even levels.
+struct EvenView : TableView {
+  int planes;               // of the pass
+  float weight;             // of its first plane: 2^p
+  bool first;               // of the segment: it takes along what depends on the sum of x
+  bool offset;              // scales have a row of offsets behind that of the steps
+  std::size_t scale_bytes;  // of a row of scales
+};
+
+inline const std::uint8_t* steps_of(const EvenView& a, int half) {
+  return a.scales + static_cast<std::size_t>(half * (a.offset ? 2 : 1)) * a.scale_bytes;
+}
+
+// What the sum of the entries of `nibbles` nibbles lacks, by their planes and bias.
+template <int kDigits>
+std::int32_t even_start(const EvenView& a, const TableTerms& terms, int half, int nibbles) {
+  const std::int32_t start = half == 0 ? terms.start : terms.second_start;
+  return (a.first ? start : 0) - ((1 << a.planes) - 1) * kBias<kDigits> * nibbles;
+}
+
+inline float sum_of_x(const TableTerms& terms, int half) { return half == 0 ? terms.sum : terms.second_sum; }
+
+// How start values follow from sums of inputs.
+struct StartRule {
+  float share;   // of the sum
+  bool centers;  // it takes the bias of the entries away, as one plane does that stands by itself
+  bool pairs;    // a segment has two groups
+};
+
+inline StartRule start_rule(const Shape& shape) {
+  if (shape.levels == kFreeLevels) return {0.5F, true, false};
+  const std::int64_t twice_zero = shape.twice_zero == kGroupZeros ? 0 : shape.twice_zero;
+  const auto twice = static_cast<float>((std::int64_t{1} << shape.planes) - 1 - twice_zero);
+  return {0.5F * twice, false, shape.halves == 2};
+}
 
 // Entries of all nibbles of x [size], in units of the step: bias + round(sum over i of (+-1/2) * x[i]); digit d of all
 // at out + d * stride.
@@ -75,7 +119,8 @@ void build_entries(const float* x, std::int64_t size, float inverse_step, std::u
 
 // Tables of one terms. `count` of its inputs exist. Returns false where they cannot represent x.
 template <class F32x16, int kDigits, class T>
-bool build_segment(const T* x, std::int64_t count, std::int64_t size, std::uint8_t* entries, TableTerms& terms) {
+bool build_segment(const T* x, std::int64_t count, std::int64_t size, const StartRule& rule, std::uint8_t* entries,
+                   TableTerms& terms) {
   alignas(64) float values[kMaxSegment];
   F32x16 sum = F32x16::set(0);
   F32x16 magnitude = F32x16::set(0);  // four times the sum of |x|: each nibble's sum stands in its four lanes
@@ -92,7 +137,7 @@ bool build_segment(const T* x, std::int64_t count, std::int64_t size, std::uint8
   const float step = half_range / static_cast<float>(kBias<kDigits>);
   // The first comparison is false for NaN and infinity. A denormal step has too few bits, and its inverse overflows.
   if (!(magnitude.reduce_add() <= FLT_MAX) || (half_range > 0 && step < FLT_MIN)) {
-    terms = {0, 0, 0};
+    terms = {};
     return false;
   }
   const float inverse = half_range > 0 ? 1 / step : 0;
@@ -100,8 +145,13 @@ bool build_segment(const T* x, std::int64_t count, std::int64_t size, std::uint8
   const auto digit_bytes = static_cast<std::size_t>(nibbles) * kTableEntries;
   build_entries<F32x16, kDigits>(values, size, inverse, entries, digit_bytes);
   terms.step = step;
-  terms.sum = sum.reduce_add();
-  terms.start = F32x16::round_scalar(0.5F * terms.sum * inverse) - kBias<kDigits> * nibbles;
+  terms.sum = rule.pairs ? F32x16::load(values).reduce_add() : sum.reduce_add();
+  terms.start = F32x16::round_scalar(rule.share * terms.sum * inverse);
+  if (rule.centers) terms.start -= kBias<kDigits> * nibbles;
+  if (rule.pairs) {
+    terms.second_sum = F32x16::load(values + kTableEntries).reduce_add();
+    terms.second_start = F32x16::round_scalar(rule.share * terms.second_sum * inverse);
+  }
   return true;
 }
 
@@ -109,14 +159,15 @@ template <class Policy, int kDigits>
 bool prepare_row(const Shape& shape, const Activations& x, std::int64_t row, const PreparedRows& prepared) {
   using Form = TableForm<kDigits>;
   TableTerms* terms = Form::terms(shape, prepared);
+  const StartRule rule = start_rule(shape);
   return with_row(shape, x, row, [&](const auto* values) {
     bool regular = true;
     for (std::int64_t s = 0; s < shape.segments; ++s) {
       const std::int64_t k = s * shape.segment_size;
       const std::int64_t at = s * prepared.rows + row;
       regular &= build_segment<typename Policy::F32x16, kDigits>(
-          values + k, shape.K - k, shape.segment_size, prepared.data + at * shape.segment_size * Form::kInputBytes,
-          terms[at]);
+          values + k, shape.K - k, shape.segment_size, rule,
+          prepared.data + at * shape.segment_size * Form::kInputBytes, terms[at]);
     }
     return regular;
   });
@@ -148,6 +199,20 @@ void accumulate_segment(const Shape& shape, TableView view) {
   accumulate_last<Policy, kDigits, kLines, kPass>(left, shape.scale_rows > shape.planes, view);
 }
 
+// The same for even levels.
+template <class Policy, int kDigits, int kLines, bool kPairs>
+void accumulate_even_segment(const Shape& shape, const TableView& segment) {
+  const int most = Policy::template even_planes<kDigits, kLines, kPairs>(segment.rows);
+  EvenView view{segment, 0, 1, true, shape.scale_rows > 1, PackedLayout<Policy>::scale_row_bytes(segment.scale_type)};
+  for (int left = static_cast<int>(shape.planes); left > 0; left -= view.planes) {
+    view.planes = left < most ? left : most;
+    Policy::template accumulate_even<kDigits, kLines, kPairs>(view);
+    view.lines += static_cast<std::size_t>(view.planes * kLines) * PackedLayout<Policy>::kLineBytes;
+    view.weight *= static_cast<float>(1 << view.planes);
+    view.first = false;
+  }
+}
+
 // accumulate() of a policy that takes one plane a pass: as many rows at once as its registers hold, then one by one.
 template <class Policy, int kDigits, int kLines, bool kOffset>
 [[gnu::always_inline]] inline void accumulate_in_tiles(const TableView& view) {
@@ -160,6 +225,56 @@ template <class Policy, int kDigits, int kLines, bool kOffset>
   for (; m < view.rows; ++m) Policy::template accumulate_rows<kDigits, kLines, kOffset, 1>(view, m);
 }
 
+// Planes whose entries fit lanes of 16 bits when they are joined.
+template <int kLines, bool kPairs>
+constexpr int even_planes_in_words() {
+  constexpr int kNibbles = kLines * kLineInputs / kNibble / (kPairs ? 2 : 1);
+  int planes = 1;
+  while ((2 << planes) - 1 <= 0xffff / (kNibbles * ((1 << kDigitBits) - 1)) && planes < contract::kMaxPlanes) ++planes;
+  return planes;
+}
+
+// accumulate_even() of a policy whose line has the halves one after the other, half a line each: rows as above, and
+// halves one by one. Its accumulate_even_rows<Digits, Lines, Begin, End, Rows>(view, m, half) adds `half`, which is the
+// half lines Begin to End of each plane's Lines lines.
+template <class Policy, int kDigits, int kLines, bool kPairs>
+[[gnu::always_inline]] inline void accumulate_even_in_tiles(const EvenView& view) {
+  Policy::fetch(view.scales);
+  if (view.zeros != nullptr && view.first) Policy::fetch(view.zeros);
+  constexpr int kTile = Policy::template kRowTile<kDigits>;
+  constexpr int kEnd = kPairs ? 1 : 2 * kLines;
+  std::int64_t m = 0;
+  for (; m + kTile <= view.rows; m += kTile) {
+    Policy::template accumulate_even_rows<kDigits, kLines, 0, kEnd, kTile>(view, m, 0);
+    if constexpr (kPairs) Policy::template accumulate_even_rows<kDigits, kLines, 1, 2, kTile>(view, m, 1);
+  }
+  for (; m < view.rows; ++m) {
+    Policy::template accumulate_even_rows<kDigits, kLines, 0, kEnd, 1>(view, m, 0);
+    if constexpr (kPairs) Policy::template accumulate_even_rows<kDigits, kLines, 1, 2, 1>(view, m, 1);
+  }
+}
+
+template <class Policy, int kDigits, int kLines, bool kPairs = false>
+bool multiply_even_blocks(const Product& a) {
+  return for_blocks<Policy, TableForm<kDigits>>(
+      a, [&](const TableView& view) { accumulate_even_segment<Policy, kDigits, kLines, kPairs>(*a.shape, view); });
+}
+
+template <class Policy, int kDigits>
+bool multiply_even(const Product& a) {
+  if (a.shape->halves == 2) return multiply_even_blocks<Policy, kDigits, 1, true>(a);
+  switch (a.shape->segment_size / kLineInputs) {
+    case 1:
+      return multiply_even_blocks<Policy, kDigits, 1>(a);
+    case 2:
+      return multiply_even_blocks<Policy, kDigits, 2>(a);
+    case 3:
+      return multiply_even_blocks<Policy, kDigits, 3>(a);
+    default:
+      return multiply_even_blocks<Policy, kDigits, 4>(a);
+  }
+}
+
 template <class Policy, int kDigits, int kLines>
 bool multiply_blocks(const Product& a) {
   return for_blocks<Policy, TableForm<kDigits>>(
@@ -169,6 +284,9 @@ bool multiply_blocks(const Product& a) {
 template <class Policy, int kDigits>
 bool multiply(const Product& a) {
   static_assert(kMaxLines == 4, "one case for each number of lines in a segment");
+  if constexpr (Policy::kEvenLevels) {
+    if (a.shape->levels == kEvenLevels) return multiply_even<Policy, kDigits>(a);
+  }
   switch (a.shape->segment_size / kLineInputs) {
     case 1:
       return multiply_blocks<Policy, kDigits, 1>(a);
@@ -187,9 +305,12 @@ constexpr MatMulKernel table_kernel(const char* name, Isa isa, std::int64_t layo
           .isa = isa,
           .accuracy_level = kDigits == 1 ? 4 : 0,
           .layout = layout,
+          .free_levels = true,
+          .even_levels = Policy::kEvenLevels,
           .block_outputs = Policy::kBlockOutputs,
           .packed_as = nullptr,
           .min_rows = 1,
+          .min_planes = 1,
           .block_bytes = PackedLayout<Policy>::block_bytes,
           .pack_block = pack_block<Policy>,
           .unpack_block = unpack_block<Policy>,

@@ -1,58 +1,26 @@
 // Table kernels for AVX-512 with VNNI and VBMI.
 //
-// Output block: 32 outputs, as two vectors of 16. Line: 64 bytes for each vector; byte 4r+j of a vector belongs to its
-// output r; the low nibble is the inputs 4j..4j+3 of the line, the high nibble the inputs 16+4j..16+4j+3. So one vpermb
-// looks up 16 outputs times 16 inputs, and one vpdpbusd adds the four bytes of each output to its 32-bit lane: no
-// horizontal sum anywhere.
+// The packed form is that of avx512_block.h: one vpermb looks up 16 outputs times 16 inputs, and one vpdpbusd adds the
+// four bytes of each output to its 32-bit lane, so that there is no horizontal sum anywhere.
 #include "simd/x86_avx512.h"
 
 #include "contract.h"
+#include "kernels/avx512_block.h"
 #include "kernels/inventory.h"
 #include "kernels/table-inl.h"
-#include "simd/x86_prefetch.h"
 
 namespace dualbinary {
 namespace {
 
-struct Avx512 {
-  using F32x16 = dualbinary::F32x16;
-  static constexpr int kVectorOutputs = 16;
-  static constexpr int kBlockVectors = 2;
-  static constexpr int kBlockOutputs = kBlockVectors * kVectorOutputs;
-  static constexpr std::size_t kVector = 64;
+struct Avx512 : Avx512Block {
+  static constexpr bool kEvenLevels = true;
   // While many rows pass by, all indices of a pass stay in 16 of the 32 registers: 8 lines of one vector, or 4 lines of
   // two vectors, which then share the tables.
+  static constexpr int kMostPlanes = 4;
   template <int kLines>
-  static constexpr int kPlanesPerPass = kLines <= 2 ? 4 : 2;
+  static constexpr int kPlanesPerPass = kLines <= 2 ? kMostPlanes : 2;
   template <int kLines, int kPlanes>
   static constexpr int kVectorsAtOnce = kLines * kPlanes <= 4 ? 2 : 1;
-
-  // Moves nibble j (j < 4) of each half-word to the low half of byte j.
-  static std::uint32_t spread(std::uint32_t nibbles) {
-    nibbles = (nibbles | nibbles << 8) & 0x00ff00ffU;
-    return (nibbles | nibbles << 4) & 0x0f0f0f0fU;
-  }
-
-  static void pack_line(const std::uint32_t* words, std::uint8_t* out) {
-    std::uint32_t line[kBlockOutputs];
-    for (int r = 0; r < kBlockOutputs; ++r) line[r] = spread(words[r] & 0xffffU) | spread(words[r] >> 16) << 4;
-    std::memcpy(out, line, sizeof(line));
-  }
-
-  // The reverse of spread.
-  static std::uint32_t collect(std::uint32_t bytes) {
-    bytes = (bytes | bytes >> 4) & 0x00ff00ffU;
-    return (bytes | bytes >> 8) & 0xffffU;
-  }
-
-  static void unpack_line(const std::uint8_t* line, std::uint32_t* words) {
-    std::memcpy(words, line, kBlockOutputs * sizeof(*words));
-    for (int r = 0; r < kBlockOutputs; ++r) {
-      words[r] = collect(words[r] & 0x0f0f0f0fU) | collect(words[r] >> 4 & 0x0f0f0f0fU) << 16;
-    }
-  }
-
-  static void fetch(const std::uint8_t* at) { fetch_stream(at); }
 
   // Sum of the entries from those of their digits.
   template <int kDigits>
@@ -65,24 +33,119 @@ struct Avx512 {
     return _mm512_cvtepi32_ps(sum);
   }
 
+  // How the looked-up digits of a pass become results: a sum and scales for each plane of free levels,
+  template <int kDigits, int kLines, int kPasses, bool kOffset>
+  struct Free {
+    using View = TableView;
+    static constexpr int kPlanes = kPasses;
+    static constexpr int kSums = kPlanes;
+    struct Scales {
+      __m512 row[kPlanes + 1];
+    };
+    static constexpr int sum_of(int plane, int /*half*/) { return plane; }
+    static __m512i weight(int /*plane*/) { return _mm512_set1_epi8(1); }
+    static std::int32_t start(const View&, const TableTerms& terms, int /*sum*/) { return terms.start; }
+    static Scales load(const View& a, int v) {
+      Scales scales;
+#pragma GCC unroll 5
+      for (int c = 0; c < kPlanes + (kOffset ? 1 : 0); ++c) scales.row[c] = load_scales(a, a.scales, c, v);
+      return scales;
+    }
+    // y += step * (sum over planes of scale * (sum of entries + start)) (+ offset * sum of x)
+    static __m512 finish(const View&, const TableTerms& terms, const __m512* totals, const Scales& scales, __m512 y) {
+      __m512 weighted = _mm512_mul_ps(totals[0], scales.row[0]);
+#pragma GCC unroll 3
+      for (int p = 1; p < kPlanes; ++p) weighted = _mm512_fmadd_ps(totals[p], scales.row[p], weighted);
+      y = _mm512_fmadd_ps(weighted, _mm512_set1_ps(terms.step), y);
+      if constexpr (kOffset) y = _mm512_fmadd_ps(scales.row[kPlanes], _mm512_set1_ps(terms.sum), y);
+      return y;
+    }
+  };
+
+  // or one for all planes of even ones: vpdpbusd multiplies the digits of plane p by 2^p on the way. Of a pair of
+  // groups there are two, as the low nibbles are the first group.
+  template <int kDigits, int kLines, int kPasses, bool kPairs>
+  struct Even {
+    using View = EvenView;
+    static constexpr int kPlanes = kPasses;
+    static constexpr int kSums = kPairs ? 2 : 1;
+    static constexpr int kNibbles = kLines * kLineInputs / kNibble / kSums;
+    struct Scales {
+      __m512 step[kSums];
+      __m512 of_sum[kSums];  // what the sum of x is multiplied by; where the pass has such a term
+    };
+    static constexpr int sum_of(int /*plane*/, int half) { return kPairs ? half : 0; }
+    static __m512i weight(int plane) { return _mm512_set1_epi8(static_cast<char>(1 << plane)); }
+    static std::int32_t start(const View& a, const TableTerms& terms, int sum) {
+      return even_start<kDigits>(a, terms, sum, kNibbles);
+    }
+    static bool has_sum(const View& a) { return a.first && (a.offset || a.zeros != nullptr); }
+    static Scales load(const View& a, int v) {
+      Scales scales;
+#pragma GCC unroll 2
+      for (int half = 0; half < kSums; ++half) {
+        scales.step[half] = load_scales(a, steps_of(a, half), 0, v);
+        if (!has_sum(a)) continue;
+        if (a.offset) {
+          scales.of_sum[half] = load_scales(a, steps_of(a, half), 1, v);
+        } else {
+          const std::uint8_t* zeros = a.zeros + half * kBlockOutputs + v * kVectorOutputs;
+          fetch_stream(zeros);
+          const __m512i bytes = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(zeros)));
+          scales.of_sum[half] = _mm512_fnmadd_ps(_mm512_cvtepi32_ps(bytes), scales.step[half], _mm512_setzero_ps());
+        }
+      }
+      return scales;
+    }
+    // y += step of x * weight of the pass * step * (sum of entries + start) (+ (offset, or -step * zero) * sum of x)
+    static __m512 finish(const View& a, const TableTerms& terms, const __m512* totals, const Scales& scales, __m512 y) {
+      const __m512 step = _mm512_set1_ps(terms.step * a.weight);
+#pragma GCC unroll 2
+      for (int half = 0; half < kSums; ++half) {
+        y = _mm512_fmadd_ps(_mm512_mul_ps(totals[half], scales.step[half]), step, y);
+        if (has_sum(a)) y = _mm512_fmadd_ps(scales.of_sum[half], _mm512_set1_ps(sum_of_x(terms, half)), y);
+      }
+      return y;
+    }
+  };
+
   template <int kDigits, int kLines, int kPlanes, bool kOffset>
   static void accumulate(const TableView& a) {
-    if (a.rows == 1) return accumulate_row<kDigits, kLines, kPlanes, kOffset>(a);
-    constexpr int kAtOnce = kVectorsAtOnce<kLines, kPlanes>;
-    for (int v = 0; v < kBlockVectors; v += kAtOnce) {
-      accumulate_vectors<kDigits, kLines, kPlanes, kAtOnce, kOffset>(a, v);
+    accumulate_pass<Free<kDigits, kLines, kPlanes, kOffset>, kDigits, kLines>(a);
+  }
+
+  // One row needs no registers for indices.
+  template <int kDigits, int kLines, bool kPairs>
+  static constexpr int even_planes(std::int64_t rows) {
+    return rows == 1 ? kMostPlanes : kPlanesPerPass<kLines>;
+  }
+
+  template <int kDigits, int kLines, bool kPairs, int kPlanes = kMostPlanes>
+  static void accumulate_even(const EvenView& a) {
+    if constexpr (kPlanes > 1) {
+      if (a.planes < kPlanes) return accumulate_even<kDigits, kLines, kPairs, kPlanes - 1>(a);
+    }
+    accumulate_pass<Even<kDigits, kLines, kPlanes, kPairs>, kDigits, kLines>(a);
+  }
+
+  template <class Sums, int kDigits, int kLines>
+  static void accumulate_pass(const typename Sums::View& a) {
+    if (a.rows == 1) return accumulate_row<Sums, kDigits, kLines>(a);
+    if constexpr (Sums::kPlanes <= kPlanesPerPass<kLines>) {
+      constexpr int kAtOnce = kVectorsAtOnce<kLines, Sums::kPlanes>;
+      for (int v = 0; v < kBlockVectors; v += kAtOnce) accumulate_vectors<Sums, kDigits, kLines, kAtOnce>(a, v);
     }
   }
 
   // One row needs each index once, so that both vectors can share a table. Lines are read in the order in which they
   // are stored: going from plane to plane for each table loads fewer tables, and was 25 % slower out of cache.
-  template <int kDigits, int kLines, int kPlanes, bool kOffset>
-  static void accumulate_row(const TableView& a) {
-    __m512i acc[kBlockVectors][kPlanes][kDigits];
+  template <class Sums, int kDigits, int kLines>
+  static void accumulate_row(const typename Sums::View& a) {
+    __m512i acc[kBlockVectors][Sums::kSums][kDigits];
 #pragma GCC unroll 2
-    for (int v = 0; v < kBlockVectors; ++v) begin<kDigits, kPlanes>(a.terms->start, acc[v]);
+    for (int v = 0; v < kBlockVectors; ++v) begin<Sums, kDigits>(a, *a.terms, acc[v]);
 #pragma GCC unroll 4
-    for (int p = 0; p < kPlanes; ++p) {
+    for (int p = 0; p < Sums::kPlanes; ++p) {
 #pragma GCC unroll 4
       for (int line = 0; line < kLines; ++line) {
 #pragma GCC unroll 2
@@ -90,31 +153,32 @@ struct Avx512 {
           const std::uint8_t* at = line_at(a, p * kLines + line, v);
           fetch_stream(at);
           const __m512i bits = _mm512_loadu_si512(at);
+          __m512i(*sums)[kDigits] = acc[v];
 #pragma GCC unroll 2
           for (int d = 0; d < kDigits; ++d) {
             const std::uint8_t* tables = a.integers + static_cast<std::size_t>(2 * (d * kLines + line)) * kVector;
-            acc[v][p][d] = look_up(acc[v][p][d], low_index(bits), _mm512_loadu_si512(tables));
-            acc[v][p][d] = look_up(acc[v][p][d], high_index(bits), _mm512_loadu_si512(tables + kVector));
+            __m512i& low = sums[Sums::sum_of(p, 0)][d];
+            low = look_up(low, low_index(bits), _mm512_loadu_si512(tables), Sums::weight(p));
+            __m512i& high = sums[Sums::sum_of(p, 1)][d];
+            high = look_up(high, high_index(bits), _mm512_loadu_si512(tables + kVector), Sums::weight(p));
           }
         }
       }
     }
 #pragma GCC unroll 2
     for (int v = 0; v < kBlockVectors; ++v) {
-      __m512 scale[kPlanes + 1];
-#pragma GCC unroll 5
-      for (int c = 0; c < kPlanes + (kOffset ? 1 : 0); ++c) scale[c] = load_scales(a, c, v);
-      finish_vector<kDigits, kPlanes, kOffset>(*a.terms, acc[v], scale, a.y + v * kVectorOutputs);
+      finish_vector<Sums, kDigits>(a, *a.terms, acc[v], Sums::load(a, v), a.y + v * kVectorOutputs);
     }
   }
 
   // Many rows, outputs of vectors v0 .. v0 + kVectors - 1.
-  template <int kDigits, int kLines, int kPlanes, int kVectors, bool kOffset>
-  static void accumulate_vectors(const TableView& a, int v0) {
+  template <class Sums, int kDigits, int kLines, int kVectors>
+  static void accumulate_vectors(const typename Sums::View& a, int v0) {
+    constexpr int kPlanes = Sums::kPlanes;
     constexpr int kHalfLines = 2 * kLines;
     constexpr std::size_t kNext = (kPlanes * kLines + 1) * kBlockVectors * kVector;  // a segment with its scales, or so
     __m512i index[kVectors][kPlanes][kHalfLines];
-    __m512 scale[kVectors][kPlanes + 1];
+    typename Sums::Scales scales[kVectors];
 #pragma GCC unroll 2
     for (int v = 0; v < kVectors; ++v) {
 #pragma GCC unroll 4
@@ -128,15 +192,14 @@ struct Avx512 {
           index[v][p][2 * line + 1] = high_index(bits);
         }
       }
-#pragma GCC unroll 5
-      for (int c = 0; c < kPlanes + (kOffset ? 1 : 0); ++c) scale[v][c] = load_scales(a, c, v0 + v);
+      scales[v] = Sums::load(a, v0 + v);
     }
     const std::uint8_t* entries = a.integers;
     float* y = a.y + v0 * kVectorOutputs;
     for (std::int64_t m = 0; m < a.rows; ++m) {
-      __m512i acc[kVectors][kPlanes][kDigits];
+      __m512i acc[kVectors][Sums::kSums][kDigits];
 #pragma GCC unroll 2
-      for (int v = 0; v < kVectors; ++v) begin<kDigits, kPlanes>(a.terms[m].start, acc[v]);
+      for (int v = 0; v < kVectors; ++v) begin<Sums, kDigits>(a, a.terms[m], acc[v]);
 #pragma GCC unroll 8
       for (int t = 0; t < kHalfLines; ++t) {
 #pragma GCC unroll 2
@@ -145,44 +208,46 @@ struct Avx512 {
 #pragma GCC unroll 2
           for (int v = 0; v < kVectors; ++v) {
 #pragma GCC unroll 4
-            for (int p = 0; p < kPlanes; ++p) acc[v][p][d] = look_up(acc[v][p][d], index[v][p][t], table);
+            for (int p = 0; p < kPlanes; ++p) {
+              __m512i& sum = acc[v][Sums::sum_of(p, t % 2)][d];
+              sum = look_up(sum, index[v][p][t], table, Sums::weight(p));
+            }
           }
         }
       }
       entries += kDigits * kHalfLines * static_cast<int>(kVector);
 #pragma GCC unroll 2
       for (int v = 0; v < kVectors; ++v) {
-        finish_vector<kDigits, kPlanes, kOffset>(a.terms[m], acc[v], scale[v], y + v * kVectorOutputs);
+        finish_vector<Sums, kDigits>(a, a.terms[m], acc[v], scales[v], y + v * kVectorOutputs);
       }
       y += kBlockOutputs;
     }
   }
 
   // Sums of a vector at the start of a segment: the lowest digits' takes the start value along.
-  template <int kDigits, int kPlanes>
-  static void begin(std::int32_t start, __m512i (*acc)[kDigits]) {
+  template <class Sums, int kDigits>
+  static void begin(const typename Sums::View& a, const TableTerms& terms, __m512i (*acc)[kDigits]) {
 #pragma GCC unroll 4
-    for (int p = 0; p < kPlanes; ++p) {
-      acc[p][0] = _mm512_set1_epi32(start);
+    for (int s = 0; s < Sums::kSums; ++s) {
+      acc[s][0] = _mm512_set1_epi32(Sums::start(a, terms, s));
 #pragma GCC unroll 2
-      for (int d = 1; d < kDigits; ++d) acc[p][d] = _mm512_setzero_si512();
+      for (int d = 1; d < kDigits; ++d) acc[s][d] = _mm512_setzero_si512();
     }
   }
 
-  // acc + the digits that `index` selects from four tables.
-  static __m512i look_up(__m512i acc, __m512i index, __m512i table) {
-    return _mm512_dpbusd_epi32(acc, _mm512_permutexvar_epi8(index, table), _mm512_set1_epi8(1));
+  // acc + weight * the digits that `index` selects from four tables.
+  static __m512i look_up(__m512i acc, __m512i index, __m512i table, __m512i weight) {
+    return _mm512_dpbusd_epi32(acc, _mm512_permutexvar_epi8(index, table), weight);
   }
 
-  // y += step * (sum over planes of scale * (sum of entries + start)) (+ offset * sum of x), for 16 outputs of one row.
-  template <int kDigits, int kPlanes, bool kOffset>
-  static void finish_vector(const TableTerms& terms, const __m512i (*acc)[kDigits], const __m512* scale, float* y) {
-    __m512 weighted = _mm512_mul_ps(total<kDigits>(acc[0]), scale[0]);
-#pragma GCC unroll 3
-    for (int p = 1; p < kPlanes; ++p) weighted = _mm512_fmadd_ps(total<kDigits>(acc[p]), scale[p], weighted);
-    __m512 result = _mm512_fmadd_ps(weighted, _mm512_set1_ps(terms.step), _mm512_loadu_ps(y));
-    if constexpr (kOffset) result = _mm512_fmadd_ps(scale[kPlanes], _mm512_set1_ps(terms.sum), result);
-    _mm512_storeu_ps(y, result);
+  // Adds the pass to 16 results of one row.
+  template <class Sums, int kDigits>
+  static void finish_vector(const typename Sums::View& a, const TableTerms& terms, const __m512i (*acc)[kDigits],
+                            const typename Sums::Scales& scales, float* y) {
+    __m512 totals[Sums::kSums];
+#pragma GCC unroll 4
+    for (int s = 0; s < Sums::kSums; ++s) totals[s] = total<kDigits>(acc[s]);
+    _mm512_storeu_ps(y, Sums::finish(a, terms, totals, scales, _mm512_loadu_ps(y)));
   }
 
   // Line `line` of the pass, for the 16 outputs of vector v.
@@ -190,14 +255,9 @@ struct Avx512 {
     return a.lines + static_cast<std::size_t>(line * kBlockVectors + v) * kVector;
   }
 
-  // Scales of row c of the pass, for the 16 outputs of vector v.
-  static __m512 load_scales(const TableView& a, int c, int v) {
-    const bool f16 = a.scale_type == Element::kFloat16;
-    const int first = c * kBlockOutputs + v * kVectorOutputs;
-    const std::uint8_t* at = a.scales + static_cast<std::size_t>(first) * (f16 ? sizeof(std::uint16_t) : sizeof(float));
-    fetch_stream(at);
-    return f16 ? F32x16::load(reinterpret_cast<const std::uint16_t*>(at)).v
-               : F32x16::load(reinterpret_cast<const float*>(at)).v;
+  // Scales of row c of `scales`, for the 16 outputs of vector v.
+  static __m512 load_scales(const TableView& a, const std::uint8_t* scales, int c, int v) {
+    return Avx512Block::load_scales(scales, a.scale_type, c, v);
   }
 };
 

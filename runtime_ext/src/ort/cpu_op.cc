@@ -27,7 +27,7 @@ struct HostPool {
 class CpuNodeKernel : public NodeKernel {
  public:
   CpuNodeKernel(const Node& node, const MatMulKernel& kernel)
-      : weight_(node.shape, node.stored, kernel, many_rows_kernel(kernel)) {}
+      : weight_(node.shape, node.stored, kernel, many_rows_kernel(kernel, node.shape)) {}
 
   void multiply(const Call& call) const override {
     HostPool pool{call.api, call.context};
@@ -39,8 +39,7 @@ class CpuNodeKernel : public NodeKernel {
 };
 
 std::unique_ptr<NodeKernel> create(const Node& node) {
-  const MatMulKernel& kernel = choose_kernel(static_cast<int>(node.shape.accuracy_level), node.shape.layout);
-  return std::make_unique<CpuNodeKernel>(node, kernel);
+  return std::make_unique<CpuNodeKernel>(node, choose_kernel(node.shape));
 }
 
 // Without entries for bfloat16 ONNX Runtime would say that there is no implementation, but not why.

@@ -195,6 +195,9 @@ OrtStatus* ORT_API_CALL infer(const OrtCustomOp* op, OrtShapeInferContext* conte
   return guarded(api, std::string(contract::kOpName) + ": ", [&] { infer_output(api, context); });
 }
 
+// A node of an older version means the same in a newer one, whose attributes have the defaults that it lacks.
+constexpr int kFirstVersion = 1;
+
 // Version and callbacks.
 void fill_in(OrtCustomOp& op) {
   op.version = kOrtApiVersion;
@@ -212,7 +215,7 @@ void fill_in(OrtCustomOp& op) {
   op.GetInputMemoryType = [](const OrtCustomOp* o, std::size_t index) noexcept {
     return index == contract::kInputX ? OrtMemTypeDefault : self(o).weight_memory;
   };
-  op.GetStartVersion = [](const OrtCustomOp*) noexcept { return contract::kOpVersion; };
+  op.GetStartVersion = [](const OrtCustomOp*) noexcept { return kFirstVersion; };
   op.GetEndVersion = [](const OrtCustomOp*) noexcept { return contract::kOpVersion; };
   op.InferOutputShapeFn = infer;
   op.CreateKernelV2 = create_kernel;
@@ -230,7 +233,7 @@ std::vector<const OrtCustomOp*> new_custom_ops(const OrtApi& api, const char* pr
   constexpr auto kUint8 = ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8;
   std::vector<const OrtCustomOp*> ops;
   for (const auto x_type : {kFloat32, kFloat16, kBFloat16}) {
-    for (const auto scale_type : {kFloat16, kFloat32, kUint8}) {
+    for (const auto scale_type : {kFloat16, kFloat32, kBFloat16, kUint8}) {
       auto* op = new CustomOp{{}, &api, provider, x_type, scale_type, weight_memory, create_for(x_type)};
       fill_in(*op);
       ops.push_back(op);

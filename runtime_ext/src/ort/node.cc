@@ -9,7 +9,7 @@
 namespace dualbinary {
 namespace {
 
-constexpr std::size_t kPlanesRank = 3;  // [P, N, Kp/8]
+constexpr std::size_t kPlanesRank = 3;  // [P, N, Kp/8 + Z]
 constexpr std::size_t kBlocksRank = 2;  // [B, bytes of a block]
 constexpr std::size_t kScalesRank = 3;  // [C, N, Kp/G]
 
@@ -28,10 +28,16 @@ void check_rank(const char* name, const char* shape, std::size_t rank, const std
   throw std::invalid_argument(std::string(name) + ": expected shape " + shape + ", got " + to_string(dims));
 }
 
-// P of an output block of that many bytes: C, or C-1 where one row is the offset. Throws where neither fits.
+// P of an output block of that many bytes. Free levels: C, or C-1 where one row is the offset; even ones: any. Throws
+// where none fits.
 std::int64_t planes_in_block(Spec spec, std::int64_t bytes) {
+  const bool even = spec.levels == kEvenLevels;
+  const std::int64_t most = even ? contract::kMaxPlanes : spec.scale_rows;
+  const std::int64_t least = even ? contract::kMinPlanes : spec.scale_rows - 1;
+  // A zero point that P does not allow is told once P is known.
+  if (spec.twice_zero != kGroupZeros) spec.twice_zero = 0;
   std::string expected;
-  for (spec.planes = spec.scale_rows; spec.planes >= spec.scale_rows - 1; --spec.planes) {
+  for (spec.planes = most; spec.planes >= least; --spec.planes) {
     if (spec.planes < contract::kMinPlanes || spec.planes > contract::kMaxPlanes) continue;
     const std::vector<std::int64_t> dims = planes_dims(checked_shape(spec));
     if (dims.back() == bytes) return spec.planes;
@@ -48,10 +54,12 @@ Element scale_element_of(ONNXTensorElementDataType type) {
       return Element::kFloat32;
     case ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16:
       return Element::kFloat16;
+    case ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16:
+      return Element::kBFloat16;
     case ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8:
       return Element::kCode8;
     default:
-      throw std::invalid_argument("scales: expected float16, float32 or uint8, got ONNX element type " +
+      throw std::invalid_argument("scales: expected float16, float32, bfloat16 or uint8, got ONNX element type " +
                                   std::to_string(type));
   }
 }
@@ -97,6 +105,8 @@ Spec read_attributes(const AttributeReader& reader) {
   spec.group_size = required(reader, kAttrGroupSize);
   spec.layout = reader.read(kAttrLayout).value_or(kAttrLayoutDefault);
   spec.accuracy_level = reader.read(kAttrAccuracyLevel).value_or(kAttrAccuracyLevelDefault);
+  spec.levels = reader.read(kAttrLevels).value_or(kAttrLevelsDefault);
+  spec.twice_zero = reader.read(kAttrTwiceZero).value_or(kAttrTwiceZeroDefault);
   check_attributes(spec);
   return spec;
 }
@@ -110,7 +120,8 @@ std::optional<Shape> check_inputs(Spec spec, const TensorInfo& x, const TensorIn
   spec.scale_type = scale_element_of(scales.type);
   const bool plain = spec.layout == contract::kLayoutPlain;
   if (plain) {
-    check_rank("planes", "[P, N, Kp/8]", kPlanesRank, planes.dims);
+    check_rank("planes", spec.twice_zero == kGroupZeros ? "[P, N, Kp/8 + Z]" : "[P, N, Kp/8]", kPlanesRank,
+               planes.dims);
     check_rank("scales", "[C, N, Kp/G]", kScalesRank, scales.dims);
   } else {
     check_rank("planes", "[B, bytes of a block]", kBlocksRank, planes.dims);
@@ -118,6 +129,7 @@ std::optional<Shape> check_inputs(Spec spec, const TensorInfo& x, const TensorIn
   }
   if ((plain ? planes.dims[0] : planes.dims[1]) < 0 || scales.dims[0] < 0) return std::nullopt;
   spec.scale_rows = scales.dims[0];
+  spec.scale_outputs = plain && spec.levels == kEvenLevels && scales.dims[1] == 1 ? 1 : spec.N;
   spec.planes = plain ? planes.dims[0] : planes_in_block(spec, planes.dims[1]);
   const Shape shape = checked_shape(spec);
   check_dims("planes", planes_dims(shape), planes.dims);

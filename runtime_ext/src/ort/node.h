@@ -29,7 +29,7 @@ class AttributeReader {
   virtual std::optional<std::int64_t> read(const char* name) const = 0;
 };
 
-// K, N, group_size, layout and accuracy_level, defaults filled in and checked; the rest is zero.
+// The attributes, defaults filled in and checked; the rest is zero.
 Spec read_attributes(const AttributeReader& reader);
 
 // Checks what is known of the three inputs against the attributes. Unknown dimensions pass. Returns the full shape, if

@@ -26,6 +26,9 @@ struct F32x16 {
   static F32x16 load(const std::uint16_t* p) {
     return each([&](int i) { return f16_to_float(p + 4 * i); });
   }
+  static F32x16 load_bfloat16(const std::uint16_t* p) {
+    return each([&](int i) { return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p + 4 * i), 16)); });
+  }
   static F32x16 load(const std::int8_t* p) {
     const int8x16_t bytes = vld1q_s8(p);
     const int16x8_t low = vmovl_s8(vget_low_s8(bytes));
@@ -112,6 +115,14 @@ inline uint16x8_t add_looked_up(uint16x8_t sums, uint8x16x2_t tables, uint8x16_t
 inline float32x4_t load_scales(const std::uint8_t* p, bool f16, int which) {
   return f16 ? F32x16::f16_to_float(reinterpret_cast<const std::uint16_t*>(p) + 4 * which)
              : vld1q_f32(reinterpret_cast<const float*>(p) + 4 * which);
+}
+
+// Four zero points, bytes, number 4 * which and on.
+inline float32x4_t load_zeros(const std::uint8_t* p, int which) {
+  std::uint32_t four = 0;
+  __builtin_memcpy(&four, p + 4 * which, sizeof(four));
+  const uint16x8_t words = vmovl_u8(vreinterpret_u8_u32(vdup_n_u32(four)));
+  return vcvtq_f32_u32(vmovl_u16(vget_low_u16(words)));
 }
 
 // Prefetch of the packed stream into L2, one call for each cache line that is read. The distance is the one that x86

@@ -18,9 +18,14 @@ struct F32x16 {
   static __m256 byte_to_float(const std::int8_t* p) {
     return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
   }
+  static __m256 bfloat16_to_float(const std::uint16_t* p) {
+    const __m256i bits = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(bits, 16));
+  }
   static F32x16 set(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
   static F32x16 load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
   static F32x16 load(const std::uint16_t* p) { return {f16_to_float(p), f16_to_float(p + 8)}; }
+  static F32x16 load_bfloat16(const std::uint16_t* p) { return {bfloat16_to_float(p), bfloat16_to_float(p + 8)}; }
   static F32x16 load(const std::int8_t* p) { return {byte_to_float(p), byte_to_float(p + 8)}; }
   static F32x16 add(F32x16 x, F32x16 y) { return {_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b)}; }
   static F32x16 max(F32x16 x, F32x16 y) { return {_mm256_max_ps(x.a, y.a), _mm256_max_ps(x.b, y.b)}; }
@@ -106,6 +111,10 @@ struct ByteSums {
     both = _mm256_add_epi16(both, _mm256_add_epi16(x, y));
     high = _mm256_add_epi16(high, _mm256_add_epi16(_mm256_srli_epi16(x, 8), _mm256_srli_epi16(y, 8)));
   }
+  void twice() {
+    both = _mm256_add_epi16(both, both);
+    high = _mm256_add_epi16(high, high);
+  }
   __m256i low_sums() const { return _mm256_sub_epi16(both, _mm256_slli_epi16(high, 8)); }
   __m256i high_sums() const { return high; }
 };
@@ -113,6 +122,11 @@ struct ByteSums {
 // Eight of the sixteen unsigned words, as 32-bit integers.
 inline __m256i widen(__m256i words, int which) {
   return _mm256_cvtepu16_epi32(which == 0 ? _mm256_castsi256_si128(words) : _mm256_extracti128_si256(words, 1));
+}
+
+// Eight unsigned bytes.
+inline __m256 bytes_to_float(const std::uint8_t* p) {
+  return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
 }
 
 // Eight scales of either type, number 8 * which and on.

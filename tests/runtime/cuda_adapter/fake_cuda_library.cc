@@ -147,6 +147,9 @@ const char* dualbinary_cuda_weight_create(const dualbinary_spec* spec, const voi
                       {"planes", shape.planes},
                       {"scale_rows", shape.scale_rows},
                       {"accuracy_level", spec->accuracy_level},
+                      {"levels", spec->levels},
+                      {"twice_zero", spec->twice_zero},
+                      {"scale_outputs", spec->scale_outputs},
                       {"scale_type", spec->scale_type}});
   });
 }
