@@ -111,7 +111,7 @@ def _command(args: argparse.Namespace) -> None:
     }
     for warning in result.warnings:
         _note(warning)
-    if library.path is None:
+    if library.path is None and options.op == "dualbinary":
         _note(f"no library beside the model, which runs by its fallback function: {library.reason}")
     if not args.json:
         print(_sentence(args.out, summary))
@@ -167,8 +167,8 @@ def _export(
         model_dir,
         out,
         options,
-        library=library.path,
-        cuda_library=library.cuda if options.target == "cuda" else None,
+        library=library.path if options.op == "dualbinary" else None,
+        cuda_library=library.cuda if options.target == "cuda" and options.op == "dualbinary" else None,
         force=command.force,
         progress=not command.quiet and sys.stderr.isatty(),
     )

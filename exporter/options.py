@@ -112,7 +112,7 @@ class ExportOptions:
         choices=("fp32", "fp16"),
         shown=f"default {TARGETS['cpu']}, with {{target}} cuda {TARGETS['cuda']}",
     )
-    embedding_bits: int = option(8, help="bits of token embedding and head", choices=(4, 8, 16, 32))
+    embedding_bits: int = option(8, help="bits of token embedding and head", choices=(2, 3, 4, 8, 16, 32))
     logits: str = option(
         "last",
         help="last: logits [batch, 1, V] of the last token only, all that generating needs; all: of every token",
@@ -132,6 +132,13 @@ class ExportOptions:
         "and older ones take no more; many needs ONNX Runtime 1.32, on the CPU or CUDA. A single sequence takes many "
         "in either case",
         choices=("one", "many"),
+    )
+    op: str = option(
+        "dualbinary",
+        help="operator of the linear layers: dualbinary, for hosts that register the library, with a fallback function "
+        "for the others; matmulnbits, ONNX Runtime's own alone, for WebGPU and other execution providers, which takes "
+        "even levels",
+        choices=("dualbinary", "matmulnbits"),
     )
     fallback: str = option(
         "ort4",
@@ -154,6 +161,9 @@ class ExportOptions:
             expected = "ort4, standard or none at {accuracy_level} 0, where ONNX Runtime is slow with two bits"
             raise OptionError("fallback", expected, self.fallback, "use {fallback} ort4, or {accuracy_level} 4")
         plain = OP.layouts[0].name
+        if self.op == "matmulnbits":
+            self._check_stock(plain)
+            return
         if self.target != "cuda":
             return
         if self.layout != plain:
@@ -162,6 +172,16 @@ class ExportOptions:
         if isinstance(self.planes, int) and self.planes > CUDA_PLANES:
             expected = f"1 to {CUDA_PLANES} with {{target}} cuda"
             raise OptionError("planes", expected, self.planes, "use fewer, or {target} cpu")
+
+    def _check_stock(self, plain: str) -> None:
+        """Refuse what says nothing of a graph without our operator."""
+        for name, only in (("layout", plain), ("fallback", "ort4")):
+            if (value := getattr(self, name)) != only:
+                expected = "no value with {op} matmulnbits, whose graph has neither our operator nor its fallback"
+                raise OptionError(name, expected, value, f"leave {{{name}}} out, or use {{op}} dualbinary")
+        if self.embedding_bits == 3:
+            expected = "2, 4, 8, 16 or 32 with {op} matmulnbits"
+            raise OptionError("embedding_bits", expected, 3, "use 4, or {op} dualbinary")
 
     @property
     def activations(self) -> str:

@@ -121,7 +121,7 @@ def _refuse_contradictions(source: ModelDirectory, options: ExportOptions) -> No
         raise OptionError(given[0], expected, getattr(options, given[0]), hint)
     by_place = {"": stored.plane_format} | {f" in {module}": stored.format_of(module) for module in stored.overrides}
     for place, form in by_place.items():
-        if options.target == "cuda" and form.planes > CUDA_PLANES:
+        if options.target == "cuda" and options.op == "dualbinary" and form.planes > CUDA_PLANES:
             kind = f"a checkpoint of {form.planes} planes{place} (CUDA takes 1 to {CUDA_PLANES})"
             expected = f"cpu for {source.directory}, {kind}"
             raise OptionError("target", expected, options.target, "use {target} cpu, or train fewer planes")

@@ -43,21 +43,12 @@ def export_report(
     counts = Operations.total(Operations(**row["operations_per_token"]) for row in rows)
     head_weights, attention_width = _head_weights(parameters, tables), _attention_width(graph.model)
     flops = paper_flops([layer.weight for layer in layers], head_weights, attention_width)
-    table_rows = [
-        {
-            "parameter": table.parameter,
-            "bits": table.bits,
-            "block_size": table.block_size,
-            "weights": parameters[table.parameter].numel(),
-            "bytes": sum(map(_bytes, table.values)),
-        }
-        for table in tables
-    ]
-    plane_bytes = sum(_bytes(node.planes) + _bytes(node.scales) for node in nodes)
+    table_rows = [_table_row(table) for table in tables]
+    plane_bytes = sum(_bytes(value) for node in nodes for value in node.values)
     parameter_count = sum(tensor.numel() for tensor in parameters.unique())
     return {
         "report_version": REPORT_VERSION,
-        "op": f"{OP.domain}::{OP.name}-{graph.model.opset_imports.get(OP.domain, 1)}",
+        "op": _operator(graph.model),
         "model_type": parameters.source.model_type,
         "options": {**asdict(options), "dtype": options.activations, **_stored_format(nodes, parameters)},
         "method": parameters.source.quantization.method if parameters.source.quantization else "fit",
@@ -105,6 +96,12 @@ def fit_notes(layers: Sequence[Mapping[str, Any]], options: ExportOptions) -> li
     return notes
 
 
+def _operator(model: ir.Model) -> str:
+    """The operator that multiplies, with its version."""
+    version = model.opset_imports.get(OP.domain)
+    return "com.microsoft::MatMulNBits-1" if version is None else f"{OP.domain}::{OP.name}-{version}"
+
+
 def _layer_row(node: PlaneNode, linear: Linear, layer: LayerStats) -> dict[str, Any]:
     form = node.plane_format
     return {
@@ -122,6 +119,21 @@ def _layer_row(node: PlaneNode, linear: Linear, layer: LayerStats) -> dict[str, 
         **layer.weight.to_dict(),
         "operations_per_token": operations(linear.N, linear.K, form, layer.weight.ones).to_dict(),
         "scale_rounding_error": _rounding_error([layer]),
+    }
+
+
+def _table_row(table: VocabularyTable) -> dict[str, Any]:
+    stored = sum(map(_bytes, table.values))
+    blocks = "blocks" if table.group_size else "float"
+    weights = table.rows * table.width
+    return {
+        "parameter": table.parameter,
+        "bits": table.bits,
+        "levels": table.plane_format.levels if table.plane_format is not None else blocks,
+        "group_size": table.group_size,
+        "weights": weights,
+        "bytes": stored,
+        "bits_per_weight": 8 * stored / weights,
     }
 
 

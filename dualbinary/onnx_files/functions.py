@@ -8,7 +8,10 @@ from dualbinary.contract.weight import PlaneFormat
 from dualbinary.errors import InputError
 from dualbinary.onnx_files.unpack_function import PREFIX, UnpackFunction, unpack_function
 
-__all__ = ["constant_nodes", "replace_unpacking"]
+__all__ = ["BLOCKS", "constant_nodes", "replace_unpacking"]
+
+BLOCKS = "blocks"
+"""The last part of the name of an overload that reads a blocked layout, where another one reads plain."""
 
 _OPSET = 18  # the first with bitwise operators
 _UNPACKED = {"planes", "scales"}
@@ -54,6 +57,6 @@ def _parsed(unpack: UnpackFunction, opset: int) -> list[onnx.NodeProto]:
         return []
     text = (
         f'<domain: "unpack", opset_import: ["" : {opset}]>\n'
-        f"unpack <N, group_size> ({', '.join(unpack.inputs)}) => (planes, scales) {{\n{unpack.text}}}"
+        f"unpack <K, N, group_size> ({', '.join(unpack.inputs)}) => (planes, scales) {{\n{unpack.text}}}"
     )
     return list(parser.parse_function(text).node)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dualbinary.contract.blocked_layouts import LINE_BYTES, NIBBLE_ORDERS
+from dualbinary.contract.scale_codes import dtype_name
 from dualbinary.contract.schema import OP
 from dualbinary.contract.weight import PlaneFormat
 
@@ -25,7 +26,9 @@ _ROWS = OP.blocks["rows"]
 _ALIGNMENT = OP.blocks["alignment"]
 _FACTOR_BYTES = OP.scale_codes["factor_bytes"]
 _END = np.iinfo(np.int64).max
-_FLOAT, _FLOAT16, _INT32 = 1, 10, 6  # ONNX element types
+_FLOAT, _INT32 = 1, 6  # ONNX element types
+_ELEMENT_TYPES = {"float32": _FLOAT, "float16": 10, "bfloat16": 16}
+_EXPONENT_BITS = {"float32": 8, "float16": 5, "bfloat16": 8}
 
 
 @dataclass(frozen=True)
@@ -44,24 +47,26 @@ class UnpackFunction:
 
 
 def unpack_function(plane_format: PlaneFormat) -> UnpackFunction:
-    """The function for weights of this format, of any N, K and group size.
+    """The function for weights of this format, of any N, K and group size; but 16 is another function's.
 
     In the texts of this module a tilde stands for PREFIX.
     """
     layout, planes, scale_rows = plane_format.layout, plane_format.planes, plane_format.scale_rows
-    scale_dtype = plane_format.scale_dtype
+    scale_dtype, group_zeros = plane_format.scale_dtype, plane_format.node_levels.group_zeros
+    halves = 2 if plane_format.group_size == OP.limits["half_group"] else 1
     if not OP.layout_named(layout).blocks:
         return UnpackFunction(("planes", "scales"), "", {})
     itemsize = scale_dtype.itemsize
-    used = scale_rows * _ROWS * itemsize
+    used = halves * scale_rows * _ROWS * itemsize
+    used_zeros = halves * _ROWS * group_zeros
     ints = {
         "minus_one": [-1], "zero": [0], "one": [1], "two": [2], "three": [3], "four": [4], "end": [_END],
         "rows": [_ROWS], "line_inputs": [OP.limits["group_multiple"]], "line_bytes": [LINE_BYTES],
         "p": [planes], "c": [scale_rows], "used": [used], "item": [itemsize],
-        "scale_bytes": [-(-used // _ALIGNMENT) * _ALIGNMENT], "copy": [0, 0],
+        "scale_bytes": [-(-(used + used_zeros) // _ALIGNMENT) * _ALIGNMENT], "copy": [0, 0],
     }  # fmt: skip
     lines = [f"~{name} = Constant <value_ints: ints = {value}> ()" for name, value in ints.items()]
-    lines += _SIZES
+    lines += _SIZES if halves == 1 else _pair_sizes(plane_format.group_size)
     body = "~planes"
     if scale_dtype == np.uint8:
         factors = scale_rows * _ROWS * _FACTOR_BYTES
@@ -73,6 +78,12 @@ def unpack_function(plane_format: PlaneFormat) -> UnpackFunction:
         body = "~all_groups"
     lines += [f"~groups = Reshape ({body}, ~groups_shape)", *_PLANES, *_SCALE_BYTES]
     lines += _CODES if scale_dtype == np.uint8 else _float_scales(scale_dtype)
+    head = _FACTOR_BYTES if scale_dtype == np.uint8 else 0
+    if halves > 1:
+        lines = [_PAIR_SCALES if line.startswith("~scale_shape ") else line for line in lines]
+        lines = _without_pairs(lines, head)
+    if group_zeros:
+        lines = _with_zero_points(lines, used, used + used_zeros, head)
     low, high = NIBBLE_ORDERS[layout].T
     place = np.empty(2 * LINE_BYTES, np.int64)  # of nibble [output, j] in a line: low ones first
     place[low], place[high] = np.arange(LINE_BYTES), LINE_BYTES + np.arange(LINE_BYTES)
@@ -82,6 +93,9 @@ def unpack_function(plane_format: PlaneFormat) -> UnpackFunction:
         tables["centre"] = np.uint8(OP.scale_codes["zero"])
     else:
         tables |= _float_tables(scale_dtype)
+    if group_zeros:
+        tables |= {"positions": np.arange(8, dtype=np.uint8), "digit": np.uint8(1)}
+        tables["digits"] = np.arange(planes, dtype=np.uint8)[:, None, None, None]
     return UnpackFunction(
         (f"{PREFIX}planes", f"{PREFIX}scales"),
         "\n".join(lines).replace("~", PREFIX) + "\n",
@@ -119,6 +133,82 @@ _SIZES = [
     "~rows_shape = Concat <axis = 0> (~c, ~n_padded, ~minus_one)",
 ]
 
+
+def _pair_sizes(group_size: int) -> list[str]:
+    """The same where two groups are stored as one: sizes of such a pair, and groups and bytes of a row."""
+    pair = f"~group_inputs = Constant <value_ints: ints = [{2 * group_size}]> ()"
+    return [
+        *(pair if line.startswith("~group_inputs ") else line for line in _SIZES),
+        "~k_all = Constant <value_int: int = @K> ()",
+        "~k = Reshape (~k_all, ~minus_one)",
+        f"~half_inputs = Constant <value_ints: ints = [{group_size}]> ()",
+        f"~half_bytes = Constant <value_ints: ints = [{group_size // 8}]> ()",
+        "~k_up = Add (~k, ~half_inputs)",
+        "~k_up1 = Sub (~k_up, ~one)",
+        "~own_groups = Div (~k_up1, ~half_inputs)",
+        "~own_bytes = Mul (~own_groups, ~half_bytes)",
+    ]
+
+
+def _without_pairs(lines: list[str], head: int) -> list[str]:
+    """Lines that cut the last group off `planes` and `scales` where it is a pair's other half alone.
+
+    `head` columns are in front of the scales.
+    """
+    return [
+        *_renamed(_renamed(lines, "planes", "~pair_planes"), "scales", "~pair_scales"),
+        "planes = Slice (~pair_planes, ~zero, ~own_bytes, ~two)",
+        f"~head = Constant <value_ints: ints = [{head}]> ()",
+        "~own_columns = Add (~own_groups, ~head)",
+        "scales = Slice (~pair_scales, ~zero, ~own_columns, ~two)",
+    ]
+
+
+def _with_zero_points(lines: list[str], begin: int, end: int, head: int) -> list[str]:
+    """Lines that put zero points behind the rows of `planes`: bytes `begin` to `end` of a group, one for each output.
+
+    Digit p of eight of them is a byte behind plane p.
+    """
+    return [
+        *_renamed(lines, "planes", "~weight_planes"),
+        f"~zeros_begin = Constant <value_ints: ints = [{begin}]> ()",
+        f"~zeros_end = Constant <value_ints: ints = [{end}]> ()",
+        "~zeros_part = Slice (~groups, ~zeros_begin, ~zeros_end, ~two)",
+        "~zeros_shape = Concat <axis = 0> (~zero, ~minus_one, ~rows)",
+        "~zeros_units = Reshape (~zeros_part, ~zeros_shape)",  # [B, groups, 32]
+        "~zeros_by_row = Transpose <perm = [0, 2, 1]> (~zeros_units)",
+        "~zeros_rows_shape = Concat <axis = 0> (~n_padded, ~minus_one)",
+        "~zeros_padded = Reshape (~zeros_by_row, ~zeros_rows_shape)",
+        "~zeros_all = Slice (~zeros_padded, ~zero, ~n, ~zero)",
+        "~scale_columns = Shape <start = 2, end = 3> (scales)",
+        f"~not_groups = Constant <value_ints: ints = [{head}]> ()",
+        "~group_count = Sub (~scale_columns, ~not_groups)",
+        "~zeros = Slice (~zeros_all, ~zero, ~group_count, ~one)",
+        "~eight = Constant <value_ints: ints = [8]> ()",
+        "~zeros_rest = Mod (~group_count, ~eight)",
+        "~zeros_more = Sub (~eight, ~zeros_rest)",
+        "~zeros_lack = Mod (~zeros_more, ~eight)",
+        "~zeros_pads = Concat <axis = 0> (~zero, ~zeros_lack)",
+        "~zeros_int = Cast <to = 6> (~zeros)",
+        "~zeros_whole = Pad (~zeros_int, ~zeros_pads, , ~one)",
+        "~zeros_bytes = Cast <to = 2> (~zeros_whole)",
+        "~zeros_eights_shape = Concat <axis = 0> (~n, ~minus_one, ~eight)",
+        "~zeros_eights = Reshape (~zeros_bytes, ~zeros_eights_shape)",
+        '~zeros_shifted = BitShift <direction = "RIGHT"> (~zeros_eights, ~digits)',
+        "~zeros_digits = BitwiseAnd (~zeros_shifted, ~digit)",
+        '~zeros_placed = BitShift <direction = "LEFT"> (~zeros_digits, ~positions)',
+        "~zeros_wide = Cast <to = 6> (~zeros_placed)",
+        "~zeros_sum = ReduceSum <keepdims = 0> (~zeros_wide, ~minus_one)",
+        "~zeros_planes = Cast <to = 2> (~zeros_sum)",
+        "planes = Concat <axis = 2> (~weight_planes, ~zeros_planes)",
+    ]
+
+
+def _renamed(lines: list[str], name: str, new: str) -> list[str]:
+    """The lines with another name for the value `name`, which is the last that they make."""
+    return [f"{new} = {line.partition(' = ')[2]}" if line.startswith(f"{name} = ") else line for line in lines]
+
+
 # From [B, groups, bytes] over lines [B, groups, segments, P, lines, 128] to planes [P, N, Kp/8].
 _PLANES = [
     "~line_part = Slice (~groups, ~scale_bytes, ~end, ~two)",
@@ -141,6 +231,8 @@ _SCALE_BYTES = [
     "~scale_shape = Concat <axis = 0> (~copy, ~c, ~rows, ~item)",
     "~scale_all_bytes = Reshape (~scale_part, ~scale_shape)",
 ]
+# The two groups of a pair follow one another, so that this gives all groups in order.
+_PAIR_SCALES = "~scale_shape = Concat <axis = 0> (~zero, ~minus_one, ~c, ~rows, ~item)"
 
 _CODES = [
     "~signed = Transpose <perm = [2, 0, 3, 1, 4]> (~scale_all_bytes)",
@@ -187,7 +279,7 @@ def _float_scales(dtype: np.dtype) -> list[str]:
         "~by_row = Transpose <perm = [2, 0, 3, 1]> (~values)",
         "~padded_floats = Reshape (~by_row, ~rows_shape)",
         "~floats = Slice (~padded_floats, ~zero, ~n, ~one)",
-        f"scales = Cast <to = {_FLOAT16 if dtype == np.float16 else _FLOAT}> (~floats)",
+        f"scales = Cast <to = {_ELEMENT_TYPES[dtype_name(dtype)]}> (~floats)",
     ]
 
 
@@ -196,12 +288,13 @@ def _float_tables(dtype: np.dtype) -> dict[str, np.ndarray]:
 
     Exact in float32. Infinity and NaN both become NaN.
     """
-    info = np.finfo(dtype)
-    index = np.arange(1 << (1 + info.nexp))
-    exponent, sign = index % (1 << info.nexp), np.where(index >> info.nexp, -1.0, 1.0)
-    bias = (1 << (info.nexp - 1)) - 1
-    steps = sign * np.exp2(np.maximum(exponent, 1) - bias - info.nmant, dtype=np.float64)
-    steps[exponent == (1 << info.nexp) - 1] = np.nan
-    hidden = np.where(exponent > 0, float(1 << info.nmant), 0.0)
-    top_mantissas = np.array(1 << (16 - 1 - info.nexp), np.int32)  # what two bytes have below the exponent
+    nexp = _EXPONENT_BITS[dtype_name(dtype)]
+    nmant = 8 * dtype.itemsize - 1 - nexp
+    index = np.arange(1 << (1 + nexp))
+    exponent, sign = index % (1 << nexp), np.where(index >> nexp, -1.0, 1.0)
+    bias = (1 << (nexp - 1)) - 1
+    steps = sign * np.exp2(np.maximum(exponent, 1) - bias - nmant, dtype=np.float64)
+    steps[exponent == (1 << nexp) - 1] = np.nan
+    hidden = np.where(exponent > 0, float(1 << nmant), 0.0)
+    top_mantissas = np.array(1 << (16 - 1 - nexp), np.int32)  # what two bytes have below the exponent
     return {"steps": steps.astype(np.float32), "hidden_bits": hidden.astype(np.float32), "top_mantissas": top_mantissas}

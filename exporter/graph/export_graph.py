@@ -6,18 +6,41 @@ import onnx_ir as ir
 
 from dualbinary.contract.weight import PlaneFormat
 from exporter.graph.layers import Linear
+from exporter.graph.stock_forms import StockForm
 
-__all__ = ["ExportGraph", "PlaneNode", "VocabularyTable"]
+__all__ = ["ExportGraph", "PlaneNode", "StockNode", "VocabularyTable"]
+
+
+@dataclass(frozen=True)
+class StockNode:
+    """The nodes of ONNX Runtime alone that stand for a DualBinaryMatMul node.
+
+    Attributes:
+        form: what they are.
+        values: by part, codes, scales and zero points where they are not the default; then offsets [groups, N].
+    """
+
+    form: StockForm
+    values: tuple[ir.Value, ...]
 
 
 @dataclass(frozen=True)
 class PlaneNode:
-    """A DualBinaryMatMul node and the layers whose rows its planes and scales hold, in order."""
+    """A DualBinaryMatMul node and the layers whose rows its planes and scales hold, in order.
+
+    With `stock` other nodes have taken its place, and neither planes nor scales are in the graph.
+    """
 
     linears: tuple[Linear, ...]
     plane_format: PlaneFormat
     planes: ir.Value
     scales: ir.Value
+    stock: StockNode | None = None
+
+    @property
+    def values(self) -> tuple[ir.Value, ...]:
+        """What the file holds of the weight."""
+        return (self.planes, self.scales) if self.stock is None else self.stock.values
 
 
 @dataclass(frozen=True)
@@ -26,22 +49,22 @@ class VocabularyTable:
 
     Attributes:
         parameter: name of the full-precision parameter.
-        bits: 4, 8, 16 or 32.
-        block_size: columns that share a scale; 0 for float tables.
-        codes: uint8 [V, H/block_size, block_size/2], high nibbles first; or the one float table.
-        scales: float16 [V, H/block_size, 1]; None for float tables.
+        bits: of a weight without scales: 2, 3, 4, 8, 16 or 32.
+        rows: V.
+        width: H.
+        values: planes and scales; or codes of quantization blocks, high nibbles before low ones, and scales; or the
+            one float table.
+        group_size: weights that share a scale; 0 for float tables.
+        plane_format: that of planes; None for other tables.
     """
 
     parameter: str
     bits: int
-    block_size: int
-    codes: tuple[ir.Value, ...]
-    scales: ir.Value | None
-
-    @property
-    def values(self) -> tuple[ir.Value, ...]:
-        """Codes, then scales."""
-        return self.codes if self.scales is None else (*self.codes, self.scales)
+    rows: int
+    width: int
+    values: tuple[ir.Value, ...]
+    group_size: int = 0
+    plane_format: PlaneFormat | None = None
 
 
 @dataclass(frozen=True)

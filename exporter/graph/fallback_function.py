@@ -2,23 +2,23 @@
 
 With the library registered ONNX Runtime ignores it. Bodies, by what they need of the runtime:
 
-- ort4, ort2: each plane becomes the 4- or 2-bit weight of a MatMulNBits: a table of 256 entries turns a byte of bits
-  into codes b + 2^(bits-1), so that the operator's default zero point gives back b and the scales are used as they
-  are. The runtime folds tables and reshapes when it loads the model and keeps `bits` bits per weight and plane.
-  ort4 runs on every ONNX Runtime with MatMulNBits, ort2 where two bits are known, and at accuracy level 4 alone: at
-  level 0 ONNX Runtime has no kernel for two bits and unpacks the weight at every call.
+- ort4, ort2: MatMulNBits nodes, whose weights the runtime makes of the planes when it loads the model. Free levels take
+  one for each plane (free_body.py), of 4 bits on every ONNX Runtime with MatMulNBits, of 2 where those are known, and
+  then at accuracy level 4 alone: at level 0 ONNX Runtime has no kernel for two bits and unpacks the weight at every
+  call. Even levels take one of the weight's own width, whichever of the two is asked for (even_body.py).
 - standard: ONNX operators alone, for runtimes without MatMulNBits. ONNX Runtime folds it to a float weight.
-
-For a group_size that MatMulNBits has no fast kernel for (no power of two, above 256, or above 128 with two bits) its
-quantization blocks have 32 inputs and repeated scales.
 
 Scales of 8 bits become float32 first: a table of 256 entries, by the factor's high byte, gives the factor at low byte 0
 and the step per unit of the low byte, for float16 is linear in its low byte.
 
 Blocked layouts are unpacked first (dualbinary/onnx_files/unpack_function.py).
+
+A model of several formats has a function for each: an overload, which nodes name. ONNX Runtime knows overloads from
+1.27 on. Older ones take one of the functions for all nodes and say nothing, so each of several functions looks whether
+it got a weight of its own format, and fails by a Gather beyond its only entry where it did not.
 """
 
-from collections.abc import Collection
+from collections.abc import Iterable
 
 import numpy as np
 import onnx
@@ -26,79 +26,124 @@ import onnx_ir as ir
 from onnx import parser
 
 from dualbinary import OP
-from dualbinary.contract.weight import PlaneFormat
-from dualbinary.errors import OptionError
-from dualbinary.onnx_files.functions import constant_nodes, replace_unpacking
+from dualbinary.contract.scale_codes import dtype_name
+from dualbinary.contract.weight import EACH_GROUP, PlaneFormat
+from dualbinary.onnx_files.factor_tables import factor_tables
+from dualbinary.onnx_files.functions import BLOCKS, constant_nodes, replace_unpacking
+from exporter.graph import even_body, free_body
+from exporter.graph.stock_forms import stock_form
 
-__all__ = ["fallback_function"]
-
-_BLOCK_SIZE = OP.limits["group_multiple"]
-# Largest block of MatMulNBits with a fast kernel, by bits. It takes blocks of 256 of two bits too, 100 times as slow.
-_MAX_BLOCK_SIZES = {4: 256, 2: 128}
+__all__ = ["fallback_functions", "overload_names"]
 
 
-def fallback_function(kind: str, formats: Collection[PlaneFormat], opset: int) -> ir.Function:
-    """The function for nodes of the given formats, which differ in group sizes and, in layout plain, in float scales.
+def overload_names(formats: Iterable[PlaneFormat]) -> dict[PlaneFormat, str]:
+    """The overload of the function for each format; "" for all of them where one function does."""
+    names = {form: _function_name(form) for form in formats}
+    return names if len(set(names.values())) > 1 else dict.fromkeys(names, "")
 
-    `kind` is "ort4", "ort2" or "standard"; `opset` is the model's, at least 18. Raises OptionError where weights of a
-    blocked layout have scales of several types.
+
+def fallback_functions(
+    kind: str, formats: Iterable[PlaneFormat], opset: int, accuracy_level: int = 0
+) -> list[ir.Function]:
+    """The functions for nodes of the given formats, one for each name in `overload_names`.
+
+    `kind` is "ort4", "ort2" or "standard"; `opset` is the model's, at least 18; `accuracy_level` is that of the nodes.
     """
-    plane_format = next(iter(formats))
-    if OP.layout_named(plane_format.layout).blocks and len({each.scale_dtype for each in formats}) > 1:
-        expected = "plain for a checkpoint with scales of several types, which one fallback function cannot unpack"
-        raise OptionError("layout", expected, plane_format.layout, "use {scale_bits} 8, or {fallback} none")
-    text, tables = _scale_values(plane_format)
-    if kind == "standard":
-        text += _standard_body(plane_format)
+    by_name: dict[str, list[PlaneFormat]] = {}
+    for form, name in overload_names(formats).items():
+        by_name.setdefault(name, []).append(form)
+    return [_function(kind, forms, opset, accuracy_level, name) for name, forms in by_name.items()]
+
+
+def _function_name(form: PlaneFormat) -> str:
+    """A name that formats share whose weights one function can read.
+
+    Those of free levels may differ in group size, and those of layout plain in the type of float scales.
+    """
+    parts = [f"{'even' if form.even else 'free'}{form.planes}"]
+    if form.offset:
+        parts.append("offset")
+    if form.even:
+        parts += ["zeros" if form.zero == EACH_GROUP else f"zero{form.zero:g}", f"g{form.group_size}"]
+    dtype, blocks = dtype_name(form.scale_dtype), OP.layout_named(form.layout).blocks
+    if blocks or dtype == "uint8":
+        parts.append(dtype)
+    if form.per_tensor:
+        parts.append("tensor")
+    return "_".join([*parts, *([BLOCKS] if blocks else [])])
+
+
+def _function(kind: str, formats: list[PlaneFormat], opset: int, accuracy_level: int, overload: str) -> ir.Function:
+    plane_format = formats[0]
+    checks = _format_check(plane_format) if overload else ""
+    text, tables = _scale_values(plane_format, "checked_scales" if overload else "scales")
+    if plane_format.even and kind == "standard":
+        body, more = even_body.standard_body(plane_format)
+        text += body
+    elif plane_format.even:
+        body, more = even_body.nbits_body(plane_format, stock_form(plane_format, accuracy_level))
+        text += body
+    elif kind == "standard":
+        text, more = text + free_body.standard_body(plane_format.planes, plane_format.offset), {}
     else:
-        bits = int(kind.removeprefix("ort"))
-        sizes = {each.group_size for each in formats}
-        by_group = all(size & (size - 1) == 0 and size <= _MAX_BLOCK_SIZES[bits] for size in sizes)
-        text += _nbits_body(bits, plane_format, by_group)
-        tables = {"table": _code_table(bits)} | tables
+        body, more = free_body.nbits_body(int(kind.removeprefix("ort")), formats)
+        text += body
     version = max(each.version for each in formats)
     known = [a for a in OP.attributes if a.since <= version]
     attributes = ", ".join(a.name for a in known if a.default is None)
     defaults = ", ".join(f"{a.name}: int = {a.default}" for a in known if a.default is not None)
     function = parser.parse_function(
         f'<domain: "{OP.domain}", opset_import: ["" : {opset}, "com.microsoft" : 1]>\n'
-        f"{OP.name} <{attributes}, {defaults}> (X, planes, scales) => (Y) {{\n{text}}}"
+        f"{OP.name} <{attributes}, {defaults}> (X, planes, scales) => (Y) {{\n{checks}{text}}}"
     )
-    nodes = [*constant_nodes(tables), *function.node]
+    nodes = [*constant_nodes(more | tables), *function.node]
     del function.node[:]
     function.node.extend(nodes)
+    function.overload = overload
     replace_unpacking(function, plane_format)
     onnx.checker.check_function(function, _checker_context(opset))
     return ir.from_proto(function)
 
 
-def _scale_values(plane_format: PlaneFormat) -> tuple[str, dict[str, np.ndarray]]:
-    """Nodes that give `scale_values`, and the tables that they read."""
+def _format_check(form: PlaneFormat) -> str:
+    """Nodes that give `checked_scales`: `scales`, or no value for a weight of another format than `form`."""
+    expected = {"planes": form.planes, "rows": form.scale_rows}
+    lines = [
+        "f_axis = Constant <value_ints: ints = [-1]> ()",
+        "f_planes = Shape <start = 0, end = 1> (planes)",
+        "f_rows = Shape <start = 0, end = 1> (scales)",
+    ]
+    if form.version > 1:
+        levels = form.node_levels
+        expected |= {"levels": int(levels.even), "twice_zero": levels.twice_zero}
+    if form.even:
+        expected["group_size"] = form.group_size
+    for name in [name for name in expected if name not in ("planes", "rows")]:
+        lines += [
+            f"f_{name}_all = Constant <value_int: int = @{name}> ()",
+            f"f_{name} = Reshape (f_{name}_all, f_axis)",
+        ]
+    return "\n".join(
+        [
+            *lines,
+            f"f_seen = Concat <axis = 0> ({', '.join(f'f_{name}' for name in expected)})",
+            f"f_own = Constant <value_ints: ints = {list(expected.values())}> ()",
+            "f_less = Sub (f_seen, f_own)",
+            "f_away = Abs (f_less)",
+            "f_index = ReduceSum <keepdims = 0> (f_away)",
+            "f_only = Constant <value_ints: ints = [1]> ()",
+            "f_one = Gather <axis = 0> (f_only, f_index)",
+            "f_shape = Reshape (f_one, f_axis)",
+            "checked_scales = Expand (scales, f_shape)\n",
+        ]
+    )
+
+
+def _scale_values(plane_format: PlaneFormat, scales: str) -> tuple[str, dict[str, np.ndarray]]:
+    """Nodes that give `scale_values` of `scales`, and the tables that they read."""
     if plane_format.scale_dtype == np.uint8:
-        return _CODE_VALUES, _factor_tables()
-    return "scale_values = Identity (scales)\n", {}
-
-
-def _code_table(bits: int) -> np.ndarray:
-    """uint8 [256, bits]: the codes of the eight bits of a byte, packed low bits first."""
-    byte = np.arange(256, dtype=np.uint8)[:, None]
-    codes = (byte >> np.arange(8, dtype=np.uint8) & 1) + (1 << (bits - 1))  # [256, 8]
-    per_byte = 8 // bits
-    shifted = codes.reshape(256, bits, per_byte) << (bits * np.arange(per_byte))
-    return shifted.sum(axis=2).astype(np.uint8)
-
-
-def _factor_tables() -> dict[str, np.ndarray]:
-    """float32 [256] by a float16's high byte: its value at low byte 0, and the step per unit of the low byte.
-
-    Both are divided by the unit of the codes. Exact, as 11 bits are; NaN where the contract allows no factor.
-    """
-    high = np.arange(256)
-    exponent, mantissa = high >> 2 & 31, (high & 3) << 8
-    step = np.where(high >> 7, -1.0, 1.0) * np.exp2(np.maximum(exponent, 1) - 25) / OP.scale_codes["unit"]
-    step[exponent == 31] = np.nan
-    base = step * (mantissa + np.where(exponent > 0, 1024, 0))
-    return {"factor_base": base.astype(np.float32), "factor_step": step.astype(np.float32)}
+        return _CODE_VALUES.replace("@scales@", scales), factor_tables()
+    return f"scale_values = Identity ({scales})\n", {}
 
 
 # Scales [C, N, Kp/G] in float32 from bytes [C, N, 2 + Kp/G]; every operation is exact.
@@ -109,155 +154,20 @@ s_head = Constant <value_ints: ints = [{OP.scale_codes["factor_bytes"]}]> ()
 s_end = Constant <value_ints: ints = [{np.iinfo(np.int64).max}]> ()
 s_axis = Constant <value_ints: ints = [2]> ()
 s_zero = Constant <value_float: float = {float(OP.scale_codes["zero"])}> ()
-s_low_bytes = Gather <axis = 2> (scales, s_low)
+s_low_bytes = Gather <axis = 2> (@scales@, s_low)
 s_low_floats = Cast <to = 1> (s_low_bytes)
-s_high_bytes = Gather <axis = 2> (scales, s_high)
+s_high_bytes = Gather <axis = 2> (@scales@, s_high)
 s_index = Cast <to = 6> (s_high_bytes)
 s_bases = Gather <axis = 0> (factor_base, s_index)
 s_steps = Gather <axis = 0> (factor_step, s_index)
 s_added = Mul (s_steps, s_low_floats)
 s_factors = Add (s_bases, s_added)
 s_columns = Unsqueeze (s_factors, s_axis)
-s_codes = Slice (scales, s_head, s_end, s_axis)
+s_codes = Slice (@scales@, s_head, s_end, s_axis)
 s_code_floats = Cast <to = 1> (s_codes)
 s_centred = Sub (s_code_floats, s_zero)
 scale_values = Mul (s_centred, s_columns)
 """
-
-
-def _nbits_body(bits: int, plane_format: PlaneFormat, by_group: bool) -> str:
-    """Text with one MatMulNBits per plane; `by_group` makes its quantization blocks the groups, else they have 32."""
-    block = "block_size: int = @group_size" if by_group else f"block_size = {_BLOCK_SIZE}"
-    lines = [
-        "minus_one = Constant <value_ints: ints = [-1]> ()",
-        "n = Constant <value_int: int = @N> ()",
-        "n1 = Reshape (n, minus_one)",
-    ]
-    if by_group:
-        lines += ["group = Constant <value_int: int = @group_size> ()", "block = Reshape (group, minus_one)"]
-    else:
-        lines.append(f"block = Constant <value_ints: ints = [{_BLOCK_SIZE}]> ()")
-    lines += [
-        "k = Constant <value_int: int = @K> ()",
-        "k1 = Reshape (k, minus_one)",
-        "one = Constant <value_ints: ints = [1]> ()",
-        "eight = Constant <value_ints: ints = [8]> ()",
-        f"bits = Constant <value_ints: ints = [{bits}]> ()",
-        "k_up = Add (k1, block)",
-        "k_up1 = Sub (k_up, one)",
-        "blocks = Div (k_up1, block)",
-        "block_bits = Mul (block, bits)",
-        "blob = Div (block_bits, eight)",
-        "all_shape = Concat <axis = 0> (n1, minus_one, blob)",
-        "zero = Constant <value_ints: ints = [0]> ()",
-    ]
-    for p in range(plane_format.planes):
-        lines += [
-            f"p{p} = Constant <value_int = {p}> ()",
-            f"plane{p} = Gather <axis = 0> (planes, p{p})",
-            f"index{p} = Cast <to = 6> (plane{p})",
-            f"packed{p} = Gather <axis = 0> (table, index{p})",
-            f"codes_all{p} = Reshape (packed{p}, all_shape)",
-            f"codes{p} = Slice (codes_all{p}, zero, blocks, one)",
-            f"scale_group{p} = Gather <axis = 0> (scale_values, p{p})",
-            f"scale_typed{p} = CastLike (scale_group{p}, X)",
-            *_block_scales(p, by_group),
-            f"y{p} = com.microsoft.MatMulNBits <K: int = @K, N: int = @N, bits = {bits}, {block}, "
-            f"accuracy_level: int = @accuracy_level> (X, codes{p}, scale{p})",
-        ]
-        lines.append(f"sum{p} = {'Identity (y0)' if p == 0 else f'Add (sum{p - 1}, y{p})'}")
-    lines.append(f"sum = Identity (sum{plane_format.planes - 1})")
-    end = f"{_OFFSET}Y = Add(sum, offset_sum)" if plane_format.offset else "Y = Identity(sum)"
-    return "\n".join([*lines, end]) + "\n"
-
-
-def _block_scales(p: int, by_group: bool) -> list[str]:
-    """Text for scales [N, blocks] of plane p from scales [N, groups]: the same, or each repeated within its group."""
-    if by_group:
-        return [f"scale{p} = Identity (scale_typed{p})"]
-    return [
-        f"group{p} = Constant <value_int: int = @group_size> ()",
-        f"repeat{p} = Div (group{p}, block)",
-        f"column{p} = Unsqueeze (scale_typed{p}, minus_one)",
-        f"shape{p} = Shape (scale_typed{p})",
-        f"wide_shape{p} = Concat <axis = 0> (shape{p}, repeat{p})",
-        f"wide{p} = Expand (column{p}, wide_shape{p})",
-        f"rows_shape{p} = Concat <axis = 0> (n1, minus_one)",
-        f"rows{p} = Reshape (wide{p}, rows_shape{p})",
-        f"scale{p} = Slice (rows{p}, zero, blocks, one)",
-    ]
-
-
-# Sum of X over each group, times the offset row: X is padded with zeros to whole groups.
-_OFFSET = """
-o_minus_one = Constant <value_ints: ints = [-1]> ()
-o_one = Constant <value_ints: ints = [1]> ()
-o_zero = Constant <value_ints: ints = [0]> ()
-o_k = Constant <value_int: int = @K> ()
-o_group = Constant <value_int: int = @group_size> ()
-o_k1 = Reshape (o_k, o_minus_one)
-o_group1 = Reshape (o_group, o_minus_one)
-o_rest = Mod (o_k1, o_group1)
-o_lack = Sub (o_group1, o_rest)
-o_pad = Mod (o_lack, o_group1)
-o_pads = Concat <axis = 0> (o_zero, o_pad)
-o_padded = Pad (X, o_pads, , o_minus_one)
-o_shape = Shape <end = -1> (X)
-o_grouped_shape = Concat <axis = 0> (o_shape, o_minus_one, o_group1)
-o_grouped = Reshape (o_padded, o_grouped_shape)
-o_sums = ReduceSum <keepdims = 0> (o_grouped, o_minus_one)
-o_last = Constant <value_int = -1> ()
-o_row = Gather <axis = 0> (scale_values, o_last)
-o_typed = CastLike (o_row, X)
-o_transposed = Transpose <perm = [1, 0]> (o_typed)
-offset_sum = MatMul (o_sums, o_transposed)
-"""
-
-
-def _standard_body(plane_format: PlaneFormat) -> str:
-    lines = [
-        "minus_one = Constant <value_ints: ints = [-1]> ()",
-        "zero = Constant <value_ints: ints = [0]> ()",
-        "one = Constant <value_ints: ints = [1]> ()",
-        f"p = Constant <value_ints: ints = [{plane_format.planes}]> ()",
-        "n = Constant <value_int: int = @N> ()",
-        "k = Constant <value_int: int = @K> ()",
-        "group = Constant <value_int: int = @group_size> ()",
-        "n1 = Reshape (n, minus_one)",
-        "k1 = Reshape (k, minus_one)",
-        "group1 = Reshape (group, minus_one)",
-        "positions_wide = Constant <value_ints: ints = [0, 1, 2, 3, 4, 5, 6, 7]> ()",
-        "positions = Cast <to = 2> (positions_wide)",
-        "unit = Cast <to = 2> (one)",
-        "bytes = Unsqueeze (planes, minus_one)",
-        'shifted = BitShift <direction = "RIGHT"> (bytes, positions)',
-        "bits = BitwiseAnd (shifted, unit)",
-        "grouped_shape = Concat <axis = 0> (p, n1, minus_one, group1)",
-        "grouped = Reshape (bits, grouped_shape)",
-        "typed = CastLike (grouped, X)",
-        "scales_typed = CastLike (scale_values, X)",
-        "plane_scales = Slice (scales_typed, zero, p, zero)",
-        "columns = Unsqueeze (plane_scales, minus_one)",
-        "terms = Mul (typed, columns)",
-        "plane_sum = ReduceSum <keepdims = 0> (terms, zero)",
-    ]
-    if plane_format.offset:
-        lines += [
-            f"last = Constant <value_int = {plane_format.planes}> ()",
-            "offset = Gather <axis = 0> (scales_typed, last)",
-            "offset_column = Unsqueeze (offset, minus_one)",
-            "weight_groups = Add (plane_sum, offset_column)",
-        ]
-    else:
-        lines.append("weight_groups = Identity (plane_sum)")
-    lines += [
-        "rows_shape = Concat <axis = 0> (n1, minus_one)",
-        "rows = Reshape (weight_groups, rows_shape)",
-        "weight = Slice (rows, zero, k1, one)",
-        "transposed = Transpose <perm = [1, 0]> (weight)",
-        "Y = MatMul (X, transposed)",
-    ]
-    return "\n".join(lines) + "\n"
 
 
 def _checker_context(opset: int) -> onnx.checker.C.CheckerContext:

@@ -1,6 +1,6 @@
 """All graph passes in order: from the builder's portable graph to the one that is stored."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
@@ -10,7 +10,7 @@ from dualbinary.contract.weight import PlaneFormat
 from exporter.graph.build import BuiltGraph
 from exporter.graph.dry_run import refuse_what_cannot_run
 from exporter.graph.export_graph import ExportGraph, PlaneNode
-from exporter.graph.fallback_function import fallback_function
+from exporter.graph.fallback_function import fallback_functions, overload_names
 from exporter.graph.layers import Linear, find_embedding, find_head, find_linears
 from exporter.graph.parameters import Parameters
 from exporter.graph.passes.attention_f16 import AttentionF16Pass
@@ -20,14 +20,18 @@ from exporter.graph.passes.logits_columns import LogitsColumnsPass
 from exporter.graph.passes.lower_opset import LowerOpsetPass
 from exporter.graph.passes.pack_qkv import PackQkvPass
 from exporter.graph.passes.rotation_tables import RotationTablesPass
-from exporter.graph.passes.vocabulary import VocabularyPass
+from exporter.graph.passes.stock_products import StockProductsPass
+from exporter.graph.passes.vocabulary import FloatTables, TableForm, VocabularyPass
+from exporter.graph.passes.vocabulary_blocks import BlockTables
+from exporter.graph.passes.vocabulary_planes import PlaneTables
 from exporter.graph.passes.zero_points import ExplicitZeroPointsPass
 from exporter.graph.plane_formats import layer_formats
-from exporter.options import ExportOptions
+from exporter.options import CUDA_PLANES, ExportOptions
 
 __all__ = ["rewrite"]
 
 _DTYPES = {"fp32": ir.DataType.FLOAT, "fp16": ir.DataType.FLOAT16}
+_FLOAT_TABLES = {16: ir.DataType.FLOAT16, 32: ir.DataType.FLOAT}
 
 
 def rewrite(
@@ -50,30 +54,40 @@ def rewrite(
     formats, exact = layer_formats([each for each in linears if each is not head], parameters, options, progress)
     linear_pass = DualBinaryLinearPass(formats, options.accuracy_level)
     linear_pass(model)
+    nodes = linear_pass.nodes
+    if options.op == "matmulnbits":
+        stock_pass = StockProductsPass(nodes, _DTYPES[options.activations], options.accuracy_level)
+        stock_pass(model)
+        nodes = stock_pass.nodes
     pack_pass = PackQkvPass()
     pack_pass(model)
     LogitsColumnsPass(head and head.matmul, attention_pass.rows, last=options.logits == "last")(model)
+    tied = head is not None and embedding is not None and _tied(head, embedding, parameters)
     vocabulary_pass = VocabularyPass(
-        embedding,
-        head,
-        tied=head is not None and embedding is not None and _tied(head, embedding, parameters),
-        bits=options.embedding_bits,
-        dtype=_DTYPES[options.activations],
-        accuracy_level=options.accuracy_level,
-        check_ids=options.target == "cpu",
+        embedding, head, _table_form(options), tied=tied, check_ids=options.target == "cpu"
     )
     vocabulary_pass(model)
     if options.target == "cuda":
-        _refuse_many_inputs(linear_pass.nodes)
+        if options.op == "dualbinary":
+            _refuse_many_inputs(nodes)
         AttentionF16Pass()(model)
         ExplicitZeroPointsPass()(model)
     _remove_unused(model)
     LowerOpsetPass()(model)
-    if options.fallback != "none" and formats:
-        _add_fallback(model, options.fallback, formats.values())
-    return ExportGraph(
-        model, tuple(linear_pass.nodes), tuple(vocabulary_pass.tables), pack_pass.joined, tables_pass.length, exact
-    )
+    occurring = {node.planes: node.plane_format for node in nodes if node.stock is None}
+    occurring |= {t.values[0]: t.plane_format for t in vocabulary_pass.tables if t.plane_format is not None}
+    if options.fallback != "none" and occurring:
+        _add_fallback(model, occurring, options)
+    return ExportGraph(model, tuple(nodes), tuple(vocabulary_pass.tables), pack_pass.joined, tables_pass.length, exact)
+
+
+def _table_form(options: ExportOptions) -> TableForm:
+    bits, dtype, level = options.embedding_bits, _DTYPES[options.activations], options.accuracy_level
+    if bits in _FLOAT_TABLES:
+        return FloatTables(_FLOAT_TABLES[bits], dtype)
+    if options.op == "matmulnbits" or (options.target == "cuda" and bits > CUDA_PLANES):
+        return BlockTables(bits, dtype, level, check_ids=options.target == "cpu")
+    return PlaneTables(bits, dtype, level)
 
 
 def _refuse_lost_window(graph: BuiltGraph) -> None:
@@ -104,9 +118,17 @@ def _refuse_many_inputs(nodes: Collection[PlaneNode]) -> None:
             )
 
 
-def _add_fallback(model: ir.Model, kind: str, formats: Collection[PlaneFormat]) -> None:
-    function = fallback_function(kind, formats, model.graph.opset_imports[""])
-    model.functions[function.identifier()] = function
+def _add_fallback(model: ir.Model, formats: Mapping[ir.Value, PlaneFormat], options: ExportOptions) -> None:
+    """Add the functions for weights of these planes, and name in each node the one that is its own."""
+    opset, level = model.graph.opset_imports[""], options.accuracy_level
+    for function in fallback_functions(options.fallback, formats.values(), opset, level):
+        model.functions[function.identifier()] = function
+    names = overload_names(formats.values())
+    for node in model.graph:
+        if (node.domain, node.op_type) == (OP.domain, OP.name):
+            planes = node.inputs[1]
+            assert planes is not None
+            node.overload = names[formats[planes]]
     model.graph.opset_imports.setdefault("com.microsoft", 1)
 
 

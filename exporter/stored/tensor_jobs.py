@@ -21,10 +21,11 @@ from dualbinary.contract.weight import PlaneFormat, PlaneWeight
 from dualbinary.fitting.closed_form import fit
 from dualbinary.fitting.exact import exact_weight
 from dualbinary.metrics.statistics import WeightStatistics, rounding_error, weight_statistics
-from exporter.graph.export_graph import ExportGraph, PlaneNode, VocabularyTable
+from exporter.graph.export_graph import ExportGraph, PlaneNode, StockNode, VocabularyTable
 from exporter.graph.layers import Linear
 from exporter.graph.parameters import Parameters
 from exporter.graph.plane_formats import stored_type
+from exporter.graph.stock_forms import stock_tensors
 from exporter.graph.values import is_parameter
 from exporter.stored.vocabulary_tables import quantize_table, require_finite
 
@@ -67,7 +68,7 @@ def tensor_jobs(graph: ExportGraph, parameters: Parameters, stats: dict[str, Lay
     """Jobs for all initializers that wait for data, in graph order. They enter each layer in `stats`, by module."""
     by_value: dict[ir.Value, TensorJob] = {}
     for node in graph.nodes:
-        by_value |= dict.fromkeys((node.planes, node.scales), _plane_job(node, graph, parameters, stats))
+        by_value |= dict.fromkeys(node.values, _plane_job(node, graph, parameters, stats))
     for table in graph.tables:
         by_value |= dict.fromkeys(table.values, _table_job(table, parameters))
     jobs: dict[TensorJob, None] = {}  # an ordered set
@@ -101,11 +102,30 @@ def _plane_job(node: PlaneNode, graph: ExportGraph, parameters: Parameters, stat
             exact = linear.parameter in graph.exact
             weight, stats[linear.module] = _layer_weight(linear, node.plane_format, parameters, exact)
             parts.append(weight)
-        stored = PlaneWeight.concatenate(parts).to_layout(node.plane_format.layout)
+        weight = PlaneWeight.concatenate(parts)
+        if node.stock is not None:
+            return _stock_arrays(weight, node.stock)
+        stored = weight.to_layout(node.plane_format.layout)
         scales = stored.scales
         return [stored.planes, scales.view(ml_dtypes.bfloat16) if scales.dtype == BFLOAT16 else scales]
 
-    return TensorJob((node.planes, node.scales), sum(linear.N * linear.K for linear in node.linears), compute)
+    return TensorJob(node.values, sum(linear.N * linear.K for linear in node.linears), compute)
+
+
+def _stock_arrays(weight: PlaneWeight, stock: StockNode) -> list[np.ndarray]:
+    """The contents of `stock.values`. Raises InputError where the type of activations does not hold a scale."""
+    tensors = stock_tensors(weight, stock.form)
+    arrays: list[np.ndarray] = []
+    for codes, scales, points in zip(tensors.codes, tensors.scales, tensors.zero_points, strict=True):
+        arrays += [codes, scales, *([] if points is None else [points])]
+    if tensors.offsets is not None:
+        arrays.append(tensors.offsets.T)
+    typed = []
+    for value, array in zip(stock.values, arrays, strict=True):
+        assert value.dtype is not None
+        with np.errstate(over="ignore"):
+            typed.append(require_finite(array.astype(value.dtype.numpy(), copy=False), str(value.name)))
+    return typed
 
 
 def _table_job(table: VocabularyTable, parameters: Parameters) -> TensorJob:

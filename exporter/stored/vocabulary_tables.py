@@ -1,8 +1,10 @@
-"""Quantization of vocabulary tables: symmetric, rounded to nearest, one float16 scale per quantization block of a row.
+"""Quantization of vocabulary tables: rounded to nearest, a scale for each group of a row.
 
-    w = s * c,  c in -8 .. 7 (4 bits), or -136 .. 119 (8 bits: c = 16 * high + low with both in -8 .. 7)
+    planes    w = step * (q - zero), fitted as dualbinary/fitting does it
+    blocks    w = s * c,  c in -2 .. 1 (2 bits), -8 .. 7 (4 bits), or -136 .. 119 (8 bits: c = 16 * high + low with both
+              in -8 .. 7)
 
-Codes are stored as nibbles with 8 added, the zero point that GatherBlockQuantized and MatMulNBits assume.
+Codes of blocks are stored with half their range added, the zero point that GatherBlockQuantized and MatMulNBits assume.
 """
 
 from collections.abc import Iterator
@@ -12,13 +14,15 @@ import numpy as np
 import torch
 
 from dualbinary import InputError
+from dualbinary.contract.scale_codes import round_scales, scale_values
+from dualbinary.contract.weight import PlaneWeight
 from dualbinary.errors import OptionError
 from exporter.graph.export_graph import VocabularyTable
 from exporter.graph.values import static_shape
 
 __all__ = ["dequantize_table", "quantize_table", "require_finite"]
 
-_MAX_CODE = {4: 7, 8: 119}  # the largest that both signs have
+_MAX_CODE = {2: 1, 4: 7, 8: 119}  # the largest that both signs have
 _ROWS = 4096  # converted at a time, to bound memory
 
 
@@ -38,22 +42,26 @@ def quantize_table(table: VocabularyTable, parameters: _Parameters) -> list[np.n
     begin = 0
     for rows in parameters.read_rows(table.parameter, _ROWS, dtype):
         values = require_finite(rows.numpy(), table.parameter)
-        parts = [values] if table.scales is None else _quantize_rows(values, table)
-        for array, part in zip(arrays, parts, strict=True):
-            array[begin : begin + len(rows)] = part
-        begin += len(rows)
+        place = slice(begin, begin + len(rows))
+        for array, part in zip(arrays, _quantize_rows(values, table), strict=True):
+            array[_index(table, place)] = part
+        begin = place.stop
     return arrays
 
 
-def dequantize_table(table: VocabularyTable, arrays: list[np.ndarray]) -> np.ndarray:
-    """The float32 table [V, H] that the stored arrays stand for."""
-    if table.scales is None:
+def dequantize_table(table: VocabularyTable, arrays: list[np.ndarray], rows: slice = slice(None)) -> np.ndarray:
+    """`rows` of the float32 table [V, H] that the stored arrays stand for."""
+    arrays = [array[_index(table, rows)] for array in arrays]
+    if table.plane_format is not None:
+        return PlaneWeight(arrays[0], arrays[1], table.width, table.plane_format).dequantize().astype(np.float32)
+    if table.group_size == 0:
         return arrays[0].astype(np.float32)
     *codes, scales = arrays
+    bits = min(table.bits, 4)
     values = np.zeros((), np.float32)
     for packed in codes:
-        nibbles = np.stack([packed & 15, packed >> 4], axis=-1).reshape(*packed.shape[:-1], -1)
-        values = values * 16 + (nibbles.astype(np.float32) - 8)
+        parts = packed[..., None] >> np.arange(0, 8, bits, dtype=np.uint8) & (1 << bits) - 1
+        values = values * 16 + (parts.reshape(*packed.shape[:-1], -1).astype(np.float32) - (1 << (bits - 1)))
     return (values * scales.astype(np.float32)).reshape(len(values), -1)
 
 
@@ -64,26 +72,57 @@ def require_finite(values: np.ndarray, parameter: str) -> np.ndarray:
     return values
 
 
-def _quantize_rows(rows: np.ndarray, table: VocabularyTable) -> list[np.ndarray]:
-    blocks = rows.reshape(len(rows), -1, table.block_size)  # [rows, H/block_size, block_size]
+def _index(table: VocabularyTable, rows: slice) -> tuple[slice, ...]:
+    """The place of `rows` in each array of the table: planes and their scales have rows in the second dimension."""
+    return (rows,) if table.plane_format is None else (slice(None), rows)
+
+
+def _quantize_rows(values: np.ndarray, table: VocabularyTable) -> list[np.ndarray]:
+    if table.group_size == 0:
+        return [values]
+    if table.plane_format is None:
+        return _quantize_blocks(values, table)
+    _refuse_large_scales(np.abs(values).max(initial=0), 2 / ((1 << table.bits) - 1), table)
+    weight = _min_max(values, table.plane_format)
+    return [weight.planes, weight.scales]
+
+
+def _quantize_blocks(rows: np.ndarray, table: VocabularyTable) -> list[np.ndarray]:
+    blocks = rows.reshape(len(rows), -1, table.group_size)  # [rows, H/block_size, block_size]
     limit = _MAX_CODE[table.bits]
     largest = np.abs(blocks).max(axis=2, keepdims=True)
-    exact = largest / limit
-    if exact.max(initial=0) > np.finfo(np.float16).max:
-        raise OptionError(
-            "embedding_bits", f"32 for {table.parameter}, with values up to {largest.max():.3g}", table.bits
-        )
-    scales = exact.astype(np.float16)
+    _refuse_large_scales(largest.max(initial=0), 1 / limit, table)
+    scales = (largest / limit).astype(np.float16)
     # A scale that rounds to 0 would divide by zero; its block becomes zeros.
     inverse = np.divide(1, scales, where=scales > 0, out=np.zeros_like(scales, np.float32), dtype=np.float32)
     codes = np.clip(np.rint(blocks * inverse), -limit - 1, limit).astype(np.int16)
-    if table.bits == 4:
-        return [_pack_nibbles(codes), scales]
+    if table.bits <= 4:
+        return [_pack(codes, table.bits), scales]
     low = (codes + 8) % 16 - 8
     high = (codes - low) // 16
-    return [_pack_nibbles(high), _pack_nibbles(low), scales]
+    return [_pack(high, 4), _pack(low, 4), scales]
 
 
-def _pack_nibbles(codes: np.ndarray) -> np.ndarray:
-    nibbles = (codes + 8).astype(np.uint8)
-    return nibbles[..., 0::2] | nibbles[..., 1::2] << 4
+def _refuse_large_scales(largest: float, share: float, table: VocabularyTable) -> None:
+    """Raise OptionError where a scale, `share` of the largest value, is beyond float16."""
+    if largest * share > np.finfo(np.float16).max:
+        expected = f"32 for {table.parameter}, with values up to {largest:.3g}"
+        raise OptionError("embedding_bits", expected, table.bits)
+
+
+def _pack(codes: np.ndarray, bits: int) -> np.ndarray:
+    """Codes of `bits` bits in bytes, low bits first."""
+    per_byte = 8 // bits
+    unsigned = (codes + (1 << (bits - 1))).astype(np.uint8).reshape(*codes.shape[:-1], -1, per_byte)
+    return np.bitwise_or.reduce(unsigned << (bits * np.arange(per_byte, dtype=np.uint8)), axis=-1)
+
+
+def _min_max(values, form):
+    n, k = values.shape
+    x = np.pad(values, ((0, 0), (0, -k % form.group_size))).reshape(n, -1, form.group_size)
+    top = 2**form.planes - 1
+    steps = (np.abs(x).max(axis=2) * 2 / top).astype(np.float16)
+    scales = round_scales(steps[None]) if form.scale_dtype == np.uint8 else steps[None]
+    step = scale_values(scales)[0][..., None].astype(np.float32)
+    q = np.clip(np.rint(np.divide(x, step, out=np.zeros_like(x), where=step != 0) + form.zero), 0, top)
+    return PlaneWeight.pack_even(q.astype(np.uint8).reshape(n, -1)[:, :k], scales, form)

@@ -21,6 +21,7 @@ from dualbinary.contract.scale_codes import BFLOAT16
 from dualbinary.contract.weight import PlaneWeight
 from dualbinary.files.json_objects import read_json_object
 from exporter.graph.export_graph import PlaneNode, VocabularyTable
+from exporter.graph.stock_forms import StockTensors, dequantize_stock
 from exporter.pipeline import ExportResult
 from exporter.source.lazy_tensor import RowOrigin
 from exporter.stored.vocabulary_tables import dequantize_table
@@ -74,7 +75,7 @@ def _replaced_rows(result: ExportResult, out: Path) -> dict[str, list[_Rows]]:
     for node in result.graph.nodes:
         begin = 0
         for linear in node.linears:
-            values = (stored[str(node.planes.name)], stored[str(node.scales.name)])
+            values = [stored[str(value.name)] for value in node.values]
             add(linear.parameter, partial(_linear_rows, node, values, begin))
             begin += linear.N
     for table in result.graph.tables:
@@ -82,8 +83,10 @@ def _replaced_rows(result: ExportResult, out: Path) -> dict[str, list[_Rows]]:
     return replaced
 
 
-def _linear_rows(node: PlaneNode, values: tuple[ir.Value, ir.Value], first: int, rows: slice) -> np.ndarray:
+def _linear_rows(node: PlaneNode, values: list[ir.Value], first: int, rows: slice) -> np.ndarray:
     """Rows of the layer that begins at row `first` of the node."""
+    if node.stock is not None:
+        return _stock_rows(node, [_array(value) for value in values], slice(first + rows.start, first + rows.stop))
     planes, scales = map(_array, values)
     if scales.dtype.name == "bfloat16":
         scales = scales.view(BFLOAT16)
@@ -93,8 +96,20 @@ def _linear_rows(node: PlaneNode, values: tuple[ir.Value, ir.Value], first: int,
     return np.concatenate([part.dequantize().astype(np.float32) for part in parts])
 
 
+def _stock_rows(node: PlaneNode, arrays: list[np.ndarray], rows: slice) -> np.ndarray:
+    assert node.stock is not None
+    form, rest = node.stock.form, list(arrays)
+    offsets = rest.pop().T[rows] if form.centre is not None else None
+    tensors = StockTensors([], [], [], offsets, node.plane_format.group_size)
+    for part in form.parts:
+        tensors.codes.append(rest.pop(0)[rows])
+        tensors.scales.append(rest.pop(0)[rows])
+        tensors.zero_points.append(None if form.is_default(part) else rest.pop(0)[rows])
+    return dequantize_stock(tensors, form, node.linears[0].K).astype(np.float32)
+
+
 def _table_rows(table: VocabularyTable, values: list[ir.Value], rows: slice) -> np.ndarray:
-    return dequantize_table(table, [_array(value)[rows] for value in values])
+    return dequantize_table(table, [_array(value) for value in values], rows)
 
 
 def _array(value: ir.Value) -> np.ndarray:

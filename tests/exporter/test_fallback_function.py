@@ -5,12 +5,15 @@ import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 import pytest
+from hypothesis import given, settings
 from onnx import TensorProto, helper, numpy_helper
 
-from dualbinary import OP, InputError, dual_binary_matmul, pack_planes
-from dualbinary.contract.scale_codes import round_scales
-from dualbinary.contract.weight import PlaneFormat
-from exporter.graph.fallback_function import fallback_function
+from dualbinary import OP, dual_binary_matmul, pack_planes
+from dualbinary.contract.scale_codes import BFLOAT16, round_scales, scale_values
+from dualbinary.contract.weight import PlaneFormat, PlaneWeight
+from exporter.graph.fallback_function import fallback_functions, overload_names
+from exporter.graph.stock_forms import dequantize_stock, stock_form, stock_tensors
+from tests.support.even_cases import even_cases
 
 
 @pytest.mark.parametrize("kind", ["ort4", "ort2", "standard"])
@@ -38,7 +41,7 @@ def assert_function_is_the_op(kind, planes, offset, group_size, k, dtype, *, cod
     scales = round_scales(values) if coded else values.astype(np.float16)
     x = rng.normal(size=(2, 3, k)).astype(dtype)
     plane_format = PlaneFormat(planes, group_size, offset, scale_dtype=scales.dtype)
-    function = ir.to_proto(fallback_function(kind, {plane_format}, opset=21))
+    function = single(kind, plane_format)
 
     y = run(function, x, packed, scales, K=k, N=n, group_size=group_size)
 
@@ -56,7 +59,7 @@ def test_fallback_function_knows_every_factor_and_every_code(kind):
     codes = (np.arange(len(factors)) * 37 % 256).astype(np.uint8)  # neighbors differ, each beside many factors
     scales = np.concatenate([factors.view(np.uint8).reshape(-1, 2), codes[:, None]], axis=1)[None]
     packed = np.full((1, len(factors), 4), [1, 0, 0, 0], np.uint8)  # the first input alone
-    function = ir.to_proto(fallback_function(kind, {PlaneFormat(1, 32, scale_dtype=scales.dtype)}, opset=21))
+    function = single(kind, PlaneFormat(1, 32, scale_dtype=scales.dtype))
 
     y = run(function, np.eye(1, 32, dtype=np.float32), packed, scales, K=32, N=len(factors), group_size=32)
 
@@ -66,7 +69,7 @@ def test_fallback_function_knows_every_factor_and_every_code(kind):
 @pytest.mark.parametrize(("kind", "largest"), [("ort4", 256), ("ort2", 128)])
 @pytest.mark.parametrize("group_size", [32, 64, 96, 128, 256, 512])
 def test_quantization_blocks_have_a_size_with_a_fast_kernel(kind, largest, group_size):
-    function = ir.to_proto(fallback_function(kind, {PlaneFormat(2, group_size)}, opset=21))
+    function = single(kind, PlaneFormat(2, group_size))
 
     products = [node for node in function.node if node.op_type == "MatMulNBits"]
     (block,) = {(a.i, a.ref_attr_name) for node in products for a in node.attribute if a.name == "block_size"}
@@ -75,30 +78,149 @@ def test_quantization_blocks_have_a_size_with_a_fast_kernel(kind, largest, group
     assert block == ((0, "group_size") if by_group else (32, ""))
 
 
+def single(kind, plane_format, level=0):
+    (function,) = fallback_functions(kind, [plane_format], 21, level)
+    return ir.to_proto(function)
+
+
 def run(function, x, planes, scales, **attributes):
-    node = helper.make_node(
-        OP.name, ["X", "planes", "scales"], ["Y"], domain=OP.domain, layout=1, accuracy_level=0, **attributes
-    )
+    weight = "", [planes, scales], {"layout": 1, "accuracy_level": 0} | attributes
+    return run_nodes([function], x, [weight])[0]
+
+
+def run_nodes(functions, x, weights):
+    """Products of X with weights, which are an overload, planes and scales, and attributes."""
+    nodes, tensors, outputs = [], [], []
     element = helper.np_dtype_to_tensor_dtype(x.dtype)
-    graph = helper.make_graph(
-        [node],
-        "g",
-        [helper.make_tensor_value_info("X", element, x.shape)],
-        [helper.make_tensor_value_info("Y", element, [*x.shape[:-1], attributes["N"]])],
-        [numpy_helper.from_array(planes, "planes"), numpy_helper.from_array(scales, "scales")],
-    )
     assert element in (TensorProto.FLOAT, TensorProto.FLOAT16)
+    for index, (overload, arrays, attributes) in enumerate(weights):
+        names = [f"{name}{index}" for name in ("planes", "scales")]
+        tensors += [numpy_helper.from_array(array, name) for array, name in zip(arrays, names, strict=True)]
+        if arrays[1].dtype == BFLOAT16:
+            tensors[-1].data_type = TensorProto.BFLOAT16
+        nodes.append(
+            helper.make_node(OP.name, ["X", *names], [f"Y{index}"], domain=OP.domain, overload=overload, **attributes)
+        )
+        shape = [*x.shape[:-1], attributes["N"]]
+        outputs.append(helper.make_tensor_value_info(f"Y{index}", element, shape))
+    graph = helper.make_graph(nodes, "g", [helper.make_tensor_value_info("X", element, x.shape)], outputs, tensors)
     opsets = [helper.make_opsetid(d, v) for d, v in (("", 21), ("com.microsoft", 1), (OP.domain, OP.version))]
-    model = helper.make_model(graph, functions=[function], opset_imports=opsets, ir_version=10)
+    model = helper.make_model(graph, functions=functions, opset_imports=opsets, ir_version=10)
     onnx.checker.check_model(model)
     options = ort.SessionOptions()
     options.log_severity_level = 3
     session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return np.asarray(session.run(None, {"X": x})[0]).astype(np.float64)
+    return [np.asarray(value).astype(np.float64) for value in session.run(None, {"X": x})]
 
 
-def test_blocked_scales_of_several_types_are_refused():
-    formats = {PlaneFormat(2, 32, scale_dtype=np.dtype(name), layout="avx2") for name in ("float16", "float32")}
+def node_of(weight, level, overload=""):
+    form = weight.format
+    attributes = {
+        "K": weight.K,
+        "N": weight.N,
+        "group_size": form.group_size,
+        "layout": OP.layout_named(form.layout).number,
+        "accuracy_level": level,
+    }
+    if form.even:
+        attributes |= {"levels": 1, "twice_zero": form.node_levels.twice_zero}
+    return overload, [weight.planes, weight.scales], attributes
 
-    with pytest.raises(InputError, match="layout: expected plain for a checkpoint with scales of several types"):
-        fallback_function("ort4", formats, opset=21)
+
+def reference(x, weight):
+    form = weight.format
+    sizes = {"K": weight.K, "N": weight.N, "group_size": form.group_size, "levels": form.node_levels}
+    return dual_binary_matmul(x, weight.planes, weight.scales, **sizes)
+
+
+def distance(y, weight, x):
+    """Relative to what all terms of an output could sum up to."""
+    largest = np.abs(scale_values(weight.scales)).max() * 2**weight.format.planes
+    return np.abs(y - reference(x, weight)).max() / (np.abs(x).sum(axis=-1).max() * largest)
+
+
+# Sums in float32, where an offset takes away what the product had too much; and activations of int8, which are off by
+# 1/254 of the largest in a block at most.
+TOLERANCE = {0: 1e-6, 4: 1 / 127}
+
+
+@pytest.mark.parametrize("kind", ["ort4", "standard"])
+@given(case=even_cases())
+@settings(max_examples=60)
+def test_fallback_function_of_even_levels_is_the_op(kind, case):
+    weight, x, level = case.weight, case.x, case.level
+    y = run_nodes([single(kind, weight.format, level)], x, [node_of(weight, level)])[0]
+    assert distance(y, weight, x) <= TOLERANCE[0 if kind == "standard" else level]
+
+
+@pytest.mark.parametrize("layout", ["avx512", "neon"])
+@given(case=even_cases())
+@settings(max_examples=30)
+def test_blocks_of_even_levels_give_what_plain_gives(layout, case):
+    blocks = case.weight.to_layout(layout)
+    y, same = (
+        run_nodes([single("ort4", each.format)], case.x, [node_of(each, 0)])[0] for each in (case.weight, blocks)
+    )
+    np.testing.assert_array_equal(same, y)
+
+
+@given(case=even_cases())
+@settings(max_examples=60)
+def test_tensors_of_the_stock_form_are_the_weight(case):
+    stock = stock_form(case.weight.format, case.level)
+    weight = dequantize_stock(stock_tensors(case.weight, stock), stock, case.weight.K)
+    expected = case.weight.dequantize()
+    assert np.abs(weight - expected).max() <= 1e-6 * 2**case.weight.format.planes * np.abs(expected).max()
+
+
+def even_weight(form, rng, N=6, K=100):
+    form = form.for_inputs(K)
+    q = rng.integers(0, 2**form.planes, (N, K))
+    return PlaneWeight.pack_even(q, rng.uniform(0.5, 1, (form.scale_rows, N, form.groups(K))).astype(np.float16), form)
+
+
+def test_every_even_product_is_one_node_of_its_own_width():
+    expected = {  # planes, zero, level: bits and block size for groups of 128
+        (1, 0.5, 4): 2, (2, 1, 4): 2, (2, 1.5, 4): 4, (2, 1, 0): 4, (3, 3.5, 4): 4, (4, 8, 4): 4, (4, 8, 0): 4,
+        (5, 16, 4): 8, (8, 128, 4): 8,
+    }  # fmt: skip
+    for (planes, zero, level), bits in expected.items():
+        form = PlaneFormat(planes, 128, levels="even", zero=float(zero))
+        products = [n for n in single("ort4", form, level).node if n.op_type == "MatMulNBits"]
+        numbers = {a.name: a.i for a in products[0].attribute}
+        assert (len(products), numbers["bits"], numbers["block_size"]) == (1, bits, 128), form
+    halves = single("ort4", PlaneFormat(8, 128, levels="even", zero=128.0), 0)
+    assert [n.op_type for n in halves.node].count("MatMulNBits") == 2
+
+
+def test_nodes_of_several_formats_each_get_their_function():
+    rng = np.random.default_rng(3)
+    forms = [PlaneFormat(2, 32, levels="even", zero=1.0), PlaneFormat(4, 64, levels="even", zero=8.0)]
+    weights = [even_weight(form, rng) for form in forms]
+    bits = rng.integers(0, 2, (3, 6, 100))
+    weights.append(PlaneWeight.pack(bits, rng.uniform(0.5, 1, (3, 6, 4)).astype(np.float16), 32))
+    names = overload_names(weight.format for weight in weights)
+    functions = [ir.to_proto(f) for f in fallback_functions("ort4", [weight.format for weight in weights], 21)]
+    assert sorted(f.overload for f in functions) == sorted(names.values())
+    x = rng.normal(size=(2, 100)).astype(np.float32)
+
+    ys = run_nodes(functions, x, [node_of(weight, 0, names[weight.format]) for weight in weights])
+
+    for y, weight in zip(ys, weights, strict=True):
+        assert distance(y, weight, x) <= TOLERANCE[0]
+
+
+def test_a_function_of_several_refuses_weights_of_another():
+    # As a runtime without overloads would call it.
+    rng = np.random.default_rng(3)
+    forms = [PlaneFormat(4, 32, levels="even", zero=zero) for zero in (7.0, 8.0)]
+    first, _ = fallback_functions("ort4", forms, 21)
+    weight = even_weight(forms[1], rng)
+    x = rng.normal(size=(2, 100)).astype(np.float32)
+    with pytest.raises(Exception, match="out of data bounds"):
+        run_nodes([ir.to_proto(first)], x, [node_of(weight, 0, first.overload)])
+
+
+def test_free_formats_of_several_group_sizes_share_a_function_without_a_name():
+    names = overload_names([PlaneFormat(2, 32), PlaneFormat(2, 64, scale_dtype=np.dtype(np.float32))])
+    assert set(names.values()) == {""}

@@ -22,7 +22,7 @@ def unpack(layout: str, case: Case, scales: np.ndarray) -> list[np.ndarray]:
     stored = unpack_function(weight.format)
     text = (
         f'<domain: "t", opset_import: ["" : 21]>\n'
-        f"unpack <N, group_size> ({', '.join(stored.inputs)}) => (planes, scales) {{\n{stored.text}}}"
+        f"unpack <K, N, group_size> ({', '.join(stored.inputs)}) => (planes, scales) {{\n{stored.text}}}"
     )
     function = onnx.parser.parse_function(text)
     nodes = [*constant_nodes(stored.tables), *function.node]
@@ -30,7 +30,7 @@ def unpack(layout: str, case: Case, scales: np.ndarray) -> list[np.ndarray]:
     function.node.extend(nodes)
     arrays = weight.planes, weight.scales
     node = helper.make_node(
-        "unpack", ["a", "b"], ["planes", "scales"], domain="t", N=case.N, group_size=case.group_size
+        "unpack", ["a", "b"], ["planes", "scales"], domain="t", K=case.K, N=case.N, group_size=case.group_size
     )
     graph = helper.make_graph(
         [node],

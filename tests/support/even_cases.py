@@ -1,71 +1,48 @@
-"""Weights of even levels of any form, for property tests of the contract and of what reads it."""
+"""Weights of even levels of every form, with activations: for property tests of what stands in for the kernels."""
 
 from dataclasses import dataclass
 
 import numpy as np
 from hypothesis import strategies as st
 
-from dualbinary.contract.scale_codes import BFLOAT16, SCALE_DTYPES, round_scales, scale_values
+from dualbinary.contract.scale_codes import BFLOAT16, round_scales
 from dualbinary.contract.weight import EACH_GROUP, PER_CHANNEL, PlaneFormat, PlaneWeight
 
 
 @dataclass(frozen=True)
 class EvenCase:
-    """A weight, and its values [N, K] in float64, computed from step, zero and offset one by one."""
+    """A weight in layout plain, activations [3, K], and an accuracy level."""
 
     weight: PlaneWeight
-    values: np.ndarray
-    rng: np.random.Generator
+    x: np.ndarray
+    level: int
 
 
-def stored_scales(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """Scales near to `values` [C, N, groups] in a type of the contract."""
+@st.composite
+def even_cases(draw) -> EvenCase:
+    """Any planes, kind of zero, group size, type of scales, steps of outputs or one for all."""
+    P, K, N = draw(st.integers(1, 8)), draw(st.integers(1, 300)), draw(st.integers(1, 40))
+    most = 2**P - 1
+    kind = draw(st.sampled_from(["whole", "half", "middle", "group", "offset"]))
+    zero = {"half": draw(st.integers(0, most - 1)) + 0.5, "middle": most / 2, "group": EACH_GROUP, "offset": 0.0}
+    zero["whole"] = float(draw(st.integers(0, most)))
+    sizes = [PER_CHANNEL, 16, *(32 * n for n in (1, 2, 3, 4, 5, 8, 16) if 32 * n <= -(-K // 32) * 32)]
+    dtype = np.dtype(draw(st.sampled_from([np.float16, np.float32, np.uint8, BFLOAT16])))
+    size = draw(st.sampled_from(sizes))
+    per_tensor = size == PER_CHANNEL and kind != "group" and draw(st.booleans())
+    form = PlaneFormat(
+        P, size, kind == "offset", levels="even", zero=zero[kind], scale_dtype=dtype, per_tensor=per_tensor
+    ).for_inputs(K)
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    steps = rng.standard_normal((form.scale_rows, 1 if per_tensor else N, form.groups(K)))
+    zeros = rng.integers(0, most + 1, (N, form.groups(K))) if kind == "group" else None
+    weight = PlaneWeight.pack_even(rng.integers(0, most + 1, (N, K)), _scales(steps, dtype), form, zeros)
+    return EvenCase(weight, rng.standard_normal((3, K)).astype(np.float32), draw(st.sampled_from([0, 4])))
+
+
+def _scales(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
     if dtype == np.uint8:
         return round_scales(values)
     if dtype == BFLOAT16:
         return (values.astype(np.float32).view(np.uint32) >> np.uint32(16)).astype(np.uint16)
     return values.astype(dtype)
-
-
-@st.composite
-def even_formats(draw) -> PlaneFormat:
-    """Any form of even levels in layout plain."""
-    P = draw(st.integers(1, 8))
-    kind = draw(st.sampled_from(["constant", "each", "offset"]))
-    zero = draw(st.integers(0, 2 * (2**P - 1))) / 2 if kind == "constant" else 0.0
-    group_size = draw(st.sampled_from([16, 32, 64, 96, 128, PER_CHANNEL]))
-    return PlaneFormat(
-        P,
-        group_size,
-        kind == "offset",
-        levels="even",
-        zero=EACH_GROUP if kind == "each" else zero,
-        scale_dtype=draw(st.sampled_from(sorted(SCALE_DTYPES, key=str))),
-        per_tensor=group_size == PER_CHANNEL and kind != "each" and draw(st.booleans()),
-    )
-
-
-@st.composite
-def even_cases(draw, max_outputs: int = 40) -> EvenCase:
-    """Any weight of even levels in layout plain."""
-    form = draw(even_formats())
-    N, K = draw(st.integers(1, max_outputs)), draw(st.integers(1, 200))
-    if form.group_size > K + 31:
-        form = PlaneFormat(form.planes, 16, form.offset, "even", form.zero, form.scale_dtype)
-    form = form.for_inputs(K)
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    groups = form.groups(K)
-    q = rng.integers(0, 1 << form.planes, (N, K))
-    scales = stored_scales(
-        rng.standard_normal((form.scale_rows, 1 if form.per_tensor else N, groups)), form.scale_dtype
-    )
-    zeros = rng.integers(0, 1 << form.planes, (N, groups)) if form.zero == EACH_GROUP else None
-    weight = PlaneWeight.pack_even(q, scales, form, zeros)
-    steps, *offsets = scale_values(scales)
-    zero = np.full((N, groups), form.zero) if zeros is None else zeros
-    values = np.empty((N, K))
-    for n, k in np.ndindex(N, K):
-        row, group = 0 if form.per_tensor else n, k // form.group_size
-        values[n, k] = steps[row, group] * (q[n, k] - zero[n, group])
-        values[n, k] += offsets[0][row, group] if offsets else 0
-    return EvenCase(weight, values, rng)

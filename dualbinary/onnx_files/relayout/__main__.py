@@ -84,6 +84,8 @@ def _command(args: argparse.Namespace) -> None:
         f"{args.out}: {outcome.weights} weights from {' and '.join(outcome.before)} to {outcome.layout}, "
         f"{outcome.data_bytes / 1e6:.1f} MB, in {seconds:.1f} s"
     )
+    if outcome.kept:
+        print(f"{outcome.kept} more stay as they are: other nodes read their planes too, as an embedding does")
 
 
 if __name__ == "__main__":

@@ -13,13 +13,13 @@ import onnx
 from onnx import helper
 
 from dualbinary.contract.schema import OP
-from dualbinary.contract.weight import PER_CHANNEL
+from dualbinary.contract.weight import EACH_GROUP, PER_CHANNEL, PlaneFormat
 from dualbinary.errors import InputError
 from dualbinary.files.json_objects import read_json_object
 from dualbinary.files.model_files import CONFIGS, EXPORT_REPORT, GENAI_CONFIG, OPTIONAL_FILES
 from dualbinary.files.staging import check_output, check_space, staged
 from dualbinary.onnx_files.data_file import INLINE_BYTES, AlignedFile
-from dualbinary.onnx_files.functions import replace_unpacking
+from dualbinary.onnx_files.functions import BLOCKS, replace_unpacking
 from dualbinary.onnx_files.relayout.model import (
     External,
     StoredWeight,
@@ -42,7 +42,11 @@ _GRAPH_BYTES = 16 << 20
 
 @dataclass(frozen=True)
 class Outcome:
-    """The outcome of a run. `before` lists the layouts that the input had; `copied` the files that came along."""
+    """The outcome of a run.
+
+    `before` lists the layouts that the input had; `copied` the files that came along; `kept` counts weights that stay
+    as they are, because other nodes read them too.
+    """
 
     layout: str
     before: tuple[str, ...]
@@ -50,6 +54,7 @@ class Outcome:
     weight_bytes: int
     data_bytes: int
     copied: tuple[str, ...]
+    kept: int = 0
 
 
 def relayout(source: Path, out: Path, layout: str, *, force: bool = False, progress: Progress | None = None) -> Outcome:
@@ -65,6 +70,12 @@ def relayout(source: Path, out: Path, layout: str, *, force: bool = False, progr
     weights = weights_of(model)
     if not weights:
         raise InputError(f"{source}: has no {OP.domain}::{OP.name} node, so there is no layout to change")
+    kept = [weight for weight in weights if weight.shared]
+    weights = [weight for weight in weights if not weight.shared]
+    if not weights:
+        raise InputError(
+            f"{source}: other nodes read the planes of all {OP.name} nodes too, so there is no layout to change"
+        )
     data_name = f"{out.name}.data"
     inputs = _external_files(model, source.parent)
     if (out.parent / data_name).resolve() in inputs:
@@ -72,19 +83,19 @@ def relayout(source: Path, out: Path, layout: str, *, force: bool = False, progr
     model_files = _model_files(source, out)
     check_output(out, [out.name, data_name, *model_files], force=force)
     before = tuple(dict.fromkeys(weight.layout for weight in weights))
-    _replace_unpacking(model, weights, layout)
+    _replace_unpacking(model, weights, kept, layout)
     with staged(out.parent) as stage:
         check_space(stage, int(sum(path.stat().st_size for path in inputs) * _SPARE) + _GRAPH_BYTES)
         with open(stage / data_name, "wb") as file:
-            weight_bytes = _write_data(model, weights, source.parent, layout, file, progress)
+            sizes = _write_data(model, weights, source.parent, layout, file, progress)
             file.flush()
             os.fsync(file.fileno())
         onnx.save(model, stage / out.name)
         data_bytes = (stage / data_name).stat().st_size
         for name in model_files:
             shutil.copyfile(source.parent / name, stage / name)
-        outcome = Outcome(layout, before, len(weights), weight_bytes, data_bytes, tuple(model_files))
-        _update_model_files(stage, out.name, outcome)
+        outcome = Outcome(layout, before, len(weights), sum(sizes.values()), data_bytes, tuple(model_files), len(kept))
+        _update_model_files(stage, out.name, outcome, sizes)
     return outcome
 
 
@@ -99,17 +110,57 @@ def _model_files(source: Path, out: Path) -> list[str]:
     return [name for name in (*CONFIGS, *OPTIONAL_FILES) if (source.parent / name).is_file()]
 
 
-def _replace_unpacking(model: onnx.ModelProto, weights: list[StoredWeight], layout: str) -> None:
-    """Let the fallback function, if there is one, read `layout`."""
-    functions = [f for f in model.functions if (f.domain, f.name) == (OP.domain, OP.name)]
-    forms = {replace(weight.plane_format, group_size=PER_CHANNEL, layout=layout) for weight in weights}
-    if functions and len(forms) > 1 and OP.layout_named(layout).blocks:
-        raise InputError(
-            "the nodes differ in planes, offset or type of scales, which one fallback function cannot unpack from "
-            f"layout {layout}; export the model with --fallback none"
-        )
-    for function in functions:
+def _replace_unpacking(
+    model: onnx.ModelProto, weights: list[StoredWeight], kept: list[StoredWeight], layout: str
+) -> None:
+    """Let the fallback functions, where there are some, read `layout` for `weights`, and for `kept` what they read."""
+    functions = {f.overload: f for f in model.functions if (f.domain, f.name) == (OP.domain, OP.name)}
+    if not functions:
+        return
+    _join_overloads(model, functions, weights, layout)
+    for overload in dict.fromkeys(weight.overload for weight in weights):
+        function = functions.get(overload)
+        own = [weight for weight in weights if weight.overload == overload]
+        forms = {_function_form(replace(weight.plane_format, layout=layout)) for weight in own}
+        if function is None:
+            raise InputError(f"{own[0].name}: its fallback function, overload '{overload}', is not in the model")
+        if len(forms) > 1 and OP.layout_named(layout).blocks:
+            raise InputError(
+                "the nodes differ in planes, offset or type of scales, which one fallback function cannot unpack from "
+                f"layout {layout}; export the model again, or with --fallback none"
+            )
+        if any(weight.overload == overload for weight in kept):
+            copy = model.functions.add()
+            copy.CopyFrom(function)
+            copy.overload = f"{overload}_{BLOCKS}".strip("_")
+            for node in (node for weight in own for node in weight.nodes):
+                node.overload = copy.overload
+            function = copy
         replace_unpacking(function, next(iter(forms)))
+
+
+def _join_overloads(
+    model: onnx.ModelProto, functions: dict[str, onnx.FunctionProto], weights: list[StoredWeight], layout: str
+) -> None:
+    """On the way to layout plain, let nodes name the function that reads it already, where blocks had a copy."""
+    if OP.layout_named(layout).blocks:
+        return
+    for weight in weights:
+        plain = weight.overload.removesuffix(BLOCKS).rstrip("_")
+        if plain == weight.overload or plain not in functions:
+            continue
+        if copy := functions.pop(weight.overload, None):
+            model.functions.remove(copy)
+        weight.overload = plain
+        for node in weight.nodes:
+            node.overload = plain
+
+
+def _function_form(form: PlaneFormat) -> PlaneFormat:
+    """What a function that unpacks weights of this form must know of it."""
+    size = form.group_size if form.group_size == OP.limits["half_group"] else PER_CHANNEL
+    zero = form.zero if form.zero == EACH_GROUP else 0.0
+    return replace(form, group_size=size, zero=zero, per_tensor=False)
 
 
 @dataclass
@@ -141,24 +192,23 @@ def _write_data(
     layout: str,
     file: BinaryIO,
     progress: Progress | None,
-) -> int:
-    """Write all places in order, weights as what they become, and point tensors there. Returns the weights' bytes."""
+) -> dict[str, int]:
+    """Write all places in order, weights as what they become, and point tensors there. Returns bytes by planes."""
     data, name = AlignedFile(file), Path(file.name).name
     places = _places(model, weights, directory)
     total = sum(place.external.length for place in places if place.external is not None)
-    written: set[str] = set()
-    done = weight_bytes = 0
+    sizes: dict[str, int] = {}
+    done = 0
     for place in places:
         if place.weight is None:
             assert place.external is not None
             _point_to(place.tensor, name, *data.append(read_chunks(place.external)))
-        elif place.weight.planes.name not in written:
-            written.add(place.weight.planes.name)
-            weight_bytes += _write_weight(model, place.weight, directory, layout, data, name)
+        elif (planes := place.weight.planes.name) not in sizes:
+            sizes[planes] = _write_weight(model, place.weight, directory, layout, data, name)
         done += place.external.length if place.external is not None else 0
         if progress is not None:
             progress(done, total)
-    return weight_bytes
+    return sizes
 
 
 def _write_weight(
@@ -196,8 +246,11 @@ def _point_to(tensor: onnx.TensorProto, location: str, offset: int, length: int)
         entry.key, entry.value = key, str(value)
 
 
-def _update_model_files(stage: Path, out: str, outcome: Outcome) -> None:
-    """Let copies of genai_config.json and export_report.json say what is true of the new file."""
+def _update_model_files(stage: Path, out: str, outcome: Outcome, sizes: dict[str, int]) -> None:
+    """Let copies of genai_config.json and export_report.json say what is true of the new file.
+
+    `sizes` are the bytes of weights by the names of their planes.
+    """
     if GENAI_CONFIG in outcome.copied:
         config = read_json_object(stage / GENAI_CONFIG)
         decoder = config.get("model", {}).get("decoder", {})
@@ -210,7 +263,13 @@ def _update_model_files(stage: Path, out: str, outcome: Outcome) -> None:
         report.setdefault("options", {})[_LAYOUT] = outcome.layout
         totals: dict[str, Any] = report.get("totals", {})
         if totals.get("quantised_weights") and totals.get("parameters"):
-            totals["bits_per_weight"] = 8 * outcome.weight_bytes / totals["quantised_weights"]
+            tables = {f"{table.get('parameter')}.planes": table for table in report.get("tables", [])}
+            weight_bytes = sum(size for name, size in sizes.items() if name not in tables)
+            for name in tables.keys() & sizes.keys():
+                tables[name]["bytes"] = sizes[name]
+            if "table_bytes" in totals:
+                totals["table_bytes"] = sum(table.get("bytes", 0) for table in tables.values())
+            totals["bits_per_weight"] = 8 * weight_bytes / totals["quantised_weights"]
             totals["bits_per_parameter"] = 8 * outcome.data_bytes / totals["parameters"]
-            totals |= {"file_bytes": outcome.data_bytes, "plane_bytes": outcome.weight_bytes}
+            totals |= {"file_bytes": outcome.data_bytes, "plane_bytes": weight_bytes}
         (stage / EXPORT_REPORT).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")

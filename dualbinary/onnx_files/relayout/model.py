@@ -15,8 +15,10 @@ from onnx import helper, numpy_helper
 
 from dualbinary.contract.blocked_layouts import stored_shape
 from dualbinary.contract.layout import check_tensors, to_plain
+from dualbinary.contract.levels import Levels
+from dualbinary.contract.scale_codes import BFLOAT16
 from dualbinary.contract.schema import OP
-from dualbinary.contract.weight import PlaneFormat, PlaneWeight
+from dualbinary.contract.weight import EACH_GROUP, PlaneFormat, PlaneWeight
 from dualbinary.errors import InputError
 
 __all__ = ["External", "StoredWeight", "external_data", "load_model", "read_chunks", "tensors_of", "weights_of"]
@@ -35,7 +37,10 @@ class External:
 
 @dataclass
 class StoredWeight:
-    """Planes and scales, and the nodes that read them; all of these say the same about them."""
+    """Planes and scales, and the nodes that read them; all of these say the same about them.
+
+    `shared` says that other nodes read them too, as they are: an embedding the planes of a tied head.
+    """
 
     planes: onnx.TensorProto
     scales: onnx.TensorProto
@@ -44,6 +49,9 @@ class StoredWeight:
     K: int
     N: int
     group_size: int
+    levels: Levels
+    overload: str
+    shared: bool = False
 
     @property
     def name(self) -> str:
@@ -54,16 +62,25 @@ class StoredWeight:
     def plane_format(self) -> PlaneFormat:
         """The form of the weight. Raises InputError where the tensors' dimensions do not tell."""
         planes, scales = tuple(self.planes.dims), tuple(self.scales.dims)
-        dtype = helper.tensor_dtype_to_np_dtype(self.scales.data_type)
+        dtype, even = _dtype(self.scales), self.levels.even
         try:
             if OP.layout_named(self.layout).blocks:
-                shape = stored_shape(planes, scales, dtype, self.K, self.group_size)
+                shape = stored_shape(planes, scales, dtype, self.K, self.group_size, self.levels)
                 count, rows = shape.planes, shape.scale_rows
             else:
                 if len(planes) != 3 or len(scales) != 3:
                     raise InputError(f"expected planes [P, N, Kp/8] and scales [C, N, Kp/G], got {planes}, {scales}")
                 count, rows = planes[0], scales[0]
-            return PlaneFormat(count, self.group_size, rows > count, scale_dtype=dtype, layout=self.layout)
+            return PlaneFormat(
+                count,
+                self.group_size,
+                rows > self.levels.scale_rows(count),
+                levels="even" if even else "free",
+                zero=EACH_GROUP if self.levels.group_zeros else self.levels.twice_zero / 2,
+                scale_dtype=dtype,
+                layout=self.layout,
+                per_tensor=even and scales[1] == 1 != self.N,
+            )
         except InputError as error:
             raise InputError(f"{self.name}: layout {self.layout}: {error}") from None
 
@@ -71,10 +88,10 @@ class StoredWeight:
         """The weight, in its layout. Raises InputError, naming a node, where it breaks the contract."""
         planes, scales = _array(self.planes, directory), _array(self.scales, directory)
         try:
-            plain = to_plain(self.layout, planes, scales, self.K, self.group_size)
+            plain = to_plain(self.layout, planes, scales, self.K, self.group_size, self.levels)
         except InputError as error:
             raise InputError(f"{self.name}: layout {self.layout}: {error}") from None
-        check_tensors(*plain, self.N, self.K, self.group_size, self.name)
+        check_tensors(*plain, self.N, self.K, self.group_size, self.name, self.levels)
         return PlaneWeight(planes, scales, self.K, self.plane_format)
 
 
@@ -103,16 +120,14 @@ def weights_of(model: onnx.ModelProto) -> list[StoredWeight]:
         known = weights.setdefault(weight.planes.name, weight)
         if known is weight:
             continue
-        same = ("scales", "layout", "K", "N", "group_size")
+        same = ("scales", "layout", "K", "N", "group_size", "levels", "overload")
         if any(getattr(known, field) != getattr(weight, field) for field in same):
             raise InputError(f"nodes '{known.nodes[0].name}' and '{node.name}' read the same planes differently")
         known.nodes.append(node)
     names = [tensor.name for weight in weights.values() for tensor in (weight.planes, weight.scales)]
-    if shared := [name for name in names if name in inputs or names.count(name) > 1]:
-        raise InputError(
-            f"initializer '{shared[0]}' is also read by another node, so its layout cannot change; export the model "
-            "again"
-        )
+    for weight in weights.values():
+        own = weight.planes.name, weight.scales.name
+        weight.shared = any(name in inputs or names.count(name) > 1 for name in own)
     return list(weights.values())
 
 
@@ -128,7 +143,8 @@ def _weight(node: onnx.NodeProto, initializers: dict[str, onnx.TensorProto]) -> 
                 f"node '{node.name}': attribute {attribute.name}: expected one of {list(attribute.values)}, got {value}"
             )
     multiple = OP.limits["group_multiple"]
-    if (size := numbers["group_size"] or 0) % multiple:
+    levels = Levels(bool(numbers["levels"]), int(numbers["twice_zero"] or 0))
+    if (size := numbers["group_size"] or 0) % multiple and not (levels.even and size == OP.limits["half_group"]):
         raise InputError(
             f"node '{node.name}': attribute group_size: expected a positive multiple of {multiple}, got {size}"
         )
@@ -137,7 +153,7 @@ def _weight(node: onnx.NodeProto, initializers: dict[str, onnx.TensorProto]) -> 
         raise InputError(f"node '{node.name}': planes and scales must be initializers of the main graph")
     layout = OP.layout(int(numbers["layout"] or 0)).name
     k, n, group_size = (int(numbers[name] or 0) for name in ("K", "N", "group_size"))
-    return StoredWeight(tensors[0], tensors[1], [node], layout, k, n, group_size)
+    return StoredWeight(tensors[0], tensors[1], [node], layout, k, n, group_size, levels, node.overload)
 
 
 def external_data(tensor: onnx.TensorProto, directory: Path) -> External | None:
@@ -210,12 +226,18 @@ def _is_ours(node: onnx.NodeProto) -> bool:
     return node.domain == OP.domain and node.op_type == OP.name
 
 
+def _dtype(tensor: onnx.TensorProto) -> np.dtype:
+    """NumPy's type of the elements; bfloat16 as the contract has it."""
+    bfloat16 = tensor.data_type == onnx.TensorProto.BFLOAT16
+    return BFLOAT16 if bfloat16 else helper.tensor_dtype_to_np_dtype(tensor.data_type)
+
+
 def _array(tensor: onnx.TensorProto, directory: Path) -> np.ndarray:
     external = external_data(tensor, directory)
     try:
         if external is None:
-            return numpy_helper.to_array(tensor)
-        dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
+            return numpy_helper.to_array(tensor).view(_dtype(tensor))
+        dtype = _dtype(tensor)
         data = b"".join(read_chunks(external))
         return np.frombuffer(data, dtype.newbyteorder("<")).astype(dtype, copy=False).reshape(tuple(tensor.dims))
     except ValueError:

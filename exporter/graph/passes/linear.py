@@ -13,20 +13,13 @@ import numpy as np
 import onnx_ir as ir
 
 from dualbinary import OP
-from dualbinary.contract.scale_codes import dtype_name
 from dualbinary.contract.weight import PlaneFormat
 from exporter.graph.export_graph import PlaneNode
 from exporter.graph.layers import Linear
-from exporter.graph.values import constant, copy_type, parameter, replace_value
+from exporter.graph.operator_node import operator_attributes, plane_parameters
+from exporter.graph.values import constant, copy_type, replace_value
 
 __all__ = ["DualBinaryLinearPass"]
-
-_SCALE_TYPES = {
-    "float16": ir.DataType.FLOAT16,
-    "float32": ir.DataType.FLOAT,
-    "bfloat16": ir.DataType.BFLOAT16,
-    "uint8": ir.DataType.UINT8,
-}
 
 
 class DualBinaryLinearPass(ir.passes.InPlacePass):
@@ -59,19 +52,8 @@ class DualBinaryLinearPass(ir.passes.InPlacePass):
         parent = first.module.rpartition(".")[0]
         leaves = "_".join(linear.module.rpartition(".")[2] for linear in linears)
         name = f"{parent}.{leaves}" if parent else leaves
-        planes_shape, scales_shape = plane_format.shapes(N, K)
-        planes = parameter(model, f"{name}.planes", planes_shape, ir.DataType.UINT8)
-        scales = parameter(model, f"{name}.scales", scales_shape, _SCALE_TYPES[dtype_name(plane_format.scale_dtype)])
-        attributes = {
-            "K": K,
-            "N": N,
-            "group_size": plane_format.group_size,
-            "layout": OP.layout_named(plane_format.layout).number,
-            "accuracy_level": self._accuracy_level,
-        }
-        if plane_format.even:
-            levels = plane_format.node_levels
-            attributes |= {"levels": int(levels.even), "twice_zero": levels.twice_zero}
+        planes, scales = plane_parameters(model, name, plane_format, N, K)
+        attributes = operator_attributes(plane_format, N, K, self._accuracy_level)
         x = first.matmul.inputs[0]
         node = ir.node(OP.name, [x, planes, scales], attributes, domain=OP.domain, name=name)
         product = node.outputs[0]

@@ -1,0 +1,113 @@
+"""Vocabulary tables as planes of even levels.
+
+    table[v, h] = step[v, h // G] * (q[v, h] - zero)        q = sum_p 2^p planes[p, v, h]
+
+The head is a DualBinaryMatMul node. The embedding reads the same planes and steps, which therefore are in layout plain:
+the bytes of the rows that are asked for, [P, batch, sequence, Hp/8], become numbers by tables of 256 entries, one for
+each plane, whose entry of a byte are the eight values 2^p * bit. Every runtime has these operators, and no more of the
+table is unpacked than these rows.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import onnx_ir as ir
+
+from dualbinary import OP
+from dualbinary.contract.weight import PlaneFormat
+from dualbinary.onnx_files.factor_tables import factor_tables
+from exporter.graph.export_graph import VocabularyTable
+from exporter.graph.operator_node import operator_attributes, plane_parameters
+from exporter.graph.values import NodeBuilder
+
+__all__ = ["PlaneTables", "table_format"]
+
+_CODES, _HALF = np.dtype(np.uint8), np.dtype(np.float16)
+_FORMS: Mapping[int, tuple[int, np.dtype]] = {2: (32, _CODES), 3: (64, _CODES), 4: (64, _CODES), 8: (64, _HALF)}
+"""Group size and type of scales by bits, measured on whole models (docs/log/export.md)."""
+
+
+def table_format(bits: int, width: int) -> PlaneFormat:
+    """The form of a table of so many bits whose rows have `width` weights."""
+    multiple = OP.limits["group_multiple"]
+    group_size, scale_dtype = _FORMS[bits]
+    if width % group_size:
+        group_size = multiple  # padding to whole groups costs more than a scale for every 32 weights
+    return PlaneFormat(bits, group_size, levels="even", zero=(2**bits - 1) / 2, scale_dtype=scale_dtype)
+
+
+class PlaneTables:
+    """Tables as planes; see the module's docstring."""
+
+    def __init__(self, bits: int, dtype: ir.DataType, accuracy_level: int) -> None:
+        """`dtype` is the activations' type."""
+        self._bits, self._dtype, self._accuracy_level = bits, dtype, accuracy_level
+
+    def table(self, model: ir.Model, name: str, rows: int, width: int) -> VocabularyTable:
+        """See TableForm."""
+        form = table_format(self._bits, width)
+        values = plane_parameters(model, name, form, rows, width)
+        imports = model.graph.opset_imports
+        imports[OP.domain] = max(imports.get(OP.domain, 1), form.version)
+        return VocabularyTable(name, self._bits, rows, width, values, form.group_size, form)
+
+    def look_up(self, build: NodeBuilder, table: VocabularyTable, ids: ir.Value | None) -> ir.Value:
+        """See TableForm. In float32, so that the one rounding is that of the last product."""
+        form = table.plane_format
+        assert form is not None
+        planes, scales = table.values
+        numbers = _numbers(build, build("Gather", planes, ids, axis=1), form)
+        groups = form.groups(table.width)
+        grouped = build.constant("grouped", np.array([0, 0, groups, form.group_size], np.int64))
+        last = build.constant("last", np.array([-1], np.int64))
+        columns = build("Unsqueeze", _steps(build, build("Gather", scales, ids, axis=1), form, groups), last)
+        weights = build("Mul", build("Reshape", numbers, grouped), columns)
+        row = build("Reshape", weights, build.constant("row", np.array([0, 0, -1], np.int64)))
+        if groups * form.group_size > table.width:
+            begin, end = (build.constant(n, np.array([v], np.int64)) for n, v in (("begin", 0), ("end", table.width)))
+            row = build("Slice", row, begin, end, last)
+        row.dtype = ir.DataType.FLOAT
+        return build.cast(row, self._dtype)
+
+    def product(self, build: NodeBuilder, table: VocabularyTable, x: ir.Value | None) -> ir.Value:
+        """See TableForm."""
+        form = table.plane_format
+        assert form is not None
+        attributes = operator_attributes(form, table.rows, table.width, self._accuracy_level)
+        return build(OP.name, x, *table.values, domain=OP.domain, **attributes)
+
+
+def _numbers(build: NodeBuilder, rows: ir.Value, form: PlaneFormat) -> ir.Value:
+    """q - zero, float32 [batch, sequence, Hp/8, 8], from the bytes [P, batch, sequence, Hp/8] of the rows."""
+    index = build("Cast", rows, to=int(ir.DataType.INT32))
+    bits = np.arange(256)[:, None] >> np.arange(8) & 1
+    total = None
+    for p in range(form.planes):
+        zero = form.zero if p == 0 else 0
+        values = build.constant(f"plane_{p}", (2**p * bits - float(zero)).astype(np.float32))
+        plane = build("Gather", index, build.constant(f"number_{p}", np.array(p, np.int64)))
+        digits = build("Gather", values, plane)
+        total = digits if total is None else build("Add", total, digits)
+    assert total is not None
+    return total
+
+
+def _steps(build: NodeBuilder, scales: ir.Value, form: PlaneFormat, groups: int) -> ir.Value:
+    """Steps, float32 [batch, sequence, groups], from the scales [1, batch, sequence, ..] of the rows."""
+    first = build.constant("first", np.array([0], np.int64))
+    rows = build("Squeeze", scales, first)
+    if form.scale_dtype != np.uint8:
+        return build("Cast", rows, to=int(ir.DataType.FLOAT))
+    head = OP.scale_codes["factor_bytes"]
+    axis, begin, end = (
+        build.constant(name, np.array([number], np.int64))
+        for name, number in (("axis", -1), ("codes_begin", head), ("codes_end", head + groups))
+    )
+    low, high = (build("Gather", rows, build.constant(f"byte_{n}", np.array([n], np.int64)), axis=-1) for n in (0, 1))
+    codes = build("Slice", rows, begin, end, axis)
+    tables = {name: build.constant(name, array) for name, array in factor_tables().items()}
+    index = build("Cast", high, to=int(ir.DataType.INT32))
+    base, step = (build("Gather", table, index) for table in tables.values())
+    factor = build("Add", base, build("Mul", step, build("Cast", low, to=int(ir.DataType.FLOAT))))
+    zero = build.constant("code_zero", np.array(OP.scale_codes["zero"], np.float32))
+    return build("Mul", build("Sub", build("Cast", codes, to=int(ir.DataType.FLOAT)), zero), factor)
