@@ -31,8 +31,8 @@ def test_default_is_four_even_planes_with_offset_and_says_the_way_to_two_bits(pr
 
 
 def test_scales_of_8_bits_show_in_the_report_and_the_answer(pristine_model, tmp_path, capfd):
-    arguments = [str(pristine_model("llama")), str(tmp_path / "model.onnx"), "--planes", "4", "--scale-bits", "8", "--json"]
-    assert main(arguments) == 0
+    arguments = [str(pristine_model("llama")), str(tmp_path / "model.onnx"), "--planes", "4", "--json"]
+    assert main([*arguments, "--scale-bits", "8"]) == 0
 
     report = json.loads((tmp_path / "export_report.json").read_text())
     assert report["options"]["scale_bits"] == 8
