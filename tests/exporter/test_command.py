@@ -133,9 +133,9 @@ def test_calibrate_trains_two_planes_and_exports_them(pristine_model, tmp_path, 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--planes", "0"], "--planes: expected 1 to 8"),
-        (["--planes", "9"], "--planes: expected 1 to 8"),
-        (["--group-size", "0"], "--group-size: expected a positive multiple of 32"),
+        (["--planes", "0"], "--planes: expected auto or 1 to 8"),
+        (["--planes", "9"], "--planes: expected auto or 1 to 8"),
+        (["--group-size", "0"], "--group-size: expected a positive multiple of 16"),
         (["--group-size", "48"], "--group-size: expected a positive multiple of 32"),
         (["--fallback", "ort2"], "use --fallback ort4, or --accuracy-level 4"),
         (["--target", "cuda", "--layout", "neon"], "leave --layout out, or use --target cpu"),
