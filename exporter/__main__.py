@@ -29,7 +29,7 @@ GENERATED = 256  # windows that the model writes for a calibration without text
 
 _EPILOG = """\
 examples:
-  python -m exporter Llama-3.2-1B llama/llama.onnx                      4 planes with offset, fitted without data
+  python -m exporter Llama-3.2-1B llama/llama.onnx                      exact where a layer can be, or fitted to 4 bits
   python -m exporter Llama-3.2-1B-fdb llama/llama.onnx --check          a checkpoint of two trained planes, as stored
   python -m exporter SmolLM2-135M s/s.onnx --calibrate fast --text a.txt  two planes, trained here and now
 
@@ -129,9 +129,11 @@ def _command(args: argparse.Namespace) -> None:
 
 def _calibrated(model_dir: Path, out: Path, options: ExportOptions, command: CommandOptions) -> Path:
     """The checkpoint of two planes that a child process trains from `model_dir`."""
-    if (options.planes, options.group_size, options.offset) != (None, None, None):
+    own = ("planes", "group_size", "offset", "levels", "zero")
+    if any(getattr(options, name) is not None for name in own):
         raise InputError(
-            "--calibrate decides planes, group size and offset; leave --planes, --group-size and --offset out"
+            "--calibrate decides planes, group size and offset; leave --planes, --group-size, --offset, --levels and "
+            "--zero out"
         )
     check_output(out, [out.name], force=command.force, model_dir=model_dir)
     checkpoint = out.with_name(out.stem + "-checkpoint")

@@ -1,12 +1,25 @@
 """The options of an export: one frozen, checked value that every later step reads, and the command line is made of."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
 
 from dualbinary import OP
 from dualbinary.cli.options import check_options, option
+from dualbinary.contract.weight import EACH_GROUP, LEVELS, PlaneFormat
 from dualbinary.errors import OptionError
 
-__all__ = ["CUDA_PLANES", "DEFAULT_GROUP_SIZE", "DEFAULT_PLANES", "FITTED", "MIN_LENGTH", "TARGETS", "ExportOptions"]
+__all__ = [
+    "CUDA_PLANES",
+    "DEFAULT_FORM",
+    "DEFAULT_GROUP_SIZE",
+    "DEFAULT_PLANES",
+    "FITTED",
+    "MIN_LENGTH",
+    "TARGETS",
+    "ExportOptions",
+]
 
 TARGETS = {"cpu": "fp32", "cuda": "fp16"}
 """Execution providers that a model is made for, and the type of its activations unless another one is asked for."""
@@ -14,9 +27,10 @@ TARGETS = {"cpu": "fp32", "cuda": "fp16"}
 CUDA_PLANES = OP.cuda["max_planes"]
 """Planes that the CUDA kernels take at most."""
 
-# Planes for a directory without trained planes. Two planes fitted without data ruin a model; four with an offset hold
-# any four-bit affine grid, which is the least that is good text without training (docs/log/fitting.md).
-DEFAULT_PLANES = 4
+# What is fitted where a directory has no trained planes and a weight no exact form, and nothing else is asked for: the
+# least bits at the perplexity of 4 free planes with an offset, G = 64 and float16 scales (docs/log/fitting.md).
+DEFAULT_FORM = PlaneFormat(4, 32, offset=True, levels="even", scale_dtype=np.dtype(np.uint8))
+DEFAULT_PLANES = 4  # where something else is asked for
 DEFAULT_GROUP_SIZE = 64
 
 MIN_LENGTH = 8
@@ -30,32 +44,53 @@ GRAPH = "graph"
 class ExportOptions:
     """Options of `exporter.export`.
 
-    `planes`, `group_size` and `offset` are those of a fit. None means the default, and is all that a checkpoint of ours
-    accepts, which carries its own.
+    `planes`, `group_size`, `offset`, `levels` and `zero` are those of a fit. None means the default, and is all that a
+    checkpoint of ours accepts, which carries its own. With none of them, or {planes} "auto", each weight that a form
+    holds exactly gets the smallest such form, and the others are fitted.
     """
 
-    planes: int | None = option(
+    planes: int | Literal["auto"] | None = option(
         None,
-        help="binary planes",
+        help="binary planes; auto: each weight that lies on a grid of up to 256 levels is stored exactly, in the "
+        "fewest bits that do it, and the others as the rest of these options say",
         minimum=OP.limits["min_planes"],
         maximum=OP.limits["max_planes"],
-        shown=f"default {DEFAULT_PLANES}",
+        shown=f"default auto, and {DEFAULT_PLANES} where any of these options is given",
         metavar="P",
         group=FITTED,
     )
     group_size: int | None = option(
         None,
         help="weights per scale",
-        multiple=OP.limits["group_multiple"],
-        shown=f"default {DEFAULT_GROUP_SIZE}",
+        multiple=OP.limits["half_group"],
+        shown=f"default {DEFAULT_FORM.group_size} with auto, {DEFAULT_GROUP_SIZE} where any of these options is given",
         metavar="G",
     )
-    offset: bool | None = option(None, help="an offset per group", shown=f"default: with {DEFAULT_PLANES} planes")
-    scale_bits: int = option(
-        16,
-        help="16: float16 scales, or as a checkpoint stores them; 8: rounded to 8 bits, with a float16 factor per "
-        "output and plane, for a smaller and faster file; 32: float32 scales, for weights beyond float16's range",
+    offset: bool | None = option(
+        None,
+        help="an offset per group",
+        shown=f"default: with auto, and with {DEFAULT_PLANES} planes of free levels",
+    )
+    levels: str | None = option(
+        None,
+        help="free: every plane has scales; even: a group has one step, which is smaller and faster",
+        choices=LEVELS[::2],
+        shown="default even with auto or a {zero}, otherwise free",
+    )
+    zero: float | Literal["group"] | None = option(
+        None,
+        help="of even levels without an offset, the level that stands for 0, in halves of a step; group: each group "
+        "has its own",
+        minimum=0,
+        shown="default: 8 of 4 planes, 4 of 3, 1 of 2, 0.5 of 1, and so on",
+        metavar="Z",
+    )
+    scale_bits: int | None = option(
+        None,
+        help="16: float16 scales; 8: rounded to 8 bits, with a float16 factor per output and plane, for a smaller and "
+        "faster file; 32: float32 scales, for weights beyond float16's range. Exact weights keep the scales they need",
         choices=(8, 16, 32),
+        shown="default: as a checkpoint stores them, 8 for weights that auto does not find exact, otherwise 16",
         group=GRAPH,
     )
     layout: str = option(
@@ -121,6 +156,7 @@ class ExportOptions:
     def __post_init__(self) -> None:
         """Raise OptionError for a value that no export could use."""
         check_options(self)
+        self._check_levels()
         if self.fallback == "ort2" and self.accuracy_level == 0:
             expected = "ort4, standard or none at {accuracy_level} 0, where ONNX Runtime is slow with two bits"
             raise OptionError("fallback", expected, self.fallback, "use {fallback} ort4, or {accuracy_level} 4")
@@ -133,7 +169,7 @@ class ExportOptions:
         if self.layout != plain:
             expected = f"{plain} with {{target}} cuda, whose kernels pack weights themselves"
             raise OptionError("layout", expected, self.layout, "leave {layout} out, or use {target} cpu")
-        if self.planes is not None and self.planes > CUDA_PLANES:
+        if isinstance(self.planes, int) and self.planes > CUDA_PLANES:
             expected = f"1 to {CUDA_PLANES} with {{target}} cuda"
             raise OptionError("planes", expected, self.planes, "use fewer, or {target} cpu")
 
@@ -153,16 +189,59 @@ class ExportOptions:
         return TARGETS[self.target] if self.dtype is None else self.dtype
 
     @property
-    def fit_planes(self) -> int:
-        """Planes of a data-free fit."""
-        return DEFAULT_PLANES if self.planes is None else self.planes
+    def finds_exact_forms(self) -> bool:
+        """True where weights of a plain directory are stored exactly if they can be."""
+        return self.planes == "auto" or self._form_options == (None,) * 5
 
     @property
-    def fit_group_size(self) -> int:
-        """Group size of a data-free fit."""
-        return DEFAULT_GROUP_SIZE if self.group_size is None else self.group_size
+    def fit_form(self) -> PlaneFormat:
+        """The form of a data-free fit, in layout plain."""
+        scales = {None: None, 8: np.uint8, 16: np.float16, 32: np.float32}[self.scale_bits]
+        if self._form_options[1:] == (None,) * 4 and not isinstance(self.planes, int):
+            return replace(DEFAULT_FORM, scale_dtype=np.dtype(scales or DEFAULT_FORM.scale_dtype))
+        even = self._fit_levels == "even"
+        offset = self.offset if self.offset is not None else not even and self._fit_planes == DEFAULT_PLANES
+        return PlaneFormat(
+            self._fit_planes,
+            DEFAULT_GROUP_SIZE if self.group_size is None else self.group_size,
+            offset,
+            self._fit_levels,
+            self._fit_zero if even and not offset else 0,
+            np.dtype(scales or np.float16),
+        )
 
     @property
-    def fit_offset(self) -> bool:
-        """True where a data-free fit has an offset row."""
-        return (self.fit_planes == DEFAULT_PLANES) if self.offset is None else self.offset
+    def _form_options(self) -> tuple[object, ...]:
+        return self.planes, self.group_size, self.offset, self.levels, self.zero
+
+    @property
+    def _fit_planes(self) -> int:
+        return self.planes if isinstance(self.planes, int) else DEFAULT_PLANES
+
+    @property
+    def _fit_levels(self) -> str:
+        return self.levels or ("free" if self.zero is None else "even")
+
+    @property
+    def _fit_zero(self) -> float | str:
+        middle = ((1 << self._fit_planes) - 1) / 2
+        few = {1: middle, 2: middle - 0.5}
+        return few.get(self._fit_planes, middle + 0.5) if self.zero is None else self.zero
+
+    def _check_levels(self) -> None:
+        """Raise OptionError for levels, zero, offset and group size that do not go together."""
+        most, even = (1 << self._fit_planes) - 1, self._fit_levels == "even"
+        if self.zero is not None and not even:
+            raise OptionError(
+                "zero", "no value with {levels} free", self.zero, "leave {zero} out, or use {levels} even"
+            )
+        if self.zero is not None and self.offset:
+            expected = "no value with an {offset}, which does the work of a zero"
+            raise OptionError("zero", expected, self.zero, "leave one of them out")
+        if isinstance(self.zero, (int, float)) and not (self.zero <= most and float(2 * self.zero).is_integer()):
+            expected = f"a multiple of 0.5 from 0 to {most}, or {EACH_GROUP}, with {self._fit_planes} planes"
+            raise OptionError("zero", expected, self.zero)
+        multiple = OP.limits["group_multiple"]
+        if self.group_size is not None and self.group_size % multiple and (not even or self.group_size > multiple):
+            expected = f"a positive multiple of {multiple}, or {OP.limits['half_group']} with {{levels}} even"
+            raise OptionError("group_size", expected, self.group_size)

@@ -28,7 +28,7 @@ from exporter.model_files import (
     write_model_files,
 )
 from exporter.options import CUDA_PLANES, ExportOptions
-from exporter.report import export_report
+from exporter.report import export_report, fit_notes
 from exporter.source.model_directory import ModelDirectory
 from exporter.stored.data_file import max_data_bytes, write_data_file
 from exporter.stored.tensor_jobs import LayerStats, tensor_jobs
@@ -81,7 +81,7 @@ def export(
 
     built = build_graph(source, options.activations)
     parameters = Parameters(source, built)
-    graph = rewrite(built, parameters, options)
+    graph = rewrite(built, parameters, options, progress=progress)
     stats: dict[str, LayerStats] = {}
     jobs = tensor_jobs(graph, parameters, stats)
 
@@ -112,7 +112,7 @@ def _refuse_contradictions(source: ModelDirectory, options: ExportOptions) -> No
     if stored is None:
         return
     own = {"planes": stored.planes, "group_size": stored.group_size, "offset": stored.has_offset}
-    given = [name for name in own if getattr(options, name) is not None]
+    given = [name for name in (*own, "levels", "zero") if getattr(options, name) is not None]
     if given:
         values = ", ".join(f"{name}={value}" for name, value in own.items())
         values += ", others by module" if stored.overrides else ""
@@ -142,10 +142,7 @@ def _warnings(graph: ExportGraph, source: ModelDirectory, options: ExportOptions
     if (error := report["totals"]["scale_rounding_error"]) is not None:
         lines.append(f"scales of the checkpoint rounded to 8 bits: {error:.1e} of the weights' sum of squares")
     if source.quantization is None:
-        advice = "; for two bits per weight use --calibrate fast|best [--text FILE], which trains two planes"
-        if options.fit_planes + options.fit_offset < 4:
-            advice = ": so few planes need training, expect text without sense; --calibrate fast trains two planes"
-        lines.append(f"{options.fit_planes} planes fitted without data{advice}")
+        lines += fit_notes(report["layers"], options)
     if source.model_type not in VERIFIED:
         lines.append(f"model_type {source.model_type} builds, but no test compares it with transformers; see --check")
     context, positions = source.context_length, graph.positions

@@ -1,6 +1,6 @@
 """export_report.json: the quantized weights, their distance from the original, and the size of the file."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from exporter.graph.parameters import Parameters
 from exporter.options import ExportOptions
 from exporter.stored.tensor_jobs import LayerStats
 
-__all__ = ["REPORT_VERSION", "export_report"]
+__all__ = ["REPORT_VERSION", "export_report", "fit_notes"]
 
 REPORT_VERSION = 1
 
@@ -30,6 +30,7 @@ def export_report(
 
     Bits count planes and scales; sizes are bytes. `options` has the format of a fit, or the default of a checkpoint,
     and the widest type of scales; what each layer has is in its row, and `formats` counts layers by format in words.
+    `exact` tells of a layer of a plain directory whether its weights, rounded to the stored type, are the stored ones.
     scale_rounding_error is the relative squared error that rounding a checkpoint's scales to 8 bits made in its
     weights; null where they are as stored, and for a fit, whose relative_squared_error includes it.
     operations_per_token counts additions and multiplications as dualbinary/metrics/operations.py defines them.
@@ -74,6 +75,27 @@ def export_report(
     }
 
 
+def fit_notes(layers: Sequence[Mapping[str, Any]], options: ExportOptions) -> list[str]:
+    """Sentences on the rows of a plain directory's layers: how many are exact, and how many fitted."""
+    notes = []
+    for exact in (True, False):
+        rows = [row for row in layers if row["exact"] is exact]
+        weights = sum(row["weights"] for row in rows)
+        if not weights:
+            continue
+        bits = sum(row["bits_per_weight"] * row["weights"] for row in rows) / weights
+        count = f"{len(rows)} of {len(layers)} layers"
+        if exact:
+            notes.append(f"{count} are stored exactly, at {bits:.3f} bits per weight")
+            continue
+        form = options.fit_form
+        advice = "; for two bits per weight use --calibrate fast|best [--text FILE], which trains two planes"
+        if form.planes + form.offset < 4:
+            advice = ": so few planes need training, expect text without sense; --calibrate fast trains two planes"
+        notes.append(f"{count} are fitted without data, {form.planes} planes at {bits:.3f} bits per weight{advice}")
+    return notes
+
+
 def _operator(model: ir.Model) -> str:
     """The operator that multiplies, with its version."""
     version = model.opset_imports.get(OP.domain)
@@ -92,6 +114,7 @@ def _layer_row(node: PlaneNode, linear: Linear, layer: LayerStats) -> dict[str, 
         "zero": form.zero if form.even and not form.offset else None,
         "offset": form.offset,
         "scale_type": dtype_name(form.scale_dtype),
+        "exact": layer.exact,
         "node": str(node.planes.name).removesuffix(".planes"),
         **layer.weight.to_dict(),
         "operations_per_token": operations(linear.N, linear.K, form, layer.weight.ones).to_dict(),

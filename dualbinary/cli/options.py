@@ -19,7 +19,7 @@ from dataclasses import MISSING, dataclass, field, fields, replace
 from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from dualbinary.errors import OptionError, with_names
 
@@ -49,8 +49,8 @@ class Option:
     old_names: flags that are read and not shown, of an option with a default.
     group: title over this option and those that follow in its type.
     nargs: of a tuple, values after each flag; one where None.
-    kind: type of the value: bool, int, float, str, Path, a Literal, a tuple of these, or such a type or None. A tuple
-        of a Literal is written with commas.
+    kind: type of the value: bool, int, float, str, Path, a Literal, a tuple of these, or such a type or None; or a
+        number or a Literal, whose words are outside the limits. A tuple of a Literal is written with commas.
     """
 
     help: str
@@ -75,13 +75,24 @@ class Option:
         if self.choices:
             return f"one of {', '.join(map(str, self.choices))}"
         if self.minimum is not None and self.maximum is not None:
-            return f"{self.minimum} to {self.maximum}"
-        return " and ".join(f"{word} {bound}" for word, _, bound in self._limits())
+            numbers = f"{self.minimum} to {self.maximum}"
+        else:
+            numbers = " and ".join(f"{word} {bound}" for word, _, bound in self._limits())
+        return " or ".join([*self.words, numbers])
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """Words that a number may be instead."""
+        parts = get_args(self.kind) if isinstance(self.kind, UnionType) or get_origin(self.kind) is Union else ()
+        literals = [part for part in parts if get_origin(part) is Literal]
+        return get_args(literals[0]) if literals and len(parts) > len(literals) + (NoneType in parts) else ()
 
     def allows(self, value: Any) -> bool:
         """Say whether `value` is within the limits, as a default of None is, and a number that is not finite never."""
-        if value is None and self.default is None:
+        if (value is None and self.default is None) or value in self.words:
             return True
+        if self.words and not isinstance(value, (int, float)):
+            return False
         if isinstance(value, float) and not math.isfinite(value):
             return False
         if self.choices and value not in self.choices:
@@ -157,6 +168,8 @@ def _help(flag: str, each: Option) -> str:
 def _reading(each: Option) -> dict[str, Any]:
     """The arguments of argparse for reading a value of the option's kind."""
     kind = each.kind
+    if each.words:
+        return {"type": _number_or(each.words, get_args(kind)[0]), "metavar": each.metavar}
     if isinstance(kind, UnionType):
         kind = next(part for part in get_args(kind) if part is not NoneType)
     if kind is bool:
@@ -172,3 +185,13 @@ def _reading(each: Option) -> dict[str, Any]:
     if each.choices:
         return {"type": kind, "choices": each.choices}
     return {"type": kind, "metavar": each.metavar or METAVARS[kind]}
+
+
+def _number_or(words: tuple[str, ...], number: type[Any]) -> Callable[[str], Any]:
+    """A reader of a number or one of some words."""
+
+    def read(text: str) -> Any:
+        return text if text in words else number(text)
+
+    read.__name__ = f"{' or '.join(words)} or {number.__name__}"  # argparse's "invalid ... value"
+    return read

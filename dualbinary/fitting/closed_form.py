@@ -28,7 +28,7 @@ from dualbinary.errors import InputError
 from dualbinary.fitting.even import EvenFit
 from dualbinary.fitting.groups import GroupFit
 
-__all__ = ["FitResult", "fit"]
+__all__ = ["FitResult", "fit", "group_ranges"]
 
 CHUNK_ELEMENTS = 1 << 18  # sorted weights or levels at a time: with prefix sums and scratch about 10 MiB a thread
 SAMPLE_ELEMENTS = 1 << 20  # weights that one step for a whole tensor is fitted to
@@ -108,7 +108,7 @@ class _RowFit:
         chunk = _finite_rows(self.weight, rows, self.name)
         parts = [
             (inputs, groups, chunk[:, inputs].reshape(len(chunk) * (groups.stop - groups.start), -1))  # [R, G]
-            for inputs, groups in _group_ranges(self.k, self.form.group_size)
+            for inputs, groups in group_ranges(self.k, self.form.group_size)
         ]
         values = self._values(rows, [(groups, flat) for _, groups, flat in parts])
         codes = np.zeros((len(chunk), self.groups * self.form.group_size), np.uint8)
@@ -149,7 +149,7 @@ class _RowFit:
         return _rounded(exact[:, :, None], self.form.scale_dtype, slice(0, 1), self.name)
 
 
-def _group_ranges(k: int, group_size: int) -> Iterator[tuple[slice, slice]]:
+def group_ranges(k: int, group_size: int) -> Iterator[tuple[slice, slice]]:
     """The full groups of a row, then the ragged one: which inputs and which groups."""
     full = k // group_size
     if full:

@@ -77,6 +77,7 @@ class ExportGraph:
         tables: token embedding and head; one where they are tied.
         joined_biases: name of a bias that a pass made to the names of the parameters it joins.
         positions: the number that tables of the rotation have; None for a model without such tables.
+        exact: parameters that the format of their layer holds exactly as they are stored.
     """
 
     model: ir.Model
@@ -84,3 +85,4 @@ class ExportGraph:
     tables: tuple[VocabularyTable, ...]
     joined_biases: dict[str, tuple[str, ...]]
     positions: int | None
+    exact: frozenset[str] = frozenset()

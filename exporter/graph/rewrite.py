@@ -1,13 +1,11 @@
 """All graph passes in order: from the builder's portable graph to the one that is stored."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import replace
 
-import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from dualbinary import OP, InputError, padded_k
+from dualbinary import OP, InputError
 from dualbinary.contract.weight import PlaneFormat
 from exporter.graph.build import BuiltGraph
 from exporter.graph.dry_run import refuse_what_cannot_run
@@ -27,18 +25,19 @@ from exporter.graph.passes.vocabulary import FloatTables, TableForm, VocabularyP
 from exporter.graph.passes.vocabulary_blocks import BlockTables
 from exporter.graph.passes.vocabulary_planes import PlaneTables
 from exporter.graph.passes.zero_points import ExplicitZeroPointsPass
+from exporter.graph.plane_formats import layer_formats
 from exporter.options import CUDA_PLANES, ExportOptions
 
 __all__ = ["rewrite"]
 
-_CHOSEN_SCALE_DTYPES = {8: np.dtype(np.uint8), 32: np.dtype(np.float32)}  # 16: the file's own
 _DTYPES = {"fp32": ir.DataType.FLOAT, "fp16": ir.DataType.FLOAT16}
 _FLOAT_TABLES = {16: ir.DataType.FLOAT16, 32: ir.DataType.FLOAT}
-_ROUTERS = (".gate", ".router")  # of mixtures of experts: tiny, and wrong choices are expensive
 
 
-def rewrite(graph: BuiltGraph, parameters: Parameters, options: ExportOptions) -> ExportGraph:
-    """Run all passes over `graph`."""
+def rewrite(
+    graph: BuiltGraph, parameters: Parameters, options: ExportOptions, *, progress: bool = False
+) -> ExportGraph:
+    """Run all passes over `graph`. `progress` shows a bar where weights are read for their exact forms."""
     model = graph.model
     embedding = find_embedding(model)  # as long as it looks up input_ids themselves
     attention_pass = GroupQueryAttentionPass(
@@ -52,11 +51,7 @@ def rewrite(graph: BuiltGraph, parameters: Parameters, options: ExportOptions) -
     refuse_what_cannot_run(model, parameters.source.model_type)
     linears = find_linears(model)
     head = find_head(model, linears)
-    formats = {
-        linear: plane_format
-        for linear in linears
-        if linear is not head and (plane_format := _plane_format(linear, parameters, options)) is not None
-    }
+    formats, exact = layer_formats([each for each in linears if each is not head], parameters, options, progress)
     linear_pass = DualBinaryLinearPass(formats, options.accuracy_level)
     linear_pass(model)
     nodes = linear_pass.nodes
@@ -83,7 +78,9 @@ def rewrite(graph: BuiltGraph, parameters: Parameters, options: ExportOptions) -
     occurring |= {t.values[0]: t.plane_format for t in vocabulary_pass.tables if t.plane_format is not None}
     if options.fallback != "none" and occurring:
         _add_fallback(model, occurring, options)
-    return ExportGraph(model, tuple(nodes), tuple(vocabulary_pass.tables), pack_pass.joined, tables_pass.length)
+    return ExportGraph(
+        model, tuple(nodes), tuple(vocabulary_pass.tables), pack_pass.joined, tables_pass.length, exact
+    )
 
 
 def _table_form(options: ExportOptions) -> TableForm:
@@ -135,24 +132,6 @@ def _add_fallback(model: ir.Model, formats: Mapping[ir.Value, PlaneFormat], opti
             assert planes is not None
             node.overload = names[formats[planes]]
     model.graph.opset_imports.setdefault("com.microsoft", 1)
-
-
-def _plane_format(linear: Linear, parameters: Parameters, options: ExportOptions) -> PlaneFormat | None:
-    """The format of a layer's planes; None for a layer that stays in full precision."""
-    stored = parameters.source.quantization
-    if stored is not None:
-        if not parameters.has_planes(linear.parameter):
-            return None
-        plane_format = parameters.stored_format(linear.parameter).for_inputs(linear.K)
-    elif linear.module.endswith(_ROUTERS):
-        return None
-    else:
-        # A row shorter than a group is one group.
-        group_size = min(options.fit_group_size, padded_k(linear.K, OP.limits["group_multiple"]))
-        plane_format = PlaneFormat(options.fit_planes, group_size, options.fit_offset)
-    dtype = _CHOSEN_SCALE_DTYPES.get(options.scale_bits, plane_format.scale_dtype)
-    per_tensor = plane_format.per_tensor and not OP.layout_named(options.layout).blocks
-    return replace(plane_format, scale_dtype=dtype, layout=options.layout, per_tensor=per_tensor)
 
 
 def _tied(head: Linear, embedding: ir.Node, parameters: Parameters) -> bool:

@@ -19,15 +19,19 @@ from dualbinary.checkpoint import load_module
 from dualbinary.contract.scale_codes import BFLOAT16, round_scales, scale_values
 from dualbinary.contract.weight import PlaneFormat, PlaneWeight
 from dualbinary.fitting.closed_form import fit
+from dualbinary.fitting.exact import exact_weight
 from dualbinary.metrics.statistics import WeightStatistics, rounding_error, weight_statistics
 from exporter.graph.export_graph import ExportGraph, PlaneNode, StockNode, VocabularyTable
 from exporter.graph.layers import Linear
 from exporter.graph.parameters import Parameters
+from exporter.graph.plane_formats import stored_type
 from exporter.graph.stock_forms import stock_tensors
 from exporter.graph.values import is_parameter
 from exporter.stored.vocabulary_tables import quantize_table, require_finite
 
 __all__ = ["LayerStats", "TensorJob", "run_jobs", "tensor_jobs"]
+
+_ROW_ELEMENTS = 1 << 20  # compared at a time
 
 
 @dataclass(frozen=True)
@@ -37,10 +41,12 @@ class LayerStats:
     Attributes:
         weight: of the planes and scales in the file.
         rounding: sums of (w - w')^2 and of w^2 over the weights w of a checkpoint whose scales were rounded to 8 bits.
+        exact: of a plain directory, whether planes and scales, rounded to the stored type, are the stored weights.
     """
 
     weight: WeightStatistics
     rounding: tuple[float, float] | None = None
+    exact: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -62,7 +68,7 @@ def tensor_jobs(graph: ExportGraph, parameters: Parameters, stats: dict[str, Lay
     """Jobs for all initializers that wait for data, in graph order. They enter each layer in `stats`, by module."""
     by_value: dict[ir.Value, TensorJob] = {}
     for node in graph.nodes:
-        by_value |= dict.fromkeys(node.values, _plane_job(node, parameters, stats))
+        by_value |= dict.fromkeys(node.values, _plane_job(node, graph, parameters, stats))
     for table in graph.tables:
         by_value |= dict.fromkeys(table.values, _table_job(table, parameters))
     jobs: dict[TensorJob, None] = {}  # an ordered set
@@ -89,11 +95,12 @@ def run_jobs(jobs: Iterable[TensorJob], threads: int) -> Iterator[tuple[TensorJo
                 future.cancel()
 
 
-def _plane_job(node: PlaneNode, parameters: Parameters, stats: dict[str, LayerStats]) -> TensorJob:
+def _plane_job(node: PlaneNode, graph: ExportGraph, parameters: Parameters, stats: dict[str, LayerStats]) -> TensorJob:
     def compute() -> list[np.ndarray]:
         parts = []
         for linear in node.linears:
-            weight, stats[linear.module] = _layer_weight(linear, node.plane_format, parameters)
+            exact = linear.parameter in graph.exact
+            weight, stats[linear.module] = _layer_weight(linear, node.plane_format, parameters, exact)
             parts.append(weight)
         weight = PlaneWeight.concatenate(parts)
         if node.stock is not None:
@@ -137,13 +144,13 @@ def _parameter_job(value: ir.Value, graph: ExportGraph, parameters: Parameters) 
     return TensorJob((value,), sum(parameters[part].numel() for part in parts), compute)
 
 
-def _layer_weight(linear: Linear, plane_format: PlaneFormat, parameters: Parameters) -> tuple[PlaneWeight, LayerStats]:
-    """The weight of a layer in layout plain, stored in a checkpoint or fitted, and its statistics."""
+def _layer_weight(
+    linear: Linear, plane_format: PlaneFormat, parameters: Parameters, exact: bool
+) -> tuple[PlaneWeight, LayerStats]:
+    """The weight of a layer in layout plain, stored in a checkpoint, packed exactly or fitted, and its statistics."""
     plain = replace(plane_format, layout=OP.layouts[0].name)
     if not parameters.has_planes(linear.parameter):
-        result = fit(parameters.read(linear.parameter, torch.float32).numpy(), plain, name=linear.parameter)
-        errors = {"squared_error": result.squared_error, "squared_norm": result.squared_norm}
-        return result.weight, LayerStats(weight_statistics(result.weight, **errors))
+        return _plain_weight(linear, plain, parameters, exact)
     stored = _stored_weight(linear, parameters)
     if not plain.per_tensor:
         stored = stored.with_own_scales()
@@ -151,6 +158,25 @@ def _layer_weight(linear: Linear, plane_format: PlaneFormat, parameters: Paramet
     rounded = weight is not stored and plain.scale_dtype == np.uint8
     rounding = rounding_error(stored, weight) if rounded else None
     return weight, LayerStats(weight_statistics(weight), rounding)
+
+
+def _plain_weight(
+    linear: Linear, form: PlaneFormat, parameters: Parameters, exact: bool
+) -> tuple[PlaneWeight, LayerStats]:
+    """The weight of a layer of a plain directory: exact in its form where that was found to hold it, or fitted."""
+    values = parameters.read(linear.parameter, torch.float32).numpy()
+    kind = stored_type(linear.parameter, parameters)
+    weight = exact_weight(values, form, kind) if exact and kind is not None else None
+    if weight is None:
+        result = fit(values, form, name=linear.parameter)
+        errors = {"squared_error": result.squared_error, "squared_norm": result.squared_norm}
+        return result.weight, LayerStats(weight_statistics(result.weight, **errors), exact=False)
+    error = norm = 0.0
+    for begin in range(0, linear.N, step := max(1, _ROW_ELEMENTS // linear.K)):
+        rows = slice(begin, begin + step)
+        error += float(np.square(weight.rows(rows).dequantize() - values[rows]).sum())
+        norm += float(np.square(values[rows], dtype=np.float64).sum())
+    return weight, LayerStats(weight_statistics(weight, squared_error=error, squared_norm=norm), exact=True)
 
 
 def _with_scale_dtype(weight: PlaneWeight, dtype: np.dtype[Any], module: str) -> PlaneWeight:

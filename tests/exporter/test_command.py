@@ -22,17 +22,17 @@ def test_json_is_one_object_on_standard_output(pristine_model, tmp_path, capfd):
     assert summary["file_bytes"] == out.with_suffix(".onnx.data").stat().st_size
 
 
-def test_default_is_four_planes_with_offset_and_says_the_way_to_two_bits(pristine_model, tmp_path, capfd):
+def test_default_is_four_even_planes_with_offset_and_says_the_way_to_two_bits(pristine_model, tmp_path, capfd):
     assert main([str(pristine_model("llama")), str(tmp_path / "model.onnx")]) == 0
 
     assert "--calibrate fast|best" in capfd.readouterr().err
     options = json.loads((tmp_path / "export_report.json").read_text())
-    assert options["layers"][0]["bits_per_weight"] == 4 + 5 * 16 / 64
+    assert options["layers"][0]["bits_per_weight"] == 4 + 2 * 8 / 32 + 2 * 16 / 128
 
 
 def test_scales_of_8_bits_show_in_the_report_and_the_answer(pristine_model, tmp_path, capfd):
-    arguments = [str(pristine_model("llama")), str(tmp_path / "model.onnx"), "--scale-bits", "8", "--json"]
-    assert main(arguments) == 0
+    arguments = [str(pristine_model("llama")), str(tmp_path / "model.onnx"), "--planes", "4", "--json"]
+    assert main([*arguments, "--scale-bits", "8"]) == 0
 
     report = json.loads((tmp_path / "export_report.json").read_text())
     assert report["options"]["scale_bits"] == 8
@@ -133,9 +133,9 @@ def test_calibrate_trains_two_planes_and_exports_them(pristine_model, tmp_path, 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--planes", "0"], "--planes: expected 1 to 8"),
-        (["--planes", "9"], "--planes: expected 1 to 8"),
-        (["--group-size", "0"], "--group-size: expected a positive multiple of 32"),
+        (["--planes", "0"], "--planes: expected auto or 1 to 8"),
+        (["--planes", "9"], "--planes: expected auto or 1 to 8"),
+        (["--group-size", "0"], "--group-size: expected a positive multiple of 16"),
         (["--group-size", "48"], "--group-size: expected a positive multiple of 32"),
         (["--fallback", "ort2"], "use --fallback ort4, or --accuracy-level 4"),
         (["--target", "cuda", "--layout", "neon"], "leave --layout out, or use --target cpu"),

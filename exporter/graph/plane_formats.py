@@ -1,0 +1,88 @@
+"""The format of every layer's planes: what a checkpoint stores, what was asked for, or what holds a weight exactly."""
+
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from dualbinary import OP, padded_k
+from dualbinary.contract.weight import PlaneFormat
+from dualbinary.fitting.exact import SAMPLE_ROWS, exact_form
+from exporter.graph.layers import Linear
+from exporter.graph.parameters import Parameters
+from exporter.options import CUDA_PLANES, ExportOptions
+
+__all__ = ["layer_formats", "stored_type"]
+
+_CHOSEN_SCALE_DTYPES = {8: np.dtype(np.uint8), 32: np.dtype(np.float32)}  # 16: the file's own
+_ROUTERS = (".gate", ".router")  # of mixtures of experts: tiny, and wrong choices are expensive
+_ROW_ELEMENTS = 1 << 22  # read at a time
+_MAX_THREADS = 4
+_TYPES = {torch.float16: "float16", torch.bfloat16: "bfloat16", torch.float32: "float32"}
+
+
+def layer_formats(
+    linears: Iterable[Linear], parameters: Parameters, options: ExportOptions, progress: bool
+) -> tuple[dict[Linear, PlaneFormat], frozenset[str]]:
+    """The formats of the layers that get planes, and the parameters that theirs hold exactly as they are stored."""
+    if parameters.source.quantization is not None:
+        stored = {linear: _stored_format(linear, parameters, options) for linear in linears}
+        return {linear: form for linear, form in stored.items() if form is not None}, frozenset()
+    fitted = [linear for linear in linears if not linear.module.endswith(_ROUTERS)]
+    most = CUDA_PLANES if options.target == "cuda" else OP.limits["max_planes"]
+    found = _exact_forms(fitted, parameters, progress) if options.finds_exact_forms else ()
+    exact = {linear: form for linear, form in found if form is not None and form.planes <= most}
+    formats = {linear: _laid_out(exact.get(linear) or _fit_format(linear, options), options) for linear in fitted}
+    return formats, frozenset(linear.parameter for linear in exact)
+
+
+def stored_type(parameter: str, parameters: Parameters) -> str | None:
+    """The name of the type that a parameter is stored in; None for one that no exact form is looked for in."""
+    return _TYPES.get(parameters[parameter].dtype)
+
+
+def _exact_forms(
+    linears: Sequence[Linear], parameters: Parameters, progress: bool
+) -> Iterator[tuple[Linear, PlaneFormat | None]]:
+    def search(linear: Linear) -> PlaneFormat | None:
+        stored = stored_type(linear.parameter, parameters)
+        if stored is None:
+            return None
+        step = max(SAMPLE_ROWS, _ROW_ELEMENTS // linear.K)
+
+        def rows() -> Iterator[np.ndarray]:
+            return (part.numpy() for part in parameters.read_rows(linear.parameter, step, torch.float32))
+
+        form = exact_form(rows, stored)
+        return form and form.for_inputs(linear.K)
+
+    shown = {"unit": "layer", "desc": "exact forms", "file": sys.stderr, "leave": False}
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, _MAX_THREADS)) as pool:
+        found = tqdm(pool.map(search, linears), total=len(linears), disable=not progress, **shown)
+        yield from zip(linears, found, strict=True)
+
+
+def _fit_format(linear: Linear, options: ExportOptions) -> PlaneFormat:
+    form = options.fit_form
+    # A row shorter than a group is one group.
+    group_size = min(form.group_size, padded_k(linear.K, OP.limits["group_multiple"]))
+    return replace(form, group_size=group_size)
+
+
+def _stored_format(linear: Linear, parameters: Parameters, options: ExportOptions) -> PlaneFormat | None:
+    """The checkpoint's format of a layer; None for a layer that stays in full precision."""
+    if not parameters.has_planes(linear.parameter):
+        return None
+    form = parameters.stored_format(linear.parameter).for_inputs(linear.K)
+    dtype = _CHOSEN_SCALE_DTYPES.get(options.scale_bits or 16, form.scale_dtype)
+    return _laid_out(replace(form, scale_dtype=dtype), options)
+
+
+def _laid_out(form: PlaneFormat, options: ExportOptions) -> PlaneFormat:
+    per_tensor = form.per_tensor and not OP.layout_named(options.layout).blocks
+    return replace(form, layout=options.layout, per_tensor=per_tensor)
