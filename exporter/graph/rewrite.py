@@ -78,9 +78,7 @@ def rewrite(
     occurring |= {t.values[0]: t.plane_format for t in vocabulary_pass.tables if t.plane_format is not None}
     if options.fallback != "none" and occurring:
         _add_fallback(model, occurring, options)
-    return ExportGraph(
-        model, tuple(nodes), tuple(vocabulary_pass.tables), pack_pass.joined, tables_pass.length, exact
-    )
+    return ExportGraph(model, tuple(nodes), tuple(vocabulary_pass.tables), pack_pass.joined, tables_pass.length, exact)
 
 
 def _table_form(options: ExportOptions) -> TableForm:
