@@ -217,7 +217,7 @@ def test_help_of_a_command_has_limits_and_default_of_every_option(command, monke
         if each.shown is None and each.default not in (None, MISSING, ()) and not isinstance(each.default, bool):
             shown = f"{each.default:g}" if isinstance(each.default, float) else each.default
             facts.append(f"default {shown})")
-        flags = {"target": "--target", "calibrate": "--calibrate"}  # the other options that such words speak of
+        flags = {"target": "--target", "calibrate": "--calibrate", "zero": "--zero"}  # the other options that such words speak of
         assert all(with_names(fact, flags) in line[0] for fact in facts)
 
 
@@ -227,7 +227,7 @@ def test_each_bounded_field_of_a_run_has_its_limit_in_the_option():
         name: CALIB_OPTIONS[name].limits for name in ("format.planes", "init.damping", "e2e.gamma", "data.length")
     }
     assert limits == {
-        "format.planes": "1 to 4",
+        "format.planes": "1 to 8",
         "init.damping": "above 0 and below 1",
         "e2e.gamma": "0 to 1",
         "data.length": "at least 8",
@@ -239,7 +239,7 @@ def test_each_bounded_field_of_a_run_has_its_limit_in_the_option():
     [
         (["--e2e-gamma", "2"], "--e2e-gamma: expected 0 to 1, got 2"),
         (["--group-size", "50"], "--group-size: expected a multiple of 32"),
-        (["--bases", "9"], "--planes: expected 1 to 4, got 9"),
+        (["--bases", "9"], "--planes: expected 1 to 8, got 9"),
     ],
 )
 def test_a_run_names_the_flag_of_a_wrong_value(words, message, capsys):

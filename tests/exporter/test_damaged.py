@@ -166,7 +166,7 @@ DAMAGES = {
     reshape_tensor: r"up_proj\.weight: config\.json asks for shape \[160, 128\], the file has \[159, 128\]",
     infinite_weight: r"up_proj\.weight.*finite",
     infinite_embedding: r"embed_tokens\.weight: holds a value that is not finite",
-    huge_weight: r"up_proj\.weight.*float16",
+    huge_weight: r"up_proj\.weight.*at most 65504.*--scale-bits 32",
     only_pickle: "pytorch_model.bin, no safetensors. Such files can run code",
     no_weights: "model.safetensors: missing",
     no_config: r"config\.json: missing",

@@ -21,7 +21,7 @@ def test_every_decoder_linear_becomes_a_plane_node(pristine_model, exported):
 
     count = operators(out)
     assert count["MatMul"] == count["Gemm"] == 0
-    assert count[OP.name] == 2 * 4  # each layer: qkv, o, gate and up, down
+    assert count[OP.name] == 2 * 4 + 1  # each layer: qkv, o, gate and up, down; and the head
     assert [len(node.linears) for node in result.graph.nodes] == [3, 1, 2, 1] * 2
 
 

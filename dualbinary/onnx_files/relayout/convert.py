@@ -121,7 +121,7 @@ def _replace_unpacking(
     for overload in dict.fromkeys(weight.overload for weight in weights):
         function = functions.get(overload)
         own = [weight for weight in weights if weight.overload == overload]
-        forms = {_function_form(replace(weight.plane_format, layout=layout)) for weight in own}
+        forms = {replace(_function_form(weight.plane_format), layout=layout) for weight in own}
         if function is None:
             raise InputError(f"{own[0].name}: its fallback function, overload '{overload}', is not in the model")
         if len(forms) > 1 and OP.layout_named(layout).blocks:
