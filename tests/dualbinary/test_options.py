@@ -217,7 +217,8 @@ def test_help_of_a_command_has_limits_and_default_of_every_option(command, monke
         if each.shown is None and each.default not in (None, MISSING, ()) and not isinstance(each.default, bool):
             shown = f"{each.default:g}" if isinstance(each.default, float) else each.default
             facts.append(f"default {shown})")
-        flags = {"target": "--target", "calibrate": "--calibrate", "zero": "--zero"}  # the other options that such words speak of
+        # The other options that such words speak of.
+        flags = {"target": "--target", "calibrate": "--calibrate", "zero": "--zero"}
         assert all(with_names(fact, flags) in line[0] for fact in facts)
 
 

@@ -63,12 +63,13 @@ class PlaneTables:
         planes, scales = table.values
         groups, size = form.groups(table.width), form.group_size
         numbers = _numbers(build, build("Gather", planes, ids, axis=1), form)
+        zeros = None
         if form.zero == EACH_GROUP:
             zeros = _columns(build, numbers, "zeros", groups * size, groups * size + groups)
             numbers = _columns(build, numbers, "weights", 0, groups * size)
         grouped = build("Reshape", numbers, build.constant("grouped", np.array([0, 0, groups, size], np.int64)))
         last = build.constant("last", np.array([-1], np.int64))
-        if form.zero == EACH_GROUP:
+        if zeros is not None:
             grouped = build("Sub", grouped, build("Unsqueeze", zeros, last))
         steps = _steps(build, build("Gather", scales, ids, axis=1), form, groups)
         weights = build("Mul", grouped, build("Unsqueeze", steps, last))
