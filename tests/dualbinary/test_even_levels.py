@@ -155,7 +155,7 @@ def test_true_bits_of_forms_that_models_come_in(form, bits):
         ({"group_size": 16, "levels": "free"}, "group_size: .*; 16 with even levels, got 16"),
         ({"per_tensor": True, "levels": "free"}, "per_tensor: expected even levels"),
         ({"per_tensor": True, "zero": EACH_GROUP}, "per_tensor: .* one zero for all"),
-        ({"per_tensor": True, "layout": "avx2"}, "per_tensor: .* layout plain"),
+        ({"per_tensor": True, "layout": "avx2"}, "per_tensor: .* no layout of blocks"),
     ],
 )
 def test_a_format_outside_the_contract_is_refused_by_its_field(change, message):
