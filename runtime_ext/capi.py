@@ -55,8 +55,8 @@ class Weight:
 
     Scales may have any type of the contract, and be [C, 1, Kp/G] where `levels` allow it. `layout` is a number of the
     contract; blocks [B, bytes] come with scales [C, N, 0], are of `planes_in_blocks` planes, and are used where they
-    are; codes are [N, Kp/G + E, G*P/8]. `kernel` is a name from describe()["kernels"], or None for the best at this accuracy_level. The arrays are kept
-    and must not be changed. Raises InputError where the library refuses something.
+    are; codes are [N, Kp/G + E, G*P/8]. `kernel` is a name from describe()["kernels"], or None for the best at this
+    accuracy_level. The arrays are kept and must not be changed. Raises InputError where the library refuses something.
     """
 
     def __init__(

@@ -28,8 +28,9 @@ TYPE_NUMBERS = {"float32": 0, "float16": 1, "bfloat16": 3}
 class CudaWeight:
     """Planes [P, N, Kp/8 + Z] and scales [C, N, Kp/G] of layout 1, packed on a device. Use as a context manager.
 
-    Or codes [N, Kp/G + E, G*P/8] and the same scales, with the number of that `layout`. Scales may be [C, 1, Kp/G] where `levels` allow it. `library` is the file of libdualbinary_cuda or of
-    libdualbinary_cuda_emulated. Raises InputError where it refuses something.
+    Or codes [N, Kp/G + E, G*P/8] with the same scales, where `layout` is that number. Scales may be [C, 1, Kp/G] where
+    `levels` allow it. `library` is the file of libdualbinary_cuda or of libdualbinary_cuda_emulated. Raises InputError
+    where it refuses something.
     """
 
     def __init__(

@@ -5,7 +5,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
-from hypothesis import strategies as st
 
 import runtime_ext
 from dualbinary import InputError
@@ -56,9 +55,11 @@ def test_codes_at_any_address_give_the_same():
     codes = in_codes(problem).planes
     memory = np.zeros(codes.size + 1, np.uint8)
     memory[1:] = codes.reshape(-1)
-    with Weight(memory[1:].reshape(codes.shape), problem.scales, K=100, group_size=32, levels=EVEN, layout=CODES) as odd:
-        with from_codes(problem) as weight:
-            np.testing.assert_array_equal(odd.multiply(problem.x), weight.multiply(problem.x))
+    with (
+        Weight(memory[1:].reshape(codes.shape), problem.scales, K=100, group_size=32, levels=EVEN, layout=CODES) as odd,
+        from_codes(problem) as weight,
+    ):
+        np.testing.assert_array_equal(odd.multiply(problem.x), weight.multiply(problem.x))
 
 
 @pytest.mark.parametrize("planes", [2, 4, 8])
@@ -84,7 +85,11 @@ def test_codes_share_the_packed_copy_of_the_plain_weight(kernel):
         return runtime_ext.describe()["packed"]["copies"]
 
     before = packed()
-    with Weight(problem.planes, problem.scales, **form), from_codes(problem, kernel) as first, from_codes(problem, kernel):
+    with (
+        Weight(problem.planes, problem.scales, **form),
+        from_codes(problem, kernel) as first,
+        from_codes(problem, kernel),
+    ):
         assert packed() == before + 1
         np.testing.assert_array_equal(first.multiply(problem.x), product(kernel, problem))
     assert packed() == before

@@ -34,8 +34,8 @@ Word exchange(Word word) {
   return word ^ differing ^ differing << kShift;
 }
 
-// A word of 64 / P codes of P = 2^kLog bits becomes P fields of as many bits, one for each plane: the low kLog bits of an
-// index, which say the plane, become its high ones, and the rest, which says the code, moves down.
+// A word of 64 / P codes of P = 2^kLog bits becomes P fields of as many bits, one for each plane: the low kLog bits of
+// an index, which say the plane, become its high ones, and the rest, which says the code, moves down.
 template <int kLog, int kBit = 0>
 Word to_fields(Word codes) {
   if constexpr (kBit + kLog < kIndexBits) {

@@ -107,8 +107,7 @@ void check_scale_rows(const Spec& spec) {
 // One step for all outputs only where one group covers a row, and has nothing else that is its own.
 void check_scale_outputs(const Spec& spec, std::int64_t groups) {
   if (spec.scale_outputs == spec.N) return;
-  const bool alike = spec.levels == kEvenLevels && groups == 1 && spec.twice_zero != kGroupZeros &&
-                     !in_blocks(spec);
+  const bool alike = spec.levels == kEvenLevels && groups == 1 && spec.twice_zero != kGroupZeros && !in_blocks(spec);
   if (alike && spec.scale_outputs == 1) return;
   refuse("outputs of scales",
          std::to_string(spec.N) + (alike ? " or 1"
@@ -164,12 +163,9 @@ void check_cuda_limits(const Shape& shape) {
     throw std::invalid_argument(std::string(name) + ": expected " + expected + " on a CUDA device, got " + got);
   };
   if (in_blocks(shape)) {
-    const auto numbered = [](std::int64_t layout) {
-      return std::to_string(layout) + " (" + layout_name(layout) + ")";
-    };
+    const auto numbered = [](std::int64_t layout) { return std::to_string(layout) + " (" + layout_name(layout) + ")"; };
     refuse_on_cuda(kAttrLayout, numbered(kLayoutPlain) + " or " + numbered(kLayoutCodes),
-                   numbered(shape.layout) +
-                       ", which is for CPUs; run `dualbinary relayout FILE OUT --layout plain`");
+                   numbered(shape.layout) + ", which is for CPUs; run `dualbinary relayout FILE OUT --layout plain`");
   }
   if (shape.group_size % kGroupMultiple != 0) {
     refuse_on_cuda(kAttrGroupSize, "a multiple of " + std::to_string(kGroupMultiple),

@@ -24,7 +24,8 @@ void check_cuda_limits(const Shape& shape);
 bool in_blocks(const Spec& spec);
 
 // Dimensions of the stored tensors. Layout plain: [P, N, row_bytes], and [C, scale_outputs, Kp/G] or
-// [C, scale_outputs, 2 + Kp/G] for scales of type uint8. Layout codes: [N, Kp/G + E, G*P/8], and the same scales. Blocks: [B, bytes of a block] with the scales inside, and [C, N, 0].
+// [C, scale_outputs, 2 + Kp/G] for scales of type uint8. Layout codes: [N, Kp/G + E, G*P/8], and the same scales.
+// Blocks: [B, bytes of a block] with the scales inside, and [C, N, 0].
 std::vector<std::int64_t> planes_dims(const Shape& shape);
 std::vector<std::int64_t> scales_dims(const Shape& shape);
 
@@ -35,8 +36,8 @@ std::uint64_t scales_bytes(const Shape& shape);
 // Of a layout that check_attributes() accepts.
 const char* layout_name(std::int64_t layout);
 
-// Throws std::invalid_argument where coded scales of layout plain or codes have a factor that is not finite, which would turn
-// zeros into NaN. `shape.scale_outputs` outputs from `first_output` on are at `scales`.
+// Throws std::invalid_argument where coded scales of layout plain or codes have a factor that is not finite, which
+// would turn zeros into NaN. `shape.scale_outputs` outputs from `first_output` on are at `scales`.
 void check_factors(const Shape& shape, const void* scales, std::int64_t first_output = 0);
 
 // "[2, 64, 16]"; a negative dimension is unknown and printed as "?".
