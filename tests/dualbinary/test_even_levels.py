@@ -12,14 +12,14 @@ from dualbinary import OP, InputError, check_tensors, dual_binary_matmul
 from dualbinary.contract.levels import GROUP_ZEROS, Levels
 from dualbinary.contract.scale_codes import BFLOAT16, scale_values
 from dualbinary.contract.weight import EACH_GROUP, PER_CHANNEL, PlaneFormat, PlaneWeight
-from tests.support.even_cases import even_cases
+from tests.support.even_weights import even_weights
 
 EPS = np.finfo(np.float64).eps
 LAYOUTS = [layout.name for layout in OP.layouts]
 BLOCKS = [layout.name for layout in OP.layouts if layout.blocks]
 
 
-@given(even_cases(), st.sampled_from(LAYOUTS))
+@given(even_weights(), st.sampled_from(LAYOUTS))
 def test_a_weight_is_step_times_q_less_zero_in_every_layout(case, layout):
     # The definition sums P powers of two times the step, and the offset: P + 1 roundings of the largest of them.
     largest = np.abs(scale_values(case.weight.scales)).max() * 2.0**9
@@ -27,7 +27,7 @@ def test_a_weight_is_step_times_q_less_zero_in_every_layout(case, layout):
     np.testing.assert_allclose(stored.dequantize(), case.values, rtol=0, atol=10 * EPS * largest)
 
 
-@given(even_cases(), st.sampled_from(BLOCKS))
+@given(even_weights(), st.sampled_from(BLOCKS))
 def test_a_weight_comes_back_from_blocks_to_the_byte(case, layout):
     wanted = case.weight.with_own_scales()
     stored = case.weight.to_layout(layout)
@@ -41,7 +41,7 @@ def test_a_weight_comes_back_from_blocks_to_the_byte(case, layout):
     assert back.scales.tobytes() == wanted.scales.tobytes()
 
 
-@given(even_cases(max_outputs=5))
+@given(even_weights(max_outputs=5))
 def test_the_product_is_the_dense_one(case):
     weight = case.weight
     x = case.rng.standard_normal((2, weight.K)).astype(np.float32)
@@ -51,7 +51,7 @@ def test_the_product_is_the_dense_one(case):
     assert (np.abs(y - x.astype(np.float64) @ case.values.T) <= 20 * weight.K * EPS * largest).all()
 
 
-@given(even_cases())
+@given(even_weights())
 def test_shapes_and_bits_are_those_of_the_stored_tensors(case):
     weight = case.weight
     assert [list(weight.planes.shape), list(weight.scales.shape)] == list(weight.format.shapes(weight.N, weight.K))
@@ -59,7 +59,7 @@ def test_shapes_and_bits_are_those_of_the_stored_tensors(case):
     assert weight.N * weight.format.row_bits(weight.K) + shared == 8 * weight.nbytes
 
 
-@given(even_cases(), st.data())
+@given(even_weights(), st.data())
 def test_rows_joined_again_are_the_weight(case, data):
     weight = case.weight
     cut = data.draw(st.integers(0, weight.N))

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 from hypothesis import strategies as st
 
-from dualbinary.contract.scale_codes import BFLOAT16, round_scales
+from dualbinary.contract.scale_codes import BFLOAT16
 from dualbinary.contract.weight import EACH_GROUP, PER_CHANNEL, PlaneFormat, PlaneWeight
+from tests.support.even_weights import stored_scales
 
 
 @dataclass(frozen=True)
@@ -36,13 +37,5 @@ def even_cases(draw) -> EvenCase:
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     steps = rng.standard_normal((form.scale_rows, 1 if per_tensor else N, form.groups(K)))
     zeros = rng.integers(0, most + 1, (N, form.groups(K))) if kind == "group" else None
-    weight = PlaneWeight.pack_even(rng.integers(0, most + 1, (N, K)), _scales(steps, dtype), form, zeros)
+    weight = PlaneWeight.pack_even(rng.integers(0, most + 1, (N, K)), stored_scales(steps, dtype), form, zeros)
     return EvenCase(weight, rng.standard_normal((3, K)).astype(np.float32), draw(st.sampled_from([0, 4])))
-
-
-def _scales(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    if dtype == np.uint8:
-        return round_scales(values)
-    if dtype == BFLOAT16:
-        return (values.astype(np.float32).view(np.uint32) >> np.uint32(16)).astype(np.uint16)
-    return values.astype(dtype)

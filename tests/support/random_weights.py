@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from dualbinary import padded_k
 from dualbinary.contract.scale_codes import SCALE_DTYPES
 from dualbinary.contract.weight import EACH_GROUP, PER_CHANNEL, PlaneFormat, PlaneWeight
-from tests.support.even_cases import stored_scales
+from tests.support.even_weights import stored_scales
 
 
 @st.composite
