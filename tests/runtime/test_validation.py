@@ -68,7 +68,7 @@ def test_the_undamaged_node_loads():
         ({"group_size": 2**62}, ["group_size: expected at most 64", str(2**62)]),
         ({"group_size": 64}, ["scales: expected shape [2, 8, 1], got [2, 8, 2]"]),
         ({"layout": 0}, ["layout: expected one of 1 (plain), 2 (avx512), 3 (avx2), 4 (neon)", "got 0"]),
-        ({"layout": 6}, ["layout: expected one of 1 (plain)", "got 5"]),
+        ({"layout": 6}, ["layout: expected one of 1 (plain)", "got 6"]),
         ({"layout": -1}, ["layout: expected one of 1 (plain)", "got -1"]),
         ({"layout": 2**62}, ["layout: expected one of 1 (plain)", f"got {2**62}"]),
         ({"accuracy_level": 3}, ["accuracy_level: expected 0 or 4, got 3"]),
