@@ -4,7 +4,9 @@ Where a code of the operator has P bits, its weight input is the stored tensor. 
 the zero points of groups, which follow in the same form, among them:
 
 - wider codes, from a table of 256 entries: a byte of numbers becomes the bytes of their codes;
-- numbers of 8 bits as two nibbles: pairs of bytes, by bitwise operators, which need no indices.
+- numbers of 8 bits as two nibbles: of bytes beside one another, by bitwise operators, which need no indices.
+
+The runtime does this when it loads the model, and keeps what it made until it has loaded all of it: memory counts.
 """
 
 import numpy as np
@@ -27,13 +29,13 @@ def byte_numbers(planes: int) -> npt.NDArray[np.int64]:
 def all_codes(form: PlaneFormat, stock: StockForm, tables: dict[str, np.ndarray]) -> list[str]:
     """`codes_all{i}` [N, blocks, bytes of a block] of each part i, from `codes`; blocks of zero points follow.
 
-    They read `minus_one`, `n1` and `codes_shape`, the shape of the result.
+    They read `zero`, `one`, `two` and `codes_shape`, the shape of the result.
     """
+    same = stock.block_size == form.group_size
     if stock.bits < form.planes:
-        return _nibbles()
+        return _nibbles(same)
     if stock.bits == form.planes:
-        same = stock.block_size == form.group_size
-        return [f"codes_all0 = {'Identity (codes)' if same else 'Reshape (codes, codes_shape)'}"]
+        return [f"codes_all0 = {_shaped('codes', same)}"]
     (part,) = stock.parts
     numbers = byte_numbers(form.planes) << part.shifts[0]
     per_byte = _BYTE // stock.bits
@@ -53,29 +55,29 @@ def weight_codes(i: int, form: PlaneFormat, stock: StockForm) -> list[str]:
     return [f"codes{i} = Identity (codes_all{i})"]
 
 
-def _nibbles() -> list[str]:
-    """High nibbles of pairs of bytes, and low ones."""
-    constants = {"low_mask": 15, "high_mask": 240, "nibble": 4}
-    lines = ["pair_size = Constant <value_ints: ints = [2]> ()"]
-    for name, number in constants.items():
+def _shaped(codes: str, same: bool) -> str:
+    return f"Identity ({codes})" if same else f"Reshape ({codes}, codes_shape)"
+
+
+def _nibbles(same: bool) -> list[str]:
+    """High nibbles of the numbers of 8 bits, and low ones; `same` where blocks are groups."""
+    lines = []
+    for name, number in {"low_mask": 15, "high_mask": 240, "nibble": 4}.items():
         lines += [
             f"{name}_number = Constant <value_int = {number}> ()",
             f"{name} = Cast <to = 2> ({name}_number)",
         ]
     return [
         *lines,
-        "pairs_shape = Concat <axis = 0> (n1, minus_one, pair_size)",
-        "pairs = Reshape (codes, pairs_shape)",
-        "even_at = Constant <value_int = 0> ()",
-        "odd_at = Constant <value_int = 1> ()",
-        "even_bytes = Gather <axis = 2> (pairs, even_at)",
-        "odd_bytes = Gather <axis = 2> (pairs, odd_at)",
+        f"last_input = Constant <value_ints: ints = [{np.iinfo(np.int64).max}]> ()",
+        "even_bytes = Slice (codes, zero, last_input, two, two)",
+        "odd_bytes = Slice (codes, one, last_input, two, two)",
         'even_high = BitShift <direction = "RIGHT"> (even_bytes, nibble)',
         "odd_high = BitwiseAnd (odd_bytes, high_mask)",
         "high_bytes = BitwiseOr (even_high, odd_high)",
-        "codes_all0 = Reshape (high_bytes, codes_shape)",
+        f"codes_all0 = {_shaped('high_bytes', same)}",
         "even_low = BitwiseAnd (even_bytes, low_mask)",
         'odd_low = BitShift <direction = "LEFT"> (odd_bytes, nibble)',
         "low_bytes = BitwiseOr (even_low, odd_low)",
-        "codes_all1 = Reshape (low_bytes, codes_shape)",
+        f"codes_all1 = {_shaped('low_bytes', same)}",
     ]

@@ -112,7 +112,13 @@ def _columns(form: PlaneFormat, block: int) -> list[str]:
 
 
 def _steps(form: PlaneFormat) -> list[str]:
-    """`steps`, float32 [C, N, groups], and their first row."""
+    """`steps`, float32 [C, N, groups], and their first row, or that alone."""
+    if _by_row(form):
+        return [
+            "first = Constant <value_int = 0> ()",
+            "given_row = Gather <axis = 0> (scale_values, first)",
+            f"step_row = Cast <to = {_FLOAT}> (given_row)",
+        ]
     lines = [f"given_steps = Cast <to = {_FLOAT}> (scale_values)"]
     if form.per_tensor:
         lines += ["steps_shape = Concat <axis = 0> (one, n1, one)", "steps = Expand (given_steps, steps_shape)"]
@@ -218,12 +224,23 @@ def _offset_row(form: PlaneFormat, centre: float, tables: Tables) -> list[str]:
         f"offset_{'less' if form.offset else 'row'} = Mul (step_row, less)",
     ]
     if form.offset:
-        lines += [
-            "second = Constant <value_int = 1> ()",
-            "own_row = Gather <axis = 0> (steps, second)",
-            "offset_row = Add (offset_less, own_row)",
-        ]
+        own = ["second = Constant <value_int = 1> ()"]
+        if _by_row(form):
+            own += [
+                "given_own = Gather <axis = 0> (scale_values, second)",
+                f"own_row = Cast <to = {_FLOAT}> (given_own)",
+            ]
+        else:
+            own.append("own_row = Gather <axis = 0> (steps, second)")
+        if _by_row(form) and centre == 0:
+            return [*own, "offset_row = Identity (own_row)"]
+        lines += [*own, "offset_row = Add (offset_less, own_row)"]
     return lines
+
+
+def _by_row(form: PlaneFormat) -> bool:
+    """Rows of scales are taken apart before they become float32, so that a runtime that folds it needs less memory."""
+    return form.layout == CODES and not form.per_tensor
 
 
 def _code_table(bits: int, shift: int) -> np.ndarray:

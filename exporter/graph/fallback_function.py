@@ -103,11 +103,26 @@ def _function(kind: str, formats: list[PlaneFormat], opset: int, accuracy_level:
     )
     nodes = [*constant_nodes(more | tables), *function.node]
     del function.node[:]
-    function.node.extend(nodes)
+    function.node.extend(_used(nodes) if plane_format.layout == CODES else nodes)
     function.overload = overload
     replace_unpacking(function, plane_format)
     onnx.checker.check_function(function, _checker_context(opset))
     return ir.from_proto(function)
+
+
+def _used(nodes: list[onnx.NodeProto]) -> list[onnx.NodeProto]:
+    """The nodes that `Y` needs, without Identity ones: a runtime has to fold all that every node of the model has."""
+    renamed: dict[str, str] = {}
+    for node in nodes:
+        node.input[:] = [renamed.get(name, name) for name in node.input]
+        if node.op_type == "Identity" and node.output[0] != "Y":
+            renamed[node.output[0]] = node.input[0]
+    needed, kept = {"Y"}, []
+    for node in reversed(nodes):
+        if needed.intersection(node.output):
+            needed.update(node.input)
+            kept.append(node)
+    return kept[::-1]
 
 
 def _format_check(form: PlaneFormat) -> str:
