@@ -7,6 +7,7 @@ import numpy as np
 
 from dualbinary import OP
 from dualbinary.cli.options import check_options, option
+from dualbinary.contract.layout import CODES
 from dualbinary.contract.weight import EACH_GROUP, LEVELS, PlaneFormat
 from dualbinary.errors import OptionError
 
@@ -95,10 +96,11 @@ class ExportOptions:
     )
     layout: str = option(
         OP.layouts[0].name,
-        help="byte order of planes and scales in the file: plain runs on every CPU; the others are ready for one "
-        "instruction set: a device maps the file and starts at once, and other CPUs refuse it; dualbinary relayout "
-        "converts between them",
-        choices=tuple(layout.name for layout in OP.layouts),
+        help="byte order of planes and scales in the file: plain runs on every CPU, and stores even levels of 2, 4 or "
+        "8 planes as codes, which ONNX Runtime's own operator reads where the library is absent; the others are ready "
+        "for one instruction set: a device maps the file and starts at once, and other CPUs refuse it; dualbinary "
+        "relayout converts between them",
+        choices=tuple(layout.name for layout in OP.layouts if layout.name != CODES),
     )
     accuracy_level: int = option(
         0,
@@ -187,6 +189,12 @@ class ExportOptions:
     def activations(self) -> str:
         """Element type of activations: "fp32" or "fp16"."""
         return TARGETS[self.target] if self.dtype is None else self.dtype
+
+    @property
+    def stores_codes(self) -> bool:
+        """True where weights that layout codes can hold are stored in it: a fallback function reads it as it is."""
+        stock_body = self.fallback in ("ort4", "ort2")
+        return self.layout == OP.layouts[0].name and (self.op, self.target) == ("dualbinary", "cpu") and stock_body
 
     @property
     def finds_exact_forms(self) -> bool:

@@ -16,7 +16,7 @@ from dualbinary.contract.schema import OP
 from dualbinary.errors import InputError
 from runtime_ext.library import library_path, load
 
-__all__ = ["TYPES", "Spec", "Weight"]
+__all__ = ["TYPES", "Spec", "Weight", "outputs_and_planes"]
 
 # The last two are for scales alone.
 TYPES = {np.dtype(np.float32): 0, np.dtype(np.float16): 1, np.dtype(np.uint8): 2, BFLOAT16: 3}
@@ -55,8 +55,8 @@ class Weight:
 
     Scales may have any type of the contract, and be [C, 1, Kp/G] where `levels` allow it. `layout` is a number of the
     contract; blocks [B, bytes] come with scales [C, N, 0], are of `planes_in_blocks` planes, and are used where they
-    are. `kernel` is a name from describe()["kernels"], or None for the best at this accuracy_level. The arrays are kept
-    and must not be changed. Raises InputError where the library refuses something.
+    are; codes are [N, Kp/G + E, G*P/8]. `kernel` is a name from describe()["kernels"], or None for the best at this
+    accuracy_level. The arrays are kept and must not be changed. Raises InputError where the library refuses something.
     """
 
     def __init__(
@@ -72,8 +72,8 @@ class Weight:
         planes_in_blocks: int | None = None,
         kernel: str | None = None,
     ) -> None:
-        blocks = layout != OP.layouts[0].number
-        self.N, self.K = scales.shape[1] if blocks else planes.shape[1], K
+        self.N, count = outputs_and_planes(planes, scales, layout, group_size)
+        self.K = K
         self._planes, self._scales = np.ascontiguousarray(planes), np.ascontiguousarray(scales)
         self._library = _typed_library()
         self._handle = ctypes.c_void_p()
@@ -81,7 +81,7 @@ class Weight:
             K,
             self.N,
             group_size,
-            len(planes) if planes_in_blocks is None else planes_in_blocks,
+            count if planes_in_blocks is None else planes_in_blocks,
             len(scales),
             layout,
             accuracy_level,
@@ -143,6 +143,13 @@ class Weight:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def outputs_and_planes(planes: np.ndarray, scales: np.ndarray, layout: int, group_size: int) -> tuple[int, int]:
+    """N, and P where the shape of `planes` says it: in a layout of blocks only its user knows it."""
+    if layout == OP.layout_named("codes").number:
+        return len(planes), 8 * planes.shape[2] // group_size
+    return (planes if layout == OP.layouts[0].number else scales).shape[1], len(planes)
 
 
 def _as_callback(parallel: ParallelFor) -> Any:

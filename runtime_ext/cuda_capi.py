@@ -17,7 +17,7 @@ import numpy.typing as npt
 from dualbinary.contract.levels import FREE, Levels
 from dualbinary.contract.schema import OP
 from dualbinary.errors import InputError
-from runtime_ext.capi import TYPES, Spec
+from runtime_ext.capi import TYPES, Spec, outputs_and_planes
 
 __all__ = ["TYPE_NUMBERS", "CudaWeight", "describe"]
 
@@ -28,8 +28,9 @@ TYPE_NUMBERS = {"float32": 0, "float16": 1, "bfloat16": 3}
 class CudaWeight:
     """Planes [P, N, Kp/8 + Z] and scales [C, N, Kp/G] of layout 1, packed on a device. Use as a context manager.
 
-    Scales may be [C, 1, Kp/G] where `levels` allow it. `library` is the file of libdualbinary_cuda or of
-    libdualbinary_cuda_emulated. Raises InputError where it refuses something.
+    Or codes [N, Kp/G + E, G*P/8] with the same scales, where `layout` is that number. Scales may be [C, 1, Kp/G] where
+    `levels` allow it. `library` is the file of libdualbinary_cuda or of libdualbinary_cuda_emulated. Raises InputError
+    where it refuses something.
     """
 
     def __init__(
@@ -45,7 +46,8 @@ class CudaWeight:
         device: int = 0,
         layout: int = OP.layouts[0].number,
     ) -> None:
-        self.K, self.N = K, planes.shape[1]
+        self.N, count = outputs_and_planes(planes, scales, layout, group_size)
+        self.K = K
         self._library = _load(library)
         self._handle = ctypes.c_void_p()
         planes, scales = np.ascontiguousarray(planes), np.ascontiguousarray(scales)
@@ -53,7 +55,7 @@ class CudaWeight:
             K,
             self.N,
             group_size,
-            len(planes),
+            count,
             len(scales),
             layout,
             accuracy_level,

@@ -138,6 +138,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     wanted_files = [(path, text) for path, text in ((args.header, header), (args.docs, reference_page)) if path]
     for layout, version in product(OP.layouts, range(1, OP.version + 1)) if args.golden else ():
+        if version < layout.since:
+            continue
         file = args.golden / golden.file_name(layout.number, version)
         wanted_files.append((file, partial(golden.text, layout.number, version)))
     stale = []

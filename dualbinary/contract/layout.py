@@ -10,12 +10,14 @@ import numpy as np
 import numpy.typing as npt
 
 from dualbinary.contract.blocked_layouts import pack_blocks, unpack_blocks
+from dualbinary.contract.code_layout import pack_codes, unpack_codes
 from dualbinary.contract.levels import FREE, GROUP_ZEROS, Levels, free_scales
 from dualbinary.contract.scale_codes import SCALE_DTYPES, dtype_name, factors_of, scale_columns
 from dualbinary.contract.schema import OP, padded_k
 from dualbinary.errors import InputError
 
 __all__ = [
+    "CODES",
     "check_levels",
     "check_tensors",
     "dequantize",
@@ -26,6 +28,9 @@ __all__ = [
     "unpack_planes",
     "unpack_zeros",
 ]
+
+CODES = "codes"
+"""Name of the layout of code_layout.py."""
 
 
 def pack_planes(bits: npt.ArrayLike, group_size: int) -> npt.NDArray[np.uint8]:
@@ -82,6 +87,8 @@ def to_layout(
 
     In blocks every output has scales of its own: those [C, 1, ..] of one group for all become [C, N, ..].
     """
+    if name == CODES:
+        return pack_codes(planes, k, group_size, levels), scales
     if not OP.layout_named(name).blocks:
         return planes, scales
     n = planes.shape[1]
@@ -103,6 +110,8 @@ def to_plain(
     levels: Levels = FREE,
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.generic]]:
     """Planes and scales of layout plain from those of the layout called `name`. Raises InputError for other shapes."""
+    if name == CODES:
+        return unpack_codes(planes, k, group_size, levels), scales
     if not OP.layout_named(name).blocks:
         return planes, scales
     planes, scales, zeros = unpack_blocks(name, planes, scales, k, group_size, levels)

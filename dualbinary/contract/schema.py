@@ -43,7 +43,8 @@ class Attribute:
 class Layout:
     """A stored form of planes and scales. A number never changes its meaning.
 
-    `blocks` says whether both lie in blocks for the kernels of the instruction set that `name` is.
+    `blocks` says whether both lie in blocks for the kernels of the instruction set that `name` is. `since` is the
+    version of the operator that brought it.
     """
 
     number: int
@@ -51,6 +52,7 @@ class Layout:
     blocks: bool
     alignment: int
     text: str
+    since: int = 1
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from dualbinary.contract.blocked_layouts import block_shape, stored_shape
+from dualbinary.contract.code_layout import CODE_PLANES, code_shape, unpack_codes
 from dualbinary.contract.layout import (
+    CODES,
     check_levels,
     check_tensors,
     dequantize,
@@ -83,12 +85,13 @@ class PlaneFormat:
             ("offset", self.levels != "symmetric" or self.offset, "an offset with symmetric levels"),
             ("scale_dtype", self.scale_dtype in SCALE_DTYPES, f"{', '.join(types)} or {last}"),
             ("layout", self.layout in layouts, f"one of {', '.join(layouts)}"),
+            ("layout", self.layout != CODES or self.in_codes, "another one than for even levels of 2, 4 or 8 planes"),
         ):
             if not allowed:
                 raise InputError(f"{field}: expected {expected}, got {getattr(self, field)!r}")
         self._check_zero()
-        if self.per_tensor and not (even and self.zero != EACH_GROUP and self.layout == PLAIN):
-            raise InputError("per_tensor: expected even levels with one zero for all, in layout plain, got True")
+        if self.per_tensor and not (even and self.zero != EACH_GROUP and self.layout in (PLAIN, CODES)):
+            raise InputError("per_tensor: expected even levels with one zero for all, in no layout of blocks, got True")
 
     def _check_zero(self) -> None:
         most = (1 << self.planes) - 1
@@ -112,6 +115,11 @@ class PlaneFormat:
     def even(self) -> bool:
         """Levels are evenly spaced, and planes share a step."""
         return self.levels == "even"
+
+    @property
+    def in_codes(self) -> bool:
+        """Layout codes can store it."""
+        return self.even and self.planes in CODE_PLANES
 
     @property
     def node_levels(self) -> Levels:
@@ -156,7 +164,10 @@ class PlaneFormat:
             return [blocks.count, blocks.block_bytes], [self.scale_rows, N, 0]
         columns = scale_columns(groups, self.scale_dtype)
         row_bytes = groups * size // 8 + self.node_levels.zero_bytes(groups)
-        return [self.planes, N, row_bytes], [self.scale_rows, 1 if self.per_tensor else N, columns]
+        planes = [self.planes, N, row_bytes]
+        if self.layout == CODES:
+            planes = code_shape(self.planes, N, K, size, self.node_levels)
+        return planes, [self.scale_rows, 1 if self.per_tensor else N, columns]
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,6 +205,9 @@ class PlaneWeight:
             shape = stored_shape(planes.shape, scales.shape, scales.dtype, K, group_size, levels)
             count, rows, per_tensor = shape.planes, shape.scale_rows, False
             check_levels(levels, count)
+        elif layout == CODES:
+            plain = cls.of(unpack_codes(planes, K, group_size, levels), scales, K, group_size, PLAIN, levels)
+            return cls(planes, scales, K, replace(plain.format, layout=CODES))
         else:
             check_tensors(planes, scales, planes.shape[1] if planes.ndim == 3 else 0, K, group_size, levels=levels)
             count, rows, per_tensor = len(planes), len(scales), scales.shape[1] != planes.shape[1]
@@ -254,6 +268,8 @@ class PlaneWeight:
     @property
     def N(self) -> int:
         """Outputs."""
+        if self.format.layout == CODES:
+            return self.planes.shape[0]
         return self.planes.shape[1] if self.format.per_tensor else self.scales.shape[1]
 
     @property

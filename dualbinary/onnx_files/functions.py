@@ -1,26 +1,32 @@
 """Fallback functions inside a model: which stored layout they read."""
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper, parser
 
+from dualbinary.contract.layout import CODES
+from dualbinary.contract.schema import OP
 from dualbinary.contract.weight import PlaneFormat
 from dualbinary.errors import InputError
+from dualbinary.onnx_files.pack_codes import pack_codes_text
 from dualbinary.onnx_files.unpack_function import PREFIX, UnpackFunction, unpack_function
 
-__all__ = ["BLOCKS", "constant_nodes", "replace_unpacking"]
+__all__ = ["BLOCKS", "constant_nodes", "own_layout", "replace_unpacking"]
 
 BLOCKS = "blocks"
 """The last part of the name of an overload that reads a blocked layout, where another one reads plain."""
 
 _OPSET = 18  # the first with bitwise operators
-_UNPACKED = {"planes", "scales"}
+_UNPACKED = {"planes", CODES, "scales"}
 
 
 def replace_unpacking(function: onnx.FunctionProto, plane_format: PlaneFormat) -> None:
     """Let the fallback function read weights of `plane_format` in place of those that it reads now.
 
-    Raises InputError where another program made the function, or its opset lacks the operators.
+    A function that computes of codes gets nodes that make them of planes. Raises InputError where another program made
+    the function, where its opset lacks the operators, or where it computes of planes and `plane_format` has codes.
     """
     opset = next((entry.version for entry in function.opset_import if entry.domain in ("", "ai.onnx")), 0)
     body = [node for node in function.node if not _unpacks(node)]
@@ -30,6 +36,13 @@ def replace_unpacking(function: onnx.FunctionProto, plane_format: PlaneFormat) -
             "may not know another layout; export the model again, or remove the function"
         )
     unpack = unpack_function(plane_format)
+    if own_layout(function) == CODES:
+        unpack = _with_codes(unpack, plane_format)
+    elif plane_format.layout == CODES:
+        raise InputError(
+            f"the fallback function {function.domain}::{function.name} computes of planes, not of layout {CODES}; "
+            "export the model again"
+        )
     if unpack.text and opset < _OPSET:
         raise InputError(
             f"the fallback function needs opset {_OPSET} to unpack a blocked layout, the model has {opset}; "
@@ -41,11 +54,26 @@ def replace_unpacking(function: onnx.FunctionProto, plane_format: PlaneFormat) -
     function.input[1], function.input[2] = unpack.inputs
 
 
+def own_layout(function: onnx.FunctionProto) -> str:
+    """The layout that the function computes of, which nodes in front of it may have made of another one."""
+    in_codes = any(CODES in node.input for node in function.node if not _unpacks(node))
+    return CODES if in_codes else OP.layouts[0].name
+
+
 def constant_nodes(arrays: dict[str, np.ndarray]) -> list[onnx.NodeProto]:
     """Constant nodes that give the arrays their names."""
     return [
         helper.make_node("Constant", [], [name], value=numpy_helper.from_array(value)) for name, value in arrays.items()
     ]
+
+
+def _with_codes(unpack: UnpackFunction, plane_format: PlaneFormat) -> UnpackFunction:
+    """`unpack`, and nodes that make codes of its planes, where these are not stored."""
+    if plane_format.layout == CODES:
+        return UnpackFunction((CODES, "scales"), "", {})
+    text, tables = pack_codes_text(plane_format.planes)
+    named = {f"{PREFIX}{name}": table for name, table in tables.items()}
+    return replace(unpack, text=unpack.text + text.replace("~", PREFIX), tables=unpack.tables | named)
 
 
 def _unpacks(node: onnx.NodeProto) -> bool:

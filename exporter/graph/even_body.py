@@ -1,15 +1,18 @@
 """Bodies of the fallback function for weights of even levels, in ONNX's text form.
 
-- `nbits_body`: the MatMulNBits nodes of stock_forms.py. For each plane a table of 256 entries turns a byte of bits into
-  eight codes that have this bit alone, in its place; the codes of a weight are the OR over its planes. Zero points of
-  groups, which lie behind the planes, go through the same tables. The runtime folds all of it when it loads the model.
+- `nbits_body`: the MatMulNBits nodes of stock_forms.py. In layout codes they read the stored bytes, or what
+  code_nodes.py makes of them. In layout plain, for each plane a table of 256 entries turns a byte of bits into eight
+  codes that have this bit alone, in its place; the codes of a weight are the OR over its planes. Zero points of groups,
+  which lie behind the planes, go through the same tables. The runtime folds all of it when it loads the model.
 - `standard_body`: ONNX operators alone, after scales of each plane and an offset, as free levels have them.
 """
 
 import numpy as np
 
+from dualbinary.contract.layout import CODES
 from dualbinary.contract.weight import EACH_GROUP, PlaneFormat
 from exporter.graph import free_body
+from exporter.graph.code_nodes import all_codes, byte_numbers, weight_codes
 from exporter.graph.free_body import offset_product
 from exporter.graph.stock_forms import StockForm, StockPart
 
@@ -20,8 +23,8 @@ _FLOAT, _INT32 = 1, 6
 
 
 def nbits_body(form: PlaneFormat, stock: StockForm) -> tuple[str, Tables]:
-    """Nodes from `X`, `planes` and `scale_values` to `Y`, and the tables that they read."""
-    block = stock.block_size
+    """Nodes from `X`, `planes` or `codes`, and `scale_values` to `Y`, and the tables that they read."""
+    block, in_codes = stock.block_size, form.layout == CODES
     tables: Tables = {}
     lines = [
         *_columns(form, block),
@@ -30,13 +33,18 @@ def nbits_body(form: PlaneFormat, stock: StockForm) -> tuple[str, Tables]:
         *_steps(form),
     ]
     weight_planes = "planes"
-    if form.zero == EACH_GROUP or block < form.group_size:
+    if in_codes:
+        lines += all_codes(form, stock, tables)
+    elif form.zero == EACH_GROUP or block < form.group_size:
         weight_planes = "weight_planes"
         lines.append("weight_planes = Slice (planes, zero, block_bytes, two)")
     for i, part in enumerate(stock.parts):
-        lines += _expanded(f"codes_all{i}", weight_planes, part, stock.bits, tables)
-        lines += [f"codes{i} = Reshape (codes_all{i}, codes_shape)", *_scales(i, part, form.group_size // block)]
-        lines += _zero_points(i, part, stock, tables)
+        if in_codes:
+            lines += weight_codes(i, form, stock)
+        else:
+            lines += _expanded(f"codes_all{i}", weight_planes, part, stock.bits, tables)
+            lines.append(f"codes{i} = Reshape (codes_all{i}, codes_shape)")
+        lines += [*_scales(i, part, form.group_size // block), *_zero_points(i, part, form, stock, tables)]
         points = "" if stock.is_default(part) else f", points{i}"
         lines.append(
             f"y{i} = com.microsoft.MatMulNBits <K: int = @K, N: int = @N, bits = {stock.bits}, block_size = {block}, "
@@ -104,7 +112,13 @@ def _columns(form: PlaneFormat, block: int) -> list[str]:
 
 
 def _steps(form: PlaneFormat) -> list[str]:
-    """`steps`, float32 [C, N, groups], and their first row."""
+    """`steps`, float32 [C, N, groups], and their first row, or that alone."""
+    if _by_row(form):
+        return [
+            "first = Constant <value_int = 0> ()",
+            "given_row = Gather <axis = 0> (scale_values, first)",
+            f"step_row = Cast <to = {_FLOAT}> (given_row)",
+        ]
     lines = [f"given_steps = Cast <to = {_FLOAT}> (scale_values)"]
     if form.per_tensor:
         lines += ["steps_shape = Concat <axis = 0> (one, n1, one)", "steps = Expand (given_steps, steps_shape)"]
@@ -150,7 +164,7 @@ def _scales(i: int, part: StockPart, repeats: int) -> list[str]:
     return [*lines, f"scale{i} = CastLike ({row}, X)"]
 
 
-def _zero_points(i: int, part: StockPart, stock: StockForm, tables: Tables) -> list[str]:
+def _zero_points(i: int, part: StockPart, form: PlaneFormat, stock: StockForm, tables: Tables) -> list[str]:
     """`points{i}` [N, bytes], where the part has zero points that are not MatMulNBits' default."""
     if stock.is_default(part):
         return []
@@ -162,11 +176,14 @@ def _zero_points(i: int, part: StockPart, stock: StockForm, tables: Tables) -> l
         f"points_columns{i} = Div (points_all{i}, per_byte{i})",
     ]
     if part.zero_point is None:
+        lines.append(f"last_byte{i} = Constant <value_ints: ints = [{np.iinfo(np.int64).max}]> ()")
+        if form.layout == CODES:
+            lines.append(f"points_bits{i} = Slice (codes_all{i}, groups, last_byte{i}, one)")
+        else:
+            lines.append(f"zero_bits{i} = Slice (planes, group_bytes, last_byte{i}, two)")
+            lines += _expanded(f"points_bits{i}", f"zero_bits{i}", part, stock.bits, tables)
         return [
             *lines,
-            f"last_byte{i} = Constant <value_ints: ints = [{np.iinfo(np.int64).max}]> ()",
-            f"zero_bits{i} = Slice (planes, group_bytes, last_byte{i}, two)",
-            *_expanded(f"points_bits{i}", f"zero_bits{i}", part, stock.bits, tables),
             f"points_rows{i} = Reshape (points_bits{i}, rows_shape)",
             f"points{i} = Slice (points_rows{i}, zero, points_columns{i}, one)",
         ]
@@ -181,19 +198,22 @@ def _zero_points(i: int, part: StockPart, stock: StockForm, tables: Tables) -> l
 def _offset_row(form: PlaneFormat, centre: float, tables: Tables) -> list[str]:
     """`offset_row`, float32 [N, groups]: (centre - zero) * step, plus the weight's own offset."""
     if form.zero == EACH_GROUP:
-        digits = np.arange(256)[:, None] >> np.arange(8) & 1
+        in_codes = form.layout == CODES
         tables |= {
-            "zero_digits": digits.astype(np.float32),
-            "zero_powers": np.exp2(np.arange(form.planes, dtype=np.float32))[:, None, None, None],
+            "zero_digits": byte_numbers(form.planes if in_codes else 1).astype(np.float32),
             "centre": np.array(centre, np.float32),
         }
+        stored, sums = "codes, groups, z_end, one", ["z_bytes = Identity (z_digits)"]
+        if not in_codes:
+            tables["zero_powers"] = np.exp2(np.arange(form.planes, dtype=np.float32))[:, None, None, None]
+            sums = ["z_parts = Mul (z_digits, zero_powers)", "z_bytes = ReduceSum <keepdims = 0> (z_parts, zero)"]
+            stored = "planes, group_bytes, z_end, two"
         return [
             f"z_end = Constant <value_ints: ints = [{np.iinfo(np.int64).max}]> ()",
-            "z_bits = Slice (planes, group_bytes, z_end, two)",
+            f"z_bits = Slice ({stored})",
             f"z_index = Cast <to = {_INT32}> (z_bits)",
             "z_digits = Gather <axis = 0> (zero_digits, z_index)",
-            "z_parts = Mul (z_digits, zero_powers)",
-            "z_bytes = ReduceSum <keepdims = 0> (z_parts, zero)",
+            *sums,
             "z_rows = Reshape (z_bytes, rows_shape)",
             "z_groups = Slice (z_rows, zero, groups, one)",
             "z_less = Sub (centre, z_groups)",
@@ -204,12 +224,23 @@ def _offset_row(form: PlaneFormat, centre: float, tables: Tables) -> list[str]:
         f"offset_{'less' if form.offset else 'row'} = Mul (step_row, less)",
     ]
     if form.offset:
-        lines += [
-            "second = Constant <value_int = 1> ()",
-            "own_row = Gather <axis = 0> (steps, second)",
-            "offset_row = Add (offset_less, own_row)",
-        ]
+        own = ["second = Constant <value_int = 1> ()"]
+        if _by_row(form):
+            own += [
+                "given_own = Gather <axis = 0> (scale_values, second)",
+                f"own_row = Cast <to = {_FLOAT}> (given_own)",
+            ]
+        else:
+            own.append("own_row = Gather <axis = 0> (steps, second)")
+        if _by_row(form) and centre == 0:
+            return [*own, "offset_row = Identity (own_row)"]
+        lines += [*own, "offset_row = Add (offset_less, own_row)"]
     return lines
+
+
+def _by_row(form: PlaneFormat) -> bool:
+    """Rows of scales are taken apart before they become float32, so that a runtime that folds it needs less memory."""
+    return form.layout == CODES and not form.per_tensor
 
 
 def _code_table(bits: int, shift: int) -> np.ndarray:

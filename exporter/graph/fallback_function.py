@@ -5,7 +5,8 @@ With the library registered ONNX Runtime ignores it. Bodies, by what they need o
 - ort4, ort2: MatMulNBits nodes, whose weights the runtime makes of the planes when it loads the model. Free levels take
   one for each plane (free_body.py), of 4 bits on every ONNX Runtime with MatMulNBits, of 2 where those are known, and
   then at accuracy level 4 alone: at level 0 ONNX Runtime has no kernel for two bits and unpacks the weight at every
-  call. Even levels take one of the weight's own width, whichever of the two is asked for (even_body.py).
+  call. Even levels take one of the weight's own width, whichever of the two is asked for (even_body.py); in layout
+  codes the stored bytes are what it reads.
 - standard: ONNX operators alone, for runtimes without MatMulNBits. ONNX Runtime folds it to a float weight.
 
 Scales of 8 bits become float32 first: a table of 256 entries, by the factor's high byte, gives the factor at low byte 0
@@ -26,6 +27,7 @@ import onnx_ir as ir
 from onnx import parser
 
 from dualbinary import OP
+from dualbinary.contract.layout import CODES
 from dualbinary.contract.scale_codes import dtype_name
 from dualbinary.contract.weight import EACH_GROUP, PlaneFormat
 from dualbinary.onnx_files.factor_tables import factor_tables
@@ -70,6 +72,8 @@ def _function_name(form: PlaneFormat) -> str:
         parts.append(dtype)
     if form.per_tensor:
         parts.append("tensor")
+    if form.layout == CODES:
+        parts.append(CODES)
     return "_".join([*parts, *([BLOCKS] if blocks else [])])
 
 
@@ -92,25 +96,43 @@ def _function(kind: str, formats: list[PlaneFormat], opset: int, accuracy_level:
     known = [a for a in OP.attributes if a.since <= version]
     attributes = ", ".join(a.name for a in known if a.default is None)
     defaults = ", ".join(f"{a.name}: int = {a.default}" for a in known if a.default is not None)
+    weight = CODES if plane_format.layout == CODES else "planes"
     function = parser.parse_function(
         f'<domain: "{OP.domain}", opset_import: ["" : {opset}, "com.microsoft" : 1]>\n'
-        f"{OP.name} <{attributes}, {defaults}> (X, planes, scales) => (Y) {{\n{checks}{text}}}"
+        f"{OP.name} <{attributes}, {defaults}> (X, {weight}, scales) => (Y) {{\n{checks}{text}}}"
     )
     nodes = [*constant_nodes(more | tables), *function.node]
     del function.node[:]
-    function.node.extend(nodes)
+    function.node.extend(_used(nodes) if plane_format.layout == CODES else nodes)
     function.overload = overload
     replace_unpacking(function, plane_format)
     onnx.checker.check_function(function, _checker_context(opset))
     return ir.from_proto(function)
 
 
+def _used(nodes: list[onnx.NodeProto]) -> list[onnx.NodeProto]:
+    """The nodes that `Y` needs, without Identity ones: a runtime has to fold all that every node of the model has."""
+    renamed: dict[str, str] = {}
+    for node in nodes:
+        node.input[:] = [renamed.get(name, name) for name in node.input]
+        if node.op_type == "Identity" and node.output[0] != "Y":
+            renamed[node.output[0]] = node.input[0]
+    needed, kept = {"Y"}, []
+    for node in reversed(nodes):
+        if needed.intersection(node.output):
+            needed.update(node.input)
+            kept.append(node)
+    return kept[::-1]
+
+
 def _format_check(form: PlaneFormat) -> str:
     """Nodes that give `checked_scales`: `scales`, or no value for a weight of another format than `form`."""
-    expected = {"planes": form.planes, "rows": form.scale_rows}
+    shown, expected = "<start = 0, end = 1> (planes)", {"planes": form.planes, "rows": form.scale_rows}
+    if form.layout == CODES:
+        shown, expected["planes"] = "<start = 2, end = 3> (codes)", form.group_size * form.planes // 8
     lines = [
         "f_axis = Constant <value_ints: ints = [-1]> ()",
-        "f_planes = Shape <start = 0, end = 1> (planes)",
+        f"f_planes = Shape {shown}",
         "f_rows = Shape <start = 0, end = 1> (scales)",
     ]
     if form.version > 1:

@@ -11,6 +11,7 @@ import torch
 from tqdm import tqdm
 
 from dualbinary import OP, padded_k
+from dualbinary.contract.layout import CODES
 from dualbinary.contract.weight import PlaneFormat
 from dualbinary.fitting.exact import SAMPLE_ROWS, exact_form
 from exporter.graph.layers import Linear
@@ -85,4 +86,5 @@ def _stored_format(linear: Linear, parameters: Parameters, options: ExportOption
 
 def _laid_out(form: PlaneFormat, options: ExportOptions) -> PlaneFormat:
     per_tensor = form.per_tensor and not OP.layout_named(options.layout).blocks
-    return replace(form, layout=options.layout, per_tensor=per_tensor)
+    layout = CODES if options.stores_codes and form.in_codes else options.layout
+    return replace(form, layout=layout, per_tensor=per_tensor)

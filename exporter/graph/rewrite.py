@@ -87,7 +87,7 @@ def _table_form(options: ExportOptions) -> TableForm:
         return FloatTables(_FLOAT_TABLES[bits], dtype)
     if options.op == "matmulnbits" or (options.target == "cuda" and bits > CUDA_PLANES):
         return BlockTables(bits, dtype, level, check_ids=options.target == "cpu")
-    return PlaneTables(bits, dtype, level)
+    return PlaneTables(bits, dtype, level, in_codes=options.stores_codes)
 
 
 def _refuse_lost_window(graph: BuiltGraph) -> None:

@@ -8,12 +8,14 @@ Codes of blocks are stored with half their range added, the zero point that Gath
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
 import torch
 
-from dualbinary import InputError
+from dualbinary import OP, InputError
+from dualbinary.contract.layout import CODES
 from dualbinary.contract.weight import PlaneWeight
 from dualbinary.errors import OptionError
 from dualbinary.fitting.closed_form import fit
@@ -43,15 +45,15 @@ def quantize_table(table: VocabularyTable, parameters: _Parameters) -> list[np.n
     for rows in parameters.read_rows(table.parameter, _ROWS, dtype):
         values = require_finite(rows.numpy(), table.parameter)
         place = slice(begin, begin + len(rows))
-        for array, part in zip(arrays, _quantize_rows(values, table), strict=True):
-            array[_index(table, place)] = part
+        for array, index, part in zip(arrays, _indices(table, place), _quantize_rows(values, table), strict=True):
+            array[index] = part
         begin = place.stop
     return arrays
 
 
 def dequantize_table(table: VocabularyTable, arrays: list[np.ndarray], rows: slice = slice(None)) -> np.ndarray:
     """`rows` of the float32 table [V, H] that the stored arrays stand for."""
-    arrays = [array[_index(table, rows)] for array in arrays]
+    arrays = [array[index] for array, index in zip(arrays, _indices(table, rows), strict=True)]
     if table.plane_format is not None:
         return PlaneWeight(arrays[0], arrays[1], table.width, table.plane_format).dequantize().astype(np.float32)
     if table.group_size == 0:
@@ -72,9 +74,12 @@ def require_finite(values: np.ndarray, parameter: str) -> np.ndarray:
     return values
 
 
-def _index(table: VocabularyTable, rows: slice) -> tuple[slice, ...]:
-    """The place of `rows` in each array of the table: planes and their scales have rows in the second dimension."""
-    return (rows,) if table.plane_format is None else (slice(None), rows)
+def _indices(table: VocabularyTable, rows: slice) -> list[tuple[slice, ...]]:
+    """The place of `rows` in each array of the table: planes, but not codes, and scales have a dimension before it."""
+    if table.plane_format is None:
+        return [(rows,)] * len(table.values)
+    later = (slice(None), rows)
+    return [(rows,) if table.plane_format.layout == CODES else later, later]
 
 
 def _quantize_rows(values: np.ndarray, table: VocabularyTable) -> list[np.ndarray]:
@@ -83,7 +88,8 @@ def _quantize_rows(values: np.ndarray, table: VocabularyTable) -> list[np.ndarra
     if table.plane_format is None:
         return _quantize_blocks(values, table)
     _refuse_large_scales(np.abs(values).max(initial=0), 2 / ((1 << table.bits) - 1), table)
-    weight = fit(values, table.plane_format, name=table.parameter).weight
+    form = table.plane_format
+    weight = fit(values, replace(form, layout=OP.layouts[0].name), name=table.parameter).weight.to_layout(form.layout)
     return [weight.planes, weight.scales]
 
 

@@ -3,6 +3,8 @@
 
 set(DUALBINARY_CUDA_SOURCES
     src/capi/dualbinary_cuda.cc
+    src/core/codes.cc
+    src/core/memory.cc
     src/core/spec.cc
     src/cuda/activations_f16.cu
     src/cuda/inventory.cc
@@ -21,6 +23,7 @@ function(dualbinary_cuda_target target)
   target_compile_features(${target} PRIVATE cxx_std_20)
   target_compile_definitions(${target} PRIVATE DUALBINARY_BUILDING "DUALBINARY_VERSION=\"${PROJECT_VERSION}\"")
   target_include_directories(${target} PRIVATE src "${generated_dir}")
+  target_link_libraries(${target} PRIVATE Threads::Threads)
   set_target_properties(
     ${target}
     PROPERTIES PREFIX lib
@@ -99,7 +102,6 @@ function(dualbinary_add_cuda_emulation)
   target_sources(dualbinary_cuda_emulated PRIVATE ${sources})
   set_source_files_properties(${sources} PROPERTIES LANGUAGE CXX)
   dualbinary_cuda_target(dualbinary_cuda_emulated)
-  target_link_libraries(dualbinary_cuda_emulated PRIVATE Threads::Threads)
   # A checked longjmp() refuses to leave a fiber's stack.
   target_compile_options(dualbinary_cuda_emulated PRIVATE -x c++ -U_FORTIFY_SOURCE)
   # An access that is not aligned is an error on a GPU; here it ends the process as an illegal instruction.

@@ -8,14 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dualbinary import OP, InputError, check_tensors, dual_binary_matmul
+from dualbinary import OP, InputError, check_tensors, dual_binary_matmul, unpack_planes
+from dualbinary.contract.layout import CODES, unpack_zeros
 from dualbinary.contract.levels import GROUP_ZEROS, Levels
 from dualbinary.contract.scale_codes import BFLOAT16, scale_values
 from dualbinary.contract.weight import EACH_GROUP, PER_CHANNEL, PlaneFormat, PlaneWeight
 from tests.support.even_weights import even_weights
 
 EPS = np.finfo(np.float64).eps
-LAYOUTS = [layout.name for layout in OP.layouts]
+LAYOUTS = [layout.name for layout in OP.layouts if layout.name != CODES]
 BLOCKS = [layout.name for layout in OP.layouts if layout.blocks]
 
 
@@ -39,6 +40,33 @@ def test_a_weight_comes_back_from_blocks_to_the_byte(case, layout):
     assert back.format == wanted.format
     assert back.planes.tobytes() == wanted.planes.tobytes()
     assert back.scales.tobytes() == wanted.scales.tobytes()
+
+
+@given(even_weights())
+def test_codes_are_what_matmulnbits_reads(case):
+    """Byte by byte: number i of a byte is P bits, the lowest first; zero points follow as numbers."""
+    weight = case.weight
+    if not weight.format.in_codes:
+        with pytest.raises(InputError, match="layout: expected another one"):
+            replace(weight.format, layout=CODES)
+        return
+    stored, form = weight.to_layout(CODES), weight.format
+    P, G, groups = form.planes, form.group_size, form.groups(weight.K)
+    assert [list(stored.planes.shape), list(stored.scales.shape)] == list(stored.format.shapes(weight.N, weight.K))
+    data, row = stored.planes.reshape(weight.N, -1), groups * G
+    bits = unpack_planes(weight.planes, weight.K)
+    for n, k in np.ndindex(weight.N, weight.K):
+        q = sum(int(bits[p, n, k]) << p for p in range(P))
+        assert data[n, k * P // 8] >> (k * P % 8) & (1 << P) - 1 == q
+    if form.zero == EACH_GROUP:
+        zeros = unpack_zeros(weight.planes, weight.K, G)
+        for n, g in np.ndindex(weight.N, groups):
+            at = (row + g) * P
+            assert data[n, at // 8] >> (at % 8) & (1 << P) - 1 == zeros[n, g]
+    again = PlaneWeight.of(stored.planes, stored.scales, weight.K, G, CODES, form.node_levels)
+    back = again.to_layout("plain")
+    assert again.format == stored.format
+    assert (back.planes.tobytes(), back.scales.tobytes()) == (weight.planes.tobytes(), weight.scales.tobytes())
 
 
 @given(even_weights(max_outputs=5))
@@ -127,7 +155,7 @@ def test_true_bits_of_forms_that_models_come_in(form, bits):
         ({"group_size": 16, "levels": "free"}, "group_size: .*; 16 with even levels, got 16"),
         ({"per_tensor": True, "levels": "free"}, "per_tensor: expected even levels"),
         ({"per_tensor": True, "zero": EACH_GROUP}, "per_tensor: .* one zero for all"),
-        ({"per_tensor": True, "layout": "avx2"}, "per_tensor: .* layout plain"),
+        ({"per_tensor": True, "layout": "avx2"}, "per_tensor: .* no layout of blocks"),
     ],
 )
 def test_a_format_outside_the_contract_is_refused_by_its_field(change, message):

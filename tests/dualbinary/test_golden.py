@@ -44,8 +44,9 @@ def scale_of(case, scales, c, n, group):
     return Fraction(factor) * (int(row[2 + group]) - 128) / 128
 
 
-@pytest.mark.parametrize("version", [1, 2])
-@pytest.mark.parametrize("layout", [layout.number for layout in OP.layouts])
+@pytest.mark.parametrize(
+    ("layout", "version"), [(layout.number, version) for layout in OP.layouts for version in range(layout.since, 3)]
+)
 def test_golden_file_is_what_the_generator_writes(layout, version):
     text = files(golden.__name__).joinpath(golden.file_name(layout, version)).read_text(encoding="utf-8")
     assert golden.text(layout, version) == text
@@ -54,7 +55,7 @@ def test_golden_file_is_what_the_generator_writes(layout, version):
 
 def test_golden_files_of_version_1_never_change():
     """A file that changed its meaning would be read wrong by whoever has the old one."""
-    texts = [golden.text(layout.number).encode() for layout in OP.layouts]
+    texts = [golden.text(layout.number).encode() for layout in OP.layouts if layout.since == 1]
     digests = [hashlib.sha256(text).hexdigest()[:16] for text in texts]
     assert digests == DIGESTS_OF_VERSION_1
 

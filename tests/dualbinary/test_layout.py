@@ -46,7 +46,7 @@ def test_dequantize_any_case_is_the_formula_weight_by_weight(case):
             assert abs(weight[n, k] - expected) <= 9 * np.finfo(np.float64).eps * np.abs(scales).sum()
 
 
-@pytest.mark.parametrize("layout", [layout.name for layout in OP.layouts])
+@pytest.mark.parametrize("layout", [layout.name for layout in OP.layouts if layout.since == 1])
 @given(cases(max_outputs=70))
 def test_any_weight_comes_back_from_any_layout_to_the_byte(layout, case):
     stored = to_layout(layout, case.planes, case.scales, case.K, case.group_size)

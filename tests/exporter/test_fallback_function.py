@@ -1,5 +1,7 @@
 """Fallback functions compute the operator."""
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -9,8 +11,10 @@ from hypothesis import given, settings
 from onnx import TensorProto, helper, numpy_helper
 
 from dualbinary import OP, dual_binary_matmul, pack_planes
+from dualbinary.contract.code_layout import CODE_PLANES
 from dualbinary.contract.scale_codes import BFLOAT16, round_scales, scale_values
 from dualbinary.contract.weight import PlaneFormat, PlaneWeight
+from dualbinary.onnx_files.functions import own_layout, replace_unpacking
 from exporter.graph.fallback_function import fallback_functions, overload_names
 from exporter.graph.stock_forms import dequantize_stock, stock_form, stock_tensors
 from tests.support.even_cases import even_cases
@@ -151,6 +155,38 @@ def test_fallback_function_of_even_levels_is_the_op(kind, case):
     weight, x, level = case.weight, case.x, case.level
     y = run_nodes([single(kind, weight.format, level)], x, [node_of(weight, level)])[0]
     assert distance(y, weight, x) <= TOLERANCE[0 if kind == "standard" else level]
+
+
+@given(case=even_cases(planes=CODE_PLANES))
+@settings(max_examples=60)
+def test_fallback_function_of_codes_is_the_op(case):
+    codes, x, level = case.weight.to_layout("codes"), case.x, case.level
+    y = run_nodes([single("ort4", codes.format, level)], x, [node_of(codes, level)])[0]
+    assert distance(y, case.weight, x) <= TOLERANCE[level]
+
+
+@pytest.mark.parametrize("layout", ["avx2", "plain"])
+@given(case=even_cases(planes=CODE_PLANES))
+@settings(max_examples=20)
+def test_a_function_that_computes_of_codes_reads_other_layouts_too(layout, case):
+    codes, other = (case.weight.to_layout(name) for name in ("codes", layout))
+    function = single("ort4", codes.format)
+    y = run_nodes([function], case.x, [node_of(codes, 0)])[0]
+    replace_unpacking(function, other.format)
+    assert own_layout(function) == "codes"
+    same = run_nodes([function], case.x, [node_of(other, 0)])[0]
+    np.testing.assert_array_equal(same, y)
+
+
+def test_the_stock_operator_reads_the_bytes_of_codes_as_they_are_stored():
+    for form in (PlaneFormat(4, 32, offset=True, levels="even"), PlaneFormat(4, 128, levels="even", zero=8.0)):
+        nodes = single("ort4", replace(form, layout="codes")).node
+        made = {name: node for node in nodes for name in node.output}
+        (product,) = [node for node in nodes if node.op_type == "MatMulNBits"]
+        value = product.input[1]
+        while value != "codes":
+            assert made[value].op_type == "Identity"
+            (value,) = made[value].input
 
 
 @pytest.mark.parametrize("layout", ["avx512", "neon"])

@@ -18,7 +18,11 @@ from exporter.graph.passes.vocabulary_planes import PlaneTables
 from exporter.stored.vocabulary_tables import dequantize_table, quantize_table
 
 ROWS = 5
-FORMS = {"planes": PlaneTables, "blocks": lambda *args: BlockTables(*args, check_ids=True)}
+FORMS = {
+    "planes": PlaneTables,
+    "codes": lambda *args: PlaneTables(*args, in_codes=True),
+    "blocks": lambda *args: BlockTables(*args, check_ids=True),
+}
 FLOATS = {"fp32": ir.DataType.FLOAT, "fp16": ir.DataType.FLOAT16}
 
 
@@ -89,8 +93,9 @@ def embedding_of(kind, bits, rows, width, dtype="fp32"):
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("width", [32, 40, 64, 576, 600])
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
-def test_the_embedding_finds_the_rows_of_the_planes_exactly(bits, width, dtype):
-    session, expected = embedding_of("planes", bits, ROWS, width, dtype)
+@pytest.mark.parametrize("kind", ["planes", "codes"])
+def test_the_embedding_finds_the_rows_of_the_planes_exactly(kind, bits, width, dtype):
+    session, expected = embedding_of(kind, bits, ROWS, width, dtype)
 
     ids = np.array([[0, 4, 2], [1, 1, 3]])
     rows = np.asarray(session.run(None, {"input_ids": ids})[0])
@@ -146,6 +151,18 @@ def test_tables_take_the_bits_that_they_should(bits, width, expected):
     stored = sum(array.nbytes for array in filled(tables[0], weights_of(ROWS, width)))
 
     assert stored == ROWS * expected
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("width", [40, 576])
+def test_codes_of_a_table_are_its_planes(bits, width):
+    tables = [rewritten(kind, bits, ROWS, width)[1][0] for kind in ("planes", "codes")]
+    weights = weights_of(ROWS, width)
+    stored = [filled(table, weights) for table in tables]
+    assert stored[1][0].shape[::2] == (ROWS, tables[1].group_size * bits // 8)
+    for rows in (slice(None), slice(1, 4)):
+        values = [dequantize_table(table, arrays, rows) for table, arrays in zip(tables, stored, strict=True)]
+        np.testing.assert_array_equal(*values)
 
 
 @given(

@@ -21,9 +21,10 @@ from hypothesis import strategies as st
 
 from dualbinary.contract.layout import dequantize
 from dualbinary.contract.levels import FREE, GROUP_ZEROS, Levels
-from dualbinary.contract.schema import padded_k
+from dualbinary.contract.schema import OP, padded_k
 from dualbinary.errors import InputError
 from runtime_ext.cuda_capi import CudaWeight, describe
+from tests.support.codes import CODES, in_codes
 from tests.support.cuda_libraries import GUARD, INSTRUCTIONS, X_TYPES, Device, Emulated, Gpu, emulated_library, probe
 from tests.support.problems import ALL_SCALE_TYPES, EPS, Problem, assert_close, make_problem, zero_points
 
@@ -36,6 +37,7 @@ LARGE = 0x7B
 """Byte of a workspace: large numbers, not NaN, as kernels compute again what is not finite."""
 INTEGER_RANGE = {0: 2**15 - 1, 4: 127}
 TILE = 128
+PLAIN = OP.layouts[0].number
 
 
 @pytest.fixture(scope="module", params=["emulated", pytest.param("cuda", marks=pytest.mark.gpu)])
@@ -43,12 +45,15 @@ def device(request) -> Iterator[Device]:
     yield Emulated() if request.param == "emulated" else Gpu()
 
 
-def multiply(device: Device, problem: Problem, level: int = 0, kernel: str | None = None) -> np.ndarray:
+def multiply(
+    device: Device, problem: Problem, level: int = 0, kernel: str | None = None, layout: int = PLAIN
+) -> np.ndarray:
     """Y by the named kernel, or by the one that the library chooses."""
     lowest, highest = CAPABILITIES.get(kernel or "", (80, 129))
     if not lowest <= device.capability <= highest:
         pytest.skip(f"{kernel} needs a compute capability of {lowest} to {highest}, got {device.capability}")
     form = {"K": problem.K, "group_size": problem.group_size, "levels": problem.levels, "accuracy_level": level}
+    form["layout"] = layout
     rows, x_type = len(problem.x), X_TYPES[problem.x.dtype]
     y = np.full((rows, problem.N), np.nan, problem.x.dtype)
     with CudaWeight(device.library, problem.planes, problem.scales, **form) as weight:
@@ -316,6 +321,15 @@ def test_every_matrix_instruction_multiplies_as_its_fragments_say(device, instru
     probe(device, instruction, *(device.address(array) for array in (first, second, out)))
     expected = a.astype(np.int64) @ b.astype(np.int64).T
     np.testing.assert_array_equal(device.read(out, d), expected)
+
+
+@pytest.mark.parametrize("rows", [1, 40])
+@pytest.mark.parametrize("planes", [2, 4])
+@pytest.mark.parametrize("twice_zero", [GROUP_ZEROS, 3])
+def test_codes_give_the_products_of_layout_plain(device, twice_zero, planes, rows):
+    problem = make_problem(M=rows, K=300, N=40, group_size=32, planes=planes, levels=Levels(True, twice_zero))
+    y = multiply(device, in_codes(problem), layout=CODES)
+    np.testing.assert_array_equal(y, multiply(device, problem))
 
 
 def refusal(**changes) -> str:

@@ -221,14 +221,14 @@ def test_an_instruction_set_that_cannot_read_a_layout_says_so(monkeypatch, layou
             assert part in str(caught.value)
         with pytest.raises(InputError, match=rf"layout {OP.layout_named(layout).number} \({layout}\)"):
             from_blocks(problem, layout=layout)
-    assert refused, "the exact kernel reads layout plain alone"
+    assert refused, "the exact kernel reads no blocks"
 
 
 @each(FAST_KERNELS)
 def test_a_kernel_named_for_another_layout_is_refused(kernel):
     other = next(layout.name for layout in BLOCKS if layout.name != LAYOUT_OF[kernel])
     with pytest.raises(
-        InputError, match=f"kernel {kernel} reads the layouts plain and {LAYOUT_OF[kernel]}, got {other}"
+        InputError, match=f"kernel {kernel} reads the layouts plain, codes and {LAYOUT_OF[kernel]}, got {other}"
     ):
         from_blocks(problem_for(kernel), kernel, other)
 

@@ -20,9 +20,9 @@ class EvenCase:
 
 
 @st.composite
-def even_cases(draw) -> EvenCase:
-    """Any planes, kind of zero, group size, type of scales, steps of outputs or one for all."""
-    P, K, N = draw(st.integers(1, 8)), draw(st.integers(1, 300)), draw(st.integers(1, 40))
+def even_cases(draw, planes=range(1, 9)) -> EvenCase:
+    """Any of `planes`, any kind of zero, group size, type of scales, steps of outputs or one for all."""
+    P, K, N = draw(st.sampled_from(list(planes))), draw(st.integers(1, 300)), draw(st.integers(1, 40))
     most = 2**P - 1
     kind = draw(st.sampled_from(["whole", "half", "middle", "group", "offset"]))
     zero = {"half": draw(st.integers(0, most - 1)) + 0.5, "middle": most / 2, "group": EACH_GROUP, "offset": 0.0}

@@ -203,6 +203,7 @@ def problems(
     rows: tuple[int, ...] = (0, 1, 2, 5, 17),
     scale_types: tuple[np.dtype, ...] = ALL_SCALE_TYPES,
     even: bool | None = None,
+    planes: tuple[int, ...] = tuple(range(OP.limits["min_planes"], OP.limits["max_planes"] + 1)),
 ) -> Problem:
     """Any problem of a modest size: all P, with and without offset, odd K and N, G to a row, all types.
 
@@ -211,12 +212,12 @@ def problems(
     """
     K = draw(st.integers(1, 600), label="K")
     groups_of_32 = padded_k(K, 32) // 32
-    planes = draw(st.integers(OP.limits["min_planes"], OP.limits["max_planes"]), label="P")
+    count = draw(st.sampled_from(planes), label="P")
     offset = draw(st.booleans(), label="offset")
     is_even = draw(st.booleans(), label="even") if even is None else even
     levels, sizes = FREE, st.integers(1, groups_of_32).map(lambda count: 32 * count)
     if is_even:
-        levels = Levels(True, 0 if offset else draw(zero_points(planes), label="twice_zero"))
+        levels = Levels(True, 0 if offset else draw(zero_points(count), label="twice_zero"))
         sizes = st.one_of(st.just(OP.limits["half_group"]), sizes)
     group_size = draw(sizes, label="G")
     shared = levels.even and not levels.group_zeros and padded_k(K, group_size) == group_size
@@ -225,7 +226,7 @@ def problems(
         K=K,
         N=draw(st.integers(1, 70), label="N"),
         group_size=group_size,
-        planes=planes,
+        planes=count,
         offset=offset,
         x_type=draw(st.sampled_from([np.float32, np.float16]), label="X"),
         scale_type=draw(st.sampled_from(scale_types), label="scales"),

@@ -21,7 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from dualbinary.contract.layout import pack_planes, pack_zeros, to_layout
+from dualbinary.contract.code_layout import CODE_PLANES
+from dualbinary.contract.layout import CODES, pack_planes, pack_zeros, to_layout
 from dualbinary.contract.levels import FREE, GROUP_ZEROS, Levels
 from dualbinary.contract.reference import dual_binary_matmul
 from dualbinary.contract.schema import OP, padded_k
@@ -93,6 +94,8 @@ def text(layout: int, version: int = 1) -> str:
     shapes = SHAPES + BLOCK_SHAPES if OP.layout(layout).blocks else SHAPES
     if version > 1:
         shapes = EVEN_SHAPES
+    if OP.layout(layout).name == CODES:
+        shapes = tuple(shape for shape in shapes if shape.levels.even and shape.P in CODE_PLANES)
     cases = ",\n".join(json.dumps(_case(shape, OP.layout(layout).name)) for shape in shapes)
     return f'{{"layout": {layout}, "cases": [\n{cases}\n]}}\n'
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from dualbinary.cli.console import add_common_options, interrupt_when_terminated, run
 from dualbinary.cli.options import add_options, option, options_from
+from dualbinary.contract.layout import CODES
 from dualbinary.contract.schema import OP
 from dualbinary.errors import DualBinaryError
 
@@ -16,18 +17,20 @@ __all__ = ["RelayoutOptions", "main"]
 
 _EPILOG = """\
 layouts:
-  plain                every CPU reads it; weights are repacked when a session is created
+  plain                every CPU reads it; weights are repacked when a session is created. A model whose fallback
+                       function computes of codes (even levels of 2, 4 or 8 planes) has them in layout codes then
   avx512, avx2, neon   ready for one instruction set: a session maps the file, copies nothing and starts at once.
                        A CPU without it refuses the file by name; the way back is --layout plain, byte for byte
                        (`python -m runtime_ext info` lists what this machine reads)
 """
+_CHOICES = tuple(layout.name for layout in OP.layouts if layout.name != CODES)
 
 
 @dataclass(frozen=True)
 class RelayoutOptions:
     """Options of the command."""
 
-    layout: str = option(help="layout of the new file", choices=tuple(layout.name for layout in OP.layouts))
+    layout: str = option(help="layout of the new file", choices=_CHOICES)
     force: bool = option(False, help="replace existing files")
     quiet: bool = option(False, help="no progress bar")
 

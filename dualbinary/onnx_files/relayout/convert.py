@@ -19,7 +19,7 @@ from dualbinary.files.json_objects import read_json_object
 from dualbinary.files.model_files import CONFIGS, EXPORT_REPORT, GENAI_CONFIG, OPTIONAL_FILES
 from dualbinary.files.staging import check_output, check_space, staged
 from dualbinary.onnx_files.data_file import INLINE_BYTES, AlignedFile
-from dualbinary.onnx_files.functions import BLOCKS, replace_unpacking
+from dualbinary.onnx_files.functions import BLOCKS, own_layout, replace_unpacking
 from dualbinary.onnx_files.relayout.model import (
     External,
     StoredWeight,
@@ -60,7 +60,8 @@ class Outcome:
 def relayout(source: Path, out: Path, layout: str, *, force: bool = False, progress: Progress | None = None) -> Outcome:
     """Write the model `source` to `out` with all weights in `layout`, and to its data file; both appear together.
 
-    Values stay what they are, bit for bit, and a way back gives the same bytes. Tensors are read one at a time. Where
+    Values stay what they are, bit for bit, and a way back gives the same bytes: plain stands for layout codes where the
+    fallback function computes of codes. Tensors are read one at a time. Where
     `out` lies in another directory, what belongs beside the model is copied there. Raises InputError before anything
     is written.
     """
@@ -87,7 +88,7 @@ def relayout(source: Path, out: Path, layout: str, *, force: bool = False, progr
     with staged(out.parent) as stage:
         check_space(stage, int(sum(path.stat().st_size for path in inputs) * _SPARE) + _GRAPH_BYTES)
         with open(stage / data_name, "wb") as file:
-            sizes = _write_data(model, weights, source.parent, layout, file, progress)
+            sizes = _write_data(model, weights, source.parent, file, progress)
             file.flush()
             os.fsync(file.fileno())
         onnx.save(model, stage / out.name)
@@ -113,7 +114,12 @@ def _model_files(source: Path, out: Path) -> list[str]:
 def _replace_unpacking(
     model: onnx.ModelProto, weights: list[StoredWeight], kept: list[StoredWeight], layout: str
 ) -> None:
-    """Let the fallback functions, where there are some, read `layout` for `weights`, and for `kept` what they read."""
+    """Let the fallback functions, where there are some, read `layout` for `weights`, and for `kept` what they read.
+
+    Each weight's target then is `layout`, or codes in place of plain where its function computes of them.
+    """
+    for weight in weights:
+        weight.target = layout
     functions = {f.overload: f for f in model.functions if (f.domain, f.name) == (OP.domain, OP.name)}
     if not functions:
         return
@@ -121,15 +127,19 @@ def _replace_unpacking(
     for overload in dict.fromkeys(weight.overload for weight in weights):
         function = functions.get(overload)
         own = [weight for weight in weights if weight.overload == overload]
-        forms = {replace(_function_form(weight.plane_format), layout=layout) for weight in own}
         if function is None:
             raise InputError(f"{own[0].name}: its fallback function, overload '{overload}', is not in the model")
-        if len(forms) > 1 and OP.layout_named(layout).blocks:
+        blocks = OP.layout_named(layout).blocks
+        target = layout if blocks else own_layout(function)
+        for weight in own:
+            weight.target = target
+        forms = {replace(_function_form(weight.plane_format), layout=target) for weight in own}
+        if len(forms) > 1 and blocks:
             raise InputError(
                 "the nodes differ in planes, offset or type of scales, which one fallback function cannot unpack from "
                 f"layout {layout}; export the model again, or with --fallback none"
             )
-        if any(weight.overload == overload for weight in kept):
+        if blocks and any(weight.overload == overload for weight in kept):
             copy = model.functions.add()
             copy.CopyFrom(function)
             copy.overload = f"{overload}_{BLOCKS}".strip("_")
@@ -189,7 +199,6 @@ def _write_data(
     model: onnx.ModelProto,
     weights: list[StoredWeight],
     directory: Path,
-    layout: str,
     file: BinaryIO,
     progress: Progress | None,
 ) -> dict[str, int]:
@@ -204,18 +213,16 @@ def _write_data(
             assert place.external is not None
             _point_to(place.tensor, name, *data.append(read_chunks(place.external)))
         elif (planes := place.weight.planes.name) not in sizes:
-            sizes[planes] = _write_weight(model, place.weight, directory, layout, data, name)
+            sizes[planes] = _write_weight(model, place.weight, directory, data, name)
         done += place.external.length if place.external is not None else 0
         if progress is not None:
             progress(done, total)
     return sizes
 
 
-def _write_weight(
-    model: onnx.ModelProto, weight: StoredWeight, directory: Path, layout: str, data: AlignedFile, name: str
-) -> int:
-    """Store a weight in `layout`; its tensors and nodes say so then. Returns its bytes."""
-    stored = weight.read(directory).to_layout(layout)
+def _write_weight(model: onnx.ModelProto, weight: StoredWeight, directory: Path, data: AlignedFile, name: str) -> int:
+    """Store a weight in the layout that is its target; its tensors and nodes say so then. Returns its bytes."""
+    stored = weight.read(directory).to_layout(weight.target)
     for tensor, array in ((weight.planes, stored.planes), (weight.scales, stored.scales)):
         raw = np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<"), copy=False)
         tensor.dims[:] = array.shape
@@ -228,7 +235,7 @@ def _write_weight(
         for value in (*model.graph.value_info, *model.graph.input):
             if value.name == tensor.name:
                 value.type.tensor_type.shape.CopyFrom(helper.make_tensor_type_proto(1, array.shape).tensor_type.shape)
-    number = OP.layout_named(layout).number
+    number = OP.layout_named(weight.target).number
     for node in weight.nodes:
         attribute = next((a for a in node.attribute if a.name == _LAYOUT), None)
         if attribute is not None:

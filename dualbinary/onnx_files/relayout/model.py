@@ -14,7 +14,8 @@ from google.protobuf.message import DecodeError
 from onnx import helper, numpy_helper
 
 from dualbinary.contract.blocked_layouts import stored_shape
-from dualbinary.contract.layout import check_tensors, to_plain
+from dualbinary.contract.code_layout import planes_in_codes
+from dualbinary.contract.layout import CODES, check_tensors, to_plain
 from dualbinary.contract.levels import Levels
 from dualbinary.contract.scale_codes import BFLOAT16
 from dualbinary.contract.schema import OP
@@ -39,7 +40,8 @@ class External:
 class StoredWeight:
     """Planes and scales, and the nodes that read them; all of these say the same about them.
 
-    `shared` says that other nodes read them too, as they are: an embedding the planes of a tied head.
+    `target` is the layout to store them in. `shared` says that other nodes read them too, as they are: an embedding the
+    planes of a tied head.
     """
 
     planes: onnx.TensorProto
@@ -51,6 +53,7 @@ class StoredWeight:
     group_size: int
     levels: Levels
     overload: str
+    target: str = ""
     shared: bool = False
 
     @property
@@ -70,7 +73,8 @@ class StoredWeight:
             else:
                 if len(planes) != 3 or len(scales) != 3:
                     raise InputError(f"expected planes [P, N, Kp/8] and scales [C, N, Kp/G], got {planes}, {scales}")
-                count, rows = planes[0], scales[0]
+                rows = scales[0]
+                count = planes_in_codes(planes, self.group_size) if self.layout == CODES else planes[0]
             return PlaneFormat(
                 count,
                 self.group_size,

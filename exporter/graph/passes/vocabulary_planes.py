@@ -2,20 +2,24 @@
 
     table[v, h] = step[v, h // G] * (q[v, h] - zero)        q = sum_p 2^p planes[p, v, h]
 
-The head is a DualBinaryMatMul node. The embedding reads the same planes and steps, which therefore are in layout plain:
-the bytes of the rows that are asked for, [P, batch, sequence, Hp/8], become numbers by tables of 256 entries, one for
-each plane, whose entry of a byte are the eight values 2^p * bit. Every runtime has these operators, and no more of the
-table is unpacked than these rows.
+The head is a DualBinaryMatMul node. The embedding reads the same planes and steps, which therefore are in layout plain
+or codes. The bytes of the rows that are asked for become numbers by tables of 256 entries: in layout plain, from
+[P, batch, sequence, Hp/8], one for each plane, whose entry of a byte are the eight values 2^p * bit; in layout codes,
+from [batch, sequence, Hp/G, G P/8], one, whose entry are the numbers in a byte. Every runtime has these operators, and
+no more of the table is unpacked than these rows.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import onnx_ir as ir
 
 from dualbinary import OP
+from dualbinary.contract.layout import CODES
 from dualbinary.contract.weight import EACH_GROUP, PlaneFormat
 from dualbinary.onnx_files.factor_tables import factor_tables
+from exporter.graph.code_nodes import byte_numbers
 from exporter.graph.export_graph import VocabularyTable
 from exporter.graph.operator_node import operator_attributes, plane_parameters
 from exporter.graph.values import NodeBuilder
@@ -32,25 +36,26 @@ _FORMS: Mapping[int, tuple[int, float | str, np.dtype]] = {
 """Group size, zero and type of scales by bits, measured on a whole model (docs/log/export.md)."""
 
 
-def table_format(bits: int, width: int) -> PlaneFormat:
-    """The form of a table of so many bits whose rows have `width` weights."""
+def table_format(bits: int, width: int, *, in_codes: bool = False) -> PlaneFormat:
+    """The form of a table of so many bits whose rows have `width` weights, in layout plain, or codes where that is."""
     multiple = OP.limits["group_multiple"]
     group_size, zero, scale_dtype = _FORMS[bits]
     if width % group_size:
         group_size = multiple  # padding to whole groups costs more than a scale for every 32 weights
-    return PlaneFormat(bits, group_size, levels="even", zero=zero, scale_dtype=scale_dtype)
+    form = PlaneFormat(bits, group_size, levels="even", zero=zero, scale_dtype=scale_dtype)
+    return replace(form, layout=CODES) if in_codes and form.in_codes else form
 
 
 class PlaneTables:
     """Tables as planes; see the module's docstring."""
 
-    def __init__(self, bits: int, dtype: ir.DataType, accuracy_level: int) -> None:
-        """`dtype` is the activations' type."""
-        self._bits, self._dtype, self._accuracy_level = bits, dtype, accuracy_level
+    def __init__(self, bits: int, dtype: ir.DataType, accuracy_level: int, *, in_codes: bool = False) -> None:
+        """`dtype` is the activations' type; `in_codes` asks for layout codes where it can hold the table."""
+        self._bits, self._dtype, self._accuracy_level, self._in_codes = bits, dtype, accuracy_level, in_codes
 
     def table(self, model: ir.Model, name: str, rows: int, width: int) -> VocabularyTable:
         """See TableForm."""
-        form = table_format(self._bits, width)
+        form = table_format(self._bits, width, in_codes=self._in_codes)
         values = plane_parameters(model, name, form, rows, width)
         imports = model.graph.opset_imports
         imports[OP.domain] = max(imports.get(OP.domain, 1), form.version)
@@ -62,8 +67,7 @@ class PlaneTables:
         assert form is not None
         planes, scales = table.values
         groups, size = form.groups(table.width), form.group_size
-        numbers = _numbers(build, build("Gather", planes, ids, axis=1), form)
-        zeros = None
+        numbers, zeros = _numbers(build, planes, ids, form), None
         if form.zero == EACH_GROUP:
             zeros = _columns(build, numbers, "zeros", groups * size, groups * size + groups)
             numbers = _columns(build, numbers, "weights", 0, groups * size)
@@ -87,14 +91,19 @@ class PlaneTables:
         return build(OP.name, x, *table.values, domain=OP.domain, **attributes)
 
 
-def _numbers(build: NodeBuilder, rows: ir.Value, form: PlaneFormat) -> ir.Value:
-    """Numbers q - zero, float32 [batch, sequence, Hp + 8 Z], from the bytes [P, batch, sequence, Hp/8 + Z] of the rows.
+def _numbers(build: NodeBuilder, planes: ir.Value, ids: ir.Value | None, form: PlaneFormat) -> ir.Value:
+    """Numbers q - zero, float32 [batch, sequence, Hp + ..], of the rows.
 
     Where every group has a zero point, q, and behind it the zero points.
     """
+    in_codes = form.layout == CODES
+    rows = build("Gather", planes, ids, axis=0 if in_codes else 1)
     index = build("Cast", rows, to=int(ir.DataType.INT32))
-    bits = np.arange(256)[:, None] >> np.arange(8) & 1
     zero = 0 if form.zero == EACH_GROUP else float(form.zero)
+    if in_codes:
+        values = build.constant("numbers", (byte_numbers(form.planes) - zero).astype(np.float32))
+        return build("Reshape", build("Gather", values, index), build.constant("row", np.array([0, 0, -1], np.int64)))
+    bits = byte_numbers(1)
     total = None
     for p in range(form.planes):
         values = build.constant(f"plane_{p}", (2**p * bits - (zero if p == 0 else 0)).astype(np.float32))

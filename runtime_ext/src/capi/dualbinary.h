@@ -41,14 +41,16 @@ typedef enum {
  * Scales of type uint8 are [C, N, 2 + Kp/G]: each row a finite float16 factor, low byte first, and codes; the scale is
  * factor * (code - 128) / 128. Where every group has a zero point, a row of a plane ends with one bit for each group,
  * in whole bytes, and the P bits of a group are its zero point. In a layout of blocks `planes` is uint8 [B, bytes of a
- * block] with scales and zero points inside, and `scales` is empty; docs/layouts.md has them byte by byte. */
+ * block] with scales and zero points inside, and `scales` is empty. In layout codes `planes` is uint8
+ * [N, Kp/G + E, G*P/8], the numbers q of even levels of 2, 4 or 8 bits as MatMulNBits packs them; E groups behind those
+ * of the inputs hold the zero points as codes, where every group has one. docs/layouts.md has all byte by byte. */
 typedef struct {
   int64_t K;
   int64_t N;
   int64_t group_size;     /* G: a multiple of 32, at most K rounded up to one; or 16 with even levels */
   int64_t planes;         /* P: 1 to 8 */
   int64_t scale_rows;     /* C: P, or 1 for even levels; one more where the last row is the offset */
-  int64_t layout;         /* 1: plain; 2, 3, 4: blocks for AVX-512, AVX2, NEON */
+  int64_t layout;         /* 1: plain; 2, 3, 4: blocks for AVX-512, AVX2, NEON; 5: codes */
   int64_t accuracy_level; /* 0: activations keep 15 bits or better; 4: int8 */
   int64_t levels;         /* 0: free; 1: even */
   int64_t twice_zero;     /* 0; with even levels twice the zero point, up to 2 * (2^P - 1); -1: one for each group */

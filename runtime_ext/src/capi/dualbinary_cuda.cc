@@ -8,7 +8,9 @@
 #include "capi/guarded.h"
 #include "capi/spec.h"
 #include "contract.h"
+#include "core/codes.h"
 #include "core/json.h"
+#include "core/memory.h"
 #include "core/spec.h"
 #include "cuda/device.h"
 #include "cuda/inventory.h"
@@ -52,8 +54,14 @@ std::unique_ptr<dualbinary_cuda_weight> create(const dualbinary_spec& s, const v
   check_cuda_limits(shape);
   require_bytes("planes", planes, planes_size, planes_bytes(shape));
   require_bytes("scales", scales, scales_size, scales_bytes(shape));
-  return std::make_unique<dualbinary_cuda_weight>(dualbinary_cuda_weight{
-      cuda::DeviceWeight(shape, {static_cast<const std::uint8_t*>(planes), scales}, cuda::device(device))});
+  Stored stored{static_cast<const std::uint8_t*>(planes), scales};
+  Buffer converted;  // until the device has packed it
+  if (shape.layout == contract::kLayoutCodes) {
+    converted = plain_planes(shape, stored.planes);
+    stored.planes = converted.get();
+  }
+  return std::make_unique<dualbinary_cuda_weight>(
+      dualbinary_cuda_weight{cuda::DeviceWeight(plain_shape(shape), stored, cuda::device(device))});
 }
 
 cuda::Call call_of(const dualbinary_cuda_weight* weight, std::int32_t type, std::int64_t rows) {

@@ -39,9 +39,12 @@ bool serves_levels(const MatMulKernel& kernel, const Spec& spec) {
   return spec.levels == kFreeLevels ? kernel.free_levels : kernel.even_levels;
 }
 
-// Tables are packed from a plain weight, or come from a file as they are.
+// Layouts that a weight of any kernel is made from.
+constexpr std::array kForAll = {contract::kLayoutPlain, contract::kLayoutCodes};
+
+// Tables are packed from a plain weight or from codes, or come from a file as they are.
 bool reads(const MatMulKernel& kernel, std::int64_t layout) {
-  return layout == contract::kLayoutPlain || layout == kernel.layout;
+  return layout == kernel.layout || std::find(kForAll.begin(), kForAll.end(), layout) != kForAll.end();
 }
 
 [[noreturn]] void refuse_layout(std::int64_t layout, std::string_view forced) {
@@ -103,7 +106,7 @@ const MatMulKernel& choose_kernel(const Spec& spec) {
 }
 
 std::vector<std::int64_t> readable_layouts() {
-  std::vector<std::int64_t> layouts{contract::kLayoutPlain};
+  std::vector<std::int64_t> layouts(kForAll.begin(), kForAll.end());
   for (const MatMulKernel* kernel : kInventory) {
     const bool wanted = runs_here(*kernel) && allows(forced_isa(), kernel->isa);
     if (wanted && std::find(layouts.begin(), layouts.end(), kernel->layout) == layouts.end()) {
@@ -140,7 +143,7 @@ const MatMulKernel& kernel_named(std::string_view name, const Spec& spec) {
                                   " levels alone, asked for " + (even ? "even" : "free") + " ones");
     }
     if (!reads(*kernel, spec.layout)) {
-      throw std::invalid_argument("kernel " + std::string(name) + " reads the layouts plain and " +
+      throw std::invalid_argument("kernel " + std::string(name) + " reads the layouts plain, codes and " +
                                   layout_name(kernel->layout) + ", got " + layout_name(spec.layout));
     }
     return *kernel;

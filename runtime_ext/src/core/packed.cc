@@ -1,44 +1,17 @@
 #include "core/packed.h"
 
-#include <algorithm>
 #include <atomic>
 #include <cstring>
 #include <mutex>
 #include <string_view>
-#include <system_error>
-#include <thread>
 #include <tuple>
 #include <unordered_map>
 #include <vector>
 
+#include "core/threads.h"
+
 namespace dualbinary {
 namespace {
-
-// Packed bytes for each thread, at least: about a millisecond of packing, where starting a thread takes 50 us.
-constexpr std::size_t kThreadBytes = std::size_t{4} << 20;
-
-// Calls body(thread, i) for every i in [0, count) from at most `threads` threads, numbered from 0; the caller is one of
-// them. The host's pool cannot be had while kernels are created. Where no more threads can be started, fewer do it all.
-template <class Body>
-void for_each_index(std::int64_t count, std::size_t threads, const Body& body) {
-  std::atomic<std::int64_t> next{0};
-  const auto work = [&](std::size_t thread) {
-    for (std::int64_t i = next++; i < count; i = next++) body(thread, i);
-  };
-  std::vector<std::thread> helpers;
-  helpers.reserve(threads);
-  try {
-    for (std::size_t thread = 1; thread < threads; ++thread) helpers.emplace_back(work, thread);
-  } catch (const std::system_error&) {
-  }
-  work(0);
-  for (std::thread& helper : helpers) helper.join();
-}
-
-std::size_t threads_for(std::size_t bytes) {
-  const std::size_t most = std::max(1U, std::thread::hardware_concurrency());
-  return std::clamp<std::size_t>(bytes / kThreadBytes, 1, most);
-}
 
 // Everything else of a shape follows from these.
 auto identity(const Shape& s) {

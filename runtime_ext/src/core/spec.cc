@@ -45,6 +45,12 @@ std::int64_t block_bytes(const Shape& shape) {
          shape.units * (round_up(head, contract::kBlockAlignment) + lines);
 }
 
+// Groups of an output in layout codes: those of its inputs, and behind them as many as hold a zero point of each.
+std::int64_t code_groups(const Shape& shape) {
+  const bool zeros = shape.twice_zero == kGroupZeros;
+  return shape.groups + (zeros ? round_up(shape.groups, shape.group_size) / shape.group_size : 0);
+}
+
 std::uint64_t product(const std::vector<std::int64_t>& dims) {
   std::uint64_t result = 1;
   for (const std::int64_t dim : dims) result *= static_cast<std::uint64_t>(dim);
@@ -66,6 +72,13 @@ void check_zero(const Spec& spec, std::int64_t most, const std::string& planes) 
                " for a zero point of each group",
            spec.twice_zero);
   }
+}
+
+// What layout codes holds; `got` says what came instead.
+[[noreturn]] void refuse_codes(const std::string& got) {
+  using namespace contract;
+  throw std::invalid_argument(std::string(kAttrLayout) + ": expected even levels of 2, 4 or 8 planes for " +
+                              std::to_string(kLayoutCodes) + " (" + layout_name(kLayoutCodes) + "), got " + got);
 }
 
 void check_group_size(const Spec& spec) {
@@ -94,13 +107,12 @@ void check_scale_rows(const Spec& spec) {
 // One step for all outputs only where one group covers a row, and has nothing else that is its own.
 void check_scale_outputs(const Spec& spec, std::int64_t groups) {
   if (spec.scale_outputs == spec.N) return;
-  const bool alike = spec.levels == kEvenLevels && groups == 1 && spec.twice_zero != kGroupZeros &&
-                     spec.layout == contract::kLayoutPlain;
+  const bool alike = spec.levels == kEvenLevels && groups == 1 && spec.twice_zero != kGroupZeros && !in_blocks(spec);
   if (alike && spec.scale_outputs == 1) return;
   refuse("outputs of scales",
          std::to_string(spec.N) + (alike ? " or 1"
-                                         : ", or 1 in layout plain for even levels of one group a row without a zero "
-                                           "point of its own"),
+                                         : ", or 1 in layout plain or codes for even levels of one group a row without "
+                                           "a zero point of its own"),
          spec.scale_outputs);
 }
 
@@ -118,6 +130,7 @@ void check_attributes(const Spec& spec) {
   if (spec.layout < kLayoutPlain || spec.layout >= kLayoutPlain + kLayouts) {
     refuse(kAttrLayout, "one of " + known_layouts() + ", the stored layouts that this library knows", spec.layout);
   }
+  if (spec.layout == kLayoutCodes && spec.levels != kEvenLevels) refuse_codes("free levels");
   if (spec.accuracy_level != kAttrAccuracyLevel0 && spec.accuracy_level != kAttrAccuracyLevel4) {
     refuse(kAttrAccuracyLevel, "0 or 4", spec.accuracy_level);
   }
@@ -126,6 +139,9 @@ void check_attributes(const Spec& spec) {
 Shape checked_shape(const Spec& spec) {
   check_attributes(spec);
   check_range("number of planes", spec.planes, contract::kMinPlanes, contract::kMaxPlanes);
+  if (spec.layout == contract::kLayoutCodes && spec.planes != 2 && spec.planes != 4 && spec.planes != 8) {
+    refuse_codes(std::to_string(spec.planes) + (spec.planes == 1 ? " plane" : " planes"));
+  }
   check_zero(spec, 2 * ((1 << spec.planes) - 1), " for " + std::to_string(spec.planes) + " planes");
   check_scale_rows(spec);
   const std::int64_t padded = round_up(spec.K, spec.group_size);
@@ -146,10 +162,10 @@ void check_cuda_limits(const Shape& shape) {
   const auto refuse_on_cuda = [](const char* name, const std::string& expected, const std::string& got) {
     throw std::invalid_argument(std::string(name) + ": expected " + expected + " on a CUDA device, got " + got);
   };
-  if (shape.layout != kLayoutPlain) {
-    refuse_on_cuda(kAttrLayout, std::to_string(kLayoutPlain) + " (" + layout_name(kLayoutPlain) + ")",
-                   std::to_string(shape.layout) + " (" + layout_name(shape.layout) +
-                       "), which is for CPUs; run `dualbinary relayout FILE OUT --layout plain`");
+  if (in_blocks(shape)) {
+    const auto numbered = [](std::int64_t layout) { return std::to_string(layout) + " (" + layout_name(layout) + ")"; };
+    refuse_on_cuda(kAttrLayout, numbered(kLayoutPlain) + " or " + numbered(kLayoutCodes),
+                   numbered(shape.layout) + ", which is for CPUs; run `dualbinary relayout FILE OUT --layout plain`");
   }
   if (shape.group_size % kGroupMultiple != 0) {
     refuse_on_cuda(kAttrGroupSize, "a multiple of " + std::to_string(kGroupMultiple),
@@ -165,12 +181,15 @@ void check_cuda_limits(const Shape& shape) {
 }
 
 std::vector<std::int64_t> planes_dims(const Shape& shape) {
-  if (shape.layout != contract::kLayoutPlain) return {blocks(shape), block_bytes(shape)};
+  if (in_blocks(shape)) return {blocks(shape), block_bytes(shape)};
+  if (shape.layout == contract::kLayoutCodes) {
+    return {shape.N, code_groups(shape), shape.group_size * shape.planes / 8};
+  }
   return {shape.planes, shape.N, shape.row_bytes};
 }
 
 std::vector<std::int64_t> scales_dims(const Shape& shape) {
-  if (shape.layout != contract::kLayoutPlain) return {shape.scale_rows, shape.N, 0};
+  if (in_blocks(shape)) return {shape.scale_rows, shape.N, 0};
   const std::int64_t columns = shape.groups + (shape.scale_type == Element::kCode8 ? kFactorBytes : 0);
   return {shape.scale_rows, shape.scale_outputs, columns};
 }
@@ -179,6 +198,10 @@ std::uint64_t planes_bytes(const Shape& shape) { return product(planes_dims(shap
 
 std::uint64_t scales_bytes(const Shape& shape) {
   return product(scales_dims(shape)) * static_cast<std::uint64_t>(scale_bytes(shape.scale_type));
+}
+
+bool in_blocks(const Spec& spec) {
+  return spec.layout != contract::kLayoutPlain && spec.layout != contract::kLayoutCodes;
 }
 
 const char* layout_name(std::int64_t layout) { return contract::kLayoutNames[layout - contract::kLayoutPlain]; }

@@ -20,8 +20,12 @@ Shape checked_shape(const Spec& spec);
 // the contract allows.
 void check_cuda_limits(const Shape& shape);
 
+// Whether the stored layout is one of blocks for an instruction set: all are but plain and codes.
+bool in_blocks(const Spec& spec);
+
 // Dimensions of the stored tensors. Layout plain: [P, N, row_bytes], and [C, scale_outputs, Kp/G] or
-// [C, scale_outputs, 2 + Kp/G] for codes. Blocks: [B, bytes of a block] with the scales inside, and [C, N, 0].
+// [C, scale_outputs, 2 + Kp/G] for scales of type uint8. Layout codes: [N, Kp/G + E, G*P/8], and the same scales.
+// Blocks: [B, bytes of a block] with the scales inside, and [C, N, 0].
 std::vector<std::int64_t> planes_dims(const Shape& shape);
 std::vector<std::int64_t> scales_dims(const Shape& shape);
 
@@ -32,8 +36,8 @@ std::uint64_t scales_bytes(const Shape& shape);
 // Of a layout that check_attributes() accepts.
 const char* layout_name(std::int64_t layout);
 
-// Throws std::invalid_argument where coded scales of layout plain have a factor that is not finite, which would turn
-// zeros into NaN. `shape.scale_outputs` outputs from `first_output` on are at `scales`.
+// Throws std::invalid_argument where coded scales of layout plain or codes have a factor that is not finite, which
+// would turn zeros into NaN. `shape.scale_outputs` outputs from `first_output` on are at `scales`.
 void check_factors(const Shape& shape, const void* scales, std::int64_t first_output = 0);
 
 // "[2, 64, 16]"; a negative dimension is unknown and printed as "?".

@@ -93,7 +93,7 @@ struct Spec {
   std::int64_t group_size;
   std::int64_t planes;      // P
   std::int64_t scale_rows;  // C: planes, or 1 for even levels, and one more with an offset
-  std::int64_t layout;      // stored layout of the contract: plain, or blocks for one instruction set
+  std::int64_t layout;      // stored layout of the contract: plain, codes, or blocks for one instruction set
   std::int64_t accuracy_level;
   std::int64_t levels;         // kFreeLevels or kEvenLevels
   std::int64_t twice_zero;     // of even levels without an offset: the zero point in halves of a step, or kGroupZeros

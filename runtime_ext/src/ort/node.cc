@@ -9,7 +9,7 @@
 namespace dualbinary {
 namespace {
 
-constexpr std::size_t kPlanesRank = 3;  // [P, N, Kp/8 + Z]
+constexpr std::size_t kPlanesRank = 3;  // [P, N, Kp/8 + Z], and in layout codes [N, Kp/G + E, G*P/8]
 constexpr std::size_t kBlocksRank = 2;  // [B, bytes of a block]
 constexpr std::size_t kScalesRank = 3;  // [C, N, Kp/G]
 
@@ -46,6 +46,21 @@ std::int64_t planes_in_block(Spec spec, std::int64_t bytes) {
   if (expected.empty()) return spec.scale_rows;  // which checked_shape() refuses
   throw std::invalid_argument("planes: expected blocks of " + expected + " bytes for " +
                               std::to_string(spec.scale_rows) + " rows of scales, got " + std::to_string(bytes));
+}
+
+const char* planes_shape(const Spec& spec) {
+  if (in_blocks(spec)) return "[B, bytes of a block]";
+  const bool zeros = spec.twice_zero == kGroupZeros;
+  if (spec.layout == contract::kLayoutCodes) return zeros ? "[N, Kp/G + E, G*P/8]" : "[N, Kp/G, G*P/8]";
+  return zeros ? "[P, N, Kp/8 + Z]" : "[P, N, Kp/8]";
+}
+
+// P of planes of the right rank; their dimensions are still to be checked.
+std::int64_t planes_of(const Spec& spec, const std::vector<std::int64_t>& dims) {
+  if (in_blocks(spec)) return planes_in_block(spec, dims.back());
+  if (spec.layout == contract::kLayoutPlain) return dims.front();
+  const std::int64_t G = spec.group_size;
+  return dims.back() / G * 8 + dims.back() % G * 8 / G;  // 8 * dims.back() / G, which might overflow
 }
 
 Element scale_element_of(ONNXTensorElementDataType type) {
@@ -118,19 +133,15 @@ std::optional<Shape> check_inputs(Spec spec, const TensorInfo& x, const TensorIn
     throw std::invalid_argument("planes: expected uint8, got ONNX element type " + std::to_string(planes.type));
   }
   spec.scale_type = scale_element_of(scales.type);
-  const bool plain = spec.layout == contract::kLayoutPlain;
-  if (plain) {
-    check_rank("planes", spec.twice_zero == kGroupZeros ? "[P, N, Kp/8 + Z]" : "[P, N, Kp/8]", kPlanesRank,
-               planes.dims);
-    check_rank("scales", "[C, N, Kp/G]", kScalesRank, scales.dims);
-  } else {
-    check_rank("planes", "[B, bytes of a block]", kBlocksRank, planes.dims);
-    check_rank("scales", "[C, N, 0]", kScalesRank, scales.dims);
+  const bool blocks = in_blocks(spec);
+  check_rank("planes", planes_shape(spec), blocks ? kBlocksRank : kPlanesRank, planes.dims);
+  check_rank("scales", blocks ? "[C, N, 0]" : "[C, N, Kp/G]", kScalesRank, scales.dims);
+  if ((spec.layout == contract::kLayoutPlain ? planes.dims.front() : planes.dims.back()) < 0 || scales.dims[0] < 0) {
+    return std::nullopt;
   }
-  if ((plain ? planes.dims[0] : planes.dims[1]) < 0 || scales.dims[0] < 0) return std::nullopt;
   spec.scale_rows = scales.dims[0];
-  spec.scale_outputs = plain && spec.levels == kEvenLevels && scales.dims[1] == 1 ? 1 : spec.N;
-  spec.planes = plain ? planes.dims[0] : planes_in_block(spec, planes.dims[1]);
+  spec.scale_outputs = !blocks && spec.levels == kEvenLevels && scales.dims[1] == 1 ? 1 : spec.N;
+  spec.planes = planes_of(spec, planes.dims);
   const Shape shape = checked_shape(spec);
   check_dims("planes", planes_dims(shape), planes.dims);
   check_dims("scales", scales_dims(shape), scales.dims);
