@@ -161,8 +161,8 @@ def test_codes_of_a_table_are_its_planes(bits, width):
     stored = [filled(table, weights) for table in tables]
     assert stored[1][0].shape[::2] == (ROWS, tables[1].group_size * bits // 8)
     for rows in (slice(None), slice(1, 4)):
-        values = [dequantize_table(table, arrays, rows) for table, arrays in zip(tables, stored, strict=True)]
-        np.testing.assert_array_equal(*values)
+        planes, codes = (dequantize_table(table, arrays, rows) for table, arrays in zip(tables, stored, strict=True))
+        np.testing.assert_array_equal(codes, planes)
 
 
 @given(

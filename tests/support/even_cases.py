@@ -1,5 +1,6 @@
 """Weights of even levels of every form, with activations: for property tests of what stands in for the kernels."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +21,7 @@ class EvenCase:
 
 
 @st.composite
-def even_cases(draw, planes=range(1, 9)) -> EvenCase:
+def even_cases(draw, planes: Sequence[int] = range(1, 9)) -> EvenCase:
     """Any of `planes`, any kind of zero, group size, type of scales, steps of outputs or one for all."""
     P, K, N = draw(st.sampled_from(list(planes))), draw(st.integers(1, 300)), draw(st.integers(1, 40))
     most = 2**P - 1
