@@ -7,7 +7,18 @@ theirs reaches into a name with an underscore.
 import ast
 from collections.abc import Iterator
 
-PACKAGES = ("benchmarks", "calib", "dualbinary", "examples", "exporter", "runtime_ext", "studies", "tests", "tools")
+PACKAGES = (
+    "benchmarks",
+    "calib",
+    "dualbinary",
+    "examples",
+    "exporter",
+    "importer",
+    "runtime_ext",
+    "studies",
+    "tests",
+    "tools",
+)
 # Benchmarks, studies and tools are what these test; for all others measures.py is the way to them.
 TESTED_HERE = ("tests/benchmarks/", "tests/studies/", "tests/tools/", "tests/support/measures.py")
 PATCHES = ("setattr", "delattr", "getattr", "object")
