@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["LowBitModel", "Numbers", "PackedWeight", "PlainTensor"]
+__all__ = ["InexactWeight", "LowBitModel", "Numbers", "PackedWeight", "PlainTensor"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +59,27 @@ class PackedWeight:
 
 
 @dataclass(frozen=True)
+class InexactWeight:
+    """A weight [N, K] whose levels are not even, so that it can only be dequantized and fitted again.
+
+    Attributes:
+        kind: the stored form in its own words, such as "IQ2_XS".
+        N: outputs, or rows of the table.
+        K: inputs.
+        source_bits: bits per weight of the stored form.
+        why: what keeps it from being exact, for people: "its levels are vectors of a codebook".
+        read: returns float32 [N, K]; None where nobody here can dequantize it.
+    """
+
+    kind: str
+    N: int
+    K: int
+    source_bits: float
+    why: str
+    read: Callable[[], npt.NDArray[np.float32]] | None
+
+
+@dataclass(frozen=True)
 class PlainTensor:
     """A tensor that stays as it is.
 
@@ -85,6 +106,7 @@ class LowBitModel:
         tensors: all other tensors by their name in transformers.
         files: small files of the checkpoint, tokenizer and templates: name to content, or to a file to copy.
         notes: what a user should know: decisions of the reader, what was left out and why.
+        inexact: by module, weights that are refused unless a user asks for a new fit (--requantize).
     """
 
     format: str
@@ -93,3 +115,4 @@ class LowBitModel:
     tensors: Mapping[str, PlainTensor]
     files: Mapping[str, str | Path] = field(default_factory=dict[str, "str | Path"])
     notes: tuple[str, ...] = ()
+    inexact: Mapping[str, InexactWeight] = field(default_factory=dict[str, InexactWeight])
