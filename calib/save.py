@@ -50,7 +50,7 @@ def save_checkpoint(
         source.config,
         quantization,
         _tensors(source, quantized),
-        companions=[*sorted(files), *([record] if record else [])],
+        files={path.name: path for path in (*sorted(files), *([record] if record else []))},
     )
 
 

@@ -1,6 +1,8 @@
 """The command `dualbinary`, or `python -m dualbinary`: one name for the commands of all packages.
 
     dualbinary export ...       python -m exporter ...
+    dualbinary import ...       python -m importer ...
+    dualbinary inspect ...      python -m importer --inspect ...
     dualbinary quantize ...     python -m calib ...
     dualbinary generate ...     python -m runtime_ext generate ...     and so on for bench and info
     dualbinary relayout ...     python -m dualbinary.onnx_files.relayout ...
@@ -30,6 +32,8 @@ class Verb:
 
 VERBS = {
     "export": Verb("exporter", (), "export", "turn a Hugging Face model directory into an ONNX file"),
+    "import": Verb("importer", (), "export", "make a checkpoint of a low-bit model of another tool"),
+    "inspect": Verb("importer", ("--inspect",), "export", "say what such a model is, before any work"),
     "quantize": Verb("calib", (), "calib", "train a model to two bits per weight"),
     "relayout": Verb("dualbinary.onnx_files.relayout", (), "relayout", "change the stored layout of an exported model"),
     "generate": Verb("runtime_ext", ("generate",), "", "continue a prompt with an exported model"),

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from dualbinary.cli.console import add_common_options, interrupt_when_terminated
 from dualbinary.cli.options import add_options, option, options_from
 from dualbinary.files.model_files import CONFIG_FILE
 from dualbinary.files.staging import check_output
+from exporter.imported_source import imported, needs_import
 from exporter.installed_library import InstalledLibrary, installed_library
 from exporter.options import FITTED, ExportOptions
 
@@ -31,6 +33,7 @@ _EPILOG = """\
 examples:
   python -m exporter Llama-3.2-1B llama/llama.onnx                      exact where a layer can be, or fitted to 4 bits
   python -m exporter Llama-3.2-1B-fdb llama/llama.onnx --check          a checkpoint of two trained planes, as stored
+  python -m exporter Llama-3.2-1B.Q4_K_M.gguf llama/llama.onnx         a model that another tool quantized, exactly
   python -m exporter SmolLM2-135M s/s.onnx --calibrate fast --text a.txt  two planes, trained here and now
 
 The model's directory also gets the data file, genai_config.json, config.json, generation_config.json, the tokenizer's
@@ -51,6 +54,9 @@ class CommandOptions:
     )
     text: tuple[Path, ...] = option(
         (), help="text for {calibrate}; may be repeated", shown="default: the model writes its own", metavar="FILE"
+    )
+    requantize: bool = option(
+        False, help="of a model that another tool quantized: fit weights that no even levels hold to four bits"
     )
     check: bool | None = option(
         None,
@@ -78,7 +84,11 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     result.add_argument(
-        "model_dir", type=Path, metavar="MODEL_DIR", help="plain model directory, or a dualbinary checkpoint"
+        "model_dir",
+        type=Path,
+        metavar="SOURCE",
+        help="plain model directory, a dualbinary checkpoint, or what python -m importer reads: a .gguf file, or a "
+        "directory that another tool quantized",
     )
     result.add_argument("out", type=Path, metavar="OUT.onnx", help="file to write; the others appear beside it")
     add_options(result, ExportOptions, CommandOptions)
@@ -96,20 +106,40 @@ def main(argv: list[str] | None = None) -> int:
 
 def _command(args: argparse.Namespace) -> None:
     options, command = options_from(args, ExportOptions), options_from(args, CommandOptions)
-    model_dir = _calibrated(args.model_dir, args.out, options, command) if command.calibrate else args.model_dir
     if command.check_tokens is not None and command.check is False:
         raise InputError("--check-tokens is for --check; leave --no-check out")
     if command.text and not command.calibrate:
         raise InputError("--text is for --calibrate fast|best, which is not given")
+    if needs_import(args.model_dir):
+        if command.calibrate:
+            raise InputError(f"{args.model_dir}: --calibrate takes a full-precision model, which this is not")
+        check_output(args.out, [args.out.name], force=command.force, model_dir=args.model_dir)
+        ways = {"requantize": command.requantize, "quiet": command.quiet}
+        with imported(args.model_dir, args.out.parent, **ways) as (checkpoint, notes):
+            _export_and_check(args, checkpoint, options, command, notes)
+        return
+    if command.requantize:
+        raise InputError(f"--requantize is for models that another tool quantized, which {args.model_dir} is not")
+    model_dir = _calibrated(args.model_dir, args.out, options, command) if command.calibrate else args.model_dir
+    _export_and_check(args, model_dir, options, command)
+
+
+def _export_and_check(
+    args: argparse.Namespace,
+    model_dir: Path,
+    options: ExportOptions,
+    command: CommandOptions,
+    notes: Sequence[str] = (),
+) -> None:
     library = installed_library()
     result, seconds = _export(model_dir, args.out, options, command, library)
     summary: dict[str, Any] = {
         "out": str(args.out),
         "seconds": round(seconds, 1),
         **result.report["totals"],
-        "warnings": list(result.warnings),
+        "warnings": [*notes, *result.warnings],
     }
-    for warning in result.warnings:
+    for warning in summary["warnings"]:
         _note(warning)
     if library.path is None and options.op == "dualbinary":
         _note(f"no library beside the model, which runs by its fallback function: {library.reason}")

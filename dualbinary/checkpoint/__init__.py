@@ -4,6 +4,7 @@
     model.safetensors                   or model-00001-of-0000N.safetensors with model.safetensors.index.json
         <module>.planes                 uint8 [P, N, Kp/8 + Z], layout 1, in place of <module>.weight
         <module>.scales                 float16, float32, bfloat16 [C, N, Kp/G] or uint8 [C, N, 2 + Kp/G]
+        <module>.input_order            int32 [K], where column k of the planes multiplies input input_order[k] of X
         everything else                 as in the full-precision model
 
 Reading and writing tensors needs the `safetensors` package, and writing scales of type bfloat16 `ml_dtypes` too; both
@@ -19,7 +20,10 @@ from dualbinary.checkpoint.tensors import (
     StoredTensor,
     check_modules,
     load_module,
+    load_order,
+    order_name,
     planes_name,
+    quantized_by,
     read_quantization_config,
     scales_name,
     stored_tensors,
@@ -41,7 +45,10 @@ __all__ = [
     "StoredTensor",
     "check_modules",
     "load_module",
+    "load_order",
+    "order_name",
     "planes_name",
+    "quantized_by",
     "read_quantization_config",
     "scales_name",
     "stored_tensors",

@@ -13,7 +13,7 @@ from dualbinary.errors import InputError
 QUANT_METHOD = "dualbinary"
 VERSIONS = (1, 2, 3)  # that are read; a checkpoint is written in the oldest that can say what it holds
 FORMAT_VERSION = VERSIONS[-1]
-METHODS = ("fdb", "fit", "qbb")  # who chose the planes; the stored form means the same for all
+METHODS = ("fdb", "fit", "imported", "qbb")  # who chose the planes; the stored form means the same for all
 
 PER_TENSOR = "tensor"
 """A group_size: one group for all of a weight, with even levels."""

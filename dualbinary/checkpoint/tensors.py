@@ -48,6 +48,11 @@ def scales_name(module: str) -> str:
     return f"{module}.scales"
 
 
+def order_name(module: str) -> str:
+    """The name under which the order of the inputs of `module` is stored, where it is not that of its X."""
+    return f"{module}.input_order"
+
+
 def read_quantization_config(model_dir: Path) -> QuantizationConfig | None:
     """The block of a checkpoint of ours; None for a full-precision model directory.
 
@@ -59,14 +64,29 @@ def read_quantization_config(model_dir: Path) -> QuantizationConfig | None:
     block = config.get("quantization_config")
     if block is None:
         return None
-    method = block.get("quant_method") if isinstance(block, dict) else None
-    if isinstance(method, str) and method != QUANT_METHOD:
-        raise InputError(f"{model_dir}: already quantized with {shown(method)}; give the full-precision model")
+    if (method := quantized_by(model_dir)) is not None:
+        raise InputError(f"{model_dir}: already quantized with {method}; give the full-precision model")
     try:
         _refuse_key_twice(path)
         return QuantizationConfig.from_dict(block)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
+
+
+def quantized_by(model_dir: Path) -> str | None:
+    """The method by which another tool quantized a model directory, as its config.json says it, quoted; else None.
+
+    Raises InputError where config.json cannot be read.
+    """
+    config = read_json_object(Path(model_dir) / CONFIG_FILE)
+    for key in ("quantization_config", "quantization"):  # the second is MLX's
+        block = config.get(key)
+        if isinstance(block, dict) and "quant_method" in block:
+            method = block["quant_method"]
+            return shown(method) if isinstance(method, str) and method != QUANT_METHOD else None
+        if key == "quantization" and isinstance(block, dict):
+            return shown("mlx")
+    return None
 
 
 def stored_tensors(model_dir: Path) -> dict[str, StoredTensor]:
@@ -126,11 +146,13 @@ def check_modules(
         scales = {name: replace(form, scale_dtype=dtype).shapes(n, k)[1] for name, dtype in SCALE_TYPES.items()}
         _check_stored(tensors, planes_name(module), {"U8": form.shapes(n, k)[0]})
         _check_stored(tensors, scales_name(module), scales)
+        if order_name(module) in tensors:
+            _check_stored(tensors, order_name(module), {"I32": [k]})
         if f"{module}.weight" in tensors:
             raise InputError(f"{module}.weight: not expected beside {planes_name(module)}")
     for name in tensors:
         module, _, kind = name.rpartition(".")
-        if kind in ("planes", "scales") and module not in quantized:
+        if kind in ("planes", "scales", "input_order") and module not in quantized:
             raise InputError(f"{name}: not expected; the model has no quantized Linear called {module}")
 
 
@@ -155,6 +177,20 @@ def load_module(
     if not np.isfinite(scale_values(scales)).all():
         raise InputError(f"{scales_name(module)}: holds a value that is not finite")
     return PlaneWeight(planes, scales, k, form)
+
+
+def load_order(tensors: Mapping[str, StoredTensor], module: str) -> np.ndarray | None:
+    """The order of the inputs of `module`, int32 [K]: column k of its planes multiplies X[.., order[k]].
+
+    None where they are in the order of X. Raises InputError unless each input is there once.
+    """
+    name = order_name(module)
+    if name not in tensors:
+        return None
+    order = _array(name, tensors[name])
+    if not np.array_equal(np.sort(order), np.arange(len(order))):
+        raise InputError(f"{name}: expected each of 0 to {len(order) - 1} once")
+    return order
 
 
 class _Object(dict[str, Any]):

@@ -2,8 +2,9 @@
 
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from dualbinary.files.atomic import new_directory
 
 __all__ = ["write_checkpoint"]
 
-NEWER_SCALES = (BFLOAT16, np.dtype(np.uint8))  # types that readers of versions 1 and 2 refuse
+NEWER_SCALES = (BFLOAT16, np.dtype(np.uint8))  # types that readers of versions 1 and 2 refuse, as they do input orders
 NEWER_VERSION = 3
 
 SHARD_BYTES = 1 << 30  # what a writer holds in memory at most, unless one tensor alone is larger
@@ -24,34 +25,40 @@ SHARD_BYTES = 1 << 30  # what a writer holds in memory at most, unless one tenso
 def write_checkpoint(
     directory: Path,
     model_config: Mapping[str, Any],
-    quantization: QuantizationConfig,
+    quantization: QuantizationConfig | Callable[[], QuantizationConfig],
     tensors: Iterable[tuple[str, np.ndarray]],
     *,
-    companions: Iterable[Path] = (),
+    files: Mapping[str, str | Path] = MappingProxyType({}),
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
     """Write a checkpoint: all of it appears at `directory` in one step, or nothing does.
 
     `model_config` is the config.json of the full-precision model. `tensors` may be a generator: at most `shard_bytes`
-    of it are held. Scales may be of type bfloat16 as their bits (BFLOAT16 of the contract). `companions` are files to
-    copy, such as those of the tokenizer.
+    of it are held. Where only they tell the formats, `quantization` is called when all of them have been written.
+    Scales may be of type bfloat16 as their bits (BFLOAT16 of the contract). `files` are small files of the model, such
+    as those of the tokenizer: a name to a text, or to a file to copy.
 
     Raises InputError if `directory` exists and is not an empty directory; ValueError if a name comes twice.
     """
-    newest = quantization.format_version
+    oldest = 1
 
     def seen() -> Iterator[tuple[str, np.ndarray]]:
-        nonlocal newest
+        nonlocal oldest
         for name, tensor in tensors:
-            if name.endswith(".scales") and (tensor.dtype in NEWER_SCALES or tensor.dtype.name == "bfloat16"):
-                newest = NEWER_VERSION
+            newer_scales = tensor.dtype in NEWER_SCALES or tensor.dtype.name == "bfloat16"
+            if name.endswith(".input_order") or (name.endswith(".scales") and newer_scales):
+                oldest = NEWER_VERSION
             yield name, tensor
 
     with new_directory(Path(directory)) as staging:
-        for companion in companions:
-            shutil.copyfile(companion, staging / Path(companion).name)
+        for name, file in files.items():
+            if isinstance(file, Path):
+                shutil.copyfile(file, staging / name)
+            else:
+                (staging / name).write_text(file, encoding="utf-8")
         _write_shards(staging, seen(), shard_bytes)
-        block = {**quantization.to_dict(), "format_version": newest}
+        config = quantization if isinstance(quantization, QuantizationConfig) else quantization()
+        block = {**config.to_dict(), "format_version": max(config.format_version, oldest)}
         _write_json(staging / CONFIG_FILE, {**model_config, "quantization_config": block})
         mode = (staging / CONFIG_FILE).stat().st_mode
         for path in staging.glob("*.safetensors"):

@@ -13,9 +13,10 @@ from pathlib import Path
 
 from dualbinary.errors import InputError
 
-__all__ = ["check_output", "check_space", "staged"]
+__all__ = ["check_output", "check_space", "scratch", "staged"]
 
 _PREFIX = ".dualbinary-export-"
+_SCRATCH = ".dualbinary-scratch-"
 _REPLACED = "replaced"
 
 
@@ -61,20 +62,32 @@ def staged(directory: Path, stale: Iterable[str] = ()) -> Iterator[Path]:
 
     Files named in `stale` belong to an earlier output and go, whether or not a new file takes their place.
     """
+    with _own_directory(directory, _PREFIX) as stage:
+        yield stage
+        _move_all(stage, directory, stale)
+
+
+@contextmanager
+def scratch(directory: Path) -> Iterator[Path]:
+    """Yield an empty directory in `directory` that goes when the block ends, or when a later run finds it abandoned."""
+    with _own_directory(directory, _SCRATCH) as path:
+        yield path
+
+
+@contextmanager
+def _own_directory(directory: Path, prefix: str) -> Iterator[Path]:
     made = _missing_parents(directory)
     directory.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(directory)
-    stage = directory / f"{_PREFIX}{os.getpid()}"
-    stage.mkdir()
+    own = directory / f"{prefix}{os.getpid()}"
+    own.mkdir()
     try:
-        yield stage
-        _move_all(stage, directory, stale)
-        made = []
+        yield own
     finally:
-        shutil.rmtree(stage, ignore_errors=True)
+        shutil.rmtree(own, ignore_errors=True)
         for path in made:
             with contextlib.suppress(OSError):
-                path.rmdir()
+                path.rmdir()  # where nothing has come into it
 
 
 def _move_all(stage: Path, directory: Path, stale: Iterable[str]) -> None:
@@ -108,8 +121,8 @@ def _missing_parents(directory: Path) -> list[Path]:
 
 def _remove_abandoned(directory: Path) -> None:
     """Remove what a run that was killed left behind; older files that it had moved aside come back first."""
-    for path in directory.glob(f"{_PREFIX}*"):
-        owner = path.name.removeprefix(_PREFIX)
+    for path in (*directory.glob(f"{_PREFIX}*"), *directory.glob(f"{_SCRATCH}*")):
+        owner = path.name.rpartition("-")[2]
         if not owner.isdigit() or Path(f"/proc/{owner}").exists() or not Path("/proc").exists():
             continue
         for old in (path / _REPLACED).glob("*"):

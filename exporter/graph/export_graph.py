@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import onnx_ir as ir
 
 from dualbinary.contract.weight import PlaneFormat
@@ -24,11 +25,12 @@ class StockNode:
     values: tuple[ir.Value, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PlaneNode:
     """A DualBinaryMatMul node and the layers whose rows its planes and scales hold, in order.
 
-    With `stock` other nodes have taken its place, and neither planes nor scales are in the graph.
+    With `stock` other nodes have taken its place, and neither planes nor scales are in the graph. Column k of the
+    planes multiplies input `input_order[k]` of the layers, where that is not their own order.
     """
 
     linears: tuple[Linear, ...]
@@ -36,6 +38,7 @@ class PlaneNode:
     planes: ir.Value
     scales: ir.Value
     stock: StockNode | None = None
+    input_order: np.ndarray | None = None
 
     @property
     def values(self) -> tuple[ir.Value, ...]:

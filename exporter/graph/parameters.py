@@ -9,7 +9,7 @@ import onnx_ir as ir
 import torch
 
 from dualbinary import InputError
-from dualbinary.checkpoint import SCALE_TYPES, check_modules, planes_name, scales_name
+from dualbinary.checkpoint import SCALE_TYPES, check_modules, load_order, order_name, planes_name, scales_name
 from dualbinary.contract.weight import PlaneFormat
 from exporter.graph.build import BuiltGraph
 from exporter.source.lazy_tensor import (
@@ -121,6 +121,17 @@ class Parameters:
         dtype = types.pop() if len(types) == 1 else np.dtype(np.float32)
         return replace(form, scale_dtype=dtype, per_tensor=form.per_tensor and len(origins) == 1)
 
+    def input_order(self, parameter: str) -> np.ndarray | None:
+        """The order of the inputs of `parameter`, int32 [K]: column k of its planes multiplies X[.., order[k]].
+
+        None where it is that of X. Raises InputError where the modules that it joins have different ones.
+        """
+        modules = dict.fromkeys(origin.name.removesuffix(".weight") for origin in self.origins(parameter))
+        first, *others = (load_order(self.source.tensors, module) for module in modules)
+        if any(not np.array_equal(_or_empty(first), _or_empty(other)) for other in others):
+            raise InputError(f"{parameter}: joins {', '.join(modules)}, which have their inputs in different orders")
+        return first
+
     def _mapped(self, graph: BuiltGraph, stored: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The builder's parameters, made of `stored`. Raises InputError where they do not fit its code."""
         try:
@@ -164,6 +175,7 @@ class Parameters:
         for module, (N, K, transposed) in self.linears.items():
             if planes_name(module) in result:
                 del result[planes_name(module)], result[scales_name(module)]
+                result.pop(order_name(module), None)
                 shape = (K, N) if transposed else (N, K)
                 result[f"{module}.weight"] = lazy_tensor(f"{module}.weight", shape, torch.float32)
         return result
@@ -213,3 +225,7 @@ class Parameters:
             f"{heads[0]}: config.json ties it to the embedding, but the file holds another tensor; "
             "set tie_word_embeddings to false if the head is meant to differ"
         )
+
+
+def _or_empty(order: np.ndarray | None) -> np.ndarray:
+    return np.empty(0, np.int32) if order is None else order

@@ -18,7 +18,7 @@ from exporter.graph.layers import Linear
 from exporter.graph.parameters import Parameters
 from exporter.options import CUDA_PLANES, ExportOptions
 
-__all__ = ["layer_formats", "stored_type"]
+__all__ = ["input_orders", "layer_formats", "stored_type"]
 
 _CHOSEN_SCALE_DTYPES = {8: np.dtype(np.uint8), 32: np.dtype(np.float32)}  # 16: the file's own
 _ROUTERS = (".gate", ".router")  # of mixtures of experts: tiny, and wrong choices are expensive
@@ -40,6 +40,14 @@ def layer_formats(
     exact = {linear: form for linear, form in found if form is not None and form.planes <= most}
     formats = {linear: _laid_out(exact.get(linear) or _fit_format(linear, options), options) for linear in fitted}
     return formats, frozenset(linear.parameter for linear in exact)
+
+
+def input_orders(linears: Iterable[Linear], parameters: Parameters) -> dict[Linear, np.ndarray]:
+    """The orders of inputs, int32 [K], of the layers of a checkpoint whose planes have another one than X."""
+    if parameters.source.quantization is None:
+        return {}
+    orders = {linear: parameters.input_order(linear.parameter) for linear in linears}
+    return {linear: order for linear, order in orders.items() if order is not None}
 
 
 def stored_type(parameter: str, parameters: Parameters) -> str | None:

@@ -25,7 +25,7 @@ from exporter.graph.passes.vocabulary import FloatTables, TableForm, VocabularyP
 from exporter.graph.passes.vocabulary_blocks import BlockTables
 from exporter.graph.passes.vocabulary_planes import PlaneTables
 from exporter.graph.passes.zero_points import ExplicitZeroPointsPass
-from exporter.graph.plane_formats import layer_formats
+from exporter.graph.plane_formats import input_orders, layer_formats
 from exporter.options import CUDA_PLANES, ExportOptions
 
 __all__ = ["rewrite"]
@@ -52,7 +52,7 @@ def rewrite(
     linears = find_linears(model)
     head = find_head(model, linears)
     formats, exact = layer_formats([each for each in linears if each is not head], parameters, options, progress)
-    linear_pass = DualBinaryLinearPass(formats, options.accuracy_level)
+    linear_pass = DualBinaryLinearPass(formats, input_orders(formats, parameters), options.accuracy_level)
     linear_pass(model)
     nodes = linear_pass.nodes
     if options.op == "matmulnbits":

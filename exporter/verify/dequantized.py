@@ -43,7 +43,7 @@ def write_dequantized(result: ExportResult, out: Path, directory: Path) -> None:
     config.pop("quantization_config", None)
     (directory / CONFIG_FILE).write_text(json.dumps(config), encoding="utf-8")
     replaced = _replaced_rows(result, out)
-    quantized = (".planes", ".scales") if source.quantization is not None else ()
+    quantized = (".planes", ".scales", ".input_order") if source.quantization is not None else ()
     # Copies of a tied embedding stay out, as they would untie it.
     names = [name for name in source.tensors if not (quantized and name.endswith(quantized)) and name not in copies]
     names += [name for name in replaced if name not in source.tensors]
@@ -84,7 +84,16 @@ def _replaced_rows(result: ExportResult, out: Path) -> dict[str, list[_Rows]]:
 
 
 def _linear_rows(node: PlaneNode, values: list[ir.Value], first: int, rows: slice) -> np.ndarray:
-    """Rows of the layer that begins at row `first` of the node."""
+    """Rows of the layer that begins at row `first` of the node, its inputs in their own order."""
+    stored = _stored_rows(node, values, first, rows)
+    if node.input_order is None:
+        return stored
+    ordered = np.empty_like(stored)
+    ordered[:, node.input_order] = stored
+    return ordered
+
+
+def _stored_rows(node: PlaneNode, values: list[ir.Value], first: int, rows: slice) -> np.ndarray:
     if node.stock is not None:
         return _stock_rows(node, [_array(value) for value in values], slice(first + rows.start, first + rows.stop))
     planes, scales = map(_array, values)

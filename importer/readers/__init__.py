@@ -5,9 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dualbinary import InputError
+from dualbinary.checkpoint import quantized_by
+from dualbinary.files.json_objects import read_json_object
+from dualbinary.files.model_files import CONFIG_FILE
 from importer.model import LowBitModel
 
-__all__ = ["READERS", "Reader"]
+__all__ = ["READERS", "Reader", "open_model"]
 
 
 @dataclass(frozen=True)
@@ -32,3 +36,20 @@ class Reader:
 
 READERS: tuple[Reader, ...] = ()
 """All of them, in the order in which they are asked."""
+
+
+def open_model(source: Path) -> LowBitModel:
+    """The low-bit model at `source`, a file or a directory. Raises InputError where no reader knows it."""
+    if not source.exists():
+        raise InputError(f"{source}: no such file or directory")
+    config = read_json_object(source / CONFIG_FILE) if source.is_dir() else {}
+    for reader in READERS:
+        if reader.recognises(source, config):
+            return reader.open(source, config)
+    known = f"this release reads {', '.join(reader.name for reader in READERS)}"
+    if not source.is_dir():
+        raise InputError(f"{source}: not a file of a known format; {known}")
+    method = quantized_by(source)
+    if method is None:
+        raise InputError(f"{source}: nothing says that another tool quantized it; python -m exporter takes it as it is")
+    raise InputError(f"{source}: quantized with {method}; {known}; give one of these, or the full-precision model")

@@ -70,7 +70,7 @@ def test_config_through_json_comes_back(config):
         (block(format_version=0), "format_version: expected 1, 2 or 3, got 0"),
         (block(format_version="1"), 'format_version: expected 1, 2 or 3, got "1"'),
         (block(format_version=True), "format_version: expected 1, 2 or 3, got true"),
-        (block(method="magic"), 'method: expected one of fdb, fit, qbb, got "magic"'),
+        (block(method="magic"), 'method: expected one of fdb, fit, imported, qbb, got "magic"'),
         (block(method=["fit"]), "method: expected one of"),
         (block(planes=0), "planes: expected an integer from 1 to 8, got 0"),
         (block(planes=9), "planes: .* got 9"),
@@ -122,7 +122,12 @@ def test_checkpoint_written_and_read_is_the_same(tmp_path, shard_bytes):
     tokenizer = tmp_path / "tokenizer.json"
     tokenizer.write_text("{}")
     write_checkpoint(
-        path, {"model_type": "llama"}, CONFIG, iter(tensors().items()), companions=[tokenizer], shard_bytes=shard_bytes
+        path,
+        {"model_type": "llama"},
+        CONFIG,
+        iter(tensors().items()),
+        files={tokenizer.name: tokenizer},
+        shard_bytes=shard_bytes,
     )
     assert read_quantization_config(path) == CONFIG
     assert json.loads((path / "config.json").read_text())["model_type"] == "llama"
