@@ -12,7 +12,7 @@ from dualbinary import InputError
 from dualbinary.cli.console import add_common_options, interrupt_when_terminated, run
 from dualbinary.cli.options import add_options, option, options_from
 from importer.checkpoint import ImportResult, write_model
-from importer.inspection import inspect_model
+from importer.inspection import inspect_source
 from importer.readers import READERS, open_model
 
 __all__ = ["ImportOptions", "main"]
@@ -59,12 +59,12 @@ def _command(args: argparse.Namespace) -> None:
     if options.inspect == (args.checkpoint is not None):
         way = "leave CHECKPOINT out with --inspect" if options.inspect else "name the CHECKPOINT to make, or --inspect"
         raise InputError(f"{args.source}: {way}")
-    begin = time.perf_counter()
-    model = open_model(args.source)
     if options.inspect:
-        inspection = inspect_model(args.source, model)
+        inspection = inspect_source(args.source)
         print(json.dumps(inspection.to_dict()) if args.json else "\n".join(inspection.lines()))
         return
+    begin = time.perf_counter()
+    model = open_model(args.source)
     progress = not options.quiet and sys.stderr.isatty()
     result = write_model(model, args.checkpoint, requantize=options.requantize, progress=progress)
     notes = [*model.notes, *_notes(result)]

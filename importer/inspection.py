@@ -1,15 +1,21 @@
 """What a model is, from headers alone: its weights by stored form, and what an import will make of them."""
 
+import math
 from collections import defaultdict
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from importer.model import LowBitModel
+from dualbinary.checkpoint import quantized_by, read_quantization_config, stored_tensors
+from dualbinary.files.json_objects import read_json_object
+from dualbinary.files.model_files import CONFIG_FILE
+from dualbinary.metrics.formats import format_words
+from importer.readers import open_model
 
-__all__ = ["Inspection", "inspect_model"]
+__all__ = ["Inspection", "inspect_source"]
 
-_PLAIN = "as it is"
+_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "U8": 1, "I8": 1, "BOOL": 1}
+_PLAIN_NOTE = "an export stores layers whose values lie on an even grid exactly, and fits the others to 4 bits"
 
 
 @dataclass(frozen=True)
@@ -34,7 +40,7 @@ class Kind:
 
 @dataclass(frozen=True)
 class Inspection:
-    """The answer of `inspect_model`.
+    """The answer of `inspect_source`.
 
     Attributes:
         source: what was looked at.
@@ -71,39 +77,66 @@ class Inspection:
         return lines + [f"note: {note}" for note in self.notes]
 
 
-def inspect_model(source: Path, model: LowBitModel) -> Inspection:
-    """What `model`, opened from `source`, is."""
-    counts: defaultdict[tuple[str, bool, str], list[float]] = defaultdict(lambda: [0, 0, 0.0])
+def inspect_source(source: Path) -> Inspection:
+    """What the model at `source` is: of another tool, a checkpoint of ours, or plain; nothing but headers is read.
 
-    def count(kind: str, weights: int, bits: float, exact: bool, why: str = "") -> None:
-        entry = counts[kind, exact, why]
+    Raises InputError as `open_model` does.
+    """
+    if source.is_dir() and (source / CONFIG_FILE).is_file() and quantized_by(source) is None:
+        return _own_or_plain(source)
+    model = open_model(source)
+    counts = _Counts()
+    for weight in (*model.weights.values(), *model.inexact.values()):
+        counts.add(weight.kind, weight.N * weight.K, weight.source_bits, getattr(weight, "why", ""), packed=True)
+    for tensor in model.tensors.values():
+        counts.add(tensor.dtype.name, math.prod(tensor.shape), 8.0 * tensor.dtype.itemsize)
+    return counts.inspection(source, model.format, model.config, model.notes)
+
+
+def _own_or_plain(source: Path) -> Inspection:
+    config, stored = read_quantization_config(source), stored_tensors(source)
+    counts = _Counts()
+    for name, tensor in stored.items():
+        module, _, part = name.rpartition(".")
+        size, bits = math.prod(tensor.shape), 8.0 * _BYTES.get(tensor.dtype, 1)
+        if config is None or part not in ("planes", "scales", "input_order"):
+            counts.add(tensor.dtype, size, bits)
+        elif part == "planes":
+            form, (_, rows, row_bytes) = config.format_of(module), tensor.shape
+            weights = rows * row_bytes * 8
+            scales = stored[f"{module}.scales"]
+            total = size * bits + math.prod(scales.shape) * 8.0 * _BYTES.get(scales.dtype, 1)
+            counts.add(format_words(form), weights, total / max(weights, 1), packed=True)
+    kind, notes = ("plain", (_PLAIN_NOTE,)) if config is None else ("dualbinary", ())
+    return counts.inspection(source, kind, read_json_object(source / CONFIG_FILE), notes)
+
+
+class _Counts:
+    """Tensors by what they are: number, weights, bits."""
+
+    def __init__(self) -> None:
+        self._kinds: defaultdict[tuple[str, str], list[float]] = defaultdict(lambda: [0, 0, 0.0])
+        self._packed = [0, 0.0]
+
+    def add(self, kind: str, weights: int, bits: float, why: str = "", *, packed: bool = False) -> None:
+        """Count a tensor of `weights` weights, `bits` each."""
+        entry = self._kinds[kind, why]
         entry[0] += 1
         entry[1] += weights
-        entry[2] += bits
+        entry[2] += weights * bits
+        if packed:
+            self._packed[0] += weights
+            self._packed[1] += weights * bits
 
-    packed = 0.0, 0
-    for weight in (*model.weights.values(), *model.inexact.values()):
-        size = weight.N * weight.K
-        packed = packed[0] + size * weight.source_bits, packed[1] + size
-        why = getattr(weight, "why", "")
-        count(weight.kind, size, size * weight.source_bits, not why, why)
-    for tensor in model.tensors.values():
-        size = 1
-        for length in tensor.shape:
-            size *= length
-        count(f"{tensor.dtype.name}, {_PLAIN}", size, size * 8.0 * tensor.dtype.itemsize, True)
-    kinds = [
-        Kind(name, int(tensors), int(weights), bits / max(weights, 1), exact, why)
-        for (name, exact, why), (tensors, weights, bits) in counts.items()
-    ]
-    kinds.sort(key=lambda kind: -kind.weights)
-    total = sum(weights for _, weights, _ in counts.values())
-    return Inspection(
-        str(source),
-        model.format,
-        str(model.config.get("model_type")),
-        tuple(kinds),
-        packed[0] / packed[1] if packed[1] else None,
-        sum(bits for _, _, bits in counts.values()) / max(total, 1),
-        model.notes,
-    )
+    def inspection(self, source: Path, kind: str, config: dict[str, Any], notes: tuple[str, ...]) -> Inspection:
+        """The answer."""
+        kinds = [
+            Kind(name, int(tensors), int(weights), bits / max(weights, 1), not why, why)
+            for (name, why), (tensors, weights, bits) in self._kinds.items()
+        ]
+        kinds.sort(key=lambda each: -each.weights)
+        weights, bits = self._packed
+        everything = sum(each.weights for each in kinds)
+        linear = bits / weights if weights else None
+        total = sum(each.weights * each.bits for each in kinds) / max(everything, 1)
+        return Inspection(str(source), kind, str(config.get("model_type")), tuple(kinds), linear, total, notes)
