@@ -42,7 +42,7 @@ __all__ = [
 # Version 2 adds the keys format.method, layer and targets, version 3 those of NEWEST. What an older version says means
 # what it meant, and a configuration is written in version 2 where that can say it.
 CONFIG_VERSION, OLDER_VERSION = 3, 2
-NEWEST = ("levels", "zero", "scale_type", "override")  # keys of format
+NEWEST = ("levels", "zero", "scale_type", "override", "embedding_bits")  # keys of format
 STAGES = ("init", "layer", "block", "e2e")
 
 Rate = Annotated[float, Field(ge=0, lt=1)]
@@ -77,6 +77,10 @@ class FormatConfig(Settings):
     )
     scale_type: Literal["float16", "float32", "bfloat16"] = Field(
         default="float16", description="type of the stored scales"
+    )
+    embedding_bits: Literal[2, 3, 4, 8] | None = Field(
+        default=None,
+        description="bits of token embedding and head, whose scales e2e trains too (default: they stay as they are)",
     )
     override: tuple[str, ...] = Field(
         default=(),
@@ -285,6 +289,15 @@ class CalibConfig(Settings):
         return self
 
     @model_validator(mode="after")
+    def _tables_fit(self) -> "CalibConfig":
+        if self.format.embedding_bits is not None and "e2e" in self.stages and self.e2e.dad:
+            raise ValueError(
+                "e2e.dad: expected 0 with --embedding-bits, as deviation-aware distillation trains no head"
+                f", got {self.e2e.dad}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _stages_fit(self) -> "CalibConfig":
         if not self.stages or list(self.stages) != [stage for stage in STAGES if stage in self.stages]:
             raise ValueError(f"stages: expected some of {', '.join(STAGES)}, in this order, each once")
@@ -297,7 +310,7 @@ class CalibConfig(Settings):
     @property
     def needs_tokens(self) -> bool:
         """Some stage looks at text."""
-        trains = "block" in self.stages or "e2e" in self.stages
+        trains = "block" in self.stages or "e2e" in self.stages or self.format.embedding_bits is not None
         return trains or ("init" in self.stages and WEIGHT_INITS[self.init.method].needs_inputs)
 
     @property
@@ -305,7 +318,9 @@ class CalibConfig(Settings):
         """Blockwise calibration looks at text: that of QBB only where something asks for it."""
         if "block" in self.stages:
             return True
-        asked = WEIGHT_INITS[self.init.method].needs_inputs if self.format.method == "qbb" else self.needs_tokens
+        asked = WEIGHT_INITS[self.init.method].needs_inputs
+        if self.format.method != "qbb":
+            asked = asked or "e2e" in self.stages
         return "init" in self.stages and asked
 
     def to_json(self) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import math
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -89,8 +90,10 @@ def evaluate(
     teachers: list[Tensor] = []  # full-precision hidden states [T - 1, H] of each window, met by every checkpoint
     for checkpoint in [None, *checkpoints]:
         if checkpoint is not None:
-            checkpoint.apply(list(source.linears.values()))
+            checkpoint.apply(source)
             Module.to(model, device)
+        tables = [table for table in source.tables if table.heads]
+        own = partial(head, product=tables[0].product) if tables else head
         sums = torch.zeros(len(windows), 3, dtype=torch.float64)
         for index, row in enumerate(windows):
             window = row.to(device, torch.int64)
@@ -100,7 +103,7 @@ def evaluate(
             teacher = teachers[index].to(device)
             for begin in range(0, len(student), chunk):
                 part = slice(begin, begin + chunk)
-                mine, target = head(student[part]), window[1:][part]
+                mine, target = own(student[part]), window[1:][part]
                 theirs = mine if checkpoint is None else head(teacher[part])
                 terms = cross_entropy(mine, target), kl_divergence(theirs, mine), mine.argmax(1) == theirs.argmax(1)
                 sums[index] += torch.stack([term.float().sum() for term in terms]).cpu()

@@ -186,12 +186,14 @@ def sequence_loss(
     chunk: int,
     *,
     gradient: bool = True,
+    teacher_head: Callable[[Tensor], Tensor] | None = None,
 ) -> SequenceLoss:
     """The loss of one sequence and its gradient, without a tensor that spans [T, V].
 
     `student` and `teacher` are hidden states [T, H], `targets` int64 [T] the tokens that follow, and `head` makes
-    logits [t, V] of hidden states [t, H], each token for itself; autograd takes the gradient through it. `chunk` tokens
-    are taken at a time. `teacher` may be None where the weights need none.
+    logits [t, V] of hidden states [t, H], each token for itself; autograd takes the gradient through it, once for every
+    token unless DAD has a weight. `teacher_head` is the teacher's, where it is another one. `chunk` tokens are taken at
+    a time. `teacher` may be None where the weights need none.
     """
     if teacher is None and weights.needs_teacher:
         raise ValueError("sequence_loss: these weights need hidden states of the teacher")
@@ -210,7 +212,7 @@ def sequence_loss(
         with torch.set_grad_enabled(gradient):
             logits = head(here)
         with torch.no_grad():
-            teacher_logits = None if teacher is None else head(teacher[rows])
+            teacher_logits = None if teacher is None else (teacher_head or head)(teacher[rows])
         workspace = workspace or _Workspace(logits, len(mixtures))
         # Autocast would take some of the operations in 16 bits.
         with torch.autocast(logits.device.type, enabled=False):

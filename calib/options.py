@@ -39,8 +39,16 @@ GROUPS = {
 PREFIXED = ("init", "layer", "block", "e2e")
 OTHER_NAMES = {"--planes": "--bases", "--targets": "--from"}  # the words of QBB, and of people
 HIDDEN = ("version",)
-METAVARS = {"text": "FILE", "skip": "PATTERN", "separator": "TEXT", "method": "NAME", "zero": "X", "override": "FORMAT"}
-KINDS = {"zero": str}  # where a command line reads another type than a file
+METAVARS = {
+    "embedding_bits": "N",
+    "text": "FILE",
+    "skip": "PATTERN",
+    "separator": "TEXT",
+    "method": "NAME",
+    "zero": "X",
+    "override": "FORMAT",
+}
+KINDS = {"zero": str, "embedding_bits": int}  # where a command line reads another type than a file
 BOUNDS = {"ge": "minimum", "le": "maximum", "gt": "above", "lt": "below"}  # names of pydantic's limits
 ESCAPES = {"\\n": "\n", "\\t": "\t", "\\f": "\f"}
 
@@ -125,7 +133,8 @@ def _option_error(error: pydantic.ValidationError) -> InputError:
 def _format_of_start(given: Mapping[str, Any]) -> dict[str, Any]:
     """The format of the checkpoint that --start names, unless some of a format is given."""
     start = given.get("start")
-    if start is None or any(name.startswith("format.") for name in given) or not (Path(start) / CONFIG_FILE).is_file():
+    own = [name for name in given if name.startswith("format.") and name != "format.embedding_bits"]
+    if start is None or own or not (Path(start) / CONFIG_FILE).is_file():
         return {}
     stored = read_quantization_config(Path(start))
     if stored is None:

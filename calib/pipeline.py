@@ -2,6 +2,7 @@
 
     tokens       windows of the text                                    result "windows" of the work directory
     blockwise    weight initialization and reconstruction by block      one result for each block
+    tables       vocabulary tables in planes, where that is asked for   result "tables"
     filter       generated sequences that e2e trains on                 result "scores"
     e2e          distillation of the whole model                        result "e2e"
     save         OUT_DIR, in one step                                   with calibration.json, the record of the run
@@ -38,6 +39,7 @@ from calib.stages.blockwise_results import BlockwiseResults
 from calib.stages.context import RunContext
 from calib.stages.distill import distill
 from calib.stages.filter import RECORD_KEY, choose
+from calib.stages.tables import quantize_tables, wants_tables
 from calib.state import WorkDirectory
 from calib.stored_checkpoint import StoredCheckpoint
 from calib.weight_init.base import InitialWeight
@@ -154,11 +156,19 @@ class _Job(RunContext):
             "blocks": blocks,
             "seconds": seconds,
         }
-        if "e2e" in self.config.stages:
+        tables = wants_tables(self)
+        if "e2e" in self.config.stages or tables:
             if not self.team.leads:
                 tokens, _ = self._tokens()
-            assert tokens is not None
             self._place()
+        if tables:
+            begin = time.perf_counter()
+            record["tables"] = quantize_tables(self, self._calibration(tokens) if tokens is not None else None)
+            for table in self.source.tables:
+                self.trained[table.name] = _plane_weight(table, table.current_planes(), table.stored_scales.detach())
+            seconds["tables"] = time.perf_counter() - begin
+        if "e2e" in self.config.stages:
+            assert tokens is not None
             if self.config.data.keep:
                 begin = time.perf_counter()
                 split = len(tokens) - self.config.e2e.held_out
@@ -174,7 +184,7 @@ class _Job(RunContext):
 
     def quantized(self, name: str) -> PlaneWeight:
         """The weight of a layer as it is stored, once `run` is done."""
-        if "e2e" in self.config.stages:
+        if name in self.trained:
             return self.trained[name]
         layer = self.source.linears[name]
         self.blockwise.restore(layer)
@@ -204,6 +214,10 @@ class _Job(RunContext):
         self.work.write_tensors(WINDOWS, {"tokens": tokens.contiguous()}, origin)
         return tokens, origin
 
+    def _calibration(self, tokens: Tensor) -> Tensor:
+        """The windows that stages before distillation learn from, none of those held out for it."""
+        return tokens[: len(tokens) - self._held_out()][: self._calibration_windows()]
+
     def _held_out(self) -> int:
         held_out = {"block": self.config.block.held_out, "e2e": self.config.e2e.held_out}
         return max(held_out.get(stage, 0) for stage in self.config.stages)
@@ -211,7 +225,8 @@ class _Job(RunContext):
     def _calibration_windows(self) -> int:
         """Windows that blockwise calibration learns from."""
         windows = {"init": self.config.init.windows, "block": self.config.block.windows}
-        return max(windows.get(stage, 0) for stage in self.config.stages)
+        tables = self.config.init.windows if self.config.format.embedding_bits is not None else 0
+        return max(tables, *(windows.get(stage, 0) for stage in self.config.stages))
 
     def _windows_wanted(self) -> int:
         e2e = self.config.e2e.steps * self.config.e2e.batch if "e2e" in self.config.stages else 0
@@ -234,9 +249,8 @@ class _Job(RunContext):
         seen = None
         if tokens is not None and self.config.blockwise_reads_text:
             # What is held out for distillation, no stage before it may learn from.
-            training = tokens[: len(tokens) - self._held_out()][: self._calibration_windows()]
             held_out = self.config.block.held_out if "block" in self.config.stages else 0
-            seen = torch.cat([training, tokens[len(tokens) - held_out :]])
+            seen = torch.cat([self._calibration(tokens), tokens[len(tokens) - held_out :]])
         targets = self.config.targets  # another model, whose weights layers approach
         target = Targets(Path(targets), self.source).of if targets is not None else None
         calibrate_blockwise(self, seen, initial_weights=initial_weights, target=target)
@@ -259,6 +273,8 @@ class _Job(RunContext):
 
         The hessians of their inputs are no longer there, so those figures are of weights alone.
         """
+        for table in self.source.tables:
+            self.trained[table.name] = _plane_weight(table, table.current_planes(), table.stored_scales)
         for block in blocks:
             for name, stages in block["layers"].items():
                 layer = self.source.linears[name]
@@ -311,7 +327,7 @@ def _initial_weights(config: CalibConfig, source: SourceModel) -> Callable[[Quan
             )
 
     def initial_weight(layer: QuantLinear) -> InitialWeight:
-        planes, scales = checkpoint.read(layer)
+        planes, scales = checkpoint.read(layer.name, (layer.out_features, layer.in_features))
         scales = to_scales(layer.format, round_parameters(layer.format, to_parameters(layer.format, scales)))
         return from_planes(layer.weight, planes, scales, layer.format)
 
@@ -319,6 +335,7 @@ def _initial_weights(config: CalibConfig, source: SourceModel) -> Callable[[Quan
 
 
 def _plane_weight(layer: QuantLinear, planes: Tensor, scales: Tensor) -> PlaneWeight:
+    planes, scales = planes.cpu(), scales.detach().cpu()
     return PlaneWeight(planes.numpy(), stored_array(layer.format, scales), layer.in_features, layer.format)
 
 

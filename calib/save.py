@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes  # noqa: F401  # lets NumPy read bfloat16 tensors
 import numpy as np
 from safetensors import safe_open
 
 from calib.models.source import SourceModel
+from calib.models.tables import table_places
 from dualbinary.checkpoint import (
     CONFIG_FILE,
     INDEX_FILE,
@@ -37,11 +39,13 @@ def save_checkpoint(
         for name, tensor in source.tensors.items()
         if name.endswith(".weight") and len(tensor.shape) > 1
     } - set(source.linears)
+    tables = {table.name: table.format for table in source.tables}
     quantization = QuantizationConfig.of_formats(
         "qbb" if default.symmetric else "fdb",
         default,
         {name: source.formats.of(name) for name in source.linears},
-        tuple(sorted(kept)),
+        tuple(sorted(kept - tables.keys())),
+        tables,
     )
     files = {file for pattern in MODEL_FILES for file in source.directory.glob(pattern)}
     files -= {source.directory / name for name in (CONFIG_FILE, INDEX_FILE)}
@@ -49,15 +53,28 @@ def save_checkpoint(
         directory,
         source.config,
         quantization,
-        _tensors(source, quantized),
+        _tensors(source, quantized, {f"{_tied_copy(source)}.weight"} if tables else set()),
         files={path.name: path for path in (*sorted(files), *([record] if record else []))},
     )
 
 
-def _tensors(source: SourceModel, quantized: Callable[[str], PlaneWeight]) -> Iterator[tuple[str, np.ndarray]]:
+def _tied_copy(source: SourceModel) -> str | None:
+    """The head that the files store again beside the embedding that it is tied to."""
+    places = table_places(source)
+    head: Any = source.model.get_output_embeddings()
+    name = source.stored_module(head) if len(places) == 1 else None
+    return name if name != places[0].name else None
+
+
+def _tensors(
+    source: SourceModel, quantized: Callable[[str], PlaneWeight], without: set[str]
+) -> Iterator[tuple[str, np.ndarray]]:
+    modules = {*source.linears, *(table.name for table in source.tables)}
     for name, stored in source.tensors.items():
         module = name.removesuffix(".weight")
-        if module != name and module in source.linears:
+        if name in without:
+            continue
+        if module != name and module in modules:
             weight = quantized(module)
             yield planes_name(module), weight.planes
             yield scales_name(module), weight.scales

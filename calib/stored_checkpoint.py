@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 
 from calib.layers import QuantLinear
+from calib.models.source import SourceModel
+from calib.models.tables import TablePlace, attach_table, detach_tables, table_places
 from dualbinary import InputError
 from dualbinary.checkpoint import load_module, planes_name, read_quantization_config, scales_name, stored_tensors
 from dualbinary.contract.scale_codes import scale_values
@@ -42,34 +44,49 @@ class StoredCheckpoint:
         """The form in which `read` gives a module: every output has scales of its own."""
         return replace(self._quantization.format_of(module), per_tensor=False)
 
-    def holds(self, layer: QuantLinear) -> bool:
-        """Say that `layer` is quantized in the checkpoint."""
-        return planes_name(layer.name) in self._tensors
+    def holds(self, module: str) -> bool:
+        """Say that a layer or table is quantized in the checkpoint."""
+        return planes_name(module) in self._tensors
 
-    def read(self, layer: QuantLinear) -> tuple[Tensor, Tensor]:
-        """Planes uint8 [P, N, Kp/8] and scales float32 [C, N, groups] of `layer`, whose own format does not matter.
+    def read(self, module: str, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Planes uint8 [P, N, Kp/8] and scales float32 [C, N, groups] of a layer or table of size [N, K].
 
         Raises InputError where the checkpoint does not have them or they do not fit.
         """
-        if not self.holds(layer):
-            raise InputError(f"{self.directory}: has no planes of {layer.name}; is it a checkpoint of another model?")
-        if scales_name(layer.name) not in self._tensors:
-            raise InputError(f"{self.directory}: has planes of {layer.name}, but no scales; fetch or write it again")
-        size, form = (layer.out_features, layer.in_features), self._quantization.format_of(layer.name)
-        weight = load_module(self._tensors, layer.name, *size, form).with_own_scales()
+        if not self.holds(module):
+            raise InputError(f"{self.directory}: has no planes of {module}; is it a checkpoint of another model?")
+        if scales_name(module) not in self._tensors:
+            raise InputError(f"{self.directory}: has planes of {module}, but no scales; fetch or write it again")
+        form = self._quantization.format_of(module)
+        weight = load_module(self._tensors, module, *size, form).with_own_scales()
         return torch.from_numpy(weight.planes), torch.from_numpy(scale_values(weight.scales)).float()
 
-    def apply(self, layers: list[QuantLinear]) -> None:
-        """Give `layers` their format, planes and scales; those that the checkpoint kept in full precision stay so.
+    def apply(self, source: SourceModel) -> None:
+        """Give the loaded model's layers, and its tables, their format, planes and scales.
 
-        Raises InputError where it holds none of them.
+        What the checkpoint kept in full precision stays so. Raises InputError where it holds none of the layers.
         """
-        held = [layer for layer in layers if self.holds(layer)]
+        layers = list(source.linears.values())
+        held = [layer for layer in layers if self.holds(layer.name)]
         if not held:
-            self.read(layers[0])
+            self.read(layers[0].name, _size(layers[0]))
         for layer in layers:
             layer.quantized = False
         for layer in held:
-            planes, scales = self.read(layer)
+            planes, scales = self.read(layer.name, _size(layer))
             layer.format = self.format_of(layer.name).for_inputs(layer.in_features)
             layer.set_quantized(planes, scales)
+        detach_tables(source)
+        for place in self.tables_of(source):
+            form = self.format_of(place.name).for_inputs(place.shape[1])
+            attach_table(source, place, form, *self.read(place.name, place.shape))
+
+    def tables_of(self, source: SourceModel) -> list[TablePlace]:
+        """The vocabulary tables of a model that the checkpoint has in planes."""
+        if not self._quantization.overrides.keys() - source.linears.keys():
+            return []
+        return [place for place in table_places(source) if self.holds(place.name)]
+
+
+def _size(layer: QuantLinear) -> tuple[int, int]:
+    return layer.out_features, layer.in_features

@@ -10,6 +10,7 @@ from dualbinary.cli.options import check_options, option
 from dualbinary.contract.layout import CODES
 from dualbinary.contract.weight import EACH_GROUP, LEVELS, PlaneFormat
 from dualbinary.errors import OptionError
+from dualbinary.fitting.table_forms import TABLE_BITS
 
 __all__ = [
     "CUDA_PLANES",
@@ -33,6 +34,7 @@ CUDA_PLANES = OP.cuda["max_planes"]
 DEFAULT_FORM = PlaneFormat(4, 32, offset=True, levels="even", scale_dtype=np.dtype(np.uint8))
 DEFAULT_PLANES = 4  # where something else is asked for
 DEFAULT_GROUP_SIZE = 64
+DEFAULT_TABLE_BITS = 8
 
 MIN_LENGTH = 8
 """Tokens that a model is made for at least."""
@@ -114,7 +116,13 @@ class ExportOptions:
         choices=("fp32", "fp16"),
         shown=f"default {TARGETS['cpu']}, with {{target}} cuda {TARGETS['cuda']}",
     )
-    embedding_bits: int = option(8, help="bits of token embedding and head", choices=(2, 3, 4, 8, 16, 32))
+    embedding_bits: int | None = option(
+        None,
+        help="bits of token embedding and head. A table that a checkpoint stores in planes is taken as it is, unless "
+        "other bits are asked for",
+        choices=(*TABLE_BITS, 16, 32),
+        shown=f"default {DEFAULT_TABLE_BITS}, or as a checkpoint stores it",
+    )
     logits: str = option(
         "last",
         help="last: logits [batch, 1, V] of the last token only, all that generating needs; all: of every token",
@@ -189,6 +197,11 @@ class ExportOptions:
     def activations(self) -> str:
         """Element type of activations: "fp32" or "fp16"."""
         return TARGETS[self.target] if self.dtype is None else self.dtype
+
+    @property
+    def table_bits(self) -> int:
+        """Bits of the tables that are made."""
+        return self.embedding_bits or DEFAULT_TABLE_BITS
 
     @property
     def stores_codes(self) -> bool:

@@ -28,7 +28,7 @@ from exporter.model_files import (
     write_model_files,
 )
 from exporter.options import CUDA_PLANES, ExportOptions
-from exporter.report import export_report, fit_notes
+from exporter.report import export_report, fit_notes, table_notes
 from exporter.source.model_directory import ModelDirectory
 from exporter.stored.data_file import max_data_bytes, write_data_file
 from exporter.stored.tensor_jobs import LayerStats, tensor_jobs
@@ -96,7 +96,7 @@ def export(
         for file in libraries:
             shutil.copyfile(file, stage / file.name)
         report = export_report(graph, parameters, stats, options, (stage / data_name).stat().st_size)
-        report["warnings"] = _warnings(graph, source, options, report)
+        report["warnings"] = _warnings(graph, parameters, options, report)
         report["warnings"] += [*generation_warnings(files), *tokenizer_warnings(files, genai["model"]["vocab_size"])]
         report["warnings"] += [*cache_notes(graph.model), *transformers_notes(source.directory), *genai_notes(stage)]
         (stage / EXPORT_REPORT).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
@@ -119,7 +119,8 @@ def _refuse_contradictions(source: ModelDirectory, options: ExportOptions) -> No
         expected = f"no value for {source.directory}, a checkpoint that is exported as it is stored ({values})"
         hint = f"leave out {', '.join(f'{{{name}}}' for name in given)}"
         raise OptionError(given[0], expected, getattr(options, given[0]), hint)
-    by_place = {"": stored.plane_format} | {f" in {module}": stored.format_of(module) for module in stored.overrides}
+    layers = stored.overrides.keys() - source.transformers.tables()  # a table can be stored anew
+    by_place = {"": stored.plane_format} | {f" in {module}": stored.format_of(module) for module in sorted(layers)}
     for place, form in by_place.items():
         if options.target == "cuda" and options.op == "dualbinary" and form.planes > CUDA_PLANES:
             kind = f"a checkpoint of {form.planes} planes{place} (CUDA takes 1 to {CUDA_PLANES})"
@@ -137,10 +138,11 @@ def _save(model: ir.Model, path: Path) -> None:
     ir.save(model, path)
 
 
-def _warnings(graph: ExportGraph, source: ModelDirectory, options: ExportOptions, report: dict[str, Any]) -> list[str]:
-    lines = []
+def _warnings(graph: ExportGraph, parameters: Parameters, options: ExportOptions, report: dict[str, Any]) -> list[str]:
+    source, lines = parameters.source, []
     if (error := report["totals"]["scale_rounding_error"]) is not None:
         lines.append(f"scales of the checkpoint rounded to 8 bits: {error:.1e} of the weights' sum of squares")
+    lines += table_notes(graph.tables, parameters)
     if source.quantization is None:
         lines += fit_notes(report["layers"], options)
     if source.model_type not in VERIFIED:

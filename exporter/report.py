@@ -18,7 +18,7 @@ from exporter.graph.parameters import Parameters
 from exporter.options import ExportOptions
 from exporter.stored.tensor_jobs import LayerStats
 
-__all__ = ["REPORT_VERSION", "export_report", "fit_notes"]
+__all__ = ["REPORT_VERSION", "export_report", "fit_notes", "table_notes"]
 
 REPORT_VERSION = 1
 
@@ -50,7 +50,7 @@ def export_report(
         "report_version": REPORT_VERSION,
         "op": _operator(graph.model),
         "model_type": parameters.source.model_type,
-        "options": {**asdict(options), "dtype": options.activations, **_stored_format(nodes, parameters)},
+        "options": {**asdict(options), **_decided(options), **_stored_format(nodes, parameters)},
         "method": parameters.source.quantization.method if parameters.source.quantization else "fit",
         "totals": {
             "quantised_weights": quantized,
@@ -96,6 +96,23 @@ def fit_notes(layers: Sequence[Mapping[str, Any]], options: ExportOptions) -> li
     return notes
 
 
+def table_notes(tables: Iterable[VocabularyTable], parameters: Parameters) -> list[str]:
+    """Sentences on the vocabulary tables that a checkpoint stores in planes and the graph has in another form."""
+    if parameters.source.quantization is None:
+        return []
+    return [
+        f"{table.parameter}: stored anew in {table.bits} bits, from the checkpoint's "
+        f"{parameters.stored_format(table.parameter).planes} planes"
+        for table in tables
+        if not table.stored and parameters.has_planes(table.parameter)
+    ]
+
+
+def _decided(options: ExportOptions) -> dict[str, Any]:
+    """Options in whose place there is a default that depends on others."""
+    return {"dtype": options.activations, "embedding_bits": options.table_bits}
+
+
 def _operator(model: ir.Model) -> str:
     """The operator that multiplies, with its version."""
     version = model.opset_imports.get(OP.domain)
@@ -131,6 +148,7 @@ def _table_row(table: VocabularyTable) -> dict[str, Any]:
         "bits": table.bits,
         "levels": table.plane_format.levels if table.plane_format is not None else blocks,
         "group_size": table.group_size,
+        "stored": table.stored,
         "weights": weights,
         "bytes": stored,
         "bits_per_weight": 8 * stored / weights,

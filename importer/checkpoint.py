@@ -1,5 +1,6 @@
 """A low-bit model as a checkpoint: planes for its weights, everything else as it is."""
 
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from importer.planes import plane_weight
 
 __all__ = ["ImportResult", "default_form", "write_model"]
 
+_BLOCK = re.compile(r"\.\d+\.")
 default_form = PlaneFormat(4, 32, offset=True, levels="even", scale_dtype=np.dtype(np.uint8))
 """What a weight is fitted to that is no exact one: what the exporter gives a plain weight."""
 
@@ -97,7 +99,10 @@ def _quantization(model: LowBitModel, result: ImportResult) -> QuantizationConfi
         for name, tensor in model.tensors.items()
         if name.endswith(".weight") and len(tensor.shape) == 2
     )
-    return QuantizationConfig.of_formats("imported", sizes.most_common(1)[0][0], plain, kept)
+    # Outside of the decoder blocks are vocabulary tables, which the block names always.
+    tables = {module: form for module, form in plain.items() if not _BLOCK.search(module)}
+    layers = {module: form for module, form in plain.items() if module not in tables}
+    return QuantizationConfig.of_formats("imported", sizes.most_common(1)[0][0], layers, kept, tables)
 
 
 def _without_type(form: PlaneFormat) -> PlaneFormat:

@@ -96,7 +96,7 @@ def _command(args: argparse.Namespace) -> None:
     dtype = compute_dtype("auto", "cpu")
     choose_attention(source, "cpu", args.length)
     source.load(source.model, linear_dtype=dtype)
-    checkpoint.apply(list(source.linears.values()))
+    checkpoint.apply(source)
     rows, shares = gradients(source, windows, dtype), plain_squares(source, windows, dtype)
     if args.json:
         print(json.dumps({"losses": rows, "plain_squares": shares}))

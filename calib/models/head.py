@@ -1,16 +1,18 @@
 """The head of a model, apart from it: logits of hidden states, a few tokens at a time."""
 
 from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedModel
 
+from calib.layers import full_precision
 from calib.models.blocks import autocast
 from dualbinary import InputError
 
-__all__ = ["head_of"]
+__all__ = ["Head", "head_of"]
 
 PROBE = 4  # tokens that the head is tried on
 # bfloat16 keeps 8 bits: two roundings of the same sum differ by 2^-8 of its size at most, and the sizes of a row's
@@ -18,11 +20,19 @@ PROBE = 4  # tokens that the head is tried on
 TOLERANCE = 2**-6
 
 
-def head_of(model: PreTrainedModel, device: str, dtype: torch.dtype) -> tuple[Callable[[Tensor], Tensor], int]:
-    """The function from hidden states [t, H] to logits [t, V] of a loaded `model`, and V.
+class Head(Protocol):
+    """Logits [t, V] of hidden states [t, H]; `product` multiplies in the place of the full-precision weight."""
 
-    Products are made in `dtype`; the weight is converted once. Differentiable in the hidden states. Raises InputError
-    where the model does something between its head and its logits that is not known here.
+    def __call__(self, hidden: Tensor, product: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """Differentiable in the hidden states."""
+        ...
+
+
+def head_of(model: PreTrainedModel, device: str, dtype: torch.dtype) -> tuple[Head, int]:
+    """The head of a loaded `model` in full precision, and V.
+
+    Products are made in `dtype`; the weight is converted once. Raises InputError where the model does something between
+    its head and its logits that is not known here.
     """
     module, config = model.get_output_embeddings(), model.config.get_text_config()
     if not isinstance(module, torch.nn.Linear):
@@ -32,8 +42,11 @@ def head_of(model: PreTrainedModel, device: str, dtype: torch.dtype) -> tuple[Ca
     factor = getattr(config, "logit_scale", None) or 1.0 / (getattr(config, "logits_scaling", None) or 1.0)
     cap = getattr(config, "final_logit_softcapping", None)
 
-    def head(hidden: Tensor) -> Tensor:
-        logits = functional.linear(hidden.to(dtype), weight, bias)
+    def head(hidden: Tensor, product: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        if product is None:
+            logits = functional.linear(hidden.to(dtype), weight, bias)
+        else:
+            logits = product(hidden.to(dtype)) if bias is None else product(hidden.to(dtype)) + bias
         if factor != 1:
             logits = logits * factor
         return logits if cap is None else cap * torch.tanh(logits.float() / cap)
@@ -43,9 +56,9 @@ def head_of(model: PreTrainedModel, device: str, dtype: torch.dtype) -> tuple[Ca
 
 
 @torch.no_grad()
-def _try(model: PreTrainedModel, head: Callable[[Tensor], Tensor], device: str, dtype: torch.dtype) -> None:
+def _try(model: PreTrainedModel, head: Head, device: str, dtype: torch.dtype) -> None:
     tokens = torch.arange(PROBE, device=device)[None]
-    with autocast(device, dtype):
+    with full_precision(model), autocast(device, dtype):
         wanted = model(input_ids=tokens, use_cache=False).logits[0].float()
         found = head(model.base_model(input_ids=tokens, use_cache=False).last_hidden_state[0]).float()
     if not torch.allclose(found, wanted, rtol=0, atol=TOLERANCE * float(wanted.abs().max())):

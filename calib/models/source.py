@@ -23,6 +23,7 @@ from transformers.pytorch_utils import Conv1D
 
 from calib.layer_formats import LayerFormats
 from calib.layers import QUANTIZED, QuantLinear
+from calib.quant_table import QuantTable
 from dualbinary import InputError
 from dualbinary.checkpoint import CONFIG_FILE, StoredTensor, read_quantization_config, stored_tensors
 from dualbinary.contract.weight import PlaneFormat
@@ -85,6 +86,7 @@ class SourceModel:
         blocks: the decoder's blocks in order, as (name, module).
         linears: the layers to quantize in order, by their name in the files.
         formats: the format of each of them, before its group size is a number.
+        tables: vocabulary tables of the student, once it has some (calib.models.tables).
     """
 
     def __init__(self, directory: Path, formats: PlaneFormat | LayerFormats, skip: tuple[str, ...] = ()) -> None:
@@ -107,6 +109,7 @@ class SourceModel:
         self._places = self._find_places()
         self._read_buffers()
         self.skipped: list[str] = []
+        self.tables: list[QuantTable] = []
         self.linears = self._replace_linears(skip)
 
     def load(
@@ -155,6 +158,11 @@ class SourceModel:
         for name, module in self.model.named_modules():
             if id(module) not in inside and next(module.parameters(recurse=False), None) is not None:
                 yield name, module
+
+    def stored_module(self, module: nn.Module) -> str:
+        """The name that the files have for a module of the model with a weight."""
+        name = next(name for name, one in self.model.named_modules() if one is module)
+        return self._places[f"{name}.weight"].stored.removesuffix(".weight")
 
     def _find_places(self) -> dict[str, _Place]:
         """The place of each parameter of the model; of a tied one, that of the tensor that it is tied to."""

@@ -72,9 +72,9 @@ class Targets:
 
     def _of_checkpoint(self, checkpoint: StoredCheckpoint) -> Callable[[QuantLinear, str], Tensor]:
         def read(layer: QuantLinear, _: str) -> Tensor:
-            if not checkpoint.holds(layer):  # kept in full precision
+            if not checkpoint.holds(layer.name):  # kept in full precision
                 return layer.weight.detach()
-            planes, scales = checkpoint.read(layer)
+            planes, scales = checkpoint.read(layer.name, (layer.out_features, layer.in_features))
             form = checkpoint.format_of(layer.name).for_inputs(layer.in_features)
             return weight_of_planes(planes, scales, layer.in_features, form)
 

@@ -44,7 +44,7 @@ def preference(
     tables: dict[str, Any] = {}
     done = 0
     for name, checkpoint in checkpoints.items():
-        checkpoint.apply(list(source.linears.values()))
+        checkpoint.apply(source)
         Module.to(model, device)
         table = PreferenceTable(classes)
         for row in tokens:

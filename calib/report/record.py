@@ -4,14 +4,16 @@
      "model": {"name", "parameters", "quantised_parameters", "hidden", "vocabulary", "bits_per_weight"},
      "data": {"length", "text_windows", "generated_windows", "files", ...} or null,
      "blocks": [{"name", "seconds", "error_before", "error_after", "layers": {name: {stage: figures}}}],
+     "tables": [{"name", "format", "weights", "bits_per_weight", "weight_error", "output_error"}] or absent,
      "filter": {"by", "candidates", "chosen", "scores", "distinct", "sequences"} or absent,
      "e2e": {"curve", "best_step", "first_loss", "best_loss", "seconds"} or absent,
-     "seconds": {"data", "init+block", "filter", "e2e"}}
+     "seconds": {"data", "init+block", "tables", "filter", "e2e"}}
 
 The filter's figures are those of calib.stages.filter.choose, a layer's after a stage those of
 calib.measure.layer_statistics; the stage layer adds "flipped", for each plane the share of bits that differ from the
 initial ones. Block errors are there where the stage block ran. The inputs of layers are no longer known after
-distillation: what needs them is null there.
+distillation: what needs them is null there. Errors of tables are those before distillation, relative and squared; that
+of outputs is null for an embedding alone.
 """
 
 from pathlib import Path
@@ -127,6 +129,15 @@ class _Distillation(Part):
     seconds: Size
 
 
+class _Table(Part):
+    name: str
+    format: str
+    weights: Annotated[Count, Field(ge=1)]
+    bits_per_weight: Size
+    weight_error: Size
+    output_error: Size | None
+
+
 class _Record(Part):
     version: Literal[1]
     dualbinary: str
@@ -134,6 +145,7 @@ class _Record(Part):
     model: _Model
     data: dict[str, Any] | None
     blocks: list[_Block] = Field(min_length=1)
+    tables: list[_Table] | None = None
     filter: _Filter | None = None
     e2e: _Distillation | None = None
     seconds: dict[str, Size]

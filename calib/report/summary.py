@@ -201,6 +201,12 @@ def sentences(record: dict[str, Any]) -> list[str]:
     if known:
         before, after = (sum(block[key] for block in known) / len(known) for key in ("error_before", "error_after"))
         lines.append(f"reconstruction: held-out error of a block, mean, {before:.4f} -> {after:.4f}")
+    for one in record.get("tables") or []:
+        outputs = "" if one["output_error"] is None else f", of outputs {one['output_error']:.2e}"
+        lines.append(
+            f"vocabulary table {one['name']}: {one['format']}, {one['weights'] / 1e6:.1f} million weights at "
+            f"{one['bits_per_weight']:.3f} bits; error of weights {one['weight_error']:.2e}{outputs}"
+        )
     if record.get("filter"):
         lines.append(_filter_sentence(record["filter"]))
     e2e = record.get("e2e")

@@ -1,10 +1,11 @@
 """Distillation of the whole model from its full-precision self, end to end.
 
-Teacher and student are one model (calib.layers.full_precision). What trains: the scales and, where the configuration
-gives them a rate, latents that may move weights to other levels. The loss is a mixture of those of calib.losses, which
-calib.stages.objective computes; Adam, with rates relative to each layer's root mean square. In every step each block of
-the teacher may be the student's, with a probability that changes over the steps; what is drawn depends on seed and step
-alone. Losses that decide anything are measured against the teacher itself.
+Teacher and student are one model (calib.layers.full_precision). What trains: the scales, those of vocabulary tables
+among them, and, where the configuration gives them a rate, latents of layers that may move weights to other levels. The
+loss is a mixture of those of calib.losses, which calib.stages.objective computes; Adam, with rates relative to each
+layer's root mean square. In every step each block of the teacher may be the student's, with a probability that changes
+over the steps; what is drawn depends on seed and step alone. Losses that decide anything are measured against the
+teacher itself.
 
 The state with the lowest loss on held-out windows wins; the one at the beginning counts too, so that this stage makes
 nothing worse by its own measure. It is measured as it will be stored, with scales that float16 holds.
@@ -75,7 +76,9 @@ def distill(context: RunContext, tokens: Tensor) -> DistillResult:
 class _Distillation:
     def __init__(self, context: RunContext, tokens: Tensor) -> None:
         self.config, self.work, self.team = context.config.e2e, context.work, context.team
-        self.model, self.layers = context.source.model, list(context.source.linears.values())
+        self.model = context.source.model
+        self.tables = context.source.tables
+        self.layers = [*context.source.linears.values(), *context.source.tables]
         self.objective = DistillationObjective(context.source, self.config, self.team.device, context.dtype)
         split = len(tokens) - self.config.held_out
         self.training, self.held_out = tokens[:split], tokens[split:]
@@ -127,7 +130,7 @@ class _Distillation:
             size = self.team.whole(layer.weight).float().square().mean().item() ** 0.5
             layer.scales.requires_grad_()
             trained[f"{layer.name}.scales"] = layer.scales, self.config.scale_rate * size
-            if self.config.latent_rate:
+            if self.config.latent_rate and layer not in self.tables:
                 if self.team.sharded:
                     raise InputError("--e2e-latent-rate: latents cannot be trained with FSDP; leave out --use_fsdp")
                 _give_latent(layer)

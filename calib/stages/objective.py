@@ -11,6 +11,7 @@ own on the way.
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +37,7 @@ class DistillationObjective:
     def __init__(self, source: SourceModel, weights: LossWeights, device: str, dtype: torch.dtype) -> None:
         """Matrix products are made in `dtype`. Raises InputError where the model's head is not understood."""
         self.model, self.blocks = source.model, [block for _, block in source.blocks]
-        self.weights, self.device, self.dtype = weights, device, dtype
+        self.weights, self.device, self.dtype, self.tables = weights, device, dtype, source.tables
         self.head, vocabulary = head_of(self.model, device, dtype)
         self.chunk = chunk_size(vocabulary)
         unknown = {name for name in ("mse", "features") if not getattr(weights, name)}
@@ -60,10 +61,20 @@ class DistillationObjective:
                 student = self._student(tokens, features, errors, factor or 0.0)
         flow = torch.zeros_like(student)
         sums = dict.fromkeys(self.terms, 0.0)
+        heads = [table for table in self.tables if table.heads]
+        head = partial(self.head, product=heads[0].product) if heads else self.head
         for index, window in enumerate(tokens):
             known = None if teacher is None else teacher[index, :-1]
-            pair, wanted = (student[index, :-1], known), factor is not None
-            found = sequence_loss(*pair, window[1:], self.head, self.weights, self.chunk, gradient=wanted)
+            found = sequence_loss(
+                student[index, :-1],
+                known,
+                window[1:],
+                head,
+                self.weights,
+                self.chunk,
+                gradient=factor is not None,
+                teacher_head=self.head,
+            )
             for name, value in found.losses.items():
                 sums[name] += value
             if found.gradient is not None:
@@ -73,6 +84,8 @@ class DistillationObjective:
             sums["loss"] += self.weights.features * sums["features"]
         if factor is not None:
             student.backward(flow.mul_(factor))
+            for table in heads:
+                table.settle(factor / (tokens.shape[1] - 1))
         return sums
 
     @torch.no_grad()
@@ -84,7 +97,7 @@ class DistillationObjective:
             return hidden
 
         own = [block for index, block in enumerate(self.blocks) if not (swapped and swapped[index])]
-        with full_precision(nn.ModuleList(own)):
+        with full_precision(nn.ModuleList([*own, *self.tables])):
             return self._hidden(tokens, keep)
 
     def _student(self, tokens: Tensor, features: list[Tensor], errors: list[Tensor], factor: float) -> Tensor:

@@ -50,11 +50,14 @@ class ErrorFeedback:
 
         Raises InputError, naming `name`, where the weight is not finite.
         """
-        N, K = weight.shape
-        G = plane_format.group_size
         if hessian is None:
             raise TypeError("error feedback needs the hessian of the layer's inputs")
-        factor = inverse_factor(hessian, self.damping)
+        return self.solve(weight, inverse_factor(hessian, self.damping), plane_format, name)
+
+    def solve(self, weight: Tensor, factor: Tensor, plane_format: PlaneFormat, name: str) -> InitialWeight:
+        """The same for the factor [K, K] of a hessian (`inverse_factor`); outputs are independent of one another."""
+        N, K = weight.shape
+        G = plane_format.group_size
         rest = weight.T.contiguous()  # [K, N]: a column of the weight is one run of memory
         codes = torch.empty(K, N, dtype=torch.uint8, device=weight.device)
         latent = torch.empty_like(rest)

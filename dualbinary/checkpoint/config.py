@@ -40,7 +40,7 @@ class QuantizationConfig:
             offset and else "free".
         zero: zero point of even levels, a number or EACH_GROUP.
         overrides: by full names of modules, the values of FORMAT_KEYS that differ from the default, which the
-            attributes above are.
+            attributes above are. A vocabulary table is quantized only where it has an entry here.
     """
 
     method: str
@@ -73,9 +73,15 @@ class QuantizationConfig:
         default: PlaneFormat,
         formats: Mapping[str, PlaneFormat],
         modules_to_not_convert: tuple[str, ...] = (),
+        tables: Mapping[str, PlaneFormat] | None = None,
     ) -> "QuantizationConfig":
-        """The config under which each module of `formats` has its format, and every other one has `default`."""
-        base, overrides = _values_of(default), {}
+        """The config under which each module of `formats` has its format, and every other one has `default`.
+
+        `tables` are the formats of vocabulary tables, which are quantized only where an override names them: theirs
+        say every value.
+        """
+        base = _values_of(default)
+        overrides = {module: _values_of(form) for module, form in (tables or {}).items()}
         for module, form in formats.items():
             values = _values_of(form)
             differing = {key: value for key, value in values.items() if value != base[key]}

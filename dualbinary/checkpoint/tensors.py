@@ -124,18 +124,26 @@ def stored_tensors(model_dir: Path) -> dict[str, StoredTensor]:
 
 
 def check_modules(
-    config: QuantizationConfig, tensors: Mapping[str, StoredTensor], linears: Mapping[str, tuple[int, int]]
+    config: QuantizationConfig,
+    tensors: Mapping[str, StoredTensor],
+    linears: Mapping[str, tuple[int, int]],
+    tables: Mapping[str, tuple[int, int]] | None = None,
 ) -> None:
     """Hold the tensors of a checkpoint against its config and the Linear modules {name: (N, K)} of its model.
 
-    Raises InputError at the first tensor that is missing, has the wrong type or shape, or should not be there.
+    `tables` are the vocabulary tables {name: (V, H)} in the same way, a tied one by the name of the embedding; those
+    that an override names are quantized. Raises InputError at the first tensor that is missing, has the wrong type or
+    shape, or should not be there.
     """
+    tables = tables or {}
     for module in config.overrides:
-        if module not in linears:
+        if module not in linears and module not in tables:
             raise InputError(
                 f"quantization_config.overrides.{shown_name(module)}: the model has no Linear module of that name"
+                + (f", and its vocabulary tables are {', '.join(tables)}" if tables else "")
             )
     quantized = {name: size for name, size in linears.items() if name not in config.modules_to_not_convert}
+    quantized |= {name: size for name, size in tables.items() if name in config.overrides}
     for module in linears:
         if module not in quantized and f"{module}.weight" not in tensors:
             raise InputError(f"{module}.weight: missing, although modules_to_not_convert names the module")
@@ -147,12 +155,18 @@ def check_modules(
         _check_stored(tensors, planes_name(module), {"U8": form.shapes(n, k)[0]})
         _check_stored(tensors, scales_name(module), scales)
         if order_name(module) in tensors:
+            if module in tables:
+                raise InputError(
+                    f"{order_name(module)}: not expected; a vocabulary table has its inputs in their order"
+                )
             _check_stored(tensors, order_name(module), {"I32": [k]})
         if f"{module}.weight" in tensors:
             raise InputError(f"{module}.weight: not expected beside {planes_name(module)}")
     for name in tensors:
         module, _, kind = name.rpartition(".")
         if kind in ("planes", "scales", "input_order") and module not in quantized:
+            if module in tables:
+                raise InputError(f"{name}: not expected; quantization_config.overrides does not name {module}")
             raise InputError(f"{name}: not expected; the model has no quantized Linear called {module}")
 
 

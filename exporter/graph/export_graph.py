@@ -52,13 +52,14 @@ class VocabularyTable:
 
     Attributes:
         parameter: name of the full-precision parameter.
-        bits: of a weight without scales: 2, 3, 4, 8, 16 or 32.
+        bits: of a weight without scales: 1 to 8, 16 or 32.
         rows: V.
         width: H.
         values: planes and scales; or codes of quantization blocks, high nibbles before low ones, and scales; or the
             one float table.
         group_size: weights that share a scale; 0 for float tables.
         plane_format: that of planes; None for other tables.
+        stored: the planes are those of a checkpoint, as they are.
     """
 
     parameter: str
@@ -68,6 +69,7 @@ class VocabularyTable:
     values: tuple[ir.Value, ...]
     group_size: int = 0
     plane_format: PlaneFormat | None = None
+    stored: bool = False
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,16 @@ import onnx_ir as ir
 import torch
 
 from dualbinary import InputError
-from dualbinary.checkpoint import SCALE_TYPES, check_modules, load_order, order_name, planes_name, scales_name
-from dualbinary.contract.weight import PlaneFormat
+from dualbinary.checkpoint import (
+    SCALE_TYPES,
+    check_modules,
+    load_module,
+    load_order,
+    order_name,
+    planes_name,
+    scales_name,
+)
+from dualbinary.contract.weight import PlaneFormat, PlaneWeight
 from exporter.graph.build import BuiltGraph
 from exporter.source.lazy_tensor import (
     RowOrigin,
@@ -35,7 +43,7 @@ class Parameters:
     """The parameters of a graph as lazy tensors over a model directory.
 
     Attributes:
-        linears: for a checkpoint, its Linear modules: name to (N, K, weight stored as [K, N]).
+        modules: for a checkpoint, its Linear modules and vocabulary tables: name to (N, K, weight stored as [K, N]).
         copies: stored heads that repeat the embedding they are tied to, and are left out.
     """
 
@@ -46,10 +54,13 @@ class Parameters:
         left out: a model that ignores some of its weights is another model.
         """
         self.source = source
-        self.linears = source.transformers.linears() if source.quantization is not None else {}
+        self.modules: dict[str, tuple[int, int, bool]] = {}
         stored: dict[str, torch.Tensor] = {name: source.lazy(name) for name in source.tensors}
         if source.quantization is not None:
-            check_modules(source.quantization, source.tensors, {m: (N, K) for m, (N, K, _) in self.linears.items()})
+            linears, tables = source.transformers.linears(), source.transformers.tables()
+            sizes = {module: (N, K) for module, (N, K, _) in linears.items()}
+            check_modules(source.quantization, source.tensors, sizes, tables)
+            self.modules = linears | {module: (*size, False) for module, size in tables.items()}
             stored = self._with_weights_in_place_of_planes(stored)
         named = self._with_prefix(stored)
         mapped = self._mapped(graph, dict(named))
@@ -69,7 +80,12 @@ class Parameters:
         return evaluate(self._parameters[parameter], self.source.read).to(dtype).contiguous()
 
     def read_rows(self, parameter: str, step: int, dtype: torch.dtype) -> Iterator[torch.Tensor]:
-        """The parameter's rows in `dtype`, `step` at a time."""
+        """The parameter's rows in `dtype`, `step` at a time; those that planes stand for where it is stored so."""
+        if self.has_planes(parameter):
+            weight = self.stored_weight(parameter)
+            for begin in range(0, weight.N, step):
+                yield torch.from_numpy(weight.rows(slice(begin, begin + step)).dequantize()).to(dtype)
+            return
         tensor = self._parameters[parameter]
         stored = stored_name(tensor)
         parts = self.source.read_rows(stored, step) if stored else evaluate(tensor, self.source.read).split(step)
@@ -132,6 +148,18 @@ class Parameters:
             raise InputError(f"{parameter}: joins {', '.join(modules)}, which have their inputs in different orders")
         return first
 
+    def stored_weight(self, parameter: str) -> PlaneWeight:
+        """The planes that the checkpoint has for `parameter`, in layout plain, rows in the order of the graph."""
+        config = self.source.quantization
+        assert config is not None
+        parts = []
+        for origin in self.origins(parameter):
+            module = origin.name.removesuffix(".weight")
+            N, K, _ = self.modules[module]
+            whole = load_module(self.source.tensors, module, N, K, config.format_of(module))
+            parts.append(whole.rows(origin.rows.numpy()))
+        return PlaneWeight.concatenate(parts)
+
     def _mapped(self, graph: BuiltGraph, stored: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The builder's parameters, made of `stored`. Raises InputError where they do not fit its code."""
         try:
@@ -172,7 +200,7 @@ class Parameters:
     def _with_weights_in_place_of_planes(self, stored: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The stored tensors, with `<module>.weight` in place of planes: the builder knows weights alone."""
         result = dict(stored)
-        for module, (N, K, transposed) in self.linears.items():
+        for module, (N, K, transposed) in self.modules.items():
             if planes_name(module) in result:
                 del result[planes_name(module)], result[scales_name(module)]
                 result.pop(order_name(module), None)

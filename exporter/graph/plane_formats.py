@@ -18,7 +18,7 @@ from exporter.graph.layers import Linear
 from exporter.graph.parameters import Parameters
 from exporter.options import CUDA_PLANES, ExportOptions
 
-__all__ = ["input_orders", "layer_formats", "stored_type"]
+__all__ = ["input_orders", "layer_formats", "stored_table_form", "stored_type"]
 
 _CHOSEN_SCALE_DTYPES = {8: np.dtype(np.uint8), 32: np.dtype(np.float32)}  # 16: the file's own
 _ROUTERS = (".gate", ".router")  # of mixtures of experts: tiny, and wrong choices are expensive
@@ -85,11 +85,27 @@ def _fit_format(linear: Linear, options: ExportOptions) -> PlaneFormat:
 
 def _stored_format(linear: Linear, parameters: Parameters, options: ExportOptions) -> PlaneFormat | None:
     """The checkpoint's format of a layer; None for a layer that stays in full precision."""
-    if not parameters.has_planes(linear.parameter):
+    form = _with_chosen_scales(linear.parameter, parameters, options)
+    return form and _laid_out(form.for_inputs(linear.K), options)
+
+
+def stored_table_form(parameter: str, parameters: Parameters, options: ExportOptions) -> PlaneFormat | None:
+    """The form, in layout plain, of a vocabulary table that the graph takes as the checkpoint stores it.
+
+    None where it stores no planes for it, where other bits are asked for, and where the operators of the graph do not
+    have the form: then it is stored anew.
+    """
+    form = _with_chosen_scales(parameter, parameters, options)
+    if form is None or options.op != "dualbinary" or options.embedding_bits not in (None, form.planes):
         return None
-    form = parameters.stored_format(linear.parameter).for_inputs(linear.K)
-    dtype = _CHOSEN_SCALE_DTYPES.get(options.scale_bits or 16, form.scale_dtype)
-    return _laid_out(replace(form, scale_dtype=dtype), options)
+    return None if options.target == "cuda" and form.planes > CUDA_PLANES else form
+
+
+def _with_chosen_scales(parameter: str, parameters: Parameters, options: ExportOptions) -> PlaneFormat | None:
+    if parameters.source.quantization is None or not parameters.has_planes(parameter):
+        return None
+    form = parameters.stored_format(parameter)
+    return replace(form, scale_dtype=_CHOSEN_SCALE_DTYPES.get(options.scale_bits or 16, form.scale_dtype))
 
 
 def _laid_out(form: PlaneFormat, options: ExportOptions) -> PlaneFormat:

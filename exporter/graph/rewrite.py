@@ -1,6 +1,6 @@
 """All graph passes in order: from the builder's portable graph to the one that is stored."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
@@ -25,7 +25,7 @@ from exporter.graph.passes.vocabulary import FloatTables, TableForm, VocabularyP
 from exporter.graph.passes.vocabulary_blocks import BlockTables
 from exporter.graph.passes.vocabulary_planes import PlaneTables
 from exporter.graph.passes.zero_points import ExplicitZeroPointsPass
-from exporter.graph.plane_formats import input_orders, layer_formats
+from exporter.graph.plane_formats import input_orders, layer_formats, stored_table_form
 from exporter.options import CUDA_PLANES, ExportOptions
 
 __all__ = ["rewrite"]
@@ -63,8 +63,17 @@ def rewrite(
     pack_pass(model)
     LogitsColumnsPass(head and head.matmul, attention_pass.rows, last=options.logits == "last")(model)
     tied = head is not None and embedding is not None and _tied(head, embedding, parameters)
+    tables = [head.parameter] if head is not None else []
+    tables += [
+        str(value.name) for value in (embedding.inputs[:1] if embedding is not None else ()) if value is not None
+    ]
     vocabulary_pass = VocabularyPass(
-        embedding, head, _table_form(options), tied=tied, check_ids=options.target == "cpu"
+        embedding,
+        head,
+        _table_form(options),
+        tied=tied,
+        check_ids=options.target == "cpu",
+        stored=_stored_tables(tables, parameters, options),
     )
     vocabulary_pass(model)
     if options.target == "cuda":
@@ -82,12 +91,23 @@ def rewrite(
 
 
 def _table_form(options: ExportOptions) -> TableForm:
-    bits, dtype, level = options.embedding_bits, _DTYPES[options.activations], options.accuracy_level
+    bits, dtype, level = options.table_bits, _DTYPES[options.activations], options.accuracy_level
     if bits in _FLOAT_TABLES:
         return FloatTables(_FLOAT_TABLES[bits], dtype)
     if options.op == "matmulnbits" or (options.target == "cuda" and bits > CUDA_PLANES):
         return BlockTables(bits, dtype, level, check_ids=options.target == "cpu")
     return PlaneTables(bits, dtype, level, in_codes=options.stores_codes)
+
+
+def _stored_tables(names: Iterable[str], parameters: Parameters, options: ExportOptions) -> dict[str, TableForm]:
+    """The tables of a checkpoint that are taken as they are, by parameter."""
+    dtype, level = _DTYPES[options.activations], options.accuracy_level
+    forms = {name: stored_table_form(name, parameters, options) for name in names}
+    return {
+        name: PlaneTables(form, dtype, level, in_codes=options.stores_codes)
+        for name, form in forms.items()
+        if form is not None
+    }
 
 
 def _refuse_lost_window(graph: BuiltGraph) -> None:

@@ -104,6 +104,17 @@ class TransformersModel:
             found[name] = (columns, rows, True) if transposed else (rows, columns, False)
         return found
 
+    def tables(self) -> dict[str, tuple[int, int]]:
+        """Token embedding and head: name to (V, H); a head that is tied is the embedding."""
+        model: Any = self.meta_model
+        names = {id(module): name for name, module in model.named_modules()}
+        found: dict[str, tuple[int, int]] = {}
+        for module in (model.get_input_embeddings(), None if self.ties else model.get_output_embeddings()):
+            weight = getattr(module, "weight", None)
+            if isinstance(weight, torch.Tensor) and weight.dim() == 2:  # a matrix
+                found[names[id(module)]] = (weight.shape[0], weight.shape[1])
+        return found
+
     @property
     def _class(self) -> Any:
         classes = transformers.MODEL_FOR_CAUSAL_LM_MAPPING

@@ -14,8 +14,7 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
-from dualbinary import OP
-from dualbinary.checkpoint import load_module
+from dualbinary import OP, InputError
 from dualbinary.contract.scale_codes import BFLOAT16, round_scales, scale_values
 from dualbinary.contract.weight import PlaneFormat, PlaneWeight
 from dualbinary.fitting.closed_form import fit
@@ -105,11 +104,16 @@ def _plane_job(node: PlaneNode, graph: ExportGraph, parameters: Parameters, stat
         weight = PlaneWeight.concatenate(parts)
         if node.stock is not None:
             return _stock_arrays(weight, node.stock)
-        stored = weight.to_layout(node.plane_format.layout)
-        scales = stored.scales
-        return [stored.planes, scales.view(ml_dtypes.bfloat16) if scales.dtype == BFLOAT16 else scales]
+        return _plane_arrays(weight, node.plane_format.layout)
 
     return TensorJob(node.values, sum(linear.N * linear.K for linear in node.linears), compute)
+
+
+def _plane_arrays(weight: PlaneWeight, layout: str) -> list[np.ndarray]:
+    """Planes and scales as the file has them, from those of layout plain."""
+    stored = weight.to_layout(layout)
+    scales = stored.scales
+    return [stored.planes, scales.view(ml_dtypes.bfloat16) if scales.dtype == BFLOAT16 else scales]
 
 
 def _stock_arrays(weight: PlaneWeight, stock: StockNode) -> list[np.ndarray]:
@@ -129,13 +133,26 @@ def _stock_arrays(weight: PlaneWeight, stock: StockNode) -> list[np.ndarray]:
 
 
 def _table_job(table: VocabularyTable, parameters: Parameters) -> TensorJob:
-    return TensorJob(table.values, parameters[table.parameter].numel(), lambda: quantize_table(table, parameters))
+    def compute() -> list[np.ndarray]:
+        form = table.plane_format
+        if form is None or not table.stored:
+            return quantize_table(table, parameters)
+        weight = parameters.stored_weight(table.parameter).with_own_scales()
+        return _plane_arrays(_with_scale_dtype(weight, form.scale_dtype, table.parameter), form.layout)
+
+    return TensorJob(table.values, parameters[table.parameter].numel(), compute)
 
 
 def _parameter_job(value: ir.Value, graph: ExportGraph, parameters: Parameters) -> TensorJob:
     """The job of a parameter that stays in full precision, or of the joined biases of merged layers."""
     name = str(value.name)
     parts = graph.joined_biases.get(name, (name,))
+    for part in parts:
+        if parameters.source.quantization is not None and parameters.has_planes(part):
+            raise InputError(
+                f"{part}: the checkpoint stores it in planes, but the graph of a {parameters.source.model_type} does "
+                "not multiply with it; list the module in modules_to_not_convert"
+            )
     dtype = torch.float16 if value.dtype == ir.DataType.FLOAT16 else torch.float32
 
     def compute() -> list[np.ndarray]:
@@ -151,7 +168,7 @@ def _layer_weight(
     plain = replace(plane_format, layout=OP.layouts[0].name)
     if not parameters.has_planes(linear.parameter):
         return _plain_weight(linear, plain, parameters, exact)
-    stored = _stored_weight(linear, parameters)
+    stored = parameters.stored_weight(linear.parameter)
     if not plain.per_tensor:
         stored = stored.with_own_scales()
     weight = _with_scale_dtype(stored, plain.scale_dtype, linear.module)
@@ -185,16 +202,3 @@ def _with_scale_dtype(weight: PlaneWeight, dtype: np.dtype[Any], module: str) ->
         return weight
     values = scale_values(weight.scales)
     return weight.with_scales(round_scales(values, module) if dtype == np.uint8 else values.astype(dtype))
-
-
-def _stored_weight(linear: Linear, parameters: Parameters) -> PlaneWeight:
-    """The checkpoint's weight of a layer, its rows in the order of the graph."""
-    source = parameters.source
-    assert source.quantization is not None
-    parts = []
-    for origin in parameters.origins(linear.parameter):
-        module = origin.name.removesuffix(".weight")
-        N, K, _ = parameters.linears[module]
-        whole = load_module(source.tensors, module, N, K, source.quantization.format_of(module))
-        parts.append(whole.rows(origin.rows.numpy()))
-    return PlaneWeight.concatenate(parts)

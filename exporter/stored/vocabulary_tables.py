@@ -1,6 +1,6 @@
 """Quantization of vocabulary tables: rounded to nearest, a scale for each group of a row.
 
-    planes    w = step * (q - zero), fitted as dualbinary/fitting does it
+    planes    w = step * (q - zero), fitted as dualbinary/fitting does it; those of a checkpoint are taken as they are
     blocks    w = s * c,  c in -2 .. 1 (2 bits), -8 .. 7 (4 bits), or -136 .. 119 (8 bits: c = 16 * high + low with both
               in -8 .. 7)
 
@@ -16,6 +16,7 @@ import torch
 
 from dualbinary import OP, InputError
 from dualbinary.contract.layout import CODES
+from dualbinary.contract.scale_codes import BFLOAT16
 from dualbinary.contract.weight import PlaneWeight
 from dualbinary.errors import OptionError
 from dualbinary.fitting.closed_form import fit
@@ -55,7 +56,9 @@ def dequantize_table(table: VocabularyTable, arrays: list[np.ndarray], rows: sli
     """`rows` of the float32 table [V, H] that the stored arrays stand for."""
     arrays = [array[index] for array, index in zip(arrays, _indices(table, rows), strict=True)]
     if table.plane_format is not None:
-        return PlaneWeight(arrays[0], arrays[1], table.width, table.plane_format).dequantize().astype(np.float32)
+        planes, scales = arrays
+        scales = scales.view(BFLOAT16) if scales.dtype.name == "bfloat16" else scales
+        return PlaneWeight(planes, scales, table.width, table.plane_format).dequantize().astype(np.float32)
     if table.group_size == 0:
         return arrays[0].astype(np.float32)
     *codes, scales = arrays

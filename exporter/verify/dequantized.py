@@ -134,7 +134,7 @@ def _dequantized(result: ExportResult, name: str, replacements: list[_Rows]) -> 
             return tensor
         tensor = tensor.float()
     else:
-        N, K, transposed = parameters.linears[name.removesuffix(".weight")]
+        N, K, transposed = parameters.modules[name.removesuffix(".weight")]
         tensor = torch.zeros((K, N) if transposed else (N, K))
     for origin, read in replacements:
         origin.matrix_of(tensor)[origin.rows] = torch.from_numpy(read())

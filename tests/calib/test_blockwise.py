@@ -140,7 +140,7 @@ def test_a_checkpoint_gives_initial_weights(tiny_model, calibrated_blocks, block
     checkpoint = StoredCheckpoint(directory)
 
     def initial_weight(layer):
-        return from_planes(layer.weight, *checkpoint.read(layer), checkpoint.format)
+        return from_planes(layer.weight, *checkpoint.read(layer.name, tuple(layer.weight.shape)), checkpoint.format)
 
     still = blockwise_config(
         stages=("block",), start=str(directory), block=BlockConfig(windows=6, held_out=3, latent_rate=0, scale_rate=0)

@@ -108,7 +108,7 @@ def test_the_loss_of_the_run_is_that_of_its_checkpoint(tiny_model, finished, tmp
     source = SourceModel(tiny_model("llama"), PlaneFormat(2, 64))
     source.load(source.model)
     teacher = source.model(input_ids=windows.long()).logits[:, :-1].log_softmax(-1)
-    StoredCheckpoint(finished).apply(list(source.linears.values()))
+    StoredCheckpoint(finished).apply(source)
     student = source.model(input_ids=windows.long()).logits[:, :-1].log_softmax(-1)
     found = (teacher.exp() * (teacher - student)).sum(-1).mean().item()
     assert found == pytest.approx(record["e2e"]["best_loss"], rel=1e-4)
@@ -177,7 +177,7 @@ def test_another_model_approaches_its_weights(tiny_model, finished):
     targets = Targets(finished, source)
     source.load(source.model)
     wanted = {name: targets.of(layer) for name, layer in source.linears.items()}
-    StoredCheckpoint(finished).apply(list(source.linears.values()))
+    StoredCheckpoint(finished).apply(source)
     for name, layer in source.linears.items():
         assert torch.equal(layer.quantized_weight(), wanted[name])
 

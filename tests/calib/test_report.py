@@ -130,7 +130,7 @@ def test_json_holds_sums_that_agree_with_the_stored_planes(run, record, checkpoi
     stored = StoredCheckpoint(checkpoint)
     counted = {}
     for name, layer in run.source.linears.items():
-        planes, scales = (tensor.numpy() for tensor in stored.read(layer))
+        planes, scales = (tensor.numpy() for tensor in stored.read(layer.name, tuple(layer.weight.shape)))
         counted[name] = weight_statistics(PlaneWeight.of(planes, scales, layer.in_features, FORMAT.group_size))
     whole = sum(one.weights for one in counted.values())
     last = found["totals"]["e2e"]

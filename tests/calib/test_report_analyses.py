@@ -92,7 +92,7 @@ def test_preference_is_that_of_plain_models(model, exact, checkpoint, random_tok
 def test_the_middle_of_the_landscape_is_the_layer_itself(model, checkpoint, random_tokens):
     tokens = random_tokens(2, 16)
     source = SourceModel(model, FORMAT)
-    StoredCheckpoint(checkpoint).apply(list(source.linears.values()))  # as after another analysis
+    StoredCheckpoint(checkpoint).apply(source)  # as after another analysis
     name = list(source.linears)[3]
     found = landscape(source, name, tokens, points=3)
     assert found["factors"] == [0.5, 1.0, 1.5]

@@ -164,7 +164,7 @@ def test_a_checkpoint_gives_back_what_was_saved(saved, random_tokens, name):
     source.load(source.model)
     checkpoint = StoredCheckpoint(directory)
 
-    checkpoint.apply(list(source.linears.values()))
+    checkpoint.apply(source)
 
     assert checkpoint.format == FORMAT
     for key, layer in source.linears.items():
@@ -180,7 +180,7 @@ def test_layers_that_a_checkpoint_left_out_stay_in_full_precision(saved, tiny_mo
     result, directory = saved("llama", skip=("*.down_proj",))
     source = SourceModel(tiny_model("llama"), FORMAT)
     source.load(source.model)
-    StoredCheckpoint(directory).apply(list(source.linears.values()))
+    StoredCheckpoint(directory).apply(source)
     assert {name for name, layer in source.linears.items() if not layer.quantized} == set(result.source.skipped)
 
 
@@ -189,7 +189,7 @@ def test_a_checkpoint_of_another_model_is_refused(saved, tiny_model, tmp_path):
     checkpoint = StoredCheckpoint(directory)
     other = SourceModel(tiny_model("gpt2"), FORMAT)
     with pytest.raises(InputError, match=r"has no planes of transformer\.h\.0\.attn\.c_attn; is it .* another model"):
-        checkpoint.apply(list(other.linears.values()))
+        checkpoint.apply(other)
     wider = Path(shutil.copytree(tiny_model("llama"), tmp_path / "wider"))
     tensors = load_file(wider / "model.safetensors")
     for name, value in tensors.items():
@@ -199,7 +199,7 @@ def test_a_checkpoint_of_another_model_is_refused(saved, tiny_model, tmp_path):
     save_file(tensors, wider / "model.safetensors")
     edit_config(wider, intermediate_size=320)
     with pytest.raises(InputError, match=r"model\.layers\.0\.mlp\.gate_proj"):
-        StoredCheckpoint(directory).apply(list(SourceModel(wider, FORMAT).linears.values()))
+        StoredCheckpoint(directory).apply(SourceModel(wider, FORMAT))
 
 
 def rewrite(directory: Path, change) -> None:

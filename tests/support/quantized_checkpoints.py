@@ -22,27 +22,30 @@ def quantize(
     scale_dtype: type[np.floating] = np.float16,
     form: PlaneFormat | None = None,
     overrides: Mapping[str, PlaneFormat] | None = None,
+    tables: Mapping[str, PlaneFormat] | None = None,
 ):
     """Write a checkpoint of random planes for every Linear of `model_dir` and return them by module.
 
-    `overrides` are the formats of modules that differ from `form`, which otherwise follows from what is before it.
+    `overrides` are the formats of modules that differ from `form`, which otherwise follows from what is before it;
+    `tables` those of vocabulary tables, which else stay as they are.
     """
     config = json.loads((model_dir / "config.json").read_text())
     stored = load_file(model_dir / "model.safetensors")
     rng = np.random.default_rng(0)
     default = form or PlaneFormat(planes, group_size, has_offset, scale_dtype=np.dtype(scale_dtype))
-    formats = {} if overrides is None else overrides
+    tables = tables or {}
+    formats = {**(overrides or {}), **tables}
     tensors, modules = {}, {}
     for name, tensor in stored.items():
         module = name.removesuffix(".weight")
         is_linear = tensor.dim() == 2 and not any(part in name for part in ("embed", "lm_head", "wte", "wpe", "word_"))
-        if not is_linear or module in skip:
+        if not (is_linear or module in tables) or module in skip:
             tensors[name] = tensor.numpy()
             continue
         K, N = tensor.shape if "gpt2" in str(model_dir) else reversed(tensor.shape)
         weight = random_weight(rng, N, K, formats.get(module, default))
         tensors[planes_name(module)], tensors[scales_name(module)] = weight.planes, weight.scales
         modules[module] = weight.dequantize()
-    quantization = QuantizationConfig.of_formats("fdb", default, formats, tuple(skip))
+    quantization = QuantizationConfig.of_formats("fdb", default, overrides or {}, tuple(skip), tables)
     write_checkpoint(checkpoint, config, quantization, tensors.items())
     return modules

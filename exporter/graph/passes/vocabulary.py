@@ -1,7 +1,7 @@
 """The two tables as long as the vocabulary, token embedding and head, in fewer bits.
 
-1. 2, 3, 4 and 8 bits: planes of even levels (`vocabulary_planes.py`). The head is a DualBinaryMatMul node, and the
-   embedding takes the rows of its tokens out of the same planes.
+1. 2, 3, 4 and 8 bits, and whatever a checkpoint stores: planes (`vocabulary_planes.py`). The head is a DualBinaryMatMul
+   node, and the embedding takes the rows of its tokens out of the same planes.
 2. The same bits for operators of ONNX Runtime alone: quantization blocks (`vocabulary_blocks.py`).
 3. 16 and 32 bits: the table is stored in that float type and cast where the graph computes in the other.
 
@@ -11,6 +11,7 @@ A Gather of ONNX Runtime's CPU provider fails for an id beyond the table and nam
 negative ids are moved beyond the table first. Not on CUDA, where Gather does not check at all.
 """
 
+from collections.abc import Mapping
 from typing import Protocol
 
 import numpy as np
@@ -65,11 +66,18 @@ class VocabularyPass(ir.passes.InPlacePass):
     """See the module's docstring. After the run, `tables` lists the tables to store."""
 
     def __init__(
-        self, embedding: ir.Node | None, head: Linear | None, form: TableForm, *, tied: bool, check_ids: bool
+        self,
+        embedding: ir.Node | None,
+        head: Linear | None,
+        form: TableForm,
+        *,
+        tied: bool,
+        check_ids: bool,
+        stored: Mapping[str, TableForm] | None = None,
     ) -> None:
-        """`tied` says that both tables hold the same weights."""
+        """`tied` says that both tables hold the same weights; `stored` has forms of single tables, by parameter."""
         super().__init__()
-        self._embedding, self._head, self._form = embedding, head, form
+        self._embedding, self._head, self._form, self._stored = embedding, head, form, stored or {}
         self._tied, self._check_ids = tied, check_ids
         self.tables: list[VocabularyTable] = []
 
@@ -83,14 +91,18 @@ class VocabularyPass(ir.passes.InPlacePass):
             if table is None or not self._tied:
                 table = self._table(model, self._head.weight)
             build = NodeBuilder(model, self._head.matmul, f"{self._head.module}.head")
-            result = self._form.product(build, table, self._head.matmul.inputs[0])
+            result = self._form_of(table.parameter).product(build, table, self._head.matmul.inputs[0])
             replace_value(model, self._head.matmul.outputs[0], result)
         return ir.passes.PassResult(model, modified=bool(self.tables))
 
     def _table(self, model: ir.Model, weight: ir.Value) -> VocabularyTable:
         rows, width = static_shape(weight) or (0, 0)
-        self.tables.append(self._form.table(model, str(weight.name), rows, width))
+        name = str(weight.name)
+        self.tables.append(self._form_of(name).table(model, name, rows, width))
         return self.tables[-1]
+
+    def _form_of(self, parameter: str) -> TableForm:
+        return self._stored.get(parameter, self._form)
 
     def _replace_embedding(self, model: ir.Model, gather: ir.Node, table: VocabularyTable) -> None:
         build = NodeBuilder(model, gather, f"{table.parameter}.lookup")
@@ -99,4 +111,4 @@ class VocabularyPass(ir.passes.InPlacePass):
             rows, _ = static_shape(gather.inputs[0]) or (0, 0)
             zero, beyond = (build.constant(f"id_{number}", np.array(number, np.int64)) for number in (0, rows))
             ids = build("Where", build("Less", ids, zero), beyond, ids)
-        replace_value(model, gather.outputs[0], self._form.look_up(build, table, ids))
+        replace_value(model, gather.outputs[0], self._form_of(table.parameter).look_up(build, table, ids))

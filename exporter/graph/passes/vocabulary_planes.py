@@ -1,70 +1,68 @@
 """Vocabulary tables as planes of even levels.
 
-    table[v, h] = step[v, h // G] * (q[v, h] - zero)        q = sum_p 2^p planes[p, v, h]
+    table[v, h] = step[v, h // G] * (q[v, h] - zero)  (+ offset[v, h // G])        q = sum_p 2^p planes[p, v, h]
 
-The head is a DualBinaryMatMul node. The embedding reads the same planes and steps, which therefore are in layout plain
-or codes. The bytes of the rows that are asked for become numbers by tables of 256 entries: in layout plain, from
-[P, batch, sequence, Hp/8], one for each plane, whose entry of a byte are the eight values 2^p * bit; in layout codes,
-from [batch, sequence, Hp/G, G P/8], one, whose entry are the numbers in a byte. Every runtime has these operators, and
-no more of the table is unpacked than these rows.
+The head is a DualBinaryMatMul node, of any form that a checkpoint can store. The embedding reads the same planes and
+scales, which therefore are of even levels, in layout plain or codes. The bytes of the rows that are asked for become
+numbers by tables of 256 entries: in layout plain, from [P, batch, sequence, Hp/8], one for each plane, whose entry of a
+byte are the eight values 2^p * bit; in layout codes, from [batch, sequence, Hp/G, G P/8], one, whose entry are the
+numbers in a byte. Every runtime has these operators, and no more of the table is unpacked than these rows.
 """
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
 import onnx_ir as ir
 
-from dualbinary import OP
+from dualbinary import OP, InputError
 from dualbinary.contract.layout import CODES
 from dualbinary.contract.weight import EACH_GROUP, PlaneFormat
+from dualbinary.fitting.table_forms import table_format
 from dualbinary.onnx_files.factor_tables import factor_tables
 from exporter.graph.code_nodes import byte_numbers
 from exporter.graph.export_graph import VocabularyTable
 from exporter.graph.operator_node import operator_attributes, plane_parameters
 from exporter.graph.values import NodeBuilder
 
-__all__ = ["PlaneTables", "table_format"]
-
-_CODES, _HALF = np.dtype(np.uint8), np.dtype(np.float16)
-_FORMS: Mapping[int, tuple[int, float | str, np.dtype]] = {
-    2: (32, 2, _CODES),
-    3: (32, EACH_GROUP, _CODES),
-    4: (32, EACH_GROUP, _CODES),
-    8: (64, 128, _HALF),
-}
-"""Group size, zero and type of scales by bits, measured on a whole model (docs/log/export.md)."""
-
-
-def table_format(bits: int, width: int, *, in_codes: bool = False) -> PlaneFormat:
-    """The form of a table of so many bits whose rows have `width` weights, in layout plain, or codes where that is."""
-    multiple = OP.limits["group_multiple"]
-    group_size, zero, scale_dtype = _FORMS[bits]
-    if width % group_size:
-        group_size = multiple  # padding to whole groups costs more than a scale for every 32 weights
-    form = PlaneFormat(bits, group_size, levels="even", zero=zero, scale_dtype=scale_dtype)
-    return replace(form, layout=CODES) if in_codes and form.in_codes else form
+__all__ = ["PlaneTables"]
 
 
 class PlaneTables:
     """Tables as planes; see the module's docstring."""
 
-    def __init__(self, bits: int, dtype: ir.DataType, accuracy_level: int, *, in_codes: bool = False) -> None:
-        """`dtype` is the activations' type; `in_codes` asks for layout codes where it can hold the table."""
-        self._bits, self._dtype, self._accuracy_level, self._in_codes = bits, dtype, accuracy_level, in_codes
+    def __init__(
+        self, form: int | PlaneFormat, dtype: ir.DataType, accuracy_level: int, *, in_codes: bool = False
+    ) -> None:
+        """`form` is that of a stored table, or the bits of one to make; `dtype` the activations' type.
+
+        `in_codes` asks for layout codes where it can hold the table.
+        """
+        self._form, self._dtype, self._accuracy_level, self._in_codes = form, dtype, accuracy_level, in_codes
 
     def table(self, model: ir.Model, name: str, rows: int, width: int) -> VocabularyTable:
         """See TableForm."""
-        form = table_format(self._bits, width, in_codes=self._in_codes)
+        stored = isinstance(self._form, PlaneFormat)
+        form = self._form if isinstance(self._form, PlaneFormat) else table_format(self._form, width)
+        form = replace(form.for_inputs(width), per_tensor=False)  # rows are looked up one by one
+        if self._in_codes and form.in_codes:
+            form = replace(form, layout=CODES)
         values = plane_parameters(model, name, form, rows, width)
         imports = model.graph.opset_imports
         imports[OP.domain] = max(imports.get(OP.domain, 1), form.version)
-        return VocabularyTable(name, self._bits, rows, width, values, form.group_size, form)
+        return VocabularyTable(name, form.planes, rows, width, values, form.group_size, form, stored=stored)
 
     def look_up(self, build: NodeBuilder, table: VocabularyTable, ids: ir.Value | None) -> ir.Value:
-        """See TableForm. In float32, so that the one rounding is that of the last product."""
+        """See TableForm. In float32, so that the one rounding is that of the last product.
+
+        Raises InputError for a table of free levels.
+        """
         form = table.plane_format
         assert form is not None
+        if not form.even:
+            raise InputError(
+                f"{table.parameter}: stored in planes of free levels, which a token embedding does not read; expected "
+                "even levels, or --embedding-bits, which stores the table anew"
+            )
         planes, scales = table.values
         groups, size = form.groups(table.width), form.group_size
         numbers, zeros = _numbers(build, planes, ids, form), None
@@ -75,8 +73,11 @@ class PlaneTables:
         last = build.constant("last", np.array([-1], np.int64))
         if zeros is not None:
             grouped = build("Sub", grouped, build("Unsqueeze", zeros, last))
-        steps = _steps(build, build("Gather", scales, ids, axis=1), form, groups)
+        found = build("Gather", scales, ids, axis=1)
+        steps, *offsets = (_scales(build, found, row, form, groups) for row in range(form.scale_rows))
         weights = build("Mul", grouped, build("Unsqueeze", steps, last))
+        for offset in offsets:
+            weights = build("Add", weights, build("Unsqueeze", offset, last))
         row = build("Reshape", weights, build.constant("row", np.array([0, 0, -1], np.int64)))
         if groups * size > table.width:
             row = _columns(build, row, "row", 0, table.width)
@@ -121,10 +122,9 @@ def _columns(build: NodeBuilder, value: ir.Value, name: str, begin: int, end: in
     return build("Slice", value, *bounds)
 
 
-def _steps(build: NodeBuilder, scales: ir.Value, form: PlaneFormat, groups: int) -> ir.Value:
-    """Steps, float32 [batch, sequence, groups], from the scales [1, batch, sequence, ..] of the rows."""
-    first = build.constant("first", np.array([0], np.int64))
-    rows = build("Squeeze", scales, first)
+def _scales(build: NodeBuilder, scales: ir.Value, row: int, form: PlaneFormat, groups: int) -> ir.Value:
+    """Row `row` of the scales [C, batch, sequence, ..] of the tokens, float32 [batch, sequence, groups]."""
+    rows = build("Gather", scales, build.constant(f"scales_{row}", np.array(row, np.int64)))
     if form.scale_dtype != np.uint8:
         return build("Cast", rows, to=int(ir.DataType.FLOAT))
     head = OP.scale_codes["factor_bytes"]
