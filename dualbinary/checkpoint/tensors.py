@@ -156,9 +156,7 @@ def check_modules(
         _check_stored(tensors, scales_name(module), scales)
         if order_name(module) in tensors:
             if module in tables:
-                raise InputError(
-                    f"{order_name(module)}: not expected; a vocabulary table has its inputs in their order"
-                )
+                raise InputError(f"{order_name(module)}: not expected of a vocabulary table")
             _check_stored(tensors, order_name(module), {"I32": [k]})
         if f"{module}.weight" in tensors:
             raise InputError(f"{module}.weight: not expected beside {planes_name(module)}")

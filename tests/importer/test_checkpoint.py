@@ -63,6 +63,18 @@ def test_exports_compute_with_the_numbers_whatever_their_order(llama, tmp_path, 
     assert bool(orders) == (make is not MIXED)
 
 
+@pytest.mark.parametrize(("bits", "group_size", "zero"), [(4, 32, 8.0), (6, 16, 32.0), (8, 32, 128.0), (2, 64, 1.0)])
+@pytest.mark.parametrize("name", ["llama", "llama_tied"])
+def test_vocabulary_tables_are_their_numbers_too(tmp_path, name, bits, group_size, zero):
+    table = partial(even_numbers, bits=bits, group_size=group_size, zero=zero)
+    plain = make_model(name, tmp_path / "plain")
+    write_model(low_bit_model(plain, {"embed_tokens": table, "lm_head": table}, tables=True), tmp_path / "c")
+    result = export(tmp_path / "c", tmp_path / "out" / "model.onnx", ExportOptions())
+    assert {each.plane_format.planes for each in result.graph.tables if each.plane_format is not None} == {bits}
+    for library in (runtime_ext.library_path(), None):
+        assert check(result, tmp_path / "out" / "model.onnx", library).passed
+
+
 @pytest.mark.parametrize("with_library", [True, False])
 def test_column_k_multiplies_input_order_k(llama, tmp_path, with_library):
     model = low_bit_model(llama, ORDERED)

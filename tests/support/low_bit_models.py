@@ -21,14 +21,17 @@ def even_numbers(rng, N, K, *, bits=4, group_size=32, zero=8.0, order=False):
     return Numbers(q, step, zero, order=permutation), bits, group_size
 
 
-def low_bit_model(model_dir: Path, make: Mapping[str, Make] | None = None) -> LowBitModel:
-    """`model_dir` with random numbers for its linear layers, those of `make` by the last part of their name."""
+def low_bit_model(model_dir: Path, make: Mapping[str, Make] | None = None, *, tables: bool = False) -> LowBitModel:
+    """`model_dir` with random numbers for its linear layers and, if asked for, its `tables`.
+
+    `make` makes those of some, by the last part of their name.
+    """
     rng = np.random.default_rng(0)
     config = json.loads((model_dir / "config.json").read_text())
     weights, tensors = {}, {}
     for name, tensor in load_file(model_dir / "model.safetensors").items():
         module = name.removesuffix(".weight")
-        if tensor.dim() == 2 and "embed" not in name and "lm_head" not in name:
+        if tensor.dim() == 2 and (tables or ("embed" not in name and "lm_head" not in name)):
             N, K = tensor.shape
             numbers, bits, group_size = (make or {}).get(module.rpartition(".")[2], even_numbers)(rng, N, K)
             weights[module] = PackedWeight("test", N, K, bits, group_size, bits + 0.5, lambda n=numbers: n)
