@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from dualbinary import DualBinaryError
 from dualbinary.checkpoint import quantized_by
 from dualbinary.files.model_files import CONFIG_FILE
 from dualbinary.files.staging import scratch
@@ -26,7 +27,8 @@ def needs_import(source: Path) -> bool:
 def imported(source: Path, directory: Path, *, requantize: bool, quiet: bool) -> Iterator[tuple[Path, list[str]]]:
     """Yield a checkpoint of `source` and what the importer had to say; it lies in `directory` until the block ends.
 
-    Ends this process with the importer's exit code where it fails: it has said why.
+    Ends this process with the importer's exit code where it fails: it has said why. Raises DualBinaryError where
+    something ended it.
     """
     with scratch(directory) as place:
         checkpoint = place / source.stem
@@ -34,6 +36,8 @@ def imported(source: Path, directory: Path, *, requantize: bool, quiet: bool) ->
         words += ["--requantize"] if requantize else []
         words += ["--quiet"] if quiet else []
         done = subprocess.run(words, check=False, stdout=subprocess.PIPE, text=True)
+        if done.returncode < 0:
+            raise DualBinaryError(f"python -m importer was ended by signal {-done.returncode}; is memory short?")
         if done.returncode:
             sys.exit(done.returncode)
         yield checkpoint, json.loads(done.stdout)["notes"]

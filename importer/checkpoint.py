@@ -19,6 +19,7 @@ from importer.planes import plane_weight
 
 __all__ = ["ImportResult", "default_form", "write_model"]
 
+_SHARD_BYTES = 1 << 28  # held at a time, beside one weight
 _BLOCK = re.compile(r"\.\d+\.")
 default_form = PlaneFormat(4, 32, offset=True, levels="even", scale_dtype=np.dtype(np.uint8))
 """What a weight is fitted to that is no exact one: what the exporter gives a plain weight."""
@@ -56,6 +57,7 @@ def write_model(
         lambda: _quantization(model, result),
         _tensors(model, result, progress),
         files=model.files,
+        shard_bytes=_SHARD_BYTES,
     )
     return result
 

@@ -14,6 +14,8 @@ from importer.model import Numbers, PackedWeight
 
 __all__ = ["plane_weight"]
 
+_WEIGHTS = 1 << 22  # packed at a time
+
 
 def plane_weight(packed: PackedWeight, numbers: Numbers, module: str) -> PlaneWeight:
     """The planes of `module`, a weight that `packed` describes; they stand for exactly what `numbers` do.
@@ -30,7 +32,20 @@ def plane_weight(packed: PackedWeight, numbers: Numbers, module: str) -> PlaneWe
     whole = numbers.step.shape == (1, 1) and packed.N > 1
     size = packed.group_size if packed.group_size < packed.K else PER_CHANNEL
     form = PlaneFormat(packed.bits, size, offset is not None, levels="even", zero=zero, scale_dtype=scales.dtype)
-    return PlaneWeight.pack_even(numbers.q, scales, replace(form, per_tensor=whole), zeros)
+    return _packed(numbers.q, scales, replace(form, per_tensor=whole), zeros)
+
+
+def _packed(
+    q: npt.NDArray[np.uint8], scales: npt.NDArray[Any], form: PlaneFormat, zeros: npt.NDArray[np.integer] | None
+) -> PlaneWeight:
+    """The weight, made of some rows at a time: a vocabulary table is large, and its planes take a byte a bit first."""
+    parts: list[PlaneWeight] = []
+    for begin in range(0, len(q), step := max(1, _WEIGHTS // q.shape[1])):
+        rows = slice(begin, begin + step)
+        own = scales if form.per_tensor else scales[:, rows]
+        parts.append(PlaneWeight.pack_even(q[rows], own, form, None if zeros is None else zeros[rows]))
+    planes = np.concatenate([part.planes for part in parts], axis=1)
+    return replace(parts[0], planes=planes, scales=scales)
 
 
 def _centre(
