@@ -20,6 +20,7 @@ __all__ = ["header", "main", "reference_page"]
 
 def header() -> str:
     """The contract as C++ constants. Only constexpr: any file may include it, whatever flags it is compiled with."""
+    domains = ", ".join(f'"{name}"' for name in OP.domain_names)
     lines = [
         "// Generated from dualbinary/contract/op.toml by dualbinary.contract.codegen. Do not edit.",
         "#pragma once",
@@ -29,6 +30,8 @@ def header() -> str:
         "namespace dualbinary::contract {",
         "",
         f'inline constexpr char kDomain[] = "{OP.domain}";',
+        "// The operator means the same in each of them.",
+        f"inline constexpr const char* kDomains[] = {{{domains}}};",
         f'inline constexpr char kOpName[] = "{OP.name}";',
         f"inline constexpr int kOpVersion = {OP.version};",
         f'inline constexpr char kDigest[] = "{digest()}";',
