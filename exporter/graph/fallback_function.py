@@ -49,8 +49,8 @@ def function_domains(formats: Iterable[PlaneFormat]) -> dict[PlaneFormat, str]:
     distinct = list(dict.fromkeys(keys.values()))
     if len(distinct) > len(OP.domain_names):
         raise InputError(
-            f"the weights need {len(distinct)} fallback functions, and a model has room for {len(OP.domain_names)}; use "
-            "fewer formats, or --fallback none"
+            f"the weights need {len(distinct)} fallback functions, and a model has room for {len(OP.domain_names)}; "
+            "use fewer formats, or --fallback none"
         )
     domains = dict(zip(distinct, OP.domain_names, strict=False))
     return {form: domains[key] for form, key in keys.items()}

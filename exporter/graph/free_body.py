@@ -115,8 +115,8 @@ def offset_product(row: str, calls: Calls) -> str:
     `row` are nodes that give these.
     """
     padded = "o_padded = Identity (X)\n" if calls.whole else _PADDED
-    lead = "o_shape = Constant <value_ints: ints = [0, 0]> ()\n" if calls.sequences else "o_shape = Shape <end = -1> (X)\n"
-    return _GROUP_SIZE + padded + lead + _GROUP_SUMS + row + _OFFSET_SUM
+    lead = "Constant <value_ints: ints = [0, 0]> ()" if calls.sequences else "Shape <end = -1> (X)"
+    return f"{_GROUP_SIZE}{padded}o_shape = {lead}\n{_GROUP_SUMS}{row}{_OFFSET_SUM}"
 
 
 _GROUP_SIZE = """

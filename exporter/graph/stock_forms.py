@@ -84,8 +84,8 @@ class StockForm:
 def stock_form(form: PlaneFormat, accuracy_level: int, *, in_function: bool = False) -> StockForm:
     """The plan for a format of even levels, whose group size is a number.
 
-    `in_function`: the runtime makes the tensors when it loads the model. Then codes stay whole (wide_product.py), and an
-    offset stays what is stored: zero points are 0 in place of the middle.
+    `in_function`: the runtime makes the tensors when it loads the model. At accuracy level 0 codes of 8 bits are whole
+    then (wide_product.py), and an offset stays what is stored: zero points are 0 in place of the middle.
     """
     P, by_group = form.planes, form.zero == EACH_GROUP
     zero = 0.0 if by_group else float(form.zero)

@@ -1,7 +1,7 @@
 """MatMulNBits of 8-bit codes that keeps activations at 15 bits, in ONNX's text form.
 
-At accuracy level 0 ONNX Runtime unpacks weights of 8 bits at every call, 300 times the time that its level 4 takes. There
-it rounds X to 8 bits first, in blocks of G inputs, to multiples of u = max |X| / 127. So X is given as two rows,
+At accuracy level 0 ONNX Runtime unpacks weights of 8 bits at every call, in 300 times the time that its level 4 takes.
+That rounds X to 8 bits first, in blocks of G inputs, to multiples of u = max |X| / 127. So X is given as two rows,
 
     H = u * round(X / u)        which it keeps
     L = X - H                   which it rounds to max |L| / 127 at most, |L| <= u / 2: X has 15 bits

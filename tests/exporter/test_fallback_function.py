@@ -102,9 +102,7 @@ def run_nodes(functions, x, weights):
         tensors += [numpy_helper.from_array(array, name) for array, name in zip(arrays, names, strict=True)]
         if arrays[1].dtype == BFLOAT16:
             tensors[-1].data_type = TensorProto.BFLOAT16
-        nodes.append(
-            helper.make_node(OP.name, ["X", *names], [f"Y{index}"], domain=domain, **attributes)
-        )
+        nodes.append(helper.make_node(OP.name, ["X", *names], [f"Y{index}"], domain=domain, **attributes))
         shape = [*x.shape[:-1], attributes["N"]]
         outputs.append(helper.make_tensor_value_info(f"Y{index}", element, shape))
     graph = helper.make_graph(nodes, "g", [helper.make_tensor_value_info("X", element, x.shape)], outputs, tensors)
@@ -149,13 +147,28 @@ def distance(y, weight, x):
 TOLERANCE = {0: 1e-6, 4: 1 / 127}
 
 
+def tolerance(case):
+    """At level 0 numbers of more than 4 bits are multiplied with X = H + L, of which L is rounded.
+
+    In a group whose largest input is m, |L| <= m / 254, and what is lost of it at most 1/254 of its own largest: each
+    of G inputs is off by m / 254^2.
+    """
+    form = case.weight.format
+    if case.level or form.planes <= 4:
+        return TOLERANCE[case.level]
+    lack = form.groups(case.weight.K) * form.group_size - case.weight.K
+    x = np.pad(np.abs(case.x), ((0, 0), (0, lack))).reshape(len(case.x), -1, form.group_size)
+    lost = form.group_size * x.max(axis=2).sum(axis=1).max() / 254**2
+    return TOLERANCE[0] + lost / x.sum(axis=(1, 2)).max()
+
+
 @pytest.mark.parametrize("kind", ["ort4", "standard"])
 @given(case=even_cases())
 @settings(max_examples=60)
 def test_fallback_function_of_even_levels_is_the_op(kind, case):
     weight, x, level = case.weight, case.x, case.level
     y = run_nodes([single(kind, weight.format, level)], x, [node_of(weight, level)])[0]
-    assert distance(y, weight, x) <= TOLERANCE[0 if kind == "standard" else level]
+    assert distance(y, weight, x) <= (TOLERANCE[0] if kind == "standard" else tolerance(case))
 
 
 @given(case=even_cases(planes=CODE_PLANES))
@@ -163,7 +176,7 @@ def test_fallback_function_of_even_levels_is_the_op(kind, case):
 def test_fallback_function_of_codes_is_the_op(case):
     codes, x, level = case.weight.to_layout("codes"), case.x, case.level
     y = run_nodes([single("ort4", codes.format, level)], x, [node_of(codes, level)])[0]
-    assert distance(y, case.weight, x) <= TOLERANCE[level]
+    assert distance(y, case.weight, x) <= tolerance(case)
 
 
 @pytest.mark.parametrize("layout", ["avx2", "plain"])

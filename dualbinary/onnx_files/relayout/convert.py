@@ -163,9 +163,7 @@ def _copy(model: onnx.ModelProto, function: onnx.FunctionProto, weights: list[St
     return copy
 
 
-def _drop_copies(
-    model: onnx.ModelProto, functions: dict[str, onnx.FunctionProto], weights: list[StoredWeight]
-) -> None:
+def _drop_copies(model: onnx.ModelProto, functions: dict[str, onnx.FunctionProto], weights: list[StoredWeight]) -> None:
     """On the way to layout plain, return nodes to the function that reads it already, where blocks had a copy."""
     for domain, function in list(functions.items()):
         original = function.doc_string.removeprefix(_COPY_OF)
