@@ -71,6 +71,9 @@ def reference_page() -> str:
         "",
         OP.summary,
         "",
+        f"The operator is in the domains `{OP.domain_names[0]}`, `{OP.domain_names[1]}` to `{OP.domain_names[-1]}` and "
+        "means the same in each: a function in a model is known by domain and name, and some formats need their own.",
+        "",
         "```text",
         OP.formula.strip(),
         "```",

@@ -10,7 +10,8 @@ Most weights are one part, codes = q, in the narrowest of 2, 4 and 8 bits that h
 1. Zero points are integers there. A zero of half a step doubles the codes, 2q and 2 zero with half the step, where that
    takes no more than the bits they have anyway, or 4. Else the rest goes into an offset.
 2. At accuracy level 0 ONNX Runtime multiplies weights of 4 bits alone without unpacking them at every call: narrower
-   ones are widened, and wider ones are two parts, high and low nibbles.
+   ones are widened, and wider ones are two parts, high and low nibbles. In a function they are one part
+   (wide_product.py).
 3. Quantization blocks are groups, where that is a size with a fast kernel; else parts of groups.
 4. An offset is a product of its own: sums of X over groups times offsets [N, groups].
 """

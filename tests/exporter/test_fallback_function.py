@@ -17,7 +17,8 @@ from dualbinary.contract.weight import PlaneFormat, PlaneWeight
 from dualbinary.onnx_files.functions import own_layout, replace_unpacking
 from exporter.graph.fallback_function import fallback_functions, function_domains
 from exporter.graph.stock_forms import dequantize_stock, stock_form, stock_tensors
-from tests.support.even_cases import even_cases
+from exporter.graph.wide_product import Calls
+from tests.support.even_cases import EvenCase, even_cases
 
 
 @pytest.mark.parametrize("kind", ["ort4", "ort2", "standard"])
@@ -266,6 +267,24 @@ def test_nodes_of_several_formats_each_get_their_function():
 
     for y, weight in zip(ys, weights, strict=True):
         assert distance(y, weight, x) <= TOLERANCE[0]
+
+
+@pytest.mark.parametrize("planes", [4, 8])
+@pytest.mark.parametrize("level", [0, 4])
+def test_functions_of_decoders_have_no_node_that_shapes_of_sequences_make_needless(planes, level):
+    rng = np.random.default_rng(5)
+    weight = even_weight(PlaneFormat(planes, 32, offset=True, levels="even"), rng, K=96).to_layout("codes")
+    (function,) = fallback_functions("ort4", [weight.format], 21, level, Calls(sequences=True, whole=True))
+    proto = ir.to_proto(function)
+    x = rng.normal(size=(2, 3, 96)).astype(np.float32)
+
+    y = run_nodes([proto], x, [node_of(weight, level)])[0]
+
+    plain = weight.to_layout("plain")
+    assert distance(y, plain, x) <= tolerance(EvenCase(plain, x.reshape(6, 96), level))
+    used = {node.op_type for node in proto.node}
+    assert "Pad" not in used
+    assert ("Shape" in used) == (planes == 8 and level == 0)  # whose rows are of any number of dimensions
 
 
 def test_more_formats_than_domains_are_refused():
