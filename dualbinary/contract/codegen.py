@@ -62,6 +62,12 @@ def header() -> str:
     return "\n".join(lines)
 
 
+_DOMAINS = (
+    f"The operator is in the domains `{OP.domain_names[0]}`, `{OP.domain_names[1]}` to `{OP.domain_names[-1]}` and "
+    "means the same in each: a function in a model is known by domain and name, and some formats need their own."
+)
+
+
 def reference_page() -> str:
     """Text of docs/op_reference.md."""
     lines = [
@@ -71,8 +77,7 @@ def reference_page() -> str:
         "",
         OP.summary,
         "",
-        f"The operator is in the domains `{OP.domain_names[0]}`, `{OP.domain_names[1]}` to `{OP.domain_names[-1]}` and "
-        "means the same in each: a function in a model is known by domain and name, and some formats need their own.",
+        _DOMAINS,
         "",
         "```text",
         OP.formula.strip(),
