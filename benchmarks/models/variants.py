@@ -76,7 +76,7 @@ def _level0(work: Path, path: Path) -> None:
             os.link(file, path.parent / file.name)
     model = onnx.load(source / path.name, load_external_data=False)
     for node in model.graph.node:
-        if (node.domain, node.op_type) == (OP.domain, OP.name):
+        if node.domain in OP.domain_names and node.op_type == OP.name:
             for attribute in node.attribute:
                 attribute.i = 0 if attribute.name == "accuracy_level" else attribute.i
     onnx.save(model, path)

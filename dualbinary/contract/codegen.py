@@ -20,6 +20,7 @@ __all__ = ["header", "main", "reference_page"]
 
 def header() -> str:
     """The contract as C++ constants. Only constexpr: any file may include it, whatever flags it is compiled with."""
+    domains = ", ".join(f'"{name}"' for name in OP.domain_names)
     lines = [
         "// Generated from dualbinary/contract/op.toml by dualbinary.contract.codegen. Do not edit.",
         "#pragma once",
@@ -29,6 +30,8 @@ def header() -> str:
         "namespace dualbinary::contract {",
         "",
         f'inline constexpr char kDomain[] = "{OP.domain}";',
+        "// The operator means the same in each of them.",
+        f"inline constexpr const char* kDomains[] = {{{domains}}};",
         f'inline constexpr char kOpName[] = "{OP.name}";',
         f"inline constexpr int kOpVersion = {OP.version};",
         f'inline constexpr char kDigest[] = "{digest()}";',
@@ -59,6 +62,12 @@ def header() -> str:
     return "\n".join(lines)
 
 
+_DOMAINS = (
+    f"The operator is in the domains `{OP.domain_names[0]}`, `{OP.domain_names[1]}` to `{OP.domain_names[-1]}` and "
+    "means the same in each: a function in a model is known by domain and name, and some formats need their own."
+)
+
+
 def reference_page() -> str:
     """Text of docs/op_reference.md."""
     lines = [
@@ -67,6 +76,8 @@ def reference_page() -> str:
         "<!-- Generated from dualbinary/contract/op.toml by dualbinary.contract.codegen. Do not edit. -->",
         "",
         OP.summary,
+        "",
+        _DOMAINS,
         "",
         "```text",
         OP.formula.strip(),

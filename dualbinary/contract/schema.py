@@ -60,6 +60,7 @@ class Operator:
     """The whole contract. See `op.toml` for what the fields mean."""
 
     domain: str
+    domains: int
     name: str
     version: int
     summary: str
@@ -73,6 +74,15 @@ class Operator:
     outputs: tuple[Value, ...]
     attributes: tuple[Attribute, ...]
     layouts: tuple[Layout, ...]
+
+    @property
+    def domain_names(self) -> tuple[str, ...]:
+        """All domains that the operator is in, the first of which is `domain`. It means the same in each.
+
+        A model's function is known by domain and name (ONNX Runtime before 1.27 does not tell overloads apart), so that
+        weights which one function cannot serve have nodes of several domains.
+        """
+        return (self.domain, *(f"{self.domain}.{number}" for number in range(2, self.domains + 1)))
 
     def attribute(self, name: str) -> Attribute:
         """Return the attribute called `name`; KeyError if the contract has none."""

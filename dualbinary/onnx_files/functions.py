@@ -13,10 +13,7 @@ from dualbinary.errors import InputError
 from dualbinary.onnx_files.pack_codes import pack_codes_text
 from dualbinary.onnx_files.unpack_function import PREFIX, UnpackFunction, unpack_function
 
-__all__ = ["BLOCKS", "constant_nodes", "own_layout", "replace_unpacking"]
-
-BLOCKS = "blocks"
-"""The last part of the name of an overload that reads a blocked layout, where another one reads plain."""
+__all__ = ["constant_nodes", "own_layout", "replace_unpacking"]
 
 _OPSET = 18  # the first with bitwise operators
 _UNPACKED = {"planes", CODES, "scales"}

@@ -1,12 +1,8 @@
 """Weights of layout codes as the inputs of MatMulNBits: nodes in ONNX's text form.
 
-Where a code of the operator has P bits, its weight input is the stored tensor. Else its bytes are made anew, those of
-the zero points of groups, which follow in the same form, among them:
-
-- wider codes, from a table of 256 entries: a byte of numbers becomes the bytes of their codes;
-- numbers of 8 bits as two nibbles: of bytes beside one another, by bitwise operators, which need no indices.
-
-The runtime does this when it loads the model, and keeps what it made until it has loaded all of it: memory counts.
+Where a code of the operator has P bits, its weight input is the stored tensor. Else codes are wider, and their bytes
+come from a table of 256 entries, by the byte of numbers; zero points of groups, which follow in the same form, too. The
+runtime does this when it loads the model.
 """
 
 import numpy as np
@@ -27,15 +23,13 @@ def byte_numbers(planes: int) -> npt.NDArray[np.int64]:
 
 
 def all_codes(form: PlaneFormat, stock: StockForm, tables: dict[str, np.ndarray]) -> list[str]:
-    """`codes_all{i}` [N, blocks, bytes of a block] of each part i, from `codes`; blocks of zero points follow.
+    """`codes_all` [N, blocks, bytes of a block], from `codes`; blocks of zero points follow.
 
-    They read `zero`, `one`, `two` and `codes_shape`, the shape of the result.
+    They read `codes_shape`, the shape of the result.
     """
-    same = stock.block_size == form.group_size
-    if stock.bits < form.planes:
-        return _nibbles(same)
     if stock.bits == form.planes:
-        return [f"codes_all0 = {_shaped('codes', same)}"]
+        same = stock.block_size == form.group_size
+        return ["codes_all = Identity (codes)" if same else "codes_all = Reshape (codes, codes_shape)"]
     (part,) = stock.parts
     numbers = byte_numbers(form.planes) << part.shifts[0]
     per_byte = _BYTE // stock.bits
@@ -44,40 +38,12 @@ def all_codes(form: PlaneFormat, stock: StockForm, tables: dict[str, np.ndarray]
     return [
         f"codes_index = Cast <to = {_INT32}> (codes)",
         "codes_wide = Gather <axis = 0> (wider, codes_index)",
-        "codes_all0 = Reshape (codes_wide, codes_shape)",
+        "codes_all = Reshape (codes_wide, codes_shape)",
     ]
 
 
-def weight_codes(i: int, form: PlaneFormat, stock: StockForm) -> list[str]:
-    """`codes{i}`, the blocks of `codes_all{i}` that weights have. They read `zero`, `one` and `blocks`."""
+def weight_codes(form: PlaneFormat, stock: StockForm) -> list[str]:
+    """`number_codes`, the blocks of `codes_all` that weights have. They read `zero`, `one` and `blocks`."""
     if form.zero == EACH_GROUP or stock.block_size < form.group_size:
-        return [f"codes{i} = Slice (codes_all{i}, zero, blocks, one)"]
-    return [f"codes{i} = Identity (codes_all{i})"]
-
-
-def _shaped(codes: str, same: bool) -> str:
-    return f"Identity ({codes})" if same else f"Reshape ({codes}, codes_shape)"
-
-
-def _nibbles(same: bool) -> list[str]:
-    """High nibbles of the numbers of 8 bits, and low ones; `same` where blocks are groups."""
-    lines = []
-    for name, number in {"low_mask": 15, "high_mask": 240, "nibble": 4}.items():
-        lines += [
-            f"{name}_number = Constant <value_int = {number}> ()",
-            f"{name} = Cast <to = 2> ({name}_number)",
-        ]
-    return [
-        *lines,
-        f"last_input = Constant <value_ints: ints = [{np.iinfo(np.int64).max}]> ()",
-        "even_bytes = Slice (codes, zero, last_input, two, two)",
-        "odd_bytes = Slice (codes, one, last_input, two, two)",
-        'even_high = BitShift <direction = "RIGHT"> (even_bytes, nibble)',
-        "odd_high = BitwiseAnd (odd_bytes, high_mask)",
-        "high_bytes = BitwiseOr (even_high, odd_high)",
-        f"codes_all0 = {_shaped('high_bytes', same)}",
-        "even_low = BitwiseAnd (even_bytes, low_mask)",
-        'odd_low = BitShift <direction = "LEFT"> (odd_bytes, nibble)',
-        "low_bytes = BitwiseOr (even_low, odd_low)",
-        f"codes_all1 = {_shaped('low_bytes', same)}",
-    ]
+        return ["number_codes = Slice (codes_all, zero, blocks, one)"]
+    return ["number_codes = Identity (codes_all)"]

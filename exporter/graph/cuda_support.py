@@ -103,6 +103,7 @@ def copies_and_gaps(model: ir.Model) -> list[str]:
     placement = _Placement()
     for node in model.graph:
         domain = "" if node.domain == "ai.onnx" else node.domain
+        domain = OP.domain if domain in OP.domain_names else domain
         support = CUDA_SUPPORT.get((domain, node.op_type))
         dtype = placement.record_types(node, support)
         if node.op_type == "Constant" or placement.folds(node):

@@ -14,7 +14,8 @@ from dualbinary.contract.weight import EACH_GROUP, PlaneFormat
 from exporter.graph import free_body
 from exporter.graph.code_nodes import all_codes, byte_numbers, weight_codes
 from exporter.graph.free_body import offset_product
-from exporter.graph.stock_forms import StockForm, StockPart
+from exporter.graph.stock_forms import StockForm, StockPart, stock_form
+from exporter.graph.wide_product import Calls, is_wide, wide_product
 
 __all__ = ["nbits_body", "standard_body"]
 
@@ -22,8 +23,10 @@ Tables = dict[str, np.ndarray]
 _FLOAT, _INT32 = 1, 6
 
 
-def nbits_body(form: PlaneFormat, stock: StockForm) -> tuple[str, Tables]:
+def nbits_body(form: PlaneFormat, accuracy_level: int, calls: Calls) -> tuple[str, Tables]:
     """Nodes from `X`, `planes` or `codes`, and `scale_values` to `Y`, and the tables that they read."""
+    stock = stock_form(form, accuracy_level, in_function=True)
+    (part,) = stock.parts
     block, in_codes = stock.block_size, form.layout == CODES
     tables: Tables = {}
     lines = [
@@ -38,26 +41,23 @@ def nbits_body(form: PlaneFormat, stock: StockForm) -> tuple[str, Tables]:
     elif form.zero == EACH_GROUP or block < form.group_size:
         weight_planes = "weight_planes"
         lines.append("weight_planes = Slice (planes, zero, block_bytes, two)")
-    for i, part in enumerate(stock.parts):
-        if in_codes:
-            lines += weight_codes(i, form, stock)
-        else:
-            lines += _expanded(f"codes_all{i}", weight_planes, part, stock.bits, tables)
-            lines.append(f"codes{i} = Reshape (codes_all{i}, codes_shape)")
-        lines += [*_scales(i, part, form.group_size // block), *_zero_points(i, part, form, stock, tables)]
-        points = "" if stock.is_default(part) else f", points{i}"
-        lines.append(
-            f"y{i} = com.microsoft.MatMulNBits <K: int = @K, N: int = @N, bits = {stock.bits}, block_size = {block}, "
-            f"accuracy_level: int = @accuracy_level> (X, codes{i}, scale{i}{points})"
-        )
-    product = "y0"
-    if len(stock.parts) > 1:
-        lines.append("y = Add (y0, y1)")
-        product = "y"
+    if in_codes:
+        lines += weight_codes(form, stock)
+    else:
+        lines += _expanded("codes_all", weight_planes, part, stock.bits, tables)
+        lines.append("number_codes = Reshape (codes_all, codes_shape)")
+    lines += [*_scales(part, form.group_size // block), *_zero_points(part, form, stock, tables)]
+    points = "" if stock.is_default(part) else ", points"
+    operator = f"com.microsoft.MatMulNBits <K: int = @K, N: int = @N, bits = {stock.bits}, block_size = {block}, "
+    if is_wide(stock, accuracy_level):
+        lines += wide_product(f"{operator}accuracy_level = 4>", f"number_codes, scale_floats{points}", block, calls)
+    else:
+        level = "accuracy_level: int = @accuracy_level"
+        lines.append(f"product = {operator}{level}> (X, number_codes, block_scales{points})")
     if stock.centre is None:
-        return "\n".join([*lines, f"Y = Identity ({product})\n"]), tables
+        return "\n".join([*lines, "Y = Identity (product)\n"]), tables
     lines += _offset_row(form, stock.centre, tables)
-    return "\n".join([*lines, f"{offset_product(_ROW)}Y = Add ({product}, offset_sum)\n"]), tables
+    return "\n".join([*lines, f"{offset_product(_ROW, calls)}Y = Add (product, offset_sum)\n"]), tables
 
 
 _ROW = "o_row = Identity (offset_row)\n"
@@ -146,52 +146,52 @@ def _expanded(name: str, planes: str, part: StockPart, bits: int, tables: Tables
     return [*lines, f"{name} = Identity ({codes})"]
 
 
-def _scales(i: int, part: StockPart, repeats: int) -> list[str]:
-    """`scale{i}` [N, blocks] of a part, of the type of X, from the steps of groups."""
+def _scales(part: StockPart, repeats: int) -> list[str]:
+    """`block_scales` [N, blocks] of a part, of the type of X, from the steps of groups."""
     lines, row = [], "step_row"
     if part.factor != 1:
-        lines += [f"factor{i} = Constant <value_float = {part.factor}> ()", f"row{i} = Mul (step_row, factor{i})"]
-        row = f"row{i}"
+        lines += [f"factor = Constant <value_float = {part.factor}> ()", "row = Mul (step_row, factor)"]
+        row = "row"
     if repeats > 1:
         lines += [
-            f"column{i} = Unsqueeze ({row}, minus_one)",
-            f"repeats{i} = Constant <value_ints: ints = [1, 1, {repeats}]> ()",
-            f"wide{i} = Expand (column{i}, repeats{i})",
-            f"all{i} = Reshape (wide{i}, rows_shape)",
-            f"by_block{i} = Slice (all{i}, zero, blocks, one)",
+            f"column = Unsqueeze ({row}, minus_one)",
+            f"repeats = Constant <value_ints: ints = [1, 1, {repeats}]> ()",
+            "wide = Expand (column, repeats)",
+            "all = Reshape (wide, rows_shape)",
+            "by_block = Slice (all, zero, blocks, one)",
         ]
-        row = f"by_block{i}"
-    return [*lines, f"scale{i} = CastLike ({row}, X)"]
+        row = "by_block"
+    return [*lines, f"block_scales = CastLike ({row}, X)"]
 
 
-def _zero_points(i: int, part: StockPart, form: PlaneFormat, stock: StockForm, tables: Tables) -> list[str]:
-    """`points{i}` [N, bytes], where the part has zero points that are not MatMulNBits' default."""
+def _zero_points(part: StockPart, form: PlaneFormat, stock: StockForm, tables: Tables) -> list[str]:
+    """`points` [N, bytes], where the part has zero points that are not MatMulNBits' default."""
     if stock.is_default(part):
         return []
     per_byte = 8 // stock.bits
     lines = [
-        f"points_less{i} = Constant <value_ints: ints = [{per_byte - 1}]> ()",
-        f"per_byte{i} = Constant <value_ints: ints = [{per_byte}]> ()",
-        f"points_all{i} = Add (blocks, points_less{i})",
-        f"points_columns{i} = Div (points_all{i}, per_byte{i})",
+        f"points_less = Constant <value_ints: ints = [{per_byte - 1}]> ()",
+        f"per_byte = Constant <value_ints: ints = [{per_byte}]> ()",
+        "points_all = Add (blocks, points_less)",
+        "points_columns = Div (points_all, per_byte)",
     ]
     if part.zero_point is None:
-        lines.append(f"last_byte{i} = Constant <value_ints: ints = [{np.iinfo(np.int64).max}]> ()")
+        lines.append(f"last_byte = Constant <value_ints: ints = [{np.iinfo(np.int64).max}]> ()")
         if form.layout == CODES:
-            lines.append(f"points_bits{i} = Slice (codes_all{i}, groups, last_byte{i}, one)")
+            lines.append("points_bits = Slice (codes_all, groups, last_byte, one)")
         else:
-            lines.append(f"zero_bits{i} = Slice (planes, group_bytes, last_byte{i}, two)")
-            lines += _expanded(f"points_bits{i}", f"zero_bits{i}", part, stock.bits, tables)
+            lines.append("zero_bits = Slice (planes, group_bytes, last_byte, two)")
+            lines += _expanded("points_bits", "zero_bits", part, stock.bits, tables)
         return [
             *lines,
-            f"points_rows{i} = Reshape (points_bits{i}, rows_shape)",
-            f"points{i} = Slice (points_rows{i}, zero, points_columns{i}, one)",
+            "points_rows = Reshape (points_bits, rows_shape)",
+            "points = Slice (points_rows, zero, points_columns, one)",
         ]
-    tables[f"point{i}"] = np.array([[stock.packed(part.zero_point)]], np.uint8)
+    tables["point"] = np.array([[stock.packed(part.zero_point)]], np.uint8)
     return [
         *lines,
-        f"points_shape{i} = Concat <axis = 0> (n1, points_columns{i})",
-        f"points{i} = Expand (point{i}, points_shape{i})",
+        "points_shape = Concat <axis = 0> (n1, points_columns)",
+        "points = Expand (point, points_shape)",
     ]
 
 
@@ -232,7 +232,7 @@ def _offset_row(form: PlaneFormat, centre: float, tables: Tables) -> list[str]:
             ]
         else:
             own.append("own_row = Gather <axis = 0> (steps, second)")
-        if _by_row(form) and centre == 0:
+        if centre == 0:
             return [*own, "offset_row = Identity (own_row)"]
         lines += [*own, "offset_row = Add (offset_less, own_row)"]
     return lines

@@ -15,6 +15,7 @@ import numpy as np
 
 from dualbinary import OP
 from dualbinary.contract.weight import PlaneFormat
+from exporter.graph.wide_product import Calls
 
 __all__ = ["nbits_body", "offset_product", "standard_body"]
 
@@ -23,14 +24,14 @@ _BLOCK_SIZE = OP.limits["group_multiple"]
 _MAX_BLOCK_SIZES = {4: 256, 2: 128}
 
 
-def nbits_body(bits: int, formats: Collection[PlaneFormat]) -> tuple[str, dict[str, np.ndarray]]:
+def nbits_body(bits: int, formats: Collection[PlaneFormat], calls: Calls) -> tuple[str, dict[str, np.ndarray]]:
     """Nodes from `X`, `planes` and `scale_values` to `Y`, and the table that they read.
 
     The formats differ in group size alone. Where all of these are block sizes, blocks are groups.
     """
     sizes = {each.group_size for each in formats}
     by_group = all(size & (size - 1) == 0 and size <= _MAX_BLOCK_SIZES[bits] for size in sizes)
-    return _nbits_text(bits, next(iter(formats)), by_group), {"table": _code_table(bits)}
+    return _nbits_text(bits, next(iter(formats)), by_group, calls), {"table": _code_table(bits)}
 
 
 def _code_table(bits: int) -> np.ndarray:
@@ -42,7 +43,7 @@ def _code_table(bits: int) -> np.ndarray:
     return shifted.sum(axis=2).astype(np.uint8)
 
 
-def _nbits_text(bits: int, plane_format: PlaneFormat, by_group: bool) -> str:
+def _nbits_text(bits: int, plane_format: PlaneFormat, by_group: bool, calls: Calls) -> str:
     """Text with one MatMulNBits per plane; `by_group` makes its quantization blocks the groups, else they have 32."""
     block = "block_size: int = @group_size" if by_group else f"block_size = {_BLOCK_SIZE}"
     lines = [
@@ -84,7 +85,7 @@ def _nbits_text(bits: int, plane_format: PlaneFormat, by_group: bool) -> str:
         ]
         lines.append(f"sum{p} = {'Identity (y0)' if p == 0 else f'Add (sum{p - 1}, y{p})'}")
     lines.append(f"sum = Identity (sum{plane_format.planes - 1})")
-    end = f"{offset_product(_LAST_ROW)}Y = Add(sum, offset_sum)" if plane_format.offset else "Y = Identity(sum)"
+    end = f"{offset_product(_LAST_ROW, calls)}Y = Add(sum, offset_sum)" if plane_format.offset else "Y = Identity(sum)"
     return "\n".join([*lines, end]) + "\n"
 
 
@@ -108,16 +109,17 @@ def _block_scales(p: int, by_group: bool) -> list[str]:
 _LAST_ROW = "o_last = Constant <value_int = -1> ()\no_row = Gather <axis = 0> (scale_values, o_last)\n"
 
 
-def offset_product(row: str) -> str:
+def offset_product(row: str, calls: Calls) -> str:
     """Nodes that give `offset_sum`: sums of X over each group, times the offsets `o_row` [N, groups].
 
     `row` are nodes that give these.
     """
-    return _GROUP_SUMS + row + _OFFSET_SUM
+    padded = "o_padded = Identity (X)\n" if calls.whole else _PADDED
+    lead = "Constant <value_ints: ints = [0, 0]> ()" if calls.sequences else "Shape <end = -1> (X)"
+    return f"{_GROUP_SIZE}{padded}o_shape = {lead}\n{_GROUP_SUMS}{row}{_OFFSET_SUM}"
 
 
-# X is padded with zeros to whole groups.
-_GROUP_SUMS = """
+_GROUP_SIZE = """
 o_minus_one = Constant <value_ints: ints = [-1]> ()
 o_one = Constant <value_ints: ints = [1]> ()
 o_zero = Constant <value_ints: ints = [0]> ()
@@ -125,13 +127,15 @@ o_k = Constant <value_int: int = @K> ()
 o_group = Constant <value_int: int = @group_size> ()
 o_k1 = Reshape (o_k, o_minus_one)
 o_group1 = Reshape (o_group, o_minus_one)
-o_rest = Mod (o_k1, o_group1)
+"""
+# X is padded with zeros to whole groups.
+_PADDED = """o_rest = Mod (o_k1, o_group1)
 o_lack = Sub (o_group1, o_rest)
 o_pad = Mod (o_lack, o_group1)
 o_pads = Concat <axis = 0> (o_zero, o_pad)
 o_padded = Pad (X, o_pads, , o_minus_one)
-o_shape = Shape <end = -1> (X)
-o_grouped_shape = Concat <axis = 0> (o_shape, o_minus_one, o_group1)
+"""
+_GROUP_SUMS = """o_grouped_shape = Concat <axis = 0> (o_shape, o_minus_one, o_group1)
 o_grouped = Reshape (o_padded, o_grouped_shape)
 o_sums = ReduceSum <keepdims = 0> (o_grouped, o_minus_one)
 """

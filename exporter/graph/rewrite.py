@@ -10,7 +10,7 @@ from dualbinary.contract.weight import PlaneFormat
 from exporter.graph.build import BuiltGraph
 from exporter.graph.dry_run import refuse_what_cannot_run
 from exporter.graph.export_graph import ExportGraph, PlaneNode
-from exporter.graph.fallback_function import fallback_functions, overload_names
+from exporter.graph.fallback_function import fallback_functions, function_domains
 from exporter.graph.layers import Linear, find_embedding, find_head, find_linears
 from exporter.graph.parameters import Parameters
 from exporter.graph.passes.attention_f16 import AttentionF16Pass
@@ -26,6 +26,7 @@ from exporter.graph.passes.vocabulary_blocks import BlockTables
 from exporter.graph.passes.vocabulary_planes import PlaneTables
 from exporter.graph.passes.zero_points import ExplicitZeroPointsPass
 from exporter.graph.plane_formats import input_orders, layer_formats, stored_table_form
+from exporter.graph.wide_product import Calls
 from exporter.options import CUDA_PLANES, ExportOptions
 
 __all__ = ["rewrite"]
@@ -139,17 +140,30 @@ def _refuse_many_inputs(nodes: Collection[PlaneNode]) -> None:
 
 
 def _add_fallback(model: ir.Model, formats: Mapping[ir.Value, PlaneFormat], options: ExportOptions) -> None:
-    """Add the functions for weights of these planes, and name in each node the one that is its own."""
-    opset, level = model.graph.opset_imports[""], options.accuracy_level
-    for function in fallback_functions(options.fallback, formats.values(), opset, level):
+    """Add the functions for weights of these planes, and move each node to the domain of its own."""
+    imports = model.graph.opset_imports
+    nodes = [node for node in model.graph if (node.domain, node.op_type) == (OP.domain, OP.name)]
+    for function in fallback_functions(
+        options.fallback, formats.values(), imports[""], options.accuracy_level, _calls(nodes)
+    ):
         model.functions[function.identifier()] = function
-    names = overload_names(formats.values())
-    for node in model.graph:
-        if (node.domain, node.op_type) == (OP.domain, OP.name):
-            planes = node.inputs[1]
-            assert planes is not None
-            node.overload = names[formats[planes]]
+    domains = function_domains(formats.values())
+    for node in nodes:
+        planes = node.inputs[1]
+        assert planes is not None
+        node.domain = domains[formats[planes]]
+        imports.setdefault(node.domain, imports[OP.domain])
     model.graph.opset_imports.setdefault("com.microsoft", 1)
+
+
+def _calls(nodes: Collection[ir.Node]) -> Calls:
+    """What the operator's nodes have in common."""
+    shapes = [node.inputs[0].shape if node.inputs[0] is not None else None for node in nodes]
+    sizes = [(node.attributes["K"].as_int(), node.attributes["group_size"].as_int()) for node in nodes]
+    return Calls(
+        sequences=all(shape is not None and shape.rank() == len(("batch", "sequence", "K")) for shape in shapes),
+        whole=all(K % G == 0 for K, G in sizes),
+    )
 
 
 def _tied(head: Linear, embedding: ir.Node, parameters: Parameters) -> bool:

@@ -10,7 +10,8 @@ Most weights are one part, codes = q, in the narrowest of 2, 4 and 8 bits that h
 1. Zero points are integers there. A zero of half a step doubles the codes, 2q and 2 zero with half the step, where that
    takes no more than the bits they have anyway, or 4. Else the rest goes into an offset.
 2. At accuracy level 0 ONNX Runtime multiplies weights of 4 bits alone without unpacking them at every call: narrower
-   ones are widened, and wider ones are two parts, high and low nibbles.
+   ones are widened, and wider ones are two parts, high and low nibbles. In a function they are one part
+   (wide_product.py).
 3. Quantization blocks are groups, where that is a size with a fast kernel; else parts of groups.
 4. An offset is a product of its own: sums of X over groups times offsets [N, groups].
 """
@@ -81,8 +82,12 @@ class StockForm:
         return -(-self.block_columns(K) * self.bits // 8)
 
 
-def stock_form(form: PlaneFormat, accuracy_level: int) -> StockForm:
-    """The plan for a format of even levels, whose group size is a number."""
+def stock_form(form: PlaneFormat, accuracy_level: int, *, in_function: bool = False) -> StockForm:
+    """The plan for a format of even levels, whose group size is a number.
+
+    `in_function`: the runtime makes the tensors when it loads the model. At accuracy level 0 codes of 8 bits are whole
+    then (wide_product.py), and an offset stays what is stored: zero points are 0 in place of the middle.
+    """
     P, by_group = form.planes, form.zero == EACH_GROUP
     zero = 0.0 if by_group else float(form.zero)
     half = not zero.is_integer()
@@ -90,7 +95,7 @@ def stock_form(form: PlaneFormat, accuracy_level: int) -> StockForm:
     width = _width(P + doubled)
     if width < _NIBBLE and (accuracy_level == 0 or form.group_size % _BLOCK_SIZES[width][0]):
         width = _NIBBLE
-    halves = width > _NIBBLE and accuracy_level == 0
+    halves = width > _NIBBLE and accuracy_level == 0 and not in_function
     bits = _NIBBLE if halves else width
     block = _block_size(form.group_size, bits)
     # A group's zero point cannot be repeated for its blocks by the table that expands planes.
@@ -98,6 +103,8 @@ def stock_form(form: PlaneFormat, accuracy_level: int) -> StockForm:
     if offset and (form.offset or by_group):
         # int8 activations cost least where codes lie around their zero point.
         own = None if accuracy_level == 0 else 1 << (P - 1)
+        if in_function and accuracy_level == 0 and not by_group:
+            own = 0
     elif by_group or (offset and halves):
         own = None  # in halves the default of both
     else:

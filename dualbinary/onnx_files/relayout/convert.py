@@ -19,7 +19,7 @@ from dualbinary.files.json_objects import read_json_object
 from dualbinary.files.model_files import CONFIGS, EXPORT_REPORT, GENAI_CONFIG, OPTIONAL_FILES
 from dualbinary.files.staging import check_output, check_space, staged
 from dualbinary.onnx_files.data_file import INLINE_BYTES, AlignedFile
-from dualbinary.onnx_files.functions import BLOCKS, own_layout, replace_unpacking
+from dualbinary.onnx_files.functions import own_layout, replace_unpacking
 from dualbinary.onnx_files.relayout.model import (
     External,
     StoredWeight,
@@ -36,6 +36,7 @@ Progress = Callable[[int, int], None]
 """Called with bytes done and bytes in all."""
 
 _LAYOUT = "layout"
+_COPY_OF = "for output blocks, as the function of domain "
 _SPARE = 1.25  # blocks round up to 32 outputs and scales to cache lines; small models more than large ones
 _GRAPH_BYTES = 16 << 20
 
@@ -120,15 +121,16 @@ def _replace_unpacking(
     """
     for weight in weights:
         weight.target = layout
-    functions = {f.overload: f for f in model.functions if (f.domain, f.name) == (OP.domain, OP.name)}
+    functions = {f.domain: f for f in model.functions if f.domain in OP.domain_names and f.name == OP.name}
     if not functions:
         return
-    _join_overloads(model, functions, weights, layout)
-    for overload in dict.fromkeys(weight.overload for weight in weights):
-        function = functions.get(overload)
-        own = [weight for weight in weights if weight.overload == overload]
+    if not OP.layout_named(layout).blocks:
+        _drop_copies(model, functions, weights)
+    for domain in dict.fromkeys(weight.domain for weight in weights):
+        function = functions.get(domain)
+        own = [weight for weight in weights if weight.domain == domain]
         if function is None:
-            raise InputError(f"{own[0].name}: its fallback function, overload '{overload}', is not in the model")
+            raise InputError(f"{own[0].name}: its fallback function, of domain {domain}, is not in the model")
         blocks = OP.layout_named(layout).blocks
         target = layout if blocks else own_layout(function)
         for weight in own:
@@ -139,31 +141,44 @@ def _replace_unpacking(
                 "the nodes differ in planes, offset or type of scales, which one fallback function cannot unpack from "
                 f"layout {layout}; export the model again, or with --fallback none"
             )
-        if blocks and any(weight.overload == overload for weight in kept):
-            copy = model.functions.add()
-            copy.CopyFrom(function)
-            copy.overload = f"{overload}_{BLOCKS}".strip("_")
-            for node in (node for weight in own for node in weight.nodes):
-                node.overload = copy.overload
-            function = copy
+        if blocks and any(weight.domain == domain for weight in kept):
+            function = _copy(model, function, own)
         replace_unpacking(function, next(iter(forms)))
 
 
-def _join_overloads(
-    model: onnx.ModelProto, functions: dict[str, onnx.FunctionProto], weights: list[StoredWeight], layout: str
-) -> None:
-    """On the way to layout plain, let nodes name the function that reads it already, where blocks had a copy."""
-    if OP.layout_named(layout).blocks:
-        return
-    for weight in weights:
-        plain = weight.overload.removesuffix(BLOCKS).rstrip("_")
-        if plain == weight.overload or plain not in functions:
+def _copy(model: onnx.ModelProto, function: onnx.FunctionProto, weights: list[StoredWeight]) -> onnx.FunctionProto:
+    """A copy of the function in a domain of its own, in which the nodes of `weights` are then."""
+    imported = {entry.domain: entry.version for entry in model.opset_import}
+    free = next((name for name in OP.domain_names if name not in imported), None)
+    if free is None:
+        raise InputError(
+            f"the model has nodes in all {len(OP.domain_names)} domains of the operator, which leaves none for the "
+            "weights that change their layout; export it again with --layout or --fallback none"
+        )
+    copy = model.functions.add()
+    copy.CopyFrom(function)
+    copy.domain, copy.doc_string = free, _COPY_OF + function.domain
+    model.opset_import.append(helper.make_opsetid(free, imported[function.domain]))
+    _move(weights, free)
+    return copy
+
+
+def _drop_copies(model: onnx.ModelProto, functions: dict[str, onnx.FunctionProto], weights: list[StoredWeight]) -> None:
+    """On the way to layout plain, return nodes to the function that reads it already, where blocks had a copy."""
+    for domain, function in list(functions.items()):
+        original = function.doc_string.removeprefix(_COPY_OF)
+        if original == function.doc_string or original not in functions:
             continue
-        if copy := functions.pop(weight.overload, None):
-            model.functions.remove(copy)
-        weight.overload = plain
+        _move([weight for weight in weights if weight.domain == domain], original)
+        model.functions.remove(functions.pop(domain))
+        model.opset_import.remove(next(entry for entry in model.opset_import if entry.domain == domain))
+
+
+def _move(weights: list[StoredWeight], domain: str) -> None:
+    for weight in weights:
+        weight.domain = domain
         for node in weight.nodes:
-            node.overload = plain
+            node.domain = domain
 
 
 def _function_form(form: PlaneFormat) -> PlaneFormat:

@@ -52,7 +52,7 @@ class StoredWeight:
     N: int
     group_size: int
     levels: Levels
-    overload: str
+    domain: str
     target: str = ""
     shared: bool = False
 
@@ -124,7 +124,7 @@ def weights_of(model: onnx.ModelProto) -> list[StoredWeight]:
         known = weights.setdefault(weight.planes.name, weight)
         if known is weight:
             continue
-        same = ("scales", "layout", "K", "N", "group_size", "levels", "overload")
+        same = ("scales", "layout", "K", "N", "group_size", "levels", "domain")
         if any(getattr(known, field) != getattr(weight, field) for field in same):
             raise InputError(f"nodes '{known.nodes[0].name}' and '{node.name}' read the same planes differently")
         known.nodes.append(node)
@@ -157,7 +157,7 @@ def _weight(node: onnx.NodeProto, initializers: dict[str, onnx.TensorProto]) -> 
         raise InputError(f"node '{node.name}': planes and scales must be initializers of the main graph")
     layout = OP.layout(int(numbers["layout"] or 0)).name
     k, n, group_size = (int(numbers[name] or 0) for name in ("K", "N", "group_size"))
-    return StoredWeight(tensors[0], tensors[1], [node], layout, k, n, group_size, levels, node.overload)
+    return StoredWeight(tensors[0], tensors[1], [node], layout, k, n, group_size, levels, node.domain)
 
 
 def external_data(tensor: onnx.TensorProto, directory: Path) -> External | None:
@@ -227,7 +227,7 @@ def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
 
 
 def _is_ours(node: onnx.NodeProto) -> bool:
-    return node.domain == OP.domain and node.op_type == OP.name
+    return node.domain in OP.domain_names and node.op_type == OP.name
 
 
 def _dtype(tensor: onnx.TensorProto) -> np.dtype:

@@ -1,6 +1,7 @@
 // The library's entry points for ONNX Runtime.
 #include <map>
 #include <mutex>
+#include <vector>
 
 #include "contract.h"
 #include "ort/cpu_op.h"
@@ -16,28 +17,43 @@
 namespace dualbinary {
 namespace {
 
+using Domains = std::vector<OrtCustomOpDomain*>;
+
+// All domains of the contract, with the same operators in each.
+Domains new_domains(const OrtApiBase& base, const OrtApi& api) {
+  std::vector<const OrtCustomOp*> ops;
+  for (const OrtCustomOp* op : new_cpu_ops(api)) ops.push_back(op);
+  if (const OrtApi* newer = base.GetApi(kCudaApiVersion); newer != nullptr) {
+    for (const OrtCustomOp* op : new_cuda_ops(*newer)) ops.push_back(op);
+  }
+  Domains domains;
+  for (const char* name : contract::kDomains) {
+    OrtCustomOpDomain* domain = nullptr;
+    check(api, api.CreateCustomOpDomain(name, &domain));
+    domains.push_back(domain);
+    for (const OrtCustomOp* op : ops) check(api, api.CustomOpDomain_Add(domain, op));
+  }
+  return domains;
+}
+
 // Sessions refer to a domain after their options are gone, so it lives as long as the process. A process may hold more
 // than one copy of ONNX Runtime, each with its own table of functions, and objects of one must not reach the other.
-OrtCustomOpDomain* domain_of(const OrtApiBase& base, const OrtApi& api) {
-  static auto* const domains = new std::map<const OrtApi*, OrtCustomOpDomain*>;
+const Domains& domains_of(const OrtApiBase& base, const OrtApi& api) {
+  static auto* const known = new std::map<const OrtApi*, Domains>;
   static std::mutex mutex;
   const std::lock_guard lock(mutex);
-  OrtCustomOpDomain*& domain = (*domains)[&api];
-  if (domain == nullptr) {
-    check(api, api.CreateCustomOpDomain(contract::kDomain, &domain));
-    for (const OrtCustomOp* op : new_cpu_ops(api)) check(api, api.CustomOpDomain_Add(domain, op));
-    const OrtApi* newer = base.GetApi(kCudaApiVersion);
-    if (newer == nullptr) return domain;
-    for (const OrtCustomOp* op : new_cuda_ops(*newer)) check(api, api.CustomOpDomain_Add(domain, op));
-  }
-  return domain;
+  Domains& domains = (*known)[&api];
+  if (domains.empty()) domains = new_domains(base, api);
+  return domains;
 }
 
 OrtStatus* register_ops(OrtSessionOptions* options, const OrtApiBase* base) noexcept {
   const OrtApi* api = base->GetApi(kOrtApiVersion);
   // A runtime older than 1.17. Registering nothing lets the model's own fallback function serve the op.
   if (api == nullptr) return nullptr;
-  return guarded(*api, "dualbinary: ", [&] { check(*api, api->AddCustomOpDomain(options, domain_of(*base, *api))); });
+  return guarded(*api, "dualbinary: ", [&] {
+    for (OrtCustomOpDomain* domain : domains_of(*base, *api)) check(*api, api->AddCustomOpDomain(options, domain));
+  });
 }
 
 }  // namespace
