@@ -26,7 +26,7 @@ from calib.data.collect import first_windows
 from calib.losses import chunk_size, cross_entropy, kl_divergence
 from calib.models.blocks import autocast, compute_dtype
 from calib.models.head import head_of
-from calib.models.source import SourceModel
+from calib.models.source import SourceModel, check_length
 from calib.parallel import Team
 from calib.stored_checkpoint import StoredCheckpoint
 from dualbinary.cli.console import add_common_options, run
@@ -137,6 +137,7 @@ def _command(args: argparse.Namespace) -> None:
     options = options_from(args, EvalOptions)
     checkpoints = [StoredCheckpoint(path) for path in args.checkpoints]
     source = SourceModel(args.model_dir, ANY_FORMAT)
+    check_length(source.model, options.length)
     vocabulary = source.model.config.get_text_config().vocab_size
     windows = first_windows(args.model_dir, options.text, options.windows, options.length, vocabulary)
     device = Team.launched(options.device).device

@@ -28,7 +28,7 @@ from calib.data.generate import PARTS_SUFFIX, generate_to
 from calib.layers import QuantLinear, quant_linears
 from calib.measure import layer_statistics
 from calib.models.blocks import choose_attention, compute_dtype
-from calib.models.source import SourceModel, parameter_count
+from calib.models.source import SourceModel, check_length, parameter_count
 from calib.models.targets import Targets
 from calib.parallel import ALONE, Team
 from calib.report.record import RECORD_FILE, RECORD_VERSION, write_record
@@ -102,6 +102,8 @@ def run(
     if team.leads and out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
         raise InputError(f"{out_dir}: exists and is not empty; expected a new directory")
     source = SourceModel(model_dir, config.format.layer_formats, config.skip)
+    if config.needs_tokens:
+        check_length(source.model, config.data.length)
     choose_attention(source, team.device, config.data.length)
     initial_weights = _initial_weights(config, source)
     identity = {"config": config.to_json(), "model": _fingerprint(source), "dualbinary": package_version()}

@@ -34,7 +34,7 @@ from calib.config import CalibConfig
 from calib.data.collect import generated_count
 from calib.layer_formats import LayerFormats
 from calib.models.blocks import compute_dtype
-from calib.models.source import decoder_blocks, empty_model, parameter_count
+from calib.models.source import check_length, decoder_blocks, empty_model, parameter_count
 from calib.parallel import Team
 from calib.plan_parts import Parts, linear_sizes, measure_parts, seconds_of
 from dualbinary import InputError
@@ -160,6 +160,7 @@ def make_plan(model_dir: Path, config: CalibConfig, device: str | None = None) -
     """The plan of `config` for the model whose config.json is in `model_dir`, on this machine. Raises InputError."""
     device = Team.launched(device).device
     model = empty_model(model_dir)
+    check_length(model, config.data.length)  # a block is measured on windows, also where the run looks at none
     shapes = _named_as_stored(Shapes.of(model), config.format.layer_formats, model.base_model_prefix)
     dtype = compute_dtype(config.dtype, device)
     machine = Machine.measure(device, dtype)

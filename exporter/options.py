@@ -30,7 +30,7 @@ CUDA_PLANES = OP.cuda["max_planes"]
 """Planes that the CUDA kernels take at most."""
 
 # What is fitted where a directory has no trained planes and a weight no exact form, and nothing else is asked for: the
-# least bits at the perplexity of 4 free planes with an offset, G = 64 and float16 scales (docs/log/fitting.md).
+# least bits at about the perplexity of 4 free planes with an offset, G = 64 and float16 scales (docs/log/fitting.md).
 DEFAULT_FORM = PlaneFormat(4, 32, offset=True, levels="even", scale_dtype=np.dtype(np.uint8))
 DEFAULT_PLANES = 4  # where something else is asked for
 DEFAULT_GROUP_SIZE = 64

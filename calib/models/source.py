@@ -29,7 +29,7 @@ from dualbinary.checkpoint import CONFIG_FILE, StoredTensor, read_quantization_c
 from dualbinary.contract.weight import PlaneFormat
 from dualbinary.files.json_objects import read_json_object
 
-__all__ = ["SourceModel", "decoder_blocks", "empty_model", "parameter_count"]
+__all__ = ["SourceModel", "check_length", "decoder_blocks", "empty_model", "parameter_count"]
 
 # A parameter of a block with more than this many dimensions is a stack of matrices that no Linear holds.
 MATRIX_DIMENSIONS = 2
@@ -64,6 +64,22 @@ def decoder_blocks(model: PreTrainedModel) -> list[tuple[str, nn.Module]]:
         raise InputError(f"{type(model).__name__}: has no list of decoder blocks to calibrate")
     name, blocks = lists[sizes.index(max(sizes))]
     return [(f"{name}.{index}", block) for index, block in enumerate(blocks)]
+
+
+def check_length(model: PreTrainedModel, length: int) -> None:
+    """Raise InputError where windows of `length` tokens are longer than a model's table of learned positions.
+
+    Rotations go on beyond the positions of config.json, so those of other models are no limit.
+    """
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    words = model.get_input_embeddings()
+    tables = [part for part in model.modules() if isinstance(part, nn.Embedding) and part is not words]
+    # OPT's table has two rows more than positions; tables of token types and the like are far smaller.
+    if limit is not None and length > limit and any(table.num_embeddings >= limit for table in tables):
+        raise InputError(
+            f"--length {length}: the model has learned positions for {limit} tokens, expected at most as many; "
+            f"set --length {limit}"
+        )
 
 
 def parameter_count(model: PreTrainedModel) -> int:

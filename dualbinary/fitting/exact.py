@@ -17,7 +17,7 @@ from dualbinary.contract.scale_codes import BFLOAT16, dtype_name
 from dualbinary.contract.schema import padded_k
 from dualbinary.contract.weight import EACH_GROUP, PER_CHANNEL, PlaneFormat, PlaneWeight
 from dualbinary.fitting.closed_form import fit, group_ranges
-from dualbinary.fitting.exact_groups import STORED_TYPES, Found, StoredType, on_grid, on_offset_grid
+from dualbinary.fitting.exact_groups import STORED_TYPES, Found, StoredType, on_grid, on_offset_grid, on_two_planes
 
 __all__ = ["SAMPLE_ROWS", "exact_form", "exact_weight"]
 
@@ -56,12 +56,9 @@ def exact_form(rows: Callable[[], Rows], stored: str) -> PlaneFormat | None:
 def exact_weight(weight: npt.NDArray[np.float32], form: PlaneFormat, stored: str) -> PlaneWeight | None:
     """The weight [N, K] in a form that exact_form found for it; None where it is not exact."""
     form = form.for_inputs(weight.shape[1])
-    if not form.even:
-        fitted = fit(weight, form).weight
-        return fitted if _equal(fitted, weight, _narrowest(weight, stored)) else None
     parts = []
     for chunk in _chunks(weight):
-        part = _even_weight(chunk, form, stored, weight[:SAMPLE_ROWS])
+        part = _weight(chunk, form, stored, weight[:SAMPLE_ROWS])
         if part is None:
             return None
         parts.append(part)
@@ -83,15 +80,9 @@ def _holds_all(rows: Rows, form: PlaneFormat, stored: str) -> bool:
     for part in rows:
         first = part[:SAMPLE_ROWS] if first is None else first
         for chunk in _chunks(part):
-            if not np.isfinite(chunk).all() or not _holds(chunk, form, stored, first):
+            if not np.isfinite(chunk).all() or _weight(chunk, form, stored, first) is None:
                 return False
     return True
-
-
-def _holds(chunk: npt.NDArray[np.float32], form: PlaneFormat, stored: str, first: npt.NDArray[np.float32]) -> bool:
-    if not form.even:
-        return _equal(fit(chunk, form).weight, chunk, _narrowest(first, stored))
-    return _even_weight(chunk, form, stored, first) is not None
 
 
 def _equal(weight: PlaneWeight, values: npt.NDArray[np.float32], stored: StoredType) -> bool:
@@ -103,27 +94,35 @@ def _chunks(weight: npt.NDArray[np.float32]) -> Iterator[npt.NDArray[np.float32]
     return (weight[begin : begin + step] for begin in range(0, len(weight), step))
 
 
-def _even_weight(
+def _weight(
     chunk: npt.NDArray[np.float32], form: PlaneFormat, stored: str, first: npt.NDArray[np.float32]
 ) -> PlaneWeight | None:
-    """Rows of a weight whose first rows are `first` in an even form; None where they are not exact in it."""
-    n, k = chunk.shape
-    form = form.for_inputs(k)
-    kind, scale = _narrowest(first, stored), STORED_TYPES[dtype_name(form.scale_dtype)]
-    step, center = np.zeros((n, form.groups(k))), np.zeros((n, form.groups(k)))
+    """Rows of a weight whose first rows are `first` in a form; None where they are not exact in it."""
+    form, kind = form.for_inputs(chunk.shape[1]), _narrowest(first, stored)
+    if form.even:
+        return _even_weight(chunk, form, kind, first)
+    two = _two_planes(chunk, form, kind) if form.planes == 2 and not form.offset else None
+    if two is not None:
+        return two
+    fitted = fit(chunk, form).weight
+    return fitted if _equal(fitted, chunk, kind) else None
+
+
+def _even_weight(
+    chunk: npt.NDArray[np.float32], form: PlaneFormat, kind: StoredType, first: npt.NDArray[np.float32]
+) -> PlaneWeight | None:
     if form.per_tensor:
-        found = on_grid(first.astype(np.float64).reshape(1, -1), form, kind, scale)
+        found = on_grid(first.astype(np.float64).reshape(1, -1), form, kind, _scale_type(form))
         if not found.exact[0]:
             return None
-        step[:], center[:] = found.step[0], found.center[0]
+        shape = len(chunk), form.groups(chunk.shape[1])
+        step, center = np.full(shape, found.step[0]), np.full(shape, found.center[0])
     else:
-        for inputs, groups in group_ranges(k, form.group_size):
-            flat = chunk[:, inputs].astype(np.float64).reshape(n * (groups.stop - groups.start), -1)
-            found = _search(flat, form, kind, scale)
-            if found is None:
-                return None
-            step[:, groups], center[:, groups] = found.step.reshape(n, -1), found.center.reshape(n, -1)
-    wide, middle = (np.repeat(each, form.group_size, axis=1)[:, :k] for each in (step, center))
+        grids = _grids(chunk, form, kind)
+        if grids is None:
+            return None
+        step, center = grids
+    wide, middle = (_each_input(each, form, chunk.shape[1]) for each in (step, center))
     with np.errstate(divide="ignore", invalid="ignore"):
         places = (chunk - middle) / wide if form.offset else chunk / wide + middle
     q = np.clip(np.rint(np.where(wide != 0, places, 0)), 0, (1 << form.planes) - 1)
@@ -138,13 +137,52 @@ def _even_weight(
     return replace(packed, planes=pack_zeros(packed.planes, center.astype(np.uint8)), format=form)
 
 
-def _search(flat: npt.NDArray[np.float64], form: PlaneFormat, kind: StoredType, scale: StoredType) -> Found | None:
-    """The grids of groups [R, G]; None as soon as a few of them have none."""
-    solve = on_offset_grid if form.offset else on_grid
-    few = solve(flat[: max(1, FEW_ELEMENTS // flat.shape[1])], form, kind, scale)
+def _two_planes(chunk: npt.NDArray[np.float32], form: PlaneFormat, kind: StoredType) -> PlaneWeight | None:
+    scales = _grids(chunk, form, kind)
+    if scales is None:
+        return None
+    first, second = (_each_input(each, form, chunk.shape[1]) for each in scales)
+    numbers = np.select([chunk == 0, kind.round(first) == chunk, kind.round(second) == chunk], [0, 1, 2], 3)
+    planes = np.stack([numbers & 1, numbers >> 1])
+    return PlaneWeight.pack(planes.astype(np.uint8), _stored_scales(np.stack(scales), form), form.group_size)
+
+
+def _grids(
+    chunk: npt.NDArray[np.float32], form: PlaneFormat, kind: StoredType
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]] | None:
+    """What the groups of some rows are exact with, as Found has it, [n, groups] each; None where a group is not."""
+    n, k = chunk.shape
+    step, center = np.zeros((n, form.groups(k))), np.zeros((n, form.groups(k)))
+    for inputs, groups in group_ranges(k, form.group_size):
+        flat = chunk[:, inputs].astype(np.float64).reshape(n * (groups.stop - groups.start), -1)
+        found = _search(flat, form, kind)
+        if found is None:
+            return None
+        step[:, groups], center[:, groups] = found.step.reshape(n, -1), found.center.reshape(n, -1)
+    return step, center
+
+
+def _each_input(values: npt.NDArray[np.float64], form: PlaneFormat, k: int) -> npt.NDArray[np.float64]:
+    """What is of groups [n, groups], for each input [n, k]."""
+    return np.repeat(values, form.group_size, axis=1)[:, :k]
+
+
+def _scale_type(form: PlaneFormat) -> StoredType:
+    return STORED_TYPES[dtype_name(form.scale_dtype)]
+
+
+def _search(flat: npt.NDArray[np.float64], form: PlaneFormat, kind: StoredType) -> Found | None:
+    """What groups [R, G] are exact with; None as soon as a few of them are not."""
+
+    def solve(groups: npt.NDArray[np.float64]) -> Found:
+        if not form.even:
+            return on_two_planes(groups, kind, _scale_type(form))
+        return (on_offset_grid if form.offset else on_grid)(groups, form, kind, _scale_type(form))
+
+    few = solve(flat[: max(1, FEW_ELEMENTS // flat.shape[1])])
     if not few.exact.all():
         return None
-    found = solve(flat, form, kind, scale)
+    found = solve(flat)
     return found if found.exact.all() else None
 
 
@@ -173,7 +211,7 @@ def _candidates(sample: npt.NDArray[np.float32], kind: StoredType) -> Iterator[P
     few = [form for form in every if form.row_bits(k) <= MOST_BITS * k]
     for form in sorted(few, key=lambda form: form.row_bits(k)):
         # A row says no soonest.
-        if _holds(sample[:1], form, stored, sample) and _holds(sample, form, stored, sample):
+        if all(_weight(rows, form, stored, sample) is not None for rows in (sample[:1], sample)):
             yield form
 
 

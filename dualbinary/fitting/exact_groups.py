@@ -1,11 +1,12 @@
-"""Groups of stored values on an evenly spaced grid: the step, and zero or offset, that give every value back.
+"""Groups of stored values on a few levels: the step and zero or offset, or the two scales, that give every value back.
 
 A stored value v stands for all numbers that its type rounds to it, an interval. A group lies on a grid where one step,
-a number that the scales can hold, brings all levels step * (q - zero) into the intervals of their values.
+a number that the scales can hold, brings all levels step * (q - zero) into the intervals of their values. The levels of
+two free planes, 0, a, b and a + b, need no search: two values of the group do as a and b, whichever of them it has.
 """
 
 from collections.abc import Callable, Iterator
-from itertools import product
+from itertools import combinations, product
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -13,7 +14,7 @@ import numpy.typing as npt
 
 from dualbinary.contract.weight import EACH_GROUP, PlaneFormat
 
-__all__ = ["STORED_TYPES", "Found", "StoredType", "on_grid", "on_offset_grid"]
+__all__ = ["STORED_TYPES", "Found", "StoredType", "on_grid", "on_offset_grid", "on_two_planes"]
 
 _Double: TypeAlias = npt.NDArray[np.float64]
 Rounding: TypeAlias = Callable[[_Double], _Double]
@@ -59,7 +60,7 @@ STORED_TYPES = {
 
 
 class Found(NamedTuple):
-    """The grids of R groups: step [R], zero or offset [R], and whether they give all values back [R]."""
+    """The grids of R groups: step [R], zero, offset or second scale [R], and whether they give all values back [R]."""
 
     step: _Double
     center: _Double
@@ -146,6 +147,27 @@ def on_offset_grid(values: _Double, form: PlaneFormat, stored: StoredType, scale
                 if open_still.any():
                     rest, part = at[open_still], numbers[m, chosen[open_still]] + first
                     _enter_pairs(found, rest, values[rest], part, reach[rest], (stored, scale))
+    return found
+
+
+def on_two_planes(values: _Double, stored: StoredType, scale: StoredType) -> Found:
+    """Both scales for groups [R, G] on the levels of two free planes without an offset, as their steps and centers.
+
+    A scale with more digits than the stored type is not looked for between its values.
+    """
+    different = [values.min(axis=1)]
+    for _ in range(3):
+        above = np.where(values > different[-1][:, None], values, np.inf).min(axis=1)
+        different.append(np.where(np.isinf(above), different[-1], above))
+    found = Found(np.zeros(len(values)), np.zeros(len(values)), np.zeros(len(values), bool))
+    for pair in combinations(different, 2):
+        rows = np.flatnonzero(~found.exact)
+        a, b = (scale.round(each[rows]) for each in pair)
+        with np.errstate(invalid="ignore"):  # of infinite scales
+            levels = [np.zeros_like(a), a, b, a + b]
+        right = np.any([stored.round(level)[:, None] == values[rows] for level in levels], axis=0).all(axis=1)
+        at = rows[right]
+        found.step[at], found.center[at], found.exact[at] = a[right], b[right], True
     return found
 
 

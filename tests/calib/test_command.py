@@ -275,6 +275,26 @@ def test_a_plan_needs_no_weights(model, tmp_path, capsys):
     assert set(found["stages"]) == {"init+block", "e2e"}
 
 
+@pytest.mark.parametrize("name", ["gpt2", "opt"])
+def test_windows_longer_than_learned_positions_are_one_clear_error(name, tmp_path, capsys):
+    directory, text = make_model(name, tmp_path / name), tmp_path / "text.txt"
+    text.write_text("a b " * 200, encoding="utf-8")
+    arguments, cpu = ["--text", str(text), "--length", "129"], ["--device", "cpu"]
+    for command in (
+        [str(directory), str(tmp_path / "out"), *arguments, *cpu, "--plan"],
+        [str(directory), str(tmp_path / "out"), *arguments, *cpu],
+        ["eval", str(directory), *arguments],
+    ):
+        assert main(command) == 2
+        assert "--length 129: the model has learned positions for 128 tokens" in capsys.readouterr().err
+    assert main([str(directory), str(tmp_path / "out"), *arguments[:-1], "128", *cpu, "--plan"]) == 0
+
+
+def test_rotated_positions_do_not_end_where_the_configuration_says(model, tmp_path):
+    arguments = [str(model), str(tmp_path / "out"), "--text", "some.txt", "--length", "129", "--device", "cpu"]
+    assert main([*arguments, "--plan"]) == 0
+
+
 def test_plans_grow_with_what_they_are_of():
     machine = Machine("test", 1e12, 1e10)
     small = Shapes(512, 1000, 10_000_000, (((512, 512),),) * 4)

@@ -37,6 +37,11 @@ def with_minimum(rng):
     return step * rng.integers(0, 16, (N, K)) - low
 
 
+def two_free_planes(rng):
+    planes = rng.integers(0, 2, (2, N, K))
+    return (planes[0] * per_group(rng, 128, 1, 128) + planes[1] * per_group(rng, 128, -128, 0)) / 2048
+
+
 # Name: weights, and the form that they have: planes, levels, zero, offset, group size, bits.
 KINDS = {
     "ternary": (lambda rng: steps(rng, 128) * rng.integers(-1, 2, (N, K)), (2, "even", 1, False, 128, 2.125)),
@@ -49,6 +54,7 @@ KINDS = {
     "GPTQ 4 bits": (lambda rng: asymmetric(rng, 4), (4, "even", EACH_GROUP, False, 128, 4.1875)),
     "Q4_0": (lambda rng: steps(rng, 32) * rng.integers(-8, 8, (N, K)), (4, "even", 8, False, 32, 4.5)),
     "Q4_1": (with_minimum, (4, "even", 0, True, 32, 5.0)),
+    "free": (two_free_planes, (2, "free", 0, False, 128, 2.25)),
     "Q8_0": (lambda rng: steps(rng, 32) * rng.integers(-127, 128, (N, K)), (8, "even", 128, False, 32, 8.5)),
 }
 
@@ -101,6 +107,23 @@ def test_exact_form_of_few_free_values_has_free_levels():
     form = exact_form(lambda: [weight], "float16")
     assert form is not None
     assert (form.planes, form.offset) == (1, True)
+
+
+@settings(max_examples=20)
+@given(
+    st.sampled_from(["float16", "float32"]), st.integers(1, 70), st.integers(33, 200), st.sampled_from([0.1, 0.5, 0.9])
+)
+def test_two_free_planes_are_found_as_two_in_groups_of_any_of_their_levels(dtype, n, k, density):
+    rng = np.random.default_rng(n * k)
+    scales = rng.uniform(-0.05, 0.05, (2, n, -(-k // 32))).astype(np.float16).astype(np.float64)
+    planes = rng.random((2, n, k)) < density
+    weight = stored_as((planes * np.repeat(scales, 32, axis=2)[:, :, :k]).sum(axis=0), dtype)
+    form = exact_form(lambda: [weight], dtype)
+    assert form is not None
+    assert form.planes <= 2  # with float32 scales where a group has the sum of its scales, and not both of them
+    packed = exact_weight(weight, form, dtype)
+    assert packed is not None
+    np.testing.assert_array_equal(stored_as(packed.dequantize(), dtype), weight)
 
 
 def test_exact_form_of_a_weight_that_is_not_finite_is_none():

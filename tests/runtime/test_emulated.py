@@ -17,6 +17,12 @@ EMULATE = [sys.executable, str(ROOT / "tools" / "emulate.py")]
 ARM_TOOLS = {"qemu-aarch64": "qemu-user", "aarch64-linux-gnu-g++": "g++-aarch64-linux-gnu", "apt-get": "apt"}
 
 
+@pytest.fixture(autouse=True)
+def kernels_of_the_emulated_cpu(monkeypatch):
+    """DUALBINARY_ISA, with which the tests of this machine may be asked for, is no choice for another CPU."""
+    monkeypatch.delenv("DUALBINARY_ISA", raising=False)
+
+
 def require(tools: dict[str, str]) -> None:
     missing = [f"{tool} (Debian package {package})" for tool, package in tools.items() if shutil.which(tool) is None]
     if missing:
