@@ -24,6 +24,7 @@ from tests.exporter.test_vocabulary_tables import model_of
 from tests.support.quantized_checkpoints import quantize
 from tests.support.random_weights import plane_formats, random_weight
 from tests.support.sessions import logits
+from tests.support.tiny_models import VOCABULARY
 
 TABLES = {"llama": ("model.embed_tokens", "lm_head"), "llama_tied": ("model.embed_tokens",)}
 FOUR = PlaneFormat(4, 32, levels="even", zero=EACH_GROUP)
@@ -154,8 +155,8 @@ def test_scales_of_eight_bits_are_those_of_tables_too(pristine_model, tmp_path, 
         assert check(result, out, library).passed
         sizes.append(result.report["tables"][0]["bytes"])
     (row,) = result.report["tables"]
-    rows, groups = row["weights"] // 64, 64 // 32
-    assert sizes[0] - sizes[1] == rows * (2 * groups - (groups + 2))
+    groups = row["weights"] // VOCABULARY // 32
+    assert sizes[0] - sizes[1] == VOCABULARY * (2 * groups - (groups + 2))
 
 
 def test_a_table_that_the_model_does_not_have_is_named(pristine_model, tmp_path):
