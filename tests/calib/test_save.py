@@ -10,8 +10,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from calib.models.source import SourceModel
+from calib.models.stored_checkpoint import StoredCheckpoint
 from calib.save import save_checkpoint
-from calib.stored_checkpoint import StoredCheckpoint
 from dualbinary import InputError
 from dualbinary.checkpoint import read_quantization_config
 from dualbinary.contract.weight import PlaneFormat

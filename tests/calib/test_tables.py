@@ -12,12 +12,12 @@ from calib.__main__ import main
 from calib.config import BlockConfig, CalibConfig, DataConfig, DistillConfig, FormatConfig, InitConfig
 from calib.layers import full_precision
 from calib.losses import LossWeights, kl_divergence
+from calib.models.stored_checkpoint import StoredCheckpoint
 from calib.models.tables import attach_table, table_places
 from calib.pipeline import run
 from calib.report.record import read_record
 from calib.report.summary import sentences
 from calib.stages.objective import DistillationObjective
-from calib.stored_checkpoint import StoredCheckpoint
 from calib.weight_init.data_free import closed_form
 from dualbinary import InputError
 from dualbinary.checkpoint import load_module, read_quantization_config, stored_tensors

@@ -20,11 +20,11 @@ from exporter.options import ExportOptions
 from exporter.pipeline import export
 from exporter.stored.tensor_jobs import plane_arrays
 from exporter.verify import check
-from tests.exporter.test_vocabulary_tables import model_of
 from tests.support.quantized_checkpoints import quantize
 from tests.support.random_weights import plane_formats, random_weight
 from tests.support.sessions import logits
 from tests.support.tiny_models import VOCABULARY
+from tests.support.vocabulary_graphs import model_of
 
 TABLES = {"llama": ("model.embed_tokens", "lm_head"), "llama_tied": ("model.embed_tokens",)}
 FOUR = PlaneFormat(4, 32, levels="even", zero=EACH_GROUP)

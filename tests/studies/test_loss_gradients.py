@@ -10,7 +10,7 @@ from calib.__main__ import main as calib
 from calib.layers import full_precision
 from calib.losses import kl_divergence, logit_error
 from calib.models.source import SourceModel
-from calib.stored_checkpoint import StoredCheckpoint
+from calib.models.stored_checkpoint import StoredCheckpoint
 from studies.loss_gradients import LOSSES, main
 from tests.support.tiny_models import VOCABULARY, make_model
 
