@@ -27,8 +27,8 @@ from calib.losses import chunk_size, cross_entropy, kl_divergence
 from calib.models.blocks import autocast, compute_dtype
 from calib.models.head import head_of
 from calib.models.source import SourceModel, check_length
+from calib.models.stored_checkpoint import StoredCheckpoint
 from calib.parallel import Team
-from calib.stored_checkpoint import StoredCheckpoint
 from dualbinary.cli.console import add_common_options, run
 from dualbinary.cli.options import add_options, option, options_from
 from dualbinary.contract.weight import PlaneFormat

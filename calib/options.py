@@ -18,6 +18,8 @@ from pydantic.fields import FieldInfo
 
 from calib.config import CalibConfig, explain
 from calib.layer_formats import override_text
+from calib.models.source import empty_model
+from calib.models.tables import table_names
 from calib.presets import DEFAULTS, PRESETS, preset
 from dualbinary import InputError
 from dualbinary.checkpoint import CONFIG_FILE, read_quantization_config
@@ -93,7 +95,7 @@ def add_options(parser: argparse.ArgumentParser, *others: type) -> None:
 def config_from(args: argparse.Namespace) -> CalibConfig:
     """The configuration that the parsed arguments ask for. Raises InputError."""
     given = {name: value for name, value in vars(args).items() if name in OPTIONS}
-    found = {} if args.config or args.preset else _format_of_start(given)
+    found = {} if args.config or args.preset else _format_of_start(given, args.model_dir)
     name = args.preset or DEFAULTS[given.get("format.method", found.get("method", "fdb"))]
     config = CalibConfig.read(args.config) if args.config else preset(name)
     value = config.to_json()
@@ -130,8 +132,8 @@ def _option_error(error: pydantic.ValidationError) -> InputError:
     return OptionError(name, OPTIONS[name].limits or expected, first["input"])
 
 
-def _format_of_start(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The format of the checkpoint that --start names, unless some of a format is given."""
+def _format_of_start(given: Mapping[str, Any], model_dir: Path) -> dict[str, Any]:
+    """The format of the layers of the checkpoint that --start names, unless some of a format is given."""
     start = given.get("start")
     own = [name for name in given if name.startswith("format.") and name != "format.embedding_bits"]
     if start is None or own or not (Path(start) / CONFIG_FILE).is_file():
@@ -144,5 +146,7 @@ def _format_of_start(given: Mapping[str, Any]) -> dict[str, Any]:
     found |= {"group_size": form.group_size, "offset": form.offset}
     if form.even:
         found |= {"levels": form.levels} if form.offset else {"levels": form.levels, "zero": form.zero}
-    texts = [override_text(module, stored.format_of(module), form) for module in stored.overrides]
+    tables = table_names(empty_model(model_dir)) if stored.overrides else set()
+    layers = [module for module in stored.overrides if module not in tables]
+    texts = [override_text(module, stored.format_of(module), form) for module in layers]
     return {**found, "override": [text for text in texts if text]} if any(texts) else found

@@ -29,6 +29,7 @@ from calib.layers import QuantLinear, quant_linears
 from calib.measure import layer_statistics
 from calib.models.blocks import choose_attention, compute_dtype
 from calib.models.source import SourceModel, check_length, parameter_count
+from calib.models.stored_checkpoint import StoredCheckpoint
 from calib.models.targets import Targets
 from calib.parallel import ALONE, Team
 from calib.report.record import RECORD_FILE, RECORD_VERSION, write_record
@@ -41,7 +42,6 @@ from calib.stages.distill import distill
 from calib.stages.filter import RECORD_KEY, choose
 from calib.stages.tables import quantize_tables, wants_tables
 from calib.state import WorkDirectory
-from calib.stored_checkpoint import StoredCheckpoint
 from calib.weight_init.base import InitialWeight
 from calib.weight_init.stored import from_planes
 from dualbinary import InputError

@@ -27,6 +27,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import PreTrainedModel
 
@@ -39,11 +40,13 @@ from calib.parallel import Team
 from calib.plan_parts import Parts, linear_sizes, measure_parts, seconds_of
 from dualbinary import InputError
 from dualbinary.contract.weight import PlaneFormat
+from dualbinary.fitting.table_forms import table_format
 
 __all__ = ["Machine", "Plan", "Shapes", "make_plan", "plan"]
 
 LIBRARIES = 0.5e9  # bytes
 STEP_BYTES = 40  # read and written for each weight by quantize or dequantize and their gradients
+TABLE_BYTES = 400  # read and written for each weight of a table by a sweep or a polish of the solver
 SWAP_BYTES = 12  # read and written for each weight to dequantize it
 LOSS_BYTES = 80  # read and written for each logit of teacher and student together
 FEATURE_BYTES = 56  # read and written for each number that a block returns: norm, difference, pull, into the gradient
@@ -179,6 +182,8 @@ def plan(name: str, shapes: Shapes, config: CalibConfig, machine: Machine, parts
     parts = parts or _computed(shapes, config, machine)
     if {"init", "layer", "block"} & set(config.stages):
         result.stages["init+block"] = _blockwise(shapes, config, parts)
+    if config.format.embedding_bits is not None:
+        result.stages["tables"] = _tables(shapes, config, machine, parts)
     if config.data.keep and config.data.keep_by == "discrepancy" and not config.data.scores:
         result.stages["filter"] = _filter(shapes, config, parts)
     if "e2e" in config.stages:
@@ -270,12 +275,36 @@ def _blockwise(shapes: Shapes, config: CalibConfig, parts: Parts) -> Stage:
     return Stage(seconds, memory, disk, windows * T)
 
 
+def _tables(shapes: Shapes, config: CalibConfig, machine: Machine, parts: Parts) -> Stage:
+    """Passes of the student for the metric, and the solver, whose time for a weight is that of the layers."""
+    T, H, V = config.data.length, shapes.hidden, shapes.vocabulary
+    settings, tokens = config.init, config.init.windows * config.data.length
+    numbers = V * H * (settings.refits + 1) * (settings.polishes + 1)
+    seconds = tokens * (shapes.times_first * parts.student + 2 * H * H / machine.flops)
+    seconds += numbers * TABLE_BYTES / machine.bandwidth + 2 * V * H * H / machine.flops
+    memory = LIBRARIES + _student_bytes(shapes, config) + T * H * ACTIVATIONS * 4 + 6 * 4 * H * H
+    return Stage(seconds, memory, _table_bytes(shapes, config), tokens)
+
+
+def _student_bytes(shapes: Shapes, config: CalibConfig) -> float:
+    """Memory of teacher and student, loaded: layers, and what is outside of them, the head once more in 16 bits."""
+    outside = 6 * (shapes.parameters - shapes.weights)
+    return 2 * shapes.weights + _bits(shapes, config) / 8 + 4 * _scales(shapes, config) + outside
+
+
+def _table_bytes(shapes: Shapes, config: CalibConfig) -> float:
+    """Bytes of one vocabulary table in planes, with float32 scales; 0 where none is asked for."""
+    bits = config.format.embedding_bits
+    if bits is None:
+        return 0
+    form = replace(table_format(bits, shapes.hidden), scale_dtype=np.dtype(np.float32))
+    return shapes.vocabulary * form.row_bits(shapes.hidden) / 8
+
+
 def _filter(shapes: Shapes, config: CalibConfig, parts: Parts) -> Stage:
-    T, H, n = config.data.length, shapes.hidden, shapes.weights
+    T, H = config.data.length, shapes.hidden
     windows = max(0, generated_count(config.data) - config.e2e.held_out)
-    scales = _scales(shapes, config)
-    weights = 2 * n + _bits(shapes, config) / 8 + 4 * scales + 6 * (shapes.parameters - n)
-    memory = LIBRARIES + weights + T * H * ACTIVATIONS * 4
+    memory = LIBRARIES + _student_bytes(shapes, config) + T * H * ACTIVATIONS * 4
     seconds = windows * T * (shapes.times_first * (parts.teacher + parts.student) + parts.loss_forward)
     return Stage(seconds, memory, 8 * windows + _planes(shapes, config), windows * T)
 
@@ -311,6 +340,11 @@ def _distill(shapes: Shapes, config: CalibConfig, machine: Machine, parts: Parts
     if settings.gradient_checkpointing:
         kept += settings.micro_batch * T * H * 4 * len(shapes.blocks) + 2 * n / len(shapes.blocks)
     kept += 2 * 4 * outputs  # the teacher's, and the pulls
+    if config.format.embedding_bits is not None:
+        table = H * shapes.vocabulary
+        step = 2 * table * settings.micro_batch * T / machine.flops + STEP_BYTES * table / machine.bandwidth
+        seconds += forwards * step
+        kept += 6 * table + 2 * _table_bytes(shapes, config)  # the student's head in 16 bits, and its gradient
     disk = 4 * scales * 4 + _planes(shapes, config)
     return Stage(seconds, LIBRARIES + weights + outside + kept, disk, tokens)
 

@@ -24,8 +24,8 @@ from calib.losses import LossWeights, logit_error
 from calib.models.blocks import autocast, choose_attention, compute_dtype, outputs_visited
 from calib.models.head import head_of
 from calib.models.source import SourceModel
+from calib.models.stored_checkpoint import StoredCheckpoint
 from calib.stages.objective import DistillationObjective
-from calib.stored_checkpoint import StoredCheckpoint
 from dualbinary import InputError
 from dualbinary.cli.console import add_common_options, run
 

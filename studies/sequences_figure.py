@@ -15,9 +15,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from calib.models.stored_checkpoint import StoredCheckpoint
 from calib.report.drawing import NO_METADATA, STYLE
 from calib.report.record import RECORD_FILE
-from calib.stored_checkpoint import StoredCheckpoint
 from dualbinary import InputError
 from dualbinary.cli.console import add_common_options, run
 from dualbinary.files.atomic import write_text

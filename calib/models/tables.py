@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from transformers import PreTrainedModel
 
 from calib.models.source import SourceModel
 from calib.quant_table import QuantTable
 from dualbinary import InputError
 from dualbinary.contract.weight import PlaneFormat
 
-__all__ = ["TablePlace", "attach_table", "detach_tables", "table_places"]
+__all__ = ["TablePlace", "attach_table", "detach_tables", "table_names", "table_places"]
 
 CHILD = "student_table"  # the submodule of an embedding or a head that its table is
 PROBE = 4  # tokens that an embedding is tried on
@@ -65,6 +66,14 @@ def table_places(source: SourceModel) -> list[TablePlace]:
         TablePlace(source.stored_module(embedding), embedding, None),
         TablePlace(source.stored_module(head), None, head),
     ]
+
+
+def table_names(model: PreTrainedModel) -> set[str]:
+    """Names that files can have for the tables of a model: with the prefix of its decoder or without."""
+    modules = (model.get_input_embeddings(), model.get_output_embeddings())
+    names = [name for name, module in model.named_modules() if any(module is one for one in modules)]
+    prefix = f"{model.base_model_prefix}."
+    return {choice for name in names for choice in (name, name.removeprefix(prefix), f"{prefix}{name}")}
 
 
 def attach_table(

@@ -17,7 +17,7 @@ from transformers.pytorch_utils import Conv1D
 
 from calib.layers import QuantLinear
 from calib.models.source import SourceModel
-from calib.stored_checkpoint import StoredCheckpoint
+from calib.models.stored_checkpoint import StoredCheckpoint
 from calib.student_weight import weight_of_planes
 from dualbinary import InputError
 from dualbinary.checkpoint import CONFIG_FILE, QUANT_METHOD

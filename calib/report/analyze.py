@@ -8,11 +8,11 @@ from typing import Any
 from calib.data.collect import first_windows
 from calib.data.documents import expand
 from calib.models.source import SourceModel
+from calib.models.stored_checkpoint import StoredCheckpoint
 from calib.report.analyses import AFTER, ANALYSES_VERSION, BEFORE, write_analyses
 from calib.report.landscape import landscape
 from calib.report.options import AnalysisOptions
 from calib.report.preference import preference
-from calib.stored_checkpoint import StoredCheckpoint
 from dualbinary import InputError
 from dualbinary.cli.version import package_version
 

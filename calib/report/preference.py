@@ -15,7 +15,7 @@ from calib.layers import full_precision
 from calib.measure import PreferenceTable, frequency_classes
 from calib.models.blocks import autocast
 from calib.models.source import SourceModel
-from calib.stored_checkpoint import StoredCheckpoint
+from calib.models.stored_checkpoint import StoredCheckpoint
 
 __all__ = ["preference"]
 

@@ -17,11 +17,11 @@ from torch import Tensor
 
 from calib.layer_formats import SCALE_TYPES
 from calib.models.blocks import autocast
+from calib.models.stored_checkpoint import StoredCheckpoint
 from calib.models.tables import TablePlace, attach_table, table_places
 from calib.quant_table import row_slices
 from calib.scale_parameters import round_parameters, to_parameters, to_scales
 from calib.stages.context import RunContext
-from calib.stored_checkpoint import StoredCheckpoint
 from calib.student_weight import weight_of_planes
 from calib.weight_init.data_free import closed_form
 from calib.weight_init.error_feedback import ErrorFeedback, inverse_factor

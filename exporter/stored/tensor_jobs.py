@@ -28,7 +28,7 @@ from exporter.graph.stock_forms import stock_tensors
 from exporter.graph.values import is_parameter
 from exporter.stored.vocabulary_tables import quantize_table, require_finite
 
-__all__ = ["LayerStats", "TensorJob", "run_jobs", "tensor_jobs"]
+__all__ = ["LayerStats", "TensorJob", "plane_arrays", "run_jobs", "tensor_jobs"]
 
 _ROW_ELEMENTS = 1 << 20  # compared at a time
 
@@ -104,12 +104,12 @@ def _plane_job(node: PlaneNode, graph: ExportGraph, parameters: Parameters, stat
         weight = PlaneWeight.concatenate(parts)
         if node.stock is not None:
             return _stock_arrays(weight, node.stock)
-        return _plane_arrays(weight, node.plane_format.layout)
+        return plane_arrays(weight, node.plane_format.layout)
 
     return TensorJob(node.values, sum(linear.N * linear.K for linear in node.linears), compute)
 
 
-def _plane_arrays(weight: PlaneWeight, layout: str) -> list[np.ndarray]:
+def plane_arrays(weight: PlaneWeight, layout: str) -> list[np.ndarray]:
     """Planes and scales as the file has them, from those of layout plain."""
     stored = weight.to_layout(layout)
     scales = stored.scales
@@ -138,7 +138,7 @@ def _table_job(table: VocabularyTable, parameters: Parameters) -> TensorJob:
         if form is None or not table.stored:
             return quantize_table(table, parameters)
         weight = parameters.stored_weight(table.parameter).with_own_scales()
-        return _plane_arrays(_with_scale_dtype(weight, form.scale_dtype, table.parameter), form.layout)
+        return plane_arrays(_with_scale_dtype(weight, form.scale_dtype, table.parameter), form.layout)
 
     return TensorJob(table.values, parameters[table.parameter].numel(), compute)
 

@@ -9,8 +9,8 @@ from safetensors.torch import save_file
 from calib.config import BlockConfig, InitConfig
 from calib.layers import quant_linears
 from calib.models.source import SourceModel
+from calib.models.stored_checkpoint import StoredCheckpoint
 from calib.save import save_checkpoint
-from calib.stored_checkpoint import StoredCheckpoint
 from calib.weight_init import from_planes
 from dualbinary import InputError
 from tests.support.fitted_layers import initialized

@@ -11,12 +11,12 @@ from safetensors.torch import load_file
 from calib.__main__ import main
 from calib.config import BlockConfig, CalibConfig, DataConfig, DistillConfig, FormatConfig, InitConfig
 from calib.models.source import SourceModel
+from calib.models.stored_checkpoint import StoredCheckpoint
 from calib.models.targets import Targets
 from calib.pipeline import run
 from calib.report.record import read_record
 from calib.report.summary import table, table_rows
 from calib.save import save_checkpoint
-from calib.stored_checkpoint import StoredCheckpoint
 from dualbinary import InputError
 from dualbinary.checkpoint import load_module, read_quantization_config, stored_tensors
 from dualbinary.contract.scale_codes import BFLOAT16

@@ -85,3 +85,13 @@ def test_a_large_vocabulary_costs_what_its_logits_cost():
     more = many.stages["e2e"].seconds - few.stages["e2e"].seconds
     assert more > tokens * 6 * 64 * 255_000 / MACHINE.flops
     assert many.stages["init+block"].seconds == few.stages["init+block"].seconds
+
+
+def test_tables_are_counted(tmp_path):
+    config = small()
+    asked = config.model_copy(update={"format": config.format.model_copy(update={"embedding_bits": 4})})
+    plain, tables = (plan("m", SHAPES, one, MACHINE, replace(NOTHING, student=1.0)).stages for one in (config, asked))
+    assert tables["tables"].tokens == 4 * 100
+    assert tables["tables"].seconds == pytest.approx(3 * 400, rel=1e-3)
+    assert tables["e2e"].memory - plain["e2e"].memory >= 6 * 64 * 1000  # the student's head, and the gradient
+    assert plain.keys() == tables.keys() - {"tables"}

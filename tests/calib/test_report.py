@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from calib.measure import layer_statistics
+from calib.models.stored_checkpoint import StoredCheckpoint
 from calib.report.command import main
 from calib.report.page import page
 from calib.report.record import RECORD_FILE, read_record, write_record
 from calib.report.summary import flops, sentences, totals
-from calib.stored_checkpoint import StoredCheckpoint
 from dualbinary import InputError, unpack_planes
 from dualbinary.contract.weight import PlaneWeight
 from dualbinary.metrics.statistics import PAPER_PROMPT_TOKENS, paper_flops, weight_statistics

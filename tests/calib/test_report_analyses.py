@@ -10,10 +10,10 @@ from torch.nn import functional
 from transformers import AutoModelForCausalLM
 
 from calib.models.source import SourceModel
+from calib.models.stored_checkpoint import StoredCheckpoint
 from calib.report.command import main
 from calib.report.landscape import FORMATS, landscape
 from calib.report.preference import preference
-from calib.stored_checkpoint import StoredCheckpoint
 from calib.weight_init.data_free import closed_form
 from dualbinary import InputError
 from dualbinary.contract.weight import PlaneFormat

@@ -10,8 +10,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from calib.models.source import SourceModel
+from calib.models.stored_checkpoint import StoredCheckpoint
 from calib.save import save_checkpoint
-from calib.stored_checkpoint import StoredCheckpoint
 from dualbinary import InputError
 from dualbinary.checkpoint import read_quantization_config
 from dualbinary.contract.weight import PlaneFormat
@@ -230,7 +230,7 @@ def test_a_damaged_checkpoint_is_refused_by_name(saved, change, message):
     result, directory = saved("llama")
     rewrite(directory, change)
     with pytest.raises(InputError, match=message) as error:
-        StoredCheckpoint(directory).read(result.source.linears[NAME])
+        StoredCheckpoint(directory).read(NAME, tuple(result.source.linears[NAME].weight.shape))
     assert NAME in str(error.value)
 
 

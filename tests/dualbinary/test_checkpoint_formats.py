@@ -199,3 +199,28 @@ def test_overrides_of_modules_that_do_not_exist_are_refused():
     config = replace(CONFIG, overrides={"layers.1.q_proj": {"planes": 3}})
     with pytest.raises(InputError, match=r"overrides.layers.1.q_proj: the model has no Linear module of that name"):
         check_modules(config, {}, {"layers.0.q_proj": (6, 100)})
+
+
+TABLE = PlaneFormat(4, 32, levels="even", zero="group")
+
+
+def test_a_table_is_quantized_only_where_an_override_names_it(tmp_path):
+    weight = random_weight(np.random.default_rng(0), 6, 100, TABLE)
+    tensors = {"embed.planes": weight.planes, "embed.scales": weight.scales}
+    for default in (CONFIG.plane_format, TABLE):  # also where it has the format of all
+        config = QuantizationConfig.of_formats("fdb", default, {}, (), {"embed": TABLE})
+        assert QuantizationConfig.from_dict(config.to_dict()) == config
+        assert config.format_of("embed") == TABLE
+        write_checkpoint(tmp_path / str(default.planes), {}, config, tensors.items())
+        stored = stored_tensors(tmp_path / str(default.planes))
+        check_modules(config, stored, {}, {"embed": (6, 100), "head": (6, 100)})
+        found = load_module(stored, "embed", 6, 100, config.format_of("embed"))
+        np.testing.assert_array_equal(found.dequantize(), weight.dequantize())
+        with pytest.raises(InputError, match=r"embed.planes: expected U8 \[4, 7, 17\]"):
+            check_modules(config, stored, {}, {"embed": (7, 100)})
+        with pytest.raises(
+            InputError, match=r"embed: the model has no Linear module of that name, and its .* are head"
+        ):
+            check_modules(config, stored, {}, {"head": (6, 100)})
+        with pytest.raises(InputError, match=r"embed.planes: not expected; .*overrides does not name embed"):
+            check_modules(QuantizationConfig.of_formats("fdb", default, {}), stored, {}, {"embed": (6, 100)})

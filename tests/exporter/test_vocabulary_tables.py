@@ -16,6 +16,7 @@ from exporter.graph.passes.vocabulary import VocabularyPass
 from exporter.graph.passes.vocabulary_blocks import BlockTables
 from exporter.graph.passes.vocabulary_planes import PlaneTables
 from exporter.stored.vocabulary_tables import dequantize_table, quantize_table
+from tests.support.vocabulary_graphs import model_of
 
 ROWS = 5
 FORMS = {
@@ -36,21 +37,6 @@ class Rows:
         assert step > 0
         for rows in self._tensor.split(2):  # two at a time, so that a table is made of several parts
             yield rows.to(dtype)
-
-
-def model_of(rows, width):
-    """Token embedding and, without weights in common, a head."""
-    shape = ir.Shape([rows, width])
-    tables = [ir.Value(name=n, shape=shape, type=ir.TensorType(ir.DataType.FLOAT)) for n in ("embedding", "head")]
-    ids = ir.Value(name="input_ids", shape=ir.Shape(["batch", "sequence"]), type=ir.TensorType(ir.DataType.INT64))
-    lookup = ir.node("Gather", [tables[0], ids])
-    columns = ir.node("Transpose", [tables[1]], {"perm": [1, 0]})
-    product = ir.node("MatMul", [lookup.outputs[0], columns.outputs[0]])
-    outputs = [lookup.outputs[0], product.outputs[0]]
-    for name, value in zip(("hidden", "logits"), outputs, strict=True):
-        value.name, value.type = name, ir.TensorType(ir.DataType.FLOAT)
-    graph = ir.Graph([ids], outputs, nodes=[lookup, columns, product], initializers=tables, opset_imports={"": 21})
-    return ir.Model(graph, ir_version=10)
 
 
 def rewritten(kind, bits, rows, width, *, tied=False):

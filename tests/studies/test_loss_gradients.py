@@ -10,7 +10,7 @@ from calib.__main__ import main as calib
 from calib.layers import full_precision
 from calib.losses import kl_divergence, logit_error
 from calib.models.source import SourceModel
-from calib.stored_checkpoint import StoredCheckpoint
+from calib.models.stored_checkpoint import StoredCheckpoint
 from studies.loss_gradients import LOSSES, main
 from tests.support.tiny_models import VOCABULARY, make_model
 
@@ -37,7 +37,7 @@ def test_losses_and_shares_are_those_of_the_model(tmp_path, capsys):
 
     source = SourceModel(model, StoredCheckpoint(start).format)
     source.load(source.model)
-    StoredCheckpoint(start).apply(list(source.linears.values()))
+    StoredCheckpoint(start).apply(source)
     with torch.no_grad():
         student = source.model(input_ids=tokens[:2]).logits[:, :-1].flatten(0, 1)
         with full_precision(source.model):
