@@ -25,6 +25,7 @@ from calib.stages.context import RunContext
 from calib.student_weight import weight_of_planes
 from calib.weight_init.data_free import closed_form
 from calib.weight_init.error_feedback import ErrorFeedback, inverse_factor
+from dualbinary import InputError
 from dualbinary.contract.weight import PlaneFormat
 from dualbinary.fitting.table_forms import table_format
 from dualbinary.metrics.formats import format_words
@@ -43,9 +44,11 @@ def quantize_tables(context: RunContext, tokens: Tensor | None) -> list[dict[str
     """Give the loaded model its tables in planes, and tell about each: name, format, bits and errors.
 
     `tokens` int [windows, T] are those that the metric is taken over. Every process must call. Raises InputError for
-    models whose tables are of another kind.
+    models whose tables are of another kind, and with FSDP, which does not sum gradients of what it leaves whole.
     """
     work = context.work
+    if context.team.sharded:
+        raise InputError("--embedding-bits: tables cannot be trained with FSDP; leave out --use_fsdp")
     if not work.has(RESULT):
         hessian = _hessian(context, tokens) if tokens is not None else None
         if context.team.leads:
