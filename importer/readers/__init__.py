@@ -10,6 +10,7 @@ from dualbinary.checkpoint import quantized_by
 from dualbinary.files.json_objects import read_json_object
 from dualbinary.files.model_files import CONFIG_FILE
 from importer.model import LowBitModel
+from importer.readers import awq, gptq
 
 __all__ = ["READERS", "Reader", "open_model"]
 
@@ -34,7 +35,18 @@ class Reader:
     open: Callable[[Path, dict[str, Any]], LowBitModel]
 
 
-READERS: tuple[Reader, ...] = ()
+_GPTQMODEL = "GPTQModel 7.7.0, gptqmodel/utils/model.py and gptqmodel/quantization/config.py"
+
+READERS: tuple[Reader, ...] = (
+    Reader("gptq", gptq.recognises, "2 to 8 bits, zero points of each group, act-order", _GPTQMODEL, gptq.open_gptq),
+    Reader(
+        "awq",
+        awq.recognises,
+        "4 bits, zero points of each group, packing gemm",
+        "AutoAWQ 0.2.9, awq/modules/linear/gemm.py",
+        awq.open_awq,
+    ),
+)
 """All of them, in the order in which they are asked."""
 
 
