@@ -62,8 +62,8 @@ def open_gptq(path: Path, config: dict[str, Any]) -> LowBitModel:
     bits, size = integer(block, "bits", where), integer(block, "group_size", where)
     dynamic = overrides(block.get("dynamic"), f"{where}.dynamic")
     layers = layers_of(directory, lambda module: declared(dynamic, module, bits, size), is_planar=form == "gptq_p")
-    label = "v1" if form == "gptq" else "v2"
-    convention, notes = settle(directory, layers, label) if form != "gptq_p" else ("v2", [])
+    label, other = ("v1", "v2") if form == "gptq" else ("v2", "v1")
+    convention, notes = settle(directory, layers, label, other) if form != "gptq_p" else ("v2", [])
     weights = {layer.module: packed_weight(directory, layer, convention, "gptq") for layer in layers}
     return directory.model("gptq", weights, notes)
 
@@ -135,6 +135,7 @@ def packed_weight(directory: Directory, layer: Layer, convention: str, form: str
 
 CONVENTIONS = {
     "v1": "stored less one",
+    "v1 by field": "stored less one",
     "v2": "stored as they are",
     "v1 of old GPTQModel": "stored less the constants that GPTQModel took at 3 bits before version 7",
 }
@@ -144,13 +145,15 @@ CONVENTIONS = {
 def zeros_of(
     words: npt.NDArray[np.int32], bits: int, N: int, convention: str, is_planar: bool = False
 ) -> npt.NDArray[np.int32]:
-    """The zero points, int32 [groups, N], from 0 to 2^bits - 1."""
+    """The zero points, int32 [groups, N], from 0 to 2^bits - 1; by field, from 1 to 2^bits."""
     unsigned = words.view(np.uint32)
     if convention == "v1" and bits in _ONES:
         unsigned = unsigned + np.uint32(_ONES[bits])  # wraps, as the subtraction did
     if convention == "v1 of old GPTQModel":
         unsigned = unsigned + np.resize(np.array(_EXCHANGED, np.uint32), unsigned.shape[1])
     zeros = (planar if is_planar else dense)(unsigned, bits, N).astype(np.int32)
+    if convention == "v1 by field":
+        return zeros + 1
     if convention == "v1" and bits not in _ONES:  # fields that cross words are taken one by one
         zeros = (zeros + 1) & ((1 << bits) - 1)
     return zeros
@@ -163,17 +166,17 @@ _SAMPLED_OUTPUTS = 64
 _SURE = 4.0  # standard errors on either side
 
 
-def settle(directory: Directory, layers: list[Layer], label: str) -> tuple[str, list[str]]:
+def settle(directory: Directory, layers: list[Layer], label: str, other: str) -> tuple[str, list[str]]:
     """How the zero points of a directory are stored, and what to say of it.
 
     Weights of a layer are about zero in the mean, so of few bits the right reading has zero points about the mean of q,
-    and another one is off by one step. That, with symmetric grids (all zero points 2^(b-1)), outvotes `label`, which is
-    "v1" or "v2".
+    and another one is off by one step. That, with symmetric grids (all zero points 2^(b-1)), outvotes `label`,
+    the convention of which the config tells, in favor of `other`.
     """
     every = max(1, len(layers) // _SAMPLED_LAYERS)
     sample = [layer for layer in layers[::every] if not layer.is_planar][:_SAMPLED_LAYERS]
     three = bool(sample) and all(layer.bits == 3 and dense_words(3, layer.N) % 3 == 0 for layer in sample)
-    candidates = [name for name in CONVENTIONS if three or name in ("v1", "v2")]
+    candidates = [label, other, *(["v1 of old GPTQModel"] if three and "v1" in (label, other) else [])]
     symmetric = [name for name in candidates if sample and all(_is_symmetric(directory, it, name) for it in sample)]
     coarse = [layer for layer in sample if layer.bits <= _COARSE]
     centered = [name for name in candidates if coarse and _is_centered(directory, coarse, name)]
