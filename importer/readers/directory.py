@@ -204,20 +204,20 @@ def bits_of(module: str, declared: Iterable[int], fits: Mapping[int, bool]) -> i
     raise InputError(f"{module}: config.json says {' or '.join(map(str, declared))} bits, but {shapes}")
 
 
-def by_groups(module: str, g_idx: np.ndarray, G: int, groups: int) -> npt.NDArray[np.int32] | None:
+def by_groups(name: str, g_idx: np.ndarray, G: int, groups: int) -> npt.NDArray[np.int32] | None:
     """The order, int32 [K], in which inputs with these groups are consecutive; None where they are already.
 
-    Raises InputError where an index is no group, or a group has another size than G.
+    `name` is that of the tensor g_idx [K]. Raises InputError where an index is no group, or a group has another size than G.
     """
     K = len(g_idx)
     size = K if G == -1 else G
     if g_idx.min() < 0 or g_idx.max() >= groups:
-        raise InputError(f"{module}.g_idx: expected groups 0 to {groups - 1}, got {g_idx.min()} to {g_idx.max()}")
+        raise InputError(f"{name}: expected groups 0 to {groups - 1}, got {g_idx.min()} to {g_idx.max()}")
     expected = np.minimum(size, K - size * np.arange(groups))
     counts = np.bincount(g_idx, minlength=groups)
     if not np.array_equal(counts, expected):
         first = int(np.argmax(counts != expected))
-        raise InputError(f"{module}.g_idx: group {first} has {counts[first]} inputs, expected {expected[first]}")
+        raise InputError(f"{name}: group {first} has {counts[first]} inputs, expected {expected[first]}")
     order = np.argsort(g_idx, kind="stable").astype(np.int32)
     return None if np.array_equal(order, np.arange(K)) else order
 

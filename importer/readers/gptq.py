@@ -122,7 +122,8 @@ def packed_weight(directory: Directory, layer: Layer, convention: str, form: str
         q = unpack(directory.array(f"{layer.module}.qweight").T, layer.bits, layer.K)
         order = None
         if layer.has_g_idx:
-            order = by_groups(layer.module, directory.array(f"{layer.module}.g_idx"), layer.G, layer.groups)
+            name = f"{layer.module}.g_idx"
+            order = by_groups(name, directory.array(name), layer.G, layer.groups)
         zeros = zeros_of(directory.array(f"{layer.module}.qzeros"), layer.bits, layer.N, convention, layer.is_planar)
         step = step_of(directory.array(f"{layer.module}.scales").T)
         q = q if order is None else q[:, order]

@@ -1,0 +1,88 @@
+"""MLX, mode "affine": steps and offsets for each group, of any sign; embeddings too.
+
+    weight   uint32 [N, K·b/32]    q, dense along K
+    scales   float [N, K/G]
+    biases   float [N, K/G]        offsets; not the bias of the layer, which is `bias`
+
+w[n,k] = scales[n,g] · q[n,k] + biases[n,g]. The block is `quantization`, with an entry for each module that differs.
+transformers writes the same under quant_method "metal", with `qbiases`.
+
+Source: MLX 0.32.4, mx.quantize; mlx-lm 0.32.2, mlx_lm/utils.py; transformers 5.23, integrations/metal_quantization.py.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dualbinary import InputError
+from importer.model import LowBitModel, Numbers, PackedWeight
+from importer.readers.directory import FLOATS, Directory, bits_of, group_size_of, integer, step_of
+from importer.readers.words import dense, dense_words
+
+__all__ = ["open_mlx", "recognises"]
+
+_WIDTHS = (2, 3, 4, 5, 6, 8)
+
+
+def recognises(_: Path, config: dict[str, Any]) -> bool:
+    """Whether config.json has MLX's block, or that of transformers for the same."""
+    block = config.get("quantization_config")
+    method = block.get("quant_method") if isinstance(block, dict) else None
+    return method in ("metal", "mlx") or (method is None and isinstance(config.get("quantization"), dict))
+
+
+def open_mlx(path: Path, config: dict[str, Any]) -> LowBitModel:
+    """The reader's `open`."""
+    where = "quantization" if isinstance(config.get("quantization"), dict) else "quantization_config"
+    block = config[where]
+    _affine(block, where)
+    bits, size = integer(block, "bits", where), integer(block, "group_size", where)
+    directory = Directory.open(path, config)
+    last = "biases" if where == "quantization" else "qbiases"
+    weights = {}
+    for module in directory.modules("scales"):
+        own = block.get(module, {})
+        entry: Mapping[str, Any] = own if isinstance(own, dict) else {}
+        if own is False:
+            raise InputError(f"{module}.scales: not expected; {where}.{module} says that it is not quantized")
+        _affine(entry, f"{where}.{module}")
+        own_bits = integer(entry, "bits", f"{where}.{module}", bits)
+        own_size = integer(entry, "group_size", f"{where}.{module}", size)
+        weights[module] = _weight(directory, module, own_bits, own_size, last)
+    return directory.model("mlx", weights)
+
+
+def _affine(block: Mapping[str, Any], where: str) -> None:
+    mode = block.get("mode") or "affine"
+    if mode != "affine":
+        raise InputError(
+            f"{where}.mode: expected affine, got {mode!r}; its levels are not even, give the full-precision model"
+        )
+
+
+def _weight(directory: Directory, module: str, bits: int, size: int, last: str) -> PackedWeight:
+    N, words = directory.take(f"{module}.weight", ("U32",), (None, None))
+    _, groups = directory.take(f"{module}.scales", FLOATS, (N, None), "as many rows as the weight")
+    directory.take(f"{module}.{last}", FLOATS, (N, groups), "as many as scales")
+    fits = {b: words * 32 % b == 0 and -(-(words * 32 // b) // size) == groups for b in _WIDTHS if size > 0}
+    bits = bits_of(module, [bits], fits)
+    K = words * 32 // bits
+    G = group_size_of(module, [size], K, groups)
+    names = [f"{module}.{part}" for part in ("weight", "scales", last)]
+    kind = f"mlx, {bits} bits, groups of {size}"
+    assert words == dense_words(bits, K)
+    read = _reading(directory, module, bits, K, last)
+    return PackedWeight(kind, N, K, bits, G, directory.bits_per_weight(names, N * K), read)
+
+
+def _reading(directory: Directory, module: str, bits: int, K: int, last: str) -> Callable[[], Numbers]:
+    def read() -> Numbers:
+        q = dense(directory.array(f"{module}.weight"), bits, K)
+        step = step_of(directory.array(f"{module}.scales"))
+        offset = step_of(directory.array(f"{module}.{last}"))
+        common = np.result_type(step, offset)
+        return Numbers(np.ascontiguousarray(q), step.astype(common), None, offset.astype(common))
+
+    return read
