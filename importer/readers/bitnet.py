@@ -3,8 +3,10 @@
     weight         uint8 [N/4, K]   bits 2j of row i are w + 1 of row i + j·N/4
     weight_scale   float [1]
 
-linear_class "bitlinear" divides by weight_scale, "autobitlinear" multiplies (transformers 5.23, integrations/bitnet.py).
-Both quantize inputs to eight bits at every call; that is no part of the weights.
+linear_class "bitlinear" divides by weight_scale, "autobitlinear" multiplies. Both quantize inputs to eight bits at
+every call; that is no part of the weights.
+
+Source: transformers 5.23, integrations/bitnet.py.
 """
 
 from collections.abc import Callable
@@ -22,6 +24,7 @@ __all__ = ["open_bitnet", "recognises"]
 
 _WHERE = "quantization_config"
 _IN_BYTE = 4
+_NOTE = "inputs were quantized to 8 bits a token at every call; here they are not"
 
 
 def recognises(_: Path, config: dict[str, Any]) -> bool:

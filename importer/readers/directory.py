@@ -48,10 +48,10 @@ FLOATS = {
 """Types that a plain tensor may have, by safetensors' names."""
 
 _PACKED = re.compile(
-    r"\.(qweight|qzeros|qbiases|scales|biases|g_idx|weight_(packed|scale|scale_inv|scale_2|global_scale|zero_point|shape"
-    r"|g_idx|format)|SCB|CB|absmax|quant_map|nested_\w+|quant_state\.\w+|W_q|scale|zero|codes|codebooks?|centroids|indices"
-    r"|trellis|suh|svh|embedding_(quantized|scale)|\w*(activation|input|output)_(scale|zero_point)|[kv]_(cache_)?scale"
-    r"|perm|rotation\w*|hadamard\w*|lora_[AB](\.weight)?)$|\.weight\._(data|scale|shift)$"
+    r"\.(qweight|qzeros|qbiases|scales|biases|g_idx|weight_(packed|scale\w*|global_scale|zero_point|shape|g_idx|format)"
+    r"|SCB|absmax|quant_map|nested_\w+|quant_state\.\w+|W_q|codebooks?|centroids|trellis|suh|svh"
+    r"|embedding_(quantized|scale)|(input|output)_(activation_)?(scale|zero_point)|[kv]_(cache_)?scale"
+    r"|rotation\w*|hadamard\w*|lora_[AB](\.weight)?)$|\.weight\._(data|scale|shift)$"
 )
 """Names of tensors that belong to a quantized weight in some format, and never to a plain one."""
 
@@ -67,12 +67,14 @@ class Directory:
         config: its config.json.
         stored: all tensors by name.
         used: names of tensors that weights are made of, or that a note explains; a reader adds to it.
+        opened: files that are open.
     """
 
     path: Path
     config: dict[str, Any]
     stored: dict[str, StoredTensor]
     used: set[str] = field(default_factory=set[str])
+    opened: dict[Path, Any] = field(default_factory=dict[Path, Any])
 
     @classmethod
     def open(cls, path: Path, config: dict[str, Any]) -> "Directory":
@@ -113,14 +115,12 @@ class Directory:
 
     def array(self, name: str) -> np.ndarray:
         """A tensor; bfloat16 comes as the type of ml_dtypes."""
-        with safe_open(self.stored[name].file, framework="numpy") as reader:
-            return reader.get_tensor(name)
+        return self._reader(name).get_tensor(name)
 
     def columns(self, name: str, count: int) -> np.ndarray:
         """The first columns of a matrix, `count` at most."""
         count = min(count, self.stored[name].shape[1])
-        with safe_open(self.stored[name].file, framework="numpy") as reader:
-            return reader.get_slice(name)[:, :count]
+        return self._reader(name).get_slice(name)[:, :count]
 
     def bits_per_weight(self, names: Iterable[str], weights: int) -> float:
         """What these tensors take for each of so many weights."""
@@ -140,17 +140,28 @@ class Directory:
         config = {key: value for key, value in self.config.items() if key not in kept}
         return LowBitModel(form, config, dict(weights), tensors, _small_files(self.path), tuple(notes))
 
+    def _reader(self, name: str) -> Any:
+        file = self.stored[name].file
+        if file not in self.opened:
+            self.opened[file] = safe_open(file, framework="numpy")
+        return self.opened[file]
+
     def _plain(self, name: str, form: str, weights: Mapping[str, PackedWeight]) -> PlainTensor:
         tensor = self.stored[name]
         module = name.rpartition(".")[0]
         if name.removesuffix(".weight") in weights:
             raise InputError(f"{name}: not expected beside the packed weight of {module}; keep one of them")
-        if tensor.dtype not in FLOATS or _PACKED.search(name):
+        if packed_tensor({name: tensor}) is not None:
             raise InputError(
                 f"{name}: {tensor.dtype} {list(tensor.shape)} belongs to no weight of {form} that this release reads; "
                 "give the full-precision model"
             )
         return PlainTensor(tensor.shape, FLOATS[tensor.dtype], lambda: self.array(name))
+
+
+def packed_tensor(stored: Mapping[str, StoredTensor]) -> str | None:
+    """The first tensor that is no plain one: integers, or a part of a quantized weight by its name."""
+    return next((name for name, it in stored.items() if it.dtype not in FLOATS or _PACKED.search(name)), None)
 
 
 def integer(block: Mapping[str, Any], key: str, where: str, default: int | None = None) -> int:
@@ -207,7 +218,9 @@ def bits_of(module: str, declared: Iterable[int], fits: Mapping[int, bool]) -> i
 def by_groups(name: str, g_idx: np.ndarray, G: int, groups: int) -> npt.NDArray[np.int32] | None:
     """The order, int32 [K], in which inputs with these groups are consecutive; None where they are already.
 
-    `name` is that of the tensor g_idx [K]. Raises InputError where an index is no group, or a group has another size than G.
+    `name` is that of the tensor g_idx [K].
+
+    Raises InputError where an index is no group, or a group has another size than G.
     """
     K = len(g_idx)
     size = K if G == -1 else G

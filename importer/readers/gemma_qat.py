@@ -4,8 +4,8 @@
     weight_scale         float32 [N, 1]
     embedding_quantized  the same for a table, with embedding_scale float32 [rows, blocks]
 
-Which width a module has, regular expressions of config.json say. The model was trained with inputs and outputs rounded to
-eight bits in fixed ranges (input_activation_scale, output_activation_scale); these are no part of the weights.
+Which width a module has, regular expressions of config.json say. The model was trained with inputs and outputs rounded
+to eight bits in fixed ranges (input_activation_scale, output_activation_scale); these are no part of the weights.
 
 Source: transformers 5.23, integrations/gemma_quant.py and quantizers/quantizer_gemma.py.
 """
@@ -45,7 +45,8 @@ def open_gemma(path: Path, config: dict[str, Any]) -> LowBitModel:
             bits = _bits(overrides, module, default)
             weights[module] = _weight(directory, module, bits, *parts)
     notes = []
-    if directory.drop(r".*\.(input|output)_activation_scale"):
+    ranges = directory.drop(r".*\.(input|output)_activation_scale")  # 0 where there is none
+    if any(directory.array(name).any() for name in ranges):
         notes.append("inputs and outputs of linear layers were rounded to 8 bits in fixed ranges; here they are not")
     if directory.drop(r".*\.[kv]_cache_scale"):
         notes.append("the cache of keys and values was quantized; here it is not")

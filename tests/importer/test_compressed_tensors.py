@@ -91,7 +91,7 @@ def test_a_whole_model_with_widths_by_name_and_pattern(tmp_path):
     config_block["config_groups"] |= {
         "by_pattern": {
             "targets": ["re:.*self_attn.*"],
-            "weights": {"num_bits": 3, "strategy": "group", "group_size": 32},
+            "weights": threes,
         },
         "by_name": {"targets": [down], "weights": eights, "input_activations": inputs},
     }
