@@ -52,6 +52,7 @@ def write_checkpoint(
 
     with new_directory(Path(directory)) as staging:
         for name, file in files.items():
+            (staging / name).parent.mkdir(exist_ok=True)  # further chat templates are in a folder of their own
             if isinstance(file, Path):
                 shutil.copyfile(file, staging / name)
             else:

@@ -6,11 +6,21 @@ from pathlib import Path
 from typing import Any
 
 from dualbinary import InputError
-from dualbinary.checkpoint import quantized_by
 from dualbinary.files.json_objects import read_json_object
 from dualbinary.files.model_files import CONFIG_FILE
 from importer.model import LowBitModel
-from importer.readers import awq, gptq
+from importer.readers import (
+    auto_round,
+    awq,
+    bitnet,
+    bitsandbytes,
+    compressed_tensors,
+    gemma_qat,
+    gptq,
+    hqq,
+    mlx,
+)
+from importer.readers.refusals import why_not
 
 __all__ = ["READERS", "Reader", "open_model"]
 
@@ -35,16 +45,69 @@ class Reader:
     open: Callable[[Path, dict[str, Any]], LowBitModel]
 
 
-_GPTQMODEL = "GPTQModel 7.7.0, gptqmodel/utils/model.py and gptqmodel/quantization/config.py"
-
 READERS: tuple[Reader, ...] = (
-    Reader("gptq", gptq.recognises, "2 to 8 bits, zero points of each group, act-order", _GPTQMODEL, gptq.open_gptq),
+    Reader(
+        "gptq",
+        gptq.recognises,
+        "2 to 8 bits, zero points of each group, act-order",
+        "GPTQModel 7.7.0, gptqmodel/utils/model.py and gptqmodel/quantization/config.py",
+        gptq.open_gptq,
+    ),
     Reader(
         "awq",
         awq.recognises,
         "4 bits, zero points of each group, packing gemm",
         "AutoAWQ 0.2.9, awq/modules/linear/gemm.py",
         awq.open_awq,
+    ),
+    Reader(
+        "auto-round",
+        auto_round.recognises,
+        "2 to 8 bits in the words of GPTQ or AWQ, widths by layer",
+        "AutoRound 0.16.1, auto_round/export/export_to_autoround/export.py",
+        auto_round.open_auto_round,
+    ),
+    Reader(
+        "compressed-tensors",
+        compressed_tensors.recognises,
+        "1 to 8 bits, pack-quantized or int-quantized",
+        "compressed-tensors 0.20.0, compressed_tensors/compressors",
+        compressed_tensors.open_compressed_tensors,
+    ),
+    Reader(
+        "mlx",
+        mlx.recognises,
+        "2 to 8 bits, affine, embeddings too",
+        "MLX 0.32.4, mx.quantize; mlx-lm 0.32.2, mlx_lm/utils.py",
+        mlx.open_mlx,
+    ),
+    Reader(
+        "bitnet",
+        bitnet.recognises,
+        "ternary weights with one scale",
+        "transformers 5.23, integrations/bitnet.py",
+        bitnet.open_bitnet,
+    ),
+    Reader(
+        "gemma",
+        gemma_qat.recognises,
+        "2, 4 and 8 bits with a scale for each output, embeddings too",
+        "transformers 5.23, integrations/gemma_quant.py",
+        gemma_qat.open_gemma,
+    ),
+    Reader(
+        "hqq",
+        hqq.recognises,
+        "1 to 8 bits, groups along inputs (axis 1)",
+        "hqq 0.2.8.post1, hqq/core/bitpack.py and hqq/core/quantize.py",
+        hqq.open_hqq,
+    ),
+    Reader(
+        "bitsandbytes",
+        bitsandbytes.recognises,
+        "8 bits with a scale for each output (LLM.int8)",
+        "bitsandbytes 0.50.2, bitsandbytes/backends/default/ops.py",
+        bitsandbytes.open_bitsandbytes,
     ),
 )
 """All of them, in the order in which they are asked."""
@@ -61,7 +124,7 @@ def open_model(source: Path) -> LowBitModel:
     known = f"this release reads {', '.join(reader.name for reader in READERS)}"
     if not source.is_dir():
         raise InputError(f"{source}: not a file of a known format; {known}")
-    method = quantized_by(source)
-    if method is None:
+    refused = why_not(source, config)
+    if refused is None:
         raise InputError(f"{source}: nothing says that another tool quantized it; python -m exporter takes it as it is")
-    raise InputError(f"{source}: quantized with {method}; {known}; give one of these, or the full-precision model")
+    raise InputError(f"{refused}; {known}")

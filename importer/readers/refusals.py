@@ -1,5 +1,6 @@
 """Directories that are quantized in a way that no reader knows: refused by name, never read as plain weights."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,6 @@ from importer.readers.directory import packed_tensor
 
 __all__ = ["why_not"]
 
-_UNEVEN = "its levels are not even, so they are no sums of planes"
 _FLOATS = "its weights are floating-point codes"
 _VECTORS = "its weights are vectors of a codebook"
 
@@ -48,8 +48,8 @@ def why_not(path: Path, config: dict[str, Any]) -> str | None:
         method = block.get("quant_method") if isinstance(block, dict) else None
         if method == QUANT_METHOD:
             return None
-        name, why = _METHODS.get(str(method).lower(), (repr(method), "this release does not know it"))
-        return f"{path}: quantized by {name}: {why}; {_WAY_OUT}"
+        name, why = _METHODS.get(str(method).lower(), ("a method that this release does not know", "no reader"))
+        return f"{path}: quantized with {json.dumps(method)} ({name}: {why}); {_WAY_OUT}"
     if any(path.glob("*.bin")) and not any(path.glob("*.safetensors")):
         return f"{path}: its tensors are pickled, which is not read; save the model as safetensors"
     found = packed_tensor(stored_tensors(path))

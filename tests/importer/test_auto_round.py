@@ -8,7 +8,7 @@ import pytest
 from dualbinary import InputError
 from importer.readers.auto_round import open_auto_round
 from tests.support import packed_words as slow
-from tests.support.foreign_directories import LINEARS, dequantized, plain_tensors, save
+from tests.support.foreign_directories import LINEARS, assert_checkpoint_holds, dequantized, plain_tensors, save
 
 DATA = np.load(Path(__file__).parent / "data" / "auto_round.npz")
 CASES = sorted({name.rpartition("/")[0] for name in DATA.files})
@@ -76,6 +76,7 @@ def test_widths_and_groups_may_differ_by_name_and_by_pattern(tmp_path):
     found = {module: (weight.bits, weight.group_size) for module, weight in model.weights.items()}
     assert found == widths | {"lm_head": (8, -1)}
     assert all(np.all(weight.read().zero == 2 ** (weight.bits - 1)) for weight in model.weights.values())
+    assert_checkpoint_holds(model, tmp_path / "checkpoint")
 
 
 @pytest.mark.parametrize(

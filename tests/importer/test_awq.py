@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from dualbinary import InputError
 from importer.readers.awq import open_awq, recognises
 from tests.support import packed_words as slow
-from tests.support.foreign_directories import LINEARS, dequantized, plain_tensors, save
+from tests.support.foreign_directories import LINEARS, assert_checkpoint_holds, dequantized, plain_tensors, save
 
 DATA = np.load(Path(__file__).parent / "data" / "autoawq.npz")
 Q = "model.layers.0.self_attn.q_proj"
@@ -57,6 +57,7 @@ def test_a_whole_model_has_all_modules(tmp_path):
     assert set(model.weights) == set(LINEARS)
     assert not any(name.rpartition(".")[0] in LINEARS for name in model.tensors)
     assert {weight.group_size for weight in model.weights.values()} == {-1}
+    assert_checkpoint_holds(model, tmp_path / "checkpoint")
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 
 from dualbinary import InputError
 from importer.readers.bitsandbytes import open_bitsandbytes
-from tests.support.foreign_directories import LINEARS, dequantized, plain_tensors, save
+from tests.support.foreign_directories import LINEARS, assert_checkpoint_holds, dequantized, plain_tensors, save
 
 DATA = np.load(Path(__file__).parent / "data" / "bitsandbytes.npz")
 BLOCK = {"quant_method": "bitsandbytes", "load_in_8bit": True, "load_in_4bit": False, "llm_int8_threshold": 6.0}
@@ -43,6 +43,7 @@ def test_a_whole_model_has_all_modules(tmp_path):
     assert not any(name.rpartition(".")[0] in LINEARS for name in model.tensors)
     np.testing.assert_array_equal(model.weights[Q].read().q - 128.0, layers[Q]["weight"].astype(float))
     assert "quantized to 8 bits at every call" in model.notes[0]
+    assert_checkpoint_holds(model, tmp_path / "checkpoint")
 
 
 @pytest.mark.parametrize(

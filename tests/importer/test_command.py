@@ -63,4 +63,6 @@ def test_an_unknown_method_is_refused_by_name(llama, tmp_path, capsys, block):
     config = json.loads((llama / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, "quantization_config": block}))
     assert main([str(tmp_path), str(tmp_path / "c")]) == 2
-    assert f'quantized with "{block["quant_method"]}"; this release reads' in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert f'quantized with "{block["quant_method"]}" (' in error
+    assert "give the full-precision model; this release reads gptq, awq, " in error

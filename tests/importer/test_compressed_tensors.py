@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 from dualbinary import InputError
 from importer.readers.compressed_tensors import open_compressed_tensors
 from tests.support import packed_words as slow
-from tests.support.foreign_directories import LINEARS, bfloat16, dequantized, plain_tensors, save
+from tests.support.foreign_directories import (
+    LINEARS,
+    assert_checkpoint_holds,
+    bfloat16,
+    dequantized,
+    plain_tensors,
+    save,
+)
 
 DATA = np.load(Path(__file__).parent / "data" / "compressed_tensors.npz")
 CASES = sorted({name.rpartition("/")[0] for name in DATA.files})
@@ -105,6 +112,7 @@ def test_a_whole_model_with_widths_by_name_and_pattern(tmp_path):
     assert model.notes == ("inputs were quantized to 8 bits in fixed ranges; here they are not",)
     assert model.weights[Q].read().zero == 4.0
     assert model.weights[Q].read().step.dtype == np.float32
+    assert_checkpoint_holds(model, tmp_path / "checkpoint")
 
 
 def test_short_rows_of_odd_widths_are_refused_unless_the_version_tells(tmp_path):

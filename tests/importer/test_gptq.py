@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 from dualbinary import InputError
 from importer.readers.gptq import open_gptq, recognises
 from tests.support import packed_words as slow
-from tests.support.foreign_directories import CONFIG, LINEARS, TABLES, bfloat16, dequantized, plain_tensors, save
+from tests.support.foreign_directories import (
+    CONFIG,
+    LINEARS,
+    TABLES,
+    assert_checkpoint_holds,
+    bfloat16,
+    dequantized,
+    plain_tensors,
+    save,
+)
 
 DATA = np.load(Path(__file__).parent / "data" / "gptqmodel.npz")
 CASES = sorted({name.partition(".")[0] for name in DATA.files})
@@ -124,6 +133,7 @@ def test_a_whole_model_has_all_modules_and_tensors(tmp_path, rng):
     assert (q_proj.N, q_proj.K, q_proj.bits, q_proj.group_size) == (64, 64, 4, 32)
     assert q_proj.source_bits == 4 + (16 + 4) / 32
     assert model.tensors["model.norm.weight"].read().dtype == np.float16
+    assert_checkpoint_holds(model, tmp_path / "checkpoint")
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4])

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from dualbinary import InputError
 from importer.readers.hqq import open_hqq
 from tests.support import packed_words as slow
-from tests.support.foreign_directories import LINEARS, dequantized, plain_tensors, save
+from tests.support.foreign_directories import LINEARS, assert_checkpoint_holds, dequantized, plain_tensors, save
 
 DATA = np.load(Path(__file__).parent / "data" / "hqq.npz")
 CASES = sorted({name.rpartition("/")[0] for name in DATA.files})
@@ -87,6 +87,7 @@ def test_a_whole_model_has_all_modules_and_no_settings(tmp_path):
     model = opened(tmp_path, layers)
     assert set(model.weights) == set(LINEARS)
     assert not any(name.rpartition(".")[0] in LINEARS for name in model.tensors)
+    assert_checkpoint_holds(model, tmp_path / "checkpoint")
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 from dualbinary import InputError
 from importer.readers.mlx import open_mlx, recognises
 from tests.support import packed_words as slow
-from tests.support.foreign_directories import LINEARS, TABLES, bfloat16, dequantized, plain_tensors, save
+from tests.support.foreign_directories import (
+    LINEARS,
+    TABLES,
+    assert_checkpoint_holds,
+    bfloat16,
+    dequantized,
+    plain_tensors,
+    save,
+)
 
 DATA = np.load(Path(__file__).parent / "data" / "mlx.npz")
 CASES = sorted({name.rpartition("/")[0] for name in DATA.files})
@@ -71,6 +79,7 @@ def test_a_whole_model_with_overrides_tables_and_a_bias(tmp_path):
     assert {f"{Q}.bias", "lm_head.weight"} <= set(model.tensors)
     assert not any(name.endswith((".biases", ".scales")) for name in model.tensors)
     assert "quantization" not in model.config
+    assert_checkpoint_holds(model, tmp_path / "checkpoint")
 
 
 def test_the_same_words_of_transformers_are_read(tmp_path):

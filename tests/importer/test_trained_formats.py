@@ -11,7 +11,15 @@ from dualbinary import InputError
 from importer.readers.bitnet import open_bitnet
 from importer.readers.gemma_qat import open_gemma
 from tests.support import packed_words as slow
-from tests.support.foreign_directories import LINEARS, TABLES, bfloat16, dequantized, plain_tensors, save
+from tests.support.foreign_directories import (
+    LINEARS,
+    TABLES,
+    assert_checkpoint_holds,
+    bfloat16,
+    dequantized,
+    plain_tensors,
+    save,
+)
 
 DATA = np.load(Path(__file__).parent / "data" / "transformers.npz")
 Q = "model.layers.0.self_attn.q_proj"
@@ -64,6 +72,7 @@ def test_a_whole_bitnet_model_has_all_modules(tmp_path):
     assert set(model.weights) == set(LINEARS)
     assert not any(name.rpartition(".")[0] in LINEARS for name in model.tensors)
     assert "8 bits a token" in model.notes[0]
+    assert_checkpoint_holds(model, tmp_path / "checkpoint")
 
 
 @pytest.mark.parametrize(
@@ -117,6 +126,7 @@ def test_gemma_widths_are_those_of_the_pattern_that_matches_first_in_the_name(tm
     assert {module: weight.bits for module, weight in model.weights.items()} == widths
     assert [("in fixed ranges" in note, "cache" in note) for note in model.notes] == [(True, False), (False, True)]
     assert not any(name.rpartition(".")[0] in LINEARS for name in model.tensors)
+    assert_checkpoint_holds(model, tmp_path / "checkpoint")
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,9 @@ import ml_dtypes
 import numpy as np
 from safetensors.numpy import save_file
 
+from dualbinary.checkpoint import load_module, load_order, read_quantization_config, stored_tensors
+from importer.checkpoint import write_model
+
 HIDDEN, INNER, VOCABULARY = 64, 96, 128
 
 CONFIG = {
@@ -55,18 +58,18 @@ def save(path, tensors, block, *, key="quantization_config", files=(), config=CO
     return path, config
 
 
-def dequantized(packed):
-    """float32 [N, K] of a weight, its columns in the order of the inputs; every operation rounds to float32 once."""
+def dequantized(packed, dtype=np.float32):
+    """[N, K] of a weight, its columns in the order of the inputs; every operation rounds to `dtype` once."""
     numbers = packed.read()
     N, K = packed.N, packed.K
     assert numbers.q.shape == (N, K)
     assert numbers.q.dtype == np.uint8
     groups = np.arange(K) // (K if packed.group_size == -1 else packed.group_size)
     assert numbers.step.shape in ((N, groups[-1] + 1), (1, 1))
-    step, zero, offset = (_at(numbers_of, groups) for numbers_of in (numbers.step, numbers.zero, numbers.offset))
-    q = numbers.q.astype(np.float32)
+    step, zero, offset = (_at(it, groups, dtype) for it in (numbers.step, numbers.zero, numbers.offset))
+    q = numbers.q.astype(dtype)
     weight = step * (q - zero) if offset is None else step * q + offset
-    assert weight.dtype == np.float32
+    assert weight.dtype == dtype
     if numbers.order is None:
         return weight
     assert numbers.order.dtype == np.int32
@@ -75,11 +78,26 @@ def dequantized(packed):
     return result
 
 
-def _at(values, groups):
-    """float32 values of the groups of all columns."""
+def assert_checkpoint_holds(model, path):
+    """Write the checkpoint of a model to `path`, and hold every weight and tensor of it against what was read."""
+    write_model(model, path)
+    config, stored = read_quantization_config(path), stored_tensors(path)
+    assert config is not None
+    for module, packed in model.weights.items():
+        weight = load_module(stored, module, packed.N, packed.K, config.format_of(module)).dequantize()
+        order = load_order(stored, module)
+        found = np.empty_like(weight)
+        found[:, np.arange(packed.K) if order is None else order] = weight
+        np.testing.assert_array_equal(found, dequantized(packed, np.float64))
+    assert set(model.tensors) <= set(stored)
+    assert all((path / name).is_file() for name in model.files)
+
+
+def _at(values, groups, dtype):
+    """Values of the groups of all columns."""
     if values is None or np.shape(values) in ((), (1, 1)):
-        return None if values is None else np.float32(np.squeeze(values))
-    return values.astype(np.float32)[:, groups]
+        return None if values is None else dtype(np.squeeze(values))
+    return values.astype(dtype)[:, groups]
 
 
 def bfloat16(values):

@@ -1,0 +1,78 @@
+"""The inventory of readers, and directories that none of them takes."""
+
+import numpy as np
+import pytest
+
+from dualbinary import InputError
+from importer.checkpoint import write_model
+from importer.readers import READERS, open_model
+from tests.support.foreign_directories import plain_tensors, save
+
+CONFIGS = {
+    "gptq": {"quantization_config": {"quant_method": "gptq"}},
+    "awq": {"quantization_config": {"quant_method": "awq"}},
+    "auto-round": {"quantization_config": {"quant_method": "auto-round"}},
+    "compressed-tensors": {"quantization_config": {"quant_method": "compressed-tensors"}},
+    "mlx": {"quantization": {"bits": 4}, "quantization_config": {"bits": 4}},
+    "bitnet": {"quantization_config": {"quant_method": "bitnet"}},
+    "gemma": {"quantization_config": {"quant_method": "gemma"}},
+    "hqq": {"quantization_config": {"quant_method": "hqq"}},
+    "bitsandbytes": {"quantization_config": {"quant_method": "bitsandbytes"}},
+}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_one_reader_takes_a_directory(name, tmp_path):
+    assert [reader.name for reader in READERS if reader.recognises(tmp_path, CONFIGS[name])] == [name]
+
+
+def test_no_reader_takes_a_plain_directory(tmp_path):
+    assert not any(reader.recognises(tmp_path, {"model_type": "llama"}) for reader in READERS)
+
+
+@pytest.mark.parametrize(
+    ("method", "name"),
+    [
+        ("aqlm", "AQLM"), ("vptq", "VPTQ"), ("exl3", "EXL3"), ("fp8", "FP8 blocks"), ("mxfp4", "MXFP4"),
+        ("nvfp4", "NVFP4"), ("quanto", "quanto"), ("torchao", "torchao"), ("something", "a method that this release"),
+        (None, "a method that this release"),
+    ],
+)  # fmt: skip
+def test_a_method_without_a_reader_is_refused_by_name(method, name, tmp_path):
+    save(tmp_path, plain_tensors(np.random.default_rng(1)), {"quant_method": method})
+    with pytest.raises(InputError, match=rf"\({name}.*; give the full-precision model; this release reads gptq, awq"):
+        open_model(tmp_path)
+
+
+@pytest.mark.parametrize("part", ["qweight", "weight_packed", "W_q", "blocks"])
+def test_packed_tensors_without_a_block_are_refused(part, tmp_path):
+    tensors = plain_tensors(np.random.default_rng(1)) | {f"model.layers.0.mlp.up_proj.{part}": np.ones(4, np.int32)}
+    save(tmp_path, tensors, None)
+    with pytest.raises(InputError, match=f"up_proj.{part} is part of a packed weight, but config.json has no"):
+        open_model(tmp_path)
+
+
+def test_a_plain_directory_needs_no_import(tmp_path):
+    save(tmp_path, plain_tensors(np.random.default_rng(1)), None)
+    with pytest.raises(InputError, match="nothing says that another tool quantized it"):
+        open_model(tmp_path)
+
+
+def test_pickled_tensors_are_not_read(tmp_path):
+    save(tmp_path, plain_tensors(np.random.default_rng(1)), None)
+    (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
+    with pytest.raises(InputError, match="its tensors are pickled, which is not read"):
+        open_model(tmp_path)
+
+
+def test_tokenizer_files_and_chat_templates_come_along(tmp_path):
+    block = {"quant_method": "bitsandbytes", "load_in_8bit": True}
+    module = "model.layers.0.self_attn.q_proj"
+    tensors = plain_tensors(np.random.default_rng(1))
+    tensors |= {f"{module}.weight": np.ones((4, 32), np.int8), f"{module}.SCB": np.ones(4, np.float32)}
+    save(tmp_path / "source", tensors, block, files=["tokenizer.json", "generation_config.json", "notes.json"])
+    (tmp_path / "source" / "additional_chat_templates").mkdir()
+    (tmp_path / "source" / "additional_chat_templates" / "rag.jinja").write_text("{{ messages }}")
+    write_model(open_model(tmp_path / "source"), tmp_path / "checkpoint")
+    found = {str(path.relative_to(tmp_path / "checkpoint")) for path in (tmp_path / "checkpoint").rglob("*.j*")}
+    assert found == {"config.json", "tokenizer.json", "generation_config.json", "additional_chat_templates/rag.jinja"}
