@@ -73,7 +73,7 @@ def _reading(directory: Directory, module: str, N: int, *, divides: bool) -> Cal
             return Numbers(q, scale, 1.0)
         if not np.isfinite(scale).all() or not scale.all():
             raise InputError(f"{module}.weight_scale: expected a finite number other than 0, got {float(scale[0, 0])}")
-        exact = 1 / np.float64(scale)
+        exact = 1 / scale.astype(np.float64)
         step = exact.astype(np.float32)
         return Numbers(q, step, 1.0, rounding=float(np.max(abs(step / exact - 1))))
 

@@ -44,7 +44,7 @@ def recognises(_: Path, config: dict[str, Any]) -> bool:
 
 def open_compressed_tensors(path: Path, config: dict[str, Any]) -> LowBitModel:
     """The reader's `open`."""
-    block = config.get("quantization_config", config.get("compression_config"))
+    block: dict[str, Any] = config.get("quantization_config") or config["compression_config"]
     form = block.get("format")
     if form not in _FORMATS:
         raise InputError(

@@ -24,7 +24,9 @@ CASES = sorted({name.rpartition("/")[0] for name in DATA.files})
 Q = "model.layers.0.self_attn.q_proj"
 
 
-def block(bits, strategy="group", size=32, *, symmetric=True, form="pack-quantized", version="0.20.0", **more):
+def block(
+    bits, strategy="group", size=32, *, symmetric=True, form="pack-quantized", version: str | None = "0.20.0", **more
+):
     weights = {"num_bits": bits, "type": "int", "strategy": strategy, "symmetric": symmetric}
     weights["group_size"] = size if strategy == "group" else None
     group = {"targets": ["Linear"], "weights": weights, "input_activations": None, "output_activations": None}

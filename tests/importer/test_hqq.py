@@ -82,8 +82,8 @@ def test_a_whole_model_has_all_modules_and_no_settings(tmp_path):
     rng = np.random.default_rng(3)
     layers = {}
     for module, (N, K) in LINEARS.items():
-        numbers = rng.standard_normal((2, N, K // 32)).astype(np.float16)
-        layers[module] = layer(rng.integers(0, 16, (N, K)), *numbers, 4, 32)
+        scale, zero = rng.standard_normal((2, N, K // 32)).astype(np.float16)
+        layers[module] = layer(rng.integers(0, 16, (N, K)), scale, zero, 4, 32)
     model = opened(tmp_path, layers)
     assert set(model.weights) == set(LINEARS)
     assert not any(name.rpartition(".")[0] in LINEARS for name in model.tensors)

@@ -68,7 +68,8 @@ def test_a_whole_model_with_overrides_tables_and_a_bias(tmp_path):
     for module, (N, K) in (LINEARS | {table: TABLES[table]}).items():
         bits, size = {down: (8, 32), table: (6, 64)}.get(module, (3, 32))
         q = rng.integers(0, 2**bits, (N, K))
-        layers[module] = layer(q, *bfloat16(rng.standard_normal((2, N, K // size))), bits)
+        scales, biases = bfloat16(rng.standard_normal((2, N, K // size)))
+        layers[module] = layer(q, scales, biases, bits)
     layers[Q]["bias"] = np.ones(64, np.float16)
     block = {"bits": 3, "group_size": 32, "mode": "affine", down: {"bits": 8, "group_size": 32}}
     block |= {table: {"bits": 6, "group_size": 64}, "lm_head": False}

@@ -58,7 +58,7 @@ def save(path, tensors, block, *, key="quantization_config", files=(), config=CO
     return path, config
 
 
-def dequantized(packed, dtype=np.float32):
+def dequantized(packed, dtype: type[np.floating] = np.float32):
     """[N, K] of a weight, its columns in the order of the inputs; every operation rounds to `dtype` once."""
     numbers = packed.read()
     N, K = packed.N, packed.K

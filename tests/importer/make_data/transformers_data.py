@@ -33,10 +33,10 @@ def main():
         layer.weight_scale.data = torch.tensor(rng.random((N, 1)), dtype=torch.float32)
         table.embedding_scale.data = torch.tensor(rng.random((N, 2)), dtype=torch.float32)
         arrays |= {f"gemma/{bits}/weight": layer.weight, f"gemma/{bits}/weight_scale": layer.weight_scale}
-        arrays |= {f"gemma/{bits}/expected": layer._dequantize_weights(torch.float32)}
+        arrays |= {f"gemma/{bits}/expected": layer(torch.eye(K)).T}
         arrays |= {f"gemma/{bits}/embedding_scale": table.embedding_scale, f"gemma/{bits}/table": table.weight}
     arrays = {name: tensor.detach().numpy() for name, tensor in arrays.items()}
-    np.savez_compressed(Path(sys.argv[1]) / "transformers.npz", **arrays)
+    np.savez_compressed(Path(sys.argv[1]) / "transformers.npz", allow_pickle=False, **arrays)
 
 
 if __name__ == "__main__":
