@@ -1,7 +1,8 @@
 """HQQ, groups along the inputs (axis 1): zero points are fractions, so most become offsets.
 
     W_q     uint8 [R·b/8, G] or int32 [ceil(R/10), G]   rows are groups, R = N·K/G of them; the first rows are in the
-                                                        highest bits; three bits stand ten to a word of 30 bits
+                                                        highest bits; ten values of three bits are the lower
+                                                        30 bits of a word
     scale   float [R, 1], zero float [R, 1]
     shape, nbits, group_size, axis, packing, ...        what the layer was made with, as small tensors
 
@@ -25,13 +26,13 @@ from importer.readers.words import stacked_rows
 
 __all__ = ["open_hqq", "recognises"]
 
-# A packing: bits of a field, type of a word, bits of a word that hold fields.
+# A packing: bits of a field, type of a word.
 _PACKINGS = {
-    "8bit_u8": (8, np.uint8, 8),
-    "4bit_u8": (4, np.uint8, 8),
-    "3bit_32": (3, np.int32, 30),
-    "2bit_u8": (2, np.uint8, 8),
-    "1bit_u8": (1, np.uint8, 8),
+    "8bit_u8": (8, np.uint8),
+    "4bit_u8": (4, np.uint8),
+    "3bit_32": (3, np.int32),
+    "2bit_u8": (2, np.uint8),
+    "1bit_u8": (1, np.uint8),
 }
 
 _SETTINGS = (
@@ -73,10 +74,10 @@ def _weight(directory: Directory, module: str) -> PackedWeight:
         raise InputError(f"{module}.packing: expected {', '.join(_PACKINGS)}, got {name.decode('latin-1')!r}")
     if N < 1 or K < 1 or size < 1 or K % size:
         raise InputError(f"{module}.group_size: {size} does not divide the {K} inputs of shape [{N}, {K}]")
-    field, word, used = packing
+    field, word = packing
     bits = _bits(_number(directory, module, "nbits"), field, module)
     R = N * (K // size)
-    _check_words(directory, module, np.dtype(word), -(-R // (used // field)), size)
+    _check_words(directory, module, np.dtype(word), -(-R // (8 * np.dtype(word).itemsize // field)), size)
     for part in ("scale", "zero"):
         directory.take(f"{module}.{part}", FLOATS, (R, 1), "one for each group")
     G = group_size_of(module, [size], K, K // size)
@@ -84,7 +85,7 @@ def _weight(directory: Directory, module: str) -> PackedWeight:
 
     def q() -> npt.NDArray[np.uint8]:
         words = directory.array(f"{module}.W_q").view(word)
-        codes = stacked_rows(words, field, R, first_high=True, used=used).reshape(N, K)
+        codes = stacked_rows(words, field, R, first_high=True).reshape(N, K)
         if codes.max() >> bits:
             raise InputError(f"{module}.W_q: expected integers of {bits} bits, got {codes.max()}")
         return codes

@@ -74,18 +74,14 @@ def planar(words: npt.NDArray[np.integer], bits: int, count: int) -> npt.NDArray
     return values.reshape(*words.shape[:-1], -1)[..., :count]
 
 
-def stacked_rows(
-    words: npt.NDArray[np.integer], bits: int, count: int, *, first_high: bool, used: int | None = None
-) -> npt.NDArray[np.uint8]:
+def stacked_rows(words: npt.NDArray[np.integer], bits: int, count: int, *, first_high: bool) -> npt.NDArray[np.uint8]:
     """uint8 [count, K] from words [R, K]: field i of row r is row r + i·R.
 
-    With `first_high` field 0 is the highest of a word, else the lowest. `used` bits of a word hold fields, all of them
-    if it is not given.
+    With `first_high` field 0 is the highest of a word, else the lowest; bits above the highest field are not used.
     """
-    used = 8 * words.dtype.itemsize if used is None else used
     unsigned = words.view(f"u{words.dtype.itemsize}")
-    starts = range(0, used - bits + 1, bits)
     mask = unsigned.dtype.type((1 << bits) - 1)
+    starts = range(0, 8 * words.dtype.itemsize - bits + 1, bits)
     fields = [(unsigned >> unsigned.dtype.type(start)) & mask for start in starts]
     if first_high:
         fields.reverse()

@@ -46,13 +46,16 @@ def gptq_words(rng, N, K, bits, size, zeros):
     return q, parts | {"scales": np.ones((K // size, N), np.float16)}
 
 
-def test_a_stored_maximum_means_one_more_than_the_width_can_say(tmp_path):
+@pytest.mark.parametrize(
+    ("packing", "less"), [("auto_round", 0), ("auto_round:gptqmodel", 0), ("auto_round:auto_gptq", 1)]
+)
+def test_the_packing_tells_zero_points_where_values_do_not(packing, less, tmp_path):
     rng = np.random.default_rng(5)
-    zeros = rng.integers(0, 256, (32, 2))
-    zeros[0] = 255
-    q, parts = gptq_words(rng, 32, 64, 8, 32, zeros)
-    weight = opened(tmp_path, {Q: parts}, block("auto_round:auto_gptq", 8, 32, sym=False)).weights[Q]
-    np.testing.assert_array_equal(weight.read().zero, zeros + 1)
+    stored = rng.integers(0, 256, (32, 2))
+    stored[0] = 255  # less one, it means 256, which eight bits cannot say
+    q, parts = gptq_words(rng, 32, 64, 8, 32, stored)
+    weight = opened(tmp_path, {Q: parts}, block(packing, 8, 32, sym=False)).weights[Q]
+    np.testing.assert_array_equal(weight.read().zero, stored + less)
     np.testing.assert_array_equal(weight.read().q, q)
 
 
@@ -67,7 +70,7 @@ def test_widths_and_groups_may_differ_by_name_and_by_pattern(tmp_path):
     extra = {
         "lm_head": {"bits": 8, "group_size": 64, "sym": True},
         "model.layers.0.mlp.down_proj": {"bits": 4, "group_size": 16},
-        r".*\.(k|v)_proj": {"bits": 4, "act_bits": None},
+        r"\.(k|v)_proj": {"bits": 4, "act_bits": None},
     }
     tensors_block = block("auto_round:gptqmodel", 2, 32, extra_config=extra)
     tensors = plain_tensors(rng, {"model.embed_tokens": (128, 64)})

@@ -164,6 +164,12 @@ def test_symmetric_zero_points_are_the_middle_whatever_the_label(bits, stored, l
     assert np.all(weight.read().zero == 2 ** (bits - 1))
 
 
+def test_a_middle_that_is_stored_is_the_zero_point_even_of_a_lopsided_weight(tmp_path, rng):
+    parts = packed(rng.integers(6, 13, (64, 64)), np.full((64, 2), 8), np.ones((64, 2)), 4)  # 9 in the mean
+    weight = one_layer(tmp_path, parts, block(4, 32, "gptq"), rng)
+    assert np.all(weight.read().zero == 8)
+
+
 def test_ternary_codes_about_one_are_not_taken_for_a_symmetric_grid(tmp_path, rng):
     parts = packed(rng.integers(0, 3, (64, 64)), np.ones((64, 2), int), np.ones((64, 2)), 2)
     weight = one_layer(tmp_path, parts, block(2, 32, "gptq_v2"), rng)

@@ -16,14 +16,14 @@ DATA = np.load(Path(__file__).parent / "data" / "hqq.npz")
 CASES = sorted({name.rpartition("/")[0] for name in DATA.files})
 BLOCK = {"quant_method": "hqq", "quant_config": {"weight_quant_params": {"nbits": 4, "group_size": 32, "axis": 1}}}
 Q = "model.layers.0.self_attn.q_proj"
-PACKINGS = {1: ("1bit_u8", "u1", 8), 2: ("2bit_u8", "u1", 8), 3: ("3bit_32", "i4", 30), 4: ("4bit_u8", "u1", 8)}
-PACKINGS |= dict.fromkeys((5, 6, 8), ("8bit_u8", "u1", 8))
+PACKINGS = {1: ("1bit_u8", "u1"), 2: ("2bit_u8", "u1"), 3: ("3bit_32", "i4"), 4: ("4bit_u8", "u1")}
+PACKINGS |= dict.fromkeys((5, 6, 8), ("8bit_u8", "u1"))
 
 
 def layer(q, scale, zero, bits, size):
     """All tensors of q [N, K], scale and zero [N, groups]."""
-    packing, dtype, used = PACKINGS[bits]
-    words = slow.stacked_rows(q.reshape(-1, size), int(packing[0]), dtype, first_high=True, used=used)
+    packing, dtype = PACKINGS[bits]
+    words = slow.stacked_rows(q.reshape(-1, size), int(packing[0]), dtype, first_high=True)
     parts = {"W_q": words, "scale": scale.reshape(-1, 1), "zero": zero.reshape(-1, 1), "shape": np.array(q.shape)}
     numbers = {"nbits": np.int32(bits), "group_size": np.int32(size), "axis": np.int32(1), "quant_scale": np.uint8(0)}
     return parts | numbers | {"quant_zero": np.uint8(0), "packing": np.frombuffer(packing.encode(), np.uint8)}

@@ -45,11 +45,10 @@ def awq(values, bits):
     return dense(values[..., order], bits)
 
 
-def stacked_rows(values, bits, dtype, first_high, used=None):
+def stacked_rows(values, bits, dtype, first_high):
     """[R, K] of `dtype`: the first R rows in the first field of each word, then the next R rows."""
     values = np.asarray(values)
-    used = np.dtype(dtype).itemsize * 8 if used is None else used
-    each = used // bits
+    each = np.dtype(dtype).itemsize * 8 // bits
     rows = -(-len(values) // each)
     words = np.zeros((rows, values.shape[1]), np.int64)
     for n, row in enumerate(values):
