@@ -182,15 +182,15 @@ def settle(directory: Directory, layers: list[Layer], label: str, other: str) ->
     coarse = [layer for layer in sample if layer.bits <= _COARSE]
     centered = [name for name in candidates if coarse and _is_centered(directory, coarse, name)]
     if symmetric == ["v2"]:
-        found, why = "v2", "all of them are 2^(bits-1), a symmetric grid"
+        found, why = "v2", "all of them are 2^(bits-1) so, a symmetric grid"
     elif len(centered) == 1:
-        found, why = centered[0], "so they are the mean of their weights' integers"
+        found, why = centered[0], "so they are about the mean of their weights' integers"
     elif len(symmetric) == 1:
-        found, why = symmetric[0], "so all of them are 2^(bits-1), a symmetric grid"
+        found, why = symmetric[0], "all of them are 2^(bits-1) so, a symmetric grid"
     else:
-        return label, [f"zero points are read as {CONVENTIONS[label]} ({label}), as config.json says"]
+        return label, [f"zero points are taken to be {CONVENTIONS[label]} ({label}), as config.json says"]
     says = "" if found == label else f"; config.json says {label}, and the values decide"
-    return found, [f"zero points are read as {CONVENTIONS[found]} ({found}): {why}{says}"]
+    return found, [f"zero points are taken to be {CONVENTIONS[found]} ({found}): {why}{says}"]
 
 
 def _is_symmetric(directory: Directory, layer: Layer, convention: str) -> bool:
