@@ -10,6 +10,7 @@ from dualbinary.checkpoint import quantized_by
 from dualbinary.files.json_objects import read_json_object
 from dualbinary.files.model_files import CONFIG_FILE
 from importer.model import LowBitModel
+from importer.readers.gguf import is_gguf, open_gguf
 
 __all__ = ["READERS", "Reader", "open_model"]
 
@@ -34,7 +35,15 @@ class Reader:
     open: Callable[[Path, dict[str, Any]], LowBitModel]
 
 
-READERS: tuple[Reader, ...] = ()
+READERS: tuple[Reader, ...] = (
+    Reader(
+        name="gguf",
+        recognises=is_gguf,
+        holds="Q1_0, Q2_0, TQ1_0, TQ2_0, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K; F32, F16, BF16",
+        documented="https://github.com/ggml-org/ggml/blob/master/docs/gguf.md",
+        open=open_gguf,
+    ),
+)
 """All of them, in the order in which they are asked."""
 
 
