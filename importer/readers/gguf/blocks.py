@@ -43,15 +43,15 @@ def _q4_1(blocks: Bytes) -> Decoded:
 
 
 def _q5_0(blocks: Bytes) -> Decoded:
-    return codes.halves(blocks[:, 6:]) | codes.bits(blocks[:, 2:6]) << 4, _half(blocks, 0), None
+    return codes.above(codes.halves(blocks[:, 6:]), codes.bits(blocks[:, 2:6]), 4), _half(blocks, 0), None
 
 
 def _q5_1(blocks: Bytes) -> Decoded:
-    return codes.halves(blocks[:, 8:]) | codes.bits(blocks[:, 4:8]) << 4, _half(blocks, 0), _half(blocks, 2)
+    return codes.above(codes.halves(blocks[:, 8:]), codes.bits(blocks[:, 4:8]), 4), _half(blocks, 0), _half(blocks, 2)
 
 
 def _q8_0(blocks: Bytes) -> Decoded:
-    return blocks[:, 2:] ^ 0x80, _half(blocks, 0), None  # a signed byte plus 128
+    return blocks[:, 2:] ^ np.uint8(0x80), _half(blocks, 0), None  # a signed byte plus 128
 
 
 def _q1_0(blocks: Bytes) -> Decoded:
@@ -81,7 +81,11 @@ def _q2_k(blocks: Bytes) -> Decoded:
 def _q3_k(blocks: Bytes) -> Decoded:
     high = codes.planes_of_bits(blocks[:, :32])
     scales = codes.q3_k_scales(blocks[:, 96:108]).astype(np.float32) - 32
-    return codes.planes_of_pairs(blocks[:, 32:96]) | high << 2, _half(blocks, 108).astype(np.float32) * scales, None
+    return (
+        codes.above(codes.planes_of_pairs(blocks[:, 32:96]), high, 2),
+        _half(blocks, 108).astype(np.float32) * scales,
+        None,
+    )
 
 
 def _q4_k(blocks: Bytes) -> Decoded:
@@ -91,7 +95,7 @@ def _q4_k(blocks: Bytes) -> Decoded:
 
 def _q5_k(blocks: Bytes) -> Decoded:
     step, offset = _k_scales(blocks)
-    return codes.planes_of_nibbles(blocks[:, 48:]) | codes.planes_of_bits(blocks[:, 16:48]) << 4, step, offset
+    return codes.above(codes.planes_of_nibbles(blocks[:, 48:]), codes.planes_of_bits(blocks[:, 16:48]), 4), step, offset
 
 
 def _k_scales(blocks: Bytes) -> tuple[Floats, Floats]:

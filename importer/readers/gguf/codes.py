@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 __all__ = [
+    "above",
     "bits",
     "halves",
     "pairs",
@@ -32,6 +33,11 @@ def _fields(values: Bytes, width: int) -> Bytes:
 
 def _joined(values: Bytes) -> Bytes:
     return values.reshape(len(values), -1)
+
+
+def above(low: Bytes, high: Bytes, at: int) -> Bytes:
+    """Numbers of the bits `low` and, from bit `at` up, `high`."""
+    return low | high << np.uint8(at)
 
 
 def bits(values: Bytes) -> Bytes:
@@ -83,7 +89,7 @@ def q3_k_scales(values: Bytes) -> Bytes:
     """The 16 scales of 6 bits of Q3_K: eight bytes with four bits of two scales each, four with two bits of four."""
     low = halves(values[:, :8])
     high = _joined(_fields(values[:, 8:], 2))
-    return low | high << 4
+    return above(low, high, 4)
 
 
 def q4_k_scales(values: Bytes) -> tuple[Bytes, Bytes]:
@@ -93,12 +99,14 @@ def q4_k_scales(values: Bytes) -> tuple[Bytes, Bytes]:
     8 to 11 (scales low, minimums high) and their two high bits in the top of the same bytes as the first.
     """
     first, second, low = values[:, :4], values[:, 4:8], values[:, 8:]
-    scales = np.concatenate([first & 63, low & 15 | first >> 6 << 4], axis=1)
-    minimums = np.concatenate([second & 63, low >> 4 | second >> 6 << 4], axis=1)
-    return scales, minimums
+    halves_of_last = _fields(low, 4)
+    tops = np.stack([first, second], axis=1) >> np.uint8(6)
+    lasts = above(halves_of_last, tops, 4)
+    six = np.uint8(63)
+    return np.concatenate([first & six, lasts[:, 0]], axis=1), np.concatenate([second & six, lasts[:, 1]], axis=1)
 
 
 def q6_k(low: Bytes, high: Bytes) -> Bytes:
     """The 256 numbers of Q6_K: 128 bytes with four bits, in lines of twice 32, and 64 with two, in planes."""
     nibbles = _joined(_fields(low.reshape(len(low), -1, 2 * _LINE), 4))
-    return nibbles | planes_of_pairs(high) << 4
+    return above(nibbles, planes_of_pairs(high), 4)

@@ -44,7 +44,10 @@ def model_config(keys: Keys, family: Family) -> Any:
     default = transformers.CONFIG_MAPPING[family.model_type]()
     values = _common_values(keys, default)
     values |= family.values(keys, values)
-    known = {name: value for name, value in values.items() if hasattr(default, name) or name in _EXTRA}
+    computed = {name for name, value in vars(type(default)).items() if isinstance(value, property)}
+    known = {
+        name: values[name] for name in values if (hasattr(default, name) and name not in computed) or name in _EXTRA
+    }
     try:
         config = transformers.AutoConfig.for_model(family.model_type, **known)
     except Exception as error:  # whatever the validation of a value raises
@@ -52,8 +55,14 @@ def model_config(keys: Keys, family: Family) -> Any:
             f"{keys.container.path}: transformers {transformers.__version__} refuses the configuration of this model: "
             f"{error}"
         ) from error
-    config.architectures = [transformers.AutoModelForCausalLM._model_mapping[type(config)].__name__]
+    model_class: Any = transformers.MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    config.architectures = [model_class.__name__]
     return config
+
+
+def _takes(default: Any, name: str) -> bool:
+    computed = isinstance(getattr(type(default), name, None), property)
+    return (hasattr(default, name) and not computed) or name in _EXTRA
 
 
 def _common_values(keys: Keys, default: Any) -> dict[str, Any]:

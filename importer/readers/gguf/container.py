@@ -13,7 +13,6 @@ https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 
 import math
 import re
-import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -194,17 +193,17 @@ class _Parser:
         return self._data[self._at - count : self._at]
 
     def _u32(self, what: str) -> int:
-        return struct.unpack("<I", self._take(4, what))[0]
+        return int.from_bytes(self._take(4, what).tobytes(), "little")
 
     def _u64(self, what: str) -> int:
-        return struct.unpack("<Q", self._take(8, what))[0]
+        return int.from_bytes(self._take(8, what).tobytes(), "little")
 
     def _header(self) -> tuple[int, int]:
         magic = self._take(4, "the first four bytes").tobytes()
         if magic != MAGIC:
             raise InputError(f"{self._path}: not a GGUF file, which begins with {MAGIC!r}; it begins with {magic!r}")
-        raw = self._take(4, "the version")
-        version, swapped = struct.unpack("<I", raw)[0], struct.unpack(">I", raw)[0]
+        version = self._u32("the version")
+        swapped = int.from_bytes(version.to_bytes(4, "little"), "big")
         if version not in _VERSIONS:
             way = "convert it on a little-endian machine" if swapped in _VERSIONS else "convert it with a newer tool"
             kind = "big-endian GGUF" if swapped in _VERSIONS else f"GGUF version {version}"

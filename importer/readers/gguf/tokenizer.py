@@ -46,7 +46,7 @@ def tokenizer_files(keys: Keys, vocabulary: int) -> tuple[dict[str, str], list[s
 
 def _converted(keys: Keys, tokens: list[str]) -> dict[str, str]:
     from transformers import PreTrainedTokenizerFast
-    from transformers.integrations.gguf import GGUF_TOKENIZER_MAPPING, convert_gguf_tokenizer
+    from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_TOKENIZER_MAPPING, convert_gguf_tokenizer
 
     metadata = keys.container.metadata
     parts, options = (
@@ -71,12 +71,11 @@ def _converted(keys: Keys, tokens: list[str]) -> dict[str, str]:
 
 
 def _notes(metadata: dict[str, Any]) -> list[str]:
-    from transformers.integrations.gguf import gguf_tokenizer_mapping
+    from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
 
     notes = []
     split = metadata.get("tokenizer.ggml.pre", "default")
-    known = (*getattr(gguf_tokenizer_mapping, "GGUF_PRE_TOKENIZER_SPLITS", ()), *_PLAIN_SPLITS)
-    if metadata[_MODEL] == "gpt2" and split not in known:
+    if metadata[_MODEL] == "gpt2" and split not in (*GGUF_PRE_TOKENIZER_SPLITS, *_PLAIN_SPLITS):
         notes.append(
             f"tokenizer: text is split as GPT-2 splits it, since transformers does not know {split!r}; compare token "
             "ids with those of the full-precision model's tokenizer"

@@ -1,0 +1,280 @@
+"""GGUF files of tiny models, written with the gguf library as llama.cpp's converter lays models out."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import torch
+import transformers
+
+Type = gguf.GGMLQuantizationType
+
+_COMMON = {
+    "vocab_size": 256,
+    "hidden_size": 128,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "num_hidden_layers": 2,
+    "intermediate_size": 160,
+    "max_position_embeddings": 64,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+_ROPE = {"rope_type": "default", "rope_theta": 5000.0}
+_OF_GPT = {"vocab_size": 256, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": None}
+_FALCON = {name: _COMMON[name] for name in _COMMON if name not in ("num_key_value_heads", "intermediate_size")}
+WINDOW = 8  # shorter than a prompt, so that it shows
+
+MODELS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "llama": ("llama", _COMMON | {"rope_parameters": _ROPE}, {"rope.freq_base": 5000.0}),
+    "llama of wide heads": (
+        "llama",
+        _COMMON | {"head_dim": 48, "attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True},
+        {"attention.key_length": 48, "attention.value_length": 48, "rope.dimension_count": 48},
+    ),
+    "llama, linear": (
+        "llama",
+        _COMMON | {"rope_parameters": _ROPE | {"rope_type": "linear", "factor": 4.0}},
+        {"rope.freq_base": 5000.0, "rope.scaling.type": "linear", "rope.scaling.factor": 4.0},
+    ),
+    "granite": (
+        "granite",
+        _COMMON
+        | {
+            "attention_multiplier": 0.25,
+            "embedding_multiplier": 3.0,
+            "residual_multiplier": 0.5,
+            "logits_scaling": 2.0,
+        },
+        {"attention.scale": 0.25, "embedding_scale": 3.0, "residual_scale": 0.5, "logit_scale": 2.0},
+    ),
+    "qwen2": ("qwen2", _COMMON | {"rope_parameters": _ROPE}, {"rope.freq_base": 5000.0}),
+    "qwen3": ("qwen3", _COMMON | {"head_dim": 48}, {"attention.key_length": 48, "attention.value_length": 48}),
+    "gemma": ("gemma", _COMMON | {"head_dim": 48}, {"attention.key_length": 48, "attention.value_length": 48}),
+    "gemma2": (
+        "gemma2",
+        _COMMON
+        | {"head_dim": 48, "query_pre_attn_scalar": 48, "sliding_window": WINDOW}
+        | {"attn_logit_softcapping": 20.0, "final_logit_softcapping": 10.0},
+        {"attention.key_length": 48, "attention.value_length": 48, "attention.sliding_window": WINDOW}
+        | {"attn_logit_softcapping": 20.0, "final_logit_softcapping": 10.0},
+    ),
+    "gemma3": (
+        "gemma3_text",
+        _COMMON
+        | {"head_dim": 48, "query_pre_attn_scalar": 48, "sliding_window": WINDOW, "num_hidden_layers": 7}
+        | {
+            "rope_parameters": {
+                "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 50000.0},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
+            }
+        },
+        {"attention.key_length": 48, "attention.value_length": 48, "attention.sliding_window": WINDOW}
+        | {"rope.freq_base": 50000.0, "rope.scaling.type": "linear", "rope.scaling.factor": 8.0},
+    ),
+    "phi3": (
+        "phi3",
+        _COMMON
+        | {"sliding_window": WINDOW, "tie_word_embeddings": True}
+        | {"rope_parameters": {"rope_type": "default", "rope_theta": 5000.0, "partial_rotary_factor": 0.75}},
+        {"rope.freq_base": 5000.0, "rope.dimension_count": 24, "attention.sliding_window": WINDOW}
+        | {"rope.scaling.original_context_length": 64},
+    ),
+    "phi3, longrope": (
+        "phi3",
+        _COMMON
+        | {"original_max_position_embeddings": 16}
+        | {
+            "rope_parameters": {
+                "rope_type": "longrope",
+                "rope_theta": 10000.0,
+                "partial_rotary_factor": 1.0,
+                "long_factor": [1.0 + index / 4 for index in range(16)],
+                "short_factor": [1.0 + index / 16 for index in range(16)],
+                "original_max_position_embeddings": 16,
+            },
+        },
+        {"rope.scaling.attn_factor": (1 + np.log(4) / np.log(16)) ** 0.5, "attention.sliding_window": 0}
+        | {"rope.scaling.original_context_length": 16},
+    ),
+    "gpt2": (
+        "gpt2",
+        _OF_GPT | {"n_embd": 128, "n_layer": 2, "n_head": 4, "n_positions": 64, "n_inner": 160},
+        {},
+    ),
+    "starcoder2": ("starcoder2", _COMMON | {"rope_parameters": _ROPE}, {"rope.freq_base": 5000.0}),
+    "stablelm": (
+        "stablelm",
+        _COMMON
+        | {"use_qkv_bias": True}
+        | {"rope_parameters": {"rope_type": "default", "rope_theta": 5000.0, "partial_rotary_factor": 0.5}},
+        {"rope.freq_base": 5000.0, "rope.dimension_count": 16, "use_parallel_residual": False},
+    ),
+    "falcon of one key": ("falcon", _FALCON | {"ffn_hidden_size": 512}, {"attention.head_count_kv": 1}),
+    "falcon of groups": (
+        "falcon",
+        _FALCON | {"ffn_hidden_size": 512, "new_decoder_architecture": True, "num_kv_heads": 2},
+        {},
+    ),
+    "bloom": ("bloom", {"vocab_size": 256, "hidden_size": 128, "n_layer": 2, "n_head": 4}, {}),
+    "nemotron": (
+        "nemotron",
+        _COMMON
+        | {
+            "head_dim": 32,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5},
+        },
+        {"rope.dimension_count": 16},
+    ),
+    "lfm2": (
+        "lfm2",
+        _COMMON
+        | {"layer_types": ["conv", "full_attention"], "block_auto_adjust_ff_dim": False, "conv_L_cache": 4}
+        | {"rope_parameters": _ROPE},
+        {"rope.freq_base": 5000.0, "attention.head_count_kv": [0, 2], "shortconv.l_cache": 4},
+    ),
+}
+"""By a name: type and configuration of the model, and what its metadata says besides what all models' does."""
+
+_ARCHITECTURES = {"gemma3_text": "gemma3"}
+
+
+def tiny_model(name: str) -> Any:
+    """The model of that name, with weights drawn from seed 0 that survive 1 more and 1 less in float32."""
+    model_type, values, _ = MODELS[name]
+    torch.manual_seed(0)
+    config = transformers.AutoConfig.for_model(model_type, **values)
+    model: Any = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").float().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            noise = torch.randn_like(parameter)
+            parameter.copy_(0.08 * noise if parameter.dim() > 1 else ((1 + 0.1 * noise) * 4096).round() / 4096)
+        model.tie_weights()
+    return model
+
+
+def write_tiny_model(
+    path: Path,
+    name: str,
+    types: Callable[[str], Any] = lambda tensor: Type.F32,
+    **metadata: Any,
+) -> Any:
+    """Write the model `name` to `path` and return it. `types` says the type of a matrix by its name in the file."""
+    model = tiny_model(name)
+    _, _, own = MODELS[name]
+    writer = gguf.GGUFWriter(path, architecture(model))
+    for key, value in (_metadata(model.config) | own | metadata).items():
+        add(writer, f"{architecture(model)}.{key}", value)
+    add_tokenizer(writer)
+    for tensor, values in stored_tensors(model).items():
+        kind = types(tensor) if values.ndim > 1 else Type.F32
+        writer.add_tensor(tensor, gguf.quantize(values, kind), raw_dtype=kind)
+    scaling = model.config.to_dict().get("rope_parameters") or {}
+    for kind in ("long", "short") if scaling.get("rope_type") == "longrope" else ():
+        writer.add_tensor(f"rope_factors_{kind}.weight", np.array(scaling[f"{kind}_factor"], np.float32))
+    finish(writer)
+    return model
+
+
+def architecture(model: Any) -> str:
+    """llama.cpp's name for a model's type."""
+    return _ARCHITECTURES.get(model.config.model_type, model.config.model_type)
+
+
+def finish(writer: gguf.GGUFWriter) -> None:
+    """Write the file to disk."""
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
+    """Add a value under the type that llama.cpp's converter gives it."""
+    kinds: Mapping[type, Callable[..., None]] = {
+        bool: writer.add_bool,
+        int: writer.add_uint32,
+        float: writer.add_float32,
+        str: writer.add_string,
+        list: writer.add_array,
+    }
+    kinds[float if isinstance(value, np.floating) else type(value)](key, value)
+
+
+def add_tokenizer(writer: gguf.GGUFWriter) -> None:
+    """A byte-level tokenizer of 256 tokens."""
+    letters = [chr(code) for code in range(ord("!"), 127)]
+    merges = ["t h", "th e", "Ġ the"]
+    tokens = ["<pad>", "<s>", "</s>", "<|im_end|>", "Ġ", *letters, *(merge.replace(" ", "") for merge in merges)]
+    kinds = [3, 3, 3, 3, *(1 for _ in tokens[4:])]
+    kinds += [5] * (256 - len(tokens))
+    tokens += [f"[PAD{number}]" for number in range(len(tokens), 256)]
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
+    writer.add_token_list(tokens)
+    writer.add_token_types(kinds)
+    writer.add_token_merges(merges)
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    writer.add_pad_token_id(0)
+    writer.add_chat_template("{% for message in messages %}{{ message.content }}{% endfor %}")
+
+
+def _metadata(config: Any) -> dict[str, Any]:
+    """What every model's metadata says."""
+    values = config.to_dict()
+
+    def first(*names: str, default: Any = None) -> Any:
+        return next((values[name] for name in names if values.get(name) is not None), default)
+
+    heads, hidden = first("num_attention_heads", "n_head"), first("hidden_size", "n_embd")
+    rms = first("rms_norm_eps") or (values.get("norm_eps") if config.model_type == "lfm2" else None)
+    epsilon = rms or first("norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_epsilon")
+    return {
+        "context_length": first("max_position_embeddings", "n_positions", default=64),
+        "block_count": first("num_hidden_layers", "n_layer"),
+        "embedding_length": hidden,
+        "feed_forward_length": first("intermediate_size", "ffn_hidden_size", "n_inner", default=4 * hidden),
+        "attention.head_count": heads,
+        "attention.head_count_kv": first("num_key_value_heads", "num_kv_heads", default=heads),
+        f"attention.layer_norm_{'rms_' if rms else ''}epsilon": epsilon,
+    }
+
+
+def stored_tensors(model: Any) -> dict[str, np.ndarray]:
+    """Name and float32 values of each tensor, as llama.cpp's converter stores them."""
+    config, name = model.config, architecture(model)
+    number = next(key for key, value in gguf.MODEL_ARCH_NAMES.items() if value == name)
+    table = gguf.get_tensor_name_map(number, config.num_hidden_layers)
+    stored = {}
+    for parameter, value in model.named_parameters():
+        tensor = None
+        for known in (parameter, parameter.removeprefix(f"{model.base_model_prefix}.")):
+            tensor = tensor or table.get_name(known, try_suffixes=(".weight", ".bias"))
+        stored[tensor or "output.weight"] = np.ascontiguousarray(
+            _laid_out(name, parameter, value.detach().numpy(), config)
+        )
+    return stored
+
+
+def _laid_out(name: str, parameter: str, value: np.ndarray, config: Any) -> np.ndarray:
+    rest = value.shape[1:]
+    if name in ("llama", "granite") and (".q_proj." in parameter or ".k_proj." in parameter):
+        heads = config.num_attention_heads if ".q_proj." in parameter else config.num_key_value_heads
+        # each head: the first and the second half of its rows, taken in turns
+        return np.stack(np.split(value.reshape(heads, -1, *rest), 2, axis=1), axis=2).reshape(value.shape)
+    if name in ("gemma", "gemma2", "gemma3", "nemotron") and parameter.endswith("norm.weight"):
+        return value + np.float32(1)
+    if name == "gpt2" and value.ndim == 2 and ".h." in parameter:
+        return value.T
+    if name == "lfm2" and "conv.conv" in parameter:
+        return value[:, 0]
+    if "query_key_value" in parameter:
+        groups = config.n_head if name == "bloom" else (config.num_kv_heads if config.new_decoder_architecture else 1)
+        size = config.hidden_size // config.num_attention_heads
+        heads = value.reshape(groups, -1, size, *rest)
+        return np.concatenate([heads[:, part].reshape(-1, *rest) for part in (slice(0, -2), -2, -1)])
+    return value
