@@ -8,20 +8,11 @@ import pytest
 import torch
 import transformers
 
-from importer.model import LowBitModel, Numbers
+from importer.model import LowBitModel
 from importer.readers.gguf import open_gguf
-from tests.support.gguf_files import MODELS, Type, write_tiny_model
+from tests.support.gguf_files import MODELS, Type, dequantized, write_tiny_model
 
 TOKENS = torch.arange(24)[None] * 7 % 256
-
-
-def dequantized(numbers: Numbers) -> np.ndarray:
-    """float32 of each weight, in the order of operations that GGUF's types are defined by."""
-    size = numbers.q.shape[1] // numbers.step.shape[1]
-    step = numbers.step.astype(np.float32).repeat(size, axis=1)
-    if numbers.offset is not None:
-        return step * numbers.q + numbers.offset.astype(np.float32).repeat(size, axis=1)
-    return step * (numbers.q - np.float32(numbers.zero))
 
 
 def rebuilt(model: LowBitModel) -> Any:

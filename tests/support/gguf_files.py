@@ -9,6 +9,8 @@ import numpy as np
 import torch
 import transformers
 
+from importer.model import Numbers
+
 Type = gguf.GGMLQuantizationType
 
 _COMMON = {
@@ -182,6 +184,15 @@ def write_tiny_model(
 def architecture(model: Any) -> str:
     """llama.cpp's name for a model's type."""
     return _ARCHITECTURES.get(model.config.model_type, model.config.model_type)
+
+
+def dequantized(numbers: Numbers) -> np.ndarray:
+    """float32 of each weight, in the order of operations that GGUF's types are defined by."""
+    size = numbers.q.shape[1] // numbers.step.shape[1]
+    step = numbers.step.astype(np.float32).repeat(size, axis=1)
+    if numbers.offset is not None:
+        return step * numbers.q + numbers.offset.astype(np.float32).repeat(size, axis=1)
+    return step * (numbers.q - np.float32(numbers.zero))
 
 
 def finish(writer: gguf.GGUFWriter) -> None:

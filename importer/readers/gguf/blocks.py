@@ -26,7 +26,9 @@ Floats = npt.NDArray[np.floating]
 Decoded = tuple[Bytes, Floats, Floats | None]
 
 _CHUNK = 1 << 21  # weights that are unpacked at a time: what a decoder makes in between is some ten bytes for each
-_FLOAT16_ERROR = 2.0**-11  # of a rounding to float16, where it is a normal number
+# Of a rounding to float16. A product of a float16 and a whole number that is below the normal numbers is a multiple of
+# the smallest one, and so exact: only one that is too large changes by more.
+_FLOAT16_ERROR = 2.0**-11
 
 
 def _half(blocks: Bytes, at: int) -> npt.NDArray[np.float16]:
@@ -152,7 +154,8 @@ def read_numbers(form: Form, data: Bytes, N: int, K: int, weights: int, name: st
     rows = max(1, _CHUNK // K)
     for begin in range(0, N, rows):
         part = blocks[begin : begin + rows]
-        numbers, step, offset = form.decode(part.reshape(-1, part.shape[-1]))
+        with np.errstate(invalid="ignore"):  # what is not finite is refused below
+            numbers, step, offset = form.decode(part.reshape(-1, part.shape[-1]))
         q[begin : begin + rows] = numbers.reshape(-1, K)
         steps.append(step.reshape(len(part), -1))
         if offset is not None:

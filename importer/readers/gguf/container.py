@@ -15,6 +15,7 @@ import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from reprlib import repr as shown
 from typing import Any, NoReturn
 
 import numpy as np
@@ -42,6 +43,7 @@ _SCALARS = {
 }
 _BOOL, _STRING, _ARRAY = 7, 8, 9
 _MAX_NESTING = 2  # of arrays; no known file nests them
+_MAX_NAME = 256  # letters; ggml has 64 for a tensor
 _MAX_DIMENSIONS = 4  # of ggml
 _MIN_KEY, _MIN_TENSOR = 13, 32  # bytes of the smallest entries: a name of no letters, and the fixed fields
 _ALIGNMENT = 32  # where no key says another
@@ -109,7 +111,7 @@ def open_container(path: Path) -> Container:
 def _split_number(part: Container, key: str, default: int) -> int:
     value = part.metadata.get(key, default)
     if type(value) is not int or value < 0:
-        raise InputError(f"{part.path}: {key}: expected a count, got {value!r}")
+        raise InputError(f"{part.path}: {key}: expected a count, got {shown(value)}")
     return value or default
 
 
@@ -168,7 +170,7 @@ class _Parser:
         self._check_count("keys", key_count, _MIN_KEY)
         metadata: dict[str, Any] = {}
         for _ in range(key_count):
-            key = self._string("the name of a key")
+            key = self._name("the name of a key")
             if key in metadata:
                 self._fail(f"key {key!r} occurs twice")
             metadata[key] = self._value(key, self._u32(key), 0)
@@ -222,6 +224,12 @@ class _Parser:
         except UnicodeDecodeError as error:
             self._fail(f"{what} is not UTF-8 ({error.reason})")
 
+    def _name(self, what: str) -> str:
+        name = self._string(what)
+        if len(name) > _MAX_NAME:
+            self._fail(f"{what}: expected at most {_MAX_NAME} letters, got {len(name)}")
+        return name
+
     def _value(self, key: str, kind: int, depth: int) -> Any:
         if kind == _STRING:
             return self._string(key)
@@ -248,7 +256,7 @@ class _Parser:
         return values.astype(bool) if kind == _BOOL else values
 
     def _entry(self) -> _Entry:
-        name = self._string("the name of a tensor")
+        name = self._name("the name of a tensor")
         count = self._u32(f"tensor {name!r}")
         if not 1 <= count <= _MAX_DIMENSIONS:
             self._fail(f"tensor {name!r}: expected 1 to {_MAX_DIMENSIONS} dimensions, got {count}")
@@ -260,7 +268,7 @@ class _Parser:
     def _alignment(self, metadata: dict[str, Any]) -> int:
         value = metadata.get("general.alignment", _ALIGNMENT)
         if type(value) is not int or not 8 <= value <= _MAX_ALIGNMENT or value & (value - 1):
-            self._fail(f"general.alignment: expected a power of two from 8 to {_MAX_ALIGNMENT}, got {value!r}")
+            self._fail(f"general.alignment: expected a power of two from 8 to {_MAX_ALIGNMENT}, got {shown(value)}")
         return value
 
     def _locate(self, entries: list[_Entry], alignment: int) -> dict[str, GgufTensor]:

@@ -1,6 +1,7 @@
 """Metadata of a GGUF file under the names of its architecture, each value asked for by the type it must have."""
 
 import re
+from reprlib import repr as shown
 from typing import Any
 
 import numpy as np
@@ -42,12 +43,12 @@ class Keys:
                 )
         architecture = self._metadata.get(_ARCHITECTURE)
         if not isinstance(architecture, str) or not architecture:
-            raise InputError(f"{container.path}: {_ARCHITECTURE}: expected the name of one, got {architecture!r}")
+            raise InputError(f"{container.path}: {_ARCHITECTURE}: expected the name of one, got {shown(architecture)}")
         self.architecture = architecture
 
     def fail(self, name: str, expected: str, got: object) -> InputError:
         """The error about a value."""
-        return InputError(f"{self.container.path}: {name}: expected {expected}, got {got!r}")
+        return InputError(f"{self.container.path}: {name}: expected {expected}, got {shown(got)}")
 
     def has(self, name: str) -> bool:
         """Whether the architecture gives a value."""
@@ -113,8 +114,8 @@ class Keys:
             says = bool(np.any(value)) if isinstance(value, np.ndarray) else bool(value)
             if says and _ARITHMETIC.search(key.removeprefix(prefix)):
                 raise InputError(
-                    f"{self.container.path}: {key} = {value}: this release does not know what it means for a model of "
-                    f"type {self.architecture}; give the full-precision model"
+                    f"{self.container.path}: {key} = {shown(value)}: this release does not know what it means for a "
+                    f"model of type {self.architecture}; give the full-precision model"
                 )
         return unread
 
