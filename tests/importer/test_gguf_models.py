@@ -9,7 +9,7 @@ import torch
 import transformers
 
 from importer.model import LowBitModel
-from importer.readers.gguf import open_gguf
+from importer.readers import open_model
 from tests.support.gguf_files import MODELS, Type, dequantized, write_tiny_model
 
 TOKENS = torch.arange(24)[None] * 7 % 256
@@ -34,7 +34,7 @@ def rebuilt(model: LowBitModel) -> Any:
 @pytest.mark.parametrize("name", MODELS)
 def test_a_file_of_float32_gives_the_model_back(name, tmp_path):
     model = write_tiny_model(tmp_path / "model.gguf", name)
-    opened = open_gguf(tmp_path / "model.gguf", {})
+    opened = open_model(tmp_path / "model.gguf")
     built = rebuilt(opened)
     assert opened.notes == ()
     for parameter, value in model.named_parameters():
@@ -46,7 +46,7 @@ def test_a_file_of_float32_gives_the_model_back(name, tmp_path):
 @pytest.mark.parametrize("name", ["llama", "gemma3", "gpt2", "bloom", "falcon of groups"])
 def test_quantized_rows_follow_their_weights(name, tmp_path):
     model = write_tiny_model(tmp_path / "model.gguf", name, types=lambda tensor: _type_of(tensor))
-    opened = open_gguf(tmp_path / "model.gguf", {})
+    opened = open_model(tmp_path / "model.gguf")
     kinds = {weight.kind for weight in opened.weights.values()}
     assert kinds == {"Q8_0", "Q4_1", "Q5_0"}
     for module, weight in opened.weights.items():

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import gguf
@@ -41,6 +42,22 @@ MODELS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
         "llama",
         _COMMON | {"rope_parameters": _ROPE | {"rope_type": "linear", "factor": 4.0}},
         {"rope.freq_base": 5000.0, "rope.scaling.type": "linear", "rope.scaling.factor": 4.0},
+    ),
+    "llama 3": (
+        "llama",
+        _COMMON
+        | {"max_position_embeddings": 8192}
+        | {
+            "rope_parameters": {
+                "rope_type": "llama3",
+                "rope_theta": 5e5,
+                "factor": 8.0,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 2048,
+            }
+        },
+        {"rope.freq_base": 5e5},
     ),
     "granite": (
         "granite",
@@ -142,6 +159,30 @@ MODELS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
 """By a name: type and configuration of the model, and what its metadata says besides what all models' does."""
 
 _ARCHITECTURES = {"gemma3_text": "gemma3"}
+_TOKENS = [
+    "<pad>",
+    "<s>",
+    "</s>",
+    "<|im_end|>",
+    "Ġ",
+    *(chr(code) for code in range(ord("!"), 127)),
+    "th",
+    "the",
+    "Ġthe",
+]
+
+TOKENIZER: dict[str, Any] = {
+    "tokenizer.ggml.model": "gpt2",
+    "tokenizer.ggml.pre": "gpt-2",
+    "tokenizer.ggml.tokens": [*_TOKENS, *(f"[PAD{number}]" for number in range(len(_TOKENS), 256))],
+    "tokenizer.ggml.token_type": [3] * 4 + [1] * (len(_TOKENS) - 4) + [5] * (256 - len(_TOKENS)),
+    "tokenizer.ggml.merges": ["t h", "th e", "Ġ the"],
+    "tokenizer.ggml.bos_token_id": 1,
+    "tokenizer.ggml.eos_token_id": 2,
+    "tokenizer.ggml.padding_token_id": 0,
+    "tokenizer.chat_template": "{% for message in messages %}{{ message.content }}{% endfor %}",
+}
+"""Metadata of a byte-level tokenizer of 256 tokens."""
 
 
 def tiny_model(name: str) -> Any:
@@ -161,24 +202,52 @@ def tiny_model(name: str) -> Any:
 def write_tiny_model(
     path: Path,
     name: str,
+    *,
     types: Callable[[str], Any] = lambda tensor: Type.F32,
-    **metadata: Any,
+    keys: Mapping[str, Any] = MappingProxyType({}),
+    tensors: Mapping[str, tuple[Any, np.ndarray] | None] = MappingProxyType({}),
+    split: int = 0,
 ) -> Any:
-    """Write the model `name` to `path` and return it. `types` says the type of a matrix by its name in the file."""
+    """Write the model `name` to `path` and return it. `types` says the type of a matrix by its name in the file.
+
+    `keys` replaces or adds metadata, `tensors` tensors as their type and values, or bytes of blocks; None leaves one
+    out. With `split`, a part has that many tensors.
+    """
     model = tiny_model(name)
-    _, _, own = MODELS[name]
-    writer = gguf.GGUFWriter(path, architecture(model))
-    for key, value in (_metadata(model.config) | own | metadata).items():
-        add(writer, f"{architecture(model)}.{key}", value)
-    add_tokenizer(writer)
-    for tensor, values in stored_tensors(model).items():
-        kind = types(tensor) if values.ndim > 1 else Type.F32
-        writer.add_tensor(tensor, gguf.quantize(values, kind), raw_dtype=kind)
-    scaling = model.config.to_dict().get("rope_parameters") or {}
-    for kind in ("long", "short") if scaling.get("rope_type") == "longrope" else ():
-        writer.add_tensor(f"rope_factors_{kind}.weight", np.array(scaling[f"{kind}_factor"], np.float32))
-    finish(writer)
+    kind = architecture(model)
+    own = {f"{kind}.{key}": value for key, value in (_metadata(model.config) | MODELS[name][2]).items()}
+    metadata = {"general.architecture": kind} | own | TOKENIZER | dict(keys)
+    writer = gguf.GGUFWriter(path, metadata.pop("general.architecture"), split_max_tensors=split)
+    for key, value in metadata.items():
+        if value is not None:
+            add(writer, key, value)
+    stored: dict[str, tuple[Any, np.ndarray] | None] = {
+        tensor: (types(tensor) if values.ndim > 1 else Type.F32, values)
+        for tensor, values in (stored_tensors(model) | _rotary_factors(model)).items()
+    }
+    for tensor, content in (stored | dict(tensors)).items():
+        if content is not None:
+            form, values = content
+            data = values if values.dtype == np.uint8 else gguf.quantize(values, form)
+            writer.add_tensor(tensor, data, raw_dtype=form)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
     return model
+
+
+def _rotary_factors(model: Any) -> dict[str, np.ndarray]:
+    """Tensors of factors: those that a configuration lists, or what transformers divides the frequencies by."""
+    parameters = model.config.to_dict().get("rope_parameters") or {}
+    if parameters.get("rope_type") == "longrope":
+        kinds = ("long", "short")
+        return {f"rope_factors_{kind}.weight": np.array(parameters[f"{kind}_factor"], np.float32) for kind in kinds}
+    if parameters.get("rope_type") == "llama3":
+        scaled = model.model.rotary_emb.inv_freq.numpy()
+        plain = parameters["rope_theta"] ** -(np.arange(len(scaled)) / len(scaled))
+        return {"rope_freqs.weight": (plain / scaled).astype(np.float32)}
+    return {}
 
 
 def architecture(model: Any) -> str:
@@ -195,14 +264,6 @@ def dequantized(numbers: Numbers) -> np.ndarray:
     return step * (numbers.q - np.float32(numbers.zero))
 
 
-def finish(writer: gguf.GGUFWriter) -> None:
-    """Write the file to disk."""
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-
-
 def add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
     """Add a value under the type that llama.cpp's converter gives it."""
     kinds: Mapping[type, Callable[..., None]] = {
@@ -213,25 +274,6 @@ def add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
         list: writer.add_array,
     }
     kinds[float if isinstance(value, np.floating) else type(value)](key, value)
-
-
-def add_tokenizer(writer: gguf.GGUFWriter) -> None:
-    """A byte-level tokenizer of 256 tokens."""
-    letters = [chr(code) for code in range(ord("!"), 127)]
-    merges = ["t h", "th e", "Ġ the"]
-    tokens = ["<pad>", "<s>", "</s>", "<|im_end|>", "Ġ", *letters, *(merge.replace(" ", "") for merge in merges)]
-    kinds = [3, 3, 3, 3, *(1 for _ in tokens[4:])]
-    kinds += [5] * (256 - len(tokens))
-    tokens += [f"[PAD{number}]" for number in range(len(tokens), 256)]
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("gpt-2")
-    writer.add_token_list(tokens)
-    writer.add_token_types(kinds)
-    writer.add_token_merges(merges)
-    writer.add_bos_token_id(1)
-    writer.add_eos_token_id(2)
-    writer.add_pad_token_id(0)
-    writer.add_chat_template("{% for message in messages %}{{ message.content }}{% endfor %}")
 
 
 def _metadata(config: Any) -> dict[str, Any]:

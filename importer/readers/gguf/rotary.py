@@ -101,7 +101,7 @@ def _long_rope(keys: Keys, dimensions: int) -> dict[str, Any]:
 
 def _llama3(keys: Keys, factors: npt.NDArray[np.float32], theta: float) -> dict[str, Any]:
     """Llama 3's scaling that has these factors."""
-    factor = float(factors.max())
+    factor = round(float(factors.max()), 3)  # whole numbers in every published model, but for roundings
     for original in _ORIGINALS:
         if np.allclose(_llama3_factors(factor, original, theta, 2 * len(factors)), factors, rtol=_TOLERANCE, atol=0):
             return {
