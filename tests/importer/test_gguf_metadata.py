@@ -12,7 +12,7 @@ import transformers
 
 from dualbinary import InputError
 from importer.readers import open_model
-from tests.support.gguf_files import TOKENIZER, Type, write_tiny_model
+from tests.support.gguf_files import SENTENCEPIECE, TOKENIZER, Type, write_tiny_model
 
 F32 = np.zeros(128, np.float32)
 
@@ -171,17 +171,39 @@ def test_generation_ends_at_the_end_of_a_turn_too(tmp_path):
     }
 
 
-def test_the_tokenizer_is_that_of_the_metadata(tmp_path):
-    model = opened(tmp_path, keys={"tokenizer.ggml.add_bos_token": True})
+def tokenizer_of(model: Any, directory: Path) -> Any:
     for name, content in model.files.items():
-        (tmp_path / name).write_text(content, encoding="utf-8")
-    (tmp_path / "config.json").write_text(json.dumps(model.config))
-    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
+        (directory / name).write_text(content, encoding="utf-8")
+    (directory / "config.json").write_text(json.dumps(model.config))
+    return transformers.AutoTokenizer.from_pretrained(directory)
+
+
+def test_the_tokenizer_is_that_of_the_metadata(tmp_path):
+    tokenizer = tokenizer_of(opened(tmp_path, keys={"tokenizer.ggml.add_bos_token": True}), tmp_path)
     tokens = TOKENIZER["tokenizer.ggml.tokens"]
     expected = ["<s>", "the", "Ġthe", "o", "<|im_end|>", "x"]
     assert tokenizer("the theo<|im_end|>x").input_ids == [tokens.index(token) for token in expected]
+    assert len(tokenizer) == 256
+    assert max(tokenizer("<|endoftext|>").input_ids) < 256  # transformers' GPT-2 class adds this one to any vocabulary
     assert (tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token) == ("<s>", "</s>", "<pad>")
     assert tokenizer.apply_chat_template([{"role": "user", "content": "hi"}], tokenize=False) == "hi"
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        ({}, ["<s>", "▁the", "▁", "x", "</s>", "the"]),
+        ({"tokenizer.ggml.add_space_prefix": True}, ["<s>", "▁the", "▁", "x", "</s>", "the"]),
+        ({"tokenizer.ggml.add_space_prefix": False}, ["<s>", "the", "▁", "x", "</s>", "the"]),
+        ({"tokenizer.ggml.add_bos_token": False}, ["▁the", "▁", "x", "</s>", "the"]),
+    ],
+)
+def test_a_sentencepiece_vocabulary_begins_a_text_as_the_file_says(keys, expected, tmp_path):
+    tokenizer = tokenizer_of(opened(tmp_path, keys=SENTENCEPIECE | keys), tmp_path)
+    ids = tokenizer("the x</s>the").input_ids
+    assert tokenizer.convert_ids_to_tokens(ids) == expected
+    assert len(tokenizer) == 256
+    assert tokenizer.decode(ids, skip_special_tokens=True).replace(" ", "") == "thexthe"
 
 
 def test_what_the_tokenizer_leaves_out_is_noted(tmp_path):

@@ -184,6 +184,19 @@ TOKENIZER: dict[str, Any] = {
 }
 """Metadata of a byte-level tokenizer of 256 tokens."""
 
+_PIECES = ["<unk>", "<s>", "</s>", "▁", "▁the", "the", "th", "t", "h", "e", "▁t", "▁th", "x", "y"]
+
+SENTENCEPIECE: dict[str, Any] = dict.fromkeys(TOKENIZER) | {
+    "tokenizer.ggml.model": "llama",
+    "tokenizer.ggml.pre": "default",
+    "tokenizer.ggml.tokens": [*_PIECES, *(f"<0x{byte:02X}>" for byte in range(256 - len(_PIECES)))],
+    "tokenizer.ggml.token_type": [2, 3, 3] + [1] * (len(_PIECES) - 3) + [6] * (256 - len(_PIECES)),
+    "tokenizer.ggml.scores": [-float(number) for number in range(256)],
+    "tokenizer.ggml.bos_token_id": 1,
+    "tokenizer.ggml.eos_token_id": 2,
+}
+"""In place of those: pieces with scores, and bytes for the rest."""
+
 
 def tiny_model(name: str) -> Any:
     """The model of that name, with weights drawn from seed 0 that survive 1 more and 1 less in float32."""

@@ -1,5 +1,6 @@
 """The tokenizer files that a GGUF file's metadata stands for: transformers converts, this keeps the outcome."""
 
+import json
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ __all__ = ["tokenizer_files"]
 
 _MODEL = "tokenizer.ggml.model"
 _TOKENS = "tokenizer.ggml.tokens"
+_PREFIX = "tokenizer.ggml.add_space_prefix"
 _NONE = ("none", "no_vocab")
 _SPECIAL = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
 # Kinds of splitting that are GPT-2's, or differ from it only where no merge could tell.
@@ -63,11 +65,32 @@ def _converted(keys: Keys, tokens: list[str]) -> dict[str, str]:
         number = keys.token(key, len(tokens))
         options[name] = None if number is None else tokens[number]
     backend, more = convert_gguf_tokenizer(keys.architecture, parts)
+    backend = _corrected(backend, len(tokens), prefix=metadata.get(_PREFIX, True))
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, **options, **more)
     with tempfile.TemporaryDirectory() as directory:
         tokenizer.save_pretrained(directory)
         paths = [Path(directory) / name for name in (TOKENIZER, TOKENIZER_CONFIG, CHAT_TEMPLATE)]
         return {path.name: path.read_text(encoding="utf-8") for path in paths if path.exists()}
+
+
+def _corrected(backend: Any, count: int, prefix: bool) -> Any:
+    """The tokenizer without what transformers adds: tokens beyond `count`, and blanks before a text that has none.
+
+    Its class for byte-level vocabularies brings a token of its own where the vocabulary has none of the name, and that
+    for SentencePiece puts a blank first, whatever the file says.
+    """
+    values = json.loads(backend.to_str())
+    beyond = [token for token in values["added_tokens"] if token["id"] >= count]
+    splitter = values["pre_tokenizer"] or {}
+    blank = not prefix and splitter.get("prepend_scheme", "never") != "never"
+    if not beyond and not blank:
+        return backend
+    values["added_tokens"] = [token for token in values["added_tokens"] if token["id"] < count]
+    if blank:
+        splitter["prepend_scheme"] = "never"
+        steps = values["decoder"]["decoders"]
+        values["decoder"]["decoders"] = [step for step in steps if step["type"] != "Strip"]
+    return type(backend).from_str(json.dumps(values))
 
 
 def _notes(metadata: dict[str, Any]) -> list[str]:
