@@ -25,10 +25,10 @@ shapes = st.tuples(st.integers(1, 5), st.integers(1, 3))  # rows, blocks in a ro
 seeds = st.integers(0, 2**32 - 1)
 
 
-def blocks(name: str, rows: int, count: int, seed: int, halves: Iterable[float] | None = None) -> np.ndarray:
-    """Random blocks [rows * count, size]; their float16 numbers are any finite ones, or drawn from `halves`."""
+def blocks(name: str, shape: tuple[int, int], seed: int, halves: Iterable[float] | None = None) -> np.ndarray:
+    """Random blocks [rows * blocks of a row, size]; their float16 numbers are any finite ones, or drawn from `halves`."""
     random = np.random.default_rng(seed)
-    data = random.integers(0, 256, (rows * count, KINDS[name].size), dtype=np.uint8)
+    data = random.integers(0, 256, (shape[0] * shape[1], KINDS[name].size), dtype=np.uint8)
     for at in HALVES.get(name, (0,)):
         if halves is None:
             values = random.integers(0, 0x7C00, len(data), dtype=np.uint16) | random.choice([0, 0x8000], len(data))
@@ -62,7 +62,7 @@ def test_sizes_of_types_are_those_of_the_library():
 @pytest.mark.parametrize("name", STORED)
 @given(shape=shapes, seed=seeds)
 def test_a_type_with_stored_scales_is_exact(name, shape, seed):
-    data = blocks(name, *shape, seed)
+    data = blocks(name, shape, seed)
     numbers = read(name, data, shape[0])
     assert numbers.step.dtype == np.float16
     assert numbers.rounding == 0
@@ -73,7 +73,7 @@ def test_a_type_with_stored_scales_is_exact(name, shape, seed):
 @given(shape=shapes, seed=seeds)
 def test_scales_of_a_k_type_that_float16_holds_are_exact(name, shape, seed):
     # a power of two by up to 8 bits: float16 has 11, and its normal numbers begin at 2^-14
-    data = blocks(name, *shape, seed, halves=[2.0**e for e in range(-14, 3)])
+    data = blocks(name, shape, seed, halves=[2.0**e for e in range(-14, 3)])
     numbers = read(name, data, shape[0])
     assert numbers.step.dtype == np.float16
     assert numbers.rounding == 0
@@ -83,7 +83,7 @@ def test_scales_of_a_k_type_that_float16_holds_are_exact(name, shape, seed):
 @pytest.mark.parametrize("name", K_TYPES)
 @given(shape=shapes, seed=seeds)
 def test_scales_of_a_k_type_are_rounded_once_or_not_at_all(name, shape, seed):
-    data = blocks(name, *shape, seed)
+    data = blocks(name, shape, seed)
     numbers = read(name, data, shape[0])
     expected = of_the_library(name, data, shape[0])
     if numbers.step.dtype == np.float32:
@@ -102,7 +102,7 @@ def test_scales_of_a_k_type_are_rounded_once_or_not_at_all(name, shape, seed):
 
 @pytest.mark.parametrize("name", K_TYPES)
 def test_scales_of_a_k_type_beyond_float16_stay_float32(name):
-    data = blocks(name, 3, 2, 0, halves=[60000.0])
+    data = blocks(name, (3, 2), 0, halves=[60000.0])
     numbers = read(name, data, 3)
     assert numbers.step.dtype == np.float32
     assert numbers.rounding == 0
@@ -112,7 +112,7 @@ def test_scales_of_a_k_type_beyond_float16_stay_float32(name):
 @pytest.mark.parametrize("name", ["Q1_0", "Q2_0", "Q2_0 of 128"])
 @given(shape=shapes, seed=seeds)
 def test_one_and_two_bits_are_as_described(name, shape, seed):
-    data = blocks(name, *shape, seed)
+    data = blocks(name, shape, seed)
     expected = []
     for block in data:
         d = float(block[:2].view("<f2")[0])
@@ -127,14 +127,14 @@ def test_one_and_two_bits_are_as_described(name, shape, seed):
 
 def test_a_large_weight_is_read_in_several_pieces():
     rows, count = 5, 1 << 15
-    data = blocks("Q4_1", rows, count, 1)
+    data = blocks("Q4_1", (rows, count), 1)
     assert np.array_equal(dequantized(read("Q4_1", data, rows)), of_the_library("Q4_1", data, rows))
 
 
 @pytest.mark.parametrize("name", FORMS)
 @pytest.mark.parametrize("value", [np.inf, np.nan])
 def test_a_scale_that_is_not_finite_is_refused(name, value):
-    data = blocks(name, 2, 2, 0, halves=[1.0])
+    data = blocks(name, (2, 2), 0, halves=[1.0])
     at = HALVES.get(name, (0,))[-1]
     data[-1, at : at + 2] = np.array([value], np.float16).view(np.uint8)
     if name in K_TYPES:

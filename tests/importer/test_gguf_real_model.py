@@ -1,6 +1,7 @@
 """SmolLM2 straight from its GGUF file: what transformers makes of the same file."""
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,7 +32,7 @@ def opened():
 def test_weights_are_those_that_transformers_dequantizes(opened):
     file = smollm2.fetch_gguf()
     config = transformers.GgufConfig(dequantize=True)
-    model = transformers.AutoModelForCausalLM.from_pretrained(
+    model: Any = transformers.AutoModelForCausalLM.from_pretrained(
         file.parent, gguf_file=file.name, quantization_config=config, dtype="float32"
     )
     assert {weight.kind for weight in opened.weights.values()} == {"Q4_1", "Q8_0"}

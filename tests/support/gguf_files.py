@@ -72,6 +72,24 @@ MODELS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     ),
     "qwen2": ("qwen2", _COMMON | {"rope_parameters": _ROPE}, {"rope.freq_base": 5000.0}),
     "qwen3": ("qwen3", _COMMON | {"head_dim": 48}, {"attention.key_length": 48, "attention.value_length": 48}),
+    "qwen3, yarn": (
+        "qwen3",
+        _COMMON
+        | {"head_dim": 32}
+        | {
+            "rope_parameters": {
+                "rope_type": "yarn",
+                "rope_theta": 10000.0,
+                "factor": 4.0,
+                "original_max_position_embeddings": 16,
+                "beta_fast": 16.0,
+                "beta_slow": 2.0,
+            }
+        },
+        {"attention.key_length": 32, "rope.scaling.type": "yarn", "rope.scaling.factor": 4.0}
+        | {"rope.scaling.original_context_length": 16}
+        | {"rope.scaling.yarn_beta_fast": 16.0, "rope.scaling.yarn_beta_slow": 2.0},
+    ),
     "gemma": ("gemma", _COMMON | {"head_dim": 48}, {"attention.key_length": 48, "attention.value_length": 48}),
     "gemma2": (
         "gemma2",
@@ -93,6 +111,20 @@ MODELS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
         },
         {"attention.key_length": 48, "attention.value_length": 48, "attention.sliding_window": WINDOW}
         | {"rope.freq_base": 50000.0, "rope.scaling.type": "linear", "rope.scaling.factor": 8.0},
+    ),
+    "gemma3, listed": (
+        "gemma3_text",
+        _COMMON
+        | {"head_dim": 32, "query_pre_attn_scalar": 32, "sliding_window": WINDOW, "final_logit_softcapping": 10.0}
+        | {"layer_types": ["full_attention", "sliding_attention"]}
+        | {
+            "rope_parameters": {
+                "full_attention": {"rope_type": "default", "rope_theta": 50000.0},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 500.0},
+            }
+        },
+        {"attention.sliding_window": WINDOW, "attention.sliding_window_pattern": [False, True]}
+        | {"final_logit_softcapping": 10.0, "rope.freq_base": 50000.0, "rope.freq_base_swa": 500.0},
     ),
     "phi3": (
         "phi3",
@@ -146,7 +178,7 @@ MODELS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
             "head_dim": 32,
             "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5},
         },
-        {"rope.dimension_count": 16},
+        {"rope.dimension_count": 16, "attention.layer_norm_rms_epsilon": 1e-5},
     ),
     "lfm2": (
         "lfm2",
@@ -265,7 +297,8 @@ def _rotary_factors(model: Any) -> dict[str, np.ndarray]:
 
 def architecture(model: Any) -> str:
     """llama.cpp's name for a model's type."""
-    return _ARCHITECTURES.get(model.config.model_type, model.config.model_type)
+    name: str = model.config.model_type
+    return _ARCHITECTURES.get(name, name)
 
 
 def dequantized(numbers: Numbers) -> np.ndarray:
@@ -279,7 +312,7 @@ def dequantized(numbers: Numbers) -> np.ndarray:
 
 def add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
     """Add a value under the type that llama.cpp's converter gives it."""
-    kinds: Mapping[type, Callable[..., None]] = {
+    kinds: dict[type, Callable[[str, Any], None]] = {
         bool: writer.add_bool,
         int: writer.add_uint32,
         float: writer.add_float32,

@@ -15,6 +15,7 @@ _CONTEXT = ("max_position_embeddings",)
 _KEY_HEADS = ("num_key_value_heads", "num_kv_heads")
 _WIDTH = ("intermediate_size", "ffn_hidden_size", "n_inner")
 _EPSILON = ("rms_norm_eps", "norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_epsilon")
+_EPSILON_KEYS = ("attention.layer_norm_rms_epsilon", "attention.layer_norm_epsilon")
 _TOKENS = {"bos_token_id": "bos", "eos_token_id": "eos", "pad_token_id": "padding"}
 _ENDS_OF_TURNS = ("<|eot_id|>", "<|eom_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<turn|>", "<EOT>")
 _CONTROL_TYPES = (3, 4)  # tokens that are no text: control, user-defined
@@ -90,8 +91,10 @@ def _common_values(keys: Keys, default: Any) -> dict[str, Any]:
         **{name: keys.token(token, vocabulary) for name, token in _TOKENS.items()},
     }
     width = keys.whole("feed_forward_length")
-    eps = "attention.layer_norm_rms_epsilon"
-    epsilon = keys.real(eps if keys.has(eps) else "attention.layer_norm_epsilon")
+    written = [name for name in _EPSILON_KEYS if keys.has(name)] or _EPSILON_KEYS[:1]
+    epsilon = keys.real(written[0])
+    if keys.real(written[-1]) != epsilon:  # a converter may write it under both names
+        raise keys.fail(written[-1], f"{epsilon}, as {written[0]}", keys.real(written[-1]))
     for names, value in ((_CONTEXT, keys.whole("context_length")), (_WIDTH, width), (_EPSILON, epsilon)):
         values[names[0]] = value
         values |= {name: value for name in names if hasattr(default, name)}

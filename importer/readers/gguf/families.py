@@ -64,37 +64,41 @@ def _query_scale(keys: Keys, values: dict[str, Any], large: int) -> float:
     return wide if values["num_hidden_layers"] == large else values["head_dim"]
 
 
+def _layer_types(keys: Keys, layers: int, every: int) -> list[str]:
+    """Which layers see all that was before: each `every`th, where the file does not say another number or list."""
+    pattern = "attention.sliding_window_pattern"
+    if keys.is_list(pattern):
+        sliding = keys.layers(pattern, layers)
+    else:
+        every = keys.whole(pattern, every)
+        sliding = [(layer + 1) % every for layer in range(layers)]
+    return ["sliding_attention" if slides else "full_attention" for slides in sliding]
+
+
 def _gemma2(keys: Keys, values: dict[str, Any]) -> dict[str, Any]:
     return {
         "query_pre_attn_scalar": _query_scale(keys, values, 46),
         "sliding_window": keys.whole("attention.sliding_window", 4096),
+        "layer_types": _layer_types(keys, values["num_hidden_layers"], 2),
         "attn_logit_softcapping": keys.real("attn_logit_softcapping", 50.0),
         "final_logit_softcapping": keys.real("final_logit_softcapping", 30.0),
     }
 
 
 def _gemma3(keys: Keys, values: dict[str, Any]) -> dict[str, Any]:
-    layers, every = values["num_hidden_layers"], 6
-    if keys.has("attention.sliding_window_pattern"):
-        every = keys.whole("attention.sliding_window_pattern")
+    layers = values["num_hidden_layers"]
+    types = _layer_types(keys, layers, 6)
     window = keys.whole("attention.sliding_window", 0, least=0)
-    own: dict[str, Any] = {
+    softcap = "final_logit_softcapping"
+    return {
         "query_pre_attn_scalar": _query_scale(keys, values, 62),
-        "layer_types": [
-            "full_attention" if (layer + 1) % every == 0 else "sliding_attention" for layer in range(layers)
-        ],
+        "layer_types": types if window else ["full_attention"] * layers,
+        "sliding_window": window or values["max_position_embeddings"],
         "rope_parameters": {
             "full_attention": values["rope_parameters"] | {"rope_theta": keys.real("rope.freq_base", 1e6)},
             "sliding_attention": {"rope_type": "default", "rope_theta": keys.real("rope.freq_base_swa", 10000.0)},
         },
-    }
-    if window:
-        own["sliding_window"] = window
-    else:
-        own["layer_types"] = ["full_attention"] * layers
-    if keys.has("final_logit_softcapping"):
-        own["final_logit_softcapping"] = keys.real("final_logit_softcapping")
-    return own
+    } | ({softcap: keys.real(softcap)} if keys.has(softcap) else {})
 
 
 def _phi3(keys: Keys, values: dict[str, Any]) -> dict[str, Any]:
@@ -112,12 +116,10 @@ def _starcoder2(keys: Keys, values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _stablelm(keys: Keys, values: dict[str, Any]) -> dict[str, Any]:
-    parallel = not _has(keys, ".ffn_norm.")
-    if keys.has("use_parallel_residual") and keys.flag("use_parallel_residual", True) != parallel:
-        raise keys.fail("use_parallel_residual", f"{parallel}, by the names of its norms", not parallel)
+    keys.ignore("use_parallel_residual")  # true in files of models that have both norms; llama.cpp goes by the norms
     return {
         "use_qkv_bias": _has(keys, ".attn_q.bias"),
-        "use_parallel_residual": parallel,
+        "use_parallel_residual": not _has(keys, ".ffn_norm."),
         "qk_layernorm": _has(keys, ".attn_q_norm."),
     }
 

@@ -16,7 +16,7 @@ _ROTATIONS = re.compile(r"hadamard|rotation|^prism\.", re.IGNORECASE)
 # Names of values that change what a model computes, by what published files have.
 _ARITHMETIC = re.compile(
     r"scal|softcap|rope|window|expert|ssm|norm|clamp|alibi|temperature|sparsity|swiglu|lora|residual|shared|indexer"
-    r"|causal|pooling|token_shift|altup|predict|deepstack|classifier|posnet|convnext|wkv|kda|interval|dense|adapter"
+    r"|swa|causal|pooling|token_shift|altup|predict|deepstack|classifier|posnet|convnext|wkv|kda|interval|dense|adapter"
 )
 
 
@@ -54,6 +54,10 @@ class Keys:
         """Whether the architecture gives a value."""
         return self._key(name) in self._metadata
 
+    def is_list(self, name: str) -> bool:
+        """Whether it gives a value for each layer."""
+        return isinstance(self._metadata.get(self._key(name)), np.ndarray)
+
     def whole(self, name: str, default: int | None = None, least: int = 1) -> int:
         """A whole number; of an array with one for each layer, the one that all are."""
         value = self._value(name, default)
@@ -71,9 +75,9 @@ class Keys:
         return float(value)
 
     def layers(self, name: str, count: int) -> list[int]:
-        """A whole number for each of `count` layers."""
+        """A whole number, or true or false, for each of `count` layers."""
         value = self._value(name, None)
-        if not isinstance(value, np.ndarray) or value.dtype.kind not in "ui" or value.shape != (count,):
+        if not isinstance(value, np.ndarray) or value.dtype.kind not in "uib" or value.shape != (count,):
             raise self.fail(self._key(name), f"{count} whole numbers, one for each layer", value)
         return value.tolist()
 
