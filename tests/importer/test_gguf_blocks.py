@@ -26,7 +26,7 @@ seeds = st.integers(0, 2**32 - 1)
 
 
 def blocks(name: str, shape: tuple[int, int], seed: int, halves: Iterable[float] | None = None) -> np.ndarray:
-    """Random blocks [rows * blocks of a row, size]; their float16 numbers are any finite ones, or drawn from `halves`."""
+    """Random blocks [rows * blocks of a row, size]; float16 numbers in them are any finite ones or of `halves`."""
     random = np.random.default_rng(seed)
     data = random.integers(0, 256, (shape[0] * shape[1], KINDS[name].size), dtype=np.uint8)
     for at in HALVES.get(name, (0,)):
