@@ -61,4 +61,4 @@ def test_quantized_rows_follow_their_weights(name, tmp_path):
 def _type_of(tensor: str) -> Any:
     if "position_embd" in tensor:
         return Type.F16
-    return Type.Q8_0 if "attn" in tensor else Type.Q5_0 if "ffn_down" in tensor else Type.Q4_1
+    return Type.Q4_1 if "attn_q" in tensor else Type.Q5_0 if "ffn_down" in tensor else Type.Q8_0
