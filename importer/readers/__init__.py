@@ -20,6 +20,7 @@ from importer.readers import (
     hqq,
     mlx,
 )
+from importer.readers.gguf import is_gguf, open_gguf
 from importer.readers.refusals import why_not
 
 __all__ = ["READERS", "Reader", "open_model"]
@@ -46,6 +47,13 @@ class Reader:
 
 
 READERS: tuple[Reader, ...] = (
+    Reader(
+        "gguf",
+        is_gguf,
+        "Q1_0, Q2_0, TQ1_0, TQ2_0, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K; F32, F16, BF16",
+        "ggml, docs/gguf.md; llama.cpp, ggml/src/ggml-common.h",
+        open_gguf,
+    ),
     Reader(
         "gptq",
         gptq.recognises,

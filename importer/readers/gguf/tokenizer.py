@@ -1,0 +1,109 @@
+"""The tokenizer files that a GGUF file's metadata stands for: transformers converts, this keeps the outcome."""
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dualbinary import InputError
+from dualbinary.files.model_files import CHAT_TEMPLATE, TOKENIZER, TOKENIZER_CONFIG
+from importer.readers.gguf.keys import Keys
+
+__all__ = ["tokenizer_files"]
+
+_MODEL = "tokenizer.ggml.model"
+_TOKENS = "tokenizer.ggml.tokens"
+_PREFIX = "tokenizer.ggml.add_space_prefix"
+_NONE = ("none", "no_vocab")
+_SPECIAL = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
+# Kinds of splitting that are GPT-2's, or differ from it only where no merge could tell.
+_PLAIN_SPLITS = ("default", "gpt-2", "smollm", "bloom", "starcoder", "refact")
+
+
+def tokenizer_files(keys: Keys, vocabulary: int) -> tuple[dict[str, str], list[str]]:
+    """Files of the tokenizer, name to text, and what a user should know of them.
+
+    Raises InputError where the number of tokens is not `vocabulary`, or transformers cannot convert them.
+    """
+    metadata = keys.container.metadata
+    if metadata.get(_MODEL, "none") in _NONE:
+        return {}, ["the file has no tokenizer; put tokenizer.json and tokenizer_config.json beside the checkpoint"]
+    tokens = metadata.get(_TOKENS)
+    if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
+        raise keys.fail(_TOKENS, "a list of texts", type(tokens).__name__)
+    if len(tokens) != vocabulary:
+        raise keys.fail(_TOKENS, f"{vocabulary} tokens, as many as embeddings", len(tokens))
+    try:
+        files = _converted(keys, tokens)
+    except Exception as error:  # whatever a converter raises at a strange vocabulary
+        import transformers
+
+        raise InputError(
+            f"{keys.container.path}: transformers {transformers.__version__} cannot convert its tokenizer: {error}"
+        ) from error
+    return files, _notes(metadata)
+
+
+def _converted(keys: Keys, tokens: list[str]) -> dict[str, str]:
+    from transformers import PreTrainedTokenizerFast
+    from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_TOKENIZER_MAPPING, convert_gguf_tokenizer
+
+    metadata = keys.container.metadata
+    parts, options = (
+        {
+            name: value.tolist() if isinstance(value, np.ndarray) else value
+            for key, name in GGUF_TOKENIZER_MAPPING[group].items()
+            if (value := metadata.get(f"tokenizer.{key}")) is not None
+        }
+        for group in ("tokenizer", "tokenizer_config")
+    )
+    if parts["tokenizer_type"] == "llama":
+        options.setdefault("add_bos_token", True)  # as llama.cpp does where an older file does not say
+    for name, key in _SPECIAL.items():
+        number = keys.token(key, len(tokens))
+        options[name] = None if number is None else tokens[number]
+    backend, more = convert_gguf_tokenizer(keys.architecture, parts)
+    backend = _corrected(backend, len(tokens), prefix=metadata.get(_PREFIX, True))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, **options, **more)
+    with tempfile.TemporaryDirectory() as directory:
+        tokenizer.save_pretrained(directory)
+        paths = [Path(directory) / name for name in (TOKENIZER, TOKENIZER_CONFIG, CHAT_TEMPLATE)]
+        return {path.name: path.read_text(encoding="utf-8") for path in paths if path.exists()}
+
+
+def _corrected(backend: Any, count: int, prefix: bool) -> Any:
+    """The tokenizer without what transformers adds: tokens beyond `count`, and blanks before a text that has none.
+
+    Its class for byte-level vocabularies brings a token of its own where the vocabulary has none of the name, and that
+    for SentencePiece puts a blank first, whatever the file says.
+    """
+    values = json.loads(backend.to_str())
+    beyond = [token for token in values["added_tokens"] if token["id"] >= count]
+    splitter = values["pre_tokenizer"] or {}
+    blank = not prefix and splitter.get("prepend_scheme", "never") != "never"
+    if not beyond and not blank:
+        return backend
+    values["added_tokens"] = [token for token in values["added_tokens"] if token["id"] < count]
+    if blank:
+        splitter["prepend_scheme"] = "never"
+        steps = values["decoder"]["decoders"]
+        values["decoder"]["decoders"] = [step for step in steps if step["type"] != "Strip"]
+    return type(backend).from_str(json.dumps(values))
+
+
+def _notes(metadata: dict[str, Any]) -> list[str]:
+    from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
+
+    notes = []
+    split = metadata.get("tokenizer.ggml.pre", "default")
+    if metadata[_MODEL] == "gpt2" and split not in (*GGUF_PRE_TOKENIZER_SPLITS, *_PLAIN_SPLITS):
+        notes.append(
+            f"tokenizer: text is split as GPT-2 splits it, since transformers does not know {split!r}; compare token "
+            "ids with those of the full-precision model's tokenizer"
+        )
+    others = [key for key in metadata if key.startswith("tokenizer.chat_template.")]
+    if others:
+        notes.append(f"chat templates beside the default one are left out: {', '.join(sorted(others))}")
+    return notes

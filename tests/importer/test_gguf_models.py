@@ -1,0 +1,64 @@
+"""A GGUF file of a model gives back that model: configuration, names, every weight, and so its logits, to the bit."""
+
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from importer.model import LowBitModel
+from importer.readers import open_model
+from tests.support.gguf_files import MODELS, Type, dequantized, write_tiny_model
+
+TOKENS = torch.arange(24)[None] * 7 % 256
+
+
+def rebuilt(model: LowBitModel) -> Any:
+    """The model in transformers that a `LowBitModel` stands for."""
+    config = transformers.AutoConfig.for_model(**model.config)
+    built: Any = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").float().eval()
+    state = {name: torch.from_numpy(tensor.read().astype(np.float32)) for name, tensor in model.tensors.items()}
+    for module, weight in model.weights.items():
+        values = torch.from_numpy(dequantized(weight.read()))
+        transposed = isinstance(built.get_submodule(module), transformers.pytorch_utils.Conv1D)
+        state[f"{module}.weight"] = values.T if transposed else values
+    missing, unexpected = built.load_state_dict(state, strict=False)
+    assert not unexpected
+    assert set(missing) <= set(built.state_dict()) - {name for name, _ in built.named_parameters()}
+    built.tie_weights()
+    return built
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_file_of_float32_gives_the_model_back(name, tmp_path):
+    model = write_tiny_model(tmp_path / "model.gguf", name)
+    opened = open_model(tmp_path / "model.gguf")
+    built = rebuilt(opened)
+    assert opened.notes == ()
+    for parameter, value in model.named_parameters():
+        assert torch.equal(built.get_parameter(parameter), value), parameter
+    with torch.no_grad():
+        assert torch.equal(built(TOKENS).logits, model(TOKENS).logits)
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma3", "gpt2", "bloom", "falcon of groups"])
+def test_quantized_rows_follow_their_weights(name, tmp_path):
+    model = write_tiny_model(tmp_path / "model.gguf", name, types=lambda tensor: _type_of(tensor))
+    opened = open_model(tmp_path / "model.gguf")
+    kinds = {weight.kind for weight in opened.weights.values()}
+    assert kinds == {"Q8_0", "Q4_1", "Q5_0"}
+    for module, weight in opened.weights.items():
+        value = model.get_submodule(module).weight.detach().numpy()
+        if isinstance(model.get_submodule(module), transformers.pytorch_utils.Conv1D):
+            value = np.ascontiguousarray(value.T)
+        kind = Type[weight.kind]  # rows are quantized one by one, so their order does not matter
+        expected = gguf.dequantize(gguf.quantize(value, kind), kind)
+        assert np.array_equal(dequantized(weight.read()), expected), module
+
+
+def _type_of(tensor: str) -> Any:
+    if "position_embd" in tensor:
+        return Type.F16
+    return Type.Q4_1 if "attn_q" in tensor else Type.Q5_0 if "ffn_down" in tensor else Type.Q8_0

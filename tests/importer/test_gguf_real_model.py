@@ -1,0 +1,71 @@
+"""SmolLM2 straight from its GGUF file: what transformers makes of the same file."""
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+import transformers
+
+from examples import smollm2
+from importer.readers.gguf import open_gguf
+from tests.support.gguf_files import dequantized
+
+pytestmark = pytest.mark.real_model
+
+TEXTS = (
+    "The capital of France is",
+    " two  blanks, tabs\t\tand\n\n\nlines ",
+    "In 2026, 3.14159 and 100,000 are numbers: 1234567890",
+    "Größe, naïve, 東京, Привет, 🙂👍🏽, ﬁ",
+    "def f(x):\n    return x**2  # it's they'll I'd",
+    "<|im_start|>user\nHello<|im_end|>\n<|endoftext|>",
+    "",
+)
+
+
+@pytest.fixture(scope="module")
+def opened():
+    return open_gguf(smollm2.fetch_gguf(), {})
+
+
+def test_weights_are_those_that_transformers_dequantizes(opened):
+    file = smollm2.fetch_gguf()
+    config = transformers.GgufConfig(dequantize=True)
+    model: Any = transformers.AutoModelForCausalLM.from_pretrained(
+        file.parent, gguf_file=file.name, quantization_config=config, dtype="float32"
+    )
+    assert {weight.kind for weight in opened.weights.values()} == {"Q4_1", "Q8_0"}
+    seen = set()
+    for module, weight in opened.weights.items():
+        numbers = weight.read()
+        assert numbers.rounding == 0
+        assert np.array_equal(dequantized(numbers), model.get_submodule(module).weight.detach().numpy()), module
+        seen.add(f"{module}.weight")
+    for name, tensor in opened.tensors.items():
+        assert np.array_equal(tensor.read(), model.get_parameter(name).detach().numpy()), name
+        seen.add(name)
+    assert seen == {name for name, _ in model.named_parameters()}
+
+
+def test_configuration_and_tokenizer_are_those_of_the_unpacked_directory(opened, tmp_path):
+    directory = smollm2.prepare()
+    theirs = json.loads((directory / "config.json").read_text())
+    for name in ("_model_name_or_path", "transformers_version", "dtype", "unk_token_id"):  # say nothing of the model
+        del theirs[name]
+    assert opened.config == theirs
+    generation = json.loads(opened.files["generation_config.json"])
+    theirs = json.loads((directory / "generation_config.json").read_text())
+    assert generation.items() <= theirs.items()
+    for name, content in opened.files.items():
+        (tmp_path / name).write_text(content, encoding="utf-8")
+    (tmp_path / "config.json").write_text(json.dumps(opened.config))
+    ours = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    theirs = transformers.AutoTokenizer.from_pretrained(directory)
+    for text in TEXTS:
+        assert ours(text).input_ids == theirs(text).input_ids, text
+        assert ours.decode(ours(text).input_ids) == theirs.decode(theirs(text).input_ids)
+    assert ours.special_tokens_map == theirs.special_tokens_map
+    messages = [{"role": "user", "content": "Hello"}]
+    shown = [tokenizer.apply_chat_template(messages, tokenize=False) for tokenizer in (ours, theirs)]
+    assert shown[0] == shown[1]
