@@ -53,7 +53,16 @@ def quantize_table(table: VocabularyTable, parameters: _Parameters) -> list[np.n
 
 
 def dequantize_table(table: VocabularyTable, arrays: list[np.ndarray], rows: slice = slice(None)) -> np.ndarray:
-    """`rows` of the float32 table [V, H] that the stored arrays stand for."""
+    """`rows` of the float32 table [V, H] that the stored arrays stand for; beside them, `_ROWS` are held unpacked."""
+    begin, end, _ = rows.indices(table.rows)
+    values = np.empty((end - begin, table.width), np.float32)
+    for first in range(begin, end, _ROWS):
+        last = min(first + _ROWS, end)
+        values[first - begin : last - begin] = _dequantize_rows(table, arrays, slice(first, last))
+    return values
+
+
+def _dequantize_rows(table: VocabularyTable, arrays: list[np.ndarray], rows: slice) -> np.ndarray:
     arrays = [array[index] for array, index in zip(arrays, _indices(table, rows), strict=True)]
     if table.plane_format is not None:
         planes, scales = arrays
