@@ -127,6 +127,7 @@ WRONG = [
     ("format.group_size", 16),  # of free levels
     ("format.levels", "uniform"),
     ("format.zero", 0.5),  # of free levels
+    ("format.embedding_bits", 5),
     ("format.zero", "each"),
     ("format.scale_type", "uint8"),
     ("format.override", "*:planes=3"),

@@ -65,4 +65,4 @@ def test_an_unknown_method_is_refused_by_name(llama, tmp_path, capsys, block):
     assert main([str(tmp_path), str(tmp_path / "c")]) == 2
     error = capsys.readouterr().err
     assert f'quantized with "{block["quant_method"]}" (' in error
-    assert "give the full-precision model; this release reads gptq, awq, " in error
+    assert "give the full-precision model; this release reads gguf, gptq, awq, " in error
