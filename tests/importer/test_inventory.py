@@ -40,7 +40,9 @@ def test_no_reader_takes_a_plain_directory(tmp_path):
 )  # fmt: skip
 def test_a_method_without_a_reader_is_refused_by_name(method, name, tmp_path):
     save(tmp_path, plain_tensors(np.random.default_rng(1)), {"quant_method": method})
-    with pytest.raises(InputError, match=rf"\({name}.*; give the full-precision model; this release reads gguf, gptq, awq"):
+    with pytest.raises(
+        InputError, match=rf"\({name}.*; give the full-precision model; this release reads gguf, gptq, awq"
+    ):
         open_model(tmp_path)
 
 
