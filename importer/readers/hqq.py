@@ -76,8 +76,12 @@ def _weight(directory: Directory, module: str) -> PackedWeight:
         raise InputError(f"{module}.group_size: {size} does not divide the {K} inputs of shape [{N}, {K}]")
     field, word = packing
     bits = _bits(_number(directory, module, "nbits"), field, module)
-    R = N * (K // size)
-    _check_words(directory, module, np.dtype(word), -(-R // (8 * np.dtype(word).itemsize // field)), size)
+    R, fields = N * (K // size), 8 * np.dtype(word).itemsize // field
+    if word is np.uint8 and R % fields:  # hqq 0.2.8 drops or repeats groups then, and cannot dequantize them itself
+        raise InputError(
+            f"{module}.W_q: {R} groups do not fill bytes of {fields} integers; quantize again in other groups"
+        )
+    _check_words(directory, module, np.dtype(word), -(-R // fields), size)
     for part in ("scale", "zero"):
         directory.take(f"{module}.{part}", FLOATS, (R, 1), "one for each group")
     G = group_size_of(module, [size], K, K // size)

@@ -111,3 +111,11 @@ def test_a_damaged_directory_is_one_error(parts, message, tmp_path):
     whole = {name: tensor for name, tensor in whole.items() if tensor is not None}
     with pytest.raises(InputError, match=message):
         opened(tmp_path, {Q: whole}).weights[Q].read()
+
+
+@pytest.mark.parametrize(("bits", "groups"), [(1, 12), (2, 5), (4, 3)])
+def test_groups_that_do_not_fill_their_bytes_are_refused(bits, groups, tmp_path):
+    """Such bytes may be as many as a reader expects, and hold other integers: hqq repeats or drops groups."""
+    parts = layer(np.zeros((groups, 32), int), np.ones((groups, 1)), np.ones((groups, 1)), bits, 32)
+    with pytest.raises(InputError, match=rf"{Q}.W_q: {groups} groups do not fill bytes of {8 // bits} integers"):
+        opened(tmp_path, {Q: {**parts, "shape": np.array([groups, 32])}})
