@@ -89,8 +89,10 @@ def _tensors(model: LowBitModel, result: ImportResult, progress: bool) -> Iterat
         yield name, tensor.read()
 
 
-def _quantization(model: LowBitModel, result: ImportResult) -> QuantizationConfig:
-    """The block that says the formats; the one of most weights is the default."""
+def _quantization(model: LowBitModel, result: ImportResult) -> QuantizationConfig | None:
+    """The block that says the formats; the one of most weights is the default. None where all tensors are plain."""
+    if not result.formats:
+        return None
     sizes: Counter[PlaneFormat] = Counter()
     plain = {module: _without_type(form) for module, form in result.formats.items()}
     for module, form in plain.items():

@@ -25,7 +25,7 @@ SHARD_BYTES = 1 << 30  # what a writer holds in memory at most, unless one tenso
 def write_checkpoint(
     directory: Path,
     model_config: Mapping[str, Any],
-    quantization: QuantizationConfig | Callable[[], QuantizationConfig],
+    quantization: QuantizationConfig | Callable[[], QuantizationConfig | None],
     tensors: Iterable[tuple[str, np.ndarray]],
     *,
     files: Mapping[str, str | Path] = MappingProxyType({}),
@@ -34,7 +34,8 @@ def write_checkpoint(
     """Write a checkpoint: all of it appears at `directory` in one step, or nothing does.
 
     `model_config` is the config.json of the full-precision model. `tensors` may be a generator: at most `shard_bytes`
-    of it are held. Where only they tell the formats, `quantization` is called when all of them have been written.
+    of it are held. Where only they tell the formats, `quantization` is called when all of them have been written;
+    without one, the directory is a plain model.
     Scales may be of type bfloat16 as their bits (BFLOAT16 of the contract). `files` are small files of the model, such
     as those of the tokenizer: a name to a text, or to a file to copy.
 
@@ -59,8 +60,11 @@ def write_checkpoint(
                 (staging / name).write_text(file, encoding="utf-8")
         _write_shards(staging, seen(), shard_bytes)
         config = quantization if isinstance(quantization, QuantizationConfig) else quantization()
-        block = {**config.to_dict(), "format_version": max(config.format_version, oldest)}
-        _write_json(staging / CONFIG_FILE, {**model_config, "quantization_config": block})
+        values = dict(model_config)
+        if config is not None:
+            version = max(config.format_version, oldest)
+            values["quantization_config"] = {**config.to_dict(), "format_version": version}
+        _write_json(staging / CONFIG_FILE, values)
         mode = (staging / CONFIG_FILE).stat().st_mode
         for path in staging.glob("*.safetensors"):
             path.chmod(mode)  # safetensors makes files that their owner alone can read

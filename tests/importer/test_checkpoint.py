@@ -15,7 +15,7 @@ from exporter.options import ExportOptions
 from exporter.pipeline import export
 from exporter.verify import check
 from importer.checkpoint import write_model
-from importer.model import InexactWeight, Numbers
+from importer.model import InexactWeight, Numbers, PlainTensor
 from tests.support.low_bit_models import even_numbers, low_bit_model
 from tests.support.sessions import logits
 from tests.support.tiny_models import make_model
@@ -94,6 +94,19 @@ def test_column_k_multiplies_input_order_k(llama, tmp_path, with_library):
     got = logits(tmp_path / "out" / "model.onnx", ids, with_library)
     # Activations of 15 bits, as in the tests of parity.
     np.testing.assert_allclose(got, expected, atol=1e-3 * np.abs(expected).max())
+
+
+def test_a_model_without_integers_becomes_a_plain_directory(llama, tmp_path):
+    model = low_bit_model(llama)
+    plain = {
+        f"{module}.weight": PlainTensor(
+            (packed.N, packed.K), np.dtype(np.float16), partial(np.zeros, (packed.N, packed.K), np.float16)
+        )
+        for module, packed in model.weights.items()
+    }
+    write_model(replace(model, weights={}, tensors={**model.tensors, **plain}), tmp_path / "c")
+    assert read_quantization_config(tmp_path / "c") is None
+    assert export(tmp_path / "c", tmp_path / "out" / "model.onnx", ExportOptions()).report["method"] == "fit"
 
 
 def test_weights_of_uneven_levels_need_a_new_fit(llama, tmp_path):
