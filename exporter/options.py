@@ -10,11 +10,11 @@ from dualbinary.cli.options import check_options, option
 from dualbinary.contract.layout import CODES
 from dualbinary.contract.weight import EACH_GROUP, LEVELS, PlaneFormat
 from dualbinary.errors import OptionError
+from dualbinary.fitting.default_form import DEFAULT_FORM
 from dualbinary.fitting.table_forms import TABLE_BITS
 
 __all__ = [
     "CUDA_PLANES",
-    "DEFAULT_FORM",
     "DEFAULT_GROUP_SIZE",
     "DEFAULT_PLANES",
     "FITTED",
@@ -29,9 +29,6 @@ TARGETS = {"cpu": "fp32", "cuda": "fp16"}
 CUDA_PLANES = OP.cuda["max_planes"]
 """Planes that the CUDA kernels take at most."""
 
-# What is fitted where a directory has no trained planes and a weight no exact form, and nothing else is asked for: the
-# least bits at about the perplexity of 4 free planes with an offset, G = 64 and float16 scales (docs/log/fitting.md).
-DEFAULT_FORM = PlaneFormat(4, 32, offset=True, levels="even", scale_dtype=np.dtype(np.uint8))
 DEFAULT_PLANES = 4  # where something else is asked for
 DEFAULT_GROUP_SIZE = 64
 DEFAULT_TABLE_BITS = 8

@@ -14,15 +14,14 @@ from dualbinary import InputError
 from dualbinary.checkpoint import QuantizationConfig, order_name, planes_name, scales_name, write_checkpoint
 from dualbinary.contract.weight import PlaneFormat
 from dualbinary.fitting.closed_form import fit
+from dualbinary.fitting.default_form import DEFAULT_FORM
 from importer.model import InexactWeight, LowBitModel
 from importer.planes import plane_weight
 
-__all__ = ["ImportResult", "default_form", "write_model"]
+__all__ = ["ImportResult", "write_model"]
 
 _SHARD_BYTES = 1 << 28  # held at a time, beside one weight
 _BLOCK = re.compile(r"\.\d+\.")
-default_form = PlaneFormat(4, 32, offset=True, levels="even", scale_dtype=np.dtype(np.uint8))
-"""What a weight is fitted to that is no exact one: what the exporter gives a plain weight."""
 
 
 @dataclass
@@ -45,7 +44,7 @@ def write_model(
 ) -> ImportResult:
     """Write `model` to the new `directory`, which appears in one step; a weight at a time is in memory.
 
-    With `requantize`, weights whose levels are not even are dequantized and fitted to `default_form`.
+    With `requantize`, weights whose levels are not even are dequantized and fitted to `DEFAULT_FORM`.
     Raises InputError where they occur and `requantize` is off, where a weight contradicts itself, and where
     `directory` exists.
     """
@@ -79,7 +78,7 @@ def _tensors(model: LowBitModel, result: ImportResult, progress: bool) -> Iterat
             bar.update(packed.N * packed.K)
         for module, inexact in model.inexact.items():
             assert inexact.read is not None
-            fitted = fit(inexact.read(), default_form.for_inputs(inexact.K), name=module)
+            fitted = fit(inexact.read(), DEFAULT_FORM.for_inputs(inexact.K), name=module)
             result.formats[module] = fitted.weight.format
             result.fitted[module] = fitted.relative_error
             yield planes_name(module), fitted.weight.planes
