@@ -29,6 +29,10 @@ SCALE_TYPES = {
 """Types of stored scales, by safetensors' names."""
 
 
+# Where other tools say how they quantized, and who they are where the block does not name its method.
+_BLOCKS = {"quantization_config": None, "compression_config": "compressed-tensors", "quantization": "mlx"}
+
+
 @dataclass(frozen=True)
 class StoredTensor:
     """File, type and shape of a tensor, without its data. `dtype` is safetensors' name, such as U8, F16, BF16."""
@@ -76,17 +80,19 @@ def read_quantization_config(model_dir: Path) -> QuantizationConfig | None:
 def quantized_by(model_dir: Path) -> str | None:
     """The method by which another tool quantized a model directory, as its config.json says it, quoted; else None.
 
-    Raises InputError where config.json cannot be read.
+    Older files have the block under another name, or beside config.json. Raises InputError where config.json cannot be
+    read.
     """
     config = read_json_object(Path(model_dir) / CONFIG_FILE)
-    for key in ("quantization_config", "quantization"):  # the second is MLX's
+    for key, implied in _BLOCKS.items():
         block = config.get(key)
-        if isinstance(block, dict) and "quant_method" in block:
-            method = block["quant_method"]
+        if not isinstance(block, dict):
+            continue
+        method = block.get("quant_method", implied)
+        if method is not None:
             return shown(method) if isinstance(method, str) and method != QUANT_METHOD else None
-        if key == "quantization" and isinstance(block, dict):
-            return shown("mlx")
-    return None
+    beside = "quantization_config" not in config and (Path(model_dir) / "quantize_config.json").is_file()
+    return shown("gptq") if beside else None
 
 
 def stored_tensors(model_dir: Path) -> dict[str, StoredTensor]:

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from dualbinary.checkpoint import quantized_by
 from importer.__main__ import main
 from importer.checkpoint import write_model
 from tests.support.low_bit_models import low_bit_model
@@ -66,3 +67,20 @@ def test_an_unknown_method_is_refused_by_name(llama, tmp_path, capsys, block):
     error = capsys.readouterr().err
     assert f'quantized with "{block["quant_method"]}" (' in error
     assert "give the full-precision model; this release reads gguf, gptq, awq, " in error
+
+
+@pytest.mark.parametrize(
+    ("values", "beside", "method"),
+    [
+        ({"quantization": {"bits": 4, "group_size": 64}}, "", '"mlx"'),
+        ({"compression_config": {"format": "pack-quantized"}}, "", '"compressed-tensors"'),
+        ({}, "quantize_config.json", '"gptq"'),
+        ({"quantization_config": {"quant_method": "awq"}}, "", '"awq"'),
+        ({}, "", None),
+    ],
+)
+def test_a_directory_of_another_tool_is_known_wherever_it_says_so(tmp_path, values, beside, method):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", **values}))
+    if beside:
+        (tmp_path / beside).write_text("{}")
+    assert quantized_by(tmp_path) == method
