@@ -3,12 +3,14 @@
 `calib`, `exporter` and `runtime_ext` all import this package and never one another.
 """
 
+from dualbinary.contract.hadamard import signed_hadamard
 from dualbinary.contract.layout import check_tensors, dequantize, pack_planes, to_layout, to_plain, unpack_planes
 from dualbinary.contract.reference import dual_binary_matmul
-from dualbinary.contract.schema import OP, digest, padded_k
+from dualbinary.contract.schema import HADAMARD, OP, digest, padded_k
 from dualbinary.errors import DualBinaryError, InputError
 
 __all__ = [
+    "HADAMARD",
     "OP",
     "DualBinaryError",
     "InputError",
@@ -18,6 +20,7 @@ __all__ = [
     "dual_binary_matmul",
     "pack_planes",
     "padded_k",
+    "signed_hadamard",
     "to_layout",
     "to_plain",
     "unpack_planes",

@@ -7,19 +7,25 @@ CMake writes the header, so it cannot be stale in a build. With --check nothing 
 """
 
 import argparse
+import re
 import sys
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import product
 from pathlib import Path
 
 from dualbinary.contract import golden
-from dualbinary.contract.schema import OP, digest
+from dualbinary.contract.golden import hadamard
+from dualbinary.contract.schema import OP, OPERATORS, Operator, digest
 
 __all__ = ["header", "main", "reference_page"]
 
 
 def header() -> str:
-    """The contract as C++ constants. Only constexpr: any file may include it, whatever flags it is compiled with."""
+    """The contract as C++ constants. Only constexpr: any file may include it, whatever flags it is compiled with.
+
+    Those of operators beside the product have a namespace of their own.
+    """
     domains = ", ".join(f'"{name}"' for name in OP.domain_names)
     lines = [
         "// Generated from dualbinary/contract/op.toml by dualbinary.contract.codegen. Do not edit.",
@@ -30,21 +36,34 @@ def header() -> str:
         "namespace dualbinary::contract {",
         "",
         f'inline constexpr char kDomain[] = "{OP.domain}";',
-        "// The operator means the same in each of them.",
+        "// The operators mean the same in each of them.",
         f"inline constexpr const char* kDomains[] = {{{domains}}};",
-        f'inline constexpr char kOpName[] = "{OP.name}";',
         f"inline constexpr int kOpVersion = {OP.version};",
         f'inline constexpr char kDigest[] = "{digest()}";',
         "",
+        *_operator_constants(OP),
+        "",
     ]
-    for prefix, table in (("", OP.limits), ("Cuda", OP.cuda), ("ScaleCode", OP.scale_codes), ("Block", OP.blocks)):
-        lines += [f"inline constexpr std::int64_t k{prefix}{_camel(key)} = {value};" for key, value in table.items()]
-    lines.append("")
-    for index, value in enumerate(OP.inputs):
+    for prefix, table in (("Cuda", OP.cuda), ("ScaleCode", OP.scale_codes), ("Block", OP.blocks)):
+        lines += _numbers(prefix, table)
+    for layout in OP.layouts:
+        lines.append(f"inline constexpr std::int64_t kLayout{_camel(layout.name)} = {layout.number};")
+    names = ", ".join(f'"{layout.name}"' for layout in OP.layouts)
+    lines.append(f"inline constexpr const char* kLayoutNames[] = {{{names}}};  // numbers {_consecutive_numbers()}")
+    for operator in OPERATORS:
+        if operator is not OP:
+            lines += ["", f"namespace {_snake(operator.name)} {{", "", *_operator_constants(operator), "", "}"]
+    lines += ["", "}  // namespace dualbinary::contract", ""]
+    return "\n".join(lines)
+
+
+def _operator_constants(operator: Operator) -> list[str]:
+    """Name, limits, numbers of inputs, and attributes."""
+    lines = [f'inline constexpr char kOpName[] = "{operator.name}";', *_numbers("", operator.limits), ""]
+    for index, value in enumerate(operator.inputs):
         lines.append(f"inline constexpr int kInput{_camel(value.name)} = {index};")
-    lines.append(f"inline constexpr int kInputCount = {len(OP.inputs)};")
-    lines.append("")
-    for attribute in OP.attributes:
+    lines += [f"inline constexpr int kInputCount = {len(operator.inputs)};", ""]
+    for attribute in operator.attributes:
         name = _camel(attribute.name)
         lines.append(f'inline constexpr char kAttr{name}[] = "{attribute.name}";')
         if attribute.default is not None:
@@ -53,62 +72,75 @@ def header() -> str:
             lines.append(f"inline constexpr std::int64_t kAttr{name}Minimum = {attribute.minimum};")
         for value in attribute.values:
             lines.append(f"inline constexpr std::int64_t kAttr{name}{value} = {value};")
-    lines.append("")
-    for layout in OP.layouts:
-        lines.append(f"inline constexpr std::int64_t kLayout{_camel(layout.name)} = {layout.number};")
-    names = ", ".join(f'"{layout.name}"' for layout in OP.layouts)
-    lines.append(f"inline constexpr const char* kLayoutNames[] = {{{names}}};  // numbers {_consecutive_numbers()}")
-    lines += ["", "}  // namespace dualbinary::contract", ""]
-    return "\n".join(lines)
+    return lines
+
+
+def _numbers(prefix: str, table: dict[str, int]) -> list[str]:
+    return [f"inline constexpr std::int64_t k{prefix}{_camel(key)} = {value};" for key, value in table.items()]
 
 
 _DOMAINS = (
-    f"The operator is in the domains `{OP.domain_names[0]}`, `{OP.domain_names[1]}` to `{OP.domain_names[-1]}` and "
-    "means the same in each: a function in a model is known by domain and name, and some formats need their own."
+    f"They are in the domains `{OP.domain_names[0]}`, `{OP.domain_names[1]}` to `{OP.domain_names[-1]}` and mean the "
+    "same in each: a function in a model is known by domain and name, and some formats need their own."
 )
 
 
 def reference_page() -> str:
     """Text of docs/op_reference.md."""
     lines = [
-        f"# {OP.domain}::{OP.name}, version {OP.version}",
+        f"# Operators of the domain {OP.domain}, version {OP.version}",
         "",
         "<!-- Generated from dualbinary/contract/op.toml by dualbinary.contract.codegen. Do not edit. -->",
         "",
-        OP.summary,
-        "",
         _DOMAINS,
+    ]
+    for operator in OPERATORS:
+        lines += ["", *_operator_section(operator), *(_product_sections() if operator is OP else [])]
+    return "\n".join(lines) + "\n"
+
+
+def _operator_section(operator: Operator) -> list[str]:
+    """What every operator says: formula, symbols, inputs and outputs, attributes."""
+    lines = [
+        f"## {operator.name}",
+        "",
+        operator.summary,
         "",
         "```text",
-        OP.formula.strip(),
+        operator.formula.strip(),
         "```",
         "",
         "| symbol | meaning |",
         "| --- | --- |",
-        *(f"| {symbol} | {text} |" for symbol, text in OP.symbols.items()),
+        *(f"| {symbol} | {text} |" for symbol, text in operator.symbols.items()),
         "",
-        "## Inputs and outputs",
+        "### Inputs and outputs",
         "",
         "| name | types | shape | meaning |",
         "| --- | --- | --- | --- |",
         *(
             f"| {v.name} | {', '.join(v.types)} | [{', '.join(v.shape)}] | {v.text} |"
-            for v in (*OP.inputs, *OP.outputs)
+            for v in (*operator.inputs, *operator.outputs)
         ),
         "",
-        "## Attributes",
+        "### Attributes",
         "",
         "| name | type | default | allowed | since | meaning |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
-    for a in OP.attributes:
+    for a in operator.attributes:
         allowed = ", ".join(map(str, a.values)) if a.values else f">= {a.minimum}"
         default = "required" if a.default is None else str(a.default)
         lines.append(f"| {a.name} | {a.type} | {default} | {allowed} | {a.since} | {a.text} |")
+    return lines
+
+
+def _product_sections() -> list[str]:
+    """What the product alone has: limits by provider, and stored layouts."""
     limits, cuda = OP.limits, OP.cuda
-    lines += [
+    return [
         "",
-        "## Limits",
+        "### Limits",
         "",
         "| limit | CPUs | CUDA devices |",
         "| --- | --- | --- |",
@@ -117,17 +149,17 @@ def reference_page() -> str:
         f"| N | up to {limits['max_dimension']} | up to {limits['max_dimension']} |",
         f"| layout | {OP.layouts[0].name}, and that of the CPU's instruction set | {OP.layouts[0].name} |",
         "",
-        "## Stored layouts",
+        "### Stored layouts",
         "",
         "A number never changes its meaning. Scales are little-endian. A tensor in external data starts at a multiple",
         "of its alignment.",
         "",
         "| number | name | alignment | meaning |",
         "| --- | --- | --- | --- |",
+        *(f"| {layout.number} | {layout.name} | {layout.alignment} | {layout.text} |" for layout in OP.layouts),
+        "",
+        "[layouts.md](layouts.md) shows them byte by byte.",
     ]
-    lines += [f"| {layout.number} | {layout.name} | {layout.alignment} | {layout.text} |" for layout in OP.layouts]
-    lines += ["", "[layouts.md](layouts.md) shows them byte by byte."]
-    return "\n".join(lines) + "\n"
 
 
 def _consecutive_numbers() -> str:
@@ -144,15 +176,16 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--header", type=Path, metavar="PATH", help="write the C++ header")
     parser.add_argument("--docs", type=Path, metavar="PATH", help="write the operator's reference page")
-    parser.add_argument("--golden", type=Path, metavar="DIR", help="write the golden vectors, a file for each layout")
+    parser.add_argument(
+        "--golden",
+        type=Path,
+        metavar="DIR",
+        help="write the golden vectors of layouts and other operators",
+    )
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if a file is not up to date")
     args = parser.parse_args(argv)
     wanted_files = [(path, text) for path, text in ((args.header, header), (args.docs, reference_page)) if path]
-    for layout, version in product(OP.layouts, range(1, OP.version + 1)) if args.golden else ():
-        if version < layout.since:
-            continue
-        file = args.golden / golden.file_name(layout.number, version)
-        wanted_files.append((file, partial(golden.text, layout.number, version)))
+    wanted_files += [(args.golden / name, text) for name, text in _golden_files()] if args.golden else []
     stale = []
     for path, text in wanted_files:
         wanted = text()
@@ -166,6 +199,17 @@ def main(argv: list[str] | None = None) -> int:
         print(f"out of date: {', '.join(map(str, stale))}; run `make docs`", file=sys.stderr)
         return 1
     return 0
+
+
+def _golden_files() -> Iterator[tuple[str, Callable[[], str]]]:
+    for layout, version in product(OP.layouts, range(1, OP.version + 1)):
+        if version >= layout.since:
+            yield golden.file_name(layout.number, version), partial(golden.text, layout.number, version)
+    yield hadamard.FILE_NAME, hadamard.text
+
+
+def _snake(name: str) -> str:
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
 
 
 def _camel(name: str) -> str:

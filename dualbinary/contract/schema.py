@@ -1,6 +1,7 @@
-"""The operator's contract as frozen data, read from `op.toml`.
+"""The contract of the operators as frozen data, read from `op.toml`.
 
-`OP` is the only place from which names, attributes, limits and layouts are taken; no other file spells them out.
+`OP`, the product, and `HADAMARD` are the only places from which names, attributes, limits and layouts are taken; no
+other file spells them out.
 """
 
 import hashlib
@@ -8,9 +9,9 @@ import json
 import tomllib
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import Any
+from typing import Any, cast
 
-__all__ = ["OP", "Attribute", "Layout", "Operator", "Value", "digest", "padded_k"]
+__all__ = ["HADAMARD", "OP", "OPERATORS", "Attribute", "Layout", "Operator", "Product", "Value", "digest", "padded_k"]
 
 
 @dataclass(frozen=True)
@@ -57,30 +58,26 @@ class Layout:
 
 @dataclass(frozen=True)
 class Operator:
-    """The whole contract. See `op.toml` for what the fields mean."""
+    """What every operator has; domain and version are those of all. See `op.toml` for what the fields mean."""
 
     domain: str
     domains: int
-    name: str
     version: int
+    name: str
     summary: str
     formula: str
     limits: dict[str, int]
-    cuda: dict[str, int]
-    scale_codes: dict[str, int]
-    blocks: dict[str, int]
     symbols: dict[str, str]
     inputs: tuple[Value, ...]
     outputs: tuple[Value, ...]
     attributes: tuple[Attribute, ...]
-    layouts: tuple[Layout, ...]
 
     @property
     def domain_names(self) -> tuple[str, ...]:
         """All domains that the operator is in, the first of which is `domain`. It means the same in each.
 
         A model's function is known by domain and name (ONNX Runtime before 1.27 does not tell overloads apart), so that
-        weights which one function cannot serve have nodes of several domains.
+        what one function cannot serve has nodes of several domains.
         """
         return (self.domain, *(f"{self.domain}.{number}" for number in range(2, self.domains + 1)))
 
@@ -90,6 +87,16 @@ class Operator:
             if attribute.name == name:
                 return attribute
         raise KeyError(name)
+
+
+@dataclass(frozen=True)
+class Product(Operator):
+    """The product, with the forms that its weight is stored in."""
+
+    cuda: dict[str, int]
+    scale_codes: dict[str, int]
+    blocks: dict[str, int]
+    layouts: tuple[Layout, ...]
 
     def layout(self, number: int) -> Layout:
         """Return the layout of that number; KeyError if the contract has none."""
@@ -132,19 +139,32 @@ def _read() -> dict[str, Any]:
     return tomllib.loads(files("dualbinary.contract").joinpath("op.toml").read_text(encoding="utf-8"))
 
 
-def _load() -> Operator:
+def _load() -> tuple[Operator, ...]:
     raw = _read()
+    entries = raw.pop("operators")
+    return tuple(_operator(raw | entry) for entry in entries)
 
+
+def _operator(entry: dict[str, Any]) -> Operator:
     def values(name: str) -> tuple[Value, ...]:
-        return tuple(Value(v["name"], tuple(v["types"]), tuple(v["shape"]), v["text"]) for v in raw.pop(name))
+        return tuple(Value(v["name"], tuple(v["types"]), tuple(v["shape"]), v["text"]) for v in entry[name])
 
-    inputs, outputs = values("inputs"), values("outputs")
-    layouts = tuple(Layout(**layout) for layout in raw.pop("layouts"))
+    layouts = tuple(Layout(**layout) for layout in entry.get("layouts", ()))
     numbers = {"layout": [layout.number for layout in layouts]}
     attributes = tuple(
-        Attribute(**{**a, "values": tuple(a.get("values", numbers.get(a["name"], ())))}) for a in raw.pop("attributes")
+        Attribute(**{**a, "values": tuple(a.get("values", numbers.get(a["name"], ())))}) for a in entry["attributes"]
     )
-    return Operator(**raw, inputs=inputs, outputs=outputs, attributes=attributes, layouts=layouts)
+    entry = entry | {"inputs": values("inputs"), "outputs": values("outputs"), "attributes": attributes}
+    return Product(**{**entry, "layouts": layouts}) if layouts else Operator(**entry)
 
 
-OP = _load()
+OPERATORS = _load()
+"""All operators of the contract, in its order."""
+
+
+def _named(name: str) -> Operator:
+    return next(operator for operator in OPERATORS if operator.name == name)
+
+
+OP = cast(Product, _named("DualBinaryMatMul"))
+HADAMARD = _named("SignedHadamard")

@@ -7,13 +7,13 @@ import onnx
 from onnx import helper, numpy_helper, parser
 
 from dualbinary.contract.layout import CODES
-from dualbinary.contract.schema import OP
+from dualbinary.contract.schema import OP, Operator
 from dualbinary.contract.weight import PlaneFormat
 from dualbinary.errors import InputError
 from dualbinary.onnx_files.pack_codes import pack_codes_text
 from dualbinary.onnx_files.unpack_function import PREFIX, UnpackFunction, unpack_function
 
-__all__ = ["constant_nodes", "own_layout", "replace_unpacking"]
+__all__ = ["attribute_list", "check_function", "constant_nodes", "own_layout", "replace_unpacking"]
 
 _OPSET = 18  # the first with bitwise operators
 _UNPACKED = {"planes", CODES, "scales"}
@@ -62,6 +62,21 @@ def constant_nodes(arrays: dict[str, np.ndarray]) -> list[onnx.NodeProto]:
     return [
         helper.make_node("Constant", [], [name], value=numpy_helper.from_array(value)) for name, value in arrays.items()
     ]
+
+
+def attribute_list(operator: Operator, version: int = OP.version) -> str:
+    """The attributes that a function of that version of the operator has, in ONNX's text form."""
+    known = sorted((a for a in operator.attributes if a.since <= version), key=lambda a: a.default is not None)
+    return ", ".join(a.name if a.default is None else f"{a.name}: int = {a.default}" for a in known)
+
+
+def check_function(function: onnx.FunctionProto) -> None:
+    """Hold a function of a model against ONNX's rules."""
+    context = onnx.checker.C.CheckerContext()
+    context.ir_version = onnx.IR_VERSION
+    imports = {entry.domain: entry.version for entry in function.opset_import}
+    context.opset_imports = {"com.microsoft": 1, **dict.fromkeys(OP.domain_names, OP.version), **imports}
+    onnx.checker.check_function(function, context)
 
 
 def _with_codes(unpack: UnpackFunction, plane_format: PlaneFormat) -> UnpackFunction:

@@ -31,7 +31,7 @@ from dualbinary.contract.scale_codes import dtype_name
 from dualbinary.contract.weight import EACH_GROUP, PlaneFormat
 from dualbinary.errors import InputError
 from dualbinary.onnx_files.factor_tables import factor_tables
-from dualbinary.onnx_files.functions import constant_nodes, replace_unpacking
+from dualbinary.onnx_files.functions import attribute_list, check_function, constant_nodes, replace_unpacking
 from exporter.graph import even_body, free_body
 from exporter.graph.wide_product import Calls
 
@@ -107,19 +107,16 @@ def _function(
         body, more = free_body.nbits_body(int(kind.removeprefix("ort")), formats, calls)
         text += body
     version = max(each.version for each in formats)
-    known = [a for a in OP.attributes if a.since <= version]
-    attributes = ", ".join(a.name for a in known if a.default is None)
-    defaults = ", ".join(f"{a.name}: int = {a.default}" for a in known if a.default is not None)
     weight = CODES if plane_format.layout == CODES else "planes"
     function = parser.parse_function(
         f'<domain: "{domain}", opset_import: ["" : {opset}, "com.microsoft" : 1]>\n'
-        f"{OP.name} <{attributes}, {defaults}> (X, {weight}, scales) => (Y) {{\n{text}}}"
+        f"{OP.name} <{attribute_list(OP, version)}> (X, {weight}, scales) => (Y) {{\n{text}}}"
     )
     nodes = [*constant_nodes(more | tables), *function.node]
     del function.node[:]
     function.node.extend(_used(nodes) if plane_format.layout == CODES else nodes)
     replace_unpacking(function, plane_format)
-    onnx.checker.check_function(function, _checker_context(opset))
+    check_function(function)
     return ir.from_proto(function)
 
 
@@ -167,10 +164,3 @@ s_code_floats = Cast <to = 1> (s_codes)
 s_centred = Sub (s_code_floats, s_zero)
 scale_values = Mul (s_centred, s_columns)
 """
-
-
-def _checker_context(opset: int) -> onnx.checker.C.CheckerContext:
-    context = onnx.checker.C.CheckerContext()
-    context.ir_version = onnx.IR_VERSION
-    context.opset_imports = {"": opset, "com.microsoft": 1, **dict.fromkeys(OP.domain_names, OP.version)}
-    return context

@@ -26,6 +26,7 @@ from exporter.graph.passes.vocabulary_blocks import BlockTables
 from exporter.graph.passes.vocabulary_planes import PlaneTables
 from exporter.graph.passes.zero_points import ExplicitZeroPointsPass
 from exporter.graph.plane_formats import input_orders, layer_formats, stored_table_form
+from exporter.graph.signed_hadamard import HadamardKind, settle_hadamards
 from exporter.graph.wide_product import Calls
 from exporter.options import CUDA_PLANES, ExportOptions
 
@@ -84,11 +85,19 @@ def rewrite(
         ExplicitZeroPointsPass()(model)
     _remove_unused(model)
     LowerOpsetPass()(model)
+    settle_hadamards(model, _hadamard_kind(options), _DTYPES[options.activations])
     occurring = {node.planes: node.plane_format for node in nodes if node.stock is None}
     occurring |= {t.values[0]: t.plane_format for t in vocabulary_pass.tables if t.plane_format is not None}
     if options.fallback != "none" and occurring:
         _add_fallback(model, occurring, options)
     return ExportGraph(model, tuple(nodes), tuple(vocabulary_pass.tables), pack_pass.joined, tables_pass.length, exact)
+
+
+def _hadamard_kind(options: ExportOptions) -> HadamardKind:
+    """CUDA devices and hosts that take no custom operator have standard operators in place of SignedHadamard."""
+    if options.target == "cuda" or options.op == "matmulnbits":
+        return "nodes"
+    return "none" if options.fallback == "none" else "function"
 
 
 def _table_form(options: ExportOptions) -> TableForm:
