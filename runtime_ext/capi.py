@@ -1,4 +1,4 @@
-"""The library's plain C interface from Python: one prepared weight, products without ONNX Runtime.
+"""The library's plain C interface from Python: one prepared weight, and the operators without ONNX Runtime.
 
 For tests, benchmarks and experiments; `src/capi/dualbinary.h` documents the functions underneath.
 """
@@ -16,7 +16,7 @@ from dualbinary.contract.schema import OP
 from dualbinary.errors import InputError
 from runtime_ext.library import library_path, load
 
-__all__ = ["TYPES", "Spec", "Weight", "outputs_and_planes"]
+__all__ = ["TYPES", "Spec", "Weight", "outputs_and_planes", "signed_hadamard"]
 
 # The last two are for scales alone.
 TYPES = {np.dtype(np.float32): 0, np.dtype(np.float16): 1, np.dtype(np.uint8): 2, BFLOAT16: 3}
@@ -48,6 +48,12 @@ class Spec(ctypes.Structure):
         ),
         ("scale_type", ctypes.c_int32),
     ]
+
+
+class Hadamard(ctypes.Structure):
+    """dualbinary_hadamard of src/capi/dualbinary.h."""
+
+    _fields_ = [(name, ctypes.c_int64) for name in ("K", "block_size", "inverse")]
 
 
 class Weight:
@@ -145,6 +151,45 @@ class Weight:
         self.close()
 
 
+def signed_hadamard(
+    x: npt.NDArray[np.floating],
+    signs: npt.NDArray[np.int8],
+    block_size: int,
+    inverse: int = 0,
+    *,
+    out: npt.NDArray[np.floating] | None = None,
+    kernel: str | None = None,
+    parallel: ParallelFor | None = None,
+) -> npt.NDArray[np.floating]:
+    """Return Y [M, K] for X [M, K], both float32 or both float16, and signs [K]; into `out` where it is given.
+
+    `kernel` is a name from describe()["hadamard_kernels"], or None for the best; all give the same bits. Raises
+    InputError where the library refuses something.
+    """
+    x, signs = np.ascontiguousarray(x), np.ascontiguousarray(signs)
+    y = np.empty_like(x) if out is None else out
+    if x.ndim != 2 or signs.shape != x.shape[1:] or signs.dtype != np.int8:
+        raise InputError(
+            f"expected x [M, K] and int8 signs [K], got {list(x.shape)}, {signs.dtype} {list(signs.shape)}"
+        )
+    if y.shape != x.shape or y.dtype != x.dtype or not y.flags.c_contiguous:
+        raise InputError("out must be contiguous, of the shape and type of x")
+    _check(
+        _typed_library().dualbinary_signed_hadamard(
+            ctypes.byref(Hadamard(x.shape[1], block_size, inverse)),
+            signs.ctypes.data,
+            None if kernel is None else kernel.encode(),
+            x.ctypes.data,
+            TYPES.get(x.dtype, -1),
+            len(x),
+            y.ctypes.data,
+            _PARALLEL_FOR() if parallel is None else _as_callback(parallel),
+            None,
+        )
+    )
+    return y
+
+
 def outputs_and_planes(planes: np.ndarray, scales: np.ndarray, layout: int, group_size: int) -> tuple[int, int]:
     """N, and P where the shape of `planes` says it: in a layout of blocks only its user knows it."""
     if layout == OP.layout_named("codes").number:
@@ -170,6 +215,13 @@ def _typed_library() -> ctypes.CDLL:
         "multiply": (
             ctypes.c_char_p,
             [pointer, pointer, ctypes.c_int32, ctypes.c_int64, pointer, _PARALLEL_FOR, pointer],
+        ),
+        "signed_hadamard": (
+            ctypes.c_char_p,
+            [
+                *(pointer, pointer, ctypes.c_char_p, pointer, ctypes.c_int32),
+                *(ctypes.c_int64, pointer, _PARALLEL_FOR, pointer),
+            ],
         ),
     }
     for name, (result, arguments) in signatures.items():

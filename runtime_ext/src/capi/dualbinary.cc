@@ -8,6 +8,7 @@
 #include "contract.h"
 #include "core/describe.h"
 #include "core/dispatch.h"
+#include "core/hadamard.h"
 #include "core/matmul.h"
 #include "core/weight.h"
 
@@ -32,6 +33,11 @@ Element element(const char* name, std::int32_t type) {
   require(type == DUALBINARY_FLOAT32 || type == DUALBINARY_FLOAT16,
           std::string(name) + ": expected type 0 (float32) or 1 (float16), got " + std::to_string(type));
   return static_cast<Element>(type);
+}
+
+void require_rows(std::int64_t rows, const void* x, const void* y) {
+  require(rows >= 0, "rows: expected 0 or more, got " + std::to_string(rows));
+  require(rows == 0 || (x != nullptr && y != nullptr), "x or y is NULL");
 }
 
 std::unique_ptr<dualbinary_weight> create(const dualbinary_spec& s, const void* planes, std::size_t planes_bytes,
@@ -81,8 +87,22 @@ const char* dualbinary_multiply(const dualbinary_weight* weight, const void* x, 
                                 dualbinary_parallel_for parallel_for, void* pool) {
   return guarded([&] {
     require(weight != nullptr, "weight is NULL");
-    require(rows >= 0, "rows: expected 0 or more, got " + std::to_string(rows));
-    require(rows == 0 || (x != nullptr && y != nullptr), "x or y is NULL");
+    require_rows(rows, x, y);
     dualbinary::multiply(weight->weight, {x, element("type", type)}, rows, y, {parallel_for, pool});
+  });
+}
+
+const char* dualbinary_signed_hadamard(const dualbinary_hadamard* hadamard, const int8_t* signs, const char* kernel,
+                                       const void* x, int32_t type, int64_t rows, void* y,
+                                       dualbinary_parallel_for parallel_for, void* pool) {
+  return guarded([&] {
+    require(hadamard != nullptr && signs != nullptr, "hadamard or signs is NULL");
+    const dualbinary::Hadamard checked{hadamard->K, hadamard->block_size, hadamard->inverse};
+    dualbinary::check_inputs(checked);
+    dualbinary::check_signs(checked, signs);
+    require_rows(rows, x, y);
+    dualbinary::signed_hadamard(
+        kernel == nullptr ? dualbinary::choose_hadamard_kernel() : dualbinary::hadamard_kernel_named(kernel), checked,
+        signs, {x, element("type", type)}, rows, y, {parallel_for, pool});
   });
 }

@@ -1,4 +1,4 @@
-/* Plain C interface to the kernels of DualBinaryMatMul, for other runtimes, tests and benchmarks. That of the kernels
+/* Plain C interface to the kernels of the operators, for other runtimes, tests and benchmarks. That of the kernels
  * for CUDA devices is dualbinary_cuda.h.
  *
  *   Y[m,n] = sum over groups g of ( sum over planes p of scales[p,n,g] * sum over k in g of planes[p,n,k] * X[m,k] )
@@ -98,6 +98,20 @@ DUALBINARY_API size_t dualbinary_weight_bytes(const dualbinary_weight* weight);
  * may be NULL: then the calling thread does everything. Several threads may use one weight at once. */
 DUALBINARY_API const char* dualbinary_multiply(const dualbinary_weight* weight, const void* x, int32_t type,
                                                int64_t rows, void* y, dualbinary_parallel_for parallel_for, void* pool);
+
+/* The transform of SignedHadamard over rows of K inputs. */
+typedef struct {
+  int64_t K;
+  int64_t block_size; /* a power of two from 2 to 32768 that divides K */
+  int64_t inverse;    /* 0: signs, then the transform; 1: the transform, then signs */
+} dualbinary_hadamard;
+
+/* y [rows, K] = the transform of x [rows, K]; both are of `type`, float32 or float16. `signs` [K] are 1 or -1. `kernel`
+ * is a name from hadamard_kernels of dualbinary_describe, or NULL for the best; all give the same bits. The rest is as
+ * in dualbinary_multiply. */
+DUALBINARY_API const char* dualbinary_signed_hadamard(const dualbinary_hadamard* hadamard, const int8_t* signs,
+                                                      const char* kernel, const void* x, int32_t type, int64_t rows,
+                                                      void* y, dualbinary_parallel_for parallel_for, void* pool);
 
 #ifdef __cplusplus
 }

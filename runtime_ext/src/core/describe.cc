@@ -32,6 +32,12 @@ std::string kernel_json(const MatMulKernel* kernel) {
                        {"available", json::boolean(runs_here(*kernel))}});
 }
 
+std::string hadamard_json(const HadamardKernel* kernel) {
+  return json::object({{"name", quoted(kernel->name)},
+                       {"isa", quoted(isa_name(kernel->isa))},
+                       {"available", json::boolean(runs_here(*kernel))}});
+}
+
 }  // namespace
 
 const char* version() { return DUALBINARY_VERSION; }
@@ -45,6 +51,7 @@ std::string describe() {
        {"cpu_features", json::array(cpu_features(), quoted)},
        {"forced_isa", forced == nullptr || *forced == '\0' ? "null" : quoted(forced)},
        {"kernels", json::array(inventory(), kernel_json)},
+       {"hadamard_kernels", json::array(hadamard_inventory(), hadamard_json)},
        {"layouts", json::array(readable_layouts(), [](std::int64_t layout) { return quoted(layout_name(layout)); })},
        {"chosen", json::object({{"0", chosen_json(contract::kAttrAccuracyLevel0)},
                                 {"4", chosen_json(contract::kAttrAccuracyLevel4)}})},

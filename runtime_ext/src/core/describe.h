@@ -15,6 +15,7 @@ const char* version();
 //   kernels           the inventory, fastest first: name, isa, accuracy_level, free_levels and even_levels (which it
 //                     serves), packed_as (the kernel whose calls of many rows it takes, or null), layout (the stored
 //                     layout that it takes as it is), available
+//   hadamard_kernels  those of SignedHadamard, fastest first: name, isa, available
 //   layouts           stored layouts that can be read here
 //   chosen            accuracy_level -> name of the kernel that a new weight gets
 //   packed            packed weights in use: copies, which equal weights share, and bytes

@@ -18,7 +18,11 @@ namespace {
 constexpr std::array kInventory = {
 #include "kernels/kernels.inc"
 };
-#undef DUALBINARY_KERNEL
+
+#define DUALBINARY_HADAMARD(symbol) &(symbol),
+constexpr std::array kHadamards = {
+#include "kernels/kernels.inc"
+};
 
 // The value of DUALBINARY_ISA; empty where it is not set.
 std::string_view forced_isa() {
@@ -64,11 +68,11 @@ bool reads(const MatMulKernel& kernel, std::int64_t layout) {
 }
 
 // The names of what runs here, by `name_of`, without repetition.
-template <class NameOf>
-std::string available(NameOf name_of) {
+template <class Inventory, class NameOf>
+std::string available(const Inventory& kernels, NameOf name_of) {
   std::string list;
   std::string last;
-  for (const MatMulKernel* kernel : kInventory) {
+  for (const auto* kernel : kernels) {
     const std::string name = name_of(*kernel);
     if (!runs_here(*kernel) || name == last) continue;
     list += (list.empty() ? "" : ", ") + name;
@@ -77,26 +81,43 @@ std::string available(NameOf name_of) {
   return list;
 }
 
-const char* name_of_isa(const MatMulKernel& kernel) { return isa_name(kernel.isa); }
-const char* name_of_kernel(const MatMulKernel& kernel) { return kernel.name; }
+// The kernel of that name. Throws where there is none, or it does not run here.
+template <class Inventory>
+const auto& named(const Inventory& kernels, std::string_view name) {
+  const auto known = [&] { return available(kernels, [](const auto& kernel) { return kernel.name; }); };
+  for (const auto* kernel : kernels) {
+    if (name != kernel->name) continue;
+    if (runs_here(*kernel)) return *kernel;
+    throw std::invalid_argument("kernel " + std::string(name) + " needs a CPU with " + isa_name(kernel->isa) +
+                                "; available here: " + known());
+  }
+  throw std::invalid_argument("kernel '" + std::string(name) + "' is unknown; available: " + known());
+}
 
-}  // namespace
-
-std::span<const MatMulKernel* const> inventory() { return kInventory; }
-
-bool runs_here(const MatMulKernel& kernel) { return cpu_has(kernel.isa); }
-
-const MatMulKernel& choose_kernel(const Spec& spec) {
+// The value of DUALBINARY_ISA. Throws where it names an instruction set that no kernel here has.
+std::string_view checked_isa() {
   const std::string_view forced = forced_isa();
   const bool there =
       forced.empty() || std::any_of(kInventory.begin(), kInventory.end(), [&](const MatMulKernel* kernel) {
         return runs_here(*kernel) && forced == isa_name(kernel->isa);
       });
-  if (!there) {
-    throw std::invalid_argument(std::string(kIsaVariable) + "=" + std::string(forced) +
-                                ": this machine and build have no such kernels; available: " + available(name_of_isa) +
-                                ". Unset it to take the fastest.");
-  }
+  if (there) return forced;
+  const auto isa = [](const MatMulKernel& kernel) { return isa_name(kernel.isa); };
+  throw std::invalid_argument(std::string(kIsaVariable) + "=" + std::string(forced) +
+                              ": this machine and build have no such kernels; available: " +
+                              available(kInventory, isa) + ". Unset it to take the fastest.");
+}
+
+}  // namespace
+
+std::span<const MatMulKernel* const> inventory() { return kInventory; }
+std::span<const HadamardKernel* const> hadamard_inventory() { return kHadamards; }
+
+bool runs_here(const MatMulKernel& kernel) { return cpu_has(kernel.isa); }
+bool runs_here(const HadamardKernel& kernel) { return cpu_has(kernel.isa); }
+
+const MatMulKernel& choose_kernel(const Spec& spec) {
+  const std::string_view forced = checked_isa();
   for (const MatMulKernel* kernel : kInventory) {
     const bool wanted = kernel->packed_as == nullptr && allows(forced, kernel->isa) && reads(*kernel, spec.layout);
     const bool serves = serves_accuracy(*kernel, spec) && serves_levels(*kernel, spec);
@@ -126,29 +147,32 @@ const MatMulKernel* many_rows_kernel(const MatMulKernel& kernel, const Spec& spe
 }
 
 const MatMulKernel& kernel_named(std::string_view name, const Spec& spec) {
-  for (const MatMulKernel* kernel : kInventory) {
-    if (name != kernel->name) continue;
-    if (!runs_here(*kernel)) {
-      throw std::invalid_argument("kernel " + std::string(name) + " needs a CPU with " + isa_name(kernel->isa) +
-                                  "; available here: " + available(name_of_kernel));
-    }
-    if (!serves_accuracy(*kernel, spec)) {
-      throw std::invalid_argument("kernel " + std::string(name) + " serves accuracy_level " +
-                                  std::to_string(kernel->accuracy_level) + " and up, asked for " +
-                                  std::to_string(spec.accuracy_level));
-    }
-    if (!serves_levels(*kernel, spec)) {
-      const bool even = spec.levels == kEvenLevels;
-      throw std::invalid_argument("kernel " + std::string(name) + " serves " + (even ? "free" : "even") +
-                                  " levels alone, asked for " + (even ? "even" : "free") + " ones");
-    }
-    if (!reads(*kernel, spec.layout)) {
-      throw std::invalid_argument("kernel " + std::string(name) + " reads the layouts plain, codes and " +
-                                  layout_name(kernel->layout) + ", got " + layout_name(spec.layout));
-    }
-    return *kernel;
+  const MatMulKernel& kernel = named(kInventory, name);
+  if (!serves_accuracy(kernel, spec)) {
+    throw std::invalid_argument("kernel " + std::string(name) + " serves accuracy_level " +
+                                std::to_string(kernel.accuracy_level) + " and up, asked for " +
+                                std::to_string(spec.accuracy_level));
   }
-  throw std::invalid_argument("kernel '" + std::string(name) + "' is unknown; available: " + available(name_of_kernel));
+  if (!serves_levels(kernel, spec)) {
+    const bool even = spec.levels == kEvenLevels;
+    throw std::invalid_argument("kernel " + std::string(name) + " serves " + (even ? "free" : "even") +
+                                " levels alone, asked for " + (even ? "even" : "free") + " ones");
+  }
+  if (!reads(kernel, spec.layout)) {
+    throw std::invalid_argument("kernel " + std::string(name) + " reads the layouts plain, codes and " +
+                                layout_name(kernel.layout) + ", got " + layout_name(spec.layout));
+  }
+  return kernel;
 }
+
+const HadamardKernel& choose_hadamard_kernel() {
+  const std::string_view forced = checked_isa();
+  // Every instruction set of the product has one.
+  return **std::find_if(kHadamards.begin(), kHadamards.end(), [&](const HadamardKernel* kernel) {
+    return runs_here(*kernel) && allows(forced, kernel->isa);
+  });
+}
+
+const HadamardKernel& hadamard_kernel_named(std::string_view name) { return named(kHadamards, name); }
 
 }  // namespace dualbinary

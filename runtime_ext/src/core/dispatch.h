@@ -6,6 +6,7 @@
 #include <string_view>
 #include <vector>
 
+#include "kernels/hadamard.h"
 #include "kernels/kernel.h"
 
 namespace dualbinary {
@@ -16,8 +17,12 @@ inline constexpr char kIsaVariable[] = "DUALBINARY_ISA";
 // All kernels in this build, fastest first.
 std::span<const MatMulKernel* const> inventory();
 
+// The same of SignedHadamard.
+std::span<const HadamardKernel* const> hadamard_inventory();
+
 // True if this machine can run the kernel.
 bool runs_here(const MatMulKernel& kernel);
+bool runs_here(const HadamardKernel& kernel);
 
 // The fastest kernel that runs here, keeps the promise of the spec's accuracy_level, serves its levels, reads its
 // layout and has the ISA that DUALBINARY_ISA names, if it is set. Throws where that ISA is unknown, not in this build,
@@ -35,5 +40,9 @@ const MatMulKernel* many_rows_kernel(const MatMulKernel& kernel, const Spec& spe
 // The kernel of that name. Throws where there is none, it does not run here, its results are too coarse for the spec's
 // accuracy_level, or it does not serve its levels or read its layout.
 const MatMulKernel& kernel_named(std::string_view name, const Spec& spec);
+
+// The same of SignedHadamard, whose kernels serve every transform.
+const HadamardKernel& choose_hadamard_kernel();
+const HadamardKernel& hadamard_kernel_named(std::string_view name);
 
 }  // namespace dualbinary

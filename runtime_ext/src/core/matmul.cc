@@ -4,13 +4,11 @@
 
 #include <algorithm>
 #include <array>
-#include <bit>
-#include <exception>
-#include <mutex>
 #include <vector>
 
 #include "contract.h"
 #include "core/memory.h"
+#include "core/parallel.h"
 #include "kernels/exact.h"
 
 namespace dualbinary {
@@ -28,42 +26,7 @@ constexpr std::int64_t kRowsAtOnce = 4;
 constexpr std::int64_t kMinExactBits = 1 << 13;
 constexpr std::int64_t kMinInputs = 1 << 14;
 
-// Tasks of one loop, at most. The host does not say how many threads it has; this balances 16 and costs 4 us at worst.
-constexpr std::int64_t kMaxTasks = 64;
-
 std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
-
-// Splits [0, items) into runs of equal length, about `tasks` of them, and calls body(begin, end) for each, in parallel
-// where there is more than one. An exception in a body reaches the caller after the loop: it must not cross the host's
-// frames.
-template <class Body>
-void for_runs(std::int64_t items, std::int64_t tasks, const ParallelFor& parallel, const Body& body) {
-  // A power of two, so that 2, 4 or 8 threads get equal shares: of 7 tasks one of two threads would wait for the
-  // fourth.
-  tasks = static_cast<std::int64_t>(
-      std::bit_ceil(static_cast<std::uint64_t>(std::clamp<std::int64_t>(tasks, 1, kMaxTasks))));
-  tasks = std::min(items, tasks);
-  if (tasks <= 1 || parallel.run == nullptr) return body(std::int64_t{0}, items);
-  struct Loop {
-    const Body& body;
-    std::int64_t items;
-    std::int64_t tasks;
-    std::mutex mutex;
-    std::exception_ptr failure;
-  } loop{body, items, tasks, {}, {}};
-  const auto task = [](void* data, std::size_t index) {
-    auto& l = *static_cast<Loop*>(data);
-    const auto i = static_cast<std::int64_t>(index);
-    try {
-      l.body(l.items * i / l.tasks, l.items * (i + 1) / l.tasks);
-    } catch (...) {
-      const std::lock_guard lock(l.mutex);
-      l.failure = std::current_exception();
-    }
-  };
-  parallel.run(parallel.pool, task, &loop, static_cast<std::size_t>(tasks));
-  if (loop.failure) std::rethrow_exception(loop.failure);
-}
 
 // One tile of rows of X and the same rows of Y.
 struct Tile {

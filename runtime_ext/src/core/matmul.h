@@ -4,17 +4,11 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "core/parallel.h"
 #include "core/weight.h"
 #include "kernels/kernel.h"
 
 namespace dualbinary {
-
-// A parallel loop of the host: runs task(data, i) for every i in [0, count), in any order, and returns when all are
-// done. Without `run` the loop runs on the calling thread.
-struct ParallelFor {
-  void (*run)(void* pool, void (*task)(void* data, std::size_t index), void* data, std::size_t count) = nullptr;
-  void* pool = nullptr;
-};
 
 // Y [rows, N] of x.type = X [rows, K] times the weight. `y` must not overlap anything else. Safe to call from several
 // threads at once. Results do not depend on the number of threads. Throws std::bad_alloc, and std::invalid_argument

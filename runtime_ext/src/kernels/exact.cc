@@ -69,23 +69,9 @@ std::uint16_t double_to_f16(double value) {
   return static_cast<std::uint16_t>(sign | bits);
 }
 
-double load(const void* data, Element type, std::int64_t index) {
-  if (type == Element::kFloat32) return static_cast<const float*>(data)[index];
-  const std::uint16_t bits = static_cast<const std::uint16_t*>(data)[index];
-  return type == Element::kBFloat16 ? std::bit_cast<float>(std::uint32_t{bits} << 16) : f16_to_double(bits);
-}
-
-void store(void* data, Element type, std::int64_t index, double value) {
-  if (type == Element::kFloat32) {
-    static_cast<float*>(data)[index] = static_cast<float>(value);
-  } else {
-    static_cast<std::uint16_t*>(data)[index] = double_to_f16(value);
-  }
-}
-
 double load_scale(const Shape& shape, const void* scales, std::int64_t c, std::int64_t n, std::int64_t g) {
   const std::int64_t row = c * shape.scale_outputs + (shape.scale_outputs == 1 ? 0 : n);
-  if (shape.scale_type != Element::kCode8) return load(scales, shape.scale_type, row * shape.groups + g);
+  if (shape.scale_type != Element::kCode8) return load_element(scales, shape.scale_type, row * shape.groups + g);
   const std::uint8_t* bytes = static_cast<const std::uint8_t*>(scales) + row * (kFactorBytes + shape.groups);
   const double factor = f16_to_double(static_cast<std::uint16_t>(bytes[0] | bytes[1] << 8));
   return factor * static_cast<double>(bytes[kFactorBytes + g] - kCodeZero) / static_cast<double>(kCodeUnit);
@@ -140,14 +126,28 @@ double exact_output(const Shape& shape, const Stored& stored, const double* x, s
 
 }  // namespace
 
+double load_element(const void* data, Element type, std::int64_t index) {
+  if (type == Element::kFloat32) return static_cast<const float*>(data)[index];
+  const std::uint16_t bits = static_cast<const std::uint16_t*>(data)[index];
+  return type == Element::kBFloat16 ? std::bit_cast<float>(std::uint32_t{bits} << 16) : f16_to_double(bits);
+}
+
+void store_element(void* data, Element type, std::int64_t index, double value) {
+  if (type == Element::kFloat32) {
+    static_cast<float*>(data)[index] = static_cast<float>(value);
+  } else {
+    static_cast<std::uint16_t*>(data)[index] = double_to_f16(value);
+  }
+}
+
 void exact_multiply(const Shape& shape, const Stored& stored, const double* x_row, void* y_row, Element y_type,
                     std::int64_t n_begin, std::int64_t n_end) {
-  for (std::int64_t n = n_begin; n < n_end; ++n) store(y_row, y_type, n, exact_output(shape, stored, x_row, n));
+  for (std::int64_t n = n_begin; n < n_end; ++n) store_element(y_row, y_type, n, exact_output(shape, stored, x_row, n));
 }
 
 void exact_load_row(const Shape& shape, const Activations& x, std::int64_t row, double* out) {
   const std::int64_t padded = shape.groups * shape.group_size;
-  for (std::int64_t k = 0; k < shape.K; ++k) out[k] = load(x.data, x.type, row * shape.K + k);
+  for (std::int64_t k = 0; k < shape.K; ++k) out[k] = load_element(x.data, x.type, row * shape.K + k);
   std::fill(out + shape.K, out + padded, 0.0);
 }
 

@@ -15,6 +15,10 @@ namespace dualbinary {
 void exact_multiply(const Shape& shape, const Stored& stored, const double* x_row, void* y_row, Element y_type,
                     std::int64_t n_begin, std::int64_t n_end);
 
+// Element `index` of float32, float16 or bfloat16 values, exactly; and the nearest float32 or float16 in its place.
+double load_element(const void* data, Element type, std::int64_t index);
+void store_element(void* data, Element type, std::int64_t index, double value);
+
 // Row `row` of X as [Kp] in float64, zero beyond K.
 void exact_load_row(const Shape& shape, const Activations& x, std::int64_t row, double* out);
 

@@ -1,12 +1,13 @@
 // Declarations of the kernels of the inventory.
 #pragma once
 
+#include "kernels/hadamard.h"
 #include "kernels/kernel.h"
 
 namespace dualbinary {
 
 #define DUALBINARY_KERNEL(symbol) extern const MatMulKernel symbol;
+#define DUALBINARY_HADAMARD(symbol) extern const HadamardKernel symbol;
 #include "kernels/kernels.inc"
-#undef DUALBINARY_KERNEL
 
 }  // namespace dualbinary

@@ -7,22 +7,10 @@
 #include "core/matmul.h"
 #include "core/weight.h"
 #include "ort/custom_op.h"
-#include "ort/status.h"
+#include "ort/host_pool.h"
 
 namespace dualbinary {
 namespace {
-
-// ONNX Runtime's intra-op pool as a ParallelFor.
-struct HostPool {
-  const OrtApi& api;
-  const OrtKernelContext* context;
-
-  static void run(void* pool, void (*task)(void*, std::size_t), void* data, std::size_t count) {
-    const auto& host = *static_cast<HostPool*>(pool);
-    // 0 batches: every index is a task by itself.
-    check(host.api, host.api.KernelContext_ParallelFor(host.context, task, count, 0, data));
-  }
-};
 
 class CpuNodeKernel : public NodeKernel {
  public:
@@ -31,7 +19,7 @@ class CpuNodeKernel : public NodeKernel {
 
   void multiply(const Call& call) const override {
     HostPool pool{call.api, call.context};
-    dualbinary::multiply(weight_, call.x, call.rows, call.y, {HostPool::run, &pool});
+    dualbinary::multiply(weight_, call.x, call.rows, call.y, pool.loop());
   }
 
  private:

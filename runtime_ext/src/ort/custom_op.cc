@@ -2,13 +2,13 @@
 
 #include <functional>
 #include <numeric>
-#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "contract.h"
 #include "ort/node.h"
+#include "ort/node_reader.h"
 #include "ort/status.h"
 
 namespace dualbinary {
@@ -26,64 +26,6 @@ struct CustomOp : OrtCustomOp {
 
 const CustomOp& self(const OrtCustomOp* op) { return *static_cast<const CustomOp*>(op); }
 
-[[noreturn]] void refuse_type(const char* name) {
-  throw std::invalid_argument(std::string("attribute ") + name + ": expected an integer, got another type");
-}
-
-class KernelAttributes : public AttributeReader {
- public:
-  KernelAttributes(const OrtApi& api, const OrtKernelInfo* info) : api_(api), info_(info) {}
-  std::optional<std::int64_t> read(const char* name) const override {
-    std::int64_t value = 0;
-    if (succeeds(api_.KernelInfoGetAttribute_int64(info_, name, &value))) return value;
-    if (has_other_type(name)) refuse_type(name);
-    return std::nullopt;
-  }
-
- private:
-  // The API answers alike for an absent attribute and for one of another type; only asking for the others tells. A
-  // default must not take the place of a value that the model does give.
-  bool has_other_type(const char* name) const {
-    float number = 0;
-    std::size_t size = 0;
-    return succeeds(api_.KernelInfoGetAttribute_float(info_, name, &number)) ||
-           succeeds(api_.KernelInfoGetAttribute_string(info_, name, nullptr, &size)) ||
-           succeeds(api_.KernelInfoGetAttributeArray_int64(info_, name, nullptr, &size)) ||
-           succeeds(api_.KernelInfoGetAttributeArray_float(info_, name, nullptr, &size));
-  }
-
-  bool succeeds(OrtStatus* status) const {
-    if (status == nullptr) return true;
-    api_.ReleaseStatus(status);
-    return false;
-  }
-
-  const OrtApi& api_;
-  const OrtKernelInfo* info_;
-};
-
-class InferenceAttributes : public AttributeReader {
- public:
-  InferenceAttributes(const OrtApi& api, const OrtShapeInferContext* context) : api_(api), context_(context) {}
-  std::optional<std::int64_t> read(const char* name) const override {
-    const OrtOpAttr* attribute = nullptr;
-    if (OrtStatus* absent = api_.ShapeInferContext_GetAttribute(context_, name, &attribute)) {
-      api_.ReleaseStatus(absent);
-      return std::nullopt;
-    }
-    std::int64_t value = 0;
-    std::size_t size = 0;
-    OrtStatus* status = api_.ReadOpAttr(attribute, ORT_OP_ATTR_INT, &value, sizeof(value), &size);
-    if (status == nullptr) return value;
-    api_.ReleaseStatus(status);
-    refuse_type(name);
-  }
-
- private:
-  const OrtApi& api_;
-  const OrtShapeInferContext* context_;
-};
-
 // Object that ONNX Runtime holds for one node of one session.
 struct Instance {
   const OrtApi& api;
@@ -91,33 +33,6 @@ struct Instance {
   Shape shape;
   std::unique_ptr<NodeKernel> kernel;
 };
-
-std::string node_prefix(const OrtApi& api, const OrtKernelInfo* info) {
-  std::size_t size = 0;
-  std::string name;
-  check(api, api.KernelInfo_GetNodeName(info, nullptr, &size));
-  name.resize(size);
-  check(api, api.KernelInfo_GetNodeName(info, name.data(), &size));
-  while (!name.empty() && name.back() == '\0') name.pop_back();
-  return std::string(contract::kOpName) + " node '" + name + "': ";
-}
-
-const OrtValue* constant_input(const OrtApi& api, const OrtKernelInfo* info, int index, const char* name) {
-  int is_constant = 0;
-  const OrtValue* value = nullptr;
-  check(api, api.KernelInfoGetConstantInput_tensor(info, static_cast<std::size_t>(index), &is_constant, &value));
-  if (is_constant == 0 || value == nullptr) {
-    throw std::invalid_argument(std::string(name) + ": must be a constant initializer of the model");
-  }
-  return value;
-}
-
-const void* tensor_data(const OrtApi& api, const OrtValue* value) {
-  void* data = nullptr;
-  // The C API has no read-only access; constants are not written to.
-  check(api, api.GetTensorMutableData(const_cast<OrtValue*>(value), &data));
-  return data;
-}
 
 std::unique_ptr<Instance> create(const CustomOp& op, const OrtKernelInfo* info, std::string where) {
   const OrtApi& api = *op.api;
@@ -134,7 +49,7 @@ std::unique_ptr<Instance> create(const CustomOp& op, const OrtKernelInfo* info, 
 OrtStatus* ORT_API_CALL create_kernel(const OrtCustomOp* op, const OrtApi* runtime_api, const OrtKernelInfo* info,
                                       void** kernel) noexcept {
   std::string where;
-  OrtStatus* status = guarded(*runtime_api, "", [&] { where = node_prefix(*runtime_api, info); });
+  OrtStatus* status = guarded(*runtime_api, "", [&] { where = node_prefix(*runtime_api, info, contract::kOpName); });
   if (status != nullptr) return status;
   return guarded(*runtime_api, where, [&] { *kernel = create(self(op), info, where).release(); });
 }
@@ -163,12 +78,6 @@ OrtStatus* ORT_API_CALL compute(void* kernel, OrtKernelContext* context) noexcep
   return guarded(instance.api, instance.where, [&] { compute_output(instance, context); });
 }
 
-TensorInfo inferred_info(const OrtApi& api, const OrtShapeInferContext* context, int index,
-                         OrtTensorTypeAndShapeInfo** info) {
-  check(api, api.ShapeInferContext_GetInputTypeShape(context, static_cast<std::size_t>(index), info));
-  return read_info(api, *info);
-}
-
 // Y has the type and dimensions of X, symbols included, but for the last, which is N.
 void infer_output(const OrtApi& api, OrtShapeInferContext* context) {
   const Spec spec = read_attributes(InferenceAttributes(api, context));
@@ -177,17 +86,8 @@ void infer_output(const OrtApi& api, OrtShapeInferContext* context) {
   const TensorInfo scales = inferred_info(api, context, contract::kInputScales, &info);
   TensorInfo x = inferred_info(api, context, contract::kInputX, &info);
   check_inputs(spec, x, planes, scales);
-  std::vector<const char*> symbols(x.dims.size());
-  check(api, api.GetSymbolicDimensions(info, symbols.data(), symbols.size()));
   x.dims.back() = spec.N;
-  symbols.back() = "";
-  OrtTensorTypeAndShapeInfo* y = nullptr;
-  check(api, api.CreateTensorTypeAndShapeInfo(&y));
-  const Owned<OrtTensorTypeAndShapeInfo> owner(y, api.ReleaseTensorTypeAndShapeInfo);
-  check(api, api.SetTensorElementType(y, x.type));
-  check(api, api.SetDimensions(y, x.dims.data(), x.dims.size()));
-  check(api, api.SetSymbolicDimensions(y, symbols.data(), symbols.size()));
-  check(api, api.ShapeInferContext_SetOutputTypeShape(context, 0, y));
+  infer_output_like(api, context, info, x);
 }
 
 OrtStatus* ORT_API_CALL infer(const OrtCustomOp* op, OrtShapeInferContext* context) noexcept {

@@ -79,30 +79,7 @@ Element scale_element_of(ONNXTensorElementDataType type) {
   }
 }
 
-std::int64_t required(const AttributeReader& reader, const char* name) {
-  const auto value = reader.read(name);
-  if (!value) throw std::invalid_argument(std::string("attribute ") + name + " is missing; expected an integer");
-  return *value;
-}
-
 }  // namespace
-
-TensorInfo read_info(const OrtApi& api, const OrtTensorTypeAndShapeInfo* info) {
-  TensorInfo result{ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED, {}};
-  std::size_t rank = 0;
-  check(api, api.GetTensorElementType(info, &result.type));
-  check(api, api.GetDimensionsCount(info, &rank));
-  result.dims.resize(rank);
-  check(api, api.GetDimensions(info, result.dims.data(), rank));
-  return result;
-}
-
-TensorInfo read_info(const OrtApi& api, const OrtValue* value) {
-  OrtTensorTypeAndShapeInfo* info = nullptr;
-  check(api, api.GetTensorTypeAndShape(value, &info));
-  const Owned<OrtTensorTypeAndShapeInfo> owner(info, api.ReleaseTensorTypeAndShapeInfo);
-  return read_info(api, info);
-}
 
 Element element_of(const char* name, ONNXTensorElementDataType type) {
   if (type == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT) return Element::kFloat32;
@@ -115,9 +92,9 @@ Element element_of(const char* name, ONNXTensorElementDataType type) {
 Spec read_attributes(const AttributeReader& reader) {
   using namespace contract;
   Spec spec{};
-  spec.K = required(reader, kAttrK);
-  spec.N = required(reader, kAttrN);
-  spec.group_size = required(reader, kAttrGroupSize);
+  spec.K = reader.required(kAttrK);
+  spec.N = reader.required(kAttrN);
+  spec.group_size = reader.required(kAttrGroupSize);
   spec.layout = reader.read(kAttrLayout).value_or(kAttrLayoutDefault);
   spec.accuracy_level = reader.read(kAttrAccuracyLevel).value_or(kAttrAccuracyLevelDefault);
   spec.levels = reader.read(kAttrLevels).value_or(kAttrLevelsDefault);

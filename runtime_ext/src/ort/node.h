@@ -7,27 +7,12 @@
 
 #include "core/spec.h"
 #include "onnxruntime_c_api.h"
+#include "ort/node_reader.h"
 
 namespace dualbinary {
 
-// Type and dimensions of a tensor; -1 stands for a dimension that is not known.
-struct TensorInfo {
-  ONNXTensorElementDataType type;
-  std::vector<std::int64_t> dims;
-};
-
-TensorInfo read_info(const OrtApi& api, const OrtTensorTypeAndShapeInfo* info);
-TensorInfo read_info(const OrtApi& api, const OrtValue* value);
-
 // float32, float16 or bfloat16; throws std::invalid_argument, naming `name`, for anything else.
 Element element_of(const char* name, ONNXTensorElementDataType type);
-
-// An integer attribute of the node, or nothing where the node does not have it.
-class AttributeReader {
- public:
-  virtual ~AttributeReader() = default;
-  virtual std::optional<std::int64_t> read(const char* name) const = 0;
-};
 
 // The attributes, defaults filled in and checked; the rest is zero.
 Spec read_attributes(const AttributeReader& reader);

@@ -39,6 +39,9 @@ struct F32x16 {
   static F32x16 add(F32x16 x, F32x16 y) {
     return each([&](int i) { return vaddq_f32(x.q[i], y.q[i]); });
   }
+  static F32x16 subtract(F32x16 x, F32x16 y) {
+    return each([&](int i) { return vsubq_f32(x.q[i], y.q[i]); });
+  }
   static F32x16 max(F32x16 x, F32x16 y) {
     return each([&](int i) { return vmaxq_f32(x.q[i], y.q[i]); });
   }
@@ -63,6 +66,25 @@ struct F32x16 {
   // Every lane becomes the sum of its aligned quad: lanes 4i..4i+3.
   F32x16 sum_quads() const {
     return each([&](int i) { return vdupq_n_f32(sum_quad(q[i])); });
+  }
+  // Lanes that are kApart apart, 1, 2, 4 or 8, become their sum, in the lower one, and their difference. Exact products
+  // with 1 and -1 leave one rounding.
+  template <int kApart>
+  F32x16 butterfly() const {
+    if constexpr (kApart >= 4) {
+      constexpr int kQuarters = kApart / 4;
+      return each([&](int i) {
+        const float32x4_t other = q[i ^ kQuarters];
+        return (i & kQuarters) == 0 ? vaddq_f32(q[i], other) : vsubq_f32(other, q[i]);
+      });
+    } else {
+      const float values[4] = {1, kApart == 1 ? -1.F : 1.F, kApart == 2 ? -1.F : 1.F, -1};
+      const float32x4_t signs = vld1q_f32(values);
+      return each([&](int i) {
+        const float32x4_t swapped = kApart == 1 ? vrev64q_f32(q[i]) : vextq_f32(q[i], q[i], 2);
+        return vfmaq_f32(swapped, q[i], signs);
+      });
+    }
   }
   // In the order of AVX2's: lanes 8 apart, then neighbors, then pairs, then quads. So the two kernels agree bit for
   // bit.

@@ -28,6 +28,7 @@ struct F32x16 {
   static F32x16 load_bfloat16(const std::uint16_t* p) { return {bfloat16_to_float(p), bfloat16_to_float(p + 8)}; }
   static F32x16 load(const std::int8_t* p) { return {byte_to_float(p), byte_to_float(p + 8)}; }
   static F32x16 add(F32x16 x, F32x16 y) { return {_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b)}; }
+  static F32x16 subtract(F32x16 x, F32x16 y) { return {_mm256_sub_ps(x.a, y.a), _mm256_sub_ps(x.b, y.b)}; }
   static F32x16 max(F32x16 x, F32x16 y) { return {_mm256_max_ps(x.a, y.a), _mm256_max_ps(x.b, y.b)}; }
   static F32x16 multiply(F32x16 x, F32x16 y) { return {_mm256_mul_ps(x.a, y.a), _mm256_mul_ps(x.b, y.b)}; }
   static F32x16 multiply_add(F32x16 x, F32x16 y, F32x16 z) {
@@ -49,6 +50,19 @@ struct F32x16 {
   }
   // Every lane becomes the sum of its aligned quad: lanes 4i..4i+3.
   F32x16 sum_quads() const { return {sum_quads_of(a), sum_quads_of(b)}; }
+  // Lanes that are kApart apart, 1, 2, 4 or 8, become their sum, in the lower one, and their difference. Exact products
+  // with 1 and -1 leave one rounding.
+  template <int kApart>
+  F32x16 butterfly() const {
+    if constexpr (kApart == 8) {
+      return {_mm256_add_ps(a, b), _mm256_sub_ps(a, b)};
+    } else {
+      const __m256 one = _mm256_set1_ps(1);
+      constexpr int kUpper = kApart == 1 ? 0xAA : kApart == 2 ? 0xCC : 0xF0;
+      const __m256 signs = _mm256_blend_ps(one, _mm256_set1_ps(-1), kUpper);
+      return {_mm256_fmadd_ps(a, signs, swapped<kApart>(a)), _mm256_fmadd_ps(b, signs, swapped<kApart>(b))};
+    }
+  }
   float reduce_add() const {
     const __m256 quads = sum_quads_of(_mm256_add_ps(a, b));
     return _mm_cvtss_f32(_mm_add_ss(_mm256_castps256_ps128(quads), _mm256_extractf128_ps(quads, 1)));
@@ -79,6 +93,14 @@ struct F32x16 {
   }
 
  private:
+  template <int kApart>
+  static __m256 swapped(__m256 x) {
+    if constexpr (kApart <= 2) {
+      return _mm256_permute_ps(x, kApart == 1 ? 0xB1 : 0x4E);
+    } else {
+      return _mm256_permute2f128_ps(x, x, 1);
+    }
+  }
   static __m256 sum_quads_of(__m256 x) {
     const __m256 pairs = _mm256_add_ps(x, _mm256_permute_ps(x, 0xB1));
     return _mm256_add_ps(pairs, _mm256_permute_ps(pairs, 0x4E));

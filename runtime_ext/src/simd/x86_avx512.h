@@ -24,6 +24,7 @@ struct F32x16 {
     return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))))};
   }
   static F32x16 add(F32x16 a, F32x16 b) { return {_mm512_add_ps(a.v, b.v)}; }
+  static F32x16 subtract(F32x16 a, F32x16 b) { return {_mm512_sub_ps(a.v, b.v)}; }
   static F32x16 max(F32x16 a, F32x16 b) { return {_mm512_max_ps(a.v, b.v)}; }
   static F32x16 multiply(F32x16 a, F32x16 b) { return {_mm512_mul_ps(a.v, b.v)}; }
   static F32x16 multiply_add(F32x16 a, F32x16 b, F32x16 c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
@@ -38,6 +39,14 @@ struct F32x16 {
   F32x16 sum_quads() const {
     const __m512 pairs = _mm512_add_ps(v, _mm512_permute_ps(v, 0xB1));
     return {_mm512_add_ps(pairs, _mm512_permute_ps(pairs, 0x4E))};
+  }
+  // Lanes that are kApart apart, 1, 2, 4 or 8, become their sum, in the lower one, and their difference. Exact products
+  // with 1 and -1 leave one rounding.
+  template <int kApart>
+  F32x16 butterfly() const {
+    constexpr __mmask16 kUpper = kApart == 1 ? 0xAAAA : kApart == 2 ? 0xCCCC : kApart == 4 ? 0xF0F0 : 0xFF00;
+    const __m512 signs = _mm512_mask_mov_ps(_mm512_set1_ps(1), kUpper, _mm512_set1_ps(-1));
+    return {_mm512_fmadd_ps(v, signs, swapped<kApart>())};
   }
   float reduce_add() const { return _mm512_reduce_add_ps(v); }
   float reduce_max() const { return _mm512_reduce_max_ps(v); }
@@ -61,6 +70,14 @@ struct F32x16 {
   }
 
  private:
+  template <int kApart>
+  __m512 swapped() const {
+    if constexpr (kApart <= 2) {
+      return _mm512_permute_ps(v, kApart == 1 ? 0xB1 : 0x4E);
+    } else {
+      return _mm512_shuffle_f32x4(v, v, kApart == 4 ? 0xB1 : 0x4E);
+    }
+  }
   // 64 words below 256 as bytes. Packs work within quarters, so that quarter i holds lanes 4i..4i+3 of all four
   // vectors.
   static void store_bytes(std::uint8_t* p, __m512i first, __m512i second) {
