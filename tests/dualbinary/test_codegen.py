@@ -3,8 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from dualbinary import OP, digest
+from dualbinary import HADAMARD, OP, digest
 from dualbinary.contract import codegen
+from dualbinary.contract.schema import OPERATORS
 
 ROOT = Path(__file__).parents[2]
 
@@ -17,7 +18,10 @@ def test_committed_file_is_what_codegen_writes(option, file):
     assert codegen.main([option, str(ROOT / file), "--check"]) == 0
 
 
-@pytest.mark.parametrize(("option", "name"), [("--header", ""), ("--docs", ""), ("--golden", "layout4.json")])
+@pytest.mark.parametrize(
+    ("option", "name"),
+    [("--header", ""), ("--docs", ""), ("--golden", "layout4.json"), ("--golden", "signed_hadamard.json")],
+)
 def test_check_reports_a_stale_file_and_writes_nothing(tmp_path, capsys, option, name):
     argument = tmp_path / "sub" / "file"  # a directory where the files in it have names of their own
     path = argument / name
@@ -46,10 +50,28 @@ def test_header_holds_every_name_and_limit_of_the_contract():
     assert constants["kMaxPlanes"] == str(OP.limits["max_planes"])
     assert constants["kCudaMaxK"] == str(OP.cuda["max_k"])
     assert constants["kInputScales"] == "2"
+    assert f'kOpName[] = "{OP.name}"' in text
     for attribute in OP.attributes:
         assert f'"{attribute.name}"' in constants.values()
+    own = dict(re.findall(r"constexpr \S+ (k\w+?)(?:\[\])? = (.*);", text.split("namespace signed_hadamard {")[1]))
+    assert own["kOpName"] == f'"{HADAMARD.name}"'
+    assert own["kMaxBlockSize"] == str(HADAMARD.limits["max_block_size"])
+    assert {f'"{attribute.name}"' for attribute in HADAMARD.attributes} < set(own.values())
     # Only constants: a file compiled for one instruction set may include it without leaking code to another.
     assert all(re.match(r"$|//|#|namespace|}|inline constexpr ", line) for line in text.splitlines())
+
+
+def test_every_operator_has_a_section_of_the_reference_page():
+    page = codegen.reference_page()
+    assert re.findall("(?m)^## (.*)$", page) == [operator.name for operator in OPERATORS] == [OP.name, HADAMARD.name]
+    for operator in OPERATORS:
+        section = page.split(f"\n## {operator.name}\n")[1].split("\n## ")[0]
+        rows = (*operator.inputs, *operator.outputs, *operator.attributes)
+        assert all(f"\n| {row.name} |" in section and row.text in section for row in rows)
+
+
+def test_operators_share_their_domains_and_the_version_of_these():
+    assert {(o.domain_names, o.version) for o in OPERATORS} == {(OP.domain_names, OP.version)}
 
 
 def test_operator_lookups_find_what_the_contract_names_and_nothing_else():
