@@ -28,8 +28,10 @@ def export_report(
 ) -> dict[str, Any]:
     """The report as JSON values. `stats` has all layers by module, `data_bytes` is the size of the data file.
 
-    Bits count planes and scales; sizes are bytes. `options` has the format of a fit, or the default of a checkpoint,
-    and the widest type of scales; what each layer has is in its row, and `formats` counts layers by format in words.
+    Bits count planes and scales, and in the totals the signs of rotations, which layers share; sizes are bytes.
+    `rotation` of a layer or table is the block size of that of its inputs, null where there is none. `options` has the
+    format of a fit, or the default of a checkpoint, and the widest type of scales; what each layer has is in its row,
+    and `formats` counts layers by format in words.
     `exact` tells of a layer of a plain directory whether its weights, rounded to the stored type, are the stored ones.
     scale_rounding_error is the relative squared error that rounding a checkpoint's scales to 8 bits made in its
     weights; null where they are as stored, and for a fit, whose relative_squared_error includes it.
@@ -44,7 +46,8 @@ def export_report(
     head_weights, attention_width = _head_weights(parameters, tables), _attention_width(graph.model)
     flops = paper_flops([layer.weight for layer in layers], head_weights, attention_width)
     table_rows = [_table_row(table) for table in tables]
-    plane_bytes = sum(_bytes(value) for node in nodes for value in node.values)
+    sign_bytes = sum(map(_bytes, graph.signs))
+    plane_bytes = sum(_bytes(value) for node in nodes for value in node.values) + sign_bytes
     parameter_count = sum(tensor.numel() for tensor in parameters.unique())
     return {
         "report_version": REPORT_VERSION,
@@ -60,6 +63,8 @@ def export_report(
             "scale_rounding_error": _rounding_error(layers),
             "file_bytes": data_bytes,
             "plane_bytes": plane_bytes,
+            "sign_bytes": sign_bytes,
+            "rotated_layers": sum(row["rotation"] is not None for row in rows),
             "table_bytes": sum(row["bytes"] for row in table_rows),
             "source_bytes": parameters.source.stored_bytes,
             "nodes": sum(1 for _ in graph.model.graph),
@@ -132,6 +137,7 @@ def _layer_row(node: PlaneNode, linear: Linear, layer: LayerStats) -> dict[str, 
         "offset": form.offset,
         "scale_type": dtype_name(form.scale_dtype),
         "exact": layer.exact,
+        "rotation": None if node.rotation is None else node.rotation.block_size,
         "node": str(node.planes.name).removesuffix(".planes"),
         **layer.weight.to_dict(),
         "operations_per_token": operations(linear.N, linear.K, form, layer.weight.ones).to_dict(),
@@ -149,6 +155,7 @@ def _table_row(table: VocabularyTable) -> dict[str, Any]:
         "levels": table.plane_format.levels if table.plane_format is not None else blocks,
         "group_size": table.group_size,
         "stored": table.stored,
+        "rotation": None if table.rotation is None else table.rotation.block_size,
         "weights": weights,
         "bytes": stored,
         "bits_per_weight": 8 * stored / weights,

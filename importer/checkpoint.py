@@ -11,7 +11,14 @@ import numpy as np
 from tqdm import tqdm
 
 from dualbinary import InputError
-from dualbinary.checkpoint import QuantizationConfig, order_name, planes_name, scales_name, write_checkpoint
+from dualbinary.checkpoint import (
+    QuantizationConfig,
+    order_name,
+    planes_name,
+    rotation_signs_name,
+    scales_name,
+    write_checkpoint,
+)
 from dualbinary.contract.weight import PlaneFormat
 from dualbinary.fitting.closed_form import fit
 from dualbinary.fitting.default_form import DEFAULT_FORM
@@ -75,6 +82,8 @@ def _tensors(model: LowBitModel, result: ImportResult, progress: bool) -> Iterat
             yield scales_name(module), weight.scales
             if numbers.order is not None:
                 yield order_name(module), numbers.order
+            if packed.rotation is not None:
+                yield rotation_signs_name(module), packed.rotation.signs
             bar.update(packed.N * packed.K)
         for module, inexact in model.inexact.items():
             assert inexact.read is not None
@@ -83,6 +92,8 @@ def _tensors(model: LowBitModel, result: ImportResult, progress: bool) -> Iterat
             result.fitted[module] = fitted.relative_error
             yield planes_name(module), fitted.weight.planes
             yield scales_name(module), fitted.weight.scales
+            if inexact.rotation is not None:
+                yield rotation_signs_name(module), inexact.rotation.signs
             bar.update(inexact.N * inexact.K)
     for name, tensor in model.tensors.items():
         yield name, tensor.read()
@@ -94,9 +105,12 @@ def _quantization(model: LowBitModel, result: ImportResult) -> QuantizationConfi
         return None
     sizes: Counter[PlaneFormat] = Counter()
     plain = {module: _without_type(form) for module, form in result.formats.items()}
+    block_sizes: dict[str, int] = {}
     for module, form in plain.items():
         weight = model.weights.get(module) or model.inexact[module]
         sizes[form] += weight.N * weight.K
+        if weight.rotation is not None:
+            block_sizes[module] = weight.rotation.block_size
     kept = tuple(
         name.removesuffix(".weight")
         for name, tensor in model.tensors.items()
@@ -105,7 +119,8 @@ def _quantization(model: LowBitModel, result: ImportResult) -> QuantizationConfi
     # Outside of the decoder blocks are vocabulary tables, which the block names always.
     tables = {module: form for module, form in plain.items() if not _BLOCK.search(module)}
     layers = {module: form for module, form in plain.items() if module not in tables}
-    return QuantizationConfig.of_formats("imported", sizes.most_common(1)[0][0], layers, kept, tables)
+    default = sizes.most_common(1)[0][0]
+    return QuantizationConfig.of_formats("imported", default, layers, kept, tables, block_sizes)
 
 
 def _without_type(form: PlaneFormat) -> PlaneFormat:

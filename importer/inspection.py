@@ -6,7 +6,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from dualbinary.checkpoint import quantized_by, read_quantization_config, stored_tensors
+from dualbinary.checkpoint import (
+    MODULE_PARTS,
+    quantized_by,
+    read_quantization_config,
+    rotation_signs_name,
+    stored_tensors,
+)
 from dualbinary.files.json_objects import read_json_object
 from dualbinary.files.model_files import CONFIG_FILE
 from dualbinary.metrics.formats import format_words
@@ -87,7 +93,11 @@ def inspect_source(source: Path) -> Inspection:
     model = open_model(source)
     counts = _Counts()
     for weight in (*model.weights.values(), *model.inexact.values()):
-        counts.add(weight.kind, weight.N * weight.K, weight.source_bits, getattr(weight, "why", ""), packed=True)
+        rotation = weight.rotation
+        kind = weight.kind if rotation is None else _rotated_words(weight.kind, rotation.block_size)
+        counts.add(kind, weight.N * weight.K, weight.source_bits, getattr(weight, "why", ""), packed=True)
+    rotations = [weight.rotation for weight in (*model.weights.values(), *model.inexact.values())]
+    counts.sign_bits = 8.0 * sum(len(signs) for signs in {each.key[1] for each in rotations if each is not None})
     for tensor in model.tensors.values():
         counts.add(tensor.dtype.name, math.prod(tensor.shape), 8.0 * tensor.dtype.itemsize)
     return counts.inspection(source, model.format, model.config, model.notes)
@@ -99,22 +109,34 @@ def _own_or_plain(source: Path) -> Inspection:
     for name, tensor in stored.items():
         module, _, part = name.rpartition(".")
         size, bits = math.prod(tensor.shape), 8.0 * _BYTES.get(tensor.dtype, 1)
-        if config is None or part not in ("planes", "scales", "input_order"):
+        if config is None or part not in MODULE_PARTS:
             counts.add(tensor.dtype, size, bits)
         elif part == "planes":
             form, (_, rows, row_bytes) = config.format_of(module), tensor.shape
             weights = rows * row_bytes * 8
             scales = stored[f"{module}.scales"]
             total = size * bits + math.prod(scales.shape) * 8.0 * _BYTES.get(scales.dtype, 1)
-            counts.add(format_words(form), weights, total / max(weights, 1), packed=True)
+            words, block_size = format_words(form), config.block_size_of(module)
+            if block_size is not None:
+                words = _rotated_words(words, block_size)
+                total += 8.0 * math.prod(stored[rotation_signs_name(module)].shape)
+            counts.add(words, weights, total / max(weights, 1), packed=True)
     kind, notes = ("plain", (_PLAIN_NOTE,)) if config is None else ("dualbinary", ())
     return counts.inspection(source, kind, read_json_object(source / CONFIG_FILE), notes)
 
 
+def _rotated_words(words: str, block_size: int) -> str:
+    return f"{words}, rotated in blocks of {block_size}"
+
+
 class _Counts:
-    """Tensors by what they are: number, weights, bits."""
+    """Tensors by what they are: number, weights, bits.
+
+    `sign_bits` are those of signs of rotations that weights share.
+    """
 
     def __init__(self) -> None:
+        self.sign_bits = 0.0
         self._kinds: defaultdict[tuple[str, str], list[float]] = defaultdict(lambda: [0, 0, 0.0])
         self._packed = [0, 0.0]
 
@@ -137,6 +159,6 @@ class _Counts:
         kinds.sort(key=lambda each: -each.weights)
         weights, bits = self._packed
         everything = sum(each.weights for each in kinds)
-        linear = bits / weights if weights else None
-        total = sum(each.weights * each.bits for each in kinds) / max(everything, 1)
+        linear = (bits + self.sign_bits) / weights if weights else None
+        total = (sum(each.weights * each.bits for each in kinds) + self.sign_bits) / max(everything, 1)
         return Inspection(str(source), kind, str(config.get("model_type")), tuple(kinds), linear, total, notes)

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dualbinary.contract.rotation import Rotation
+
 __all__ = ["InexactWeight", "LowBitModel", "Numbers", "PackedWeight", "PlainTensor"]
 
 
@@ -47,6 +49,7 @@ class PackedWeight:
         group_size: G, 16 or a multiple of 32; -1 for all of a row.
         source_bits: bits per weight of the stored form, scales and zero points included.
         read: reads the numbers. Raises InputError, naming the tensor, where they contradict themselves.
+        rotation: of the inputs that it multiplies, or of the rows of the table; None where there is none.
     """
 
     kind: str
@@ -56,6 +59,7 @@ class PackedWeight:
     group_size: int
     source_bits: float
     read: Callable[[], Numbers]
+    rotation: Rotation | None = None
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,7 @@ class InexactWeight:
         source_bits: bits per weight of the stored form.
         why: what keeps it from being exact, for people: "its levels are vectors of a codebook".
         read: returns float32 [N, K]; None where nobody here can dequantize it.
+        rotation: as that of a packed weight.
     """
 
     kind: str
@@ -77,6 +82,7 @@ class InexactWeight:
     source_bits: float
     why: str
     read: Callable[[], npt.NDArray[np.float32]] | None
+    rotation: Rotation | None = None
 
 
 @dataclass(frozen=True)
@@ -92,6 +98,10 @@ class PlainTensor:
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     read: Callable[[], np.ndarray]
+
+    def as_float(self, change: Callable[[npt.NDArray[np.float32]], np.ndarray]) -> "PlainTensor":
+        """The tensor as float32, changed by a function that keeps its shape."""
+        return PlainTensor(self.shape, np.dtype(np.float32), lambda: change(self.read().astype(np.float32)))
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,8 @@ def plane_weight(packed: PackedWeight, numbers: Numbers, module: str) -> PlaneWe
     """The planes of `module`, a weight that `packed` describes; they stand for exactly what `numbers` do.
 
     Zero points that are all alike become one of the whole weight. Some that are no number of P bits, or whose halves
-    differ, become offsets. Scales have the first of float16, bfloat16 and float32 that holds all of them.
+    differ, become offsets; offsets that one zero point says become that. Scales have the first of float16, bfloat16 and
+    float32 that holds all of them.
 
     Raises InputError, naming `module`, where the numbers do not fit the description or a scale is not finite.
     """
@@ -54,7 +55,8 @@ def _centre(
     """Zero of the form, zero points of groups, offsets: one of the three."""
     zero = numbers.zero
     if numbers.offset is not None:
-        return (0.0, None, numbers.offset)
+        point = _zero_point(numbers.step, numbers.offset, bits)
+        return (0.0, None, numbers.offset) if point is None else (point, None, None)
     assert zero is not None
     values = np.asarray(zero)
     most = (1 << bits) - 1
@@ -66,6 +68,17 @@ def _centre(
         return (EACH_GROUP, values, None)
     # A product of a float16 step and a zero point of up to 13 bits is exact in float32.
     return (0.0, None, (-values * numbers.step.astype(np.float64)).astype(np.float32))
+
+
+def _zero_point(step: npt.NDArray[np.floating], offset: npt.NDArray[np.floating], bits: int) -> float | None:
+    """The zero point that all offsets stand for, exactly; None where they do not (MLX says ternary weights by them)."""
+    steps, offsets = step.astype(np.float64), offset.astype(np.float64)
+    at = np.unravel_index(np.argmax(np.abs(steps)), steps.shape)
+    if steps[at] == 0:
+        return None
+    point = -offsets[at] / steps[at]
+    allowed = 0 <= point <= (1 << bits) - 1 and (2 * point).is_integer()
+    return float(point) if allowed and np.array_equal(offsets, -point * steps) else None
 
 
 def _smallest(values: npt.NDArray[np.floating]) -> npt.NDArray[Any]:

@@ -5,7 +5,8 @@
         <module>.planes                 uint8 [P, N, Kp/8 + Z], layout 1, in place of <module>.weight
         <module>.scales                 float16, float32, bfloat16 [C, N, Kp/G] or uint8 [C, N, 2 + Kp/G]
         <module>.input_order            int32 [K], where column k of the planes multiplies input input_order[k] of X
-        everything else                 as in the full-precision model
+            <module>.rotation_signs         int8 [K], where the planes multiply H(signs * X), not X: 1 or -1
+    everything else                 as in the full-precision model
 
 Reading and writing tensors needs the `safetensors` package, and writing scales of type bfloat16 `ml_dtypes` too; both
 are imported only there.
@@ -15,16 +16,19 @@ from dualbinary.checkpoint.config import FORMAT_VERSION, METHODS, PER_TENSOR, QU
 from dualbinary.checkpoint.tensors import (
     CONFIG_FILE,
     INDEX_FILE,
+    MODULE_PARTS,
     SCALE_TYPES,
     SINGLE_FILE,
     StoredTensor,
     check_modules,
     load_module,
     load_order,
+    load_rotation,
     order_name,
     planes_name,
     quantized_by,
     read_quantization_config,
+    rotation_signs_name,
     scales_name,
     stored_tensors,
 )
@@ -35,6 +39,7 @@ __all__ = [
     "CONFIG_FILE",
     "FORMAT_VERSION",
     "INDEX_FILE",
+    "MODULE_PARTS",
     "METHODS",
     "PER_CHANNEL",
     "PER_TENSOR",
@@ -46,10 +51,12 @@ __all__ = [
     "check_modules",
     "load_module",
     "load_order",
+    "load_rotation",
     "order_name",
     "planes_name",
     "quantized_by",
     "read_quantization_config",
+    "rotation_signs_name",
     "scales_name",
     "stored_tensors",
     "write_checkpoint",

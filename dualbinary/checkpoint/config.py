@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from dualbinary.contract.schema import OP
+from dualbinary.contract.schema import HADAMARD, OP
 from dualbinary.contract.weight import EACH_GROUP, LEVELS, PER_CHANNEL, PlaneFormat
 from dualbinary.errors import InputError
 
 QUANT_METHOD = "dualbinary"
-VERSIONS = (1, 2, 3)  # that are read; a checkpoint is written in the oldest that can say what it holds
+VERSIONS = (1, 2, 3, 4)  # that are read; a checkpoint is written in the oldest that can say what it holds
 FORMAT_VERSION = VERSIONS[-1]
 METHODS = ("fdb", "fit", "imported", "qbb")  # who chose the planes; the stored form means the same for all
 
@@ -21,8 +21,12 @@ PER_TENSOR = "tensor"
 FORMAT_KEYS = ("planes", "group_size", "has_offset", "levels", "zero")
 """The keys that say a format: of the default at the top, and of an override those that differ."""
 
+ROTATION = "rotation"
+"""Since version 4 the key of a module whose weight multiplies rotated inputs: {"block_size": B}, or null for none."""
+
+_OVERRIDE_KEYS = (*FORMAT_KEYS, ROTATION)
 _REQUIRED = ("method", "planes", "group_size", "has_offset", "modules_to_not_convert")
-_OPTIONAL = ("levels", "zero", "overrides")  # since version 3
+_OPTIONAL = {"levels": 3, "zero": 3, "overrides": 3, ROTATION: 4}  # and the version that brought them
 _KEY_OF_FIELD = {"offset": "has_offset"}  # where the names of PlaneFormat are others
 
 
@@ -40,7 +44,9 @@ class QuantizationConfig:
             offset and else "free".
         zero: zero point of even levels, a number or EACH_GROUP.
         overrides: by full names of modules, the values of FORMAT_KEYS that differ from the default, which the
-            attributes above are. A vocabulary table is quantized only where it has an entry here.
+            attributes above are, or another "rotation". A vocabulary table is quantized only where it has an entry here.
+        rotation: {"block_size": B} where weights multiply inputs that a signed Walsh-Hadamard transform rotated
+            (Rotation of the contract); None where they multiply X. The signs are a tensor of each module.
     """
 
     method: str
@@ -51,6 +57,7 @@ class QuantizationConfig:
     levels: str | None = None
     zero: float | str = 0.0
     overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, Mapping[str, Any]])
+    rotation: Mapping[str, int] | None = None
 
     def __post_init__(self) -> None:
         names = self.modules_to_not_convert
@@ -61,6 +68,7 @@ class QuantizationConfig:
             "a list of module names",
             names,
         )
+        _check_rotation(self.rotation)
         self._check_overrides()
         if self.levels == self._decided_levels(self.plane_format.offset):
             object.__setattr__(self, "levels", None)
@@ -74,11 +82,12 @@ class QuantizationConfig:
         formats: Mapping[str, PlaneFormat],
         modules_to_not_convert: tuple[str, ...] = (),
         tables: Mapping[str, PlaneFormat] | None = None,
+        rotations: Mapping[str, int] | None = None,
     ) -> "QuantizationConfig":
         """The config under which each module of `formats` has its format, and every other one has `default`.
 
         `tables` are the formats of vocabulary tables, which are quantized only where an override names them: theirs
-        say every value.
+        say every value. `rotations` are the block sizes of modules of either kind whose inputs are rotated.
         """
         base = _values_of(default)
         overrides = {module: _values_of(form) for module, form in (tables or {}).items()}
@@ -89,6 +98,8 @@ class QuantizationConfig:
                 differing["levels"] = values["levels"]
             if differing:
                 overrides[module] = differing
+        for module, block_size in (rotations or {}).items():
+            overrides.setdefault(module, {})[ROTATION] = {"block_size": block_size}
         return cls(method, **base, modules_to_not_convert=modules_to_not_convert, overrides=overrides)
 
     @cached_property
@@ -100,6 +111,11 @@ class QuantizationConfig:
         """The form of `module`, in layout plain; the module says the type of its scales itself."""
         return self._own_formats.get(module, self.plane_format)
 
+    def block_size_of(self, module: str) -> int | None:
+        """The block size of the rotation of the inputs of `module`; None where they are not rotated."""
+        rotation = self.overrides.get(module, {}).get(ROTATION, self.rotation)
+        return None if rotation is None else rotation["block_size"]
+
     @property
     def formats(self) -> tuple[PlaneFormat, ...]:
         """The default and the formats of the overrides, each once."""
@@ -108,12 +124,14 @@ class QuantizationConfig:
     @property
     def format_version(self) -> int:
         """The oldest version that can say this."""
+        if self.rotation is not None or any(ROTATION in override for override in self.overrides.values()):
+            return _OPTIONAL[ROTATION]
         if self.overrides or self.levels is not None or self.zero != 0 or self.group_size == PER_TENSOR:
             return 3
         return 2 if self.group_size == PER_CHANNEL else 1
 
     def to_dict(self) -> dict[str, Any]:
-        """The block as it is written to config.json; a key that version 3 brought is left out at its default."""
+        """The block as it is written to config.json; a newer key than version 1 is left out at its default."""
         block: dict[str, Any] = {"quant_method": QUANT_METHOD, "format_version": self.format_version}
         block |= {"method": self.method, "planes": self.planes, "group_size": self.group_size}
         block["has_offset"] = self.has_offset
@@ -121,6 +139,8 @@ class QuantizationConfig:
             block["levels"] = self.levels
         if self.zero != 0:
             block["zero"] = self.zero
+        if self.rotation is not None:
+            block[ROTATION] = dict(self.rotation)
         if self.overrides:
             block["overrides"] = {module: dict(override) for module, override in self.overrides.items()}
         return {**block, "modules_to_not_convert": list(self.modules_to_not_convert)}
@@ -134,10 +154,10 @@ class QuantizationConfig:
         _require(method == QUANT_METHOD, "quant_method", f'"{QUANT_METHOD}"', method)
         version = _known_version(block.get("format_version"))
         values = {key: value for key, value in block.items() if key not in ("quant_method", "format_version")}
-        known = _REQUIRED if version < 3 else _REQUIRED + _OPTIONAL
+        known = (*_REQUIRED, *(key for key, since in _OPTIONAL.items() if since <= version))
         for key in values:
             if key not in known:
-                newer = f"; {key} is of format_version {FORMAT_VERSION}" if key in _OPTIONAL else ""
+                newer = f"; {key} is of format_version {_OPTIONAL[key]}" if key in _OPTIONAL else ""
                 raise InputError(f"quantization_config.{key}: unknown key; expected {', '.join(known)}{newer}")
         for key in _REQUIRED:
             if key not in values:
@@ -146,6 +166,10 @@ class QuantizationConfig:
         _require(isinstance(names, list), "modules_to_not_convert", "a list of module names", names)
         _check_levels(values)
         config = cls(**{**values, "modules_to_not_convert": tuple(names)})
+        if version < config.format_version == _OPTIONAL[ROTATION]:
+            raise InputError(
+                f"quantization_config.overrides: {ROTATION} is of format_version {config.format_version}, got {version}"
+            )
         if version < config.format_version:  # only a group size can be newer than the keys
             channel = f", or {PER_CHANNEL}" if version == 2 else ""
             expected = f"a positive multiple of {OP.limits['group_multiple']}{channel} in format_version {version}"
@@ -187,13 +211,13 @@ class QuantizationConfig:
         for module, override in self.overrides.items():
             _require(isinstance(module, str) and bool(module), "overrides", "module names", module)
             where = f"overrides.{shown_name(module)}"
-            _require(isinstance(override, dict), where, f"an object with keys of {', '.join(FORMAT_KEYS)}", override)
+            known = ", ".join(_OVERRIDE_KEYS)
+            _require(isinstance(override, dict), where, f"an object with keys of {known}", override)
             for key in override:
-                if key not in FORMAT_KEYS:
-                    raise InputError(
-                        f"quantization_config.{where}.{shown_name(key)}: unknown key; expected {', '.join(FORMAT_KEYS)}"
-                    )
+                if key not in _OVERRIDE_KEYS:
+                    raise InputError(f"quantization_config.{where}.{shown_name(key)}: unknown key; expected {known}")
             _check_levels(override, f"{where}.")
+            _check_rotation(override.get(ROTATION), f"{where}.")
             if module in self.modules_to_not_convert:
                 raise InputError(f"quantization_config.{where}: modules_to_not_convert names the module too; keep one")
 
@@ -211,7 +235,7 @@ def _known_version(version: object) -> int:
             "release reads; upgrade dualbinary"
         )
     if type(version) is not int or version not in VERSIONS:
-        raise InputError(f"quantization_config.format_version: expected 1, 2 or 3, got {shown(version)}")
+        raise InputError(f"quantization_config.format_version: expected 1, 2, 3 or 4, got {shown(version)}")
     return version
 
 
@@ -219,6 +243,18 @@ def _check_levels(values: Mapping[str, Any], where: str = "") -> None:
     """Refuse levels that are none; who means what the method decides leaves them out."""
     if "levels" in values:
         _require(values["levels"] in LEVELS, f"{where}levels", f"one of {', '.join(LEVELS)}", values["levels"])
+
+
+def _check_rotation(value: object, where: str = "") -> None:
+    """Refuse a rotation that is none; that its block size fits the inputs of a module is for `check_modules`."""
+    if value is None:
+        return
+    known = isinstance(value, dict) and set(value) == {"block_size"}
+    _require(known, f"{where}{ROTATION}", 'null or {"block_size": B}', value)
+    size = value["block_size"] if isinstance(value, dict) else None
+    least, most = HADAMARD.attribute("block_size").minimum or 1, HADAMARD.limits["max_block_size"]
+    allowed = type(size) is int and least <= size <= most and size & (size - 1) == 0
+    _require(allowed, f"{where}{ROTATION}.block_size", f"a power of two from {least} to {most}", size)
 
 
 def _require(allowed: bool, key: str, expected: str, value: object) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from dualbinary.checkpoint.config import QUANT_METHOD, QuantizationConfig, shown, shown_name
 from dualbinary.contract.layout import check_tensors
+from dualbinary.contract.rotation import Rotation
 from dualbinary.contract.scale_codes import BFLOAT16, scale_values
 from dualbinary.contract.schema import OP, padded_k
 from dualbinary.contract.weight import PlaneFormat, PlaneWeight
@@ -31,6 +32,10 @@ SCALE_TYPES = {
 
 # Where other tools say how they quantized, and who they are where the block does not name its method.
 _BLOCKS = {"quantization_config": None, "compression_config": "compressed-tensors", "quantization": "mlx"}
+
+
+MODULE_PARTS = ("planes", "scales", "input_order", "rotation_signs")
+"""The last names of the tensors that stand for the weight of a module."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,11 @@ def scales_name(module: str) -> str:
 def order_name(module: str) -> str:
     """The name under which the order of the inputs of `module` is stored, where it is not that of its X."""
     return f"{module}.input_order"
+
+
+def rotation_signs_name(module: str) -> str:
+    """The name under which the signs of the rotation of the inputs of `module` are stored, where there is one."""
+    return f"{module}.rotation_signs"
 
 
 def read_quantization_config(model_dir: Path) -> QuantizationConfig | None:
@@ -164,11 +174,12 @@ def check_modules(
             if module in tables:
                 raise InputError(f"{order_name(module)}: not expected of a vocabulary table")
             _check_stored(tensors, order_name(module), {"I32": [k]})
+        _check_rotation(config, tensors, module, k)
         if f"{module}.weight" in tensors:
             raise InputError(f"{module}.weight: not expected beside {planes_name(module)}")
     for name in tensors:
         module, _, kind = name.rpartition(".")
-        if kind in ("planes", "scales", "input_order") and module not in quantized:
+        if kind in MODULE_PARTS and module not in quantized:
             if module in tables:
                 raise InputError(f"{name}: not expected; quantization_config.overrides does not name {module}")
             raise InputError(f"{name}: not expected; the model has no quantized Linear called {module}")
@@ -209,6 +220,23 @@ def load_order(tensors: Mapping[str, StoredTensor], module: str) -> np.ndarray |
     if not np.array_equal(np.sort(order), np.arange(len(order))):
         raise InputError(f"{name}: expected each of 0 to {len(order) - 1} once")
     return order
+
+
+def load_rotation(
+    config: QuantizationConfig, tensors: Mapping[str, StoredTensor], module: str
+) -> Rotation | None:
+    """The rotation of the inputs of `module`, whose planes multiply rotated ones; None where they multiply X.
+
+    Where the module has an order of inputs, too, it is that of rotated ones. Raises InputError where a sign is not 1
+    or -1.
+    """
+    block_size = config.block_size_of(module)
+    if block_size is None:
+        return None
+    name = rotation_signs_name(module)
+    rotation = Rotation(block_size, _array(name, tensors[name]))
+    rotation.check(len(rotation.signs), name)
+    return rotation
 
 
 class _Object(dict[str, Any]):
@@ -278,6 +306,23 @@ def _array(name: str, stored: StoredTensor) -> np.ndarray:
 
     with safe_open(stored.file, framework="numpy") as reader:
         return reader.get_tensor(name)
+
+
+def _check_rotation(
+    config: QuantizationConfig, tensors: Mapping[str, StoredTensor], module: str, k: int
+) -> None:
+    """Hold the rotation of a module, or that it has none, against its inputs and tensors."""
+    block_size, name = config.block_size_of(module), rotation_signs_name(module)
+    if block_size is None:
+        if name in tensors:
+            raise InputError(f"{name}: not expected; quantization_config gives {module} no rotation")
+        return
+    if k % block_size:
+        raise InputError(
+            f"{module}: rotation.block_size of quantization_config: expected a power of two that divides its {k} "
+            f"inputs, got {block_size}"
+        )
+    _check_stored(tensors, name, {"I8": [k]})
 
 
 def _check_stored(tensors: Mapping[str, StoredTensor], name: str, allowed: Mapping[str, list[int]]) -> None:

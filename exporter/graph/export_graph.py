@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from dualbinary.contract.rotation import Rotation
 from dualbinary.contract.weight import PlaneFormat
 from exporter.graph.layers import Linear
 from exporter.graph.stock_forms import StockForm
@@ -30,7 +31,8 @@ class PlaneNode:
     """A DualBinaryMatMul node and the layers whose rows its planes and scales hold, in order.
 
     With `stock` other nodes have taken its place, and neither planes nor scales are in the graph. Column k of the
-    planes multiplies input `input_order[k]` of the layers, where that is not their own order.
+    planes multiplies input `input_order[k]` of the layers, where that is not their own order; with `rotation`, of
+    their rotated inputs.
     """
 
     linears: tuple[Linear, ...]
@@ -39,6 +41,7 @@ class PlaneNode:
     scales: ir.Value
     stock: StockNode | None = None
     input_order: np.ndarray | None = None
+    rotation: Rotation | None = None
 
     @property
     def values(self) -> tuple[ir.Value, ...]:
@@ -60,6 +63,7 @@ class VocabularyTable:
         group_size: weights that share a scale; 0 for float tables.
         plane_format: that of planes; None for other tables.
         stored: the planes are those of a checkpoint, as they are.
+        rotation: of the rows, which stand for those of the parameter after it; None where they are the parameter's.
     """
 
     parameter: str
@@ -70,6 +74,7 @@ class VocabularyTable:
     group_size: int = 0
     plane_format: PlaneFormat | None = None
     stored: bool = False
+    rotation: Rotation | None = None
 
 
 @dataclass(frozen=True)
@@ -83,6 +88,7 @@ class ExportGraph:
         joined_biases: name of a bias that a pass made to the names of the parameters it joins.
         positions: the number that tables of the rotation have; None for a model without such tables.
         exact: parameters that the format of their layer holds exactly as they are stored.
+        signs: the signs of rotations, each once.
     """
 
     model: ir.Model
@@ -91,3 +97,4 @@ class ExportGraph:
     joined_biases: dict[str, tuple[str, ...]]
     positions: int | None
     exact: frozenset[str] = frozenset()
+    signs: tuple[ir.Value, ...] = ()

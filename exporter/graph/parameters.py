@@ -14,10 +14,13 @@ from dualbinary.checkpoint import (
     check_modules,
     load_module,
     load_order,
+    load_rotation,
     order_name,
     planes_name,
+    rotation_signs_name,
     scales_name,
 )
+from dualbinary.contract.rotation import Rotation
 from dualbinary.contract.weight import PlaneFormat, PlaneWeight
 from exporter.graph.build import BuiltGraph
 from exporter.source.lazy_tensor import (
@@ -80,7 +83,10 @@ class Parameters:
         return evaluate(self._parameters[parameter], self.source.read).to(dtype).contiguous()
 
     def read_rows(self, parameter: str, step: int, dtype: torch.dtype) -> Iterator[torch.Tensor]:
-        """The parameter's rows in `dtype`, `step` at a time; those that planes stand for where it is stored so."""
+        """The parameter's rows in `dtype`, `step` at a time; those that planes stand for where it is stored so.
+
+        Rows whose inputs are rotated come as they are stored.
+        """
         if self.has_planes(parameter):
             weight = self.stored_weight(parameter)
             for begin in range(0, weight.N, step):
@@ -148,6 +154,20 @@ class Parameters:
             raise InputError(f"{parameter}: joins {', '.join(modules)}, which have their inputs in different orders")
         return first
 
+    def rotation(self, parameter: str) -> Rotation | None:
+        """The rotation of the inputs of `parameter`; None where its planes multiply X, and where it has no planes.
+
+        Raises InputError where the modules that it joins have different ones.
+        """
+        config = self.source.quantization
+        if config is None or not self.has_planes(parameter):
+            return None
+        modules = dict.fromkeys(origin.name.removesuffix(".weight") for origin in self.origins(parameter))
+        first, *others = (load_rotation(config, self.source.tensors, module) for module in modules)
+        if any(other != first for other in others):
+            raise InputError(f"{parameter}: joins {', '.join(modules)}, whose inputs are rotated in different ways")
+        return first
+
     def stored_weight(self, parameter: str) -> PlaneWeight:
         """The planes that the checkpoint has for `parameter`, in layout plain, rows in the order of the graph."""
         config = self.source.quantization
@@ -204,6 +224,7 @@ class Parameters:
             if planes_name(module) in result:
                 del result[planes_name(module)], result[scales_name(module)]
                 result.pop(order_name(module), None)
+                result.pop(rotation_signs_name(module), None)
                 shape = (K, N) if transposed else (N, K)
                 result[f"{module}.weight"] = lazy_tensor(f"{module}.weight", shape, torch.float32)
         return result

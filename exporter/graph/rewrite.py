@@ -26,6 +26,7 @@ from exporter.graph.passes.vocabulary_blocks import BlockTables
 from exporter.graph.passes.vocabulary_planes import PlaneTables
 from exporter.graph.passes.zero_points import ExplicitZeroPointsPass
 from exporter.graph.plane_formats import input_orders, layer_formats, stored_table_form
+from exporter.graph.rotations import Rotations
 from exporter.graph.signed_hadamard import HadamardKind, settle_hadamards
 from exporter.graph.wide_product import Calls
 from exporter.options import CUDA_PLANES, ExportOptions
@@ -54,7 +55,9 @@ def rewrite(
     linears = find_linears(model)
     head = find_head(model, linears)
     formats, exact = layer_formats([each for each in linears if each is not head], parameters, options, progress)
-    linear_pass = DualBinaryLinearPass(formats, input_orders(formats, parameters), options.accuracy_level)
+    tables = _table_parameters(embedding, head)
+    rotations = Rotations.of(formats, tables, parameters)
+    linear_pass = DualBinaryLinearPass(formats, input_orders(formats, parameters), rotations, options.accuracy_level)
     linear_pass(model)
     nodes = linear_pass.nodes
     if options.op == "matmulnbits":
@@ -65,10 +68,6 @@ def rewrite(
     pack_pass(model)
     LogitsColumnsPass(head and head.matmul, attention_pass.rows, last=options.logits == "last")(model)
     tied = head is not None and embedding is not None and _tied(head, embedding, parameters)
-    tables = [head.parameter] if head is not None else []
-    tables += [
-        str(value.name) for value in (embedding.inputs[:1] if embedding is not None else ()) if value is not None
-    ]
     vocabulary_pass = VocabularyPass(
         embedding,
         head,
@@ -76,6 +75,7 @@ def rewrite(
         tied=tied,
         check_ids=options.target == "cpu",
         stored=_stored_tables(tables, parameters, options),
+        rotations=rotations,
     )
     vocabulary_pass(model)
     if options.target == "cuda":
@@ -90,7 +90,22 @@ def rewrite(
     occurring |= {t.values[0]: t.plane_format for t in vocabulary_pass.tables if t.plane_format is not None}
     if options.fallback != "none" and occurring:
         _add_fallback(model, occurring, options)
-    return ExportGraph(model, tuple(nodes), tuple(vocabulary_pass.tables), pack_pass.joined, tables_pass.length, exact)
+    return ExportGraph(
+        model,
+        tuple(nodes),
+        tuple(vocabulary_pass.tables),
+        pack_pass.joined,
+        tables_pass.length,
+        exact,
+        rotations.signs,
+    )
+
+
+def _table_parameters(embedding: ir.Node | None, head: Linear | None) -> list[str]:
+    """The parameters of the vocabulary tables; one twice where they are one."""
+    names = [head.parameter] if head is not None else []
+    table = embedding.inputs[0] if embedding is not None else None
+    return names if table is None else [*names, str(table.name)]
 
 
 def _hadamard_kind(options: ExportOptions) -> HadamardKind:

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 
 from dualbinary import OP
-from dualbinary.checkpoint import CONFIG_FILE, INDEX_FILE
+from dualbinary.checkpoint import CONFIG_FILE, INDEX_FILE, MODULE_PARTS
 from dualbinary.contract.scale_codes import BFLOAT16
 from dualbinary.contract.weight import PlaneWeight
 from dualbinary.files.json_objects import read_json_object
@@ -43,7 +43,7 @@ def write_dequantized(result: ExportResult, out: Path, directory: Path) -> None:
     config.pop("quantization_config", None)
     (directory / CONFIG_FILE).write_text(json.dumps(config), encoding="utf-8")
     replaced = _replaced_rows(result, out)
-    quantized = (".planes", ".scales", ".input_order") if source.quantization is not None else ()
+    quantized = tuple(f".{part}" for part in MODULE_PARTS) if source.quantization is not None else ()
     # Copies of a tied embedding stay out, as they would untie it.
     names = [name for name in source.tensors if not (quantized and name.endswith(quantized)) and name not in copies]
     names += [name for name in replaced if name not in source.tensors]
@@ -84,13 +84,13 @@ def _replaced_rows(result: ExportResult, out: Path) -> dict[str, list[_Rows]]:
 
 
 def _linear_rows(node: PlaneNode, values: list[ir.Value], first: int, rows: slice) -> np.ndarray:
-    """Rows of the layer that begins at row `first` of the node, its inputs in their own order."""
+    """Rows of the layer that begins at row `first` of the node: what multiplies its inputs, in their own order."""
     stored = _stored_rows(node, values, first, rows)
-    if node.input_order is None:
-        return stored
-    ordered = np.empty_like(stored)
-    ordered[:, node.input_order] = stored
-    return ordered
+    if node.input_order is not None:
+        ordered = np.empty_like(stored)
+        ordered[:, node.input_order] = stored
+        stored = ordered
+    return stored if node.rotation is None else node.rotation.unrotated(stored)
 
 
 def _stored_rows(node: PlaneNode, values: list[ir.Value], first: int, rows: slice) -> np.ndarray:
@@ -118,7 +118,8 @@ def _stock_rows(node: PlaneNode, arrays: list[np.ndarray], rows: slice) -> np.nd
 
 
 def _table_rows(table: VocabularyTable, values: list[ir.Value], rows: slice) -> np.ndarray:
-    return dequantize_table(table, [_array(value) for value in values], rows)
+    stored = dequantize_table(table, [_array(value) for value in values], rows)
+    return stored if table.rotation is None else table.rotation.unrotated(stored)
 
 
 def _array(value: ir.Value) -> np.ndarray:

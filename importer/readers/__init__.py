@@ -19,6 +19,7 @@ from importer.readers import (
     gptq,
     hqq,
     mlx,
+    mlx_hadamard,
 )
 from importer.readers.gguf import is_gguf, open_gguf
 from importer.readers.refusals import why_not
@@ -50,8 +51,9 @@ READERS: tuple[Reader, ...] = (
     Reader(
         "gguf",
         is_gguf,
-        "Q1_0, Q2_0, TQ1_0, TQ2_0, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K; F32, F16, BF16",
-        "ggml, docs/gguf.md; llama.cpp, ggml/src/ggml-common.h",
+        "Q1_0, Q2_0, TQ1_0, TQ2_0, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, "
+        "PQ2_0, PTQ1_0; F32, F16, BF16; inputs rotated by prism.hadamard.*",
+        "ggml, docs/gguf.md; llama.cpp, ggml/src/ggml-common.h; readers/hadamard.py",
         open_gguf,
     ),
     Reader(
@@ -81,6 +83,13 @@ READERS: tuple[Reader, ...] = (
         "1 to 8 bits, pack-quantized or int-quantized",
         "compressed-tensors 0.20.0, compressed_tensors/compressors",
         compressed_tensors.open_compressed_tensors,
+    ),
+    Reader(
+        "mlx with rotated inputs",
+        mlx_hadamard.recognises,
+        "2 to 8 bits, affine, of qwen3_5; its runtime is not run",
+        "prism-ml/Ternary-Bonsai-2-27B-mlx-2bit, config.json and hadamard.json",
+        mlx_hadamard.open_mlx_hadamard,
     ),
     Reader(
         "mlx",

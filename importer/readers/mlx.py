@@ -21,7 +21,7 @@ from importer.model import LowBitModel, Numbers, PackedWeight
 from importer.readers.directory import FLOATS, Directory, bits_of, group_size_of, integer, step_of
 from importer.readers.words import dense, dense_words
 
-__all__ = ["open_mlx", "recognises"]
+__all__ = ["mlx_weights", "open_mlx", "recognises"]
 
 _WIDTHS = (2, 3, 4, 5, 6, 8)
 
@@ -35,11 +35,18 @@ def recognises(_: Path, config: dict[str, Any]) -> bool:
 
 def open_mlx(path: Path, config: dict[str, Any]) -> LowBitModel:
     """The reader's `open`."""
+    directory = Directory.open(path, config)
+    return directory.model("mlx", mlx_weights(directory, config))
+
+
+def mlx_weights(directory: Directory, config: dict[str, Any]) -> dict[str, PackedWeight]:
+    """The packed weights of a directory by their names there."""
     where = "quantization" if isinstance(config.get("quantization"), dict) else "quantization_config"
-    block = config[where]
+    block = config.get(where)
+    if not isinstance(block, dict):
+        raise InputError(f"{directory.path}: config.json: {where}: expected MLX's block, got {block!r}")
     _affine(block, where)
     bits, size = integer(block, "bits", where), integer(block, "group_size", where)
-    directory = Directory.open(path, config)
     last = "biases" if where == "quantization" else "qbiases"
     weights = {}
     for module in directory.modules("scales"):
@@ -51,7 +58,7 @@ def open_mlx(path: Path, config: dict[str, Any]) -> LowBitModel:
         own_bits = integer(entry, "bits", f"{where}.{module}", bits)
         own_size = integer(entry, "group_size", f"{where}.{module}", size)
         weights[module] = _weight(directory, module, own_bits, own_size, last)
-    return directory.model("mlx", weights)
+    return weights
 
 
 def _affine(block: Mapping[str, Any], where: str) -> None:

@@ -12,8 +12,10 @@ from dualbinary import InputError
 from importer.model import Numbers
 from importer.readers.gguf.blocks import FORMS, read_numbers
 from importer.readers.gguf.types import TYPES
+from tests.support.folded_models import PACKERS
 from tests.support.gguf_files import Type, dequantized
 
+OF_OTHERS = (42, 142, 143)  # types that the library does not know
 K_TYPES = ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")
 STORED = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "TQ1_0", "TQ2_0")
 KINDS = {form.name: form for forms in TYPES.values() for form in forms}
@@ -54,7 +56,7 @@ def of_the_library(name: str, data: np.ndarray, rows: int) -> np.ndarray:
 
 
 def test_sizes_of_types_are_those_of_the_library():
-    ours = {forms[0].name: (forms[0].weights, forms[0].size) for number, forms in TYPES.items() if number != 42}
+    ours = {forms[0].name: (forms[0].weights, forms[0].size) for number, forms in TYPES.items() if number not in OF_OTHERS}
     assert ours == {kind.name: sizes for kind, sizes in gguf.GGML_QUANT_SIZES.items()}
     assert all(TYPES[kind.value][0].name == kind.name for kind in gguf.GGML_QUANT_SIZES)
 
@@ -141,3 +143,14 @@ def test_a_scale_that_is_not_finite_is_refused(name, value):
         data[-1, [byte for byte in range(KINDS[name].size) if not at <= byte < at + 2]] |= 1  # no factor is 0
     with pytest.raises(InputError, match=r"blk\.0\.attn_q\.weight: a (step|offset) is not finite"):
         read(name, data, 2)
+
+
+@given(st.sampled_from(sorted(PACKERS)), shapes, seeds)
+def test_blocks_of_folded_models_are_read_as_they_were_packed(name, shape, seed):
+    rng = np.random.default_rng(seed)
+    q = rng.integers(0, 3, (shape[0], 128 * shape[1]))
+    steps = rng.standard_normal(shape).astype(np.float16)
+    numbers = read(name, PACKERS[name](q, steps).reshape(shape[0] * shape[1], -1), shape[0])
+    np.testing.assert_array_equal(numbers.q, q)
+    np.testing.assert_array_equal(numbers.step, steps)
+    assert numbers.zero == 1

@@ -38,6 +38,8 @@ MODELS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
         _COMMON | {"head_dim": 48, "attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True},
         {"attention.key_length": 48, "attention.value_length": 48, "rope.dimension_count": 48},
     ),
+    "llama, folded": ("llama", _COMMON | {"intermediate_size": 256}, {}),
+    "llama, folded and tied": ("llama", _COMMON | {"intermediate_size": 256, "tie_word_embeddings": True}, {}),
     "llama, linear": (
         "llama",
         _COMMON | {"rope_parameters": _ROPE | {"rope_type": "linear", "factor": 4.0}},
@@ -72,6 +74,11 @@ MODELS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     ),
     "qwen2": ("qwen2", _COMMON | {"rope_parameters": _ROPE}, {"rope.freq_base": 5000.0}),
     "qwen3": ("qwen3", _COMMON | {"head_dim": 48}, {"attention.key_length": 48, "attention.value_length": 48}),
+    "qwen3, folded": (
+        "qwen3",
+        _COMMON | {"head_dim": 32, "intermediate_size": 256},
+        {"attention.key_length": 32, "attention.value_length": 32},
+    ),
     "qwen3, yarn": (
         "qwen3",
         _COMMON

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 import numpy as np
 from safetensors.torch import load_file
 
-from dualbinary.checkpoint import QuantizationConfig, planes_name, scales_name, write_checkpoint
+from dualbinary.checkpoint import QuantizationConfig, planes_name, rotation_signs_name, scales_name, write_checkpoint
+from dualbinary.contract.rotation import Rotation
 from dualbinary.contract.weight import PlaneFormat
 from tests.support.random_weights import random_weight
 
@@ -23,11 +24,13 @@ def quantize(
     form: PlaneFormat | None = None,
     overrides: Mapping[str, PlaneFormat] | None = None,
     tables: Mapping[str, PlaneFormat] | None = None,
+    block_sizes: Mapping[str, int] | None = None,
 ):
     """Write a checkpoint of random planes for every Linear of `model_dir` and return them by module.
 
     `overrides` are the formats of modules that differ from `form`, which otherwise follows from what is before it;
-    `tables` those of vocabulary tables, which else stay as they are.
+    `tables` those of vocabulary tables, which else stay as they are. `block_sizes` are those of rotations of modules,
+    whose signs depend on the number of inputs alone.
     """
     config = json.loads((model_dir / "config.json").read_text())
     stored = load_file(model_dir / "model.safetensors")
@@ -46,6 +49,15 @@ def quantize(
         weight = random_weight(rng, N, K, formats.get(module, default))
         tensors[planes_name(module)], tensors[scales_name(module)] = weight.planes, weight.scales
         modules[module] = weight.dequantize()
-    quantization = QuantizationConfig.of_formats("fdb", default, overrides or {}, tuple(skip), tables)
+        if block_sizes and module in block_sizes:
+            rotation = Rotation(block_sizes[module], random_signs(K))
+            tensors[rotation_signs_name(module)] = rotation.signs
+            modules[module] = rotation.unrotated(modules[module])
+    quantization = QuantizationConfig.of_formats("fdb", default, overrides or {}, tuple(skip), tables, block_sizes)
     write_checkpoint(checkpoint, config, quantization, tensors.items())
     return modules
+
+
+def random_signs(K: int) -> np.ndarray:
+    """Signs int8 [K] for K inputs, always the same."""
+    return np.random.default_rng(K).choice(np.array([-1, 1], np.int8), K)

@@ -4,7 +4,9 @@
    a Split hands out: the kernel then prepares its activation tables once, and one long matrix keeps threads busier than
    three short ones. Where each of them has one step for all outputs, every output of the node has its own.
 2. Every other layer becomes a node of its own.
-3. A layer whose planes have their inputs in another order than X reads a Gather of X.
+3. A layer whose planes multiply a rotated X reads a SignedHadamard node, which it shares with all layers of the same X
+   and rotation, whether or not they are one node with it.
+4. A layer whose planes have their inputs in another order than X, or than the rotated X, reads a Gather of it.
 """
 
 from collections.abc import Mapping
@@ -18,6 +20,7 @@ from dualbinary.contract.weight import PlaneFormat
 from exporter.graph.export_graph import PlaneNode
 from exporter.graph.layers import Linear
 from exporter.graph.operator_node import operator_attributes, plane_parameters
+from exporter.graph.rotations import Rotations
 from exporter.graph.values import NodeBuilder, constant, copy_type, replace_value
 
 __all__ = ["DualBinaryLinearPass"]
@@ -27,12 +30,20 @@ class DualBinaryLinearPass(ir.passes.InPlacePass):
     """See the module's docstring. After the run, `nodes` lists the new nodes."""
 
     def __init__(
-        self, formats: Mapping[Linear, PlaneFormat], orders: Mapping[Linear, np.ndarray], accuracy_level: int
+        self,
+        formats: Mapping[Linear, PlaneFormat],
+        orders: Mapping[Linear, np.ndarray],
+        rotations: Rotations,
+        accuracy_level: int,
     ) -> None:
-        """Replace the layers of `formats`, which gives the format of each; `orders` has the input orders of some."""
+        """Replace the layers of `formats`, which gives the format of each.
+
+        `orders` has the input orders of some, `rotations` those of some or none.
+        """
         super().__init__()
         self._formats = formats
         self._orders = orders
+        self._rotations = rotations
         self._accuracy_level = accuracy_level
         self.nodes: list[PlaneNode] = []
 
@@ -42,7 +53,8 @@ class DualBinaryLinearPass(ir.passes.InPlacePass):
         for linear, plane_format in self._formats.items():
             parent = linear.module.rpartition(".")[0]
             order = self._orders[linear].tobytes() if linear in self._orders else b""
-            groups.setdefault((linear.matmul.inputs[0], parent, plane_format, order), []).append(linear)
+            rotation = self._rotations.get(linear.parameter)
+            groups.setdefault((linear.matmul.inputs[0], parent, plane_format, order, rotation), []).append(linear)
         for linears in groups.values():
             self._replace(model, linears)
         if self._formats:
@@ -60,10 +72,11 @@ class DualBinaryLinearPass(ir.passes.InPlacePass):
         planes, scales = plane_parameters(model, name, plane_format, N, K)
         attributes = operator_attributes(plane_format, N, K, self._accuracy_level)
         x, order = first.matmul.inputs[0], self._orders.get(first)
+        assert x is not None
+        x = self._rotations.rotated(model, first.matmul, x, first.parameter)
         if order is not None:
             build = NodeBuilder(model, first.matmul, name)
             reordered = build("Gather", x, build.constant("input_order", order), axis=-1)
-            assert x is not None
             copy_type(x, reordered)
             x = reordered
         node = ir.node(OP.name, [x, planes, scales], attributes, domain=OP.domain, name=name)
@@ -79,7 +92,8 @@ class DualBinaryLinearPass(ir.passes.InPlacePass):
         model.graph.insert_before(first.matmul, new)
         for linear, output in zip(linears, outputs, strict=True):
             replace_value(model, linear.matmul.outputs[0], output)
-        self.nodes.append(PlaneNode(tuple(linears), plane_format, planes, scales, input_order=order))
+        rotation = self._rotations.get(first.parameter)
+        self.nodes.append(PlaneNode(tuple(linears), plane_format, planes, scales, None, order, rotation))
 
 
 def _split(model: ir.Model, value: ir.Value, sizes: list[int], name: str) -> ir.Node:

@@ -47,7 +47,8 @@ class StockProductsPass(ir.passes.InPlacePass):
                 raise OptionError("op", expected, "matmulnbits", "use {op} dualbinary, or a model of even levels")
         for node in self._given:
             self.nodes.append(self._replace(model, node))
-        model.graph.opset_imports.pop(OP.domain, None)
+        if all(node.domain != OP.domain for node in model.graph):  # transforms of rotated inputs may be left
+            model.graph.opset_imports.pop(OP.domain, None)
         return ir.passes.PassResult(model, modified=bool(self.nodes))
 
     def _replace(self, model: ir.Model, node: PlaneNode) -> PlaneNode:

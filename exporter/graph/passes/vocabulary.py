@@ -5,13 +5,15 @@
 2. The same bits for operators of ONNX Runtime alone: quantization blocks (`vocabulary_blocks.py`).
 3. 16 and 32 bits: the table is stored in that float type and cast where the graph computes in the other.
 
-Tied tables are stored once, whichever the case.
+Tied tables are stored once, whichever the case. Where a checkpoint stores a rotated table, it stays rotated, whichever
+the case: SignedHadamard turns rows back after they are looked up, and the inputs of the head before their product.
 
 A Gather of ONNX Runtime's CPU provider fails for an id beyond the table and names it, but takes -1 for the last row. So
 negative ids are moved beyond the table first. Not on CUDA, where Gather does not check at all.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -19,6 +21,7 @@ import onnx_ir as ir
 
 from exporter.graph.export_graph import VocabularyTable
 from exporter.graph.layers import Linear
+from exporter.graph.rotations import Rotations
 from exporter.graph.values import NodeBuilder, parameter, replace_value, static_shape
 
 __all__ = ["FloatTables", "TableForm", "VocabularyPass"]
@@ -74,11 +77,16 @@ class VocabularyPass(ir.passes.InPlacePass):
         tied: bool,
         check_ids: bool,
         stored: Mapping[str, TableForm] | None = None,
+        rotations: Rotations | None = None,
     ) -> None:
-        """`tied` says that both tables hold the same weights; `stored` has forms of single tables, by parameter."""
+        """`tied` says that both tables hold the same weights; `stored` has forms of single tables, by parameter.
+
+        `rotations` are those of tables that are stored rotated.
+        """
         super().__init__()
         self._embedding, self._head, self._form, self._stored = embedding, head, form, stored or {}
         self._tied, self._check_ids = tied, check_ids
+        self._rotations = rotations or Rotations({})
         self.tables: list[VocabularyTable] = []
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -90,15 +98,19 @@ class VocabularyPass(ir.passes.InPlacePass):
         if self._head is not None:
             if table is None or not self._tied:
                 table = self._table(model, self._head.weight)
+            x = self._head.matmul.inputs[0]
+            assert x is not None
+            x = self._rotations.rotated(model, self._head.matmul, x, table.parameter)
             build = NodeBuilder(model, self._head.matmul, f"{self._head.module}.head")
-            result = self._form_of(table.parameter).product(build, table, self._head.matmul.inputs[0])
+            result = self._form_of(table.parameter).product(build, table, x)
             replace_value(model, self._head.matmul.outputs[0], result)
         return ir.passes.PassResult(model, modified=bool(self.tables))
 
     def _table(self, model: ir.Model, weight: ir.Value) -> VocabularyTable:
         rows, width = static_shape(weight) or (0, 0)
         name = str(weight.name)
-        self.tables.append(self._form_of(name).table(model, name, rows, width))
+        table = self._form_of(name).table(model, name, rows, width)
+        self.tables.append(replace(table, rotation=self._rotations.get(name)))
         return self.tables[-1]
 
     def _form_of(self, parameter: str) -> TableForm:
@@ -108,7 +120,9 @@ class VocabularyPass(ir.passes.InPlacePass):
         build = NodeBuilder(model, gather, f"{table.parameter}.lookup")
         ids = gather.inputs[1]
         if self._check_ids:
-            rows, _ = static_shape(gather.inputs[0]) or (0, 0)
-            zero, beyond = (build.constant(f"id_{number}", np.array(number, np.int64)) for number in (0, rows))
+            count, _ = static_shape(gather.inputs[0]) or (0, 0)
+            zero, beyond = (build.constant(f"id_{number}", np.array(number, np.int64)) for number in (0, count))
             ids = build("Where", build("Less", ids, zero), beyond, ids)
-        replace_value(model, gather.outputs[0], self._form_of(table.parameter).look_up(build, table, ids))
+        rows = self._form_of(table.parameter).look_up(build, table, ids)
+        rows = self._rotations.unrotated(model, build, rows, table.parameter)
+        replace_value(model, gather.outputs[0], rows)

@@ -67,7 +67,11 @@ def _q2_0(blocks: Bytes) -> Decoded:
 
 
 def _tq1_0(blocks: Bytes) -> Decoded:
-    return codes.trits(blocks[:, :52]), _half(blocks, 52), None
+    return codes.trits(blocks, ((0, 32, 5), (32, 48, 5), (48, 52, 4))), _half(blocks, 52), None
+
+
+def _ptq1_0(blocks: Bytes) -> Decoded:
+    return codes.trits(blocks, ((0, 16, 5), (16, 24, 5), (24, 26, 4))), _half(blocks, 26), None
 
 
 def _tq2_0(blocks: Bytes) -> Decoded:
@@ -126,6 +130,8 @@ FORMS = {
     "Q1_0": Form(1, 128, 0.5, _q1_0),
     "Q2_0": Form(2, 64, 1, _q2_0),
     "Q2_0 of 128": Form(2, 128, 1, _q2_0),
+    "PQ2_0": Form(2, 128, 1, _q2_0),
+    "PTQ1_0": Form(2, 128, 1, _ptq1_0),
     "TQ1_0": Form(2, 256, 1, _tq1_0),
     "TQ2_0": Form(2, 256, 1, _tq2_0),
     "Q4_0": Form(4, 32, 8, _q4_0),

@@ -3,6 +3,8 @@
 "Planes" here: 32 bytes hold 32 weights in their lowest bits, the next 32 weights in the bits above, and so on.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
@@ -70,13 +72,13 @@ def planes_of_bits(values: Bytes) -> Bytes:
     return _joined(_fields(values, 1))
 
 
-def trits(values: Bytes) -> Bytes:
-    """The 256 numbers 0, 1, 2 of TQ1_0's 52 bytes: five to a byte, the last four bytes with four.
+def trits(values: Bytes, sections: Sequence[tuple[int, int, int]]) -> Bytes:
+    """Numbers 0, 1, 2 of bytes in sections (begin, end, digits): the first digits of all its bytes, the second, ...
 
     A byte is a fraction of 256 in base 3: times 3, what carries out of the byte is its first digit.
     """
     parts = []
-    for begin, end, digits in ((0, 32, 5), (32, 48, 5), (48, 52, 4)):
+    for begin, end, digits in sections:
         rest = values[:, begin:end].astype(np.uint16)
         for _ in range(digits):
             rest = rest * 3

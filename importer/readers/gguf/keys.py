@@ -8,11 +8,19 @@ import numpy as np
 
 from dualbinary import InputError
 from importer.readers.gguf.container import Container
+from importer.readers.hadamard import PREFIX, Declaration, Names, read_declaration
 
 __all__ = ["Keys"]
 
 _ARCHITECTURE = "general.architecture"
 _ROTATIONS = re.compile(r"hadamard|rotation|^prism\.", re.IGNORECASE)
+_ROTATED = ("llama", "qwen3", "qwen3moe", "qwen35", "qwen35moe", "qwen3next")  # that are published with folded weights
+_NAMES = Names(
+    re.compile(r"blk\.\d+\.(attn_(q|k|v|qkv|gate|output)|ffn_(gate|up|down)|ssm_out)\.weight|output\.weight"),
+    re.compile(r"blk\.\d+\.ssm_out\.weight"),
+    table="token_embd.weight",
+    head="output.weight",
+)
 # Names of values that change what a model computes, by what published files have.
 _ARITHMETIC = re.compile(
     r"scal|softcap|rope|window|expert|ssm|norm|clamp|alibi|temperature|sparsity|swiglu|lora|residual|shared|indexer"
@@ -31,12 +39,12 @@ class Keys:
     """
 
     def __init__(self, container: Container) -> None:
-        """Raises InputError where the file names no architecture or declares a rotation."""
+        """Raises InputError where the file names no architecture or declares a rotation that no reader knows."""
         self.container = container
         self._metadata = container.metadata
         self._read: set[str] = set()
         for key in self._metadata:
-            if _ROTATIONS.search(key):
+            if _ROTATIONS.search(key) and not key.startswith(PREFIX):
                 raise InputError(
                     f"{container.path}: {key!r} declares a rotation that this release does not know; give the "
                     "full-precision model"
@@ -108,6 +116,17 @@ class Keys:
         if type(value) is not int or not 0 <= value < count:
             raise self.fail(key, f"a token of {count}", value)
         return value
+
+    def rotations(self) -> Declaration | None:
+        """The rotations of inputs that the file declares. Raises InputError as `read_declaration` does."""
+        path, tensors = self.container.path, self.container.tensors
+        if any(key.startswith(PREFIX) for key in self._metadata) and self.architecture not in _ROTATED:
+            raise InputError(
+                f"{path}: {PREFIX}*: expected of an architecture of {', '.join(_ROTATED)}, got {self.architecture}; give "
+                "the full-precision model"
+            )
+        shapes = {name: tensor.shape for name, tensor in tensors.items()}
+        return read_declaration(self._metadata, shapes, _NAMES, path)
 
     def refuse_unread(self) -> list[str]:
         """Names of values that nobody asked for. Raises InputError where one says that more is computed."""

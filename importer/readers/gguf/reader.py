@@ -20,6 +20,8 @@ from importer.readers.gguf.inexact import inexact_weight
 from importer.readers.gguf.keys import Keys
 from importer.readers.gguf.names import Parameter, parameters
 from importer.readers.gguf.tokenizer import tokenizer_files
+from importer.readers.gguf.types import OF_ROTATED_MODELS
+from importer.readers.hadamard import Declaration
 
 __all__ = ["is_gguf", "open_gguf"]
 
@@ -46,22 +48,26 @@ def open_gguf(path: Path, config: dict[str, Any]) -> LowBitModel:
     family = family_of(keys)
     transformers_config = model_config(keys, family)
     places = parameters(keys, transformers_config)
+    rotations = keys.rotations()
     files, notes = tokenizer_files(keys, transformers_config.vocab_size)
     unread = keys.refuse_unread()
     if unread:
         notes.append(f"metadata that this release does not know, and leaves out: {', '.join(unread)}")
+    notes += _rotation_notes(container, rotations)
     weights: dict[str, PackedWeight] = {}
     inexact: dict[str, InexactWeight] = {}
     tensors: dict[str, PlainTensor] = {}
     for name, place in places.items():
         tensor = container.tensors[name]
         rows = family.rows(name, tensor.shape[0], transformers_config)
+        rotation = None if rotations is None else rotations.rotation(name)
         if tensor.type.name in _PLAIN:
-            tensors[place.name] = _plain(tensor, place, rows, _norm_offset(family, name))
+            plain = _plain(tensor, place, rows, _norm_offset(family, name))
+            tensors[place.name] = plain if rotation is None else plain.as_float(rotation.unrotated)
         elif tensor.type.name in FORMS and place.quantizable:
-            weights[place.module] = _packed(tensor, rows)
+            weights[place.module] = replace(_packed(tensor, rows), rotation=rotation)
         else:
-            inexact[place.module] = _inexact(container, tensor, place, rows)
+            inexact[place.module] = replace(_inexact(container, tensor, place, rows), rotation=rotation)
     return LowBitModel(
         format="gguf",
         config=_json_values(transformers_config),
@@ -71,6 +77,18 @@ def open_gguf(path: Path, config: dict[str, Any]) -> LowBitModel:
         notes=tuple(notes),
         inexact=inexact,
     )
+
+
+def _rotation_notes(container: Container, rotations: Declaration | None) -> list[str]:
+    if rotations is not None:
+        return [rotations.note()]
+    types = sorted({tensor.type.name for tensor in container.tensors.values()} & set(OF_ROTATED_MODELS))
+    if not types:
+        return []
+    return [
+        f"types {', '.join(types)} are those of models with rotated inputs, but the file declares no rotation, so that "
+        "its weights multiply plain inputs; if its answers make no sense, its metadata is incomplete"
+    ]
 
 
 def _packed(tensor: GgufTensor, rows: Rows) -> PackedWeight:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-__all__ = ["TYPES", "StoredType", "unknown_type"]
+__all__ = ["OF_ROTATED_MODELS", "TYPES", "StoredType", "unknown_type"]
 
 
 @dataclass(frozen=True)
@@ -56,17 +56,19 @@ TYPES = {
     40: (StoredType("NVFP4", 64, 36),),
     41: (StoredType("Q1_0", 128, 18), StoredType("Q1_0 of 512", 512, 130)),
     42: (StoredType("Q2_0", 64, 18), StoredType("Q2_0 of 128", 128, 34)),
+    142: (StoredType("PQ2_0", 128, 34),),
+    143: (StoredType("PTQ1_0", 128, 28),),
 }
 """By number: llama.cpp's form, then others that were published under its number. Their sizes tell them apart.
 
-Sizes are those of ggml's blocks; gguf 0.19 has the same, without type 42.
+Sizes are those of ggml's blocks; gguf 0.19 has the same, without type 42. Types 142 and 143 are those of
+github.com/PrismML-Eng/llama.cpp.
 """
 
-_ROTATED = (142, 143)  # of forks whose files come with Hadamard rotations of activations
+OF_ROTATED_MODELS = ("PQ2_0", "PTQ1_0")
+"""Types made for models whose inputs are rotated. A rotation is declared by metadata, and not by them."""
 
 
 def unknown_type(number: int) -> str:
     """The sentence about a type that is not in `TYPES`."""
-    if number in _ROTATED:
-        return f"type {number} declares a rotation that this release does not know; give the full-precision model"
     return f"type {number} is not known to this release; give the full-precision model"
