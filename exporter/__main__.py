@@ -159,11 +159,11 @@ def _export_and_check(
 
 def _calibrated(model_dir: Path, out: Path, options: ExportOptions, command: CommandOptions) -> Path:
     """The checkpoint of two planes that a child process trains from `model_dir`."""
-    own = ("planes", "group_size", "offset", "levels", "zero")
+    own = ("planes", "group_size", "offset", "levels", "zero", "rotate")
     if any(getattr(options, name) is not None for name in own):
         raise InputError(
-            "--calibrate decides planes, group size and offset; leave --planes, --group-size, --offset, --levels and "
-            "--zero out"
+            "--calibrate decides planes, group size and offset; leave --planes, --group-size, --offset, --levels, "
+            "--zero and --rotate out"
         )
     check_output(out, [out.name], force=command.force, model_dir=model_dir)
     checkpoint = out.with_name(out.stem + "-checkpoint")

@@ -5,7 +5,7 @@ from typing import Literal
 
 import numpy as np
 
-from dualbinary import OP
+from dualbinary import HADAMARD, OP
 from dualbinary.cli.options import check_options, option
 from dualbinary.contract.layout import CODES
 from dualbinary.contract.weight import EACH_GROUP, LEVELS, PlaneFormat
@@ -44,7 +44,7 @@ GRAPH = "graph"
 class ExportOptions:
     """Options of `exporter.export`.
 
-    `planes`, `group_size`, `offset`, `levels` and `zero` are those of a fit. None means the default, and is all that a
+    `planes`, `group_size`, `offset`, `levels`, `zero` and `rotate` are those of a fit. None means the default, and is all that a
     checkpoint of ours accepts, which carries its own. With none of them, or {planes} "auto", each weight that a form
     holds exactly gets the smallest such form, and the others are fitted.
     """
@@ -84,6 +84,14 @@ class ExportOptions:
         minimum=0,
         shown="default: 8 of 4 planes, 4 of 3, 1 of 2, 0.5 of 1, and so on",
         metavar="Z",
+    )
+    rotate: int | None = option(
+        None,
+        help="fit weights in a rotated basis: a Walsh-Hadamard transform with random signs, in blocks of the largest "
+        "power of two up to N that divides a layer's inputs, which a node of the graph rotates",
+        minimum=2,
+        maximum=HADAMARD.limits["max_block_size"],
+        metavar="N",
     )
     scale_bits: int | None = option(
         None,
@@ -163,6 +171,8 @@ class ExportOptions:
     def __post_init__(self) -> None:
         """Raise OptionError for a value that no export could use."""
         check_options(self)
+        if self.rotate is not None and self.rotate & (self.rotate - 1):
+            raise OptionError("rotate", "a power of two", self.rotate, "use the next smaller one")
         self._check_levels()
         if self.fallback == "ort2" and self.accuracy_level == 0:
             expected = "ort4, standard or none at {accuracy_level} 0, where ONNX Runtime is slow with two bits"

@@ -112,7 +112,7 @@ def _refuse_contradictions(source: ModelDirectory, options: ExportOptions) -> No
     if stored is None:
         return
     own = {"planes": stored.planes, "group_size": stored.group_size, "offset": stored.has_offset}
-    given = [name for name in (*own, "levels", "zero") if getattr(options, name) is not None]
+    given = [name for name in (*own, "levels", "zero", "rotate") if getattr(options, name) is not None]
     if given:
         values = ", ".join(f"{name}={value}" for name, value in own.items())
         values += ", others by module" if stored.overrides else ""

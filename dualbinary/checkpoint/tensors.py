@@ -222,9 +222,7 @@ def load_order(tensors: Mapping[str, StoredTensor], module: str) -> np.ndarray |
     return order
 
 
-def load_rotation(
-    config: QuantizationConfig, tensors: Mapping[str, StoredTensor], module: str
-) -> Rotation | None:
+def load_rotation(config: QuantizationConfig, tensors: Mapping[str, StoredTensor], module: str) -> Rotation | None:
     """The rotation of the inputs of `module`, whose planes multiply rotated ones; None where they multiply X.
 
     Where the module has an order of inputs, too, it is that of rotated ones. Raises InputError where a sign is not 1
@@ -308,9 +306,7 @@ def _array(name: str, stored: StoredTensor) -> np.ndarray:
         return reader.get_tensor(name)
 
 
-def _check_rotation(
-    config: QuantizationConfig, tensors: Mapping[str, StoredTensor], module: str, k: int
-) -> None:
+def _check_rotation(config: QuantizationConfig, tensors: Mapping[str, StoredTensor], module: str, k: int) -> None:
     """Hold the rotation of a module, or that it has none, against its inputs and tensors."""
     block_size, name = config.block_size_of(module), rotation_signs_name(module)
     if block_size is None:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from dualbinary.contract.hadamard import check_hadamard, signed_hadamard
 
-__all__ = ["Rotation"]
+__all__ = ["Rotation", "random_rotation"]
 
 _ELEMENTS = 1 << 22  # transformed at a time, in float64
 
@@ -54,3 +54,15 @@ class Rotation:
             part = slice(begin, begin + step)
             result[part] = signed_hadamard(rows[part], self.signs, self.block_size, inverse)
         return result
+
+
+def random_rotation(K: int, largest: int, seed: int) -> Rotation | None:
+    """A rotation of K inputs, its block size the largest power of two up to `largest` that divides K.
+
+    Its signs depend on K and the seed alone, so that all layers of so many inputs share them. None where K is odd.
+    """
+    block_size = min(K & -K, largest)
+    if block_size < 2:
+        return None
+    signs = np.random.default_rng((seed, K)).integers(0, 2, K, np.int8)
+    return Rotation(block_size, 1 - 2 * signs)

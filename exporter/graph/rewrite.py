@@ -1,11 +1,13 @@
 """All graph passes in order: from the builder's portable graph to the one that is stored."""
 
 from collections.abc import Collection, Iterable, Mapping
+from functools import partial
 
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from dualbinary import OP, InputError
+from dualbinary.contract.rotation import Rotation, random_rotation
 from dualbinary.contract.weight import PlaneFormat
 from exporter.graph.build import BuiltGraph
 from exporter.graph.dry_run import refuse_what_cannot_run
@@ -56,7 +58,7 @@ def rewrite(
     head = find_head(model, linears)
     formats, exact = layer_formats([each for each in linears if each is not head], parameters, options, progress)
     tables = _table_parameters(embedding, head)
-    rotations = Rotations.of(formats, tables, parameters)
+    rotations = Rotations.of(formats, tables, parameters, partial(_fitted_rotation, exact=exact, options=options))
     linear_pass = DualBinaryLinearPass(formats, input_orders(formats, parameters), rotations, options.accuracy_level)
     linear_pass(model)
     nodes = linear_pass.nodes
@@ -106,6 +108,13 @@ def _table_parameters(embedding: ir.Node | None, head: Linear | None) -> list[st
     names = [head.parameter] if head is not None else []
     table = embedding.inputs[0] if embedding is not None else None
     return names if table is None else [*names, str(table.name)]
+
+
+def _fitted_rotation(linear: Linear, exact: Collection[str], options: ExportOptions) -> Rotation | None:
+    """The rotation of a layer of a plain directory; one that is stored exactly has none."""
+    if options.rotate is None or linear.parameter in exact:
+        return None
+    return random_rotation(linear.K, options.rotate, seed=0)
 
 
 def _hadamard_kind(options: ExportOptions) -> HadamardKind:

@@ -4,7 +4,7 @@ Layers that read the same value through the same rotation share one node (q, k a
 the same signs share one initializer.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 import onnx_ir as ir
 
@@ -16,6 +16,8 @@ from exporter.graph.values import NodeBuilder, constant
 
 __all__ = ["Rotations"]
 
+Rotate = Callable[[Linear], Rotation | None]
+
 
 class Rotations:
     """Rotations by parameter, and the nodes and initializers that they have so far."""
@@ -26,10 +28,16 @@ class Rotations:
         self._signs: dict[bytes, ir.Value] = {}
 
     @classmethod
-    def of(cls, linears: Iterable[Linear], tables: Iterable[str], parameters: Parameters) -> "Rotations":
-        """Those of layers and of vocabulary tables. Raises InputError as `Parameters.rotation` does."""
+    def of(
+        cls, linears: Collection[Linear], tables: Iterable[str], parameters: Parameters, fitted: Rotate
+    ) -> "Rotations":
+        """Those of layers and of vocabulary tables of a checkpoint; `fitted` gives those of layers that are fitted.
+
+        Raises InputError as `Parameters.rotation` does.
+        """
         names = [*(linear.parameter for linear in linears), *tables]
         found = {name: parameters.rotation(name) for name in names}
+        found |= {linear.parameter: found[linear.parameter] or fitted(linear) for linear in linears}
         return cls({name: rotation for name, rotation in found.items() if rotation is not None})
 
     def get(self, parameter: str) -> Rotation | None:

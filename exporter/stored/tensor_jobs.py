@@ -16,6 +16,7 @@ import torch
 
 from dualbinary import OP, InputError
 from dualbinary.contract.scale_codes import BFLOAT16, round_scales, scale_values
+from dualbinary.contract.rotation import Rotation
 from dualbinary.contract.weight import PlaneFormat, PlaneWeight
 from dualbinary.fitting.closed_form import fit
 from dualbinary.fitting.exact import exact_weight
@@ -99,7 +100,8 @@ def _plane_job(node: PlaneNode, graph: ExportGraph, parameters: Parameters, stat
         parts = []
         for linear in node.linears:
             exact = linear.parameter in graph.exact
-            weight, stats[linear.module] = _layer_weight(linear, node.plane_format, parameters, exact)
+            given = linear, node.plane_format, parameters, exact, node.rotation
+            weight, stats[linear.module] = _layer_weight(*given)
             parts.append(weight)
         weight = PlaneWeight.concatenate(parts)
         if node.stock is not None:
@@ -162,12 +164,15 @@ def _parameter_job(value: ir.Value, graph: ExportGraph, parameters: Parameters) 
 
 
 def _layer_weight(
-    linear: Linear, plane_format: PlaneFormat, parameters: Parameters, exact: bool
+    linear: Linear, plane_format: PlaneFormat, parameters: Parameters, exact: bool, rotation: Rotation | None
 ) -> tuple[PlaneWeight, LayerStats]:
-    """The weight of a layer in layout plain, stored in a checkpoint, packed exactly or fitted, and its statistics."""
+    """The weight of a layer in layout plain, stored in a checkpoint, packed exactly or fitted, and its statistics.
+
+    One that is fitted is so in the basis of `rotation`, that of the node's inputs.
+    """
     plain = replace(plane_format, layout=OP.layouts[0].name)
     if not parameters.has_planes(linear.parameter):
-        return _plain_weight(linear, plain, parameters, exact)
+        return _plain_weight(linear, plain, parameters, exact, rotation)
     stored = parameters.stored_weight(linear.parameter)
     if not plain.per_tensor:
         stored = stored.with_own_scales()
@@ -178,10 +183,12 @@ def _layer_weight(
 
 
 def _plain_weight(
-    linear: Linear, form: PlaneFormat, parameters: Parameters, exact: bool
+    linear: Linear, form: PlaneFormat, parameters: Parameters, exact: bool, rotation: Rotation | None
 ) -> tuple[PlaneWeight, LayerStats]:
     """The weight of a layer of a plain directory: exact in its form where that was found to hold it, or fitted."""
     values = parameters.read(linear.parameter, torch.float32).numpy()
+    if rotation is not None:
+        values = rotation.rotated(values)
     kind = stored_type(linear.parameter, parameters)
     weight = exact_weight(values, form, kind) if exact and kind is not None else None
     if weight is None:

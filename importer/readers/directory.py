@@ -55,6 +55,9 @@ _PACKED = re.compile(
 )
 """Names of tensors that belong to a quantized weight in some format, and never to a plain one."""
 
+_BLOCKS = ("quantization_config", "quantization", "compression_config")
+_ROTATIONS = re.compile(r"hadamard|quarot|spinquant|rotation|^transform_config$", re.IGNORECASE)
+
 _TEMPLATES = (f"{CHAT_TEMPLATES}/", "*.jinja")
 
 
@@ -78,8 +81,12 @@ class Directory:
 
     @classmethod
     def open(cls, path: Path, config: dict[str, Any]) -> "Directory":
-        """Read the headers. Raises InputError for files that are damaged, and for a key that config.json has twice."""
+        """Read the headers.
+
+        Raises InputError for files that are damaged, for a key that config.json has twice, and for a rotation in it.
+        """
         _refuse_key_twice(path / CONFIG_FILE)
+        _refuse_rotations(config)
         return cls(path, config, stored_tensors(path))
 
     def modules(self, suffix: str) -> list[str]:
@@ -135,9 +142,8 @@ class Directory:
                 f"{self.path}: config.json says {form}, but no tensor holds a packed weight; if the weights are plain, "
                 "remove the block from config.json"
             )
-        kept = {"quantization_config", "quantization", "compression_config"}
         tensors = {name: self._plain(name, form, weights) for name in self.stored if name not in self.used}
-        config = {key: value for key, value in self.config.items() if key not in kept}
+        config = {key: value for key, value in self.config.items() if key not in _BLOCKS}
         return LowBitModel(form, config, dict(weights), tensors, _small_files(self.path), tuple(notes))
 
     def _reader(self, name: str) -> Any:
@@ -255,6 +261,18 @@ def _small_files(path: Path) -> dict[str, str | Path]:
     for template in sorted((path / _TEMPLATES[0]).glob(_TEMPLATES[1])):
         files[_TEMPLATES[0] + template.name] = template
     return files
+
+
+def _refuse_rotations(config: dict[str, Any]) -> None:
+    """Refuse whatever says that weights multiply something else than the inputs, and that no reader has asked for."""
+    blocks = {"": config} | {f"{name}.": config[name] for name in _BLOCKS if isinstance(config.get(name), dict)}
+    for where, block in blocks.items():
+        for key, value in block.items():
+            if value and _ROTATIONS.search(key):
+                raise InputError(
+                    f"config.json: {where}{key}: the model computes more than its weights say, and this release does "
+                    "not know what; give the full-precision model"
+                )
 
 
 def _refuse_key_twice(path: Path) -> None:

@@ -10,6 +10,7 @@ transformers writes the same under quant_method "metal", with `qbiases`.
 Source: MLX 0.32.4, mx.quantize; mlx-lm 0.32.2, mlx_lm/utils.py; transformers 5.23, integrations/metal_quantization.py.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,13 +22,21 @@ from importer.model import LowBitModel, Numbers, PackedWeight
 from importer.readers.directory import FLOATS, Directory, bits_of, group_size_of, integer, step_of
 from importer.readers.words import dense, dense_words
 
-__all__ = ["mlx_weights", "open_mlx", "recognises"]
+__all__ = ["is_folded", "mlx_weights", "open_mlx", "recognises"]
 
 _WIDTHS = (2, 3, 4, 5, 6, 8)
 
 
-def recognises(_: Path, config: dict[str, Any]) -> bool:
+def is_folded(path: Path, config: dict[str, Any]) -> bool:
+    """Whether a directory declares that inputs are rotated; `mlx_hadamard.py` reads it."""
+    named = re.fullmatch(r"prism_hadamard_\w+", str(config.get("model_type"))) or "hadamard_config" in config
+    return bool(named) or (path / "hadamard.json").is_file()
+
+
+def recognises(path: Path, config: dict[str, Any]) -> bool:
     """Whether config.json has MLX's block, or that of transformers for the same."""
+    if is_folded(path, config):
+        return False
     block = config.get("quantization_config")
     method = block.get("quant_method") if isinstance(block, dict) else None
     return method in ("metal", "mlx") or (method is None and isinstance(config.get("quantization"), dict))

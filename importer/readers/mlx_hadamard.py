@@ -24,11 +24,11 @@ from dualbinary.files.json_objects import read_json_object
 from importer.model import LowBitModel, PlainTensor
 from importer.readers.directory import FLOATS, Directory
 from importer.readers.hadamard import PREFIX, Declaration, Names, read_declaration
-from importer.readers.mlx import mlx_weights
+from importer.readers.mlx import is_folded, mlx_weights
 
 __all__ = ["open_mlx_hadamard", "recognises"]
 
-_MODEL_TYPE = re.compile(r"prism_hadamard_\w+")
+recognises = is_folded
 _EXPECTED = {
     "schema_version": 2,
     "base_model_type": "qwen3_5",
@@ -51,11 +51,6 @@ _CONVOLUTION = ".conv1d.weight"
 _NORMS = re.compile(r".*(layernorm|\.q_norm|\.k_norm|model\.norm)\.weight")  # that add one; linear attention's does not
 
 
-def recognises(_: Path, config: dict[str, Any]) -> bool:
-    """Whether config.json is that of a folded model of MLX, or names the file of a declaration."""
-    return bool(_MODEL_TYPE.fullmatch(str(config.get("model_type")))) or "hadamard_config" in config
-
-
 def open_mlx_hadamard(path: Path, config: dict[str, Any]) -> LowBitModel:
     """The reader's `open`."""
     for key, wanted in _EXPECTED.items():
@@ -66,7 +61,7 @@ def open_mlx_hadamard(path: Path, config: dict[str, Any]) -> LowBitModel:
     text = config.get("text_config")
     if not isinstance(text, dict) or text.get("model_type") != _TEXT_TYPE:
         raise InputError(f"{path}: config.json: text_config: expected that of a {_TEXT_TYPE}; fetch config.json again")
-    directory = Directory.open(path, config)
+    directory = Directory.open(path, {key: value for key, value in config.items() if key != "hadamard_config"})
     pictures = directory.drop(_VISION)
     weights = mlx_weights(directory, config)
     declaration = _declaration(directory, config, {name: (it.N, it.K) for name, it in weights.items()})

@@ -56,7 +56,9 @@ def of_the_library(name: str, data: np.ndarray, rows: int) -> np.ndarray:
 
 
 def test_sizes_of_types_are_those_of_the_library():
-    ours = {forms[0].name: (forms[0].weights, forms[0].size) for number, forms in TYPES.items() if number not in OF_OTHERS}
+    ours = {
+        forms[0].name: (forms[0].weights, forms[0].size) for number, forms in TYPES.items() if number not in OF_OTHERS
+    }
     assert ours == {kind.name: sizes for kind, sizes in gguf.GGML_QUANT_SIZES.items()}
     assert all(TYPES[kind.value][0].name == kind.name for kind in gguf.GGML_QUANT_SIZES)
 

@@ -38,7 +38,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "other values than keys": ({"keys": {"llama.attention.value_length": 16}}, "expected 32, as that of keys, got 16"),
     "another family": ({"keys": {"general.architecture": "clip"}}, "architecture 'clip'; this release reads llama, "),
     "no family": ({"keys": {"general.architecture": ""}}, "general.architecture: expected the name of one"),
-    "part of a rotation": ({"keys": {"prism.hadamard.block_size": 128}}, "prism.hadamard.version: expected a whole num"),
+    "part of a rotation": (
+        {"keys": {"prism.hadamard.block_size": 128}},
+        "prism.hadamard.version: expected a whole num",
+    ),
     "another rotation": ({"keys": {"prism.givens.angle": 2}}, "declares a rotation that this release does not know"),
     "a rotation of the family": ({"keys": {"llama.rotation.kind": "x"}}, "declares a rotation"),
     "experts": ({"keys": {"llama.expert_count": 8}}, "llama.expert_count = 8: this release does not know"),

@@ -90,7 +90,9 @@ def test_types_of_folded_models_without_a_declaration_are_plain_weights_with_a_n
     write_folded_model(tmp_path / "model.gguf", keys=undeclared)
     opened = open_model(tmp_path / "model.gguf")
     assert all(weight.rotation is None for weight in opened.weights.values())
-    assert any("PQ2_0 are those of models with rotated inputs, but the file declares no" in note for note in opened.notes)
+    assert any(
+        "PQ2_0 are those of models with rotated inputs, but the file declares no" in note for note in opened.notes
+    )
 
 
 def test_an_inspection_says_what_is_rotated_and_counts_signs(tmp_path):
@@ -115,7 +117,11 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "a newer version": ("", {"version": 3}, "version: expected one of 1, 2, got 3"),
     "no version": ("", {"version": None}, "version: expected a whole number, got None"),
     "an unknown key": ("", {"permutation": "x"}, "hadamard.permutation declares a rotation that this release does not"),
-    "another transform": ("", {"transform": "dct"}, "transform: expected normalized-sylvester-walsh-hadamard, got 'dct'"),
+    "another transform": (
+        "",
+        {"transform": "dct"},
+        "transform: expected normalized-sylvester-walsh-hadamard, got 'dct'",
+    ),
     "another axis": ("", {"axis": "output"}, "axis: expected input-last-dimension, got 'output'"),
     "blocks of 96": ("", {"block_size": 96}, "block_size: expected a power of two from 2 to 32768, got 96"),
     "blocks of 0": ("", {"block_size": 0}, "block_size: expected a power of two from 2 to 32768, got 0"),
@@ -133,15 +139,27 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "a width of 0": ("", {"sign_widths": [0, 384]}, "sign_widths: expected numbers above 0"),
     "signs as text": ("", {"sign_values": ["1"]}, "sign_values: expected whole numbers, got"),
     "no weights": ("", {"weight_names": None, "inverse_weight_names": None}, "weight_names: expected names of tensors"),
-    "a weight that is not there": ("", {"weight_names": ["blk.7.attn_q.weight"]}, "weight_names: expected names of weigh"),
-    "a weight twice": ("", {"weight_names": [Q, Q]}, "weight_names: expected each name once, got 'blk.0.attn_q.weight'"),
+    "a weight that is not there": (
+        "",
+        {"weight_names": ["blk.7.attn_q.weight"]},
+        "weight_names: expected names of weigh",
+    ),
+    "a weight twice": (
+        "",
+        {"weight_names": [Q, Q]},
+        "weight_names: expected each name once, got 'blk.0.attn_q.weight'",
+    ),
     "a norm": ("", {"weight_names": ["blk.0.attn_norm.weight"]}, "weight_names: expected names of weights that are"),
     "a table as a weight": ("", {"weight_names": [TABLE]}, "weight_names: expected weights of linear layers that this"),
     "a weight as a table": ("", {"inverse_weight_names": [Q]}, f"inverse_weight_names: expected {TABLE}, got '{Q}'"),
     "a number for text": ("", {"weight_names": 7}, "weight_names: expected names of tensors, got 7"),
     "text for a flag": ("", {"tied_output": "yes"}, "tied_output: expected true or false, got 'yes'"),
     "a tied head in version 1": ("", {"tied_output": True}, "tied_output: expected false in version 1, got True"),
-    "version 2 with a head": ("", {"version": 2, "tied_output": True}, "tied_output: expected true only where the head"),
+    "version 2 with a head": (
+        "",
+        {"version": 2, "tied_output": True},
+        "tied_output: expected true only where the head",
+    ),
     "version 2 untied": ("", {"version": 2}, "tied_output: expected true in version 2, got False"),
     "a folded table without a head": (
         "llama, folded and tied",

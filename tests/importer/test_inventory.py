@@ -6,13 +6,14 @@ import pytest
 from dualbinary import InputError
 from importer.checkpoint import write_model
 from importer.readers import READERS, open_model
-from tests.support.foreign_directories import plain_tensors, save
+from tests.support.foreign_directories import CONFIG, plain_tensors, save
 
 CONFIGS = {
     "gptq": {"quantization_config": {"quant_method": "gptq"}},
     "awq": {"quantization_config": {"quant_method": "awq"}},
     "auto-round": {"quantization_config": {"quant_method": "auto-round"}},
     "compressed-tensors": {"quantization_config": {"quant_method": "compressed-tensors"}},
+    "mlx with rotated inputs": {"model_type": "prism_hadamard_qwen35", "quantization": {"bits": 2}},
     "mlx": {"quantization": {"bits": 4}, "quantization_config": {"bits": 4}},
     "bitnet": {"quantization_config": {"quant_method": "bitnet"}},
     "gemma": {"quantization_config": {"quant_method": "gemma"}},
@@ -43,6 +44,36 @@ def test_a_method_without_a_reader_is_refused_by_name(method, name, tmp_path):
     with pytest.raises(
         InputError, match=rf"\({name}.*; give the full-precision model; this release reads gguf, gptq, awq"
     ):
+        open_model(tmp_path)
+
+
+ROTATED = {
+    "GPTQ": {"quant_method": "gptq", "bits": 4, "group_size": 32, "rotation": "hadamard"},
+    "AWQ": {"quant_method": "awq", "bits": 4, "group_size": 32, "rotation_config": {"kind": "x"}},
+    "AutoRound": {"quant_method": "auto-round", "bits": 4, "group_size": 32, "rotation_config": {"kind": "x"}},
+    "compressed-tensors": {
+        "quant_method": "compressed-tensors",
+        "format": "pack-quantized",
+        "transform_config": {"config_groups": {"R1": {"type": "hadamard"}}},
+    },
+    "HQQ": {"quant_method": "hqq", "quant_config": {}, "quarot": True},
+    "bitsandbytes": {"quant_method": "bitsandbytes", "load_in_8bit": True, "spinquant": True},
+    "MLX": {"quant_method": "metal", "bits": 4, "group_size": 32, "rotation": {"block": 64}},
+    "BitNet": {"quant_method": "bitnet", "online_hadamard": True},
+}
+
+
+@pytest.mark.parametrize("form", ROTATED)
+def test_a_declared_rotation_is_refused_by_name(form, tmp_path):
+    save(tmp_path, plain_tensors(np.random.default_rng(1)), ROTATED[form])
+    with pytest.raises(InputError, match=r"the model computes more than its weights say.*give .*"):
+        open_model(tmp_path)
+
+
+def test_a_rotation_of_the_whole_model_is_refused(tmp_path):
+    block = {"quant_method": "bitsandbytes", "load_in_8bit": True}
+    save(tmp_path, plain_tensors(np.random.default_rng(1)), block, config=CONFIG | {"quarot_config": {"r1": True}})
+    with pytest.raises(InputError, match=r"config.json: quarot_config: the model computes more than its weights say"):
         open_model(tmp_path)
 
 

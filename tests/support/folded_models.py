@@ -22,6 +22,7 @@ TABLE, HEAD = "token_embd.weight", "output.weight"
 BLOCKS = {"PQ2_0": (142, 128, 34), "PTQ1_0": (143, 128, 28)}
 """Types of a fork: their numbers, weights and bytes of a block."""
 
+
 def pq2_0(q: np.ndarray, steps: np.ndarray) -> np.ndarray:
     """Blocks uint8 [N, K/128 * 34] of numbers 0 to 2 [N, K] and steps float16 [N, K/128], packed one by one."""
     rows = []
@@ -104,8 +105,8 @@ def _set_weights(model: Any, plain: Mapping[str, np.ndarray]) -> None:
             tensor = table.get_name(parameter, try_suffixes=(".weight", ".bias")) or HEAD
             values = plain[tensor]
             if architecture(model) == "llama" and (".q_proj." in parameter or ".k_proj." in parameter):
-                heads = model.config.num_attention_heads if ".q_proj." in parameter else (
-                    model.config.num_key_value_heads
+                heads = (
+                    model.config.num_attention_heads if ".q_proj." in parameter else (model.config.num_key_value_heads)
                 )
                 pairs = values.reshape(heads, -1, 2, *values.shape[1:])
                 values = pairs.swapaxes(1, 2).reshape(values.shape)
