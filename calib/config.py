@@ -24,8 +24,7 @@ from calib.weight_init import WEIGHT_INITS
 from calib.weight_init.base import InitSettings
 from dualbinary import InputError
 from dualbinary.checkpoint import PER_CHANNEL
-from dualbinary.contract.rotation import Rotation, random_rotation
-from dualbinary.contract.schema import HADAMARD, OP
+from dualbinary.contract.schema import OP
 from dualbinary.contract.weight import EACH_GROUP, PlaneFormat
 from dualbinary.files.json_objects import read_json_object
 
@@ -43,7 +42,7 @@ __all__ = [
 # Version 2 adds the keys format.method, layer and targets, version 3 those of NEWEST. What an older version says means
 # what it meant, and a configuration is written in version 2 where that can say it.
 CONFIG_VERSION, OLDER_VERSION = 3, 2
-NEWEST = ("levels", "zero", "scale_type", "override", "embedding_bits", "rotate")  # keys of format
+NEWEST = ("levels", "zero", "scale_type", "override", "embedding_bits")  # keys of format
 STAGES = ("init", "layer", "block", "e2e")
 
 Rate = Annotated[float, Field(ge=0, lt=1)]
@@ -83,11 +82,6 @@ class FormatConfig(Settings):
         default=None,
         description="bits of token embedding and head, whose scales e2e trains too (default: they stay as they are)",
     )
-    rotate: int | None = Field(
-        default=None,
-        description="rotate the inputs of layers by a Walsh-Hadamard transform with random signs, in blocks of the "
-        "largest power of two up to N that divides them (default: off)",
-    )
     override: tuple[str, ...] = Field(
         default=(),
         description="other values for some modules, as PATTERN:planes=3,group_size=32,levels=even; the last one wins",
@@ -99,14 +93,6 @@ class FormatConfig(Settings):
         multiple, half = OP.limits["group_multiple"], OP.limits["half_group"]
         if value not in (PER_CHANNEL, half) and (value <= 0 or value % multiple):
             raise ValueError(f"expected a multiple of {multiple}, or {PER_CHANNEL} for one group per output")
-        return value
-
-    @field_validator("rotate")
-    @classmethod
-    def _power_of_two(cls, value: int | None) -> int | None:
-        most = HADAMARD.limits["max_block_size"]
-        if value is not None and not (2 <= value <= most and value & (value - 1) == 0):
-            raise ValueError(f"expected a power of two from 2 to {most}")
         return value
 
     @field_validator("zero", mode="before")
@@ -320,10 +306,6 @@ class CalibConfig(Settings):
         if self.data.keep and "e2e" not in self.stages:
             raise ValueError("data.keep: chooses what the stage e2e trains on; add it, or keep all")
         return self
-
-    def rotation_of(self, K: int) -> Rotation | None:
-        """The rotation of layers with K inputs; None where there is none."""
-        return None if self.format.rotate is None else random_rotation(K, self.format.rotate, self.seed)
 
     @property
     def needs_tokens(self) -> bool:

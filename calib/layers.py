@@ -17,10 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from calib.even_quantizer import without_zeros
-from calib.rotation import rotated, unrotated
 from calib.scale_parameters import checked_parameters, round_parameters, to_scales
 from calib.student_weight import planes_of, weight_of_latent, weight_of_planes
-from dualbinary.contract.rotation import Rotation
 from dualbinary.contract.weight import PlaneFormat
 
 __all__ = ["QUANTIZED", "QuantLinear", "full_precision", "quant_linears"]
@@ -36,9 +34,6 @@ class QuantLinear(nn.Module):
     [P, N, groups] with symmetric levels), and, where there are any, `latent` [N, K]. Without latents the planes are
     fixed: `planes` uint8 [P, N, Kp/8], layout plain. Zero points of groups never train; beside latents they are
     `zeros` uint8 [N, groups], else behind the planes. `stored_scales` gives the scales that are stored.
-
-    With a `rotation` all of these, `weight` too, are in the rotated basis, and forward rotates x first: teacher and
-    student multiply the same inputs.
     """
 
     def __init__(self, name: str, weight: Tensor, bias: Tensor | None, plane_format: PlaneFormat) -> None:
@@ -58,28 +53,6 @@ class QuantLinear(nn.Module):
         for name_ in QUANTIZED:
             self.register_parameter(name_, None)
         self.quantized = False
-        self.rotation: Rotation | None = None
-        self.signs: Tensor
-        self.register_buffer("signs", torch.empty(0), persistent=False)
-
-    def set_rotation(self, rotation: Rotation | None) -> None:
-        """Take a basis; a loaded weight goes over to it. Quantized weights belong to a basis and have to be set anew."""
-        if rotation == self.rotation:
-            return
-        plain = self.unturned(self.weight.detach())
-        self.rotation = rotation
-        signs = torch.empty(0) if rotation is None else torch.from_numpy(rotation.signs).float()
-        self.signs = signs.to(self.signs.device)
-        if plain.device.type != "meta":
-            self.weight = nn.Parameter(self.turned(plain), requires_grad=False)
-
-    def turned(self, x: Tensor) -> Tensor:
-        """Activations, or rows of a weight, [..., K] in the layer's basis, differentiable."""
-        return x if self.rotation is None or x.device.type == "meta" else rotated(x, self.signs, self.rotation)
-
-    def unturned(self, x: Tensor) -> Tensor:
-        """Rows of a weight [..., K] in the layer's basis as rows of plain inputs."""
-        return x if self.rotation is None or x.device.type == "meta" else unrotated(x, self.signs, self.rotation)
 
     def set_scales(self, scales: Tensor) -> None:
         """Give the layer its scales [C, N, groups], kept as float32. Raises InputError as `checked_parameters` does."""
@@ -141,7 +114,6 @@ class QuantLinear(nn.Module):
         device = x.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
         weight = self.quantized_weight(dtype) if self.quantized else self.weight.to(dtype)
-        x = self.turned(x)
         return functional.linear(x.to(dtype), weight, None if self.bias is None else self.bias.to(dtype))
 
     def extra_repr(self) -> str:

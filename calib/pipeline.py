@@ -101,7 +101,7 @@ def run(
     """
     if team.leads and out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
         raise InputError(f"{out_dir}: exists and is not empty; expected a new directory")
-    source = SourceModel(model_dir, config.format.layer_formats, config.skip, config.rotation_of)
+    source = SourceModel(model_dir, config.format.layer_formats, config.skip)
     if config.needs_tokens:
         check_length(source.model, config.data.length)
     choose_attention(source, team.device, config.data.length)
@@ -294,7 +294,7 @@ class _Job(RunContext):
         layers = self.source.linears
         config = self.source.model.config.get_text_config()
         weights = {name: layer.out_features * layer.in_features for name, layer in layers.items()}
-        bits = {name: _bits(layer) for name, layer in layers.items()}
+        bits = {name: layer.out_features * layer.format.row_bits(layer.in_features) for name, layer in layers.items()}
         sizes = {
             "name": self.source.directory.resolve().name,
             "parameters": parameter_count(self.source.model),
@@ -317,8 +317,7 @@ def _initial_weights(config: CalibConfig, source: SourceModel) -> Callable[[Quan
     if config.start is None:
         return None
     checkpoint = StoredCheckpoint(Path(config.start))
-    for name, layer in source.linears.items():
-        _take_rotation(layer, checkpoint, config)
+    for name in source.linears:
         # Stored scales of any type become those of the format.
         wanted = replace(source.formats.of(name), scale_dtype=checkpoint.format_of(name).scale_dtype)
         if checkpoint.format_of(name) != wanted:
@@ -335,23 +334,6 @@ def _initial_weights(config: CalibConfig, source: SourceModel) -> Callable[[Quan
         return from_planes(layer.weight, planes, scales, layer.format)
 
     return initial_weight
-
-
-def _take_rotation(layer: QuantLinear, checkpoint: StoredCheckpoint, config: CalibConfig) -> None:
-    """Give a layer the basis of a checkpoint. Raises InputError where the configuration asks for another one."""
-    rotation = checkpoint.rotation_of(layer.name)
-    if config.format.rotate is not None and rotation != layer.rotation:
-        raise InputError(
-            f"{config.start}: {layer.name} is {'not rotated' if rotation is None else 'rotated in another way'}, expected "
-            "what --rotate and --seed say; leave --rotate out to continue in the checkpoint's basis"
-        )
-    layer.set_rotation(rotation)
-
-
-def _bits(layer: QuantLinear) -> int:
-    """Stored bits of a layer's weight, signs of its rotation included."""
-    signs = 0 if layer.rotation is None else 8 * layer.in_features
-    return layer.out_features * layer.format.row_bits(layer.in_features) + signs
 
 
 def _plane_weight(layer: QuantLinear, planes: Tensor, scales: Tensor) -> PlaneWeight:

@@ -15,7 +15,6 @@ from dualbinary.checkpoint import (
     INDEX_FILE,
     QuantizationConfig,
     planes_name,
-    rotation_signs_name,
     scales_name,
     write_checkpoint,
 )
@@ -47,7 +46,6 @@ def save_checkpoint(
         {name: source.formats.of(name) for name in source.linears},
         tuple(sorted(kept - tables.keys())),
         tables,
-        {name: layer.rotation.block_size for name, layer in source.linears.items() if layer.rotation is not None},
     )
     files = {file for pattern in MODEL_FILES for file in source.directory.glob(pattern)}
     files -= {source.directory / name for name in (CONFIG_FILE, INDEX_FILE)}
@@ -80,9 +78,6 @@ def _tensors(
             weight = quantized(module)
             yield planes_name(module), weight.planes
             yield scales_name(module), weight.scales
-            rotation = source.linears[module].rotation if module in source.linears else None
-            if rotation is not None:
-                yield rotation_signs_name(module), rotation.signs
         else:
             with safe_open(stored.file, framework="numpy") as file:
                 yield name, file.get_tensor(name)

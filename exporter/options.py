@@ -44,9 +44,9 @@ GRAPH = "graph"
 class ExportOptions:
     """Options of `exporter.export`.
 
-    `planes`, `group_size`, `offset`, `levels`, `zero` and `rotate` are those of a fit. None means the default, and is all that a
-    checkpoint of ours accepts, which carries its own. With none of them, or {planes} "auto", each weight that a form
-    holds exactly gets the smallest such form, and the others are fitted.
+    `planes`, `group_size`, `offset`, `levels`, `zero` and `rotate` are those of a fit. None means the default, and is
+    all that a checkpoint of ours accepts, which carries its own. With none of the first five, or {planes} "auto", each
+    weight that a form holds exactly gets the smallest such form, and the others are fitted.
     """
 
     planes: int | Literal["auto"] | None = option(

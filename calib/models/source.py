@@ -9,7 +9,7 @@ torch.nn.Linear, and GPT-2's Conv1D, whose weight the files hold transposed. Wha
 `skip`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -26,7 +26,6 @@ from calib.layers import QUANTIZED, QuantLinear
 from calib.quant_table import QuantTable
 from dualbinary import InputError
 from dualbinary.checkpoint import CONFIG_FILE, StoredTensor, read_quantization_config, stored_tensors
-from dualbinary.contract.rotation import Rotation
 from dualbinary.contract.weight import PlaneFormat
 from dualbinary.files.json_objects import read_json_object
 
@@ -106,14 +105,8 @@ class SourceModel:
         tables: vocabulary tables of the student, once it has some (calib.models.tables).
     """
 
-    def __init__(
-        self,
-        directory: Path,
-        formats: PlaneFormat | LayerFormats,
-        skip: tuple[str, ...] = (),
-        rotations: Callable[[int], Rotation | None] = lambda K: None,
-    ) -> None:
-        """Open `directory`; one format is that of all layers. `rotations` gives layers of K inputs their basis.
+    def __init__(self, directory: Path, formats: PlaneFormat | LayerFormats, skip: tuple[str, ...] = ()) -> None:
+        """Open `directory`; one format is that of all layers.
 
         Raises InputError for whatever keeps the model from being quantized.
         """
@@ -134,8 +127,6 @@ class SourceModel:
         self.skipped: list[str] = []
         self.tables: list[QuantTable] = []
         self.linears = self._replace_linears(skip)
-        for layer in self.linears.values():
-            layer.set_rotation(rotations(layer.in_features))
 
     def load(
         self, module: nn.Module, dtype: torch.dtype = torch.float32, linear_dtype: torch.dtype | None = None
@@ -154,10 +145,8 @@ class SourceModel:
                 place = self._places[names[id(parameter)]]
                 if place not in loaded:
                     kind = linear_dtype if linear_dtype and id(parameter) in linear_weights else dtype
-                    value = self.read(place.stored, place.transposed)
-                    if id(parameter) in linear_weights:
-                        value = _in_its_basis(owner, value)
-                    loaded[place] = nn.Parameter(value.to(kind), requires_grad=False)
+                    value = self.read(place.stored, place.transposed).to(kind)
+                    loaded[place] = nn.Parameter(value, requires_grad=False)
                 setattr(owner, key, loaded[place])
         if module is self.model:
             self.model.tie_weights()
@@ -279,13 +268,6 @@ class SourceModel:
                     "convolution), and calibration cannot quantize it; "
                     f"--skip '*.{name.rpartition('.')[2]}.{key}' keeps it in full precision"
                 )
-
-
-def _in_its_basis(owner: nn.Module, weight: Tensor) -> Tensor:
-    """The full-precision weight as its layer multiplies with it; a rotated one is not rounded to the stored type."""
-    if not isinstance(owner, QuantLinear) or owner.rotation is None:
-        return weight
-    return owner.turned(weight.float().to(owner.signs.device))
 
 
 def _shared(name: str, other: str) -> InputError:

@@ -10,17 +10,8 @@ from calib.layers import QuantLinear
 from calib.models.source import SourceModel
 from calib.models.tables import TablePlace, attach_table, detach_tables, table_places
 from dualbinary import InputError
-from dualbinary.checkpoint import (
-    load_module,
-    load_rotation,
-    planes_name,
-    read_quantization_config,
-    rotation_signs_name,
-    scales_name,
-    stored_tensors,
-)
+from dualbinary.checkpoint import load_module, planes_name, read_quantization_config, scales_name, stored_tensors
 from dualbinary.contract.scale_codes import scale_values
-from dualbinary.contract.rotation import Rotation
 from dualbinary.contract.weight import PlaneFormat
 
 __all__ = ["StoredCheckpoint"]
@@ -53,13 +44,6 @@ class StoredCheckpoint:
         """The form in which `read` gives a module: every output has scales of its own."""
         return replace(self._quantization.format_of(module), per_tensor=False)
 
-    def rotation_of(self, module: str) -> Rotation | None:
-        """The rotation of the inputs of a module that the checkpoint holds. Raises InputError for wrong signs."""
-        name = rotation_signs_name(module)
-        if self._quantization.block_size_of(module) is not None and name not in self._tensors:
-            raise InputError(f"{self.directory}: no {name}, although its config.json gives the module a rotation")
-        return load_rotation(self._quantization, self._tensors, module)
-
     def holds(self, module: str) -> bool:
         """Say that a layer or table is quantized in the checkpoint."""
         return planes_name(module) in self._tensors
@@ -78,7 +62,7 @@ class StoredCheckpoint:
         return torch.from_numpy(weight.planes), torch.from_numpy(scale_values(weight.scales)).float()
 
     def apply(self, source: SourceModel) -> None:
-        """Give the loaded model's layers, and its tables, their basis, format, planes and scales.
+        """Give the loaded model's layers, and its tables, their format, planes and scales.
 
         What the checkpoint kept in full precision stays so. Raises InputError where it holds none of the layers.
         """
@@ -90,13 +74,10 @@ class StoredCheckpoint:
             layer.quantized = False
         for layer in held:
             planes, scales = self.read(layer.name, _size(layer))
-            layer.set_rotation(self.rotation_of(layer.name))
             layer.format = self.format_of(layer.name).for_inputs(layer.in_features)
             layer.set_quantized(planes, scales)
         detach_tables(source)
         for place in self.tables_of(source):
-            if self._quantization.block_size_of(place.name) is not None:
-                raise InputError(f"{self.directory}: {place.name} is a rotated table, which calibration does not read")
             form = self.format_of(place.name).for_inputs(place.shape[1])
             attach_table(source, place, form, *self.read(place.name, place.shape))
 

@@ -39,8 +39,8 @@ class Targets:
         self._read = self._reader()
 
     def of(self, layer: QuantLinear) -> Tensor:
-        """The weight, float32 [N, K] in its basis, that `layer` is to approach. Raises InputError where it is not there."""
-        weight = layer.turned(self._read(layer, self._paths[id(layer)]).to(layer.weight.device, torch.float32))
+        """The weight, float32 [N, K], that `layer` is to approach. Raises InputError where it is not there."""
+        weight = self._read(layer, self._paths[id(layer)]).to(layer.weight.device, torch.float32)
         if weight.shape != layer.weight.shape:
             raise InputError(
                 f"--from {self.directory}: {layer.name} is {list(weight.shape)}, expected "
@@ -73,12 +73,10 @@ class Targets:
     def _of_checkpoint(self, checkpoint: StoredCheckpoint) -> Callable[[QuantLinear, str], Tensor]:
         def read(layer: QuantLinear, _: str) -> Tensor:
             if not checkpoint.holds(layer.name):  # kept in full precision
-                return layer.unturned(layer.weight.detach().float())
+                return layer.weight.detach()
             planes, scales = checkpoint.read(layer.name, (layer.out_features, layer.in_features))
             form = checkpoint.format_of(layer.name).for_inputs(layer.in_features)
-            weight = weight_of_planes(planes, scales, layer.in_features, form)
-            rotation = checkpoint.rotation_of(layer.name)
-            return weight if rotation is None else torch.from_numpy(rotation.unrotated(weight.numpy()))
+            return weight_of_planes(planes, scales, layer.in_features, form)
 
         return read
 

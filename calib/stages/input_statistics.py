@@ -46,7 +46,7 @@ def groups_by_input(layers: list[QuantLinear], run: Callable[[], object]) -> lis
 
 @torch.no_grad()
 def input_hessian(layer: QuantLinear, runs: Iterable[Callable[[], object]]) -> Tensor:
-    """The hessian E[x x^T], float32 [K, K], of the inputs of `layer` in its basis in `runs`, each stopped once it has read.
+    """The hessian E[x x^T], float32 [K, K], of the inputs of `layer` in `runs`, each stopped once the layer has read.
 
     Zeros where the layer is never called.
     """
@@ -56,7 +56,7 @@ def input_hessian(layer: QuantLinear, runs: Iterable[Callable[[], object]]) -> T
 
     def see(_: torch.nn.Module, args: tuple[Tensor, ...]) -> None:
         nonlocal count
-        rows = layer.turned(args[0].reshape(-1, K).float())
+        rows = args[0].reshape(-1, K).float()
         total.addmm_(rows.T, rows)
         count += len(rows)
         raise _Reached

@@ -44,7 +44,8 @@ class QuantizationConfig:
             offset and else "free".
         zero: zero point of even levels, a number or EACH_GROUP.
         overrides: by full names of modules, the values of FORMAT_KEYS that differ from the default, which the
-            attributes above are, or another "rotation". A vocabulary table is quantized only where it has an entry here.
+            attributes above are, or another "rotation". A vocabulary table is quantized only where it has an entry
+            here.
         rotation: {"block_size": B} where weights multiply inputs that a signed Walsh-Hadamard transform rotated
             (Rotation of the contract); None where they multiply X. The signs are a tensor of each module.
     """

@@ -257,9 +257,13 @@ def _refuse_key_twice(path: Path) -> None:
     if isinstance(overrides, dict):
         objects |= {f"{key}.overrides": overrides}
         objects |= {f"{key}.overrides.{shown_name(module)}": override for module, override in overrides.items()}
-    for where, value in objects.items():
+    for where, value in [*objects.items(), *((f"{where}.rotation", _rotation(it)) for where, it in objects.items())]:
         if isinstance(value, _Object) and value.twice is not None:
             raise InputError(f"{where}.{shown_name(value.twice)}: given twice; expected one value")
+
+
+def _rotation(block: object) -> object:
+    return block.get("rotation") if isinstance(block, dict) else None
 
 
 def _weight_map(model_dir: Path) -> dict[str, str] | None:

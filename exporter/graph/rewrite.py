@@ -45,9 +45,7 @@ def rewrite(
     """Run all passes over `graph`. `progress` shows a bar where weights are read for their exact forms."""
     model = graph.model
     embedding = find_embedding(model)  # as long as it looks up input_ids themselves
-    attention_pass = GroupQueryAttentionPass(
-        graph.window, graph.longest_window, ragged_steps=options.batch_steps == "many"
-    )
+    attention_pass = _attention_pass(graph, options)
     attention_pass(model)
     _refuse_lost_window(graph)
     RemoveUnusedNodesPass()(model)  # what is left of the rotations and masks would count as users
@@ -58,7 +56,7 @@ def rewrite(
     head = find_head(model, linears)
     formats, exact = layer_formats([each for each in linears if each is not head], parameters, options, progress)
     tables = _table_parameters(embedding, head)
-    rotations = Rotations.of(formats, tables, parameters, partial(_fitted_rotation, exact=exact, options=options))
+    rotations = Rotations.of(formats, tables, parameters, partial(_fitted_rotation, exact, options))
     linear_pass = DualBinaryLinearPass(formats, input_orders(formats, parameters), rotations, options.accuracy_level)
     linear_pass(model)
     nodes = linear_pass.nodes
@@ -103,6 +101,11 @@ def rewrite(
     )
 
 
+def _attention_pass(graph: BuiltGraph, options: ExportOptions) -> GroupQueryAttentionPass:
+    ragged = options.batch_steps == "many"
+    return GroupQueryAttentionPass(graph.window, graph.longest_window, ragged_steps=ragged)
+
+
 def _table_parameters(embedding: ir.Node | None, head: Linear | None) -> list[str]:
     """The parameters of the vocabulary tables; one twice where they are one."""
     names = [head.parameter] if head is not None else []
@@ -110,7 +113,7 @@ def _table_parameters(embedding: ir.Node | None, head: Linear | None) -> list[st
     return names if table is None else [*names, str(table.name)]
 
 
-def _fitted_rotation(linear: Linear, exact: Collection[str], options: ExportOptions) -> Rotation | None:
+def _fitted_rotation(exact: Collection[str], options: ExportOptions, linear: Linear) -> Rotation | None:
     """The rotation of a layer of a plain directory; one that is stored exactly has none."""
     if options.rotate is None or linear.parameter in exact:
         return None

@@ -15,8 +15,8 @@ import onnx_ir as ir
 import torch
 
 from dualbinary import OP, InputError
-from dualbinary.contract.scale_codes import BFLOAT16, round_scales, scale_values
 from dualbinary.contract.rotation import Rotation
+from dualbinary.contract.scale_codes import BFLOAT16, round_scales, scale_values
 from dualbinary.contract.weight import PlaneFormat, PlaneWeight
 from dualbinary.fitting.closed_form import fit
 from dualbinary.fitting.exact import exact_weight

@@ -56,7 +56,8 @@ def open_mlx_hadamard(path: Path, config: dict[str, Any]) -> LowBitModel:
     for key, wanted in _EXPECTED.items():
         if config.get(key) != wanted:
             raise InputError(
-                f"{path}: config.json: {key}: expected {wanted!r}, got {config.get(key)!r}; give the full-precision model"
+                f"{path}: config.json: {key}: expected {wanted!r}, got {config.get(key)!r}; give the full-precision "
+                "model"
             )
     text = config.get("text_config")
     if not isinstance(text, dict) or text.get("model_type") != _TEXT_TYPE:
@@ -91,8 +92,8 @@ def _declaration(directory: Directory, config: dict[str, Any], sizes: dict[str, 
     file = directory.path / str(name)
     if not isinstance(name, str) or Path(name).name != name or not file.is_file():
         raise InputError(
-            f"{directory.path}: config.json: hadamard_config: expected the name of a file beside it, got {name!r}; fetch "
-            "the directory again"
+            f"{directory.path}: config.json: hadamard_config: expected the name of a file beside it, got {name!r}; "
+            "fetch the directory again"
         )
     shapes = {name: tensor.shape for name, tensor in directory.stored.items()}
     shapes |= {f"{module}.weight": size for module, size in sizes.items()}  # packed, the stored shape is another

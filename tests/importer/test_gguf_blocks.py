@@ -21,7 +21,7 @@ STORED = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "TQ1_0", "TQ2_0")
 KINDS = {form.name: form for forms in TYPES.values() for form in forms}
 # where the float16 numbers of a block are, by its type: those of ggml-common.h
 HALVES = {"Q4_1": (0, 2), "Q5_1": (0, 2), "TQ1_0": (52,), "TQ2_0": (64,), "Q2_K": (80, 82), "Q3_K": (108,)}
-HALVES |= {"Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,)}
+HALVES |= {"PTQ1_0": (26,), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,)}
 
 shapes = st.tuples(st.integers(1, 5), st.integers(1, 3))  # rows, blocks in a row
 seeds = st.integers(0, 2**32 - 1)

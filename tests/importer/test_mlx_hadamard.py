@@ -124,7 +124,7 @@ REFUSED = {
     "other names": (changed("tensor_namespace", "x"), "tensor_namespace: expected 'mlx-vlm-qwen3_5', got 'x'"),
     "another order": (changed("gdn_activation_layout", "tiled"), "gdn_activation_layout: expected 'grouped'"),
     "no decoder": (changed("text_config", None), "text_config: expected that of a qwen3_5_text"),
-    "a declaration elsewhere": (changed("hadamard_config", "../hadamard.json"), "hadamard_config: expected the name of a"),
+    "a declaration elsewhere": (changed("hadamard_config", "../hadamard.json"), "hadamard_config: expected the name"),
     "no declaration": ({"declared": None}, "hadamard_config: expected the name of a file beside it"),
     "an empty declaration": ({"declared": {}}, "expected keys prism.hadamard"),
     "other signs": (

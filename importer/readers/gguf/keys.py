@@ -122,8 +122,8 @@ class Keys:
         path, tensors = self.container.path, self.container.tensors
         if any(key.startswith(PREFIX) for key in self._metadata) and self.architecture not in _ROTATED:
             raise InputError(
-                f"{path}: {PREFIX}*: expected of an architecture of {', '.join(_ROTATED)}, got {self.architecture}; give "
-                "the full-precision model"
+                f"{path}: {PREFIX}*: expected of an architecture of {', '.join(_ROTATED)}, got {self.architecture}; "
+                "give the full-precision model"
             )
         shapes = {name: tensor.shape for name, tensor in tensors.items()}
         return read_declaration(self._metadata, shapes, _NAMES, path)
