@@ -9,11 +9,14 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from dualbinary import OP, InputError
 from dualbinary.contract.rotation import Rotation, random_rotation
 from dualbinary.contract.weight import PlaneFormat
+from dualbinary.errors import OptionError
+from dualbinary.files.cache_names import PAST_STATE
+from dualbinary.files.model_files import LONG_ROPE_AFTER
 from exporter.graph.build import BuiltGraph
 from exporter.graph.dry_run import refuse_what_cannot_run
 from exporter.graph.export_graph import ExportGraph, PlaneNode
 from exporter.graph.fallback_function import fallback_functions, function_domains
-from exporter.graph.layers import Linear, find_embedding, find_head, find_linears
+from exporter.graph.layers import Linear, find_embeddings, find_head, find_linears
 from exporter.graph.parameters import Parameters
 from exporter.graph.passes.attention_f16 import AttentionF16Pass
 from exporter.graph.passes.group_query_attention import GroupQueryAttentionPass
@@ -44,10 +47,11 @@ def rewrite(
 ) -> ExportGraph:
     """Run all passes over `graph`. `progress` shows a bar where weights are read for their exact forms."""
     model = graph.model
-    embedding = find_embedding(model)  # as long as it looks up input_ids themselves
+    embeddings = find_embeddings(model)  # as long as they look up input_ids themselves
     attention_pass = _attention_pass(graph, options)
     attention_pass(model)
     _refuse_lost_window(graph)
+    _refuse_states(graph, parameters.source.model_type, options, together=attention_pass.rows is not None)
     RemoveUnusedNodesPass()(model)  # what is left of the rotations and masks would count as users
     tables_pass = RotationTablesPass(options.max_length)
     tables_pass(model)
@@ -55,7 +59,7 @@ def rewrite(
     linears = find_linears(model)
     head = find_head(model, linears)
     formats, exact = layer_formats([each for each in linears if each is not head], parameters, options, progress)
-    tables = _table_parameters(embedding, head)
+    tables = _table_parameters(embeddings, head)
     rotations = Rotations.of(formats, tables, parameters, partial(_fitted_rotation, exact, options))
     linear_pass = DualBinaryLinearPass(formats, input_orders(formats, parameters), rotations, options.accuracy_level)
     linear_pass(model)
@@ -67,12 +71,11 @@ def rewrite(
     pack_pass = PackQkvPass()
     pack_pass(model)
     LogitsColumnsPass(head and head.matmul, attention_pass.rows, last=options.logits == "last")(model)
-    tied = head is not None and embedding is not None and _tied(head, embedding, parameters)
     vocabulary_pass = VocabularyPass(
-        embedding,
+        embeddings,
         head,
         _table_form(options),
-        tied=tied,
+        tied=next((node for node in embeddings if head is not None and _tied(head, node, parameters)), None),
         check_ids=options.target == "cpu",
         stored=_stored_tables(tables, parameters, options),
         rotations=rotations,
@@ -90,15 +93,8 @@ def rewrite(
     occurring |= {t.values[0]: t.plane_format for t in vocabulary_pass.tables if t.plane_format is not None}
     if options.fallback != "none" and occurring:
         _add_fallback(model, occurring, options)
-    return ExportGraph(
-        model,
-        tuple(nodes),
-        tuple(vocabulary_pass.tables),
-        pack_pass.joined,
-        tables_pass.length,
-        exact,
-        rotations.signs,
-    )
+    tables = tuple(vocabulary_pass.tables), vocabulary_pass.of_head
+    return ExportGraph(model, tuple(nodes), *tables, pack_pass.joined, tables_pass.length, exact, signs=rotations.signs)
 
 
 def _attention_pass(graph: BuiltGraph, options: ExportOptions) -> GroupQueryAttentionPass:
@@ -106,11 +102,10 @@ def _attention_pass(graph: BuiltGraph, options: ExportOptions) -> GroupQueryAtte
     return GroupQueryAttentionPass(graph.window, graph.longest_window, ragged_steps=ragged)
 
 
-def _table_parameters(embedding: ir.Node | None, head: Linear | None) -> list[str]:
+def _table_parameters(embeddings: Iterable[ir.Node], head: Linear | None) -> list[str]:
     """The parameters of the vocabulary tables; one twice where they are one."""
     names = [head.parameter] if head is not None else []
-    table = embedding.inputs[0] if embedding is not None else None
-    return names if table is None else [*names, str(table.name)]
+    return names + [str(value.name) for node in embeddings for value in node.inputs[:1] if value is not None]
 
 
 def _fitted_rotation(exact: Collection[str], options: ExportOptions, linear: Linear) -> Rotation | None:
@@ -154,6 +149,25 @@ def _refuse_lost_window(graph: BuiltGraph) -> None:
             f"config.json: sliding_window={graph.window} is not supported for heads of this size; only a window of "
             "heads whose size is a multiple of 8 is"
         )
+
+
+def _refuse_states(graph: BuiltGraph, model_type: str, options: ExportOptions, *, together: bool) -> None:
+    """Raise InputError for layers with states where tokens do not stand `together`, or on CUDA."""
+    if not any(str(value.name).startswith(PAST_STATE) for value in graph.model.graph.inputs):
+        return
+    if not together:
+        raise InputError(
+            f"a {model_type} of this configuration is not supported: layers that carry a state in place of keys and "
+            "values need layers with full attention beside them, of heads whose size is a multiple of 8"
+        )
+    if LONG_ROPE_AFTER in graph.model.metadata_props:
+        raise InputError(
+            f"config.json: rope_parameters of type 'longrope' are not supported for a {model_type}: a sequence that "
+            "grows beyond the first factors is read again, and its states cannot be taken back"
+        )
+    if options.target == "cuda":
+        expected = f"cpu for a {model_type}, whose layers with states have not been tried on CUDA"
+        raise OptionError("target", expected, options.target, "use {target} cpu")
 
 
 def _remove_unused(model: ir.Model) -> None:

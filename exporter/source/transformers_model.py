@@ -92,6 +92,11 @@ class TransformersModel:
         """The shape of each tensor of the model, by name."""
         return {name: tuple(tensor.shape) for name, tensor in self.meta_model.state_dict().items()}
 
+    def ignores(self, name: str) -> bool:
+        """Tell if transformers leaves a tensor of this name unread, where a file has it and the model has not."""
+        patterns: Any = getattr(self.meta_model, "_keys_to_ignore_on_load_unexpected", None) or ()
+        return any(re.search(pattern, name) for pattern in patterns)
+
     def linears(self) -> dict[str, tuple[int, int, bool]]:
         """Linear modules without the head: name to (N, K, weight stored as [K, N])."""
         head = self.meta_model.get_output_embeddings()  # type: ignore[operator]
@@ -105,11 +110,13 @@ class TransformersModel:
         return found
 
     def tables(self) -> dict[str, tuple[int, int]]:
-        """Token embedding and head: name to (V, H); a head that is tied is the embedding."""
+        """Embeddings of tokens and head: name to (V, H); a head that is tied is the embedding."""
         model: Any = self.meta_model
         names = {id(module): name for name, module in model.named_modules()}
         found: dict[str, tuple[int, int]] = {}
-        for module in (model.get_input_embeddings(), None if self.ties else model.get_output_embeddings()):
+        of_layers = getattr(model.base_model, "embed_tokens_per_layer", None)  # of Gemma 4: an input of every layer
+        head = None if self.ties else model.get_output_embeddings()
+        for module in (model.get_input_embeddings(), of_layers, head):
             weight = getattr(module, "weight", None)
             if isinstance(weight, torch.Tensor) and weight.dim() == 2:  # a matrix
                 found[names[id(module)]] = (weight.shape[0], weight.shape[1])

@@ -112,11 +112,23 @@ _LATENT = {
     "qk_nope_head_dim": 32,
     "v_head_dim": 32,
 }
+_STATE_SPACE = {
+    "mamba_n_heads": 8,
+    "mamba_n_groups": 2,
+    "mamba_d_state": 16,
+    "mamba_expand": 2,
+    "shared_intermediate_size": 96,
+    "embedding_multiplier": 3.0,
+    "residual_multiplier": 0.5,
+    "logits_scaling": 2.0,
+    "attention_multiplier": 0.2,
+}
 _MIXED = {"sliding_window": _WINDOW, "layer_types": ["sliding_attention", "full_attention"]}
 _YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 32}
 
 CONFIGS |= {
     "apertus": ("apertus", _COMMON),
+    "bitnet": ("bitnet", _COMMON),
     "codegen": ("codegen", {**_GPT, "rotary_dim": 16}),
     "cohere2": ("cohere2", _changed(head_dim=32, **_MIXED)),
     "deepseek_v2": ("deepseek_v2", _changed(**_ROUTED_EXPERTS, **_LATENT, topk_method="greedy")),
@@ -129,6 +141,33 @@ CONFIGS |= {
     "exaone4": ("exaone4", _changed(**_MIXED)),
     "falcon": ("falcon", _WITHOUT_GROUPS),
     "flex_olmo": ("flex_olmo", _changed(**_EXPERTS)),
+    "gemma4_text": (
+        "gemma4_text",
+        _changed(
+            num_hidden_layers=4,
+            head_dim=32,
+            global_head_dim=64,
+            num_global_key_value_heads=1,
+            attention_k_eq_v=True,
+            sliding_window=_WINDOW,
+            layer_types=["sliding_attention", "full_attention"] * 2,
+            num_kv_shared_layers=2,
+            use_double_wide_mlp=True,
+            vocab_size_per_layer_input=VOCABULARY,
+            hidden_size_per_layer_input=16,
+            final_logit_softcapping=3.0,
+        ),
+    ),
+    # Every layer with keys of its own, none with an input for each token.
+    "gemma4_text_plain": (
+        "gemma4_text",
+        _changed(head_dim=32, global_head_dim=32, hidden_size_per_layer_input=0, **_MIXED),
+    ),
+    "gemma4_text_experts": (
+        "gemma4_text",
+        _changed(head_dim=32, global_head_dim=64, hidden_size_per_layer_input=0, **_MIXED)
+        | {"enable_moe_block": True, "num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 64},
+    ),
     "glm": ("glm", _changed(head_dim=32, attention_bias=True)),
     "glm4": ("glm4", _changed(head_dim=32)),
     "gpt_bigcode": ("gpt_bigcode", _GPT),
@@ -150,6 +189,20 @@ CONFIGS |= {
     "gpt_oss": ("gpt_oss", _changed(head_dim=32, **_LOCAL_EXPERTS, **_MIXED)),
     "gptj": ("gptj", {**_GPT, "rotary_dim": 16}),
     "granitemoe": ("granitemoe", _changed(**_LOCAL_EXPERTS)),
+    "granitemoehybrid": (
+        "granitemoehybrid",
+        _changed(**_STATE_SPACE, **_LOCAL_EXPERTS, layer_types=["linear_attention", "full_attention"]),
+    ),
+    "granitemoehybrid_dense": (
+        "granitemoehybrid",
+        _changed(
+            **_STATE_SPACE,
+            num_local_experts=0,
+            num_experts_per_tok=0,
+            position_embedding_type="rope",
+            layer_types=["full_attention", "linear_attention"],
+        ),
+    ),
     "helium": ("helium", _changed(head_dim=32)),
     "hunyuan_v1_dense": ("hunyuan_v1_dense", _changed(head_dim=32)),
     "ministral": ("ministral", _changed(head_dim=32, **_MIXED)),
@@ -157,21 +210,34 @@ CONFIGS |= {
         "ministral3",
         _changed(head_dim=32, rope_parameters={**_YARN, "llama_4_scaling_beta": 0.5}, sliding_window=None),
     ),
+    "lfm2": ("lfm2", _changed(num_hidden_layers=3, layer_types=["conv", "full_attention", "conv"], conv_bias=True)),
     "mpt": ("mpt", {"vocab_size": VOCABULARY, "d_model": 128, "n_layers": 2, "n_heads": 4, "max_seq_len": 128}),
     "nanochat": ("nanochat", _COMMON),
     "olmo3": ("olmo3", _changed(**_MIXED, rope_scaling={**_YARN, "attention_factor": 1.2})),
     "olmoe": ("olmoe", _changed(**_EXPERTS)),
     "openai-gpt": ("openai-gpt", _GPT),
     "persimmon": ("persimmon", _WITHOUT_GROUPS),
+    "qwen3_5_text": (
+        "qwen3_5_text",
+        _changed(
+            head_dim=32,
+            linear_num_key_heads=2,
+            linear_num_value_heads=4,
+            linear_key_head_dim=24,
+            linear_value_head_dim=16,
+            layer_types=["linear_attention", "full_attention"],
+        ),
+    ),
     "seed_oss": ("seed_oss", _changed(head_dim=32)),
     "youtu": ("youtu", _changed(**_LATENT, pad_token_id=None)),
 }
 
 
 # Models that calibration refuses: transformers renames tensors of the first and of granitemoe while it loads them, and
-# stacks the experts of the others; gpt_oss's are stored as stacks, which are no matrices.
+# stacks the experts of the others; those of STACKED are stored as stacks, which are no matrices.
 NOT_CALIBRATED = ("gpt_neox", "qwen2_moe", "mixtral", "qwen3_moe", "deepseek_v2", "deepseek_v3", "dots1", "flex_olmo")
-NOT_CALIBRATED += ("olmoe", "granitemoe", "gpt_oss")
+STACKED = ("gemma4_text_experts", "gpt_oss")
+NOT_CALIBRATED += ("olmoe", "granitemoe", "granitemoehybrid", *STACKED)
 
 
 def make_model(name: str, directory: Path, *, shards: int = 1, dtype: torch.dtype = torch.float32) -> Path:
@@ -188,10 +254,25 @@ def make_model(name: str, directory: Path, *, shards: int = 1, dtype: torch.dtyp
                 parameter.normal_(0, 0.05)
             else:
                 parameter.add_(0.1 * torch.randn_like(parameter))
-        model.tie_weights()
+        settle(model)
     size = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
     model.to(dtype).save_pretrained(directory, max_shard_size=size // shards + 1)
     return directory
+
+
+def settle(model: Any) -> None:
+    """What is left after the parameters of a model were drawn: ties, and the factors of layers, which are buffers.
+
+    Gemma 4 does not scale scores: its norms of queries are small instead.
+    """
+    model.tie_weights()
+    with torch.no_grad():
+        for name, buffer in model.named_buffers():
+            if name.endswith("layer_scalar"):
+                buffer.copy_(0.7 + 0.2 * torch.rand(buffer.shape))
+        for name, parameter in model.named_parameters():
+            if model.config.model_type == "gemma4_text" and name.endswith("q_norm.weight"):
+                parameter.mul_(len(parameter) ** -0.5)
 
 
 def edit_config(directory: Path, **values: Any) -> None:

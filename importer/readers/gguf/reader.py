@@ -7,9 +7,9 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
-import numpy.typing as npt
 
 from dualbinary import InputError
+from dualbinary.contract.rotation import Rotation
 from dualbinary.files.model_files import GENERATION_CONFIG
 from importer.model import InexactWeight, LowBitModel, Numbers, PackedWeight, PlainTensor
 from importer.readers.gguf.blocks import FORMS, read_numbers
@@ -19,6 +19,7 @@ from importer.readers.gguf.families import Family
 from importer.readers.gguf.inexact import inexact_weight
 from importer.readers.gguf.keys import Keys
 from importer.readers.gguf.names import Parameter, parameters
+from importer.readers.gguf.order import Order, joined
 from importer.readers.gguf.tokenizer import tokenizer_files
 from importer.readers.gguf.types import OF_ROTATED_MODELS
 from importer.readers.hadamard import Declaration
@@ -26,8 +27,8 @@ from importer.readers.hadamard import Declaration
 __all__ = ["is_gguf", "open_gguf"]
 
 _PLAIN = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype(ml_dtypes.bfloat16)}
+_OF_SCANS = "ssm_norm.weight"  # stored as it is, whatever other norms are
 _OF_THE_LIBRARY = ("transformers_version", "_name_or_path", "dtype")  # say nothing of the model
-Rows = npt.NDArray[np.intp] | None
 
 
 def is_gguf(path: Path, config: dict[str, Any]) -> bool:
@@ -47,27 +48,35 @@ def open_gguf(path: Path, config: dict[str, Any]) -> LowBitModel:
     keys = Keys(container)
     family = family_of(keys)
     transformers_config = model_config(keys, family)
-    places = parameters(keys, transformers_config)
+    places, unread = parameters(keys, transformers_config, family)
     rotations = keys.rotations()
     files, notes = tokenizer_files(keys, transformers_config.vocab_size)
-    unread = keys.refuse_unread()
     if unread:
-        notes.append(f"metadata that this release does not know, and leaves out: {', '.join(unread)}")
+        notes.append(f"left out {len(unread)} tensors, such as {unread[0]}: {family.unread_note}")
+    if unknown := keys.refuse_unread():
+        notes.append(f"metadata that this release does not know, and leaves out: {', '.join(unknown)}")
     notes += _rotation_notes(container, rotations)
     weights: dict[str, PackedWeight] = {}
     inexact: dict[str, InexactWeight] = {}
     tensors: dict[str, PlainTensor] = {}
+    kinds: list[tuple[type, dict[str, Any]]] = [
+        (PackedWeight, weights),
+        (InexactWeight, inexact),
+        (PlainTensor, tensors),
+    ]
+    parts: dict[str, dict[int, PackedWeight | PlainTensor | InexactWeight]] = {}
     for name, place in places.items():
         tensor = container.tensors[name]
-        rows = family.rows(name, tensor.shape[0], transformers_config)
         rotation = None if rotations is None else rotations.rotation(name)
-        if tensor.type.name in _PLAIN:
-            plain = _plain(tensor, place, rows, _norm_offset(family, name))
-            tensors[place.name] = plain if rotation is None else plain.as_float(rotation.unrotated)
-        elif tensor.type.name in FORMS and place.quantizable:
-            weights[place.module] = replace(_packed(tensor, rows), rotation=rotation)
-        else:
-            inexact[place.module] = replace(_inexact(container, tensor, place, rows), rotation=rotation)
+        columns = family.columns(name, tensor.shape[-1], transformers_config)
+        # Folded columns are in groups, as in transformers: a declaration that says otherwise has been refused.
+        order = Order(family.rows(name, tensor.shape[0], transformers_config), columns if rotation is None else None)
+        part = _read(container, tensor, place, order, family, rotation)
+        parts.setdefault(place.name, {})[place.part[0]] = part
+    for name, found in parts.items():
+        whole = joined(name, [found[number] for number in sorted(found)])
+        of_kind = next(group for kind, group in kinds if isinstance(whole, kind))
+        of_kind[name if of_kind is tensors else name.removesuffix(".weight")] = whole
     return LowBitModel(
         format="gguf",
         config=_json_values(transformers_config),
@@ -91,35 +100,42 @@ def _rotation_notes(container: Container, rotations: Declaration | None) -> list
     ]
 
 
-def _packed(tensor: GgufTensor, rows: Rows) -> PackedWeight:
+def _read(
+    container: Container, tensor: GgufTensor, place: Parameter, order: Order, family: Family, rotation: Rotation | None
+) -> PackedWeight | PlainTensor | InexactWeight:
+    """What one tensor is, in the order of transformers."""
+    if tensor.type.name in _PLAIN:
+        plain = _plain(tensor, place, order, family)
+        return plain if rotation is None else plain.as_float(rotation.unrotated)
+    if tensor.type.name in FORMS and place.quantizable:
+        return replace(_packed(tensor, order), rotation=rotation)
+    return replace(_inexact(container, tensor, place, order), rotation=rotation)
+
+
+def _packed(tensor: GgufTensor, order: Order) -> PackedWeight:
     form, kind = FORMS[tensor.type.name], tensor.type
     N, K = tensor.shape
 
     def read() -> Numbers:
-        numbers = read_numbers(form, tensor.data, N, K, kind.weights, tensor.name)
-        if rows is None:
-            return numbers
-        offset = None if numbers.offset is None else numbers.offset[rows]
-        return Numbers(numbers.q[rows], numbers.step[rows], numbers.zero, offset, rounding=numbers.rounding)
+        return order.of_numbers(read_numbers(form, tensor.data, N, K, kind.weights, tensor.name))
 
     return PackedWeight(kind.name, N, K, form.bits, form.group_size, 8 * kind.size / kind.weights, read)
 
 
-def _plain(tensor: GgufTensor, place: Parameter, rows: Rows, offset: float) -> PlainTensor:
+def _plain(tensor: GgufTensor, place: Parameter, order: Order, family: Family) -> PlainTensor:
     dtype = _PLAIN[tensor.type.name]
 
     def read() -> np.ndarray:
-        values = tensor.data.view(dtype).reshape(tensor.shape)
-        if rows is not None:
-            values = values[rows]
-        if offset:
-            values = values - np.asarray(offset, dtype)
+        values = order.of_values(tensor.data.view(dtype).reshape(tensor.shape))
+        if family.norm_offset and tensor.name.endswith("norm.weight") and not tensor.name.endswith(_OF_SCANS):
+            values = values - np.asarray(family.norm_offset, dtype)
+        values = family.plain(tensor.name, values)
         return np.ascontiguousarray(values.T if place.transposed else values).reshape(place.shape)
 
     return PlainTensor(place.shape, dtype, read)
 
 
-def _inexact(container: Container, tensor: GgufTensor, place: Parameter, rows: Rows) -> InexactWeight:
+def _inexact(container: Container, tensor: GgufTensor, place: Parameter, order: Order) -> InexactWeight:
     weight = inexact_weight(tensor) if place.quantizable else None
     if weight is None:
         raise InputError(
@@ -127,13 +143,7 @@ def _inexact(container: Container, tensor: GgufTensor, place: Parameter, rows: R
             f"F16, BF16){' or a type of weights' if place.quantizable else ''} for {place.name!r}; give another file"
         )
     read = weight.read
-    if rows is None or read is None:
-        return weight
-    return replace(weight, read=lambda: read()[rows])
-
-
-def _norm_offset(family: Family, name: str) -> float:
-    return family.norm_offset if name.endswith("norm.weight") else 0.0
+    return weight if read is None else replace(weight, read=lambda: order.of_values(read()))
 
 
 def _json_values(config: Any) -> dict[str, Any]:
