@@ -196,3 +196,14 @@ def test_a_rotation_that_does_not_fit_its_layer_is_refused(pristine_model, tmp_p
     file.write_text(json.dumps(config))
     with pytest.raises(InputError, match=message):
         export(tmp_path / "c", tmp_path / "out" / "model.onnx", ExportOptions())
+
+
+@pytest.mark.parametrize(
+    "options", [{"target": "cuda"}, {"dtype": "fp16"}, {"dtype": "fp16", "op": "matmulnbits"}], ids=str
+)
+def test_float16_activations_are_rotated_too(pristine_model, tmp_path, library, options):
+    sizes = BLOCKS | dict.fromkeys(TABLES["llama"], 128)
+    checkpoint_of(pristine_model("llama"), tmp_path / "c", sizes, tables=dict.fromkeys(TABLES["llama"], FORM))
+    out = tmp_path / "out" / "model.onnx"
+    result = export(tmp_path / "c", out, ExportOptions(**options))
+    assert check(result, out, None if options.get("target") else library).passed

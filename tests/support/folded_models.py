@@ -4,6 +4,8 @@ The weights of a folded model are ternary, and those of the model that it stands
 holds the one exactly, and transformers runs the other.
 """
 
+import copy
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -15,10 +17,11 @@ import numpy as np
 import torch
 
 from dualbinary.contract.rotation import Rotation
-from tests.support.gguf_files import Type, architecture, stored_tensors, tiny_model, write_tiny_model
+from tests.support.gguf_files import stored_tensors, tiny_model, write_tiny_model
 
 PREFIX = "prism.hadamard."
 TABLE, HEAD = "token_embd.weight", "output.weight"
+FOLDABLE = re.compile(r"blk\.\d+\.(attn_(q|k|v|qkv|gate|output)|ffn_(gate|up|down)|ssm_out)\.weight")
 BLOCKS = {"PQ2_0": (142, 128, 34), "PTQ1_0": (143, 128, 28)}
 """Types of a fork: their numbers, weights and bytes of a block."""
 
@@ -76,11 +79,9 @@ def folded_tensors(name: str, block_size: int, kind: str, tables: bool) -> tuple
     number = BLOCKS[kind][0]
     stored: dict[str, Any] = {}
     folded = []
-    plain = stored_tensors(model)
-    for tensor, values in plain.items():
-        matrix = values.ndim == 2 and (tables or tensor not in (TABLE, HEAD))
-        if not matrix:
-            stored[tensor] = (Type.F32, values)
+    plain: dict[str, np.ndarray] = {}
+    for tensor, values in stored_tensors(model).items():
+        if not (FOLDABLE.fullmatch(tensor) or (tables and tensor in (TABLE, HEAD))):
             continue
         rng = np.random.default_rng(len(folded))
         N, K = values.shape
@@ -94,23 +95,28 @@ def folded_tensors(name: str, block_size: int, kind: str, tables: bool) -> tuple
     return stored, model, folded
 
 
-def _set_weights(model: Any, plain: Mapping[str, np.ndarray]) -> None:
-    """Give a model the values of the tensors of its file: the other way round than `stored_tensors`."""
-    table = gguf.get_tensor_name_map(
-        next(key for key, value in gguf.MODEL_ARCH_NAMES.items() if value == architecture(model)),
-        model.config.num_hidden_layers,
-    )
+def _set_weights(model: Any, folded: Mapping[str, np.ndarray]) -> None:
+    """Give a model the values of matrices of its file: where each number goes is seen on a model of numbered weights.
+
+    The output of linear attention is folded in transformers' order of its inputs, and so has no order of its own.
+    """
+    numbered = copy.deepcopy(model)
+    count = 0
     with torch.no_grad():
-        for parameter, value in model.named_parameters():
-            tensor = table.get_name(parameter, try_suffixes=(".weight", ".bias")) or HEAD
-            values = plain[tensor]
-            if architecture(model) == "llama" and (".q_proj." in parameter or ".k_proj." in parameter):
-                heads = (
-                    model.config.num_attention_heads if ".q_proj." in parameter else (model.config.num_key_value_heads)
-                )
-                pairs = values.reshape(heads, -1, 2, *values.shape[1:])
-                values = pairs.swapaxes(1, 2).reshape(values.shape)
-            value.copy_(torch.from_numpy(np.ascontiguousarray(values)))
+        for value in numbered.parameters():
+            value.copy_(torch.arange(count, count + value.numel()).view_as(value))
+            count += value.numel()
+    assert count < 1 << 24  # float32 holds the numbers
+    with np.errstate(over="ignore"):  # numbers are no decays
+        places = stored_tensors(numbered)
+    parameters = list(model.parameters())
+    flat = torch.cat([value.detach().reshape(-1) for value in parameters])
+    for tensor, values in folded.items():
+        place = np.sort(places[tensor], axis=1) if ".ssm_out." in tensor else places[tensor]
+        flat[torch.from_numpy(place.astype(np.int64))] = torch.from_numpy(values)
+    with torch.no_grad():
+        for value, part in zip(parameters, flat.split([value.numel() for value in parameters]), strict=True):
+            value.copy_(part.view_as(value))
         model.tie_weights()
 
 
@@ -150,7 +156,7 @@ def write_folded_model(
     """Write the file of a folded model to `path`; returns the model that it stands for, in transformers."""
     stored, model, folded = folded_tensors(name, block_size, kind, tables)
     widths = [model.config.hidden_size, model.config.intermediate_size]
-    tied = tables and HEAD not in stored
+    tied = tables and model.config.tie_word_embeddings
     own = declaration(folded, widths, block_size, tied=tied) | dict(keys)
     sizes: Any = {number: block for number, *block in BLOCKS.values()}  # as the library wants them to write them
     with mock.patch.dict(gguf.GGML_QUANT_SIZES, sizes):
