@@ -37,6 +37,7 @@ def exported(source, tmp_path, **options):
         ("llama, folded and tied", "PTQ1_0", 64, True),
         ("qwen3, folded", "PTQ1_0", 128, True),
         ("qwen3, folded", "PQ2_0", 32, False),
+        ("qwen35, folded", "PQ2_0", 128, True),
     ],
 )
 def test_an_export_computes_what_the_model_does_that_was_folded(tmp_path, name, kind, block_size, tables):
@@ -166,6 +167,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
         {"version": 1, "tied_output": None},
         "version: expected 2 for a folded table without 'output.weight', got 1",
     ),
+    "tiled values": ("qwen35, folded", {"gdn_v_grouped": False}, "gdn_v_grouped: expected true where 'blk.0.ssm_out.we"),
     "another family": ("gemma", {}, "expected of an architecture of llama, qwen3"),
 }
 

@@ -246,6 +246,17 @@ MODELS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
         | {"ssm.conv_kernel": 3, "ssm.state_size": 16, "ssm.group_count": 2, "ssm.time_step_rank": 6}
         | {"ssm.inner_size": 192},
     ),
+    "qwen35, folded": (
+        "qwen3_5_text",
+        _COMMON
+        | {"layer_types": ["linear_attention", "full_attention"], "head_dim": 64, "linear_conv_kernel_dim": 3}
+        | {"linear_num_key_heads": 2, "linear_num_value_heads": 8, "linear_key_head_dim": 16}
+        | {"linear_value_head_dim": 32, "intermediate_size": 256}
+        | {"rope_parameters": {"rope_type": "default", "rope_theta": 5000.0, "partial_rotary_factor": 0.5}},
+        {"attention.key_length": 64, "attention.value_length": 64, "rope.freq_base": 5000.0}
+        | {"rope.dimension_count": 32, "ssm.conv_kernel": 3, "ssm.state_size": 16, "ssm.group_count": 2}
+        | {"ssm.time_step_rank": 8, "ssm.inner_size": 256},
+    ),
     "granitehybrid": (
         "granitemoehybrid",
         _COMMON
