@@ -167,7 +167,11 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
         {"version": 1, "tied_output": None},
         "version: expected 2 for a folded table without 'output.weight', got 1",
     ),
-    "tiled values": ("qwen35, folded", {"gdn_v_grouped": False}, "gdn_v_grouped: expected true where 'blk.0.ssm_out.we"),
+    "tiled values": (
+        "qwen35, folded",
+        {"gdn_v_grouped": False},
+        "gdn_v_grouped: expected true where 'blk.0.ssm_out.we",
+    ),
     "another family": ("gemma", {}, "expected of an architecture of llama, qwen3"),
 }
 

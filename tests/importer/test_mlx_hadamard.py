@@ -1,19 +1,25 @@
 """MLX directories of folded models: names, rotations and plain tensors as transformers has them; nothing is run."""
 
 import json
+import re
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from dualbinary import InputError
 from dualbinary.checkpoint import load_rotation, read_quantization_config, stored_tensors
 from dualbinary.contract.rotation import Rotation
+from exporter.options import ExportOptions
+from exporter.pipeline import export
 from importer.checkpoint import write_model
 from importer.readers import open_model
 from tests.support import packed_words as slow
 from tests.support.folded_models import PREFIX, signs_of
 from tests.support.foreign_directories import dequantized, save
+from tests.support.gguf_files import tiny_model
+from tests.support.sessions import logits
 
 HIDDEN, VALUE, GROUP = 128, 256, 64
 LAYER = "language_model.model.layers.0."
@@ -27,6 +33,10 @@ FOLDED = {
     "language_model.lm_head": (128, HIDDEN),
 }
 TABLE = "language_model.model.embed_tokens"
+FOLDABLE = re.compile(
+    r"language_model\.(lm_head|model\.embed_tokens|model\.layers\.\d+\.(mlp\.\w+|self_attn\.[qkvo]_proj"
+    r"|linear_attn\.(in_proj_qkv|in_proj_z|out_proj)))\.weight"
+)
 CONFIG: dict[str, Any] = {
     "model_type": "prism_hadamard_qwen35",
     "schema_version": 2,
@@ -162,3 +172,44 @@ def test_a_declaration_beside_another_model_is_not_overlooked(tmp_path):
     directory(tmp_path, config=config)
     with pytest.raises(InputError, match="schema_version: expected 2, got None"):
         open_model(tmp_path)
+
+
+def test_an_export_computes_what_the_model_does_that_was_folded(tmp_path):
+    model = tiny_model("qwen35, folded")
+    tensors: dict[str, np.ndarray] = {}
+    folded = []
+    rng = np.random.default_rng(0)
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            stored = f"language_model.{name}"
+            if not FOLDABLE.fullmatch(stored):
+                moved = value.numpy() + np.float32(1 if _adds_one(name) else 0)
+                tensors[stored] = moved.swapaxes(1, 2) if "conv1d.weight" in name else moved
+                continue
+            module, (N, K) = stored.removesuffix(".weight"), value.shape
+            q, steps = rng.integers(0, 3, (N, K)), rng.uniform(0.05, 0.15, (N, K // GROUP)).astype(np.float16)
+            ternary = (q - 1.0) * steps.astype(np.float64).repeat(GROUP, axis=1)
+            value.copy_(torch.from_numpy(Rotation(128, signs_of(K)).unrotated(ternary)))
+            tensors |= {stored: slow.dense(q, 2).view(np.uint32), f"{module}.scales": steps, f"{module}.biases": -steps}
+            folded.append(stored)
+    text = {key: value for key, value in model.config.to_dict().items() if key != "architectures"}
+    save(tmp_path / "source", tensors, BLOCK, key="quantization", config=CONFIG | {"text_config": text})
+    table = f"{TABLE}.weight"
+    declared = DECLARED | {"weight_names": [name for name in folded if name != table]}
+    declaration = {f"{PREFIX}{key}": value for key, value in declared.items()}
+    (tmp_path / "source" / "hadamard.json").write_text(json.dumps(declaration))
+
+    write_model(open_model(tmp_path / "source"), tmp_path / "checkpoint")
+    out = tmp_path / "out" / "model.onnx"
+    export(tmp_path / "checkpoint", out, ExportOptions(logits="all"))
+
+    tokens = np.arange(24)[None] * 7 % 256
+    with torch.no_grad():
+        wanted = model(torch.from_numpy(tokens)).logits.numpy()
+    for with_library in (True, False):
+        found = logits(out, tokens, with_library)
+        np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-3 * np.abs(wanted).max())  # as of GGUF files
+
+
+def _adds_one(name: str) -> bool:
+    return name.endswith("norm.weight") and "linear_attn" not in name
