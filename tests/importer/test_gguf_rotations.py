@@ -170,7 +170,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "tiled values": (
         "qwen35, folded",
         {"gdn_v_grouped": False},
-        "gdn_v_grouped: expected true where 'blk.0.ssm_out.we",
+        "gdn_v_grouped: expected true where 'blk.0.ssm_out",
     ),
     "another family": ("gemma", {}, "expected of an architecture of llama, qwen3"),
 }
