@@ -14,7 +14,7 @@ import torch
 from dualbinary import InputError
 from dualbinary.checkpoint import CONFIG_FILE
 from dualbinary.files.model_files import LONG_ROPE_AFTER
-from exporter.graph.architectures import adjust, configure
+from exporter.graph.architectures import adjust, builder_type, configure, is_hybrid
 from exporter.graph.architectures.configuration import Configuration, read_configuration
 from exporter.graph.architectures.refused import refuse_type
 from exporter.graph.architectures.rotation import put_in_rotations
@@ -31,7 +31,8 @@ _TASK = "text-generation"
 class BuiltGraph:
     """The builder's result.
 
-    model: graph with inputs input_ids, attention_mask, position_ids, past_key_values.*; outputs logits and present.*.
+    model: graph with inputs input_ids, attention_mask, position_ids and what a decoder carries from step to step
+        (dualbinary/files/cache_names.py); outputs logits and present.*.
     module: the builder's module; its preprocess_weights maps stored tensors to parameters.
     window: sliding window that the builder leaves out of the graph because all layers share it; 0 for none.
     longest_window: the longest window of any layer, in the graph or not; 0 for none.
@@ -70,7 +71,7 @@ def build_graph(source: ModelDirectory, dtype: str) -> BuiltGraph:
         with directory_of(configuration.for_builder()) as directory:
             package = mobius.build(
                 directory,
-                _TASK,
+                _task(model_type),
                 module_class=adjusted,
                 dtype={"fp32": "f32", "fp16": "f16"}[dtype],
                 load_weights=False,
@@ -98,7 +99,7 @@ def _adjusted(mobius: Any, configuration: Configuration) -> Any:
     After a module is made, `made` is it, `windows` are those of its layers, and `window` is what the graph leaves out.
     """
     model_type, values = configuration.model_type, configuration.values
-    registered = mobius.registry.get(model_type)
+    registered = mobius.registry.get(builder_type(model_type))
 
     class Adjusted:
         __name__ = registered.__name__
@@ -123,7 +124,7 @@ def _adjusted(mobius: Any, configuration: Configuration) -> Any:
 
 def _corrected_config_class(mobius: Any, configuration: Configuration) -> type:
     """The class of the builder's configuration, with `configure` after what it reads from transformers'."""
-    model_type = configuration.model_type
+    model_type = builder_type(configuration.model_type)
     base = getattr(mobius.registry.get(model_type), "config_class", None)
     if base is None or base is mobius.ArchitectureConfig:
         base = mobius.registry.get_config_class(model_type) or mobius.ArchitectureConfig
@@ -142,8 +143,19 @@ def _long_rope_after(module: Any) -> int | None:
     return ropes[0].original_max_position_embeddings if ropes else None
 
 
+def _task(model_type: str) -> Any:
+    """What the builder is to make of a module: a graph for text generation."""
+    if not is_hybrid(model_type):
+        return _TASK
+    from exporter.graph.architectures.hybrid_task import HybridTask
+
+    return HybridTask()
+
+
 def _check_type(mobius: Any, model_type: str) -> None:
     registry = mobius.registry
+    if builder_type(model_type) != model_type or is_hybrid(model_type):
+        return
     if model_type not in registry:
         known = ", ".join(sorted(n for n in registry.architectures() if n[:3] == model_type[:3])) or "see docs"
         raise InputError(f"model_type {model_type!r} is not one that the graph builder knows; similar ones: {known}")

@@ -132,5 +132,6 @@ def _rotary_class(config: Any) -> Any:
 
     model = AutoModelForCausalLM._model_mapping[type(config)]
     beside = vars(sys.modules[model.__module__])
-    classes = (value for name, value in beside.items() if name.endswith(_ROTARY_CLASS) and inspect.isclass(value))
-    return next(classes, None)
+    classes = [value for name, value in beside.items() if name.endswith(_ROTARY_CLASS) and inspect.isclass(value)]
+    own = (each for each in classes if inspect.get_annotations(each.__init__).get("config") is type(config))
+    return next(own, classes[0] if classes else None)  # others there are of images
