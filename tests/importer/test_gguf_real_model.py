@@ -54,10 +54,10 @@ def test_configuration_and_tokenizer_are_those_of_the_unpacked_directory(opened,
     for name in ("_model_name_or_path", "transformers_version", "dtype", "unk_token_id"):  # say nothing of the model
         del theirs[name]
     assert opened.config == theirs
-    generation = json.loads(opened.files["generation_config.json"])
+    generation = json.loads(opened.files()["generation_config.json"])
     theirs = json.loads((directory / "generation_config.json").read_text())
     assert generation.items() <= theirs.items()
-    for name, content in opened.files.items():
+    for name, content in opened.files().items():
         (tmp_path / name).write_text(content, encoding="utf-8")
     (tmp_path / "config.json").write_text(json.dumps(opened.config))
     ours = transformers.AutoTokenizer.from_pretrained(tmp_path)

@@ -19,7 +19,7 @@ from importer.readers.gguf.families import Family
 from importer.readers.gguf.inexact import inexact_weight
 from importer.readers.gguf.keys import Keys
 from importer.readers.gguf.names import Parameter, parameters
-from importer.readers.gguf.tokenizer import tokenizer_files
+from importer.readers.gguf.tokenizer import tokenizer_files, tokenizer_notes
 
 __all__ = ["is_gguf", "open_gguf"]
 
@@ -46,10 +46,11 @@ def open_gguf(path: Path, config: dict[str, Any]) -> LowBitModel:
     family = family_of(keys)
     transformers_config = model_config(keys, family)
     places = parameters(keys, transformers_config)
-    files, notes = tokenizer_files(keys, transformers_config.vocab_size)
+    notes = tokenizer_notes(keys, transformers_config.vocab_size)
     unread = keys.refuse_unread()
     if unread:
         notes.append(f"metadata that this release does not know, and leaves out: {', '.join(unread)}")
+    generation = generation_values(keys, transformers_config)
     weights: dict[str, PackedWeight] = {}
     inexact: dict[str, InexactWeight] = {}
     tensors: dict[str, PlainTensor] = {}
@@ -67,7 +68,7 @@ def open_gguf(path: Path, config: dict[str, Any]) -> LowBitModel:
         config=_json_values(transformers_config),
         weights=weights,
         tensors=tensors,
-        files=files | {GENERATION_CONFIG: _json_text(generation_values(keys, transformers_config))},
+        files=lambda: tokenizer_files(keys) | {GENERATION_CONFIG: _json_text(generation)},
         notes=tuple(notes),
         inexact=inexact,
     )
