@@ -98,7 +98,7 @@ def test_what_does_not_fit_is_one_error(name, tmp_path, monkeypatch):
     if any(content and content[1].dtype == np.int8 for content in changes.get("tensors", {}).values()):
         monkeypatch.setattr(gguf, "quantize", lambda values, kind: values)
     with pytest.raises(InputError) as caught:
-        opened(tmp_path, **changes)
+        opened(tmp_path, **changes).files()
     assert str(caught.value).startswith(f"{tmp_path / 'model.gguf'}: ")
     assert message in str(caught.value)
 

@@ -1,6 +1,7 @@
 """Which parameter of transformers' model each tensor of a GGUF file is."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from dualbinary import InputError
@@ -8,7 +9,7 @@ from importer.readers.gguf.container import Container, GgufTensor
 from importer.readers.gguf.keys import Keys
 from importer.readers.gguf.rotary import FACTOR_TENSORS
 
-__all__ = ["Parameter", "parameters"]
+__all__ = ["Parameter", "names_of", "parameters"]
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ def parameters(keys: Keys, config: Any) -> dict[str, Parameter]:
     no parameter, a parameter no tensor, or shapes differ.
     """
     container = keys.container
-    by_tensor = _names(keys, config)
+    by_tensor = names_of(keys.architecture, config, container.path)
     unknown = [name for name in container.tensors if name not in by_tensor and name not in FACTOR_TENSORS]
     if unknown:
         raise InputError(
@@ -73,20 +74,23 @@ def _check_shape(container: Container, tensor: GgufTensor, parameter: Parameter)
         )
 
 
-def _names(keys: Keys, config: Any) -> dict[str, Parameter]:
+def names_of(architecture: str, config: Any, path: Path) -> dict[str, Parameter]:
+    """All parameters of the model of `config`, tied ones once, by the names of their tensors.
+
+    `path` is that of the model, for errors. Raises InputError where a parameter has no name.
+    """
     import gguf
     import torch
     import transformers
     from transformers.pytorch_utils import Conv1D
 
-    path = keys.container.path
     try:
         with torch.device("meta"):
             model = transformers.AutoModelForCausalLM.from_config(config)
     except Exception as error:  # whatever a class raises at values that do not go together
         raise InputError(f"{path}: transformers cannot build this model: {error}") from error
-    architecture = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == keys.architecture)
-    table = gguf.get_tensor_name_map(architecture, config.num_hidden_layers)
+    number = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture)
+    table = gguf.get_tensor_name_map(number, config.num_hidden_layers)
     prefix = f"{model.base_model_prefix}."
     found: dict[str, Parameter] = {}
     for name, value in model.named_parameters():  # tied ones once
@@ -95,7 +99,7 @@ def _names(keys: Keys, config: Any) -> dict[str, Parameter]:
             stored = stored or table.get_name(known, try_suffixes=(".weight", ".bias"))
         if not stored or stored in found:
             raise InputError(
-                f"{path}: the library gguf has no name for {name!r} in a model of type {keys.architecture}; give the "
+                f"{path}: the library gguf has no name for {name!r} in a model of type {architecture}; give the "
                 "full-precision model"
             )
         module = model.get_submodule(name.rpartition(".")[0])
