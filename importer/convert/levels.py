@@ -27,7 +27,9 @@ __all__ = ["ROUNDING", "EvenLevels", "even_levels", "float_type", "half_rounded"
 Floats = npt.NDArray[np.float64]
 
 ROUNDING = 2.0**-11
-"""What a scale may change by when it is rounded to float16, once."""
+"""What a number may change by when it is rounded to float16, once."""
+
+_SMALLEST_NORMAL = float(np.finfo(np.float16).smallest_normal)  # below it, numbers lie as far apart as just above it
 
 _MOST = 255  # steps from the lowest level to the highest; no type has more
 
@@ -146,14 +148,16 @@ def of_blocks(values: np.ndarray, group_size: int, K: int, block: int) -> np.nda
 
 
 def half_rounded(values: Floats) -> tuple[npt.NDArray[np.float16], float]:
-    """Values as float16, and the largest relative change of one; infinity where one is beyond its range."""
+    """Values as float16, and the largest change of one: of itself, or of the smallest normal number if that is more.
+
+    Infinity where one is beyond float16, and else at most `ROUNDING`.
+    """
     with np.errstate(over="ignore"):
         narrow = values.astype(np.float16)
-    there = values != 0
-    if not np.isfinite(narrow).all() or not there.any():
-        return narrow, 0.0 if np.isfinite(narrow).all() else np.inf
-    exact = values[there]
-    return narrow, float(np.max(np.abs(narrow[there].astype(np.float64) - exact) / np.abs(exact)))
+    if not np.isfinite(narrow).all():
+        return narrow, np.inf
+    change = np.abs(narrow.astype(np.float64) - values) / np.maximum(np.abs(values), _SMALLEST_NORMAL)
+    return narrow, float(change.max(initial=0))
 
 
 def float_type(parts: Iterable[Floats]) -> tuple[np.dtype[Any], float]:

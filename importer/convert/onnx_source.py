@@ -23,6 +23,7 @@ from dualbinary.files.json_objects import read_json_object
 from dualbinary.files.model_files import CONFIG_FILE
 from dualbinary.onnx_files.relayout.model import StoredWeight, array_of, load_model, weights_of
 from importer.convert.modules import Modules, configuration, modules_of
+from importer.convert.onnx_table import embedding_weight
 from importer.convert.own_model import OwnModel, OwnWeight
 from importer.model import PlainTensor
 
@@ -60,6 +61,10 @@ def open_onnx(path: Path) -> OwnModel:
             weights[module] = _weight(weight, rows, initializers.get(f"{name}.input_order"), path.parent)
             if bias is not None:
                 tensors[f"{module}.bias"] = _tensor(bias, path.parent, rows)
+    for module, size in modules.tables.items():
+        if module not in weights:
+            table = embedding_weight(initializers, f"{module}.weight", *size, path.parent)
+            weights |= {} if table is None else {module: table}
     return OwnModel(path, path.parent, config, weights, tensors)
 
 

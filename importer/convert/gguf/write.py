@@ -204,7 +204,7 @@ def _misfit(weight: OwnWeight, module: str, forms: list[BlockForm]) -> str:
         why, way = f"groups of {size} inputs are smaller than blocks of 32", "train it with groups of 32 or more"
     else:
         kind = "a zero point" if whole else "an offset"
-        why = f"numbers up to {most} with {kind}, or scales that float16 does not hold within 2^-11"
+        why = f"numbers up to {most} with {kind}, or scales beyond float16"
         way = "allow more types (--types)" if len(forms) < len(FORMS) else "train it with fewer planes"
     return (
         f"{module}: {format_words(stored.format)}, fits none of {', '.join(form.name for form in forms)}: {why}; {way}"
