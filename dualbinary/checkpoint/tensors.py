@@ -80,8 +80,8 @@ def read_quantization_config(model_dir: Path) -> QuantizationConfig | None:
 def quantized_by(model_dir: Path) -> str | None:
     """The method by which another tool quantized a model directory, as its config.json says it, quoted; else None.
 
-    Older files have the block under another name, or beside config.json. Raises InputError where config.json cannot be
-    read.
+    Older files have the block under another name, or beside config.json; hqq's own say it by their tensors alone.
+    Raises InputError where config.json cannot be read.
     """
     config = read_json_object(Path(model_dir) / CONFIG_FILE)
     for key, implied in _BLOCKS.items():
@@ -91,8 +91,10 @@ def quantized_by(model_dir: Path) -> str | None:
         method = block.get("quant_method", implied)
         if method is not None:
             return shown(method) if isinstance(method, str) and method != QUANT_METHOD else None
-    beside = "quantization_config" not in config and (Path(model_dir) / "quantize_config.json").is_file()
-    return shown("gptq") if beside else None
+    if "quantization_config" in config:
+        return None
+    beside = (Path(model_dir) / "quantize_config.json").is_file()
+    return shown("gptq") if beside else shown("hqq") if _of_hqq(Path(model_dir) / SINGLE_FILE) else None
 
 
 def stored_tensors(model_dir: Path) -> dict[str, StoredTensor]:
@@ -209,6 +211,17 @@ def load_order(tensors: Mapping[str, StoredTensor], module: str) -> np.ndarray |
     if not np.array_equal(np.sort(order), np.arange(len(order))):
         raise InputError(f"{name}: expected each of 0 to {len(order) - 1} once")
     return order
+
+
+def _of_hqq(path: Path) -> bool:
+    """Whether a file is of hqq's save_to_safetensors, whose config.json says nothing: by the name of its numbers."""
+    from safetensors import SafetensorError, safe_open  # the base package needs NumPy alone
+
+    try:
+        with safe_open(path, framework="numpy") as reader:
+            return any(name.endswith(".W_q") for name in reader.keys())  # noqa: SIM118  # the reader is not a mapping
+    except (OSError, SafetensorError):  # whoever reads the file says what is wrong
+        return False
 
 
 class _Object(dict[str, Any]):

@@ -1,5 +1,7 @@
 """Every form of even levels that a type of GGUF holds comes back from its blocks: to the bit, or within a rounding."""
 
+from typing import get_args
+
 import gguf
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from hypothesis import strategies as st
 
 from dualbinary.contract.scale_codes import round_scales
 from dualbinary.contract.weight import EACH_GROUP, PlaneFormat, PlaneWeight
+from importer.convert.__main__ import Type
 from importer.convert.gguf.blocks import FORMS, blocks_of
 from importer.convert.levels import ROUNDING, even_levels
 from importer.readers.gguf.blocks import FORMS as READ
@@ -100,6 +103,10 @@ def test_the_smallest_exact_type(planes, size, zero, offset, expected):
     assert levels is not None
     blocks = [found for form in FORMS if (found := blocks_of(levels, form)) is not None and found.rounding == 0]
     assert (blocks[0].form.name if blocks else None) == expected
+
+
+def test_the_command_offers_the_types_of_the_table():
+    assert get_args(Type) == tuple(BY_NAME)
 
 
 def test_ternary_numbers_of_two_planes_are_ternary():
