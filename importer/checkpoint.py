@@ -62,7 +62,7 @@ def write_model(
         model.config,
         lambda: _quantization(model, result),
         _tensors(model, result, progress),
-        files=model.files,
+        files=model.files(),
         shard_bytes=_SHARD_BYTES,
     )
     return result

@@ -114,7 +114,8 @@ class LowBitModel:
         weights: by the name of the module in transformers ("model.layers.0.self_attn.q_proj"); the token embedding
             and an untied head are modules, too.
         tensors: all other tensors by their name in transformers.
-        files: small files of the checkpoint, tokenizer and templates: name to content, or to a file to copy.
+        files: gives the small files of the checkpoint, tokenizer and templates: name to content, or to a file to copy.
+            Raises InputError where a tokenizer cannot be converted, which takes a while and is not done before.
         notes: what a user should know: decisions of the reader, what was left out and why.
         inexact: by module, weights that are refused unless a user asks for a new fit (--requantize).
     """
@@ -123,6 +124,6 @@ class LowBitModel:
     config: dict[str, Any]
     weights: Mapping[str, PackedWeight]
     tensors: Mapping[str, PlainTensor]
-    files: Mapping[str, str | Path] = field(default_factory=dict[str, "str | Path"])
+    files: Callable[[], Mapping[str, str | Path]] = dict
     notes: tuple[str, ...] = ()
     inexact: Mapping[str, InexactWeight] = field(default_factory=dict[str, InexactWeight])

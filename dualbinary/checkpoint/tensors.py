@@ -90,8 +90,8 @@ def read_quantization_config(model_dir: Path) -> QuantizationConfig | None:
 def quantized_by(model_dir: Path) -> str | None:
     """The method by which another tool quantized a model directory, as its config.json says it, quoted; else None.
 
-    Older files have the block under another name, or beside config.json. Raises InputError where config.json cannot be
-    read.
+    Older files have the block under another name, or beside config.json; hqq's own say it by their tensors alone.
+    Raises InputError where config.json cannot be read.
     """
     config = read_json_object(Path(model_dir) / CONFIG_FILE)
     for key, implied in _BLOCKS.items():
@@ -101,8 +101,10 @@ def quantized_by(model_dir: Path) -> str | None:
         method = block.get("quant_method", implied)
         if method is not None:
             return shown(method) if isinstance(method, str) and method != QUANT_METHOD else None
-    beside = "quantization_config" not in config and (Path(model_dir) / "quantize_config.json").is_file()
-    return shown("gptq") if beside else None
+    if "quantization_config" in config:
+        return None
+    beside = (Path(model_dir) / "quantize_config.json").is_file()
+    return shown("gptq") if beside else shown("hqq") if _of_hqq(Path(model_dir) / SINGLE_FILE) else None
 
 
 def stored_tensors(model_dir: Path) -> dict[str, StoredTensor]:
@@ -235,6 +237,15 @@ def load_rotation(config: QuantizationConfig, tensors: Mapping[str, StoredTensor
     rotation = Rotation(block_size, _array(name, tensors[name]))
     rotation.check(len(rotation.signs), name)
     return rotation
+def _of_hqq(path: Path) -> bool:
+    """Whether a file is of hqq's save_to_safetensors, whose config.json says nothing: by the name of its numbers."""
+    from safetensors import SafetensorError, safe_open  # the base package needs NumPy alone
+
+    try:
+        with safe_open(path, framework="numpy") as reader:
+            return any(name.endswith(".W_q") for name in reader.keys())  # noqa: SIM118  # the reader is not a mapping
+    except (OSError, SafetensorError):  # whoever reads the file says what is wrong
+        return False
 
 
 class _Object(dict[str, Any]):

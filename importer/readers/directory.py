@@ -144,7 +144,7 @@ class Directory:
             )
         tensors = {name: self._plain(name, form, weights) for name in self.stored if name not in self.used}
         config = {key: value for key, value in self.config.items() if key not in _BLOCKS}
-        return LowBitModel(form, config, dict(weights), tensors, _small_files(self.path), tuple(notes))
+        return LowBitModel(form, config, dict(weights), tensors, lambda: _small_files(self.path), tuple(notes))
 
     def _reader(self, name: str) -> Any:
         file = self.stored[name].file

@@ -6,7 +6,7 @@ Every function takes an integer array of any width and packs along its last axis
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["AWQ_ORDER", "dense", "dense_words", "padded", "padded_words", "planar", "stacked_rows"]
+__all__ = ["AWQ_ORDER", "dense", "dense_words", "pack_dense", "padded", "padded_words", "planar", "stacked_rows"]
 
 AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 """AWQ: slot i of eight consecutive values holds value AWQ_ORDER[i] (AutoAWQ, awq/modules/linear/gemm.py)."""
@@ -45,6 +45,16 @@ def dense(words: npt.NDArray[np.integer], bits: int, count: int) -> npt.NDArray[
 def dense_words(bits: int, count: int) -> int:
     """How many 32-bit words `dense` needs for `count` values."""
     return -(-count * bits // _WORD)
+
+
+def pack_dense(values: npt.NDArray[np.integer], bits: int) -> npt.NDArray[np.int32]:
+    """int32 [..., words] that `dense` reads as the values [..., count], each of `bits` bits."""
+    digits = np.unpackbits(values.astype(np.uint8)[..., None], axis=-1, count=bits, bitorder="little")
+    octets = np.packbits(digits.reshape(*values.shape[:-1], -1), axis=-1, bitorder="little")
+    missing = 4 * dense_words(bits, values.shape[-1]) - octets.shape[-1]
+    if missing:
+        octets = np.concatenate((octets, np.zeros((*octets.shape[:-1], missing), np.uint8)), axis=-1)
+    return np.ascontiguousarray(octets).view("<i4")
 
 
 def padded(words: npt.NDArray[np.integer], bits: int, count: int) -> npt.NDArray[np.uint8]:

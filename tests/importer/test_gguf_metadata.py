@@ -102,7 +102,7 @@ def test_what_does_not_fit_is_one_error(name, tmp_path, monkeypatch):
     if any(content and content[1].dtype == np.int8 for content in changes.get("tensors", {}).values()):
         monkeypatch.setattr(gguf, "quantize", lambda values, kind: values)
     with pytest.raises(InputError) as caught:
-        opened(tmp_path, **changes)
+        opened(tmp_path, **changes).files()
     assert str(caught.value).startswith(f"{tmp_path / 'model.gguf'}: ")
     assert message in str(caught.value)
 
@@ -168,7 +168,7 @@ def test_types_that_nobody_dequantizes_have_no_way_out(kind, tmp_path):
 
 def test_generation_ends_at_the_end_of_a_turn_too(tmp_path):
     model = opened(tmp_path)
-    assert json.loads(model.files["generation_config.json"]) == {
+    assert json.loads(model.files()["generation_config.json"]) == {
         "bos_token_id": 1,
         "pad_token_id": 0,
         "eos_token_id": [2, 3],
@@ -176,7 +176,7 @@ def test_generation_ends_at_the_end_of_a_turn_too(tmp_path):
 
 
 def tokenizer_of(model: Any, directory: Path) -> Any:
-    for name, content in model.files.items():
+    for name, content in model.files().items():
         (directory / name).write_text(content, encoding="utf-8")
     (directory / "config.json").write_text(json.dumps(model.config))
     return transformers.AutoTokenizer.from_pretrained(directory)
@@ -217,14 +217,14 @@ def test_what_the_tokenizer_leaves_out_is_noted(tmp_path):
     assert notes[1].endswith("are left out: tokenizer.chat_template.tool_use")
     without = opened(tmp_path, keys=dict.fromkeys(TOKENIZER) | {"tokenizer.ggml.model": "none"})
     assert "the file has no tokenizer" in without.notes[0]
-    assert list(without.files) == ["generation_config.json"]
+    assert list(without.files()) == ["generation_config.json"]
 
 
 def test_a_split_model_is_one_model(tmp_path):
     whole = opened(tmp_path)
     write_tiny_model(tmp_path / "split.gguf", "llama", split=8)
     parts = open_model(tmp_path / "split-00001-of-00003.gguf")
-    assert (parts.config, parts.files, parts.notes) == (whole.config, whole.files, whole.notes)
+    assert (parts.config, parts.files(), parts.notes) == (whole.config, whole.files(), whole.notes)
     assert set(parts.tensors) == set(whole.tensors)
     for name, tensor in parts.tensors.items():
         assert np.array_equal(tensor.read(), whole.tensors[name].read())

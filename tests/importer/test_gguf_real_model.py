@@ -8,7 +8,11 @@ import pytest
 import transformers
 
 from examples import smollm2
+from importer.checkpoint import write_model
+from importer.convert.checkpoint_source import open_checkpoint
+from importer.convert.gguf.write import write_gguf
 from importer.readers.gguf import open_gguf
+from importer.readers.gguf.container import open_container
 from tests.support.gguf_files import dequantized
 
 pytestmark = pytest.mark.real_model
@@ -54,10 +58,10 @@ def test_configuration_and_tokenizer_are_those_of_the_unpacked_directory(opened,
     for name in ("_model_name_or_path", "transformers_version", "dtype", "unk_token_id"):  # say nothing of the model
         del theirs[name]
     assert opened.config == theirs
-    generation = json.loads(opened.files["generation_config.json"])
+    generation = json.loads(opened.files()["generation_config.json"])
     theirs = json.loads((directory / "generation_config.json").read_text())
     assert generation.items() <= theirs.items()
-    for name, content in opened.files.items():
+    for name, content in opened.files().items():
         (tmp_path / name).write_text(content, encoding="utf-8")
     (tmp_path / "config.json").write_text(json.dumps(opened.config))
     ours = transformers.AutoTokenizer.from_pretrained(tmp_path)
@@ -69,3 +73,16 @@ def test_configuration_and_tokenizer_are_those_of_the_unpacked_directory(opened,
     messages = [{"role": "user", "content": "Hello"}]
     shown = [tokenizer.apply_chat_template(messages, tokenize=False) for tokenizer in (ours, theirs)]
     assert shown[0] == shown[1]
+
+
+@pytest.mark.slow
+def test_it_goes_back_into_the_file_it_was(opened, tmp_path):
+    write_model(opened, tmp_path / "checkpoint")
+    write_gguf(open_checkpoint(tmp_path / "checkpoint"), tmp_path / "back.gguf", progress=lambda weights: None)
+    first, second = open_container(smollm2.fetch_gguf()), open_container(tmp_path / "back.gguf")
+    assert first.tensors.keys() == second.tensors.keys()
+    for name, tensor in first.tensors.items():
+        assert second.tensors[name].type == tensor.type, name
+        assert np.array_equal(second.tensors[name].data, tensor.data), name
+    for key in ("tokens", "token_type", "merges", "bos_token_id", "eos_token_id", "padding_token_id", "add_bos_token"):
+        assert np.array_equal(*(each.metadata[f"tokenizer.ggml.{key}"] for each in (first, second))), key

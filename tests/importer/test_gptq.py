@@ -211,7 +211,7 @@ def test_a_file_of_autogptq_beside_the_config_is_enough(tmp_path, rng):
     assert recognises(path, config)
     model = open_gptq(path, config)
     assert len(model.weights) == len(LINEARS)
-    assert model.files == {"tokenizer.json": path / "tokenizer.json"}
+    assert model.files() == {"tokenizer.json": path / "tokenizer.json"}
 
 
 Q = "model.layers.0.self_attn.q_proj"

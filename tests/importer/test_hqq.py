@@ -1,5 +1,6 @@
 """HQQ directories: against hqq, against slow packing, and damaged."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dualbinary import InputError
+from dualbinary.checkpoint import quantized_by
+from importer.readers import open_model
 from importer.readers.hqq import open_hqq
 from tests.support import packed_words as slow
 from tests.support.foreign_directories import LINEARS, assert_checkpoint_holds, dequantized, plain_tensors, save
@@ -88,6 +91,11 @@ def test_a_whole_model_has_all_modules_and_no_settings(tmp_path):
     assert set(model.weights) == set(LINEARS)
     assert not any(name.rpartition(".")[0] in LINEARS for name in model.tensors)
     assert_checkpoint_holds(model, tmp_path / "checkpoint")
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["quantization_config"]  # as hqq's save_to_safetensors writes it
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert quantized_by(tmp_path) == '"hqq"'
+    assert open_model(tmp_path).weights.keys() == model.weights.keys()
 
 
 @pytest.mark.parametrize(

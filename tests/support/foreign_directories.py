@@ -90,7 +90,7 @@ def assert_checkpoint_holds(model, path):
         found[:, np.arange(packed.K) if order is None else order] = weight
         np.testing.assert_array_equal(found, dequantized(packed, np.float64))
     assert set(model.tensors) <= set(stored)
-    assert all((path / name).is_file() for name in model.files)
+    assert all((path / name).is_file() for name in model.files())
 
 
 def _at(values, groups, dtype):

@@ -38,4 +38,4 @@ def low_bit_model(model_dir: Path, make: Mapping[str, Make] | None = None, *, ta
         else:
             array = tensor.numpy()
             tensors[name] = PlainTensor(array.shape, array.dtype, lambda a=array: a)
-    return LowBitModel("test", config, weights, tensors, {"note.txt": "hello"})
+    return LowBitModel("test", config, weights, tensors, lambda: {"note.txt": "hello"})

@@ -22,7 +22,16 @@ from dualbinary.contract.schema import OP
 from dualbinary.contract.weight import EACH_GROUP, PlaneFormat, PlaneWeight
 from dualbinary.errors import InputError
 
-__all__ = ["External", "StoredWeight", "external_data", "load_model", "read_chunks", "tensors_of", "weights_of"]
+__all__ = [
+    "External",
+    "StoredWeight",
+    "array_of",
+    "external_data",
+    "load_model",
+    "read_chunks",
+    "tensors_of",
+    "weights_of",
+]
 
 _CHUNK_BYTES = 16 << 20
 
@@ -90,7 +99,7 @@ class StoredWeight:
 
     def read(self, directory: Path) -> PlaneWeight:
         """The weight, in its layout. Raises InputError, naming a node, where it breaks the contract."""
-        planes, scales = _array(self.planes, directory), _array(self.scales, directory)
+        planes, scales = array_of(self.planes, directory), array_of(self.scales, directory)
         try:
             plain = to_plain(self.layout, planes, scales, self.K, self.group_size, self.levels)
         except InputError as error:
@@ -236,7 +245,8 @@ def _dtype(tensor: onnx.TensorProto) -> np.dtype:
     return BFLOAT16 if bfloat16 else helper.tensor_dtype_to_np_dtype(tensor.data_type)
 
 
-def _array(tensor: onnx.TensorProto, directory: Path) -> np.ndarray:
+def array_of(tensor: onnx.TensorProto, directory: Path) -> np.ndarray:
+    """The values of a tensor; bfloat16 as its bits. Raises InputError where its data are not there."""
     external = external_data(tensor, directory)
     try:
         if external is None:

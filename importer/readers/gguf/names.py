@@ -1,6 +1,7 @@
 """Which parameter of transformers' model each tensor of a GGUF file is."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from dualbinary import InputError
@@ -9,7 +10,7 @@ from importer.readers.gguf.families import Family
 from importer.readers.gguf.keys import Keys
 from importer.readers.gguf.rotary import FACTOR_TENSORS
 
-__all__ = ["Parameter", "parameters"]
+__all__ = ["Parameter", "names_of", "parameters"]
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ def parameters(keys: Keys, config: Any, family: Family) -> tuple[dict[str, Param
     no parameter, a parameter no tensor, or shapes differ.
     """
     container = keys.container
-    by_tensor = _names(keys, config, family)
+    by_tensor = names_of(keys.architecture, config, family, container.path)
     others = [name for name in container.tensors if name not in by_tensor and name not in FACTOR_TENSORS]
     unread = [name for name in others if family.unread(name, config)]
     unknown = [name for name in others if name not in unread]
@@ -78,20 +79,23 @@ def _check_shape(container: Container, tensor: GgufTensor, parameter: Parameter)
         )
 
 
-def _names(keys: Keys, config: Any, family: Family) -> dict[str, Parameter]:
+def names_of(architecture: str, config: Any, family: Family, path: Path) -> dict[str, Parameter]:
+    """All parameters of the model of `config`, tied ones once, by the names of their tensors.
+
+    `path` is that of the model, for errors. Raises InputError where a parameter has no name.
+    """
     import gguf
     import torch
     import transformers
     from transformers.pytorch_utils import Conv1D
 
-    path = keys.container.path
     try:
         with torch.device("meta"):
             model = transformers.AutoModelForCausalLM.from_config(config)
     except Exception as error:  # whatever a class raises at values that do not go together
         raise InputError(f"{path}: transformers cannot build this model: {error}") from error
-    architecture = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == keys.architecture)
-    table = gguf.get_tensor_name_map(architecture, config.num_hidden_layers)
+    known_as = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture)
+    table = gguf.get_tensor_name_map(known_as, config.num_hidden_layers)
     prefix = f"{model.base_model_prefix}."
     head = f"{_head_module(model)}.weight"
     found: dict[str, Parameter] = {}
@@ -103,8 +107,8 @@ def _names(keys: Keys, config: Any, family: Family) -> dict[str, Parameter]:
                 stored = stored or table.get_name(known, try_suffixes=(".weight", ".bias"))
             if not stored or stored in found:
                 raise InputError(
-                    f"{path}: the library gguf has no name for {name!r} in a model of type {keys.architecture}; give "
-                    "the full-precision model"
+                    f"{path}: the library gguf has no name for {name!r} in a model of type {architecture}; give the "
+                    "full-precision model"
                 )
             module = model.get_submodule(name.rpartition(".")[0])
             linear = isinstance(module, (torch.nn.Linear, Conv1D)) or _is_token_table(model, module)

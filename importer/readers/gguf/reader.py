@@ -20,7 +20,7 @@ from importer.readers.gguf.inexact import inexact_weight
 from importer.readers.gguf.keys import Keys
 from importer.readers.gguf.names import Parameter, parameters
 from importer.readers.gguf.order import Order, joined
-from importer.readers.gguf.tokenizer import tokenizer_files
+from importer.readers.gguf.tokenizer import tokenizer_files, tokenizer_notes
 from importer.readers.gguf.types import OF_ROTATED_MODELS
 from importer.readers.hadamard import Declaration
 
@@ -50,12 +50,13 @@ def open_gguf(path: Path, config: dict[str, Any]) -> LowBitModel:
     transformers_config = model_config(keys, family)
     places, unread = parameters(keys, transformers_config, family)
     rotations = keys.rotations()
-    files, notes = tokenizer_files(keys, transformers_config.vocab_size)
+    notes = tokenizer_notes(keys, transformers_config.vocab_size)
     if unread:
         notes.append(f"left out {len(unread)} tensors, such as {unread[0]}: {family.unread_note}")
     if unknown := keys.refuse_unread():
         notes.append(f"metadata that this release does not know, and leaves out: {', '.join(unknown)}")
     notes += _rotation_notes(container, rotations)
+    generation = generation_values(keys, transformers_config)
     weights: dict[str, PackedWeight] = {}
     inexact: dict[str, InexactWeight] = {}
     tensors: dict[str, PlainTensor] = {}
@@ -82,7 +83,7 @@ def open_gguf(path: Path, config: dict[str, Any]) -> LowBitModel:
         config=_json_values(transformers_config),
         weights=weights,
         tensors=tensors,
-        files=files | {GENERATION_CONFIG: _json_text(generation_values(keys, transformers_config))},
+        files=lambda: tokenizer_files(keys) | {GENERATION_CONFIG: _json_text(generation)},
         notes=tuple(notes),
         inexact=inexact,
     )

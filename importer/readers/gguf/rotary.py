@@ -14,11 +14,11 @@ from dualbinary import InputError
 from importer.readers.gguf.container import GgufTensor
 from importer.readers.gguf.keys import Keys
 
-__all__ = ["FACTOR_TENSORS", "rope_parameters"]
+__all__ = ["FACTOR_TENSORS", "FREQUENCIES", "llama3_factors", "rope_parameters"]
 
-_FREQUENCIES = "rope_freqs.weight"
+FREQUENCIES = "rope_freqs.weight"
 _LONG, _SHORT = "rope_factors_long.weight", "rope_factors_short.weight"
-FACTOR_TENSORS = (_FREQUENCIES, _LONG, _SHORT)
+FACTOR_TENSORS = (FREQUENCIES, _LONG, _SHORT)
 """Tensors that are no parameters; `rope_parameters` says what they do."""
 
 _STILL = np.float32(1e30)  # the factor of pairs that do not rotate: Gemma 4's rotation of a share of each head
@@ -38,11 +38,11 @@ def rope_parameters(keys: Keys, dimensions: int) -> dict[str, Any]:
         return parameters | _long_rope(keys, dimensions)
     if parameters["rope_type"] == "longrope":
         raise InputError(f"{keys.container.path}: scaling type longrope without the tensors {_LONG} and {_SHORT}")
-    if _FREQUENCIES in tensors:
-        factors = _factors(keys, tensors[_FREQUENCIES], dimensions)
+    if FREQUENCIES in tensors:
+        factors = _factors(keys, tensors[FREQUENCIES], dimensions)
         if np.any(factors != 1):
             if parameters["rope_type"] != "default":
-                raise InputError(f"{keys.container.path}: {_FREQUENCIES} beside a scaling of another type")
+                raise InputError(f"{keys.container.path}: {FREQUENCIES} beside a scaling of another type")
             if set(factors[factors != 1]) <= {_STILL}:
                 share = float(np.mean(factors == 1))
                 return parameters | {"rope_type": "proportional", "partial_rotary_factor": share}
@@ -107,7 +107,7 @@ def _llama3(keys: Keys, factors: npt.NDArray[np.float32], theta: float) -> dict[
     """Llama 3's scaling that has these factors."""
     factor = round(float(factors.max()), 3)  # whole numbers in every published model, but for roundings
     for original in _ORIGINALS:
-        if np.allclose(_llama3_factors(factor, original, theta, 2 * len(factors)), factors, rtol=_TOLERANCE, atol=0):
+        if np.allclose(llama3_factors(factor, original, theta, 2 * len(factors)), factors, rtol=_TOLERANCE, atol=0):
             return {
                 "rope_type": "llama3",
                 "factor": factor,
@@ -116,13 +116,13 @@ def _llama3(keys: Keys, factors: npt.NDArray[np.float32], theta: float) -> dict[
                 "original_max_position_embeddings": original,
             }
     raise InputError(
-        f"{keys.container.path}: the factors of {_FREQUENCIES} are not those of Llama 3's scaling, and this release "
+        f"{keys.container.path}: the factors of {FREQUENCIES} are not those of Llama 3's scaling, and this release "
         "knows no other; give the full-precision model"
     )
 
 
-def _llama3_factors(factor: float, original: int, theta: float, dimensions: int) -> npt.NDArray[np.float64]:
-    """Long waves are stretched by `factor`, short ones stay, between them goes a blend of both."""
+def llama3_factors(factor: float, original: int, theta: float, dimensions: int) -> npt.NDArray[np.float64]:
+    """The factors of Llama 3's scaling: long waves are stretched by `factor`, short ones stay, between goes a blend."""
     wavelengths = 2 * math.pi * theta ** (np.arange(0, dimensions, 2) / dimensions)
     blend = np.clip((original / wavelengths - _LOW) / (_HIGH - _LOW), 0, 1)
     return 1 / ((1 - blend) / factor + blend)

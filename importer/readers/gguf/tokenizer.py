@@ -11,7 +11,7 @@ from dualbinary import InputError
 from dualbinary.files.model_files import CHAT_TEMPLATE, TOKENIZER, TOKENIZER_CONFIG
 from importer.readers.gguf.keys import Keys
 
-__all__ = ["tokenizer_files"]
+__all__ = ["tokenizer_files", "tokenizer_notes"]
 
 _MODEL = "tokenizer.ggml.model"
 _TOKENS = "tokenizer.ggml.tokens"
@@ -22,28 +22,38 @@ _SPECIAL = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad
 _PLAIN_SPLITS = ("default", "gpt-2", "smollm", "bloom", "starcoder", "refact")
 
 
-def tokenizer_files(keys: Keys, vocabulary: int) -> tuple[dict[str, str], list[str]]:
-    """Files of the tokenizer, name to text, and what a user should know of them.
+def tokenizer_notes(keys: Keys, vocabulary: int) -> list[str]:
+    """What a user should know of the tokenizer; it is not converted.
 
-    Raises InputError where the number of tokens is not `vocabulary`, or transformers cannot convert them.
+    Raises InputError where its number of tokens is not `vocabulary`.
     """
     metadata = keys.container.metadata
     if metadata.get(_MODEL, "none") in _NONE:
-        return {}, ["the file has no tokenizer; put tokenizer.json and tokenizer_config.json beside the checkpoint"]
+        return ["the file has no tokenizer; put tokenizer.json and tokenizer_config.json beside the checkpoint"]
     tokens = metadata.get(_TOKENS)
     if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
         raise keys.fail(_TOKENS, "a list of texts", type(tokens).__name__)
     if len(tokens) != vocabulary:
         raise keys.fail(_TOKENS, f"{vocabulary} tokens, as many as embeddings", len(tokens))
+    return _notes(metadata)
+
+
+def tokenizer_files(keys: Keys) -> dict[str, str]:
+    """Files of the tokenizer, name to text, of metadata that `tokenizer_notes` has checked.
+
+    Raises InputError where transformers cannot convert it.
+    """
+    metadata = keys.container.metadata
+    if metadata.get(_MODEL, "none") in _NONE:
+        return {}
     try:
-        files = _converted(keys, tokens)
+        return _converted(keys, metadata[_TOKENS])
     except Exception as error:  # whatever a converter raises at a strange vocabulary
         import transformers
 
         raise InputError(
             f"{keys.container.path}: transformers {transformers.__version__} cannot convert its tokenizer: {error}"
         ) from error
-    return files, _notes(metadata)
 
 
 def _converted(keys: Keys, tokens: list[str]) -> dict[str, str]:
