@@ -15,6 +15,8 @@ __all__ = ["tokenizer_files"]
 
 _MODEL = "tokenizer.ggml.model"
 _TOKENS = "tokenizer.ggml.tokens"
+_OF_TOKENS = ("tokenizer.ggml.scores", "tokenizer.ggml.token_type")  # a number for each token
+_TEMPLATE = "tokenizer.chat_template"
 _PREFIX = "tokenizer.ggml.add_space_prefix"
 _NONE = ("none", "no_vocab")
 _SPECIAL = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
@@ -25,7 +27,8 @@ _PLAIN_SPLITS = ("default", "gpt-2", "smollm", "bloom", "starcoder", "refact")
 def tokenizer_files(keys: Keys, vocabulary: int) -> tuple[dict[str, str], list[str]]:
     """Files of the tokenizer, name to text, and what a user should know of them.
 
-    Raises InputError where the number of tokens is not `vocabulary`, or transformers cannot convert them.
+    Raises InputError where the number of tokens is not `vocabulary`, what belongs to tokens is not one for each, or
+    transformers cannot convert them.
     """
     metadata = keys.container.metadata
     if metadata.get(_MODEL, "none") in _NONE:
@@ -35,6 +38,14 @@ def tokenizer_files(keys: Keys, vocabulary: int) -> tuple[dict[str, str], list[s
         raise keys.fail(_TOKENS, "a list of texts", type(tokens).__name__)
     if len(tokens) != vocabulary:
         raise keys.fail(_TOKENS, f"{vocabulary} tokens, as many as embeddings", len(tokens))
+    for key in _OF_TOKENS:
+        values = metadata.get(key)
+        if values is not None and np.shape(values) != (vocabulary,):
+            raise keys.fail(
+                key, f"{vocabulary} numbers, one for each token", values if np.isscalar(values) else len(values)
+            )
+    if not isinstance(template := metadata.get(_TEMPLATE, ""), str):
+        raise keys.fail(_TEMPLATE, "a text", template)
     try:
         files = _converted(keys, tokens)
     except Exception as error:  # whatever a converter raises at a strange vocabulary
