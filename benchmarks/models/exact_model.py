@@ -21,9 +21,9 @@ __all__ = ["ExactModel", "exact_weights"]
 
 
 class ExactModel:
-    """An engine of benchmarks.models.engine; weights and activations are float32."""
+    """The model in PyTorch; weights and activations are float32."""
 
-    def __init__(self, path: Path, threads: int, _capacity: int, _options: dict[str, Any]) -> None:
+    def __init__(self, path: Path, threads: int) -> None:
         torch.set_num_threads(threads)
         stored = open_model(path)
         config = transformers.AutoConfig.for_model(**stored.config)
@@ -36,16 +36,11 @@ class ExactModel:
                 own[name].copy_(torch.from_numpy(values))
         self._model = model
 
-    def start(self, _capacity: int) -> None:
-        """See Engine."""
-        self._cache: Any = None
-
-    def feed(self, tokens: Sequence[int]) -> np.ndarray:
-        """See Engine."""
+    def logits(self, tokens: Sequence[int], count: int) -> np.ndarray:
+        """Compute float32 [count, V], the logits of the last `count` tokens of a sequence, in one pass."""
         with torch.inference_mode():
-            found = self._model(torch.tensor([list(tokens)]), past_key_values=self._cache, use_cache=True)
-        self._cache = found.past_key_values
-        return found.logits[0, -1].numpy()
+            found = self._model(torch.tensor([list(tokens)]), use_cache=False, logits_to_keep=count).logits[0]
+        return found[-count:].numpy()
 
 
 def exact_weights(path: Path) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:

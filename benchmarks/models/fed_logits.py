@@ -4,7 +4,8 @@
 
 REQUEST has `prompts`, lists of token ids; `following`, a list of ids for each, or null for what this engine finds most
 likely; `tokens` to feed after a prompt, one by one; and `threads`. OUT is float32 [prompts, tokens, V]: the logits that
-each of the tokens is chosen by. Engine "exact" computes what the stored numbers of a GGUF file say (exact_model.py).
+each of the tokens is chosen by. Engine "exact" computes what the stored numbers of a GGUF file say (exact_model.py), in
+one pass over given tokens.
 
 benchmarks.models.same_gguf starts it, with the Python that has the engine.
 """
@@ -37,6 +38,14 @@ def logits_of(engine: Engine, request: dict[str, Any]) -> np.ndarray:
     return np.stack(found)
 
 
+def _exact(path: Path, request: dict[str, Any]) -> np.ndarray:
+    # Only here: the other engines run where neither torch nor this project is.
+    make: Any = importlib.import_module("benchmarks.models.exact_model").ExactModel
+    model, count = make(path, request["threads"]), request["tokens"]
+    pairs = zip(request["prompts"], request["following"], strict=True)
+    return np.stack([model.logits([*prompt, *given[: count - 1]], count) for prompt, given in pairs])
+
+
 def main() -> int:
     """Command line; see the module's docstring."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.models.fed_logits", description="Logits of an engine.")
@@ -48,12 +57,10 @@ def main() -> int:
     args = parser.parse_args()
     request = json.loads(args.request.read_text(encoding="utf-8"))
     if args.engine == "exact":
-        # Only here: the other engines run where neither torch nor this project is.
-        make: Any = importlib.import_module("benchmarks.models.exact_model").ExactModel
-    else:
-        make = ENGINES[args.engine]
+        np.save(args.out, _exact(args.file, request))
+        return 0
     capacity = max(map(len, request["prompts"])) + request["tokens"]
-    engine = make(args.file, request["threads"], capacity, json.loads(args.options))
+    engine = ENGINES[args.engine](args.file, request["threads"], capacity, json.loads(args.options))
     np.save(args.out, logits_of(engine, request))
     return 0
 

@@ -65,8 +65,8 @@ def _q4_k(random: Random, blocks: int) -> Bytes:
     """Draw any four bits; scales and minimums of six bits that keep levels around zero."""
     scale = random.integers(24, 40, (blocks, 4), dtype=np.uint8)
     # Scales 0 to 3, minimums 0 to 3, and 4 to 7 of both in halves, whose upper two bits are on top of the others.
-    low = scale & 15 | (scale & 15) << 4
-    front = scale | (scale >> 4) << 6
+    low = (scale & 15 | (scale & 15) << 4).astype(np.uint8)
+    front = (scale | (scale >> 4) << 6).astype(np.uint8)
     deviation = np.sqrt((16**2 - 1) / 12)
     d = np.full(blocks, _DEVIATION / deviation / 32)
     q = random.integers(0, 256, (blocks, 128), dtype=np.uint8)

@@ -1,5 +1,7 @@
 """One GGUF file in two engines: what counts as agreement, ratios of speed, the exact model, and files to measure."""
 
+from typing import Any
+
 import gguf
 import numpy as np
 import pytest
@@ -41,7 +43,7 @@ def test_engines_that_choose_alike_have_no_difference():
 def test_the_first_difference_is_judged_by_the_exact_model(exact, other, verdict):
     exact = rows(EXACT[0].tolist(), exact, [9, 0, 0, 0])
     second = rows(EXACT[0].tolist(), other, [0, 9, 0, 0])
-    found = first_difference(exact, second, exact)
+    found: Any = first_difference(exact, second, exact)
     assert (found.place, found.tokens, found.verdict) == (1, (0, 1), verdict)
     ours, theirs, true = found.gaps
     assert ours == true >= 0 >= theirs
@@ -52,8 +54,9 @@ def test_a_choice_far_from_the_exact_one_is_an_error():
     exact[0, :2] = 4, 3
     other = exact.copy()
     other[0, :2] = 3, 3.1  # two of a thousand are off, so a deviation is 0.03
-    assert first_difference(exact, other, exact).verdict == "error"
-    assert first_difference(other, exact, exact).verdict == "error"  # whoever it is that left the exact model
+    for first, second in ((exact, other), (other, exact)):  # whoever it is that left the exact model
+        found: Any = first_difference(first, second, exact)
+        assert found.verdict == "error"
 
 
 def test_a_deviation_is_of_what_changes_probabilities():
@@ -87,7 +90,7 @@ def test_ours_are_compared_with_the_faster_peer_of_each_column():
 class Fixed:
     """An engine whose most likely token is the last one plus one."""
 
-    def start(self, _capacity):
+    def start(self, capacity):
         self.seen = []
 
     def feed(self, tokens):
@@ -120,9 +123,7 @@ def test_the_exact_model_is_the_one_of_the_file(tmp_path):
                 rounded = gguf.dequantize(gguf.quantize(parameter.numpy(), Type.Q8_0), Type.Q8_0)
                 parameter.copy_(torch.from_numpy(rounded))
         expected = model(torch.tensor([[5, 6, 7, 8]])).logits[0, -2:].numpy()
-    engine = ExactModel(path, 1, 4, {})
-    engine.start(4)
-    found = np.stack([engine.feed([5, 6, 7]), engine.feed([8])])
+    found = ExactModel(path, 1).logits([5, 6, 7, 8], 2)
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
@@ -136,7 +137,7 @@ def test_a_random_file_is_a_model_of_its_type(kind, tmp_path):
     levels = set(np.unique(numbers.q).tolist())
     assert levels == ({0, 1, 2} if "2_0" in kind else set(range(64 if kind == "Q6_K" else 16)))
     for module in ("model.layers.0.mlp.up_proj", "model.embed_tokens", "lm_head"):
-        found = model.weights[module].read()
+        found: Any = model.weights[module].read()
         size = found.q.shape[1] // found.step.shape[1]
         step, q = found.step.astype(np.float32).repeat(size, axis=1), found.q.astype(np.float32)
         values = step * (q - found.zero) if found.offset is None else step * q + found.offset.repeat(size, axis=1)

@@ -79,6 +79,7 @@ def _packed(tensor: GgufTensor, rows: Rows) -> PackedWeight:
 
     def read() -> Numbers:
         numbers = read_numbers(form, tensor.data, N, K, kind.weights, tensor.name)
+        tensor.release()
         if rows is None:
             return numbers
         offset = None if numbers.offset is None else numbers.offset[rows]
