@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -26,6 +27,22 @@ class LlamaShape:
     kv_heads: int
     tied: bool = True
 
+    def config(self) -> dict[str, Any]:
+        """Return the values of config.json."""
+        return {
+            "architectures": ["LlamaForCausalLM"],
+            "model_type": "llama",
+            "hidden_size": self.hidden,
+            "intermediate_size": self.intermediate,
+            "num_hidden_layers": self.layers,
+            "num_attention_heads": self.heads,
+            "num_key_value_heads": self.kv_heads,
+            "vocab_size": self.vocabulary,
+            "max_position_embeddings": 2048,
+            "rms_norm_eps": 1e-5,
+            "tie_word_embeddings": self.tied,
+        }
+
     def linears(self) -> dict[str, tuple[int, int]]:
         """Return the linear layers of a block: name to [N, K]."""
         kv = self.hidden // self.heads * self.kv_heads
@@ -47,19 +64,7 @@ TINY_LLAMA = LlamaShape(layers=22, hidden=2048, intermediate=5632, vocabulary=32
 def write_llama(directory: Path, shape: LlamaShape) -> Path:
     """Write a model directory in bfloat16, one file for each layer, and return it; memory holds one layer."""
     directory.mkdir(parents=True)
-    config = {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "hidden_size": shape.hidden,
-        "intermediate_size": shape.intermediate,
-        "num_hidden_layers": shape.layers,
-        "num_attention_heads": shape.heads,
-        "num_key_value_heads": shape.kv_heads,
-        "vocab_size": shape.vocabulary,
-        "max_position_embeddings": 2048,
-        "rms_norm_eps": 1e-5,
-        "tie_word_embeddings": shape.tied,
-    }
+    config = shape.config()
     (directory / "config.json").write_text(json.dumps(config), encoding="utf-8")
     weight_map: dict[str, str] = {}
     for index, tensors in enumerate(_parts(shape)):

@@ -35,7 +35,7 @@ from benchmarks.models.variants import (
 from dualbinary import DualBinaryError
 from dualbinary.cli.console import add_common_options, run
 
-__all__ = ["main", "table"]
+__all__ = ["main", "measure", "results", "table"]
 
 SETS = {"cpu": VARIANTS, "cuda": CUDA_VARIANTS}
 """Variants for each provider of ONNX Runtime; ratios are against the first."""
@@ -50,7 +50,7 @@ def _command(args: argparse.Namespace) -> None:
     missing: dict[str, str] = {}
     for model in args.models:
         found = _files(model, args.work / model, SETS[args.provider], args.variants, missing)
-        _measure(model, found, args, records, missing)
+        measure(model, found, args, records, missing)
     rows = results(records.content)
     if args.json:
         print(json.dumps({**records.content, "results": rows, "missing": missing}))
@@ -76,7 +76,7 @@ def _files(
     return found
 
 
-def _measure(
+def measure(
     model: str,
     files: list[tuple[Variant, Path]],
     args: argparse.Namespace,
@@ -115,9 +115,12 @@ def _measure(
         time.sleep(args.pause)
 
 
-def results(content: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return a flat record for each model, number of threads and variant: medians over its rounds, and ratios."""
-    ours = SETS[content.get("settings", {}).get("provider", "cpu")][0].name
+def results(content: dict[str, Any], ours: str | None = None) -> list[dict[str, Any]]:
+    """Return a flat record for each model, number of threads and variant: medians over its rounds, and ratios.
+
+    Ratios are against the variant `ours`; by default the first of the provider's variants.
+    """
+    ours = ours or SETS[content.get("settings", {}).get("provider", "cpu")][0].name
     groups: dict[tuple[str, int], dict[str, list[dict[str, Any]]]] = {}
     for record in content["records"]:
         group = groups.setdefault((record["model"], record["threads"]), {})

@@ -126,14 +126,17 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     prompts = {}
     for length in args.prompts:
         engine.start(capacity)
-        prompts[str(length)] = _seconds(engine, tokens[:length])
+        prompts[str(length)] = _seconds(engine, [tokens[:length]])
     engine.start(capacity)
     top = int(engine.feed(tokens[: args.prompts[0]]).argmax())
     following = tokens[args.prompts[0] : args.prompts[0] + args.tokens]
+    token = _seconds(engine, [[token] for token in following])
     return {
         "load_seconds": load_seconds,
-        "prompt_seconds": prompts,
-        "token_seconds": sum(_seconds(engine, [token]) for token in following) / len(following),
+        "prompt_seconds": {length: seconds for length, (seconds, _) in prompts.items()},
+        "prompt_cpu_seconds": {length: seconds for length, (_, seconds) in prompts.items()},
+        "token_seconds": token[0] / len(following),
+        "token_cpu_seconds": token[1] / len(following),
         "bare_bytes": bare,
         "loaded_bytes": loaded,
         "peak_bytes": memory("VmHWM"),
@@ -141,10 +144,12 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _seconds(engine: Engine, tokens: Sequence[int]) -> float:
-    begin = time.perf_counter()
-    engine.feed(tokens)
-    return time.perf_counter() - begin
+def _seconds(engine: Engine, parts: Sequence[Sequence[int]]) -> tuple[float, float]:
+    """Time feeding some parts one after the other: by the clock, and of all threads of this process on a CPU."""
+    begin, cpu = time.perf_counter(), time.process_time()
+    for tokens in parts:
+        engine.feed(tokens)
+    return time.perf_counter() - begin, time.process_time() - cpu
 
 
 def memory(field: str) -> int:

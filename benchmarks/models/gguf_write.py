@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from safetensors import safe_open
 
-__all__ = ["write_gguf"]
+__all__ = ["add_settings", "gguf_name", "write_gguf"]
 
 _NAMES = {
     "model.embed_tokens": "token_embd",
@@ -39,10 +39,10 @@ def write_gguf(model_dir: Path, path: Path) -> None:
     """Write the file with one tensor in memory at a time."""
     config = json.loads((model_dir / "config.json").read_text())
     writer = gguf.GGUFWriter(path, "llama")
-    _add_settings(writer, config)
+    add_settings(writer, config)
     for name, tensor in _tensors(model_dir):
         array = _array(name, tensor, config)
-        writer.add_tensor_info(_name(name), array.shape, array.dtype, array.nbytes)
+        writer.add_tensor_info(gguf_name(name), array.shape, array.dtype, array.nbytes)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
@@ -51,7 +51,8 @@ def write_gguf(model_dir: Path, path: Path) -> None:
     writer.close()
 
 
-def _add_settings(writer: gguf.GGUFWriter, config: dict[str, Any]) -> None:
+def add_settings(writer: gguf.GGUFWriter, config: dict[str, Any]) -> None:
+    """Add what llama.cpp must know of a Llama, from the values of its config.json."""
     heads = config["num_attention_heads"]
     rotary = config.get("rope_parameters") or config
     writer.add_context_length(config["max_position_embeddings"])
@@ -75,7 +76,8 @@ def _tensors(model_dir: Path) -> Iterator[tuple[str, torch.Tensor]]:
                 yield name, tensors.get_tensor(name)
 
 
-def _name(name: str) -> str:
+def gguf_name(name: str) -> str:
+    """Name a tensor of transformers as llama.cpp does."""
     match = re.fullmatch(r"model\.layers\.(\d+)\.(.+)\.weight", name)
     if match:
         return f"blk.{match[1]}.{_NAMES[match[2]]}.weight"

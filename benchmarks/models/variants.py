@@ -23,7 +23,18 @@ from dualbinary import DualBinaryError
 from dualbinary.contract.schema import OP
 from examples import smollm2
 
-__all__ = ["CUDA_VARIANTS", "MODELS", "VARIANTS", "Variant", "file_bytes", "make_file", "measure_round", "python_of"]
+__all__ = [
+    "CUDA_VARIANTS",
+    "MODELS",
+    "VARIANTS",
+    "Variant",
+    "file_bytes",
+    "finish",
+    "make_file",
+    "measure_round",
+    "python_of",
+    "set_accuracy_level",
+]
 
 PEERS_PYTHON = REPOSITORY / ".venv-peers" / "bin" / "python"
 TWO_BITS = ("--planes", "2", "--no-offset", "--group-size", "128")
@@ -68,17 +79,23 @@ def _export(*options: str) -> Callable[[Path, Path], None]:
 
 
 def _level0(work: Path, path: Path) -> None:
-    """Make the two-bit export with 15-bit activations: the same weights, another attribute."""
-    source = _made(VARIANTS[0], work).parent
+    set_accuracy_level(_made(VARIANTS[0], work), path, 0)
+
+
+def set_accuracy_level(source: Path, path: Path, level: int) -> None:
+    """Make the export `path` of the export `source`: the same weights, linked, another accuracy_level in every node."""
     path.parent.mkdir()
-    for file in source.iterdir():
-        if file.name != path.name:
+    for file in source.parent.iterdir():
+        if file.name != source.name:
             os.link(file, path.parent / file.name)
-    model = onnx.load(source / path.name, load_external_data=False)
+    model = onnx.load(source, load_external_data=False)
     for node in model.graph.node:
         if node.domain in OP.domain_names and node.op_type == OP.name:
-            for attribute in node.attribute:
-                attribute.i = 0 if attribute.name == "accuracy_level" else attribute.i
+            found = next((each for each in node.attribute if each.name == "accuracy_level"), None)
+            if found is None:
+                node.attribute.append(onnx.helper.make_attribute("accuracy_level", level))
+            else:
+                found.i = level
     onnx.save(model, path)
 
 
@@ -155,18 +172,18 @@ def make_file(variant: Variant, model: str, work: Path) -> Path:
     """Return the variant's file of `model`, made if it is missing. Raises DualBinaryError where that fails."""
     if not (work / "hf").exists():
         work.mkdir(parents=True, exist_ok=True)
-        _finish(work / "hf", MODELS[model])
+        finish(work / "hf", MODELS[model])
     return _made(variant, work)
 
 
 def _made(variant: Variant, work: Path) -> Path:
     path = work / variant.file
     if not path.exists():
-        _finish(path.parent, lambda scratch: variant.make(work, scratch / path.name))
+        finish(path.parent, lambda scratch: variant.make(work, scratch / path.name))
     return path
 
 
-def _finish(directory: Path, make_it: Callable[[Path], None]) -> None:
+def finish(directory: Path, make_it: Callable[[Path], None]) -> None:
     """Make a directory under another name, so that an interrupted run leaves nothing that looks finished."""
     scratch = directory.with_name(f"{directory.name}.new")
     if scratch.is_symlink():

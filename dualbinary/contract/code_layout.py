@@ -48,7 +48,7 @@ def pack_codes(planes: npt.NDArray[np.uint8], k: int, group_size: int, levels: L
     if levels.group_zeros:
         zeros = _numbers(planes[:, :, kp // 8 :], groups)
         rows.append(np.pad(zeros, ((0, 0), (0, -groups % group_size))))
-    numbers = np.concatenate(rows, axis=1).reshape(n, -1, 8 // P)
+    numbers = (rows[0] if len(rows) == 1 else np.concatenate(rows, axis=1)).reshape(n, -1, 8 // P)
     packed = np.bitwise_or.reduce(numbers << (P * np.arange(8 // P, dtype=np.uint8)), axis=2)
     return packed.astype(np.uint8).reshape(code_shape(P, n, k, group_size, levels))
 
@@ -71,13 +71,18 @@ def unpack_codes(codes: npt.NDArray[np.uint8], k: int, group_size: int, levels: 
     return planes
 
 
+# A table of 262,144 tokens has 168 million numbers: a plane at a time is unpacked, as all would take a byte for each bit.
+
+
 def _numbers(planes: npt.NDArray[np.uint8], count: int) -> npt.NDArray[np.uint8]:
     """The numbers [N, count] whose digits are the bits of planes [P, N, ..]."""
-    bits = np.unpackbits(planes, axis=2, count=count, bitorder="little")
-    return np.bitwise_or.reduce(bits << np.arange(len(planes), dtype=np.uint8)[:, None, None], axis=0).astype(np.uint8)
+    numbers = np.zeros((planes.shape[1], count), np.uint8)
+    for digit, plane in enumerate(planes):
+        numbers |= np.unpackbits(plane, axis=1, count=count, bitorder="little") << np.uint8(digit)
+    return numbers
 
 
 def _digits(numbers: npt.NDArray[np.uint8], planes: int) -> npt.NDArray[np.uint8]:
     """The reverse of `_numbers`: [P, N, bytes]."""
-    bits = numbers >> np.arange(planes, dtype=np.uint8)[:, None, None] & np.uint8(1)
-    return np.packbits(bits, axis=2, bitorder="little")
+    digits = (numbers >> np.uint8(digit) & np.uint8(1) for digit in range(planes))
+    return np.stack([np.packbits(bits, axis=1, bitorder="little") for bits in digits])

@@ -1,6 +1,7 @@
 """Even levels, groups of 16, bfloat16 scales: what version 2 of the operator brought."""
 
 import struct
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -183,6 +184,24 @@ PLANES, SCALES = np.zeros((2, 3, 8), np.uint8), np.ones((1, 3, 1), np.float16)
 def test_tensors_outside_the_contract_are_refused_by_name(planes, scales, group_size, levels, message):
     with pytest.raises(InputError, match=f"layer.*{message}"):
         check_tensors(planes, scales, 3, 64, group_size, "layer", levels)
+
+
+@pytest.mark.parametrize("planes", [2, 4, 8])
+def test_codes_of_a_large_table_take_little_memory(planes):
+    N, K = 2048, 512
+    weight = PlaneWeight.pack_even(
+        (np.arange(N * K) % (1 << planes)).astype(np.uint8).reshape(N, K),
+        np.ones((1, N, K // 32), np.float16),
+        PlaneFormat(planes, 32, False, levels="even", zero=1.0),
+    )
+    tracemalloc.start()
+    try:
+        stored = weight.to_layout(CODES)
+        assert tracemalloc.get_traced_memory()[1] < 4 * N * K
+        stored.to_layout("plain")
+        assert tracemalloc.get_traced_memory()[1] < 5 * N * K
+    finally:
+        tracemalloc.stop()
 
 
 def test_codes_and_zero_points_beyond_the_planes_are_refused():

@@ -1,5 +1,6 @@
 """Damaged and lying GGUF files: one clear error each, in little memory, whatever their numbers say."""
 
+import mmap
 import struct
 import tracemalloc
 from pathlib import Path
@@ -162,6 +163,25 @@ def test_a_changed_or_cut_file_is_read_or_refused(at, value, end, tmp_path_facto
         return
     for found in container.tensors.values():
         assert found.data.nbytes == np.prod(found.shape) // found.type.weights * found.type.size
+
+
+@pytest.mark.skipif(not hasattr(mmap, "MADV_DONTNEED"), reason="pages cannot be let go here")
+def test_pages_that_were_read_can_be_let_go(tmp_path):
+    def resident() -> int:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) << 10 for line in lines if line.startswith("RssFile:"))
+
+    rows = 1 << 19
+    values = np.arange(8 * rows, dtype="<f4")  # 16 MiB
+    path = tmp_path / "model.gguf"
+    path.write_bytes(gguf_file(table=(tensor("a", (rows, 8), 0, 0),), data=values.tobytes()))
+    found = open_container(path).tensors["a"]
+    before = resident()
+    assert np.array_equal(found.data.view("<f4"), values)
+    assert resident() > before + values.nbytes * 3 // 4
+    found.release()
+    assert resident() < before + values.nbytes // 4
+    assert np.array_equal(found.data.view("<f4"), values)
 
 
 def test_values_of_all_types_are_read(tmp_path):

@@ -92,6 +92,28 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"keys": {"tokenizer.ggml.tokens": [1, 2, 3]}},
         "tokenizer.ggml.tokens: expected a list of texts",
     ),
+    "scores of few tokens": (
+        {"keys": SENTENCEPIECE | {"tokenizer.ggml.scores": [0.0]}},
+        "tokenizer.ggml.scores: expected 256 numbers, one for each token, got 1",
+    ),
+    "kinds of few tokens": (
+        {"keys": {"tokenizer.ggml.token_type": [1, 1]}},
+        "tokenizer.ggml.token_type: expected 256 numbers, one for each token, got 2",
+    ),
+    "one kind for all tokens": ({"keys": {"tokenizer.ggml.token_type": 1}}, "one for each token, got 1"),
+    "a template that is a number": ({"keys": {"tokenizer.chat_template": 5}}, "chat_template: expected a text, got 5"),
+    "a merge of one part": (
+        {"keys": {"tokenizer.ggml.merges": ["a"]}},
+        "cannot convert its tokenizer",
+    ),
+    "a base that is no number": (
+        {"keys": {"llama.rope.freq_base": float("nan")}},
+        "llama.rope.freq_base: expected a number above 0, got nan",
+    ),
+    "heads by layer": (
+        {"keys": {"llama.attention.head_count_kv": [2, 1]}},
+        "llama.attention.head_count_kv: expected a whole number of at least 1",
+    ),
     "an unknown tokenizer": ({"keys": {"tokenizer.ggml.model": "wordlist"}}, "cannot convert its tokenizer"),
 }
 

@@ -12,6 +12,8 @@ https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
 
 import math
+import mmap
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,12 +62,22 @@ class GgufTensor:
         shape: outermost first, so [N, K] of a weight.
         type: of its blocks.
         data: uint8, the bytes in the mapped file; a row is a whole number of blocks.
+        begin: of `data` in the file.
+        file: the map.
     """
 
     name: str
     shape: tuple[int, ...]
     type: StoredType
     data: npt.NDArray[np.uint8]
+    begin: int
+    file: mmap.mmap
+
+    def release(self) -> None:
+        """Let its pages go, which would count as memory of this process; `data` can be read again all the same."""
+        if hasattr(mmap, "MADV_DONTNEED"):
+            first = self.begin // mmap.PAGESIZE * mmap.PAGESIZE
+            self.file.madvise(mmap.MADV_DONTNEED, first, self.begin + len(self.data) - first)
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,11 +152,13 @@ def _same(value: Any, other: Any) -> bool:
 
 def _open_file(path: Path) -> Container:
     try:
-        size = path.stat().st_size
-        data = np.asarray(np.memmap(path, dtype=np.uint8, mode="r")) if size else np.empty(0, np.uint8)
+        with path.open("rb") as file:
+            # an empty file cannot be mapped; an empty map is as wrong as it
+            whole = os.fstat(file.fileno()).st_size
+            mapped = mmap.mmap(file.fileno(), whole, access=mmap.ACCESS_READ) if whole else mmap.mmap(-1, 1)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    return _Parser(path, data).container()
+    return _Parser(path, mapped, whole).container()
 
 
 @dataclass(frozen=True)
@@ -160,9 +174,10 @@ class _Entry:
 class _Parser:
     """Reads from the front of a file to the end of its table; every step asks if the file is that long."""
 
-    def __init__(self, path: Path, data: npt.NDArray[np.uint8]) -> None:
+    def __init__(self, path: Path, mapped: mmap.mmap, size: int) -> None:
         self._path = path
-        self._data = data
+        self._mapped = mapped
+        self._data = np.frombuffer(mapped, np.uint8, size)
         self._at = 0
 
     def container(self) -> Container:
@@ -273,7 +288,8 @@ class _Parser:
 
     def _locate(self, entries: list[_Entry], alignment: int) -> dict[str, GgufTensor]:
         """Tensors with their data, which follow each other without gaps but padding."""
-        data = self._data[-(-self._at // alignment) * alignment :]
+        front = -(-self._at // alignment) * alignment
+        data = self._data[front:]
         ordered = sorted(entries, key=lambda entry: entry.offset)
         ends = [*(entry.offset for entry in ordered[1:]), len(data)]
         found = {}
@@ -282,7 +298,8 @@ class _Parser:
                 what = "multiples" if index else "the beginning, in multiples"
                 self._fail(f"tensor {entry.name!r}: expected data at {what} of {alignment} bytes, got {entry.offset}")
             kind, size = self._type(entry, end - entry.offset, alignment)
-            found[entry.name] = GgufTensor(entry.name, entry.shape, kind, data[entry.offset : entry.offset + size])
+            own = data[entry.offset : entry.offset + size]
+            found[entry.name] = GgufTensor(entry.name, entry.shape, kind, own, front + entry.offset, self._mapped)
         return found
 
     def _type(self, entry: _Entry, room: int, alignment: int) -> tuple[StoredType, int]:

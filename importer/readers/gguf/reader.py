@@ -118,7 +118,9 @@ def _packed(tensor: GgufTensor, order: Order) -> PackedWeight:
     N, K = tensor.shape
 
     def read() -> Numbers:
-        return order.of_numbers(read_numbers(form, tensor.data, N, K, kind.weights, tensor.name))
+        numbers = read_numbers(form, tensor.data, N, K, kind.weights, tensor.name)
+        tensor.release()
+        return order.of_numbers(numbers)
 
     return PackedWeight(kind.name, N, K, form.bits, form.group_size, 8 * kind.size / kind.weights, read)
 

@@ -15,6 +15,8 @@ __all__ = ["tokenizer_files", "tokenizer_notes"]
 
 _MODEL = "tokenizer.ggml.model"
 _TOKENS = "tokenizer.ggml.tokens"
+_OF_TOKENS = ("tokenizer.ggml.scores", "tokenizer.ggml.token_type")  # a number for each token
+_TEMPLATE = "tokenizer.chat_template"
 _PREFIX = "tokenizer.ggml.add_space_prefix"
 _NONE = ("none", "no_vocab")
 _SPECIAL = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
@@ -25,7 +27,7 @@ _PLAIN_SPLITS = ("default", "gpt-2", "smollm", "bloom", "starcoder", "refact")
 def tokenizer_notes(keys: Keys, vocabulary: int) -> list[str]:
     """What a user should know of the tokenizer; it is not converted.
 
-    Raises InputError where its number of tokens is not `vocabulary`.
+    Raises InputError where its number of tokens is not `vocabulary`, or what belongs to tokens is not one for each.
     """
     metadata = keys.container.metadata
     if metadata.get(_MODEL, "none") in _NONE:
@@ -35,6 +37,14 @@ def tokenizer_notes(keys: Keys, vocabulary: int) -> list[str]:
         raise keys.fail(_TOKENS, "a list of texts", type(tokens).__name__)
     if len(tokens) != vocabulary:
         raise keys.fail(_TOKENS, f"{vocabulary} tokens, as many as embeddings", len(tokens))
+    for key in _OF_TOKENS:
+        values = metadata.get(key)
+        if values is not None and np.shape(values) != (vocabulary,):
+            raise keys.fail(
+                key, f"{vocabulary} numbers, one for each token", values if np.isscalar(values) else len(values)
+            )
+    if not isinstance(template := metadata.get(_TEMPLATE, ""), str):
+        raise keys.fail(_TEMPLATE, "a text", template)
     return _notes(metadata)
 
 
