@@ -237,6 +237,8 @@ def load_rotation(config: QuantizationConfig, tensors: Mapping[str, StoredTensor
     rotation = Rotation(block_size, _array(name, tensors[name]))
     rotation.check(len(rotation.signs), name)
     return rotation
+
+
 def _of_hqq(path: Path) -> bool:
     """Whether a file is of hqq's save_to_safetensors, whose config.json says nothing: by the name of its numbers."""
     from safetensors import SafetensorError, safe_open  # the base package needs NumPy alone

@@ -56,8 +56,8 @@ class OwnModel:
 def refuse_rotated(path: Path, name: str) -> None:
     """Raise InputError for the weight `name`, which multiplies rotated inputs."""
     raise InputError(
-        f"{path}: {name} multiplies inputs after a Walsh-Hadamard transform, which neither llama.cpp nor readers of GPTQ "
-        "compute; give a model without rotations"
+        f"{path}: {name} multiplies inputs after a Walsh-Hadamard transform, which neither llama.cpp nor "
+        "readers of GPTQ compute; give a model without rotations"
     )
 
 
