@@ -71,7 +71,7 @@ def unpack_codes(codes: npt.NDArray[np.uint8], k: int, group_size: int, levels: 
     return planes
 
 
-# A table of 262,144 tokens has 168 million numbers: one plane at a time, as all of them would take a byte for each bit.
+# A table may have 168 million numbers: a plane at a time is unpacked, as all of them would take a byte for each bit.
 
 
 def _numbers(planes: npt.NDArray[np.uint8], count: int) -> npt.NDArray[np.uint8]:
