@@ -99,10 +99,13 @@ def test_the_smallest_exact_type(planes, size, zero, offset, expected):
     q[:, :2] = (0, (1 << planes) - 1)
     zeros = rng.integers(0, 1 << planes, (4, 256 // size)) if zero == EACH_GROUP else None
     scales = (rng.uniform(0.01, 0.02, (form.scale_rows, 4, 256 // size))).astype(np.float16)
-    levels = even_levels(PlaneWeight.pack_even(q, scales, form, zeros))
+    weight = PlaneWeight.pack_even(q, scales, form, zeros)
+    levels = even_levels(weight)
     assert levels is not None
     blocks = [found for form in FORMS if (found := blocks_of(levels, form)) is not None and found.rounding == 0]
     assert (blocks[0].form.name if blocks else None) == expected
+    if blocks:
+        assert np.allclose(read_back(blocks[0]), weight.dequantize(), rtol=0, atol=2.0**-22)  # rounded in float32 once
 
 
 def test_the_command_offers_the_types_of_the_table():
