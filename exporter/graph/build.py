@@ -14,7 +14,7 @@ import torch
 from dualbinary import InputError
 from dualbinary.checkpoint import CONFIG_FILE
 from dualbinary.files.model_files import LONG_ROPE_AFTER
-from exporter.graph.architectures import adjust, configure
+from exporter.graph.architectures import adjust, built_as, configure
 from exporter.graph.architectures.configuration import Configuration, read_configuration
 from exporter.graph.architectures.refused import refuse_type
 from exporter.graph.architectures.rotation import put_in_rotations
@@ -98,7 +98,7 @@ def _adjusted(mobius: Any, configuration: Configuration) -> Any:
     After a module is made, `made` is it, `windows` are those of its layers, and `window` is what the graph leaves out.
     """
     model_type, values = configuration.model_type, configuration.values
-    registered = mobius.registry.get(model_type)
+    registered = mobius.registry.get(built_as(model_type))
 
     class Adjusted:
         __name__ = registered.__name__
@@ -123,7 +123,7 @@ def _adjusted(mobius: Any, configuration: Configuration) -> Any:
 
 def _corrected_config_class(mobius: Any, configuration: Configuration) -> type:
     """The class of the builder's configuration, with `configure` after what it reads from transformers'."""
-    model_type = configuration.model_type
+    model_type = built_as(configuration.model_type)
     base = getattr(mobius.registry.get(model_type), "config_class", None)
     if base is None or base is mobius.ArchitectureConfig:
         base = mobius.registry.get_config_class(model_type) or mobius.ArchitectureConfig
@@ -143,12 +143,12 @@ def _long_rope_after(module: Any) -> int | None:
 
 
 def _check_type(mobius: Any, model_type: str) -> None:
-    registry = mobius.registry
-    if model_type not in registry:
+    registry, known_as = mobius.registry, built_as(model_type)
+    if known_as not in registry:
         known = ", ".join(sorted(n for n in registry.architectures() if n[:3] == model_type[:3])) or "see docs"
         raise InputError(f"model_type {model_type!r} is not one that the graph builder knows; similar ones: {known}")
-    task = registry.get_registration(model_type).task
-    task = task or getattr(registry.get(model_type), "default_task", _TASK)
+    task = registry.get_registration(known_as).task
+    task = task or getattr(registry.get(known_as), "default_task", _TASK)
     if task != _TASK:
         raise InputError(
             f"model_type {model_type!r} is built for {task}, not for {_TASK}; only decoders can be exported"

@@ -47,6 +47,7 @@ _MHA = _without(_LAYER_NORM, "num_key_value_heads")
 
 FAMILIES: dict[str, list[dict[str, Any]]] = {
     "apertus": [_decoder(head_dim=32, attention_bias=True, hidden_act="xielu")],
+    "bitnet": [_decoder(attention_bias=True)],
     "codegen": [{**_GPT, "rotary_dim": 8, "n_inner": 96, "tie_word_embeddings": True}],
     "cohere2": [
         _LAYER_NORM

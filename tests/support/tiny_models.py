@@ -117,6 +117,7 @@ _YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_po
 
 CONFIGS |= {
     "apertus": ("apertus", _COMMON),
+    "bitnet": ("bitnet", _COMMON),
     "codegen": ("codegen", {**_GPT, "rotary_dim": 16}),
     "cohere2": ("cohere2", _changed(head_dim=32, **_MIXED)),
     "deepseek_v2": ("deepseek_v2", _changed(**_ROUTED_EXPERTS, **_LATENT, topk_method="greedy")),

@@ -13,9 +13,12 @@ import importlib
 from types import ModuleType
 from typing import Any
 
-__all__ = ["VERIFIED", "adjust", "configure"]
+__all__ = ["VERIFIED", "adjust", "built_as", "configure"]
+
+_BUILT_AS = {"bitnet": "llama"}  # types that the builder lacks, by the one that it has and that a file here turns into it
 
 _ADJUSTMENTS = {
+    "bitnet": "bitnet",
     "codegen": "biases",
     "cohere": "interleaved",
     "cohere2": "cohere2",
@@ -53,6 +56,7 @@ VERIFIED = frozenset(
     {
         "apertus",
         "arcee",
+        "bitnet",
         "bloom",
         "codegen",
         "cohere",
@@ -109,6 +113,11 @@ VERIFIED = frozenset(
 )
 
 _BUILDER_NAMES = {"mlp_bias": "mlp_bias", "qkv_bias": "attn_qkv_bias"}  # fields that the builder has by another name
+
+
+def built_as(model_type: str) -> str:
+    """The model type by which the builder knows what `adjust` turns into `model_type`."""
+    return _BUILT_AS.get(model_type, model_type)
 
 
 def configure(builder_config: Any, read: Any, values: dict[str, Any]) -> Any:
