@@ -15,7 +15,9 @@ from typing import Any
 
 __all__ = ["VERIFIED", "adjust", "built_as", "configure"]
 
-_BUILT_AS = {"bitnet": "llama"}  # types that the builder lacks, by the one that it has and that a file here turns into it
+_BUILT_AS = {
+    "bitnet": "llama"
+}  # types that the builder lacks, by the one that it has and that a file here turns into it
 
 _ADJUSTMENTS = {
     "bitnet": "bitnet",
