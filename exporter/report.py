@@ -21,6 +21,7 @@ from exporter.stored.tensor_jobs import LayerStats
 __all__ = ["REPORT_VERSION", "export_report", "fit_notes", "table_notes"]
 
 REPORT_VERSION = 1
+_FIRST_PAST = 3  # the first input of an attention node that can be past keys
 
 
 def export_report(
@@ -41,7 +42,7 @@ def export_report(
     rows = [_layer_row(*pair, layer) for pair, layer in zip(pairs, layers, strict=True)]
     quantized = sum(row["weights"] for row in rows)
     counts = Operations.total(Operations(**row["operations_per_token"]) for row in rows)
-    head_weights, attention_width = _head_weights(parameters, tables), _attention_width(graph.model)
+    head_weights, attention_width = _head_weights(parameters, graph.head), _attention_width(graph.model)
     flops = paper_flops([layer.weight for layer in layers], head_weights, attention_width)
     table_rows = [_table_row(table) for table in tables]
     plane_bytes = sum(_bytes(value) for node in nodes for value in node.values)
@@ -186,20 +187,19 @@ def _rounding_error(layers: Iterable[LayerStats]) -> float | None:
     return error / norm if norm else 0.0
 
 
-def _head_weights(parameters: Parameters, tables: tuple[VocabularyTable, ...]) -> int:
-    """Weights of the head, which the rule counts at full precision; a tied head is the only table."""
-    return parameters[tables[-1].parameter].numel() if tables else 0
+def _head_weights(parameters: Parameters, head: VocabularyTable | None) -> int:
+    """Weights of the head, which the rule counts at full precision."""
+    return parameters[head.parameter].numel() if head is not None else 0
 
 
 def _attention_width(model: ir.Model) -> int:
     """Sum over the layers of heads * head size."""
     width = 0
-    for value in model.graph.inputs:
-        if str(value.name).endswith(".key") and value.shape is not None:
-            node = next((usage.node for usage in value.uses()), None)
-            heads = node.attributes.get("num_heads") or node.attributes.get("q_num_heads") if node is not None else None
-            if heads is not None:
-                width += heads.as_int() * int(value.shape[3])  # type: ignore[arg-type]
+    for node in model.graph:
+        heads = node.attributes.get("num_heads") or node.attributes.get("q_num_heads")
+        past = next((v for v in node.inputs[_FIRST_PAST:] if v is not None and v.shape and len(v.shape) == 4), None)
+        if heads is not None and past is not None and past.shape is not None:
+            width += heads.as_int() * int(past.shape[3])  # type: ignore[arg-type]
     return width
 
 

@@ -24,7 +24,7 @@ from exporter.source.transformers_model import directory_of
 
 __all__ = ["BuiltGraph", "build_graph"]
 
-_TASK = "text-generation"
+_TASKS = ("text-generation", "gemma4-text-generation")  # the builder's names for decoders of text; caches differ
 
 
 @dataclass
@@ -62,7 +62,7 @@ def build_graph(source: ModelDirectory, dtype: str) -> BuiltGraph:
     import mobius
 
     model_type = str(source.model_type)
-    _check_type(mobius, model_type)
+    task = _task_of(mobius, model_type)
     refuse_type(model_type)
     configuration = read_configuration(source)
     adjusted = _adjusted(mobius, configuration)
@@ -70,7 +70,7 @@ def build_graph(source: ModelDirectory, dtype: str) -> BuiltGraph:
         with directory_of(configuration.for_builder()) as directory:
             package = mobius.build(
                 directory,
-                _TASK,
+                task,
                 module_class=adjusted,
                 dtype={"fp32": "f32", "fp16": "f16"}[dtype],
                 load_weights=False,
@@ -142,14 +142,16 @@ def _long_rope_after(module: Any) -> int | None:
     return ropes[0].original_max_position_embeddings if ropes else None
 
 
-def _check_type(mobius: Any, model_type: str) -> None:
+def _task_of(mobius: Any, model_type: str) -> str:
+    """The builder's task for `model_type`. Raises InputError where it builds no decoder of text."""
     registry, known_as = mobius.registry, built_as(model_type)
     if known_as not in registry:
         known = ", ".join(sorted(n for n in registry.architectures() if n[:3] == model_type[:3])) or "see docs"
         raise InputError(f"model_type {model_type!r} is not one that the graph builder knows; similar ones: {known}")
     task = registry.get_registration(known_as).task
-    task = task or getattr(registry.get(known_as), "default_task", _TASK)
-    if task != _TASK:
+    task = task or getattr(registry.get(known_as), "default_task", _TASKS[0])
+    if task not in _TASKS:
         raise InputError(
-            f"model_type {model_type!r} is built for {task}, not for {_TASK}; only decoders can be exported"
+            f"model_type {model_type!r} is built for {task}, not for {_TASKS[0]}; only decoders can be exported"
         )
+    return task

@@ -48,7 +48,7 @@ class PlaneNode:
 
 @dataclass(frozen=True)
 class VocabularyTable:
-    """A token embedding or a head [V, H].
+    """An embedding of tokens or a head [V, H].
 
     Attributes:
         parameter: name of the full-precision parameter.
@@ -79,7 +79,8 @@ class ExportGraph:
     Attributes:
         model: the graph, whose parameters have no data.
         nodes: the DualBinaryMatMul nodes.
-        tables: token embedding and head; one where they are tied.
+        tables: embeddings of tokens and head.
+        head: that of the head, which is one of an embedding where they are tied; None where no table is the head.
         joined_biases: name of a bias that a pass made to the names of the parameters it joins.
         positions: the number that tables of the rotation have; None for a model without such tables.
         exact: parameters that the format of their layer holds exactly as they are stored.
@@ -88,6 +89,7 @@ class ExportGraph:
     model: ir.Model
     nodes: tuple[PlaneNode, ...]
     tables: tuple[VocabularyTable, ...]
+    head: VocabularyTable | None
     joined_biases: dict[str, tuple[str, ...]]
     positions: int | None
     exact: frozenset[str] = frozenset()

@@ -6,7 +6,7 @@ import onnx_ir as ir
 
 from exporter.graph.values import is_parameter, static_shape
 
-__all__ = ["Linear", "find_embedding", "find_head", "find_linears"]
+__all__ = ["Linear", "find_embeddings", "find_head", "find_linears"]
 
 _ELEMENTWISE = ("Add", "Cast", "Div", "Mul", "Tanh", "Identity")
 
@@ -41,14 +41,16 @@ def find_linears(model: ir.Model) -> list[Linear]:
     return found
 
 
-def find_embedding(model: ir.Model) -> ir.Node | None:
-    """The Gather that looks tokens up, or None."""
-    for node in model.graph:
-        if node.op_type != "Gather" or node.inputs[1] is None:
-            continue
-        if node.inputs[1].name == "input_ids" and is_parameter(node.inputs[0]):
-            return node
-    return None
+def find_embeddings(model: ir.Model) -> list[ir.Node]:
+    """The Gathers that look tokens up: in the token embedding, then in a table of inputs of every layer."""
+    return [
+        node
+        for node in model.graph
+        if node.op_type == "Gather"
+        and node.inputs[1] is not None
+        and node.inputs[1].name == "input_ids"
+        and is_parameter(node.inputs[0])
+    ]
 
 
 def find_head(model: ir.Model, linears: list[Linear]) -> Linear | None:

@@ -11,7 +11,7 @@ from exporter.graph.build import BuiltGraph
 from exporter.graph.dry_run import refuse_what_cannot_run
 from exporter.graph.export_graph import ExportGraph, PlaneNode
 from exporter.graph.fallback_function import fallback_functions, function_domains
-from exporter.graph.layers import Linear, find_embedding, find_head, find_linears
+from exporter.graph.layers import Linear, find_embeddings, find_head, find_linears
 from exporter.graph.parameters import Parameters
 from exporter.graph.passes.attention_f16 import AttentionF16Pass
 from exporter.graph.passes.group_query_attention import GroupQueryAttentionPass
@@ -40,7 +40,7 @@ def rewrite(
 ) -> ExportGraph:
     """Run all passes over `graph`. `progress` shows a bar where weights are read for their exact forms."""
     model = graph.model
-    embedding = find_embedding(model)  # as long as it looks up input_ids themselves
+    embeddings = find_embeddings(model)  # as long as they look up input_ids themselves
     attention_pass = GroupQueryAttentionPass(
         graph.window, graph.longest_window, ragged_steps=options.batch_steps == "many"
     )
@@ -63,16 +63,13 @@ def rewrite(
     pack_pass = PackQkvPass()
     pack_pass(model)
     LogitsColumnsPass(head and head.matmul, attention_pass.rows, last=options.logits == "last")(model)
-    tied = head is not None and embedding is not None and _tied(head, embedding, parameters)
     tables = [head.parameter] if head is not None else []
-    tables += [
-        str(value.name) for value in (embedding.inputs[:1] if embedding is not None else ()) if value is not None
-    ]
+    tables += [str(value.name) for node in embeddings for value in node.inputs[:1] if value is not None]
     vocabulary_pass = VocabularyPass(
-        embedding,
+        embeddings,
         head,
         _table_form(options),
-        tied=tied,
+        tied=next((node for node in embeddings if head is not None and _tied(head, node, parameters)), None),
         check_ids=options.target == "cpu",
         stored=_stored_tables(tables, parameters, options),
     )
@@ -88,7 +85,8 @@ def rewrite(
     occurring |= {t.values[0]: t.plane_format for t in vocabulary_pass.tables if t.plane_format is not None}
     if options.fallback != "none" and occurring:
         _add_fallback(model, occurring, options)
-    return ExportGraph(model, tuple(nodes), tuple(vocabulary_pass.tables), pack_pass.joined, tables_pass.length, exact)
+    tables = tuple(vocabulary_pass.tables), vocabulary_pass.of_head
+    return ExportGraph(model, tuple(nodes), *tables, pack_pass.joined, tables_pass.length, exact)
 
 
 def _table_form(options: ExportOptions) -> TableForm:

@@ -105,11 +105,13 @@ class TransformersModel:
         return found
 
     def tables(self) -> dict[str, tuple[int, int]]:
-        """Token embedding and head: name to (V, H); a head that is tied is the embedding."""
+        """Embeddings of tokens and head: name to (V, H); a head that is tied is the embedding."""
         model: Any = self.meta_model
         names = {id(module): name for name, module in model.named_modules()}
         found: dict[str, tuple[int, int]] = {}
-        for module in (model.get_input_embeddings(), None if self.ties else model.get_output_embeddings()):
+        of_layers = getattr(model.base_model, "embed_tokens_per_layer", None)  # of Gemma 4: an input of every layer
+        head = None if self.ties else model.get_output_embeddings()
+        for module in (model.get_input_embeddings(), of_layers, head):
             weight = getattr(module, "weight", None)
             if isinstance(weight, torch.Tensor) and weight.dim() == 2:  # a matrix
                 found[names[id(module)]] = (weight.shape[0], weight.shape[1])

@@ -13,7 +13,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from dualbinary import OP, InputError
 from dualbinary.contract.layout import CODES
 from dualbinary.contract.weight import EACH_GROUP, PlaneFormat
-from exporter.graph.layers import find_embedding
+from exporter.graph.layers import find_embeddings
 from exporter.graph.passes.vocabulary import VocabularyPass
 from exporter.graph.passes.vocabulary_planes import PlaneTables
 from exporter.options import ExportOptions
@@ -47,7 +47,7 @@ def session_of(weight, form, *, in_codes):
     model.graph.outputs.pop()
     RemoveUnusedNodesPass()(model)
     tables = PlaneTables(form, ir.DataType.FLOAT, 0, in_codes=in_codes)
-    run = VocabularyPass(find_embedding(model), None, tables, tied=False, check_ids=True)
+    run = VocabularyPass(find_embeddings(model), None, tables, tied=None, check_ids=True)
     run(model)
     del model.graph.initializers["embedding"]
     (table,) = run.tables

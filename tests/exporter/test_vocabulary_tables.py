@@ -11,7 +11,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from dualbinary import OP, InputError
 from exporter.graph.export_graph import VocabularyTable
-from exporter.graph.layers import find_embedding, find_linears
+from exporter.graph.layers import find_embeddings, find_linears
 from exporter.graph.passes.vocabulary import VocabularyPass
 from exporter.graph.passes.vocabulary_blocks import BlockTables
 from exporter.graph.passes.vocabulary_planes import PlaneTables
@@ -43,8 +43,8 @@ def rewritten(kind, bits, rows, width, *, tied=False):
     """A model with the tables of a form, and these."""
     model = model_of(rows, width)
     (head,) = find_linears(model)
-    form = FORMS[kind](bits, ir.DataType.FLOAT, 0)
-    run = VocabularyPass(find_embedding(model), head, form, tied=tied, check_ids=True)
+    form, embeddings = FORMS[kind](bits, ir.DataType.FLOAT, 0), find_embeddings(model)
+    run = VocabularyPass(embeddings, head, form, tied=embeddings[0] if tied else None, check_ids=True)
     run(model)
     return model, run.tables
 
@@ -63,7 +63,7 @@ def embedding_of(kind, bits, rows, width, dtype="fp32"):
     model.graph.outputs.pop()
     RemoveUnusedNodesPass()(model)
     form = FORMS[kind](bits, FLOATS[dtype], 0)
-    run = VocabularyPass(find_embedding(model), None, form, tied=False, check_ids=True)
+    run = VocabularyPass(find_embeddings(model), None, form, tied=None, check_ids=True)
     run(model)
     del model.graph.initializers["embedding"]
     (table,) = run.tables

@@ -14,6 +14,7 @@ import transformers
 from exporter.options import ExportOptions
 from exporter.pipeline import export
 from tests.support.sessions import open_session, step
+from tests.support.tiny_models import settle
 
 TOKENS, _DECODED = 64, 4  # longer than every window and than the switch of LongRoPE; the last ones through the cache
 _IDS = np.random.default_rng(1).integers(3, 64, (1, TOKENS))
@@ -36,7 +37,7 @@ def exact_model(config: Any) -> Any:
                 parameter.copy_(torch.randint(-8, 8, parameter.shape) / 24)
             else:
                 parameter.add_(0.1 * torch.randn(parameter.shape))
-        model.tie_weights()
+        settle(model)
     return model
 
 

@@ -10,6 +10,7 @@ _ROPE = {
     "original_max_position_embeddings": 24,
     "attention_factor": 1.3,
 }
+_PROPORTIONAL = {"rope_type": "proportional", "rope_theta": 300.0, "partial_rotary_factor": 0.5}
 _MIXED = {"sliding_window": _WINDOW, "layer_types": ["sliding_attention", "full_attention"]}
 _HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2}
 
@@ -78,6 +79,19 @@ FAMILIES: dict[str, list[dict[str, Any]]] = {
         | {"parallel_attn": False, "tie_word_embeddings": False},
     ],
     "flex_olmo": [_decoder(attention_bias=True, num_experts=4, num_experts_per_tok=3) | {"norm_topk_prob": True}],
+    "gemma4_text": [
+        _without(_decoder(), "hidden_act")
+        | {"num_hidden_layers": 4, "layer_types": ["sliding_attention", "full_attention"] * 2, "head_dim": 32}
+        | {"sliding_window": _WINDOW, "num_kv_shared_layers": 2, "use_double_wide_mlp": True}
+        | {"per_layer_config": {n: {"head_dim": 48, "num_key_value_heads": 1} for n in ("1", "3")}}
+        | {"attention_k_eq_v": True, "final_logit_softcapping": 0.7, "hidden_activation": "relu"}
+        | {"vocab_size_per_layer_input": 64, "hidden_size_per_layer_input": 24}
+        | {"rope_parameters": {"full_attention": _PROPORTIONAL, "sliding_attention": _ROPE}},
+        _without(_decoder(), "hidden_act")
+        | {"head_dim": 32, "sliding_window": _WINDOW, "tie_word_embeddings": False, "hidden_size_per_layer_input": 0}
+        | {"layer_types": ["sliding_attention", "full_attention"], "global_head_dim": 32}
+        | {"rope_parameters": {"full_attention": _ROPE, "sliding_attention": _PROPORTIONAL}},
+    ],
     "glm": [_decoder(head_dim=32, attention_bias=False)],
     "glm4": [_decoder(head_dim=32, attention_bias=False)],
     "gpt_bigcode": [{**_GPT, "n_inner": 96, "tie_word_embeddings": False, "multi_query": False}],
@@ -126,13 +140,16 @@ FAMILY_OTHER: dict[str, Any] = {
     "attn_config": {},
     "ffn_hidden_size": 80,
     "first_k_dense_replace": 0,
+    "hidden_size_per_layer_input": 16,
     "kv_lora_rank": 32,
     "max_seq_len": 256,
     "n_routed_experts": 9,
     "n_shared_experts": 1,
     "num_kv_heads": 4,
+    "num_kv_shared_layers": 0,
     "num_layers": 24,
     "num_ln_in_parallel_attn": 2,
+    "per_layer_config": {"1": {"head_dim": 32, "num_key_value_heads": 2}, "3": {"num_key_value_heads": 1}},
     "q_lora_rank": 48,
     "qk_nope_head_dim": 16,
     "qk_rope_head_dim": 32,
@@ -143,5 +160,6 @@ FAMILY_OTHER: dict[str, Any] = {
     "topk_group": 1,
     "topk_method": "greedy",
     "v_head_dim": 16,
+    "vocab_size_per_layer_input": 80,
     "window_size": 5,
 }

@@ -130,6 +130,28 @@ CONFIGS |= {
     "exaone4": ("exaone4", _changed(**_MIXED)),
     "falcon": ("falcon", _WITHOUT_GROUPS),
     "flex_olmo": ("flex_olmo", _changed(**_EXPERTS)),
+    "gemma4_text": (
+        "gemma4_text",
+        _changed(
+            num_hidden_layers=4,
+            head_dim=32,
+            global_head_dim=64,
+            num_global_key_value_heads=1,
+            attention_k_eq_v=True,
+            sliding_window=_WINDOW,
+            layer_types=["sliding_attention", "full_attention"] * 2,
+            num_kv_shared_layers=2,
+            use_double_wide_mlp=True,
+            vocab_size_per_layer_input=VOCABULARY,
+            hidden_size_per_layer_input=16,
+            final_logit_softcapping=3.0,
+        ),
+    ),
+    # Every layer with keys of its own, none with an input for each token.
+    "gemma4_text_plain": (
+        "gemma4_text",
+        _changed(head_dim=32, global_head_dim=32, hidden_size_per_layer_input=0, **_MIXED),
+    ),
     "glm": ("glm", _changed(head_dim=32, attention_bias=True)),
     "glm4": ("glm4", _changed(head_dim=32)),
     "gpt_bigcode": ("gpt_bigcode", _GPT),
@@ -189,10 +211,25 @@ def make_model(name: str, directory: Path, *, shards: int = 1, dtype: torch.dtyp
                 parameter.normal_(0, 0.05)
             else:
                 parameter.add_(0.1 * torch.randn_like(parameter))
-        model.tie_weights()
+        settle(model)
     size = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
     model.to(dtype).save_pretrained(directory, max_shard_size=size // shards + 1)
     return directory
+
+
+def settle(model: Any) -> None:
+    """What is left after the parameters of a model were drawn: ties, and the factors of layers, which are buffers.
+
+    Gemma 4 does not scale scores: its norms of queries are small instead.
+    """
+    model.tie_weights()
+    with torch.no_grad():
+        for name, buffer in model.named_buffers():
+            if name.endswith("layer_scalar"):
+                buffer.copy_(0.7 + 0.2 * torch.rand(buffer.shape))
+        for name, parameter in model.named_parameters():
+            if model.config.model_type == "gemma4_text" and name.endswith("q_norm.weight"):
+                parameter.mul_(len(parameter) ** -0.5)
 
 
 def edit_config(directory: Path, **values: Any) -> None:

@@ -15,9 +15,7 @@ from typing import Any
 
 __all__ = ["VERIFIED", "adjust", "built_as", "configure"]
 
-_BUILT_AS = {
-    "bitnet": "llama"
-}  # types that the builder lacks, by the one that it has and that a file here turns into it
+_BUILT_AS = {"bitnet": "llama"}  # types that the builder lacks, by the one that a file here turns into them
 
 _ADJUSTMENTS = {
     "bitnet": "bitnet",
@@ -33,6 +31,7 @@ _ADJUSTMENTS = {
     "gemma": "gemma",
     "gemma2": "gemma",
     "gemma3_text": "gemma",
+    "gemma4_text": "gemma4",
     "glm": "biases",
     "glm4": "biases",
     "gpt2": "gpt2",
@@ -73,6 +72,7 @@ VERIFIED = frozenset(
         "gemma",
         "gemma2",
         "gemma3_text",
+        "gemma4_text",
         "glm",
         "glm4",
         "gpt2",

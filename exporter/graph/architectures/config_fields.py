@@ -83,10 +83,10 @@ def shared_values(name: str) -> tuple[Any, ...]:
 
 def refuse_common_values(model_type: str, raw: dict[str, Any]) -> None:
     """Raise InputError where config.json as it is has a value that no graph would honor, whatever the type."""
-    for name, passing in common_table().only.items():
-        if name in raw and name != _TASK:
-            _refuse(name, raw[name], passing, model_type)
     table = field_table(model_type)
+    for name, passing in common_table().only.items():
+        if name in raw and name != _TASK and (table is None or name not in table.names):
+            _refuse(name, raw[name], passing, model_type)
     for key in _ROPE_KEYS if table is None or "rope_parameters" in table.honored else ():
         rope = raw.get(key)
         for parameters in _each_rotation(rope) if isinstance(rope, dict) else ():

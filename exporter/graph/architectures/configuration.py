@@ -16,6 +16,7 @@ from exporter.source.model_directory import ModelDirectory
 __all__ = ["Configuration", "read_configuration"]
 
 _GENERATORS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")  # names of classes that write text end so
+_BY_LAYER = "per_layer_config"  # values that single layers have instead of those of the model
 _PLAIN_ROPE = ("rope_theta", "partial_rotary_factor")
 
 
@@ -36,12 +37,17 @@ class Configuration:
     has_table: bool
 
     def for_builder(self) -> dict[str, Any]:
-        """The config.json that the graph builder gets. Rotations are plain: `rotation.py` puts in transformers' own."""
-        if not self.has_table or not self.values.get("rope_parameters"):
-            return self.values
-        rope = self.values["rope_parameters"]
+        """The config.json that the graph builder gets.
+
+        Rotations are plain: `rotation.py` puts in transformers' own. Values of single layers are for `configure`: a
+        configuration that has them says nothing about all layers, which is what the builder asks for.
+        """
+        values = self.values | ({_BY_LAYER: {}} if self.values.get(_BY_LAYER) else {})
+        if not self.has_table or not values.get("rope_parameters"):
+            return values
+        rope = values["rope_parameters"]
         nested = {key: _plain(value) for key, value in rope.items() if isinstance(value, dict)}
-        return self.values | {"rope_parameters": nested or _plain(rope)}
+        return values | {"rope_parameters": nested or _plain(rope)}
 
 
 def read_configuration(source: ModelDirectory) -> Configuration:
@@ -59,9 +65,14 @@ def read_configuration(source: ModelDirectory) -> Configuration:
     table = field_table(read.model_type) or table  # a Mistral with layer types is read as a Ministral
     stored = read.to_dict()
     # A field that the class keeps under another name is an attribute alone.
-    values = {name: stored.get(name, getattr(read, name, None)) for name in table.built if hasattr(read, name)}
+    values = {name: _value(stored, read, name) for name in table.built if name in stored or hasattr(read, name)}
     refuse_values(read.model_type, values)
     return Configuration(model_type, {"model_type": model_type, **values}, read, has_table=True)
+
+
+def _value(stored: dict[str, Any], read: Any, name: str) -> Any:
+    """The value of a field; an attribute alone says nothing where layers differ."""
+    return stored[name] if name in stored else getattr(read, name)
 
 
 def _plain(rope: dict[str, Any]) -> dict[str, Any]:

@@ -18,8 +18,12 @@ from onnxscript import nn
 
 __all__ = ["Rotation", "put_in_rotations", "rotations"]
 
-_GLOBAL, _LOCAL = "rotary_emb", "rotary_emb_local"  # the builder's names
-_LAYER_TYPES = {_GLOBAL: "full_attention", _LOCAL: "sliding_attention"}
+# The builder's names, by the type of the layers that rotate so; the first is also that of all layers alike.
+_LAYER_TYPES = {
+    "rotary_emb": "full_attention",
+    "rotary_emb_global": "full_attention",
+    "rotary_emb_local": "sliding_attention",
+}
 _ROTARY_CLASS = "RotaryEmbedding"
 
 
@@ -59,7 +63,7 @@ def rotations(config: Any) -> dict[str, Rotation]:
 def put_in_rotations(module: Any, config: Any) -> None:
     """Replace the rotations of the builder's `module` by those of transformers' `config`."""
     found = rotations(config)
-    owner = next((child for child in module.modules() if getattr(child, _GLOBAL, None) is not None), None)
+    owner = next((child for child in module.modules() if any(getattr(child, n, None) for n in _LAYER_TYPES)), None)
     if not found or owner is None:
         return
     for name, layers in _LAYER_TYPES.items():
@@ -69,9 +73,16 @@ def put_in_rotations(module: Any, config: Any) -> None:
         width = len(rotation.frequencies)
         if rotation.kind != "default" or old.cos_cache.shape[1] != width:
             setattr(owner, name, _Tables(rotation, config.max_position_embeddings, old))
-            for child in module.modules():
-                if hasattr(child, "rotary_embedding_dim"):
-                    child.rotary_embedding_dim = 0 if 2 * width == child.head_dim else 2 * width
+            for attention in _attentions(module, config, layers if layers in found else None):
+                attention.rotary_embedding_dim = 0 if 2 * width == attention.head_dim else 2 * width
+
+
+def _attentions(module: Any, config: Any, layers: str | None) -> list[Any]:
+    """The attention of all layers, or of those of one type, whose heads need not have the size of the others."""
+    found = [child for child in module.modules() if hasattr(child, "rotary_embedding_dim")]
+    if layers is None:
+        return found
+    return [child for child, kind in zip(found, config.layer_types, strict=True) if kind == layers]
 
 
 class _Tables(nn.Module):
@@ -132,5 +143,6 @@ def _rotary_class(config: Any) -> Any:
 
     model = AutoModelForCausalLM._model_mapping[type(config)]
     beside = vars(sys.modules[model.__module__])
-    classes = (value for name, value in beside.items() if name.endswith(_ROTARY_CLASS) and inspect.isclass(value))
-    return next(classes, None)
+    classes = [value for name, value in beside.items() if name.endswith(_ROTARY_CLASS) and inspect.isclass(value)]
+    own = (each for each in classes if inspect.get_annotations(each.__init__).get("config") is type(config))
+    return next(own, classes[0] if classes else None)  # others there are of images

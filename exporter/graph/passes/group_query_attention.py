@@ -1,6 +1,6 @@
 """Attention, its rotary embedding and its mask become GroupQueryAttention, which works on a shared KV buffer.
 
-For every Attention node whose past keys and values are graph inputs and whose mask `read_mask` understands:
+For every Attention node that reads a cache, which is in the graph's inputs, and whose mask `read_mask` understands:
 
 1. Query and key come from RotaryEmbedding with tables gathered by position_ids: the rotation moves into the node.
 2. Otherwise (no rotation, or one that the node does not offer): query and key are taken as they are.
@@ -9,6 +9,8 @@ For every Attention node whose past keys and values are graph inputs and whose m
 5. The mask carries ALiBi: dropped, slopes * (key - query) becomes attention_bias. Unlike the builder's bias it is
    computed from attention_mask, not from the length of the past, which is the buffer's capacity once past and present
    share it.
+6. A layer without keys of its own reads those of another one: the node gets no new ones, and what that other node
+   returns as its past.
 
 The node masks by the length of each row, so the tokens of a row are moved together before the first layer
 (exporter/graph/token_rows.py). A model with an Attention node that cannot become one stays as it is, with growing
@@ -58,7 +60,7 @@ class GroupQueryAttentionPass(ir.passes.InPlacePass):
         masks: dict[tuple[ir.Value | None, bool], AttentionMask | None] = {}
         found: list[tuple[ir.Node, AttentionMask]] = []
         for node in model.graph:
-            if node.op_type != "Attention" or node.domain not in ("", "ai.onnx") or not _has_cache(node):
+            if node.op_type != "Attention" or node.domain not in ("", "ai.onnx") or not _reads_cache(node):
                 continue
             key = node.inputs[3], bool(_int(node, "is_causal"))
             if key not in masks:
@@ -88,8 +90,10 @@ class GroupQueryAttentionPass(ir.passes.InPlacePass):
         model.graph.opset_imports.setdefault(_DOMAIN, 1)
 
     def _convert(self, model: ir.Model, node: ir.Node, mask: AttentionMask, common: "_CommonInputs") -> None:
-        query, key, value, past_key, past_value = (node.inputs[i] for i in (0, 1, 2, 4, 5))
+        query, key, value = node.inputs[:3]
+        past_key, past_value = _past(node)
         assert query is not None and key is not None and value is not None and past_key is not None
+        own_keys = _has_cache(node)
         attributes: dict[str, int | float] = {
             "num_heads": _int(node, "q_num_heads"),
             "kv_num_heads": _int(node, "kv_num_heads"),
@@ -100,10 +104,12 @@ class GroupQueryAttentionPass(ir.passes.InPlacePass):
             attributes["softcap"] = softcap.as_float()
         if mask.window or self._window:
             attributes["local_window_size"] = mask.window or self._window
+        if not own_keys:
+            key = value = common.no_keys(int(key.shape[2]), value.dtype or ir.DataType.FLOAT)  # type: ignore[arg-type]
         inputs: list[ir.Value | None] = [query, key, value, past_key, past_value, common.last_keys, common.longest]
-        rotation = _rotation(query, key, past_key.shape and past_key.shape[3])
+        rotation = _rotation((query, key) if own_keys else (query,), past_key.shape and past_key.shape[3])
         if rotation is not None:
-            inputs[:2] = rotation.query, rotation.key
+            inputs[: len(rotation.values)] = rotation.values
             inputs += [rotation.cos, rotation.sin]
             attributes |= {"do_rotary": 1, "rotary_interleaved": rotation.interleaved}
         if mask.slopes is not None:
@@ -116,11 +122,12 @@ class GroupQueryAttentionPass(ir.passes.InPlacePass):
             inputs,
             attributes,
             domain=_DOMAIN,
-            num_outputs=len(node.outputs),
+            num_outputs=len(node.outputs) if own_keys else 1,
             name=f"{node.name}_gqa",
         )
         model.graph.insert_before(node, new)
-        ir.convenience.replace_nodes_and_values(model.graph, node, [node], [new], node.outputs, new.outputs)
+        old = node.outputs[: len(new.outputs)]
+        ir.convenience.replace_nodes_and_values(model.graph, node, [node], [new], old, new.outputs)
 
 
 class _CommonInputs:
@@ -135,6 +142,7 @@ class _CommonInputs:
     def __init__(self, model: ir.Model, first: ir.Node, rows: TokenRows, ragged_steps: bool) -> None:
         self._model, self._first, self._rows = model, first, rows
         self._biases: dict[bytes, ir.Value] = {}
+        self._empty: dict[int, ir.Value] = {}
         self.new_tokens: ir.Value | None = None
         build = NodeBuilder(model, first, "attention_lengths")
         one, lengths = build.constant("one", np.array([1], np.int64)), rows.lengths
@@ -145,6 +153,17 @@ class _CommonInputs:
             self.new_tokens = build("Cast", tokens, to=int(ir.DataType.INT32))
         self.last_keys = build("Cast", build("Sub", lengths, one), to=int(ir.DataType.INT32))
         self.longest = build("Cast", rows.total, to=int(ir.DataType.INT32))
+
+    def no_keys(self, width: int, dtype: ir.DataType) -> ir.Value:
+        """Keys of no token, [batch, 0, width]."""
+        if width not in self._empty:
+            build = NodeBuilder(self._model, self._first, f"no_keys_{width}")
+            sizes = build.constant("sizes", np.array([0, width], np.int64))
+            batch = build("Shape", self._rows.ones, start=0, end=1)
+            none = build.constant("none", np.zeros((1, 0, width), dtype.numpy()))
+            self._empty[width] = build("Expand", none, build("Concat", batch, sizes, axis=0))
+            self._empty[width].dtype = dtype
+        return self._empty[width]
 
     def alibi(self, slopes: np.ndarray, dtype: ir.DataType) -> ir.Value:
         """Slopes * (key - query), [batch, heads, queries, keys], in the type of the activations."""
@@ -171,7 +190,7 @@ def _suits(node: ir.Node) -> bool:
     """Tell if GroupQueryAttention takes the shapes of an Attention node."""
     if any(v is None or v.shape is None or len(v.shape) != 3 for v in node.inputs[:3]):
         return False
-    past_key, past_value = node.inputs[4:6]
+    past_key, past_value = _past(node)
     assert past_key is not None and past_key.shape is not None and past_value is not None
     head_size = past_key.shape[3]
     if not isinstance(head_size, int) or head_size % _HEAD_MULTIPLE:
@@ -181,23 +200,21 @@ def _suits(node: ir.Node) -> bool:
 
 @dataclass(frozen=True)
 class _Rotation:
-    """A rotation that GroupQueryAttention can do itself."""
+    """A rotation that GroupQueryAttention can do itself, of `values`: query and key, or query alone."""
 
-    query: ir.Value
-    key: ir.Value
+    values: tuple[ir.Value, ...]
     cos: ir.Value
     sin: ir.Value
     interleaved: int
 
 
-def _rotation(query: ir.Value, key: ir.Value, head_size: object) -> _Rotation | None:
-    """Case 1: both values come from RotaryEmbedding with the same tables, gathered by position_ids."""
-    nodes = (query.producer(), key.producer())
-    if any(node is None or node.op_type != "RotaryEmbedding" or node.domain not in ("", "ai.onnx") for node in nodes):
+def _rotation(values: tuple[ir.Value, ...], head_size: object) -> _Rotation | None:
+    """Case 1: all values come from RotaryEmbedding with the same tables, gathered by position_ids."""
+    nodes = [node for value in values if (node := value.producer()) is not None and node.op_type == "RotaryEmbedding"]
+    if len(nodes) < len(values) or any(node.domain not in ("", "ai.onnx") or len(node.inputs) != 3 for node in nodes):
         return None
-    first, second = nodes
-    assert first is not None and second is not None
-    if first.inputs[1] is not second.inputs[1] or first.inputs[2] is not second.inputs[2] or len(first.inputs) != 3:
+    first, last = nodes[0], nodes[-1]
+    if first.inputs[1] is not last.inputs[1] or first.inputs[2] is not last.inputs[2]:
         return None
     tables = [_gathered_table(first.inputs[i]) for i in (1, 2)]
     if tables[0] is None or tables[1] is None or tables[0].shape is None:
@@ -207,8 +224,8 @@ def _rotation(query: ir.Value, key: ir.Value, head_size: object) -> _Rotation | 
         return None
     if not isinstance(width, int) or width % _ROTARY_TABLE_MULTIPLE or width > head_size // 2:
         return None
-    assert first.inputs[0] is not None and second.inputs[0] is not None
-    return _Rotation(first.inputs[0], second.inputs[0], tables[0], tables[1], _int(first, "interleaved"))
+    unrotated = tuple(node.inputs[0] for node in nodes if node.inputs[0] is not None)
+    return _Rotation(unrotated, tables[0], tables[1], _int(first, "interleaved"))
 
 
 def _gathered_table(value: ir.Value | None) -> ir.Value | None:
@@ -220,6 +237,27 @@ def _gathered_table(value: ir.Value | None) -> ir.Value | None:
 
 def _has_cache(node: ir.Node) -> bool:
     return len(node.inputs) > 5 and all(v is not None and v.is_graph_input() for v in node.inputs[4:6])
+
+
+def _past(node: ir.Node) -> tuple[ir.Value | None, ir.Value | None]:
+    """Past keys and values of an Attention node, or what it reads instead of new ones."""
+    key, value = node.inputs[4:6] if _has_cache(node) else map(_untransposed, node.inputs[1:3])
+    return key, value
+
+
+def _reads_cache(node: ir.Node) -> bool:
+    """Tell if an Attention node has a cache, or reads that of another one."""
+    sources = [value.producer() if value is not None else None for value in _past(node)]
+    first, second = sources
+    return _has_cache(node) or (first is not None and first is second and _has_cache(first))
+
+
+def _untransposed(value: ir.Value | None) -> ir.Value | None:
+    """The value [batch, heads, keys, size] that a node reads as [batch, keys, heads * size]; None for other values."""
+    for kind in ("Reshape", "Transpose"):
+        node = value.producer() if value is not None else None
+        value = node.inputs[0] if node is not None and node.op_type == kind else None
+    return value
 
 
 def _int(node: ir.Node, name: str) -> int:

@@ -1,7 +1,7 @@
-"""The two tables as long as the vocabulary, token embedding and head, in fewer bits.
+"""The tables as long as the vocabulary, embeddings of tokens and the head, in fewer bits.
 
 1. 2, 3, 4 and 8 bits, and whatever a checkpoint stores: planes (`vocabulary_planes.py`). The head is a DualBinaryMatMul
-   node, and the embedding takes the rows of its tokens out of the same planes.
+   node, and an embedding takes the rows of its tokens out of the same planes.
 2. The same bits for operators of ONNX Runtime alone: quantization blocks (`vocabulary_blocks.py`).
 3. 16 and 32 bits: the table is stored in that float type and cast where the graph computes in the other.
 
@@ -11,7 +11,7 @@ A Gather of ONNX Runtime's CPU provider fails for an id beyond the table and nam
 negative ids are moved beyond the table first. Not on CUDA, where Gather does not check at all.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -63,33 +63,36 @@ class FloatTables:
 
 
 class VocabularyPass(ir.passes.InPlacePass):
-    """See the module's docstring. After the run, `tables` lists the tables to store."""
+    """See the module's docstring. After the run, `tables` lists the tables to store, `of_head` is that of the head."""
 
     def __init__(
         self,
-        embedding: ir.Node | None,
+        embeddings: Sequence[ir.Node],
         head: Linear | None,
         form: TableForm,
         *,
-        tied: bool,
+        tied: ir.Node | None,
         check_ids: bool,
         stored: Mapping[str, TableForm] | None = None,
     ) -> None:
-        """`tied` says that both tables hold the same weights; `stored` has forms of single tables, by parameter."""
+        """`tied` is the embedding whose table the head has; `stored` has forms of single tables, by parameter."""
         super().__init__()
-        self._embedding, self._head, self._form, self._stored = embedding, head, form, stored or {}
+        self._embeddings, self._head, self._form, self._stored = embeddings, head, form, stored or {}
         self._tied, self._check_ids = tied, check_ids
         self.tables: list[VocabularyTable] = []
+        self.of_head: VocabularyTable | None = None
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Run the pass."""
-        table = None
-        if self._embedding is not None and self._embedding.inputs[0] is not None:
-            table = self._table(model, self._embedding.inputs[0])
-            self._replace_embedding(model, self._embedding, table)
+        of_head = None
+        for embedding in self._embeddings:
+            assert embedding.inputs[0] is not None
+            table = self._table(model, embedding.inputs[0])
+            self._replace_embedding(model, embedding, table)
+            of_head = table if embedding is self._tied else of_head
         if self._head is not None:
-            if table is None or not self._tied:
-                table = self._table(model, self._head.weight)
+            table = of_head or self._table(model, self._head.weight)
+            self.of_head = table
             build = NodeBuilder(model, self._head.matmul, f"{self._head.module}.head")
             result = self._form_of(table.parameter).product(build, table, self._head.matmul.inputs[0])
             replace_value(model, self._head.matmul.outputs[0], result)
