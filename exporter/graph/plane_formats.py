@@ -21,7 +21,7 @@ from exporter.options import CUDA_PLANES, ExportOptions
 __all__ = ["input_orders", "layer_formats", "stored_table_form", "stored_type"]
 
 _CHOSEN_SCALE_DTYPES = {8: np.dtype(np.uint8), 32: np.dtype(np.float32)}  # 16: the file's own
-_ROUTERS = (".gate", ".router")  # of mixtures of experts: tiny, and wrong choices are expensive
+_ROUTERS = (".gate", ".router", ".router.proj")  # of mixtures of experts: tiny, and wrong choices are expensive
 _ROW_ELEMENTS = 1 << 22  # read at a time
 _MAX_THREADS = 4
 _TYPES = {torch.float16: "float16", torch.bfloat16: "bfloat16", torch.float32: "float32"}

@@ -90,7 +90,8 @@ FAMILIES: dict[str, list[dict[str, Any]]] = {
         _without(_decoder(), "hidden_act")
         | {"head_dim": 32, "sliding_window": _WINDOW, "tie_word_embeddings": False, "hidden_size_per_layer_input": 0}
         | {"layer_types": ["sliding_attention", "full_attention"], "global_head_dim": 32}
-        | {"rope_parameters": {"full_attention": _ROPE, "sliding_attention": _PROPORTIONAL}},
+        | {"rope_parameters": {"full_attention": _ROPE, "sliding_attention": _PROPORTIONAL}}
+        | {"enable_moe_block": True, "num_experts": 4, "top_k_experts": 3, "moe_intermediate_size": 48},
     ],
     "glm": [_decoder(head_dim=32, attention_bias=False)],
     "glm4": [_decoder(head_dim=32, attention_bias=False)],
@@ -157,6 +158,7 @@ FAMILY_OTHER: dict[str, Any] = {
     "sliding_window_pattern": 1,
     "swiglu_alpha": 1.7,
     "swiglu_limit": 7.0,
+    "top_k_experts": 1,
     "topk_group": 1,
     "topk_method": "greedy",
     "v_head_dim": 16,

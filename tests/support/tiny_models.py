@@ -152,6 +152,11 @@ CONFIGS |= {
         "gemma4_text",
         _changed(head_dim=32, global_head_dim=32, hidden_size_per_layer_input=0, **_MIXED),
     ),
+    "gemma4_text_experts": (
+        "gemma4_text",
+        _changed(head_dim=32, global_head_dim=64, hidden_size_per_layer_input=0, **_MIXED)
+        | {"enable_moe_block": True, "num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 64},
+    ),
     "glm": ("glm", _changed(head_dim=32, attention_bias=True)),
     "glm4": ("glm4", _changed(head_dim=32)),
     "gpt_bigcode": ("gpt_bigcode", _GPT),
