@@ -38,6 +38,7 @@ _GENAI_TYPES = frozenset(
         "gemma",
         "gemma2",
         "gemma3_text",
+        "gemma4_text",
         "granite",
         "llama",
         "mistral",

@@ -230,7 +230,8 @@ class Parameters:
         return tensor
 
     def _refuse_leftovers(self, names: set[str]) -> None:
-        unused = sorted(name for name in names if not _BUFFERS.search(name))
+        ignores = self.source.transformers.ignores
+        unused = sorted(name for name in names if not _BUFFERS.search(name) and not ignores(name))
         if unused:
             raise InputError(
                 f"{self.source.directory}: {unused[0]} has no place in the graph of a {self.source.model_type} "

@@ -92,6 +92,11 @@ class TransformersModel:
         """The shape of each tensor of the model, by name."""
         return {name: tuple(tensor.shape) for name, tensor in self.meta_model.state_dict().items()}
 
+    def ignores(self, name: str) -> bool:
+        """Tell if transformers leaves a tensor of this name unread, where a file has it and the model has not."""
+        patterns: Any = getattr(self.meta_model, "_keys_to_ignore_on_load_unexpected", None) or ()
+        return any(re.search(pattern, name) for pattern in patterns)
+
     def linears(self) -> dict[str, tuple[int, int, bool]]:
         """Linear modules without the head: name to (N, K, weight stored as [K, N])."""
         head = self.meta_model.get_output_embeddings()  # type: ignore[operator]

@@ -36,21 +36,31 @@ def recognises(_: Path, config: dict[str, Any]) -> bool:
 def open_gemma(path: Path, config: dict[str, Any]) -> LowBitModel:
     """The reader's `open`."""
     block = config[_WHERE]
-    default = integer(block, "num_bits", _WHERE, 4)
+    default, notes = integer(block, "num_bits", _WHERE, 4), []
     overrides = _overrides(block)
     directory = Directory.open(path, config)
+    if directory.drop(_unread(config)):
+        notes.append("layers that share keys and values have weights of their own for them, which no model reads")
     weights = {}
     for parts in (("weight", "weight_scale"), ("embedding_quantized", "embedding_scale")):
         for module in directory.modules(parts[1]):
+            if f"{module}.{parts[1]}" in directory.used:
+                continue
             bits = _bits(overrides, module, default)
             weights[module] = _weight(directory, module, bits, *parts)
-    notes = []
     ranges = directory.drop(r".*\.(input|output)_activation_scale")  # 0 where there is none
     if any(directory.array(name).any() for name in ranges):
         notes.append("inputs and outputs of linear layers were rounded to 8 bits in fixed ranges; here they are not")
     if directory.drop(r".*\.[kv]_cache_scale"):
         notes.append("the cache of keys and values was quantized; here it is not")
     return directory.model("gemma", weights, notes)
+
+
+def _unread(config: Mapping[str, Any]) -> str:
+    """A pattern of the tensors of Gemma 4 that transformers leaves unread: keys and values of layers that have none."""
+    layers, shared = (config.get(key) or 0 for key in ("num_hidden_layers", "num_kv_shared_layers"))
+    numbers = "|".join(map(str, range(layers - shared, layers))) or "none"
+    return rf".*\blayers\.({numbers})\.self_attn\.(k_proj|v_proj|k_norm|v_norm)\..*"
 
 
 def _overrides(block: Mapping[str, Any]) -> list[tuple[re.Pattern[str], Mapping[str, Any]]]:

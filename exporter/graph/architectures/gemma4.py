@@ -29,8 +29,8 @@ def configure(builder_config: Any, read: Any) -> Any:
     others = {name for values in given.values() for name in values} - set(_OWN)
     if others or any(len(sizes) > 1 for sizes in found.values()):
         raise InputError(
-            f"config.json: per_layer_config={given!r} is not supported for {read.model_type}; only {' and '.join(_OWN)} "
-            "that all layers of one type share are"
+            f"config.json: per_layer_config={given!r} is not supported for {read.model_type}; only "
+            f"{' and '.join(_OWN)} that all layers of one type share are"
         )
     changed: dict[str, Any] = {}
     for kind, names in ((_FULL, ("global_head_dim", "num_global_key_value_heads")), ("sliding_attention", _OWN)):
