@@ -105,7 +105,7 @@ def _same(left: Any, right: Any) -> bool:
 def _unfit(source: SourceModel, what: str) -> InputError:
     return InputError(
         f"{source.directory}: {source.config.get('model_type')} {what}, so its blocks cannot be calibrated one by one; "
-        "initialize from the weights alone, with --stages init,e2e --init-method fit"
+        "initialize from the weights alone with --stages init --init-method fit, and go on with --stages e2e --start"
     )
 
 

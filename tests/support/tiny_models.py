@@ -197,9 +197,10 @@ CONFIGS |= {
 
 
 # Models that calibration refuses: transformers renames tensors of the first and of granitemoe while it loads them, and
-# stacks the experts of the others; gpt_oss's are stored as stacks, which are no matrices.
+# stacks the experts of the others; those of STACKED are stored as stacks, which are no matrices.
 NOT_CALIBRATED = ("gpt_neox", "qwen2_moe", "mixtral", "qwen3_moe", "deepseek_v2", "deepseek_v3", "dots1", "flex_olmo")
-NOT_CALIBRATED += ("olmoe", "granitemoe", "gpt_oss")
+STACKED = ("gemma4_text_experts", "gpt_oss")
+NOT_CALIBRATED += ("olmoe", "granitemoe", *STACKED)
 
 
 def make_model(name: str, directory: Path, *, shards: int = 1, dtype: torch.dtype = torch.float32) -> Path:
