@@ -11,6 +11,7 @@ import torch
 import transformers
 
 from importer.model import Numbers
+from tests.support.tiny_models import settle
 
 Type = gguf.GGMLQuantizationType
 
@@ -180,6 +181,51 @@ MODELS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
         },
         {"rope.dimension_count": 16, "attention.layer_norm_rms_epsilon": 1e-5},
     ),
+    "smollm3": (
+        "smollm3",
+        _COMMON | {"num_hidden_layers": 4, "attention_bias": True, "rope_parameters": _ROPE},
+        {"rope.freq_base": 5000.0},
+    ),
+    "hunyuan-dense": (
+        "hunyuan_v1_dense",
+        _COMMON | {"head_dim": 48, "attention_bias": True, "tie_word_embeddings": True, "rope_parameters": _ROPE},
+        {"rope.freq_base": 5000.0, "attention.key_length": 48, "attention.value_length": 48}
+        | {"rope.scaling.type": "none", "rope.scaling.factor": 1.0},
+    ),
+    "bitnet": (
+        "bitnet",
+        _COMMON | {"hidden_act": "silu", "tie_word_embeddings": True, "rope_parameters": _ROPE},
+        {"rope.freq_base": 5000.0, "rope.scaling.type": "linear", "rope.scaling.factor": 1.0},
+    ),
+    "gemma4": (
+        "gemma4_text",
+        _COMMON
+        | {"num_hidden_layers": 4, "layer_types": ["sliding_attention", "full_attention"] * 2, "head_dim": 32}
+        | {"global_head_dim": 64, "num_global_key_value_heads": 1, "attention_k_eq_v": True, "num_kv_shared_layers": 2}
+        | {"use_double_wide_mlp": True, "sliding_window": WINDOW, "final_logit_softcapping": 10.0}
+        | {"vocab_size_per_layer_input": 256, "hidden_size_per_layer_input": 32}
+        | {
+            "rope_parameters": {
+                "full_attention": {"rope_type": "proportional", "rope_theta": 5e4, "partial_rotary_factor": 0.25},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 500.0},
+            }
+        },
+        {"attention.key_length": 64, "attention.value_length": 64, "attention.key_length_swa": 32}
+        | {"attention.value_length_swa": 32, "rope.dimension_count": 64, "rope.dimension_count_swa": 32}
+        | {"attention.head_count_kv": [2, 1, 2, 1], "feed_forward_length": [160, 160, 320, 320]}
+        | {"attention.sliding_window": WINDOW, "attention.sliding_window_pattern": [True, False] * 2}
+        | {"attention.shared_kv_layers": 2, "embedding_length_per_layer_input": 32, "final_logit_softcapping": 10.0}
+        | {"rope.freq_base": 5e4, "rope.freq_base_swa": 500.0},
+    ),
+    "gemma4, plain": (
+        "gemma4_text",
+        _COMMON
+        | {"head_dim": 32, "global_head_dim": 32, "hidden_size_per_layer_input": 0, "tie_word_embeddings": False}
+        | {"sliding_window": WINDOW, "layer_types": ["sliding_attention", "full_attention"]},
+        {"attention.key_length": 32, "attention.value_length": 32, "attention.key_length_swa": 32}
+        | {"attention.sliding_window": WINDOW, "attention.sliding_window_pattern": [True, False]}
+        | {"attention.shared_kv_layers": 0, "embedding_length_per_layer_input": 0, "rope.freq_base": 1e6},
+    ),
     "lfm2": (
         "lfm2",
         _COMMON
@@ -190,7 +236,12 @@ MODELS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
 }
 """By a name: type and configuration of the model, and what its metadata says besides what all models' does."""
 
-_ARCHITECTURES = {"gemma3_text": "gemma3"}
+_ARCHITECTURES = {"gemma3_text": "gemma3", "gemma4_text": "gemma4", "hunyuan_v1_dense": "hunyuan-dense"}
+_NAMES = {  # that the library has under other ones of transformers, or under none
+    "self_attn.attn_sub_norm.weight": "attn_sub_norm.weight",
+    "mlp.ffn_sub_norm.weight": "ffn_sub_norm.weight",
+    "layer_scalar": "layer_output_scale.weight",
+}
 _TOKENS = [
     "<pad>",
     "<s>",
@@ -240,7 +291,7 @@ def tiny_model(name: str) -> Any:
         for parameter in model.parameters():
             noise = torch.randn_like(parameter)
             parameter.copy_(0.08 * noise if parameter.dim() > 1 else ((1 + 0.1 * noise) * 4096).round() / 4096)
-        model.tie_weights()
+        settle(model)
     return model
 
 
@@ -285,6 +336,10 @@ def write_tiny_model(
 def _rotary_factors(model: Any) -> dict[str, np.ndarray]:
     """Tensors of factors: those that a configuration lists, or what transformers divides the frequencies by."""
     parameters = model.config.to_dict().get("rope_parameters") or {}
+    if (full := parameters.get("full_attention", {})).get("rope_type") == "proportional":
+        pairs = len(model.model.rotary_emb.full_attention_inv_freq)
+        turning = int(full["partial_rotary_factor"] * pairs)
+        return {"rope_freqs.weight": np.array([1.0] * turning + [1e30] * (pairs - turning), np.float32)}
     if parameters.get("rope_type") == "longrope":
         kinds = ("long", "short")
         return {f"rope_factors_{kind}.weight": np.array(parameters[f"{kind}_factor"], np.float32) for kind in kinds}
@@ -349,8 +404,10 @@ def stored_tensors(model: Any) -> dict[str, np.ndarray]:
     number = next(key for key, value in gguf.MODEL_ARCH_NAMES.items() if value == name)
     table = gguf.get_tensor_name_map(number, config.num_hidden_layers)
     stored = {}
-    for parameter, value in model.named_parameters():
-        tensor = None
+    buffers = [(name, value) for name, value in model.named_buffers() if name in model.state_dict()]
+    for parameter, value in (*model.named_parameters(), *buffers):
+        block, _, part = parameter.removeprefix("model.layers.").partition(".")
+        tensor = f"blk.{block}.{_NAMES[part]}" if part in _NAMES else None
         for known in (parameter, parameter.removeprefix(f"{model.base_model_prefix}.")):
             tensor = tensor or table.get_name(known, try_suffixes=(".weight", ".bias"))
         stored[tensor or "output.weight"] = np.ascontiguousarray(
@@ -361,7 +418,7 @@ def stored_tensors(model: Any) -> dict[str, np.ndarray]:
 
 def _laid_out(name: str, parameter: str, value: np.ndarray, config: Any) -> np.ndarray:
     rest = value.shape[1:]
-    if name in ("llama", "granite") and (".q_proj." in parameter or ".k_proj." in parameter):
+    if name in ("llama", "granite", "smollm3") and (".q_proj." in parameter or ".k_proj." in parameter):
         heads = config.num_attention_heads if ".q_proj." in parameter else config.num_key_value_heads
         # each head: the first and the second half of its rows, taken in turns
         return np.stack(np.split(value.reshape(heads, -1, *rest), 2, axis=1), axis=2).reshape(value.shape)

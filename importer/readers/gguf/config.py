@@ -14,6 +14,7 @@ _TABLE, _HEAD = "token_embd.weight", "output.weight"
 _CONTEXT = ("max_position_embeddings",)
 _KEY_HEADS = ("num_key_value_heads", "num_kv_heads")
 _WIDTH = ("intermediate_size", "ffn_hidden_size", "n_inner")
+_INNER, _GROUPS = "feed_forward_length", "attention.head_count_kv"
 _EPSILON = ("rms_norm_eps", "norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_epsilon")
 _EPSILON_KEYS = ("attention.layer_norm_rms_epsilon", "attention.layer_norm_epsilon")
 _TOKENS = {"bos_token_id": "bos", "eos_token_id": "eos", "pad_token_id": "padding"}
@@ -43,12 +44,9 @@ def model_config(keys: Keys, family: Family) -> Any:
     import transformers
 
     default = transformers.CONFIG_MAPPING[family.model_type]()
-    values = _common_values(keys, default)
+    values = _common_values(keys, default, family)
     values |= family.values(keys, values)
-    computed = {name for name, value in vars(type(default)).items() if isinstance(value, property)}
-    known = {
-        name: values[name] for name in values if (hasattr(default, name) and name not in computed) or name in _EXTRA
-    }
+    known = {name: value for name, value in values.items() if _takes(default, name)}
     try:
         config = transformers.AutoConfig.for_model(family.model_type, **known)
     except Exception as error:  # whatever the validation of a value raises
@@ -62,11 +60,14 @@ def model_config(keys: Keys, family: Family) -> Any:
 
 
 def _takes(default: Any, name: str) -> bool:
-    computed = isinstance(getattr(type(default), name, None), property)
-    return (hasattr(default, name) and not computed) or name in _EXTRA
+    """Whether the class of a configuration has a value of this name that is not computed from others."""
+    kind = getattr(type(default), name, None)
+    computed = isinstance(kind, property) and kind.fset is None
+    stored = name in default.to_dict()  # also where its layers differ, of which the attribute knows nothing
+    return name in _EXTRA or (not computed and (stored or hasattr(default, name)))
 
 
-def _common_values(keys: Keys, default: Any) -> dict[str, Any]:
+def _common_values(keys: Keys, default: Any, family: Family) -> dict[str, Any]:
     """Values of all families, under the first name for each and, where the class has another, under that too."""
     tensors = keys.container.tensors
     if _TABLE not in tensors:
@@ -90,7 +91,7 @@ def _common_values(keys: Keys, default: Any) -> dict[str, Any]:
         "tie_word_embeddings": _HEAD not in tensors,
         **{name: keys.token(token, vocabulary) for name, token in _TOKENS.items()},
     }
-    width = keys.whole("feed_forward_length")
+    width = None if _INNER in family.own_keys else keys.whole(_INNER)
     written = [name for name in _EPSILON_KEYS if keys.has(name)] or _EPSILON_KEYS[:1]
     epsilon = keys.real(written[0])
     if keys.real(written[-1]) != epsilon:  # a converter may write it under both names
@@ -98,9 +99,8 @@ def _common_values(keys: Keys, default: Any) -> dict[str, Any]:
     for names, value in ((_CONTEXT, keys.whole("context_length")), (_WIDTH, width), (_EPSILON, epsilon)):
         values[names[0]] = value
         values |= {name: value for name in names if hasattr(default, name)}
-    if default.model_type != "lfm2":
-        groups = keys.whole("attention.head_count_kv", heads)
-        values |= dict.fromkeys(_KEY_HEADS, groups)
+    if _GROUPS not in family.own_keys:
+        values |= dict.fromkeys(_KEY_HEADS, keys.whole(_GROUPS, heads))
     _add_rotation(keys, default, values)
     keys.ignore(*_NOTHING_MORE)
     return values

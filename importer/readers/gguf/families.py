@@ -4,8 +4,8 @@ llama.cpp stores some weights otherwise than transformers: rows of queries and k
 projections by kind and not by head, and norms with the one that the model adds.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from importer.readers.gguf.keys import Keys
 
 __all__ = ["FAMILIES", "Family"]
 
+_LAYER_TABLE = "per_layer_token_embd.weight"
 Rows = npt.NDArray[np.intp]
 
 
@@ -28,13 +29,27 @@ class Family:
         values: takes the metadata and what all families have, and gives what config.json has besides.
         rows: takes the name of a tensor, its number of rows and the configuration, and gives the number of the stored
             row for each row in transformers, or None where they are the same.
+        columns: the same for the columns of matrices, with their number.
         norm_offset: what stored weights of norms have more than in transformers.
+        plain: takes the name of a tensor of plain numbers and its values, and gives those of transformers.
+        names: parts of names in transformers by what the library gguf calls them, where its table lacks them.
+        joined: in the same way, modules whose rows are those of several tensors, one after the other.
+        unread: takes the name of a tensor and the configuration, and tells whether nothing reads it.
+        unread_note: what such tensors are.
+        own_keys: metadata that all families have and that `values` reads, because it may differ by layer.
     """
 
     model_type: str
     values: Callable[[Keys, dict[str, Any]], dict[str, Any]] = lambda keys, values: {}
     rows: Callable[[str, int, Any], Rows | None] = lambda name, count, config: None
+    columns: Callable[[str, int, Any], Rows | None] = lambda name, count, config: None
     norm_offset: float = 0.0
+    plain: Callable[[str, np.ndarray], np.ndarray] = lambda name, values: values
+    names: Mapping[str, str] = field(default_factory=dict[str, str])
+    joined: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
+    unread: Callable[[str, Any], bool] = lambda name, config: False
+    unread_note: str = ""
+    own_keys: tuple[str, ...] = ()
 
 
 def _has(keys: Keys, part: str) -> bool:
@@ -160,6 +175,60 @@ def _lfm2(keys: Keys, values: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _smollm3(keys: Keys, values: dict[str, Any]) -> dict[str, Any]:
+    """llama.cpp leaves the rotation out of every fourth layer, whatever a file says."""
+    return _biases(keys, values) | {"no_rope_layer_interval": 4, "use_sliding_window": False}
+
+
+def _bitnet(keys: Keys, values: dict[str, Any]) -> dict[str, Any]:
+    """llama.cpp computes the first models of this name, which have SiLU; later ones have another architecture."""
+    return _attention_bias(keys, values) | {"hidden_act": "silu"}
+
+
+def _gemma4(keys: Keys, values: dict[str, Any]) -> dict[str, Any]:
+    layers, tensors = values["num_hidden_layers"], keys.container.tensors
+    types = _layer_types(keys, layers, 6)
+    shared = keys.whole("attention.shared_kv_layers", 0, least=0)
+    groups = dict(zip(types, _by_layer(keys, "attention.head_count_kv", layers), strict=True))
+    widths = _by_layer(keys, "feed_forward_length", layers)
+    inputs = keys.whole("embedding_length_per_layer_input", 0, least=0)
+    full = [layer for layer, kind in enumerate(types[: layers - shared]) if kind == "full_attention"]
+    keys.ignore("rope.dimension_count_swa", "attention.value_length_swa")
+    softcap = "final_logit_softcapping"
+    return {
+        "layer_types": types,
+        "num_kv_shared_layers": shared,
+        "head_dim": keys.whole("attention.key_length_swa", values["head_dim"]),
+        "num_key_value_heads": groups.get("sliding_attention", groups["full_attention"]),
+        "per_layer_config": {
+            layer: {"head_dim": values["head_dim"], "num_key_value_heads": groups["full_attention"]}
+            for layer, kind in enumerate(types)
+            if kind == "full_attention"
+        },
+        "attention_k_eq_v": any(f"blk.{layer}.attn_v.weight" not in tensors for layer in full),
+        "intermediate_size": widths[0],
+        "use_double_wide_mlp": widths[-1] == 2 * widths[0],
+        "hidden_size_per_layer_input": inputs,
+        "vocab_size_per_layer_input": tensors[_LAYER_TABLE].shape[0] if _LAYER_TABLE in tensors else 1,
+        "sliding_window": keys.whole("attention.sliding_window"),
+        "rope_parameters": {
+            "full_attention": values["rope_parameters"],
+            "sliding_attention": {"rope_type": "default", "rope_theta": keys.real("rope.freq_base_swa", 10000.0)},
+        },
+    } | ({softcap: keys.real(softcap)} if keys.has(softcap) else {})
+
+
+def _by_layer(keys: Keys, name: str, layers: int) -> list[int]:
+    """The value of each layer, of one for all or of a list."""
+    return keys.layers(name, layers) if keys.is_list(name) else [keys.whole(name)] * layers
+
+
+def _is_of_shared_keys(name: str, config: Any) -> bool:
+    block, _, kind = name.removeprefix("blk.").partition(".")
+    own = config.num_hidden_layers - config.num_kv_shared_layers
+    return kind.startswith(("attn_k", "attn_v")) and block.isdecimal() and int(block) >= own
+
+
 def _rotated_rows(name: str, count: int, config: Any) -> Rows | None:
     """Queries and keys of llama: a head's rows are stored as pairs that rotate, in transformers as two halves."""
     kind = name.split(".")[-2]
@@ -204,7 +273,22 @@ FAMILIES = {
     "falcon": Family("falcon", _falcon, _falcon_rows),
     "bloom": Family("bloom", _bloom, _bloom_rows),
     "nemotron": Family("nemotron", _biases, norm_offset=1.0),
-    "lfm2": Family("lfm2", _lfm2),
+    "lfm2": Family("lfm2", _lfm2, own_keys=("attention.head_count_kv",)),
     "granite": Family("granite", _granite, _rotated_rows),
+    "smollm3": Family("smollm3", _smollm3, _rotated_rows),
+    "hunyuan-dense": Family("hunyuan_v1_dense", _attention_bias),
+    "bitnet": Family(
+        "bitnet",
+        _bitnet,
+        names={"self_attn.attn_sub_norm": "self_attn.inner_attn_ln", "mlp.ffn_sub_norm": "mlp.ffn_layernorm"},
+    ),
+    "gemma4": Family(
+        "gemma4_text",
+        _gemma4,
+        names={"layer_scalar": "layer_scalar.weight"},
+        unread=_is_of_shared_keys,
+        unread_note="keys and values of layers that have those of another layer",
+        own_keys=("feed_forward_length", "attention.head_count_kv"),
+    ),
 }
 """By general.architecture. Mistral models are of the first."""

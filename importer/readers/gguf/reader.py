@@ -45,11 +45,12 @@ def open_gguf(path: Path, config: dict[str, Any]) -> LowBitModel:
     keys = Keys(container)
     family = family_of(keys)
     transformers_config = model_config(keys, family)
-    places = parameters(keys, transformers_config)
+    places, unread = parameters(keys, transformers_config, family)
     files, notes = tokenizer_files(keys, transformers_config.vocab_size)
-    unread = keys.refuse_unread()
     if unread:
-        notes.append(f"metadata that this release does not know, and leaves out: {', '.join(unread)}")
+        notes.append(f"left out {len(unread)} tensors, such as {unread[0]}: {family.unread_note}")
+    if unknown := keys.refuse_unread():
+        notes.append(f"metadata that this release does not know, and leaves out: {', '.join(unknown)}")
     weights: dict[str, PackedWeight] = {}
     inexact: dict[str, InexactWeight] = {}
     tensors: dict[str, PlainTensor] = {}

@@ -1,7 +1,7 @@
 """Rotary position embeddings: what metadata and factor tensors say, as transformers' rope_parameters.
 
 llama.cpp divides the frequency of each pair of dimensions by a stored factor, where a file has them: Llama 3 writes its
-scaling so (rope_freqs.weight), and Phi 3 its long and short factors.
+scaling so (rope_freqs.weight), Gemma 4 which pairs rotate, and Phi 3 its long and short factors.
 """
 
 import math
@@ -21,6 +21,7 @@ _LONG, _SHORT = "rope_factors_long.weight", "rope_factors_short.weight"
 FACTOR_TENSORS = (_FREQUENCIES, _LONG, _SHORT)
 """Tensors that are no parameters; `rope_parameters` says what they do."""
 
+_STILL = np.float32(1e30)  # the factor of pairs that do not rotate: Gemma 4's rotation of a share of each head
 _LOW, _HIGH = 1.0, 4.0  # of every published model with Llama 3's scaling
 _ORIGINALS = [1 << exponent for exponent in range(10, 18)]  # context lengths before the scaling, to be tried
 # Factors are computed in float32 from wavelengths that are, a few roundings of 2^-24 each; what they do to a factor
@@ -42,6 +43,9 @@ def rope_parameters(keys: Keys, dimensions: int) -> dict[str, Any]:
         if np.any(factors != 1):
             if parameters["rope_type"] != "default":
                 raise InputError(f"{keys.container.path}: {_FREQUENCIES} beside a scaling of another type")
+            if set(factors[factors != 1]) <= {_STILL}:
+                share = float(np.mean(factors == 1))
+                return parameters | {"rope_type": "proportional", "partial_rotary_factor": share}
             return parameters | _llama3(keys, factors, theta)
     return parameters
 
