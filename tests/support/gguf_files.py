@@ -30,6 +30,7 @@ _COMMON = {
 _ROPE = {"rope_type": "default", "rope_theta": 5000.0}
 _OF_GPT = {"vocab_size": 256, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": None}
 _FALCON = {name: _COMMON[name] for name in _COMMON if name not in ("num_key_value_heads", "intermediate_size")}
+_BLOCK = 32  # weights of a block of the smallest types
 WINDOW = 8  # shorter than a prompt, so that it shows
 
 MODELS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
@@ -226,6 +227,30 @@ MODELS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
         | {"attention.sliding_window": WINDOW, "attention.sliding_window_pattern": [True, False]}
         | {"attention.shared_kv_layers": 0, "embedding_length_per_layer_input": 0, "rope.freq_base": 1e6},
     ),
+    "qwen35": (
+        "qwen3_5_text",
+        _COMMON
+        | {"layer_types": ["linear_attention", "full_attention"], "head_dim": 48, "linear_conv_kernel_dim": 3}
+        | {"linear_num_key_heads": 2, "linear_num_value_heads": 6, "linear_key_head_dim": 16}
+        | {"linear_value_head_dim": 32}
+        | {"rope_parameters": {"rope_type": "default", "rope_theta": 5000.0, "partial_rotary_factor": 0.5}},
+        {"attention.key_length": 48, "attention.value_length": 48, "rope.freq_base": 5000.0}
+        | {"rope.dimension_count": 24, "rope.dimension_sections": [4, 4, 4, 0], "full_attention_interval": 4}
+        | {"ssm.conv_kernel": 3, "ssm.state_size": 16, "ssm.group_count": 2, "ssm.time_step_rank": 6}
+        | {"ssm.inner_size": 192},
+    ),
+    "granitehybrid": (
+        "granitemoehybrid",
+        _COMMON
+        | {"layer_types": ["mamba", "attention"], "num_local_experts": 0, "shared_intermediate_size": 96}
+        | {"mamba_n_heads": 8, "mamba_d_head": 32, "mamba_d_state": 16, "mamba_d_conv": 3}
+        | {"attention_multiplier": 0.25, "embedding_multiplier": 3.0, "residual_multiplier": 0.5}
+        | {"logits_scaling": 2.0},
+        {"attention.scale": 0.25, "embedding_scale": 3.0, "residual_scale": 0.5, "logit_scale": 2.0}
+        | {"attention.head_count_kv": [0, 2], "expert_shared_feed_forward_length": 96, "rope.dimension_count": 32}
+        | {"rope.scaling.finetuned": False, "ssm.conv_kernel": 3, "ssm.state_size": 16, "ssm.group_count": 1}
+        | {"ssm.inner_size": 256, "ssm.time_step_rank": 8},
+    ),
     "lfm2": (
         "lfm2",
         _COMMON
@@ -237,10 +262,14 @@ MODELS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
 """By a name: type and configuration of the model, and what its metadata says besides what all models' does."""
 
 _ARCHITECTURES = {"gemma3_text": "gemma3", "gemma4_text": "gemma4", "hunyuan_v1_dense": "hunyuan-dense"}
+_ARCHITECTURES |= {"qwen3_5_text": "qwen35", "granitemoehybrid": "granitehybrid"}
 _NAMES = {  # that the library has under other ones of transformers, or under none
     "self_attn.attn_sub_norm.weight": "attn_sub_norm.weight",
     "mlp.ffn_sub_norm.weight": "ffn_sub_norm.weight",
     "layer_scalar": "layer_output_scale.weight",
+    "linear_attn.dt_bias": "ssm_dt.bias",
+    "mamba.dt_bias": "ssm_dt.bias",
+    "shared_mlp.output_linear.weight": "ffn_down.weight",
 }
 _TOKENS = [
     "<pad>",
@@ -318,7 +347,7 @@ def write_tiny_model(
         if value is not None:
             add(writer, key, value)
     stored: dict[str, tuple[Any, np.ndarray] | None] = {
-        tensor: (types(tensor) if values.ndim > 1 else Type.F32, values)
+        tensor: (types(tensor) if values.ndim > 1 and values.shape[-1] % _BLOCK == 0 else Type.F32, values)
         for tensor, values in (stored_tensors(model) | _rotary_factors(model)).items()
     }
     for tensor, content in (stored | dict(tensors)).items():
@@ -407,6 +436,10 @@ def stored_tensors(model: Any) -> dict[str, np.ndarray]:
     buffers = [(name, value) for name, value in model.named_buffers() if name in model.state_dict()]
     for parameter, value in (*model.named_parameters(), *buffers):
         block, _, part = parameter.removeprefix("model.layers.").partition(".")
+        if part == "shared_mlp.input_linear.weight":
+            for kind, rows in zip(("gate", "up"), np.split(value.detach().numpy(), 2), strict=True):
+                stored[f"blk.{block}.ffn_{kind}.weight"] = np.ascontiguousarray(rows)
+            continue
         tensor = f"blk.{block}.{_NAMES[part]}" if part in _NAMES else None
         for known in (parameter, parameter.removeprefix(f"{model.base_model_prefix}.")):
             tensor = tensor or table.get_name(known, try_suffixes=(".weight", ".bias"))
@@ -418,12 +451,20 @@ def stored_tensors(model: Any) -> dict[str, np.ndarray]:
 
 def _laid_out(name: str, parameter: str, value: np.ndarray, config: Any) -> np.ndarray:
     rest = value.shape[1:]
-    if name in ("llama", "granite", "smollm3") and (".q_proj." in parameter or ".k_proj." in parameter):
+    if name in ("llama", "granite", "smollm3", "granitehybrid") and (
+        ".q_proj." in parameter or ".k_proj." in parameter
+    ):
         heads = config.num_attention_heads if ".q_proj." in parameter else config.num_key_value_heads
         # each head: the first and the second half of its rows, taken in turns
         return np.stack(np.split(value.reshape(heads, -1, *rest), 2, axis=1), axis=2).reshape(value.shape)
     if name in ("gemma", "gemma2", "gemma3", "nemotron") and parameter.endswith("norm.weight"):
         return value + np.float32(1)
+    if name in ("qwen35", "granitehybrid") and parameter.endswith("A_log"):
+        value = -np.exp(value)
+    if name == "qwen35":
+        return _with_tiled_heads(parameter, value, config)
+    if name == "granitehybrid":
+        return value[:, 0] if "conv1d.weight" in parameter else value[:, None] if parameter[-2:] == ".D" else value
     if name == "gpt2" and value.ndim == 2 and ".h." in parameter:
         return value.T
     if name == "lfm2" and "conv.conv" in parameter:
@@ -434,3 +475,20 @@ def _laid_out(name: str, parameter: str, value: np.ndarray, config: Any) -> np.n
         heads = value.reshape(groups, -1, size, *rest)
         return np.concatenate([heads[:, part].reshape(-1, *rest) for part in (slice(0, -2), -2, -1)])
     return value
+
+
+def _with_tiled_heads(parameter: str, value: np.ndarray, config: Any) -> np.ndarray:
+    """Qwen 3.5: the heads of values one of each key at a time; norms with the 1 that the model adds."""
+    if parameter.endswith("norm.weight"):
+        return value if "linear_attn" in parameter else value + np.float32(1)
+    if "linear_attn" not in parameter:
+        return value
+    groups, heads = config.linear_num_key_heads, config.linear_num_value_heads
+    order = [group * (heads // groups) + number for number in range(heads // groups) for group in range(groups)]
+    values = heads * config.linear_value_head_dim
+    if "out_proj" in parameter:
+        return value.reshape(len(value), heads, -1)[:, order].reshape(value.shape)
+    value = value[:, 0] if "conv1d" in parameter else value
+    before = len(value) - values if "qkv" in parameter or "conv1d" in parameter else 0
+    tiled = value[before:].reshape(heads, -1, *value.shape[1:])[order].reshape(value[before:].shape)
+    return np.concatenate([value[:before], tiled])

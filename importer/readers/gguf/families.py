@@ -223,10 +223,83 @@ def _by_layer(keys: Keys, name: str, layers: int) -> list[int]:
     return keys.layers(name, layers) if keys.is_list(name) else [keys.whole(name)] * layers
 
 
+def _block(name: str) -> int:
+    """The number of a tensor's layer, -1 for one of no layer."""
+    number = name.removeprefix("blk.").partition(".")[0]
+    return int(number) if number.isdecimal() else -1
+
+
 def _is_of_shared_keys(name: str, config: Any) -> bool:
-    block, _, kind = name.removeprefix("blk.").partition(".")
     own = config.num_hidden_layers - config.num_kv_shared_layers
-    return kind.startswith(("attn_k", "attn_v")) and block.isdecimal() and int(block) >= own
+    return _block(name) >= own and (".attn_k" in name or ".attn_v" in name)
+
+
+def _qwen35(keys: Keys, values: dict[str, Any]) -> dict[str, Any]:
+    layers = values["num_hidden_layers"] - keys.whole("nextn_predict_layers", 0, least=0)
+    heads, inner = keys.whole("ssm.time_step_rank"), keys.whole("ssm.inner_size")
+    keys.ignore("full_attention_interval", "attention.recurrent_layers")  # tensors say it
+    keys.ignore("rope.dimension_sections")  # of positions in images; in a text all are one
+    scans = [f"blk.{layer}.ssm_a" in keys.container.tensors for layer in range(layers)]
+    return {
+        "num_hidden_layers": layers,
+        "layer_types": ["linear_attention" if scan else "full_attention" for scan in scans],
+        "attention_bias": _has(keys, ".attn_q.bias"),
+        "linear_conv_kernel_dim": keys.whole("ssm.conv_kernel"),
+        "linear_key_head_dim": keys.whole("ssm.state_size"),
+        "linear_num_key_heads": keys.whole("ssm.group_count"),
+        "linear_num_value_heads": heads,
+        "linear_value_head_dim": inner // heads,
+    }
+
+
+def _granite_hybrid(keys: Keys, values: dict[str, Any]) -> dict[str, Any]:
+    counts = keys.layers("attention.head_count_kv", values["num_hidden_layers"])
+    heads, inner = keys.whole("ssm.time_step_rank"), keys.whole("ssm.inner_size")
+    rotates = keys.flag("rope.scaling.finetuned", True)
+    keys.ignore("expert_shared_feed_forward_length", "rope.freq_base", "rope.dimension_count")
+    gate = keys.container.tensors.get("blk.0.ffn_gate.weight")
+    return _granite(keys, values) | {
+        "num_key_value_heads": max(counts),
+        "layer_types": ["attention" if count else "mamba" for count in counts],
+        "num_local_experts": 0,
+        "shared_intermediate_size": gate.shape[0] if gate is not None else values["intermediate_size"],
+        "position_embedding_type": "rope" if rotates else None,
+        "mamba_n_heads": heads,
+        "mamba_n_groups": keys.whole("ssm.group_count"),
+        "mamba_d_state": keys.whole("ssm.state_size"),
+        "mamba_d_head": inner // heads,
+        "mamba_d_conv": keys.whole("ssm.conv_kernel"),
+        "mamba_expand": inner // values["hidden_size"],
+        "mamba_conv_bias": _has(keys, ".ssm_conv1d.bias"),
+        "mamba_proj_bias": _has(keys, ".ssm_in.bias"),
+    }
+
+
+def _decay(name: str, values: np.ndarray) -> np.ndarray:
+    """The logarithm of a scan's decay; llama.cpp stores the decay, below 0."""
+    return np.log(-values) if name.endswith(".ssm_a") else values
+
+
+def _tiled(config: Any, start: int, size: int) -> Rows:
+    """Rows from `start` on of heads of values: stored are the first heads of all keys, then the second ones."""
+    keys, heads = config.linear_num_key_heads, config.linear_num_value_heads
+    heads_first = np.arange(heads * size).reshape(heads // keys, keys, size)
+    return np.concatenate([np.arange(start), start + heads_first.swapaxes(0, 1).reshape(-1)])
+
+
+def _qwen35_rows(name: str, count: int, config: Any) -> Rows | None:
+    """Values of linear attention, and what belongs to their heads, in the order of `_tiled`."""
+    kind = name.split(".")[2] if name.startswith("blk.") else ""
+    size, before = config.linear_value_head_dim, 2 * config.linear_num_key_heads * config.linear_key_head_dim
+    if kind in ("attn_qkv", "ssm_conv1d"):
+        return _tiled(config, before, size)
+    if kind == "attn_gate":
+        return _tiled(config, 0, size)
+    return _tiled(config, 0, 1) if kind in ("ssm_alpha", "ssm_beta", "ssm_a", "ssm_dt") else None
+
+
+def _qwen35_columns(name: str, count: int, config: Any) -> Rows | None:
+    return _tiled(config, 0, config.linear_value_head_dim) if ".ssm_out." in name else None
 
 
 def _rotated_rows(name: str, count: int, config: Any) -> Rows | None:
@@ -273,6 +346,26 @@ FAMILIES = {
     "falcon": Family("falcon", _falcon, _falcon_rows),
     "bloom": Family("bloom", _bloom, _bloom_rows),
     "nemotron": Family("nemotron", _biases, norm_offset=1.0),
+    "qwen35": Family(
+        "qwen3_5_text",
+        _qwen35,
+        _qwen35_rows,
+        _qwen35_columns,
+        norm_offset=1.0,
+        plain=_decay,
+        names={"linear_attn.dt_bias": "linear_attn.dt_proj.bias"},
+        unread=lambda name, config: _block(name) >= config.num_hidden_layers,
+        unread_note="layers that predict more than one token",
+    ),
+    "granitehybrid": Family(
+        "granitemoehybrid",
+        _granite_hybrid,
+        _rotated_rows,
+        plain=_decay,
+        names={"mamba.dt_bias": "mamba.dt_proj.bias", "shared_mlp.output_linear": "mlp.down_proj"},
+        joined={"shared_mlp.input_linear": ("mlp.gate_proj", "mlp.up_proj")},
+        own_keys=("attention.head_count_kv",),
+    ),
     "lfm2": Family("lfm2", _lfm2, own_keys=("attention.head_count_kv",)),
     "granite": Family("granite", _granite, _rotated_rows),
     "smollm3": Family("smollm3", _smollm3, _rotated_rows),

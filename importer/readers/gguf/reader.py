@@ -7,7 +7,6 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
-import numpy.typing as npt
 
 from dualbinary import InputError
 from dualbinary.files.model_files import GENERATION_CONFIG
@@ -19,13 +18,14 @@ from importer.readers.gguf.families import Family
 from importer.readers.gguf.inexact import inexact_weight
 from importer.readers.gguf.keys import Keys
 from importer.readers.gguf.names import Parameter, parameters
+from importer.readers.gguf.order import Order, joined
 from importer.readers.gguf.tokenizer import tokenizer_files
 
 __all__ = ["is_gguf", "open_gguf"]
 
 _PLAIN = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype(ml_dtypes.bfloat16)}
+_OF_SCANS = "ssm_norm.weight"  # stored as it is, whatever other norms are
 _OF_THE_LIBRARY = ("transformers_version", "_name_or_path", "dtype")  # say nothing of the model
-Rows = npt.NDArray[np.intp] | None
 
 
 def is_gguf(path: Path, config: dict[str, Any]) -> bool:
@@ -54,15 +54,23 @@ def open_gguf(path: Path, config: dict[str, Any]) -> LowBitModel:
     weights: dict[str, PackedWeight] = {}
     inexact: dict[str, InexactWeight] = {}
     tensors: dict[str, PlainTensor] = {}
+    kinds: list[tuple[type, dict[str, Any]]] = [
+        (PackedWeight, weights),
+        (InexactWeight, inexact),
+        (PlainTensor, tensors),
+    ]
+    parts: dict[str, dict[int, PackedWeight | PlainTensor | InexactWeight]] = {}
     for name, place in places.items():
         tensor = container.tensors[name]
-        rows = family.rows(name, tensor.shape[0], transformers_config)
-        if tensor.type.name in _PLAIN:
-            tensors[place.name] = _plain(tensor, place, rows, _norm_offset(family, name))
-        elif tensor.type.name in FORMS and place.quantizable:
-            weights[place.module] = _packed(tensor, rows)
-        else:
-            inexact[place.module] = _inexact(container, tensor, place, rows)
+        order = Order(
+            family.rows(name, tensor.shape[0], transformers_config),
+            family.columns(name, tensor.shape[-1], transformers_config),
+        )
+        parts.setdefault(place.name, {})[place.part[0]] = _read(container, tensor, place, order, family)
+    for name, found in parts.items():
+        whole = joined(name, [found[number] for number in sorted(found)])
+        of_kind = next(group for kind, group in kinds if isinstance(whole, kind))
+        of_kind[name if of_kind is tensors else name.removesuffix(".weight")] = whole
     return LowBitModel(
         format="gguf",
         config=_json_values(transformers_config),
@@ -74,35 +82,41 @@ def open_gguf(path: Path, config: dict[str, Any]) -> LowBitModel:
     )
 
 
-def _packed(tensor: GgufTensor, rows: Rows) -> PackedWeight:
+def _read(
+    container: Container, tensor: GgufTensor, place: Parameter, order: Order, family: Family
+) -> PackedWeight | PlainTensor | InexactWeight:
+    """What one tensor is, in the order of transformers."""
+    if tensor.type.name in _PLAIN:
+        return _plain(tensor, place, order, family)
+    if tensor.type.name in FORMS and place.quantizable:
+        return _packed(tensor, order)
+    return _inexact(container, tensor, place, order)
+
+
+def _packed(tensor: GgufTensor, order: Order) -> PackedWeight:
     form, kind = FORMS[tensor.type.name], tensor.type
     N, K = tensor.shape
 
     def read() -> Numbers:
-        numbers = read_numbers(form, tensor.data, N, K, kind.weights, tensor.name)
-        if rows is None:
-            return numbers
-        offset = None if numbers.offset is None else numbers.offset[rows]
-        return Numbers(numbers.q[rows], numbers.step[rows], numbers.zero, offset, rounding=numbers.rounding)
+        return order.of_numbers(read_numbers(form, tensor.data, N, K, kind.weights, tensor.name))
 
     return PackedWeight(kind.name, N, K, form.bits, form.group_size, 8 * kind.size / kind.weights, read)
 
 
-def _plain(tensor: GgufTensor, place: Parameter, rows: Rows, offset: float) -> PlainTensor:
+def _plain(tensor: GgufTensor, place: Parameter, order: Order, family: Family) -> PlainTensor:
     dtype = _PLAIN[tensor.type.name]
 
     def read() -> np.ndarray:
-        values = tensor.data.view(dtype).reshape(tensor.shape)
-        if rows is not None:
-            values = values[rows]
-        if offset:
-            values = values - np.asarray(offset, dtype)
+        values = order.of_values(tensor.data.view(dtype).reshape(tensor.shape))
+        if family.norm_offset and tensor.name.endswith("norm.weight") and not tensor.name.endswith(_OF_SCANS):
+            values = values - np.asarray(family.norm_offset, dtype)
+        values = family.plain(tensor.name, values)
         return np.ascontiguousarray(values.T if place.transposed else values).reshape(place.shape)
 
     return PlainTensor(place.shape, dtype, read)
 
 
-def _inexact(container: Container, tensor: GgufTensor, place: Parameter, rows: Rows) -> InexactWeight:
+def _inexact(container: Container, tensor: GgufTensor, place: Parameter, order: Order) -> InexactWeight:
     weight = inexact_weight(tensor) if place.quantizable else None
     if weight is None:
         raise InputError(
@@ -110,13 +124,7 @@ def _inexact(container: Container, tensor: GgufTensor, place: Parameter, rows: R
             f"F16, BF16){' or a type of weights' if place.quantizable else ''} for {place.name!r}; give another file"
         )
     read = weight.read
-    if rows is None or read is None:
-        return weight
-    return replace(weight, read=lambda: read()[rows])
-
-
-def _norm_offset(family: Family, name: str) -> float:
-    return family.norm_offset if name.endswith("norm.weight") else 0.0
+    return weight if read is None else replace(weight, read=lambda: order.of_values(read()))
 
 
 def _json_values(config: Any) -> dict[str, Any]:
