@@ -14,6 +14,7 @@ import onnxruntime as ort
 from tokenizers import Tokenizer
 
 import runtime_ext
+from dualbinary.files.cache_names import present_name
 
 NEW_TOKENS = 32
 
@@ -27,16 +28,18 @@ def main(model: str, prompt: str) -> None:
 
     ids = tokenizer.encode(prompt).ids
     feeds = {"input_ids": np.array([ids])}
+    pasts: dict[str, str] = {}  # by the output that gives the next one
     for value in session.get_inputs():
-        if value.name.startswith("past_key_values."):
+        if (present := present_name(value.name)) is not None:  # keys and values of no tokens, or a state
             dtype = np.float16 if value.type == "tensor(float16)" else np.float32
-            feeds[value.name] = np.zeros((1, value.shape[1], 0, value.shape[3]), dtype)
-    names = [value.name for value in session.get_outputs()]
+            sizes = (size if isinstance(size, int) else 0 for size in value.shape[1:])
+            feeds[value.name], pasts[present] = np.zeros((1, *sizes), dtype), value.name
+    names = ["logits", *pasts]
     for _ in range(NEW_TOKENS):
         feeds["attention_mask"] = np.ones((1, len(ids)), np.int64)
         outputs = dict(zip(names, map(np.asarray, session.run(names, feeds)), strict=True))
         ids.append(int(outputs.pop("logits")[0, -1].argmax()))
-        feeds = {name.replace("present.", "past_key_values."): value for name, value in outputs.items()}
+        feeds = {pasts[name]: value for name, value in outputs.items()}
         feeds["input_ids"] = np.array([ids[-1:]])
     print(tokenizer.decode(ids))
 

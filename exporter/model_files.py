@@ -10,6 +10,7 @@ import onnx_ir as ir
 from tokenizers import Tokenizer
 
 from dualbinary import InputError
+from dualbinary.files.cache_names import PAST, PAST_STATE, PRESENT
 from dualbinary.files.json_objects import read_json_object
 from dualbinary.files.model_files import (
     CHAT_TEMPLATE,
@@ -40,6 +41,8 @@ _GENAI_TYPES = frozenset(
         "gemma3_text",
         "gemma4_text",
         "granite",
+        "granitemoehybrid",
+        "lfm2",
         "llama",
         "mistral",
         "olmo",
@@ -47,6 +50,7 @@ _GENAI_TYPES = frozenset(
         "phi3",
         "qwen2",
         "qwen3",
+        "qwen3_5_text",
         "smollm3",
     }
 )
@@ -55,6 +59,9 @@ _MAX_LENGTH = 4096
 # Users may set "1": onnxruntime-genai then captures a step as a CUDA graph and replays it, which needs every kernel to
 # launch on the stream alone, and has not been tried with ours.
 _CUDA_OPTIONS = {"enable_cuda_graph": "0"}
+# Types of layers by the states that they carry, as onnxruntime-genai calls them; the first of them that a layer has.
+_STATES = {"recurrent": "linear_attention", "conv": "conv"}
+_ATTENTION = "full_attention"
 _TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 # Of generation_config.json: what changes the tokens that transformers' generate() writes, and the value that does not.
@@ -179,7 +186,7 @@ def genai_config(
     context = context or _MAX_LENGTH
     config, model_type = files.config, files.config["model_type"]
     inputs = [str(value.name) for value in model.graph.inputs]
-    past = next(value for value in model.graph.inputs if str(value.name).startswith("past_key_values."))
+    past = next(value for value in model.graph.inputs if str(value.name).startswith(PAST))
     assert past.shape is not None
     head_size, kv_heads = int(past.shape[3]), int(past.shape[1])  # type: ignore[arg-type]
     heads = _first(config, "num_attention_heads", "n_head", "n_heads") or kv_heads
@@ -194,16 +201,17 @@ def genai_config(
         "filename": model_file,
         "head_size": head_size,
         "hidden_size": _first(config, "hidden_size", "n_embd") or heads * head_size,
-        "inputs": {**names, "past_key_names": "past_key_values.%d.key", "past_value_names": "past_key_values.%d.value"},
+        "inputs": {**names, "past_key_names": f"{PAST}%d.key", "past_value_names": f"{PAST}%d.value"},
         "outputs": {
             "logits": "logits",
-            "present_key_names": "present.%d.key",
-            "present_value_names": "present.%d.value",
+            "present_key_names": f"{PRESENT}%d.key",
+            "present_value_names": f"{PRESENT}%d.value",
         },
         "num_attention_heads": heads,
         "num_hidden_layers": sum(name.endswith(".key") for name in inputs),
         "num_key_value_heads": kv_heads,
     }
+    _add_states(decoder, model)
     tokens = {key: files.generation.get(key, config.get(key)) for key in _TOKEN_IDS}
     if tokens["pad_token_id"] is None:
         end = tokens["eos_token_id"]
@@ -229,9 +237,29 @@ def genai_config(
     }
 
 
+def _add_states(decoder: dict[str, Any], model: ir.Model) -> None:
+    """Name the states that layers carry in place of keys and values, and say which layers do."""
+    layers: dict[int, dict[str, ir.Value]] = {}
+    for value in model.graph.inputs:
+        prefix, _, place = str(value.name).partition(".")
+        if f"{prefix}." in (PAST, PAST_STATE):
+            number, _, kind = place.partition(".")
+            layers.setdefault(int(number), {})[kind] = value
+    states = {kind: value for layer in layers.values() for kind, value in layer.items() if kind in _STATES}
+    if not states:
+        return
+    for kind in states:
+        decoder["inputs"][f"past_{kind}_names"] = f"{PAST_STATE}%d.{kind}"
+        decoder["outputs"][f"present_{kind}_names"] = f"{PRESENT}%d.{kind}"
+    types = [next((_STATES[kind] for kind in _STATES if kind in layers[i]), _ATTENTION) for i in sorted(layers)]
+    decoder |= {"num_hidden_layers": len(layers), "layer_types": types}
+    assert states["conv"].shape is not None
+    decoder["conv_cache_size"] = states["conv"].shape[-1]
+
+
 def _shares_cache(model: ir.Model) -> bool:
     """True where all caches are written in place: GroupQueryAttention does so, other nodes make longer ones."""
-    caches = (value for value in model.graph.inputs if str(value.name).startswith("past_key_values."))
+    caches = (value for value in model.graph.inputs if str(value.name).startswith(PAST))
     return all(node.op_type in ("GroupQueryAttention", "Shape") for cache in caches for node, _ in cache.uses())
 
 

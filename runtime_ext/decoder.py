@@ -8,10 +8,14 @@ The model's inputs and outputs are those of onnxruntime-genai, for L layers:
     past_key_values.i.key   float [1, H, length, D]     and .value, for i in 0..L-1
     logits                  float [1, n, vocabulary]    n is s, or 1 where the model gives the last token's only
     present.i.key           float [1, H, length, D]     and .value
+    past.i.conv             float [1, C, K - 1]         and .recurrent [1, H, D, E], in layers without keys and values
+    present.i.conv          float [1, C, K - 1]         and .recurrent
 
 Where the configuration allows a shared buffer (GroupQueryAttention), `length` is the capacity of the cache, and past
 and present of a layer are one buffer: a step writes its s rows and copies nothing. Elsewhere the cache grows: past has
-the tokens so far, present has s more, and each step's present is the next one's past.
+the tokens so far, present has s more, and each step's present is the next one's past. States of layers without keys and
+values (short convolutions, linear attention, Mamba-2) begin with zeros and are replaced at each step, whatever s is.
+They cannot go back by a token: a run that fails leaves those of the last one, and another sequence begins with zeros.
 
 Models with LongRoPE (Phi-3) rotate all keys of a sequence by one of two sets of factors: the long ones from the first
 token on where the sequence is longer than a certain length, which the file's metadata states. A run takes the long ones
@@ -35,18 +39,16 @@ import runtime_ext
 from dualbinary import DualBinaryError, InputError
 from dualbinary.cli.options import option
 from dualbinary.files.model_files import LONG_ROPE_AFTER
+from runtime_ext.cache import cache_tensors
 from runtime_ext.config import DecoderConfig
 from runtime_ext.providers import CPU, Provider
 from runtime_ext.static_step import NO_CAPTURE, StaticStep, graph_options
 
-__all__ = ["CACHE_TYPES", "PAST", "PRESENT", "PROMPT_CHUNK", "Decoder", "LoadOptions", "session_options"]
+__all__ = ["PROMPT_CHUNK", "Decoder", "LoadOptions", "session_options"]
 
 # A prompt is read in pieces of this many tokens. Attention holds scores [heads, s, t] at once; and models that give
 # logits of all s tokens, in float32, take 154 MB for a piece where the vocabulary has 150,000 words.
 PROMPT_CHUNK = 256
-
-CACHE_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
-PAST, PRESENT = "past_key_values.", "present."
 
 
 @dataclass(frozen=True)
@@ -57,23 +59,6 @@ class LoadOptions:
     library: bool = option(
         True, help="run the operator by the library; without it, by the function inside the model, if it has one"
     )
-
-
-@dataclass(frozen=True)
-class _CacheTensor:
-    """One key or value tensor of one layer: its two names, H, D and its element type."""
-
-    past: str
-    present: str
-    heads: int
-    head_size: int
-    dtype: type[np.floating]
-
-    def empty(self, length: int, provider: Provider) -> ort.OrtValue:
-        """Zeros for `length` tokens on the provider's device; an empty cache is on the CPU."""
-        zeros = np.zeros((1, self.heads, length, self.head_size), self.dtype)
-        place = (provider.name, provider.device) if length else ("cpu", 0)
-        return ort.OrtValue.ortvalue_from_numpy(zeros, *place)
 
 
 def session_options(threads: int = 0, library: bool = True) -> ort.SessionOptions:
@@ -113,7 +98,8 @@ class Decoder:
         self.session = session
         self.config = config
         self.provider = provider
-        self._cache = _cache_tensors(session)
+        _check_names(session)
+        self._cache = cache_tensors(session)
         inputs = {value.name for value in session.get_inputs()}
         self._has_positions = "position_ids" in inputs
         known = {"input_ids", "attention_mask", "position_ids"} | {tensor.past for tensor in self._cache}
@@ -122,12 +108,18 @@ class Decoder:
         self._static = static_steps or provider.cuda_graph
         if self._static and not config.share_buffer:
             raise InputError("steps keep their shapes (cuda_graph) only with a shared cache; this model's cache grows")
+        if self._static and not all(tensor.grows for tensor in self._cache):
+            raise InputError("steps do not keep their memory (cuda_graph): layers of this model carry states")
+        # Those that are bound anew at every step; the others have one buffer for past and present.
+        self._handed = [tensor for tensor in self._cache if not (tensor.grows and config.share_buffer)]
         self._graph_ids = itertools.count(1)
         size = next(value for value in session.get_outputs() if value.name == "logits").shape[-1:]
         self.vocabulary = size[0] if size and isinstance(size[0], int) else None
         self._long_rope_after = int(session.get_modelmeta().custom_metadata_map.get(LONG_ROPE_AFTER, 0))
+        if self._long_rope_after and not all(tensor.grows for tensor in self._cache):
+            raise InputError("its rotation has two sets of factors (LongRoPE), and its layers states: no run does both")
         self.length = self.capacity = 0
-        self._past: list[ort.OrtValue] = []
+        self._past: dict[str, ort.OrtValue] = {}
         self.start(0)
 
     @classmethod
@@ -156,8 +148,8 @@ class Decoder:
 
     @property
     def cache_bytes_per_token(self) -> int:
-        """Memory that one token takes in the cache, all layers together."""
-        return sum(tensor.heads * tensor.head_size * np.dtype(tensor.dtype).itemsize for tensor in self._cache)
+        """Memory that one token takes in the cache, all layers together; states take none, as their size is fixed."""
+        return sum(tensor.bytes_per_token for tensor in self._cache)
 
     def start(self, capacity: int) -> None:
         """Begin a new sequence that will have at most `capacity` tokens, prompt included.
@@ -175,14 +167,12 @@ class Decoder:
         # The old cache and what refers to it go first, so that both never take memory at once.
         self._static_step: StaticStep | None = None
         self._binding = self.session.io_binding()
-        self._past = []
-        self._past = [
-            tensor.empty(capacity if self.config.share_buffer else 0, self.provider) for tensor in self._cache
-        ]
+        self._past = {}
+        self._forget()
         self._binding.bind_output("logits")
         if not self.config.share_buffer or not capacity:
             return
-        shared = [(tensor.past, tensor.present, value) for tensor, value in zip(self._cache, self._past, strict=True)]
+        shared = [(tensor.past, tensor.present, self._past[tensor.past]) for tensor in self._cache if tensor.grows]
         for past, present, value in shared:
             self._binding.bind_ortvalue_input(past, value)
             self._binding.bind_ortvalue_output(present, value)
@@ -204,7 +194,7 @@ class Decoder:
             self._tokens += tokens
             if self.length and total > switch:
                 tokens = self._tokens
-                self._rewind()
+                self._forget()
         logits = np.empty(0, np.float32)
         for first in range(0, len(tokens), PROMPT_CHUNK):
             piece = np.asarray([tokens[first : first + PROMPT_CHUNK]], np.int64)
@@ -222,11 +212,11 @@ class Decoder:
                     "tokenizer that the model was trained with, or resize the model's embeddings before the export"
                 )
 
-    def _rewind(self) -> None:
-        """Forget the tokens in the cache."""
+    def _forget(self) -> None:
+        """Begin with empty caches and states of zeros. A buffer is left as it is: what it held is never read."""
         self.length = 0
-        if not self.config.share_buffer:
-            self._past = [tensor.empty(0, self.provider) for tensor in self._cache]
+        for tensor in self._handed if self._past else self._cache:
+            self._past[tensor.past] = tensor.empty(self.capacity if self.config.share_buffer else 0, self.provider)
 
     def _run(self, ids: npt.NDArray[np.int64], reach: int | None = None) -> npt.NDArray[np.float32]:
         """The logits after `ids`. With `reach`, positions up to it count as taken in the choice of rotary factors."""
@@ -252,16 +242,13 @@ class Decoder:
         if self._has_positions:
             binding.bind_cpu_input("position_ids", positions)
         binding.bind_output("logits")  # again, or the run would write into those of the last one
-        if not self.config.share_buffer:
-            for tensor, past in zip(self._cache, self._past, strict=True):
-                binding.bind_ortvalue_input(tensor.past, past)
-                binding.bind_output(tensor.present, self.provider.name, self.provider.device)
+        for tensor in self._handed:
+            binding.bind_ortvalue_input(tensor.past, self._past[tensor.past])
+            binding.bind_output(tensor.present, self.provider.name, self.provider.device)
         self.session.run_with_iobinding(binding, graph_options(NO_CAPTURE) if self.provider.cuda_graph else None)
         outputs = binding.get_outputs()  # in the order in which they were bound first
-        if not self.config.share_buffer:
-            self._past = list(outputs[1:])
-            if reach is not None:
-                self._past = [self._without_last(value) for value in self._past]
+        for tensor, value in zip(self._handed, outputs[len(outputs) - len(self._handed) :], strict=True):
+            self._past[tensor.past] = value if reach is None else self._without_last(value)
         return outputs[0].numpy()[0, -1].astype(np.float32)
 
     def _without_last(self, cache: ort.OrtValue) -> ort.OrtValue:
@@ -270,26 +257,13 @@ class Decoder:
         return ort.OrtValue.ortvalue_from_numpy(kept, self.provider.name, self.provider.device)
 
 
-def _cache_tensors(session: ort.InferenceSession) -> list[_CacheTensor]:
-    inputs = {value.name: value for value in session.get_inputs()}
-    outputs = {value.name for value in session.get_outputs()}
-    for name in sorted({"input_ids", "attention_mask"} - set(inputs)):
+def _check_names(session: ort.InferenceSession) -> None:
+    """Raise InputError for a model without the inputs and the output of a decoder."""
+    inputs = {value.name for value in session.get_inputs()}
+    for name in sorted({"input_ids", "attention_mask"} - inputs):
         raise InputError(f"not a decoder: it has no input {name}")
-    if "logits" not in outputs:
+    if "logits" not in {value.name for value in session.get_outputs()}:
         raise InputError("not a decoder: it has no output logits")
-    tensors = []
-    for name, value in inputs.items():
-        if not name.startswith(PAST):
-            continue
-        present = PRESENT + name.removeprefix(PAST)
-        if present not in outputs:
-            raise InputError(f"it has the input {name} but no output {present}")
-        if value.type not in CACHE_TYPES:
-            raise InputError(f"{name}: expected a cache of {' or '.join(CACHE_TYPES)}, got {value.type}")
-        if len(value.shape) != 4 or not all(isinstance(value.shape[axis], int) for axis in (1, 3)):
-            raise InputError(f"{name}: expected shape [batch, heads, length, head_size], got {value.shape}")
-        tensors.append(_CacheTensor(name, present, value.shape[1], value.shape[3], CACHE_TYPES[value.type]))
-    return tensors
 
 
 def _first_line(error: Exception) -> str:

@@ -26,7 +26,8 @@ from tqdm import tqdm
 
 from dualbinary import InputError
 from dualbinary.cli.console import add_common_options, run
-from runtime_ext.decoder import CACHE_TYPES, PAST, PRESENT, session_options
+from runtime_ext.cache import cache_tensors
+from runtime_ext.decoder import session_options
 
 __all__ = ["perplexity"]
 
@@ -44,12 +45,9 @@ def perplexity(session: ort.InferenceSession, windows: npt.NDArray[np.int64], *,
 
 def _logits(session: ort.InferenceSession, window: npt.NDArray[np.int64]) -> npt.NDArray[np.floating]:
     """Compute the logits [length, vocabulary] of every token of a window."""
-    inputs = {value.name: value for value in session.get_inputs()}
-    past = {
-        name: np.zeros((1, value.shape[1], 0, value.shape[3]), CACHE_TYPES[value.type])
-        for name, value in inputs.items()
-        if name.startswith(PAST)
-    }
+    inputs = {value.name for value in session.get_inputs()}
+    carried = cache_tensors(session)
+    past = {tensor.past: tensor.zeros(0) for tensor in carried}
     single = next(value.shape[1] for value in session.get_outputs() if value.name == "logits") == 1
     names = [value.name for value in session.get_outputs()] if single else ["logits"]
     step = 1 if single else len(window)
@@ -62,7 +60,7 @@ def _logits(session: ort.InferenceSession, window: npt.NDArray[np.int64]) -> npt
         outputs = dict(zip(names, session.run(names, feeds), strict=True))
         rows.append(np.asarray(outputs["logits"])[0])
         if single:
-            past = {name: outputs[PRESENT + name.removeprefix(PAST)] for name in past}
+            past = {tensor.past: outputs[tensor.present] for tensor in carried}
     return np.concatenate(rows)
 
 

@@ -4,14 +4,15 @@
 //   cpp_host OUT.onnx LIBRARY COUNT ID...      LIBRARY "none" runs the operator by the function inside the model
 //
 // The inputs are input_ids int64 [1, s], attention_mask int64 [1, t], position_ids int64 [1, s] where the model
-// declares it, and past_key_values.<layer>.<key|value> [1, heads, t - s, head_size]; the outputs are logits [1, s,
-// vocabulary] and present.<layer>.<key|value>, each of which is the next step's past. End-of-text tokens are the
-// caller's business.
+// declares it, and past_key_values.<layer>.<key|value> [1, heads, t - s, head_size] or, of layers that carry a state,
+// past.<layer>.<conv|recurrent> of fixed size; the outputs are logits [1, s, vocabulary] and present.<layer>.<...>, each
+// of which is the next step's past. End-of-text tokens are the caller's business.
 #include <onnxruntime_cxx_api.h>
 
 #include <algorithm>
 #include <cstdint>
 #include <cstdlib>
+#include <cstring>
 #include <exception>
 #include <filesystem>
 #include <iostream>
@@ -22,11 +23,11 @@
 
 namespace {
 
-constexpr std::string_view kPast = "past_key_values.";
+constexpr std::string_view kPasts[] = {"past_key_values.", "past."};
 constexpr std::string_view kPresent = "present.";
 constexpr std::string_view kNoLibrary = "none";
 
-// A decoder and its growing key/value cache.
+// A decoder and what it carries from step to step: a growing key/value cache, states.
 class Decoder {
  public:
   Decoder(Ort::Env& env, const std::filesystem::path& model, const Ort::SessionOptions& options)
@@ -34,9 +35,11 @@ class Decoder {
     output_names_.push_back("logits");
     for (const std::string& name : session_.GetInputNames()) {
       input_names_.push_back(name);
-      if (!name.starts_with(kPast)) continue;
-      output_names_.push_back(std::string(kPresent) + name.substr(kPast.size()));
-      past_.push_back(EmptyPast(input_names_.size() - 1));
+      for (const std::string_view past : kPasts) {
+        if (!name.starts_with(past)) continue;
+        output_names_.push_back(std::string(kPresent) + name.substr(past.size()));
+        past_.push_back(EmptyPast(input_names_.size() - 1));
+      }
     }
   }
 
@@ -82,14 +85,16 @@ class Decoder {
     return Ort::Value::CreateTensor<std::int64_t>(memory, values.data(), values.size(), shape.data(), shape.size());
   }
 
-  // [1, heads, 0, head_size] of the input's own type.
+  // [1, heads, 0, head_size], or a state of zeros, of the input's own type.
   Ort::Value EmptyPast(std::size_t input) {
     const Ort::TypeInfo type = session_.GetInputTypeInfo(input);
     const auto tensor = type.GetTensorTypeAndShapeInfo();
     std::vector<std::int64_t> shape = tensor.GetShape();
     shape[0] = 1;
-    shape[2] = 0;
-    return Ort::Value::CreateTensor(allocator_, shape.data(), shape.size(), tensor.GetElementType());
+    for (std::int64_t& size : shape) size = std::max<std::int64_t>(size, 0);  // -1: as many as tokens, here none
+    Ort::Value value = Ort::Value::CreateTensor(allocator_, shape.data(), shape.size(), tensor.GetElementType());
+    std::memset(value.GetTensorMutableRawData(), 0, value.GetTensorSizeInBytes());
+    return value;
   }
 
   // Index of the largest value in the last row of logits [1, s, vocabulary].

@@ -14,7 +14,7 @@ import torch
 from dualbinary import InputError
 from dualbinary.checkpoint import CONFIG_FILE
 from dualbinary.files.model_files import LONG_ROPE_AFTER
-from exporter.graph.architectures import adjust, built_as, configure
+from exporter.graph.architectures import adjust, builder_type, configure, is_hybrid
 from exporter.graph.architectures.configuration import Configuration, read_configuration
 from exporter.graph.architectures.refused import refuse_type
 from exporter.graph.architectures.rotation import put_in_rotations
@@ -31,7 +31,8 @@ _TASKS = ("text-generation", "gemma4-text-generation")  # the builder's names fo
 class BuiltGraph:
     """The builder's result.
 
-    model: graph with inputs input_ids, attention_mask, position_ids, past_key_values.*; outputs logits and present.*.
+    model: graph with inputs input_ids, attention_mask, position_ids and what a decoder carries from step to step
+        (dualbinary/files/cache_names.py); outputs logits and present.*.
     module: the builder's module; its preprocess_weights maps stored tensors to parameters.
     window: sliding window that the builder leaves out of the graph because all layers share it; 0 for none.
     longest_window: the longest window of any layer, in the graph or not; 0 for none.
@@ -62,7 +63,7 @@ def build_graph(source: ModelDirectory, dtype: str) -> BuiltGraph:
     import mobius
 
     model_type = str(source.model_type)
-    task = _task_of(mobius, model_type)
+    task = _task(mobius, model_type)
     refuse_type(model_type)
     configuration = read_configuration(source)
     adjusted = _adjusted(mobius, configuration)
@@ -98,7 +99,7 @@ def _adjusted(mobius: Any, configuration: Configuration) -> Any:
     After a module is made, `made` is it, `windows` are those of its layers, and `window` is what the graph leaves out.
     """
     model_type, values = configuration.model_type, configuration.values
-    registered = mobius.registry.get(built_as(model_type))
+    registered = mobius.registry.get(builder_type(model_type))
 
     class Adjusted:
         __name__ = registered.__name__
@@ -123,7 +124,7 @@ def _adjusted(mobius: Any, configuration: Configuration) -> Any:
 
 def _corrected_config_class(mobius: Any, configuration: Configuration) -> type:
     """The class of the builder's configuration, with `configure` after what it reads from transformers'."""
-    model_type = built_as(configuration.model_type)
+    model_type = builder_type(configuration.model_type)
     base = getattr(mobius.registry.get(model_type), "config_class", None)
     if base is None or base is mobius.ArchitectureConfig:
         base = mobius.registry.get_config_class(model_type) or mobius.ArchitectureConfig
@@ -142,9 +143,13 @@ def _long_rope_after(module: Any) -> int | None:
     return ropes[0].original_max_position_embeddings if ropes else None
 
 
-def _task_of(mobius: Any, model_type: str) -> str:
-    """The builder's task for `model_type`. Raises InputError where it builds no decoder of text."""
-    registry, known_as = mobius.registry, built_as(model_type)
+def _task(mobius: Any, model_type: str) -> Any:
+    """What the builder is to make of a module. Raises InputError where it builds no decoder of text."""
+    if is_hybrid(model_type):
+        from exporter.graph.architectures.hybrid_task import HybridTask
+
+        return HybridTask()
+    registry, known_as = mobius.registry, builder_type(model_type)
     if known_as not in registry:
         known = ", ".join(sorted(n for n in registry.architectures() if n[:3] == model_type[:3])) or "see docs"
         raise InputError(f"model_type {model_type!r} is not one that the graph builder knows; similar ones: {known}")

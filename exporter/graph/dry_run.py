@@ -14,6 +14,7 @@ import onnxruntime as ort
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from dualbinary import InputError
+from dualbinary.files.cache_names import present_name
 from exporter.graph.layers import Linear, find_linears
 from exporter.graph.values import NodeBuilder, parameter, replace_value
 
@@ -80,8 +81,8 @@ def _run_prompt_and_step(session: ort.InferenceSession, constants: dict[str, np.
         return zeros[:size].view(types[name]).reshape(fixed[name])
 
     weights = {name: weight(name) for name in fixed} | constants
-    caches = [value for value in inputs if value.name.startswith("past_key_values.")]
-    past = {v.name: np.zeros((1, v.shape[1], 0, v.shape[3]), types[v.name]) for v in caches}
+    presents = {v.name: name for v in inputs if (name := present_name(v.name)) is not None}
+    past = {v.name: np.zeros(_first_shape(v.shape), types[v.name]) for v in inputs if v.name in presents}
     names = [value.name for value in session.get_outputs()]
     seen = 0
     for length in _LENGTHS:
@@ -93,5 +94,10 @@ def _run_prompt_and_step(session: ort.InferenceSession, constants: dict[str, np.
         }
         given = {v.name: tokens[v.name] for v in inputs if v.name in tokens}
         outputs = dict(zip(names, session.run(None, {**weights, **given, **past}), strict=True))
-        past = {name: outputs[name.replace("past_key_values", "present")] for name in past}
+        past = {name: outputs[presents[name]] for name in past}
         seen = total
+
+
+def _first_shape(shape: list[int | str]) -> tuple[int, ...]:
+    """The shape of what one sequence has carried before its first token: no keys and values, states of full size."""
+    return (1, *(size if isinstance(size, int) else 0 for size in shape[1:]))

@@ -7,6 +7,9 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from dualbinary import OP, InputError
 from dualbinary.contract.weight import PlaneFormat
+from dualbinary.errors import OptionError
+from dualbinary.files.cache_names import PAST_STATE
+from dualbinary.files.model_files import LONG_ROPE_AFTER
 from exporter.graph.build import BuiltGraph
 from exporter.graph.dry_run import refuse_what_cannot_run
 from exporter.graph.export_graph import ExportGraph, PlaneNode
@@ -46,6 +49,7 @@ def rewrite(
     )
     attention_pass(model)
     _refuse_lost_window(graph)
+    _refuse_states(graph, parameters.source.model_type, options, together=attention_pass.rows is not None)
     RemoveUnusedNodesPass()(model)  # what is left of the rotations and masks would count as users
     tables_pass = RotationTablesPass(options.max_length)
     tables_pass(model)
@@ -116,6 +120,25 @@ def _refuse_lost_window(graph: BuiltGraph) -> None:
             f"config.json: sliding_window={graph.window} is not supported for heads of this size; only a window of "
             "heads whose size is a multiple of 8 is"
         )
+
+
+def _refuse_states(graph: BuiltGraph, model_type: str, options: ExportOptions, *, together: bool) -> None:
+    """Raise InputError for layers with states where tokens do not stand `together`, or on CUDA."""
+    if not any(str(value.name).startswith(PAST_STATE) for value in graph.model.graph.inputs):
+        return
+    if not together:
+        raise InputError(
+            f"a {model_type} of this configuration is not supported: layers that carry a state in place of keys and "
+            "values need layers with full attention beside them, of heads whose size is a multiple of 8"
+        )
+    if LONG_ROPE_AFTER in graph.model.metadata_props:
+        raise InputError(
+            f"config.json: rope_parameters of type 'longrope' are not supported for a {model_type}: a sequence that "
+            "grows beyond the first factors is read again, and its states cannot be taken back"
+        )
+    if options.target == "cuda":
+        expected = f"cpu for a {model_type}, whose layers with states have not been tried on CUDA"
+        raise OptionError("target", expected, options.target, "use {target} cpu")
 
 
 def _remove_unused(model: ir.Model) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import onnxruntime as ort
 
 from dualbinary import DualBinaryError
+from dualbinary.files.cache_names import present_name
 from exporter.verify.cases import Case
 
 __all__ = ["ExportedModel"]
@@ -39,6 +40,7 @@ class ExportedModel:
             raise DualBinaryError(f"{out}: ONNX Runtime cannot load it for --check: {error}") from error
         self.provider = "cuda" if _CUDA in self._session.get_providers() else "cpu"
         self._inputs = {value.name: value for value in self._session.get_inputs()}
+        self._presents = {name: present for name in self._inputs if (present := present_name(name)) is not None}
         self._outputs = [value.name for value in self._session.get_outputs()]
         shape = next(value.shape for value in self._session.get_outputs() if value.name == "logits")
         self.width, self.last = int(shape[-1]), shape[1] == 1
@@ -65,16 +67,15 @@ class ExportedModel:
         self, ids: np.ndarray, mask: np.ndarray, past: dict[str, np.ndarray] | None
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Logits and cache after the new tokens `ids` [B, S]; `mask` [B, T] covers those in the cache as well."""
-        names = [name for name in self._inputs if name.startswith("past_key_values.")]
         if past is None:
-            past = {name: self._empty(name, len(ids)) for name in names}
+            past = {name: self._empty(name, len(ids)) for name in self._presents}
         feeds = {"input_ids": ids, "attention_mask": mask, **past}
         if "position_ids" in self._inputs:
             feeds["position_ids"] = np.maximum(mask.cumsum(1) - 1, 0)[:, -ids.shape[1] :]
         outputs = dict(zip(self._outputs, map(np.asarray, self._session.run(None, feeds)), strict=True))
-        return outputs["logits"], {name: outputs[name.replace("past_key_values", "present")] for name in names}
+        return outputs["logits"], {name: outputs[present] for name, present in self._presents.items()}
 
     def _empty(self, name: str, batch: int) -> np.ndarray:
         value = self._inputs[name]
         dtype = np.float16 if value.type == "tensor(float16)" else np.float32
-        return np.zeros((batch, value.shape[1], 0, value.shape[3]), dtype)
+        return np.zeros((batch, *(size if isinstance(size, int) else 0 for size in value.shape[1:])), dtype)

@@ -45,9 +45,10 @@ _NOT_TRIED = ("architectures", "per_layer_config")  # the class to load; and wha
 _CONTRADICTED = {(kind, "use_bidirectional_attention") for kind in ("gemma", "gemma2")}
 _BEHIND_A_NORM = {"flex_olmo": {"norm_topk_prob"}}  # a factor of all experts, which the norm behind them undoes
 _WITHOUT_FIELD = {"head_dim", "per_layer_config"}  # which classes have without a field of that name
+_DETERMINED = {"granitemoehybrid": {"mamba_d_head"}}  # by others: transformers takes no value but one
 _BY_NAME = {"classifier_dropout", "sliding_window"}  # of heads that classify; of attention that is not eager
 _CLASS_ATTRIBUTES = {"attribute_map", "default_theta", "ignore_keys_at_rope_validation", "keys_to_ignore_at_inference"}
-_CLASS_ATTRIBUTES |= {"model_type", "sub_configs"}
+_CLASS_ATTRIBUTES |= {"base_config_key", "model_type", "sub_configs"}
 
 
 def _moves(model: Any, model_type: str, values: dict[str, Any]) -> bool:
@@ -119,7 +120,8 @@ def test_every_field_that_transformers_reads_is_honored(made, tmp_path, model_ty
         )
 
         assert error < SAME, (model_type, case, error)
-    assert set(table.honored) - moved <= _LENGTHS | _BEHIND_A_NORM.get(model_type, set())
+    excused = _LENGTHS | _BEHIND_A_NORM.get(model_type, set()) | _DETERMINED.get(model_type, set())
+    assert set(table.honored) - moved <= excused
 
 
 @pytest.mark.parametrize("model_type", CASES)

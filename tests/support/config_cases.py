@@ -196,6 +196,7 @@ REFUSED: dict[str, Any] = {
     "per_layer_config": {"0": {"intermediate_size": 48}},
     "qk_layernorm": True,
     "slow_but_exact": True,
+    "time_step_limit": [0.0, 0.1],
     "tie_word_embeddings": True,
     "use_bidirectional_attention": True,
     "gemma4_text.use_bidirectional_attention": "all",

@@ -110,8 +110,22 @@ FAMILIES: dict[str, list[dict[str, Any]]] = {
         _decoder(**_LOCAL_EXPERTS, head_dim=32, attention_bias=True, embedding_multiplier=3.0, logits_scaling=2.0)
         | {"residual_multiplier": 0.4, "attention_multiplier": 0.3}
     ],
+    "granitemoehybrid": [
+        _decoder(**_LOCAL_EXPERTS, head_dim=32, attention_bias=True, embedding_multiplier=3.0, logits_scaling=2.0)
+        | {"residual_multiplier": 0.4, "attention_multiplier": 0.3, "shared_intermediate_size": 80}
+        | {"layer_types": ["linear_attention", "full_attention"], "position_embedding_type": "rope"}
+        | {"mamba_n_heads": 8, "mamba_n_groups": 2, "mamba_d_state": 24, "mamba_expand": 3}
+        | {"mamba_d_conv": 3, "mamba_conv_bias": False, "mamba_proj_bias": True},
+    ],
     "helium": [_decoder(head_dim=32, num_attention_heads=2, attention_bias=True, mlp_bias=True)],
     "hunyuan_v1_dense": [_decoder(head_dim=32, attention_bias=True)],
+    "lfm2": [
+        _without(_decoder(head_dim=32, norm_eps=0.3, **_OWN_HEAD), "rms_norm_eps", "hidden_act")
+        | {"layer_types": ["conv", "full_attention"], "conv_bias": True, "conv_L_cache": 4, "block_multiple_of": 40}
+        | {"block_ffn_dim_multiplier": 1.5},
+        _without(_decoder(norm_eps=0.3), "rms_norm_eps", "hidden_act")
+        | {"full_attn_idxs": [1], "block_auto_adjust_ff_dim": False},
+    ],
     "ministral3": [
         _decoder(head_dim=32, sliding_window=_WINDOW, rope_parameters=_ROPE | {"llama_4_scaling_beta": 0.5})
     ],
@@ -132,6 +146,12 @@ FAMILIES: dict[str, list[dict[str, Any]]] = {
     "olmoe": [_decoder(attention_bias=True, num_experts=4, num_experts_per_tok=3, norm_topk_prob=True, clip_qkv=0.3)],
     "openai-gpt": [_without(_GPT, "activation_function") | {"afn": "relu", "tie_word_embeddings": False}],
     "persimmon": [_MHA | {"rope_parameters": _ROPE | {"partial_rotary_factor": 0.5}}],
+    "qwen3_5_text": [
+        _decoder(head_dim=32, attention_bias=True, rope_parameters=_ROPE | {"partial_rotary_factor": 0.5})
+        | {"layer_types": ["linear_attention", "full_attention"], "linear_conv_kernel_dim": 3}
+        | {"linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 16}
+        | {"linear_value_head_dim": 24},
+    ],
     "seed_oss": [_decoder(head_dim=32, attention_bias=False, attention_out_bias=True)],
     "youtu": [_decoder(**_LATENT, rope_parameters=_MSCALE, rope_interleave=False, pad_token_id=None, **_OWN_HEAD)],
 }
@@ -139,13 +159,21 @@ FAMILY_OTHER: dict[str, Any] = {
     "activation_function": "tanh",
     "attention_types": [[["local", "global"], 1]],
     "attn_config": {},
+    "block_auto_adjust_ff_dim": True,
+    "block_ffn_dim_multiplier": 0.75,
+    "block_multiple_of": 32,
+    "conv_L_cache": 2,
     "ffn_hidden_size": 80,
     "first_k_dense_replace": 0,
+    "full_attn_idxs": [0, 1],
     "hidden_size_per_layer_input": 16,
     "kv_lora_rank": 32,
     "max_seq_len": 256,
     "n_routed_experts": 9,
     "n_shared_experts": 1,
+    "mamba_expand": 2,
+    "mamba_n_groups": 4,
+    "mamba_n_heads": 4,
     "num_kv_heads": 4,
     "num_kv_shared_layers": 0,
     "num_layers": 24,

@@ -8,6 +8,7 @@ import onnx
 import onnxruntime as ort
 
 import runtime_ext
+from runtime_ext.cache import cache_tensors
 
 
 def open_session(model: onnx.ModelProto | str, threads: int = 1) -> ort.InferenceSession:
@@ -32,12 +33,10 @@ def logits(model: Path | str, ids: npt.NDArray[np.int64], library: bool = True) 
         runtime_ext.register(options)
     session = ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
     feeds: dict[str, np.ndarray] = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+    feeds |= {tensor.past: tensor.zeros(0) for tensor in cache_tensors(session)}
     for value in session.get_inputs():
         if value.name == "position_ids":
             feeds[value.name] = np.arange(ids.shape[1])[None]
-        elif value.name.startswith("past_key_values."):
-            dtype = np.float16 if value.type == "tensor(float16)" else np.float32
-            feeds[value.name] = np.zeros((1, value.shape[1], 0, value.shape[3]), dtype)
     return np.asarray(session.run(["logits"], feeds)[0])
 
 
@@ -51,14 +50,13 @@ def step(
 
     Positions count the tokens of a row, as transformers' generate() counts them. `past` is what the last step gave.
     """
-    inputs = {value.name: value for value in session.get_inputs()}
-    caches = [name for name in inputs if name.startswith("past_key_values.")]
+    inputs = {value.name for value in session.get_inputs()}
+    carried = cache_tensors(session)
     if past is None:
-        dtype = np.float16 if inputs[caches[0]].type == "tensor(float16)" else np.float32
-        past = {n: np.zeros((len(ids), inputs[n].shape[1], 0, inputs[n].shape[3]), dtype) for n in caches}
+        past = {tensor.past: np.repeat(tensor.zeros(0), len(ids), axis=0) for tensor in carried}
     feeds: dict[str, np.ndarray] = {"input_ids": ids, "attention_mask": mask, **past}
     if "position_ids" in inputs:
         feeds["position_ids"] = np.maximum(mask.cumsum(1) - 1, 0)[:, -ids.shape[1] :]
     names = [value.name for value in session.get_outputs()]
     outputs = dict(zip(names, map(np.asarray, session.run(None, feeds)), strict=True))
-    return outputs["logits"], {name: outputs[name.replace("past_key_values", "present")] for name in caches}
+    return outputs["logits"], {tensor.past: outputs[tensor.present] for tensor in carried}

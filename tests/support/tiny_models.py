@@ -112,6 +112,17 @@ _LATENT = {
     "qk_nope_head_dim": 32,
     "v_head_dim": 32,
 }
+_STATE_SPACE = {
+    "mamba_n_heads": 8,
+    "mamba_n_groups": 2,
+    "mamba_d_state": 16,
+    "mamba_expand": 2,
+    "shared_intermediate_size": 96,
+    "embedding_multiplier": 3.0,
+    "residual_multiplier": 0.5,
+    "logits_scaling": 2.0,
+    "attention_multiplier": 0.2,
+}
 _MIXED = {"sliding_window": _WINDOW, "layer_types": ["sliding_attention", "full_attention"]}
 _YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 32}
 
@@ -178,6 +189,20 @@ CONFIGS |= {
     "gpt_oss": ("gpt_oss", _changed(head_dim=32, **_LOCAL_EXPERTS, **_MIXED)),
     "gptj": ("gptj", {**_GPT, "rotary_dim": 16}),
     "granitemoe": ("granitemoe", _changed(**_LOCAL_EXPERTS)),
+    "granitemoehybrid": (
+        "granitemoehybrid",
+        _changed(**_STATE_SPACE, **_LOCAL_EXPERTS, layer_types=["linear_attention", "full_attention"]),
+    ),
+    "granitemoehybrid_dense": (
+        "granitemoehybrid",
+        _changed(
+            **_STATE_SPACE,
+            num_local_experts=0,
+            num_experts_per_tok=0,
+            position_embedding_type="rope",
+            layer_types=["full_attention", "linear_attention"],
+        ),
+    ),
     "helium": ("helium", _changed(head_dim=32)),
     "hunyuan_v1_dense": ("hunyuan_v1_dense", _changed(head_dim=32)),
     "ministral": ("ministral", _changed(head_dim=32, **_MIXED)),
@@ -185,12 +210,24 @@ CONFIGS |= {
         "ministral3",
         _changed(head_dim=32, rope_parameters={**_YARN, "llama_4_scaling_beta": 0.5}, sliding_window=None),
     ),
+    "lfm2": ("lfm2", _changed(num_hidden_layers=3, layer_types=["conv", "full_attention", "conv"], conv_bias=True)),
     "mpt": ("mpt", {"vocab_size": VOCABULARY, "d_model": 128, "n_layers": 2, "n_heads": 4, "max_seq_len": 128}),
     "nanochat": ("nanochat", _COMMON),
     "olmo3": ("olmo3", _changed(**_MIXED, rope_scaling={**_YARN, "attention_factor": 1.2})),
     "olmoe": ("olmoe", _changed(**_EXPERTS)),
     "openai-gpt": ("openai-gpt", _GPT),
     "persimmon": ("persimmon", _WITHOUT_GROUPS),
+    "qwen3_5_text": (
+        "qwen3_5_text",
+        _changed(
+            head_dim=32,
+            linear_num_key_heads=2,
+            linear_num_value_heads=4,
+            linear_key_head_dim=24,
+            linear_value_head_dim=16,
+            layer_types=["linear_attention", "full_attention"],
+        ),
+    ),
     "seed_oss": ("seed_oss", _changed(head_dim=32)),
     "youtu": ("youtu", _changed(**_LATENT, pad_token_id=None)),
 }
@@ -200,7 +237,7 @@ CONFIGS |= {
 # stacks the experts of the others; those of STACKED are stored as stacks, which are no matrices.
 NOT_CALIBRATED = ("gpt_neox", "qwen2_moe", "mixtral", "qwen3_moe", "deepseek_v2", "deepseek_v3", "dots1", "flex_olmo")
 STACKED = ("gemma4_text_experts", "gpt_oss")
-NOT_CALIBRATED += ("olmoe", "granitemoe", *STACKED)
+NOT_CALIBRATED += ("olmoe", "granitemoe", "granitemoehybrid", *STACKED)
 
 
 def make_model(name: str, directory: Path, *, shards: int = 1, dtype: torch.dtype = torch.float32) -> Path:

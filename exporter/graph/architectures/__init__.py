@@ -2,10 +2,11 @@
 
 One file per family, one row here. Its function `configure(builder_config, config)` returns the builder's configuration
 with what transformers' `config` says, and `adjust(module, values)` corrects the builder's module before the graph
-exists; a family has one of them or both. A type without a row needs none. Rotations and windows are the same matter for
-all families: `rotation.py`, `windows.py`. `VERIFIED` lists the types whose exported logits the tests compare with
-transformers, for every field of config.json (`config_fields.toml`); `refused.py` lists types that cannot be exported;
-any other type exports with a line that says so.
+exists; a family has one of them or both. A type without a row needs none. A type of `_BUILT_AS` is made of the
+builder's module for another one, and layers of a type of `_HYBRID` may carry a state in place of keys and values.
+Rotations and windows are the same matter for all families: `rotation.py`, `windows.py`. `VERIFIED` lists the types
+whose exported logits the tests compare with transformers, for every field of config.json (`config_fields.toml`);
+`refused.py` lists types that cannot be exported; any other type exports with a line that says so.
 """
 
 import dataclasses
@@ -13,9 +14,7 @@ import importlib
 from types import ModuleType
 from typing import Any
 
-__all__ = ["VERIFIED", "adjust", "built_as", "configure"]
-
-_BUILT_AS = {"bitnet": "llama"}  # types that the builder lacks, by the one that a file here turns into them
+__all__ = ["VERIFIED", "adjust", "builder_type", "configure", "is_hybrid"]
 
 _ADJUSTMENTS = {
     "bitnet": "bitnet",
@@ -38,8 +37,10 @@ _ADJUSTMENTS = {
     "gpt_neox": "gpt_neox",
     "gpt_oss": "gpt_oss",
     "gptj": "biases",
+    "granitemoehybrid": "granitemoehybrid",
     "helium": "interleaved",
     "hunyuan_v1_dense": "hunyuan",
+    "lfm2": "lfm2",
     "ministral3": "ministral3",
     "mpt": "mpt",
     "nanochat": "nanochat",
@@ -48,10 +49,14 @@ _ADJUSTMENTS = {
     "olmoe": "olmo",
     "opt": "opt",
     "persimmon": "biases",
+    "qwen3_5_text": "qwen3_5",
     "seed_oss": "biases",
     "stablelm": "stablelm",
     "youtu": "deepseek",
 }
+
+_BUILT_AS = {"bitnet": "llama", "granitemoehybrid": "granite", "lfm2": "llama"}
+_HYBRID = frozenset({"granitemoehybrid", "lfm2", "qwen3_5_text"})
 
 VERIFIED = frozenset(
     {
@@ -83,8 +88,10 @@ VERIFIED = frozenset(
         "gptj",
         "granite",
         "granitemoe",
+        "granitemoehybrid",
         "helium",
         "hunyuan_v1_dense",
+        "lfm2",
         "llama",
         "ministral",
         "ministral3",
@@ -105,6 +112,7 @@ VERIFIED = frozenset(
         "qwen2",
         "qwen2_moe",
         "qwen3",
+        "qwen3_5_text",
         "qwen3_moe",
         "seed_oss",
         "smollm3",
@@ -117,9 +125,14 @@ VERIFIED = frozenset(
 _BUILDER_NAMES = {"mlp_bias": "mlp_bias", "qkv_bias": "attn_qkv_bias"}  # fields that the builder has by another name
 
 
-def built_as(model_type: str) -> str:
-    """The model type by which the builder knows what `adjust` turns into `model_type`."""
+def builder_type(model_type: str) -> str:
+    """The type whose module of the builder `model_type` is made of."""
     return _BUILT_AS.get(model_type, model_type)
+
+
+def is_hybrid(model_type: str) -> bool:
+    """Tell if layers of `model_type` carry a state in place of keys and values."""
+    return model_type in _HYBRID
 
 
 def configure(builder_config: Any, read: Any, values: dict[str, Any]) -> Any:

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-import torch
+from exporter.graph.architectures.stored_names import rename_stored
 
 __all__ = ["adjust", "configure"]
 
@@ -20,14 +20,4 @@ def configure(builder_config: Any, config: Any) -> Any:
 
 def adjust(module: Any, config: dict[str, Any]) -> None:
     """Rename the norms."""
-    preprocess = module.preprocess_weights
-
-    def preprocess_renamed(stored: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        renamed = {}
-        for name, tensor in preprocess(stored).items():
-            for old, new in _NORMS.items():
-                name = name.replace(old, new)
-            renamed[name] = tensor
-        return renamed
-
-    module.preprocess_weights = preprocess_renamed
+    rename_stored(module, _NORMS)

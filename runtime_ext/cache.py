@@ -1,0 +1,78 @@
+"""What a model carries from one step to the next: keys and values of all tokens, or states of fixed size."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from dualbinary import InputError
+from dualbinary.files.cache_names import PAST, present_name
+from runtime_ext.providers import Provider
+
+__all__ = ["CacheTensor", "cache_tensors"]
+
+_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+_RANK = 4  # of keys and values: [batch, heads, length, head size]
+_LENGTH = 2  # its axis of tokens
+
+
+@dataclass(frozen=True)
+class CacheTensor:
+    """One key, value or state tensor of one layer.
+
+    Attributes:
+        past, present: the input that takes it and the output that gives it.
+        shape: its shape without the batch; None stands for the tokens of keys and values.
+        dtype: its element type.
+    """
+
+    past: str
+    present: str
+    shape: tuple[int | None, ...]
+    dtype: type[np.floating]
+
+    @property
+    def grows(self) -> bool:
+        """True for keys and values; a state is replaced by another one of its size."""
+        return None in self.shape
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Memory that a token takes; 0 for a state."""
+        sizes = [size for size in self.shape if size is not None]
+        return int(np.prod(sizes)) * np.dtype(self.dtype).itemsize if self.grows else 0
+
+    def zeros(self, length: int) -> npt.NDArray[np.floating]:
+        """What one sequence begins with: room for `length` tokens, or a state."""
+        return np.zeros((1, *(length if size is None else size for size in self.shape)), self.dtype)
+
+    def empty(self, length: int, provider: Provider) -> ort.OrtValue:
+        """`zeros` on the provider's device; without any elements it is on the CPU."""
+        values = self.zeros(length)
+        place = (provider.name, provider.device) if values.size else ("cpu", 0)
+        return ort.OrtValue.ortvalue_from_numpy(values, *place)
+
+
+def cache_tensors(session: ort.InferenceSession) -> list[CacheTensor]:
+    """The tensors that the model of `session` carries.
+
+    Raises InputError for an input without its output, and for types and shapes that these tensors do not have.
+    """
+    outputs = {value.name for value in session.get_outputs()}
+    tensors = []
+    for value in session.get_inputs():
+        name, present = value.name, present_name(value.name)
+        if present is None:
+            continue
+        if present not in outputs:
+            raise InputError(f"it has the input {name} but no output {present}")
+        if value.type not in _TYPES:
+            raise InputError(f"{name}: expected a cache of {' or '.join(_TYPES)}, got {value.type}")
+        grows = name.startswith(PAST)
+        shape = [None if grows and axis == _LENGTH else size for axis, size in enumerate(value.shape)][1:]
+        if (grows and len(value.shape) != _RANK) or not all(size is None or isinstance(size, int) for size in shape):
+            expected = "[batch, heads, length, head_size]" if grows else "sizes that are known, behind the batch"
+            raise InputError(f"{name}: expected shape {expected}, got {value.shape}")
+        tensors.append(CacheTensor(name, present, tuple(shape), _TYPES[value.type]))
+    return tensors
