@@ -27,6 +27,7 @@ from dualbinary import DualBinaryError
 from dualbinary.cli.console import add_common_options, run
 from exporter.options import ExportOptions
 from exporter.pipeline import export
+from runtime_ext.cache import cache_tensors
 
 TOLERANCE = 2e-3  # level 0 keeps 15 bits of activations; a wrong graph is off by 1e-2 and more
 TOKENS, STEPS, VOCABULARY, PADDING = 100, 4, 256, 9
@@ -336,15 +337,14 @@ def _errors(model_dir: Path, out: Path) -> Iterator[float]:
 def _step(
     session: ort.InferenceSession, ids: np.ndarray, mask: np.ndarray, past: dict[str, np.ndarray]
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    feeds: dict[str, np.ndarray] = {"input_ids": ids, "attention_mask": mask, **past}
-    for value in session.get_inputs():
-        if value.name == "position_ids":
-            feeds[value.name] = np.maximum(mask.cumsum(1) - 1, 0)[:, -ids.shape[1] :]
-        elif value.name not in feeds:
-            feeds[value.name] = np.zeros((1, value.shape[1], 0, value.shape[3]), np.float32)
+    carried = cache_tensors(session)
+    empty = {tensor.past: tensor.zeros(0) for tensor in carried}
+    feeds: dict[str, np.ndarray] = {"input_ids": ids, "attention_mask": mask, **empty, **past}
+    if any(value.name == "position_ids" for value in session.get_inputs()):
+        feeds["position_ids"] = np.maximum(mask.cumsum(1) - 1, 0)[:, -ids.shape[1] :]
     names = [value.name for value in session.get_outputs()]
     outputs = dict(zip(names, map(np.asarray, session.run(None, feeds)), strict=True))
-    return outputs["logits"], {k.replace("present", "past_key_values"): v for k, v in outputs.items() if k != "logits"}
+    return outputs["logits"], {tensor.past: outputs[tensor.present] for tensor in carried}
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ The model is built from config.json with parameters on the meta device, which co
 Linear layers of the decoder's blocks are replaced by QuantLinear before anything is loaded. Which ones: every
 torch.nn.Linear, and GPT-2's Conv1D, whose weight the files hold transposed. What else has a large weight in a block
 (the experts of some mixtures are one tensor of three dimensions) keeps full precision only if the user says so by
-`skip`.
+`skip`. The short convolutions of each channel beside linear layers (LFM2, linear attention, Mamba-2) always keep it.
 """
 
 from collections.abc import Iterator
@@ -262,12 +262,17 @@ class SourceModel:
                 continue
             matching = [pattern for pattern in skip if fnmatchcase(f"{name}.{key}", pattern)]
             used.update(dict.fromkeys(matching, True))
-            if not matching:
+            if not matching and not _is_depthwise(module):
                 raise InputError(
                     f"{name}.{key}: {list(parameter.shape)} is no matrix (but the experts of a mixture, or a "
                     "convolution), and calibration cannot quantize it; "
                     f"--skip '*.{name.rpartition('.')[2]}.{key}' keeps it in full precision"
                 )
+
+
+def _is_depthwise(module: nn.Module) -> bool:
+    """Tell if `module` is a convolution of each channel by itself, which has no more than a few weights for each."""
+    return isinstance(module, nn.Conv1d) and module.groups == module.in_channels == module.out_channels
 
 
 def _shared(name: str, other: str) -> InputError:

@@ -5,8 +5,8 @@
 //
 // The inputs are input_ids int64 [1, s], attention_mask int64 [1, t], position_ids int64 [1, s] where the model
 // declares it, and past_key_values.<layer>.<key|value> [1, heads, t - s, head_size] or, of layers that carry a state,
-// past.<layer>.<conv|recurrent> of fixed size; the outputs are logits [1, s, vocabulary] and present.<layer>.<...>, each
-// of which is the next step's past. End-of-text tokens are the caller's business.
+// past.<layer>.<conv|recurrent> of fixed size; the outputs are logits [1, s, vocabulary] and present.<layer>.<...>,
+// each of which is the next step's past. End-of-text tokens are the caller's business.
 #include <onnxruntime_cxx_api.h>
 
 #include <algorithm>

@@ -11,11 +11,12 @@ import runtime_ext
 from runtime_ext.cache import cache_tensors
 
 
-def open_session(model: onnx.ModelProto | str, threads: int = 1) -> ort.InferenceSession:
-    """Open a model, or the file at a path, with the library registered."""
+def open_session(model: onnx.ModelProto | str, threads: int = 1, *, library: bool = True) -> ort.InferenceSession:
+    """Open a model, or the file at a path, with the library registered unless told otherwise."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
-    runtime_ext.register(options)
+    if library:
+        runtime_ext.register(options)
     source = model if isinstance(model, str) else model.SerializeToString()
     return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
 

@@ -210,7 +210,15 @@ CONFIGS |= {
         "ministral3",
         _changed(head_dim=32, rope_parameters={**_YARN, "llama_4_scaling_beta": 0.5}, sliding_window=None),
     ),
-    "lfm2": ("lfm2", _changed(num_hidden_layers=3, layer_types=["conv", "full_attention", "conv"], conv_bias=True)),
+    "lfm2": (
+        "lfm2",
+        _changed(
+            num_hidden_layers=3,
+            layer_types=["conv", "full_attention", "conv"],
+            conv_bias=True,
+            block_auto_adjust_ff_dim=False,
+        ),
+    ),
     "mpt": ("mpt", {"vocab_size": VOCABULARY, "d_model": 128, "n_layers": 2, "n_heads": 4, "max_seq_len": 128}),
     "nanochat": ("nanochat", _COMMON),
     "olmo3": ("olmo3", _changed(**_MIXED, rope_scaling={**_YARN, "attention_factor": 1.2})),
@@ -224,7 +232,7 @@ CONFIGS |= {
             linear_num_key_heads=2,
             linear_num_value_heads=4,
             linear_key_head_dim=24,
-            linear_value_head_dim=16,
+            linear_value_head_dim=32,
             layer_types=["linear_attention", "full_attention"],
         ),
     ),
@@ -238,6 +246,9 @@ CONFIGS |= {
 NOT_CALIBRATED = ("gpt_neox", "qwen2_moe", "mixtral", "qwen3_moe", "deepseek_v2", "deepseek_v3", "dots1", "flex_olmo")
 STACKED = ("gemma4_text_experts", "gpt_oss")
 NOT_CALIBRATED += ("olmoe", "granitemoe", "granitemoehybrid", *STACKED)
+
+# Models some of whose layers carry states in place of keys and values.
+WITH_STATES = ("lfm2", "qwen3_5_text", "granitemoehybrid", "granitemoehybrid_dense")
 
 
 def make_model(name: str, directory: Path, *, shards: int = 1, dtype: torch.dtype = torch.float32) -> Path:
