@@ -203,6 +203,8 @@ def _attention_width(model: ir.Model) -> int:
     """Sum over the layers of heads * head size."""
     width = 0
     for node in model.graph:
+        if node.op_type not in ("Attention", "GroupQueryAttention"):
+            continue
         heads = node.attributes.get("num_heads") or node.attributes.get("q_num_heads")
         past = next((v for v in node.inputs[_FIRST_PAST:] if v is not None and v.shape and len(v.shape) == 4), None)
         if heads is not None and past is not None and past.shape is not None:

@@ -59,6 +59,18 @@ def sequence(model: genai.Model) -> list[int]:
     return generator.get_sequence(0).tolist()
 
 
+@pytest.mark.parametrize("name", ["bitnet", "gemma4_text"])
+def test_models_of_these_types_run(name, tmp_path):
+    """Gemma 4 has heads of two sizes, and fewer caches than layers."""
+    source = make_model(name, tmp_path / "model")
+    write_tokenizer(source)
+    export(source, tmp_path / "out" / "model.onnx", ExportOptions(), library=runtime_ext.library_path())
+    ids = list(PROMPT)
+    for _ in range(STEPS):
+        ids.append(int(logits(tmp_path / "out" / "model.onnx", np.array([ids]))[0, -1].argmax()))
+    assert sequence(genai.Model(str(tmp_path / "out"))) == ids
+
+
 def packed_copies() -> int:
     """Weights that the library holds in this process."""
     return runtime_ext.describe()["packed"]["copies"]

@@ -8,13 +8,15 @@ import pytest
 import torch
 import transformers
 
+from dualbinary import InputError
 from exporter.options import ExportOptions
 from exporter.pipeline import export
 from exporter.source.transformers_model import directory_of
 from importer.checkpoint import write_model
 from importer.model import LowBitModel
 from importer.readers import open_model
-from tests.support.gguf_files import MODELS, Type, dequantized, write_tiny_model
+from tests.support.gguf_files import Type, dequantized, write_tiny_model
+from tests.support.gguf_models import MODELS
 from tests.support.sessions import logits
 
 SAME = 4e-3  # of the largest logit: activations in 15 bits, as in the check of an export; 1.2e-3 was seen
@@ -85,6 +87,30 @@ def test_an_export_computes_what_the_file_says(name, tmp_path):
         expected = rebuilt(opened)(TOKENS).logits.numpy()
     found = logits(tmp_path / "out" / "model.onnx", TOKENS.numpy())
     np.testing.assert_allclose(found, expected, atol=SAME * np.abs(expected).max())
+
+
+UNREAD = {
+    "gemma4": ("blk.3.attn_k.weight", {}),  # of a layer that has the keys of another one
+    "qwen35": ("blk.2.nextn.eh_proj.weight", {"qwen35.block_count": 3, "qwen35.nextn_predict_layers": 1}),
+}
+
+
+@pytest.mark.parametrize("name", UNREAD)
+def test_tensors_that_nothing_reads_are_left_out_with_a_note(name, tmp_path):
+    tensor, keys = UNREAD[name]
+    added = {tensor: (Type.F32, np.ones((64, 128), np.float32))}
+    model = write_tiny_model(tmp_path / "model.gguf", name, keys=keys, tensors=added)
+    opened = open_model(tmp_path / "model.gguf")
+    (note,) = opened.notes
+    assert note.startswith(f"left out 1 tensors, such as {tensor}: ")
+    assert set(dict(rebuilt(opened).named_parameters())) == set(dict(model.named_parameters()))
+
+
+def test_a_weight_of_two_tensors_of_two_types_is_refused(tmp_path):
+    types = {"blk.0.ffn_gate.weight": Type.Q8_0, "blk.0.ffn_up.weight": Type.Q4_0}
+    write_tiny_model(tmp_path / "model.gguf", "granitehybrid", types=lambda tensor: types.get(tensor, Type.F32))
+    with pytest.raises(InputError, match=r"shared_mlp.input_linear.weight: one weight .* of types Q8_0, Q4_0"):
+        open_model(tmp_path / "model.gguf")
 
 
 def _type_of(tensor: str) -> Any:
