@@ -70,7 +70,7 @@ def settle_hadamards(model: ir.Model, kind: HadamardKind, dtype: ir.DataType = i
     domains = dict(zip(distinct, HADAMARD.domain_names, strict=False))
     for node, transform in transforms.items():
         node.domain = domains[transform]
-        imports.setdefault(node.domain, imports[HADAMARD.domain])
+        imports.setdefault(node.domain, imports.get(HADAMARD.domain, 1))
     for (block_size, inverse), domain in domains.items():
         function = hadamard_function(block_size, inverse, imports[""], domain, dtype if kind == "nodes" else None)
         model.functions[function.identifier()] = function

@@ -173,9 +173,10 @@ class _Reader:
     def _tensors(self, key: str) -> list[str]:
         """Names of matrices of the file, each once."""
         value = self._values.get(key, [])
-        value = value.tolist() if isinstance(value, np.ndarray) and not value.size else value
-        known = isinstance(value, list) and all(isinstance(name, str) for name in value)
-        self._require(known, key, "names of tensors", value)
+        if isinstance(value, np.ndarray) and not value.size:  # an empty list in GGUF is one of numbers
+            return []
+        if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+            raise self._fail(key, "names of tensors", value)
         for name in value:
             self._require(len(self._shapes.get(name, ())) == 2, key, "names of weights that are there", name)
             self._require(value.count(name) == 1, key, "each name once", name)

@@ -58,6 +58,7 @@ def test_rotations_through_a_file_come_back(tmp_path_factory, data, seed):
     stored = checkpoint(path, config, signs)
 
     read = read_quantization_config(path)
+    assert read is not None
     assert read == config
     assert (json.loads((path / "config.json").read_text())["quantization_config"]["format_version"] == 4) == bool(
         rotations

@@ -107,6 +107,14 @@ def test_the_library_takes_the_place_of_the_function():
     assert_close(np.asarray(open_session(proto).run(None, {"X": case.x})[0]), case)
 
 
+def test_nodes_have_a_domain_where_a_pass_that_removed_all_products_forgot_it():
+    case = make_case((3,), 256, 64)
+    model = graph_of(case, "none")
+    del model.graph.opset_imports[HADAMARD.domain]
+    settle_hadamards(model, "nodes")
+    assert_close(run(model, case.x), case)
+
+
 def test_without_a_fallback_nodes_stay_and_have_no_function():
     model = graph_of(make_case(), "none")
     assert not model.functions

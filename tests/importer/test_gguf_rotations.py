@@ -18,8 +18,9 @@ from tests.support.gguf_files import Type, dequantized, write_tiny_model
 from tests.support.sessions import logits
 
 TOKENS = np.arange(24)[None] * 7 % 256
-# Of float32 sums of 128 and 256 terms in 14 products and 10 transforms, with what norms and softmax make of it;
-# relative to the largest logit. A wrong sign or block is an error of the order of 1.
+# Relative to the largest logit. A product of the library loses up to 1e-4 (the contract's 15 bits), which adds up like
+# the square root of the number of products, 4e-4 for 14 and a head, and what norms and softmax make of it. A wrong sign
+# or block is an error of the order of 1.
 TOLERANCE = 1e-3
 
 

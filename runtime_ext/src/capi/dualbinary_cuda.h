@@ -37,7 +37,8 @@ DUALBINARY_API const char* dualbinary_cuda_digest(void);
 DUALBINARY_API const char* dualbinary_cuda_describe(const char** json);
 
 /* Copies a weight of layout plain or codes in host memory to `device` and packs it there; both buffers may be freed
- * afterwards. Limits beyond those of the contract are in [cuda] of op.toml. Waits until the device is done. */
+ * afterwards. Limits beyond those of the contract are in [operators.cuda] of op.toml. Waits until the device is done.
+ */
 DUALBINARY_API const char* dualbinary_cuda_weight_create(const dualbinary_spec* spec, const void* planes,
                                                          size_t planes_bytes, const void* scales, size_t scales_bytes,
                                                          int32_t device, dualbinary_cuda_weight** weight);
