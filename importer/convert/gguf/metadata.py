@@ -97,8 +97,9 @@ def check_metadata(path: Path, metadata: dict[str, Any], shapes: dict[str, tuple
     }
     container = Container(path, {key: _as_read(value) for key, value in metadata.items()}, tensors)
     keys = Keys(container)
-    found = model_config(keys, FAMILIES[keys.architecture])
-    parameters(keys, found)
+    family = FAMILIES[keys.architecture]
+    found = model_config(keys, family)
+    parameters(keys, found, family)
     theirs, ours = found.to_dict(), config.to_dict()
     for name in sorted(theirs.keys() & ours.keys() - set(_TRAINING)):
         if not _same(theirs[name], ours[name]):

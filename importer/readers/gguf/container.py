@@ -63,19 +63,19 @@ class GgufTensor:
         type: of its blocks.
         data: uint8, the bytes in the mapped file; a row is a whole number of blocks.
         begin: of `data` in the file.
-        file: the map.
+        file: the map; None where `data` is none of a file.
     """
 
     name: str
     shape: tuple[int, ...]
     type: StoredType
     data: npt.NDArray[np.uint8]
-    begin: int
-    file: mmap.mmap
+    begin: int = 0
+    file: mmap.mmap | None = None
 
     def release(self) -> None:
         """Let its pages go, which would count as memory of this process; `data` can be read again all the same."""
-        if hasattr(mmap, "MADV_DONTNEED"):
+        if self.file is not None and hasattr(mmap, "MADV_DONTNEED"):
             first = self.begin // mmap.PAGESIZE * mmap.PAGESIZE
             self.file.madvise(mmap.MADV_DONTNEED, first, self.begin + len(self.data) - first)
 
