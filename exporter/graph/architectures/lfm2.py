@@ -62,4 +62,4 @@ class _ShortConvolution(StateLayer):
         """See the class."""
         b, c, x = op.Split(self.in_proj(op, hidden_states), num_outputs=3, axis=-1, _outputs=3)
         y, state = self.conv(op, op.Mul(b, x), past_key_value[0], self.tokens)
-        return self.out_proj(op, op.Mul(c, y)), (state,)
+        return self.out_proj(op, op.Mul(c, op.CastLike(y, c))), (state,)

@@ -71,7 +71,8 @@ class CausalConvolution(nn.Module):
     y[b, t, c] = bias[c] + sum over j of weight[c, 0, j] * x[b, t - width + 1 + j, c]
 
     It is written as one product for each of the few j: that needs no transposed inputs, and takes the time of ONNX
-    Runtime's own CausalConvWithState (docs/log/export.md), whose next state would hold padding.
+    Runtime's own CausalConvWithState (docs/log/export.md), whose next state would hold padding. The sums are float32
+    whatever the activations are: CPUs have no others, and each would be rounded.
     """
 
     def __init__(self, channels: int, width: int, *, bias: bool) -> None:
@@ -79,8 +80,8 @@ class CausalConvolution(nn.Module):
         if width < _MIN_WIDTH:
             raise InputError(f"config.json: a convolution over {width} tokens is not supported; only over 2 or more is")
         self.width, self.channels = width, channels
-        self.weight = nn.Parameter([channels, 1, width])
-        self.bias = nn.Parameter([channels]) if bias else None
+        self.weight = float_parameter(channels, 1, width)
+        self.bias = float_parameter(channels) if bias else None
 
     @property
     def state(self) -> list[int]:
@@ -88,15 +89,16 @@ class CausalConvolution(nn.Module):
         return [self.channels, self.width - 1]
 
     def forward(self, op: Any, x: ir.Value, state: ir.Value, tokens: NewTokens) -> tuple[ir.Value, ir.Value]:
-        """The sums for x [batch, sequence, channels], of its shape, and the next state [batch, channels, width - 1]."""
+        """Sums float32 for x [batch, sequence, channels], of its shape; the next state [batch, channels, width - 1]."""
         kept = self.width - 1
         inputs = op.Concat(op.Transpose(state, perm=[0, 2, 1]), x, axis=1)
         rows = op.Transpose(op.Squeeze(self.weight, [1]), perm=[1, 0])
         weights = op.Split(rows, [1] * self.width, axis=0, _outputs=self.width)
+        terms = op.Cast(inputs, to=ir.DataType.FLOAT)
         y: Any = None
         for j, weight in enumerate(weights):
             end = j - kept if j < kept else _TO_THE_END
-            term = op.Mul(op.Slice(inputs, [j], [end], [1]), weight)
+            term = op.Mul(op.Slice(terms, [j], [end], [1]), weight)
             y = term if y is None else op.Add(y, term)
         y = op.Add(y, self.bias) if self.bias is not None else y
         # Input i of the window stands behind as many columns as there are new tokens.
@@ -120,9 +122,9 @@ def linear_attention(
     return op.LinearAttention(*inputs, *rest, update_rule=rule, _domain="com.microsoft", _outputs=2, **attributes)
 
 
-def float_parameter(size: int) -> nn.Parameter:
-    """A vector of float32, whatever the type of the activations is: exponents of it become factors of states."""
-    parameter = nn.Parameter([size])
+def float_parameter(*shape: int) -> nn.Parameter:
+    """A parameter in float32, whatever the type of the activations is."""
+    parameter = nn.Parameter(shape)
     parameter._keep_float32 = True  # type: ignore[attr-defined]  # by which the builder knows it
     return parameter
 
