@@ -54,10 +54,7 @@ def test_no_order_changes_nothing():
 def test_weights_that_are_one_module_follow_each_other(offset):
     rng = np.random.default_rng(0)
     numbers = [replace(random_numbers(rng, N, 3, offset=offset), rounding=N / 10) for N in (2, 5)]
-    parts = [
-        PackedWeight("Q4_K", len(it.q), 3 * SIZE, 4, SIZE, 4.5, lambda it=it: it)  # pyright: ignore
-        for it in numbers
-    ]
+    parts = [PackedWeight("Q4_K", len(it.q), 3 * SIZE, 4, SIZE, 4.5, lambda it=it: it) for it in numbers]
     whole = joined("model.mlp.input.weight", parts)
     assert (whole.N, whole.K, whole.kind) == (7, 3 * SIZE, "Q4_K")
     np.testing.assert_array_equal(weight_of(whole.read()), np.concatenate([weight_of(it) for it in numbers]))

@@ -242,7 +242,7 @@ def strays_of(model_type: str) -> dict[str, Any]:
     kind = transformers.CONFIG_MAPPING[model_type]
     known = {*fields_of(model_type), *kind.attribute_map, *kind.attribute_map.values(), *_SIZES, "head_dim"}
     # Names that transformers reads of every configuration, or that make a Mistral a Ministral.
-    known |= {"rope_parameters", "partial_rotary_factor", "original_max_position_embeddings"}
+    known |= {"rope_parameters", "partial_rotary_factor", "original_max_position_embeddings", "per_layer_config"}
     known |= {"n_embd", "n_layer", "n_head", "n_positions"} | ({"layer_types"} if model_type == "mistral" else set())
     values: dict[str, Any] = {}
     for cases in CASES.values():
