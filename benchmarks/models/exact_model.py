@@ -52,7 +52,7 @@ def exact_weights(path: Path) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
     keys = Keys(container)
     family = family_of(keys)
     config = model_config(keys, family)
-    for name, place in parameters(keys, config).items():
+    for name, place in parameters(keys, config, family)[0].items():
         if place.module not in weights or not place.name.endswith(".weight"):
             continue
         tensor = container.tensors[name]

@@ -31,7 +31,9 @@ def weights(draw):
     offset = draw(st.booleans())
     zero = 0 if offset else draw(st.one_of(st.just(EACH_GROUP), st.integers(0, 2 * most).map(lambda twice: twice / 2)))
     codes = draw(st.booleans())
-    form = PlaneFormat(planes, size, offset, levels="even", zero=zero, scale_dtype=np.uint8 if codes else np.float16)
+    form = PlaneFormat(
+        planes, size, offset, levels="even", zero=zero, scale_dtype=np.dtype(np.uint8 if codes else np.float16)
+    )
     rng = np.random.default_rng(draw(st.integers(0, 1 << 32)))
     N, groups = 3, -(-K // size)
     q = rng.integers(0, draw(st.integers(1, most)) + 1, (N, K))
