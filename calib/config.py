@@ -19,12 +19,13 @@ from pydantic import (
 
 from calib.layer_formats import FREE_PLANES, SCALE_TYPES, LayerFormats, Override, checked_format, middle
 from calib.losses import LossWeights
+from calib.rotation import LEAST_BLOCK
 from calib.settings import Settings
 from calib.weight_init import WEIGHT_INITS
 from calib.weight_init.base import InitSettings
 from dualbinary import InputError
 from dualbinary.checkpoint import PER_CHANNEL
-from dualbinary.contract.schema import OP
+from dualbinary.contract.schema import HADAMARD, OP
 from dualbinary.contract.weight import EACH_GROUP, PlaneFormat
 from dualbinary.files.json_objects import read_json_object
 
@@ -42,7 +43,7 @@ __all__ = [
 # Version 2 adds the keys format.method, layer and targets, version 3 those of NEWEST. What an older version says means
 # what it meant, and a configuration is written in version 2 where that can say it.
 CONFIG_VERSION, OLDER_VERSION = 3, 2
-NEWEST = ("levels", "zero", "scale_type", "override", "embedding_bits")  # keys of format
+NEWEST = ("levels", "zero", "scale_type", "override", "embedding_bits", "rotate")  # keys of format
 STAGES = ("init", "layer", "block", "e2e")
 
 Rate = Annotated[float, Field(ge=0, lt=1)]
@@ -86,6 +87,21 @@ class FormatConfig(Settings):
         default=(),
         description="other values for some modules, as PATTERN:planes=3,group_size=32,levels=even; the last one wins",
     )
+
+    rotate: int | None = Field(
+        default=None,
+        ge=LEAST_BLOCK,
+        le=HADAMARD.limits["max_block_size"],
+        description="rotate what layers read, by signs and a Walsh-Hadamard transform, in blocks of the largest power "
+        "of two that divides their inputs, up to this one (default: no rotation)",
+    )
+
+    @field_validator("rotate")
+    @classmethod
+    def _power(cls, value: int | None) -> int | None:
+        if value is not None and value & (value - 1):
+            raise ValueError("expected a power of two")
+        return value
 
     @field_validator("group_size")
     @classmethod

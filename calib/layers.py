@@ -1,8 +1,9 @@
 """QuantLinear: a linear layer with two weights, the full-precision one and the quantized one.
 
 Teacher and student are one model: everything that is not quantized exists once, and `full_precision(model)` decides
-which weight a layer multiplies with. The weight of the quantized layer comes either from latents (they decide the
-planes) or from fixed planes:
+which weight a layer multiplies with. Where the layer has a rotation, its quantized weight stands for the full-precision
+one in the rotated basis, and its inputs are rotated first. The quantized weight comes either from latents (they decide
+the planes) or from fixed planes:
 
     stage                  latent   planes   trained
     block reconstruction   yes                latent and scales
@@ -17,8 +18,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from calib.even_quantizer import without_zeros
+from calib.rotation import InputRotation
 from calib.scale_parameters import checked_parameters, round_parameters, to_scales
 from calib.student_weight import planes_of, weight_of_latent, weight_of_planes
+from dualbinary.contract.rotation import Rotation
 from dualbinary.contract.weight import PlaneFormat
 
 __all__ = ["QUANTIZED", "QuantLinear", "full_precision", "quant_linears"]
@@ -28,7 +31,9 @@ QUANTIZED = ("scales", "latent", "planes", "zeros")
 
 
 class QuantLinear(nn.Module):
-    """y = x W^T + bias with W either `weight` [N, K] or its quantized form, in the dtype of autocast or of x.
+    """y = x W^T + bias with `weight` [N, K], or R x and the quantized form of W R^T; in the dtype of autocast or of x.
+
+    R is `rotation` (rotation.py), one where that is None.
 
     Parameters that train are float32: `scales`, the parameters of its scales (scale_parameters.py; [C, N, groups], or
     [P, N, groups] with symmetric levels), and, where there are any, `latent` [N, K]. Without latents the planes are
@@ -52,7 +57,22 @@ class QuantLinear(nn.Module):
         self.zeros: nn.Parameter | None
         for name_ in QUANTIZED:
             self.register_parameter(name_, None)
+        self.rotation: InputRotation | None = None
         self.quantized = False
+
+    def rotate(self, x: Tensor) -> Tensor:
+        """Values [.., K] that the layer reads, or rows of a weight, in the basis of its quantized weight."""
+        return x if self.rotation is None else self.rotation(x)
+
+    @property
+    def stored_rotation(self) -> Rotation | None:
+        """The rotation as files have it."""
+        return None if self.rotation is None else self.rotation.stored
+
+    @property
+    def full_weight(self) -> Tensor:
+        """The weight float32 [N, K] that the quantized one stands for, in its basis."""
+        return self.rotate(self.weight.detach().float())
 
     def set_scales(self, scales: Tensor) -> None:
         """Give the layer its scales [C, N, groups], kept as float32. Raises InputError as `checked_parameters` does."""
@@ -113,7 +133,10 @@ class QuantLinear(nn.Module):
         """Multiply x [..., K]."""
         device = x.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
-        weight = self.quantized_weight(dtype) if self.quantized else self.weight.to(dtype)
+        if self.quantized:
+            x, weight = self.rotate(x), self.quantized_weight(dtype)
+        else:
+            weight = self.weight.to(dtype)
         return functional.linear(x.to(dtype), weight, None if self.bias is None else self.bias.to(dtype))
 
     def extra_repr(self) -> str:

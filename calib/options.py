@@ -43,6 +43,7 @@ OTHER_NAMES = {"--planes": "--bases", "--targets": "--from"}  # the words of QBB
 HIDDEN = ("version",)
 METAVARS = {
     "embedding_bits": "N",
+    "rotate": "BLOCK",
     "text": "FILE",
     "skip": "PATTERN",
     "separator": "TEXT",
@@ -50,7 +51,7 @@ METAVARS = {
     "zero": "X",
     "override": "FORMAT",
 }
-KINDS = {"zero": str, "embedding_bits": int}  # where a command line reads another type than a file
+KINDS = {"zero": str, "embedding_bits": int, "rotate": int}  # where a command line reads another type than a file
 BOUNDS = {"ge": "minimum", "le": "maximum", "gt": "above", "lt": "below"}  # names of pydantic's limits
 ESCAPES = {"\\n": "\n", "\\t": "\t", "\\f": "\f"}
 

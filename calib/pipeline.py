@@ -33,6 +33,7 @@ from calib.models.stored_checkpoint import StoredCheckpoint
 from calib.models.targets import Targets
 from calib.parallel import ALONE, Team
 from calib.report.record import RECORD_FILE, RECORD_VERSION, write_record
+from calib.rotation import random_rotation
 from calib.save import save_checkpoint
 from calib.scale_parameters import round_parameters, stored_array, to_parameters, to_scales
 from calib.stages.blockwise import calibrate_blockwise
@@ -101,7 +102,8 @@ def run(
     """
     if team.leads and out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
         raise InputError(f"{out_dir}: exists and is not empty; expected a new directory")
-    source = SourceModel(model_dir, config.format.layer_formats, config.skip)
+    rotation_of = partial(random_rotation, limit=config.format.rotate, seed=config.seed)
+    source = SourceModel(model_dir, config.format.layer_formats, config.skip, rotation_of)
     if config.needs_tokens:
         check_length(source.model, config.data.length)
     choose_attention(source, team.device, config.data.length)
@@ -286,7 +288,7 @@ class _Job(RunContext):
                     self.trained[name] = _plane_weight(layer, planes, scales)
                     form = layer.format
                     stages["e2e"] = layer_statistics(
-                        weight.float(), planes, scales, form.group_size, None, form.node_levels
+                        layer.rotate(weight.float()), planes, scales, form.group_size, None, form.node_levels
                     )
 
     def _sizes(self) -> dict[str, Any]:
@@ -331,7 +333,7 @@ def _initial_weights(config: CalibConfig, source: SourceModel) -> Callable[[Quan
     def initial_weight(layer: QuantLinear) -> InitialWeight:
         planes, scales = checkpoint.read(layer.name, (layer.out_features, layer.in_features))
         scales = to_scales(layer.format, round_parameters(layer.format, to_parameters(layer.format, scales)))
-        return from_planes(layer.weight, planes, scales, layer.format)
+        return from_planes(layer.full_weight, planes, scales, layer.format)
 
     return initial_weight
 

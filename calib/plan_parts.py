@@ -28,6 +28,7 @@ from calib.losses import LossWeights, chunk_size, feature_error, sequence_loss
 from calib.measure import layer_statistics
 from calib.models.blocks import BlockCall, autocast, choose_attention, record_calls
 from calib.models.source import decoder_blocks
+from calib.rotation import InputRotation, random_rotation
 from calib.stages.input_statistics import groups_by_input
 from calib.stages.layerwise import binarize
 from calib.weight_init import WEIGHT_INITS
@@ -144,7 +145,7 @@ class _Trial:
         for module in model.modules():
             if module is not head:
                 _fill(module, inside)
-        _quantize(self.block, formats)
+        _quantize(self.block, formats, partial(random_rotation, limit=config.format.rotate, seed=config.seed))
         for module in (self.block, *(part for part in model.modules() if next(part.children(), None) is None)):
             if not any(parameter.device.type == "meta" for parameter in module.parameters()):
                 module.to(device)
@@ -224,7 +225,7 @@ class _Trial:
     def layerwise(self) -> float:
         """Of some rows of the largest layer; the time is that of its weights."""
         layer = self._largest()
-        weight = layer.weight[:SAMPLED_INPUTS].float()
+        weight = layer.full_weight[:SAMPLED_INPUTS]
         initialize = WEIGHT_INITS[self.config.init.method].make(self.config.init, self.config.seed)
         metric = _metric(layer.in_features, self.device)
         state = initialize(weight, metric, layer.format, layer.name)
@@ -319,13 +320,16 @@ def linear_sizes(block: nn.Module) -> Iterator[tuple[str, tuple[int, int]]]:
             yield path, (module.weight.shape[0], module.weight.shape[1])
 
 
-def _quantize(block: nn.Module, formats: Iterable[PlaneFormat]) -> None:
+def _quantize(
+    block: nn.Module, formats: Iterable[PlaneFormat], rotation_of: Callable[[int], InputRotation | None]
+) -> None:
     """Put QuantLinear with random planes in the place of linear layers, as SourceModel does."""
     linears = [path for path, _ in linear_sizes(block)]
     for path, form in zip(linears, formats, strict=True):
         module: Any = block.get_submodule(path)
         weight = module.weight.T.contiguous() if isinstance(module, Conv1D) else module.weight
         layer = QuantLinear(path, weight, module.bias, form)
+        layer.rotation = rotation_of(layer.in_features)
         (_, N, _), (rows, _, groups) = layer.format.shapes(*weight.shape)
         planes = torch.randint(0, 256, layer.format.shapes(*weight.shape)[0])
         layer.set_quantized(planes.to(torch.uint8), _scales(rows, N, groups, layer.format.symmetric))

@@ -42,11 +42,12 @@ class QuantTable(QuantLinear):
         assert self.planes is not None
         found, places = ids.unique(return_inverse=True)
         planes, scales = self.planes[:, found], self.stored_scales[:, found]
-        return weight_of_planes(planes, scales, self.in_features, self.format)[places]
+        values = weight_of_planes(planes, scales, self.in_features, self.format)
+        return (values if self.rotation is None else self.rotation.undo(values))[places]
 
     @torch.no_grad()
     def whole(self, dtype: torch.dtype) -> Tensor:
-        """The student's table [V, H] in `dtype`, kept until its scales or planes are others."""
+        """The student's table [V, H] in `dtype`, in its own basis, kept until its scales or planes are others."""
         assert self.planes is not None
         state = (id(self.scales), self.scales._version, id(self.planes), dtype)
         if self._made is None or self._made[0] != state:
@@ -63,7 +64,8 @@ class QuantTable(QuantLinear):
 
         Where scales train, a backward pass adds to the gradient of the table, which `settle` hands to them.
         """
-        return _Product.apply(hidden, self.whole(hidden.dtype), self if self.scales.requires_grad else None)
+        inputs = self.rotate(hidden).to(hidden.dtype)
+        return _Product.apply(inputs, self.whole(hidden.dtype), self if self.scales.requires_grad else None)
 
     @torch.no_grad()
     def collect(self, incoming: Tensor, hidden: Tensor) -> None:

@@ -15,6 +15,7 @@ from dualbinary.checkpoint import (
     INDEX_FILE,
     QuantizationConfig,
     planes_name,
+    rotation_name,
     scales_name,
     write_checkpoint,
 )
@@ -46,6 +47,11 @@ def save_checkpoint(
         {name: source.formats.of(name) for name in source.linears},
         tuple(sorted(kept - tables.keys())),
         tables,
+        {
+            module.name: module.stored_rotation.block_size
+            for module in (*source.linears.values(), *source.tables)
+            if module.stored_rotation is not None
+        },
     )
     files = {file for pattern in MODEL_FILES for file in source.directory.glob(pattern)}
     files -= {source.directory / name for name in (CONFIG_FILE, INDEX_FILE)}
@@ -69,7 +75,7 @@ def _tied_copy(source: SourceModel) -> str | None:
 def _tensors(
     source: SourceModel, quantized: Callable[[str], PlaneWeight], without: set[str]
 ) -> Iterator[tuple[str, np.ndarray]]:
-    modules = {*source.linears, *(table.name for table in source.tables)}
+    modules = {**source.linears, **{table.name: table for table in source.tables}}
     for name, stored in source.tensors.items():
         module = name.removesuffix(".weight")
         if name in without:
@@ -78,6 +84,9 @@ def _tensors(
             weight = quantized(module)
             yield planes_name(module), weight.planes
             yield scales_name(module), weight.scales
+            rotation = modules[module].stored_rotation
+            if rotation is not None:
+                yield rotation_name(module), rotation.signs
         else:
             with safe_open(stored.file, framework="numpy") as file:
                 yield name, file.get_tensor(name)

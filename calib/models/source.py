@@ -9,7 +9,7 @@ torch.nn.Linear, and GPT-2's Conv1D, whose weight the files hold transposed. Wha
 `skip`. The short convolutions of each channel beside linear layers (LFM2, linear attention, Mamba-2) always keep it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -24,6 +24,7 @@ from transformers.pytorch_utils import Conv1D
 from calib.layer_formats import LayerFormats
 from calib.layers import QUANTIZED, QuantLinear
 from calib.quant_table import QuantTable
+from calib.rotation import InputRotation
 from dualbinary import InputError
 from dualbinary.checkpoint import CONFIG_FILE, StoredTensor, read_quantization_config, stored_tensors
 from dualbinary.contract.weight import PlaneFormat
@@ -103,14 +104,22 @@ class SourceModel:
         linears: the layers to quantize in order, by their name in the files.
         formats: the format of each of them, before its group size is a number.
         tables: vocabulary tables of the student, once it has some (calib.models.tables).
+        rotation_of: the rotation of layers and tables by their width.
     """
 
-    def __init__(self, directory: Path, formats: PlaneFormat | LayerFormats, skip: tuple[str, ...] = ()) -> None:
-        """Open `directory`; one format is that of all layers.
+    def __init__(
+        self,
+        directory: Path,
+        formats: PlaneFormat | LayerFormats,
+        skip: tuple[str, ...] = (),
+        rotation_of: Callable[[int], InputRotation | None] = lambda _: None,
+    ) -> None:
+        """Open `directory`; one format is that of all layers, and none is rotated unless `rotation_of` says so.
 
         Raises InputError for whatever keeps the model from being quantized.
         """
         self.directory = Path(directory)
+        self.rotation_of = rotation_of
         self.formats = LayerFormats(formats) if isinstance(formats, PlaneFormat) else formats
         if not self.directory.is_dir():
             raise InputError(f"{directory}: not a directory; expected a Hugging Face model directory with config.json")
@@ -252,6 +261,7 @@ class SourceModel:
         transposed = isinstance(module, Conv1D)
         weight = module.weight.T if transposed else module.weight
         layer = QuantLinear(stored, weight, module.bias, self.formats.of(stored))
+        layer.rotation = self.rotation_of(layer.in_features)
         self._places[f"{name}.weight"] = _Place(self._places[f"{name}.weight"].stored, transposed)
         block.set_submodule(path, layer)
         return layer

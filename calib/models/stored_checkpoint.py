@@ -9,8 +9,16 @@ from torch import Tensor
 from calib.layers import QuantLinear
 from calib.models.source import SourceModel
 from calib.models.tables import TablePlace, attach_table, detach_tables, table_places
+from calib.rotation import InputRotation
 from dualbinary import InputError
-from dualbinary.checkpoint import load_module, planes_name, read_quantization_config, scales_name, stored_tensors
+from dualbinary.checkpoint import (
+    load_module,
+    load_rotation,
+    planes_name,
+    read_quantization_config,
+    scales_name,
+    stored_tensors,
+)
 from dualbinary.contract.scale_codes import scale_values
 from dualbinary.contract.weight import PlaneFormat
 
@@ -61,8 +69,19 @@ class StoredCheckpoint:
         weight = load_module(self._tensors, module, *size, form).with_own_scales()
         return torch.from_numpy(weight.planes), torch.from_numpy(scale_values(weight.scales)).float()
 
+    def rotation_of(self, module: str, width: int) -> InputRotation | None:
+        """The rotation of a layer or table of `width` inputs; None where it has none. Raises InputError."""
+        if not self.holds(module):
+            return None
+        stored = load_rotation(self._tensors, module, self._quantization)
+        if stored is None:
+            return None
+        if width != stored.K:
+            raise InputError(f"{self.directory}: {module} has {stored.K} signs of a rotation, expected {width}")
+        return InputRotation(stored)
+
     def apply(self, source: SourceModel) -> None:
-        """Give the loaded model's layers, and its tables, their format, planes and scales.
+        """Give the loaded model's layers, and its tables, their format, rotation, planes and scales.
 
         What the checkpoint kept in full precision stays so. Raises InputError where it holds none of the layers.
         """
@@ -75,11 +94,13 @@ class StoredCheckpoint:
         for layer in held:
             planes, scales = self.read(layer.name, _size(layer))
             layer.format = self.format_of(layer.name).for_inputs(layer.in_features)
+            layer.rotation = self.rotation_of(layer.name, layer.in_features)
             layer.set_quantized(planes, scales)
         detach_tables(source)
         for place in self.tables_of(source):
             form = self.format_of(place.name).for_inputs(place.shape[1])
-            attach_table(source, place, form, *self.read(place.name, place.shape))
+            rotation = self.rotation_of(place.name, place.shape[1])
+            attach_table(source, place, form, *self.read(place.name, place.shape), rotation)
 
     def tables_of(self, source: SourceModel) -> list[TablePlace]:
         """The vocabulary tables of a model that the checkpoint has in planes."""

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from calib.models.source import SourceModel
 from calib.quant_table import QuantTable
+from calib.rotation import InputRotation
 from dualbinary import InputError
 from dualbinary.contract.weight import PlaneFormat
 
@@ -77,11 +78,20 @@ def table_names(model: PreTrainedModel) -> set[str]:
 
 
 def attach_table(
-    source: SourceModel, place: TablePlace, plane_format: PlaneFormat, planes: Tensor, scales: Tensor
+    source: SourceModel,
+    place: TablePlace,
+    plane_format: PlaneFormat,
+    planes: Tensor,
+    scales: Tensor,
+    rotation: InputRotation | None = None,
 ) -> QuantTable:
-    """Make `planes` and `scales` the student's table of the loaded model, from now on. Raises InputError."""
+    """Make `planes` and `scales` the student's table of the loaded model, from now on. Raises InputError.
+
+    Its rows are rotated: an embedding turns what it looks up back, a head rotates what it reads.
+    """
     weight: Any = place.module.weight
     table = QuantTable(place.name, weight, plane_format, heads=place.head is not None)
+    table.rotation = rotation
     table.set_quantized(planes.to(weight.device), scales.to(weight.device))
     if place.embedding is not None:
         scale = _embedding_scale(source, place)
@@ -130,7 +140,7 @@ def _multiplies(table: QuantTable) -> Callable[..., Any]:
         if not table.quantized:
             return None
         bias: Any = head.bias
-        logits = functional.linear(args[0].to(output.dtype), table.whole(output.dtype))
+        logits = functional.linear(table.rotate(args[0]).to(output.dtype), table.whole(output.dtype))
         return logits if bias is None else logits + bias.to(output.dtype)
 
     return hook

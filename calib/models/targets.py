@@ -39,7 +39,10 @@ class Targets:
         self._read = self._reader()
 
     def of(self, layer: QuantLinear) -> Tensor:
-        """The weight, float32 [N, K], that `layer` is to approach. Raises InputError where it is not there."""
+        """The weight, float32 [N, K], that `layer` is to approach, of its inputs as they are.
+
+        Raises InputError where it is not there.
+        """
         weight = self._read(layer, self._paths[id(layer)]).to(layer.weight.device, torch.float32)
         if weight.shape != layer.weight.shape:
             raise InputError(
@@ -76,7 +79,9 @@ class Targets:
                 return layer.weight.detach()
             planes, scales = checkpoint.read(layer.name, (layer.out_features, layer.in_features))
             form = checkpoint.format_of(layer.name).for_inputs(layer.in_features)
-            return weight_of_planes(planes, scales, layer.in_features, form)
+            weight = weight_of_planes(planes, scales, layer.in_features, form)
+            rotation = checkpoint.rotation_of(layer.name, layer.in_features)
+            return weight if rotation is None else rotation.undo(weight)
 
         return read
 

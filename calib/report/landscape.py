@@ -133,7 +133,7 @@ def _free_format(plane_format: PlaneFormat) -> PlaneFormat:
 
 def _fits(layer: QuantLinear) -> list[_FittedWeight]:
     """The layer's weight in each of FORMATS."""
-    weight, size = layer.weight.float(), layer.format.group_size
+    weight, size = layer.full_weight, layer.format.group_size
     binary = closed_form(weight, PlaneFormat(1, size, offset=True), layer.name)
     fdb = closed_form(weight, PlaneFormat(2, size, offset=False), layer.name)
     planes, scales = _uniform(weight, size)

@@ -54,7 +54,7 @@ class _Run:
 
     context: RunContext
     initial_weights: Callable[[QuantLinear], InitialWeight] | None
-    target: Callable[[QuantLinear], Tensor]
+    target: Callable[[QuantLinear], Tensor]  # in the basis of the quantized weight
     block_tokens: int
 
     def tell(self, blocks: float, **figures: float) -> None:
@@ -73,14 +73,15 @@ def calibrate_blockwise(
     """Run the stages before distillation and leave one file for each block in the work directory.
 
     `tokens` int [windows, T] may be None where no stage looks at text. `initial_weights` gives the first planes
-    of a layer where the stage init is left out. `target` gives the weight [N, K] that a layer is to approach; its own
-    where None.
+    of a layer where the stage init is left out. `target` gives the weight [N, K] that a layer is to approach, not
+    rotated; its own where None.
     Raises InputError for too few windows, too little room for hidden states, and models whose blocks cannot be run one
     by one.
     """
     source, work = context.source, context.work
     block_tokens = PROGRESS_WITHOUT_TOKENS if tokens is None else tokens.numel()
-    run = _Run(context, initial_weights, target or (lambda layer: layer.weight.float()), block_tokens)
+    own = target or (lambda layer: layer.weight.float())
+    run = _Run(context, initial_weights, lambda layer: layer.rotate(own(layer)), block_tokens)
     done = 0
     while done < len(source.blocks) and work.has(block_file(done)):
         done += 1
@@ -277,7 +278,7 @@ class _Block:
     def _measure(self, stage: str) -> None:
         for layer in self.layers:
             self.report["layers"][layer.name][stage] = layer_statistics(
-                layer.weight.float(),
+                layer.full_weight,
                 layer.current_planes(),
                 layer.stored_scales.detach(),
                 layer.format.group_size,

@@ -251,7 +251,7 @@ def _drawn(count: int, probability: float, seed: int, step: int) -> list[bool]:
 @torch.no_grad()
 def _give_latent(layer: QuantLinear) -> None:
     """Latents as near to the full-precision weights as the planes that the layer has allow."""
-    layer.set_latent(into_cells_of(layer.current_planes(), layer.weight.float(), layer.stored_scales, layer.format))
+    layer.set_latent(into_cells_of(layer.current_planes(), layer.full_weight, layer.stored_scales, layer.format))
 
 
 def _thinned(curve: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ class _Reached(Exception):  # noqa: N818  # not an error: what was wanted has be
 
 @torch.no_grad()
 def groups_by_input(layers: list[QuantLinear], run: Callable[[], object]) -> list[list[QuantLinear]]:
-    """The layers in the order in which `run` calls them; those that read the same tensor are one group.
+    """The layers in the order in which `run` calls them; those that read the same tensor in one basis are one group.
 
     Layers that `run` does not call (experts without tokens) come last, each alone.
     """
@@ -28,7 +28,7 @@ def groups_by_input(layers: list[QuantLinear], run: Callable[[], object]) -> lis
         assert isinstance(layer, QuantLinear)
         if any(layer in group for group in groups):
             return
-        if groups and args[0] is read[-1]:
+        if groups and args[0] is read[-1] and layer.stored_rotation == groups[-1][0].stored_rotation:
             groups[-1].append(layer)
         else:
             groups.append([layer])
@@ -48,7 +48,7 @@ def groups_by_input(layers: list[QuantLinear], run: Callable[[], object]) -> lis
 def input_hessian(layer: QuantLinear, runs: Iterable[Callable[[], object]]) -> Tensor:
     """The hessian E[x x^T], float32 [K, K], of the inputs of `layer` in `runs`, each stopped once the layer has read.
 
-    Zeros where the layer is never called.
+    Inputs are those that the quantized weight multiplies, rotated where the layer is. Zeros where it is never called.
     """
     K = layer.in_features
     total = torch.zeros(K, K, device=layer.weight.device)
@@ -56,7 +56,7 @@ def input_hessian(layer: QuantLinear, runs: Iterable[Callable[[], object]]) -> T
 
     def see(_: torch.nn.Module, args: tuple[Tensor, ...]) -> None:
         nonlocal count
-        rows = args[0].reshape(-1, K).float()
+        rows = layer.rotate(args[0]).reshape(-1, K).float()
         total.addmm_(rows.T, rows)
         count += len(rows)
         raise _Reached

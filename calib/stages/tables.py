@@ -4,10 +4,11 @@
     embedding alone    least squares of its weights: whichever rows a text has, each is looked up as it is
 
 Rows are independent, so a table is solved some rows at a time. The initial tables are the result "tables" of the work
-directory. Those of a checkpoint to start from are taken as they are, unless other bits are asked for.
+directory. Those of a checkpoint to start from are taken as they are, unless other bits are asked for. Where layers are
+rotated, so are the rows of a table, and the metric is that of rotated inputs.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from calib.models.blocks import autocast
 from calib.models.stored_checkpoint import StoredCheckpoint
 from calib.models.tables import TablePlace, attach_table, table_places
 from calib.quant_table import row_slices
+from calib.rotation import InputRotation
 from calib.scale_parameters import round_parameters, to_parameters, to_scales
 from calib.stages.context import RunContext
 from calib.student_weight import weight_of_planes
@@ -53,15 +55,17 @@ def quantize_tables(context: RunContext, tokens: Tensor | None) -> list[dict[str
         hessian = _hessian(context, tokens) if tokens is not None else None
         if context.team.leads:
             results, tensors = [], {}
-            for place, form, stored in _wanted(context):
-                planes, scales, figures = _solved(context, place, form, hessian, stored)
-                tensors |= {f"{place.name}.planes": planes, f"{place.name}.scales": scales}
-                results.append({"name": place.name, **figures})
+            for table in _wanted(context):
+                name = table.place.name
+                planes, scales, figures = _solved(context, table, hessian)
+                tensors |= {f"{name}.planes": planes, f"{name}.scales": scales}
+                results.append({"name": name, **figures})
             work.write_tensors(RESULT, tensors, {"tables": results})
         context.team.wait()
     tensors, known = work.read_tensors(RESULT)
-    for place, form, _ in _wanted(context):
-        attach_table(context.source, place, form, tensors[f"{place.name}.planes"], tensors[f"{place.name}.scales"])
+    for table in _wanted(context):
+        planes, scales = (tensors[f"{table.place.name}.{key}"] for key in ("planes", "scales"))
+        attach_table(context.source, table.place, table.form, planes, scales, table.rotation)
     return known["tables"]
 
 
@@ -71,21 +75,31 @@ def _stored_places(context: RunContext) -> list[TablePlace]:
     return StoredCheckpoint(Path(context.config.start)).tables_of(context.source)
 
 
-def _wanted(context: RunContext) -> list[tuple[TablePlace, PlaneFormat, StoredCheckpoint | None]]:
-    """The tables to make, each with its form, and the checkpoint that has it already."""
+@dataclass(frozen=True)
+class _Wanted:
+    """A table to make, and the checkpoint that has it already."""
+
+    place: TablePlace
+    form: PlaneFormat
+    rotation: InputRotation | None
+    stored: StoredCheckpoint | None = None
+
+
+def _wanted(context: RunContext) -> list[_Wanted]:
     config, stored = context.config.format, {place.name for place in _stored_places(context)}
-    found: list[tuple[TablePlace, PlaneFormat, StoredCheckpoint | None]] = []
+    found: list[_Wanted] = []
     for place in table_places(context.source):
         width, bits = place.shape[1], config.embedding_bits
         if place.name in stored:
             checkpoint = StoredCheckpoint(Path(str(context.config.start)))
             form = checkpoint.format_of(place.name).for_inputs(width)
             if bits in (None, form.planes):
-                found.append((place, replace(form, scale_dtype=SCALE_TYPES[config.scale_type]), checkpoint))
+                form = replace(form, scale_dtype=SCALE_TYPES[config.scale_type])
+                found.append(_Wanted(place, form, checkpoint.rotation_of(place.name, width), checkpoint))
                 continue
         if bits is not None:
             form = replace(table_format(bits, width), scale_dtype=SCALE_TYPES[config.scale_type])
-            found.append((place, form, None))
+            found.append(_Wanted(place, form, context.source.rotation_of(width)))
     return found
 
 
@@ -106,24 +120,24 @@ def _hessian(context: RunContext, tokens: Tensor) -> Tensor | None:
 
 
 @torch.no_grad()
-def _solved(
-    context: RunContext, place: TablePlace, form: PlaneFormat, hessian: Tensor | None, stored: StoredCheckpoint | None
-) -> tuple[Tensor, Tensor, dict[str, Any]]:
+def _solved(context: RunContext, table: _Wanted, hessian: Tensor | None) -> tuple[Tensor, Tensor, dict[str, Any]]:
     """Planes and scales of a table, some rows at a time, and figures about them."""
+    place, form, rotation = table.place, table.form, table.rotation
     V, H = place.shape
     weight: Any = place.module.weight
     solve = partial(closed_form, plane_format=form, name=place.name)
     metric = hessian if place.head is not None else None
     if metric is not None:
+        metric = metric if rotation is None else rotation(rotation(metric).T)  # that of rotated inputs
         settings = context.config.init
         factor = inverse_factor(metric, settings.damping)
         solver = ErrorFeedback(settings.refits, settings.polishes, settings.damping)
         solve = partial(solver.solve, factor=factor, plane_format=form, name=place.name)
     parts: list[tuple[Tensor, Tensor]] = []
     sums = torch.zeros(4, dtype=torch.float64)
-    given = stored.read(place.name, place.shape) if stored is not None else None
+    given = table.stored.read(place.name, place.shape) if table.stored is not None else None
     for rows in row_slices(V, H):
-        full = weight[rows].float()
+        full = weight[rows].float() if rotation is None else rotation(weight[rows])
         if given is None:
             state = solve(full)
             planes, scales = state.planes, state.scales
