@@ -90,17 +90,16 @@ class FormatConfig(Settings):
 
     rotate: int | None = Field(
         default=None,
-        ge=LEAST_BLOCK,
-        le=HADAMARD.limits["max_block_size"],
         description="rotate what layers read, by signs and a Walsh-Hadamard transform, in blocks of the largest power "
-        "of two that divides their inputs, up to this one (default: no rotation)",
+        "of two that divides their inputs, up to this one, a power of two (default: no rotation)",
     )
 
     @field_validator("rotate")
     @classmethod
     def _power(cls, value: int | None) -> int | None:
-        if value is not None and value & (value - 1):
-            raise ValueError("expected a power of two")
+        most = HADAMARD.limits["max_block_size"]
+        if value is not None and (not LEAST_BLOCK <= value <= most or value & (value - 1)):
+            raise ValueError(f"expected a power of two from {LEAST_BLOCK} to {most}")
         return value
 
     @field_validator("group_size")

@@ -33,6 +33,7 @@ from calib.models.stored_checkpoint import StoredCheckpoint
 from calib.models.targets import Targets
 from calib.parallel import ALONE, Team
 from calib.report.record import RECORD_FILE, RECORD_VERSION, write_record
+from calib.report.summary import rotation_sentence
 from calib.rotation import random_rotation
 from calib.save import save_checkpoint
 from calib.scale_parameters import round_parameters, stored_array, to_parameters, to_scales
@@ -76,6 +77,8 @@ class RunResult:
         )
         if e2e and e2e["best_loss"] is not None:
             text += f"; held-out loss {e2e['first_loss']:.4f} -> {e2e['best_loss']:.4f} at step {e2e['best_step']}"
+        if model.get("rotations"):
+            text += f"; {rotation_sentence(model['rotations'])}"
         return f"{text}; {sum(self.record['seconds'].values()) / 60:.1f} minutes"
 
     def to_json(self) -> dict[str, Any]:
@@ -305,6 +308,9 @@ class _Job(RunContext):
             "vocabulary": config.vocab_size,
             "bits_per_weight": sum(bits.values()) / sum(weights.values()),
         }
+        rotations = {str(layer.in_features): layer.stored_rotation for layer in layers.values()}
+        if self.config.format.rotate is not None or any(rotations.values()):
+            sizes["rotations"] = {width: one.block_size if one else None for width, one in rotations.items()}
         if not self.source.formats.overrides:
             return sizes
         formats = {
@@ -319,7 +325,7 @@ def _initial_weights(config: CalibConfig, source: SourceModel) -> Callable[[Quan
     if config.start is None:
         return None
     checkpoint = StoredCheckpoint(Path(config.start))
-    for name in source.linears:
+    for name, layer in source.linears.items():
         # Stored scales of any type become those of the format.
         wanted = replace(source.formats.of(name), scale_dtype=checkpoint.format_of(name).scale_dtype)
         if checkpoint.format_of(name) != wanted:
@@ -329,6 +335,9 @@ def _initial_weights(config: CalibConfig, source: SourceModel) -> Callable[[Quan
                 "--planes, --group-size, --offset, --levels, --zero and --override as in the checkpoint, or leave all "
                 "of them out"
             )
+        _rotate_as(checkpoint, layer)
+    known = {layer.in_features: layer.rotation for layer in source.linears.values() if layer.rotation is not None}
+    source.rotation_of = known.get  # of tables that are made anew
 
     def initial_weight(layer: QuantLinear) -> InitialWeight:
         planes, scales = checkpoint.read(layer.name, (layer.out_features, layer.in_features))
@@ -336,6 +345,22 @@ def _initial_weights(config: CalibConfig, source: SourceModel) -> Callable[[Quan
         return from_planes(layer.full_weight, planes, scales, layer.format)
 
     return initial_weight
+
+
+def _rotate_as(checkpoint: StoredCheckpoint, layer: QuantLinear) -> None:
+    """Give `layer` the rotation of its stored weight. Raises InputError where --rotate asks for another one.
+
+    A checkpoint of another tool may rotate some layers alone; the others stay as they are.
+    """
+    stored = checkpoint.rotation_of(layer.name, layer.in_features)
+    wanted, found = (None if one is None else one.stored.block_size for one in (layer.rotation, stored))
+    if wanted != found and (found is not None or not checkpoint.rotated):
+        words = ["no rotation" if one is None else f"a rotation in blocks of {one}" for one in (found, wanted)]
+        raise InputError(
+            f"{checkpoint.directory}: holds {layer.name} with {words[0]}, expected {words[1]}; set --rotate as in the "
+            "checkpoint, or leave out all that says a format"
+        )
+    layer.rotation = stored
 
 
 def _plane_weight(layer: QuantLinear, planes: Tensor, scales: Tensor) -> PlaneWeight:

@@ -1,7 +1,8 @@
 """The record of a run, calibration.json: configuration, data, times, errors and figures of every layer.
 
     {"version": 1, "dualbinary": release, "config": {...},
-     "model": {"name", "parameters", "quantised_parameters", "hidden", "vocabulary", "bits_per_weight"},
+     "model": {"name", "parameters", "quantised_parameters", "hidden", "vocabulary", "bits_per_weight", and where they
+               are not one for all: "formats"; where inputs are rotated: "rotations", blocks by width or null},
      "data": {"length", "text_windows", "generated_windows", "files", ...} or null,
      "blocks": [{"name", "seconds", "error_before", "error_after", "layers": {name: {stage: figures}}}],
      "tables": [{"name", "format", "weights", "bits_per_weight", "weight_error", "output_error"}] or absent,
@@ -48,6 +49,7 @@ class _Model(Part):
     vocabulary: Count
     bits_per_weight: Size
     formats: dict[str, _LayerFormat] | None = None
+    rotations: dict[str, Annotated[Count, Field(ge=1)] | None] | None = None
 
 
 class _Figures(Part):

@@ -10,6 +10,7 @@ from typing import Any
 
 from calib.config import STAGES
 from calib.report.files import plain
+from calib.rotation import LEAST_BLOCK
 from dualbinary.metrics.statistics import PAPER_PLANE_SHARE, PAPER_PROMPT_TOKENS, PAPER_RULE, paper_flops
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "Layer",
     "flops",
     "layers_of",
+    "rotation_sentence",
     "sentences",
     "stages_of",
     "table",
@@ -197,6 +199,8 @@ def sentences(record: dict[str, Any]) -> list[str]:
         f"{billions['every_bit']}, an addition for each bit that is set {billions['additions']}. Counts, not speeds",
     ]
     lines += _format_sentences(record)
+    if model.get("rotations"):
+        lines.append(rotation_sentence(model["rotations"]))
     known = [block for block in record["blocks"] if None not in (block.get("error_before"), block.get("error_after"))]
     if known:
         before, after = (sum(block[key] for block in known) / len(known) for key in ("error_before", "error_after"))
@@ -216,6 +220,14 @@ def sentences(record: dict[str, Any]) -> list[str]:
         )
     times = ", ".join(f"{stage} {seconds / 60:.1f}" for stage, seconds in record["seconds"].items())
     return [*lines, f"minutes: {times}"]
+
+
+def rotation_sentence(rotations: dict[str, int | None]) -> str:
+    """The blocks in which inputs of each width are rotated, and those that are not."""
+    blocks = ", ".join(f"{width} in blocks of {block}" for width, block in rotations.items() if block is not None)
+    others = ", ".join(width for width, block in rotations.items() if block is None)
+    text = f"rotated inputs, by width: {blocks or 'none'}"
+    return f"{text}; not rotated, as no block of {LEAST_BLOCK} or more divides them: {others}" if others else text
 
 
 def _format_sentences(record: dict[str, Any]) -> list[str]:

@@ -2,6 +2,7 @@
 
 import itertools
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from calib.config import BlockConfig, CalibConfig, FormatConfig, InitConfig
 from calib.models.source import SourceModel
+from calib.rotation import random_rotation
 from calib.scale_parameters import scale_type, stored_array
 from calib.stages.blockwise import calibrate_blockwise
 from calib.stages.blockwise_results import BlockwiseResults
@@ -87,7 +89,8 @@ def calibrated_blocks(blockwise_config, tmp_path):
         config = options.pop("config", None) or blockwise_config()
         initial, progress = options.pop("initial_weights", None), options.pop("progress", lambda *_, **__: None)
         dtype = options.pop("dtype", torch.float32)
-        source = SourceModel(directory, config.format.layer_formats, config.skip)
+        rotation_of = partial(random_rotation, limit=config.format.rotate, seed=config.seed)
+        source = SourceModel(directory, config.format.layer_formats, config.skip, rotation_of)
         with WorkDirectory(path or tmp_path / f"work-{next(numbers)}", config.to_json(), **options) as work:
             context = RunContext(
                 source, config, work, dtype, progress=lambda _, *told, **figures: progress(*told, **figures)

@@ -26,6 +26,7 @@ OPTIONS = {
     "e2e-features": 0.1,
     "e2e-swap": 0.3,
     "keep": 13,
+    "rotate": 32,
     "dtype": "float32",
     "device": "cpu",
 }
