@@ -128,6 +128,9 @@ WRONG = [
     ("format.levels", "uniform"),
     ("format.zero", 0.5),  # of free levels
     ("format.embedding_bits", 5),
+    ("format.rotate", 96),
+    ("format.rotate", 8),
+    ("format.rotate", 1 << 16),
     ("format.zero", "each"),
     ("format.scale_type", "uint8"),
     ("format.override", "*:planes=3"),
