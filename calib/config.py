@@ -19,12 +19,12 @@ from pydantic import (
 
 from calib.layer_formats import FREE_PLANES, SCALE_TYPES, LayerFormats, Override, checked_format, middle
 from calib.losses import LossWeights
-from calib.rotation import LEAST_BLOCK
 from calib.settings import Settings
 from calib.weight_init import WEIGHT_INITS
 from calib.weight_init.base import InitSettings
 from dualbinary import InputError
 from dualbinary.checkpoint import PER_CHANNEL
+from dualbinary.contract.rotation import LEAST_BLOCK
 from dualbinary.contract.schema import HADAMARD, OP
 from dualbinary.contract.weight import EACH_GROUP, PlaneFormat
 from dualbinary.files.json_objects import read_json_object

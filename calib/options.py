@@ -149,7 +149,7 @@ def _format_of_start(given: Mapping[str, Any], model_dir: Path) -> dict[str, Any
         found |= {"levels": form.levels} if form.offset else {"levels": form.levels, "zero": form.zero}
     tables = table_names(empty_model(model_dir)) if stored.overrides else set()
     layers = [module for module in stored.overrides if module not in tables]
-    blocks = [block for module in (*layers, "") if (block := stored.rotation_block(module)) is not None]
+    blocks = [block for module in (*layers, "") if (block := stored.block_size_of(module)) is not None]
     found |= {"rotate": max(blocks)} if blocks else {}
     texts = [override_text(module, stored.format_of(module), form) for module in layers]
     return {**found, "override": [text for text in texts if text]} if any(texts) else found

@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dualbinary.contract import rotation
 from dualbinary.contract.hadamard import hadamard_matrix
 from dualbinary.contract.rotation import Rotation
 
-__all__ = ["LEAST_BLOCK", "InputRotation", "block_of", "random_rotation"]
+__all__ = ["InputRotation", "random_rotation"]
 
-LEAST_BLOCK = 16  # inputs; less than the smallest group spreads nothing
 FACTOR_BITS = 6  # of the largest matrix that a block is multiplied with: small products are slow, large ones do much
 
 
@@ -49,7 +49,7 @@ class InputRotation(nn.Module):
 
     def extra_repr(self) -> str:
         """Sizes, for people who print the model."""
-        return f"{self.stored.K}, block_size={self.stored.block_size}"
+        return f"{len(self.stored.signs)}, block_size={self.stored.block_size}"
 
     def _transform(self, x: Tensor) -> Tensor:
         inner, *outer = _factors(self.stored.block_size)
@@ -74,20 +74,10 @@ def _matrix(size: int, device: torch.device) -> Tensor:
     return torch.from_numpy(hadamard_matrix(size).astype(np.float32) / np.sqrt(np.float32(size))).to(device)
 
 
-def block_of(width: int, limit: int) -> int | None:
-    """The block of `width` inputs: the largest power of two that divides it, up to `limit`; None where it is small."""
-    block = min(width & -width, limit)
-    return block if block >= LEAST_BLOCK else None
-
-
 def random_rotation(width: int, limit: int | None, seed: int) -> InputRotation | None:
-    """The rotation of `width` inputs in blocks of `limit` at most, which depends on these three alone.
+    """The random rotation of `width` inputs in blocks of `limit` at most (dualbinary/contract/rotation.py).
 
     None without a limit, and for widths that no block fits.
     """
-    block = None if limit is None else block_of(width, limit)
-    if block is None:
-        return None
-    generator = torch.Generator().manual_seed(seed * 1_000_003 + width)
-    signs = 1 - 2 * torch.randint(0, 2, (width,), generator=generator, dtype=torch.int8)
-    return InputRotation(Rotation(block, signs.numpy()))
+    stored = None if limit is None else rotation.random_rotation(width, limit, seed)
+    return None if stored is None else InputRotation(stored)

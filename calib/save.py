@@ -15,7 +15,7 @@ from dualbinary.checkpoint import (
     INDEX_FILE,
     QuantizationConfig,
     planes_name,
-    rotation_name,
+    rotation_signs_name,
     scales_name,
     write_checkpoint,
 )
@@ -86,7 +86,7 @@ def _tensors(
             yield scales_name(module), weight.scales
             rotation = modules[module].stored_rotation
             if rotation is not None:
-                yield rotation_name(module), rotation.signs
+                yield rotation_signs_name(module), rotation.signs
         else:
             with safe_open(stored.file, framework="numpy") as file:
                 yield name, file.get_tensor(name)

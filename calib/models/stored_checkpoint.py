@@ -16,7 +16,7 @@ from dualbinary.checkpoint import (
     load_rotation,
     planes_name,
     read_quantization_config,
-    rotation_name,
+    rotation_signs_name,
     scales_name,
     stored_tensors,
 )
@@ -47,7 +47,7 @@ class StoredCheckpoint:
                 f"{directory}: its config.json has no quantization_config; expected a checkpoint that calibration wrote"
             )
         self.format, self.mixed = quantization.plane_format, len(quantization.formats) > 1
-        self.rotated = any(quantization.rotation_block(module) is not None for module in ("", *quantization.overrides))
+        self.rotated = any(quantization.block_size_of(module) is not None for module in ("", *quantization.overrides))
         self._quantization = quantization
         self._tensors = stored_tensors(directory)
 
@@ -74,16 +74,16 @@ class StoredCheckpoint:
 
     def rotation_of(self, module: str, width: int) -> InputRotation | None:
         """The rotation of a layer or table of `width` inputs; None where it has none. Raises InputError."""
-        if not self.holds(module) or self._quantization.rotation_block(module) is None:
+        if not self.holds(module) or self._quantization.block_size_of(module) is None:
             return None
-        found = self._tensors.get(rotation_name(module))
+        found = self._tensors.get(rotation_signs_name(module))
         if found is None or found.shape != (width,):
             shape = "none" if found is None else list(found.shape)
             raise InputError(
                 f"{self.directory}: the signs of the rotation of {module} should be [{width}], got {shape}; fetch or "
                 "write it again"
             )
-        stored = load_rotation(self._tensors, module, self._quantization)
+        stored = load_rotation(self._quantization, self._tensors, module)
         return None if stored is None else InputRotation(stored)
 
     def apply(self, source: SourceModel) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from calib.config import STAGES
 from calib.report.files import plain
-from calib.rotation import LEAST_BLOCK
+from dualbinary.contract.rotation import LEAST_BLOCK
 from dualbinary.metrics.statistics import PAPER_PLANE_SHARE, PAPER_PROMPT_TOKENS, PAPER_RULE, paper_flops
 
 __all__ = [

@@ -5,8 +5,8 @@
         <module>.planes                 uint8 [P, N, Kp/8 + Z], layout 1, in place of <module>.weight
         <module>.scales                 float16, float32, bfloat16 [C, N, Kp/G] or uint8 [C, N, 2 + Kp/G]
         <module>.input_order            int32 [K], where column k of the planes multiplies input input_order[k] of X
-            <module>.rotation_signs         int8 [K], where the planes multiply H(signs * X), not X: 1 or -1
-    everything else                 as in the full-precision model
+        <module>.rotation_signs         int8 [K], where the planes multiply H(signs * X), not X: 1 or -1
+        everything else                 as in the full-precision model
 
 Reading and writing tensors needs the `safetensors` package, and writing scales of type bfloat16 `ml_dtypes` too; both
 are imported only there.

@@ -13,7 +13,9 @@ import numpy.typing as npt
 
 from dualbinary.contract.hadamard import check_hadamard, signed_hadamard
 
-__all__ = ["Rotation", "random_rotation"]
+__all__ = ["LEAST_BLOCK", "Rotation", "block_of", "random_rotation"]
+
+LEAST_BLOCK = 16  # inputs of a random rotation: less than the smallest group spreads nothing
 
 _ELEMENTS = 1 << 22  # transformed at a time, in float64
 
@@ -56,13 +58,19 @@ class Rotation:
         return result
 
 
-def random_rotation(K: int, largest: int, seed: int) -> Rotation | None:
-    """A rotation of K inputs, its block size the largest power of two up to `largest` that divides K.
-
-    Its signs depend on K and the seed alone, so that all layers of so many inputs share them. None where K is odd.
-    """
+def block_of(K: int, largest: int) -> int | None:
+    """The block of K inputs: the largest power of two that divides K, up to `largest`; None where that is small."""
     block_size = min(K & -K, largest)
-    if block_size < 2:
+    return block_size if block_size >= LEAST_BLOCK else None
+
+
+def random_rotation(K: int, largest: int, seed: int) -> Rotation | None:
+    """A rotation of K inputs in blocks of `block_of`; None where there is none.
+
+    Its signs depend on K and the seed alone, so that all layers of so many inputs share them.
+    """
+    block_size = block_of(K, largest)
+    if block_size is None:
         return None
     signs = np.random.default_rng((seed, K)).integers(0, 2, K, np.int8)
     return Rotation(block_size, 1 - 2 * signs)

@@ -17,11 +17,11 @@ from calib.options import config_from
 from calib.pipeline import run
 from calib.report.record import read_record
 from calib.report.summary import sentences
-from calib.rotation import InputRotation, block_of, random_rotation
+from calib.rotation import InputRotation, random_rotation
 from calib.stages.input_statistics import groups_by_input, input_hessian
 from dualbinary import InputError
 from dualbinary.checkpoint import load_module, load_rotation, read_quantization_config, stored_tensors
-from dualbinary.contract.rotation import Rotation
+from dualbinary.contract.rotation import Rotation, block_of
 from dualbinary.contract.weight import PlaneFormat
 from tests.support.hadamards import cases
 
@@ -140,7 +140,7 @@ def test_every_initialization_approaches_the_rotated_weight(
 def unrotated(directory, module, size):
     """The weight of a module of a checkpoint in the basis of its inputs, by what files say alone."""
     stored, tensors = read_quantization_config(directory), stored_tensors(directory)
-    rotation = load_rotation(tensors, module, stored)
+    rotation = load_rotation(stored, tensors, module)
     weight = load_module(tensors, module, *size, stored.format_of(module)).dequantize()
     return torch.from_numpy(rotation.unrotated(weight)).float()
 
@@ -152,8 +152,8 @@ def test_the_checkpoint_computes_what_the_student_did(tiny_model, finished, rand
     plain = load_file(tiny_model("llama") / "model.safetensors")
     for module in [name.removesuffix(".planes") for name in stored_tensors(finished) if name.endswith(".planes")]:
         size = tuple(plain[f"{module}.weight"].shape)
-        assert stored.rotation_block(module) == BLOCKS[size[1]]
-        assert load_rotation(stored_tensors(finished), module, stored) == rotated(size[1]).stored
+        assert stored.block_size_of(module) == BLOCKS[size[1]]
+        assert load_rotation(stored, stored_tensors(finished), module) == rotated(size[1]).stored
         plain[f"{module}.weight"] = unrotated(finished, module, size)
     for file in tiny_model("llama").iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
