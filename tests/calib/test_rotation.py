@@ -1,5 +1,7 @@
 """Layers and tables in a rotated basis: the transform, its stages, the checkpoint, and what starts from it."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -20,7 +22,13 @@ from calib.report.summary import sentences
 from calib.rotation import InputRotation, random_rotation
 from calib.stages.input_statistics import groups_by_input, input_hessian
 from dualbinary import InputError
-from dualbinary.checkpoint import load_module, load_rotation, read_quantization_config, stored_tensors
+from dualbinary.checkpoint import (
+    QuantizationConfig,
+    load_module,
+    load_rotation,
+    read_quantization_config,
+    stored_tensors,
+)
 from dualbinary.contract.rotation import Rotation, block_of
 from dualbinary.contract.weight import PlaneFormat
 from tests.support.hadamards import cases
@@ -33,8 +41,16 @@ BLOCKS = {128: 64, 160: 32}  # of the widths of the tiny model, with --rotate 64
 TOLERANCE = 2 * (64 + 2) * 2**-24
 
 
-def rotated(width):
-    return random_rotation(width, 64, 0)
+def rotated(width: int, seed: int = 0) -> InputRotation:
+    rotation = random_rotation(width, 64, seed)
+    assert rotation is not None
+    return rotation
+
+
+def quantization(checkpoint: Path) -> QuantizationConfig:
+    found = read_quantization_config(checkpoint)
+    assert found is not None
+    return found
 
 
 def config(**changes) -> CalibConfig:
@@ -84,14 +100,15 @@ def test_blocks_and_signs_follow_from_width_limit_and_seed():
     assert random_rotation(40, 64, 0) is None
     one = rotated(128)
     assert one.stored == rotated(128).stored
-    assert one.stored != random_rotation(128, 64, 1).stored
+    assert one.stored != rotated(128, 1).stored
     assert 32 < (one.signs > 0).sum() < 96  # of 128; a fair coin is outside once in 10^8
 
 
 def test_a_rotated_student_with_exact_weights_is_the_teacher(tiny_model, random_tokens, monkeypatch):
     source = SourceModel(tiny_model("llama"), FORM, (), rotated)
     source.load(source.model)
-    assert {layer.in_features: layer.stored_rotation.block_size for layer in source.linears.values()} == BLOCKS
+    rotations = {layer.in_features: layer.stored_rotation for layer in source.linears.values()}
+    assert {width: each and each.block_size for width, each in rotations.items()} == BLOCKS
     monkeypatch.setattr(QuantLinear, "quantized_weight", lambda layer, _: layer.full_weight)
     with torch.no_grad():
         with full_precision(source.model):
@@ -107,8 +124,8 @@ def test_the_hessian_is_that_of_rotated_inputs():
     layer = QuantLinear("one", torch.zeros(4, 128), None, FORM)
     x = torch.randn(50, 128, generator=torch.Generator().manual_seed(0))
     plain = input_hessian(layer, [lambda: layer(x)])
-    layer.rotation = rotated(128)
-    matrix = layer.rotation(torch.eye(128)).T
+    layer.rotation = rotation = rotated(128)
+    matrix = rotation(torch.eye(128)).T
     found = input_hessian(layer, [lambda: layer(x)])
     torch.testing.assert_close(found, matrix @ plain @ matrix.T, rtol=0, atol=1e-5)
 
@@ -137,24 +154,25 @@ def test_every_initialization_approaches_the_rotated_weight(
             assert figures["init"]["weight_error"] < 0.4
 
 
-def unrotated(directory, module, size):
+def unrotated(directory: Path, module: str, size: tuple[int, int]) -> torch.Tensor:
     """The weight of a module of a checkpoint in the basis of its inputs, by what files say alone."""
-    stored, tensors = read_quantization_config(directory), stored_tensors(directory)
+    stored, tensors = quantization(directory), stored_tensors(directory)
     rotation = load_rotation(stored, tensors, module)
+    assert rotation is not None
     weight = load_module(tensors, module, *size, stored.format_of(module)).dequantize()
     return torch.from_numpy(rotation.unrotated(weight)).float()
 
 
 def test_the_checkpoint_computes_what_the_student_did(tiny_model, finished, random_tokens, tmp_path):
     """The plain model with the dequantized weights turned back by the reference is the student."""
-    stored = read_quantization_config(finished)
+    stored = quantization(finished)
     assert stored.format_version == 4
     plain = load_file(tiny_model("llama") / "model.safetensors")
     for module in [name.removesuffix(".planes") for name in stored_tensors(finished) if name.endswith(".planes")]:
-        size = tuple(plain[f"{module}.weight"].shape)
-        assert stored.block_size_of(module) == BLOCKS[size[1]]
-        assert load_rotation(stored, stored_tensors(finished), module) == rotated(size[1]).stored
-        plain[f"{module}.weight"] = unrotated(finished, module, size)
+        N, K = plain[f"{module}.weight"].shape
+        assert stored.block_size_of(module) == BLOCKS[K]
+        assert load_rotation(stored, stored_tensors(finished), module) == rotated(K).stored
+        plain[f"{module}.weight"] = unrotated(finished, module, (N, K))
     for file in tiny_model("llama").iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     save_file(plain, tmp_path / "model.safetensors", {"format": "pt"})
