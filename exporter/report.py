@@ -21,7 +21,7 @@ from exporter.stored.tensor_jobs import LayerStats
 __all__ = ["REPORT_VERSION", "export_report", "fit_notes", "table_notes"]
 
 REPORT_VERSION = 1
-_FIRST_PAST = 3  # the first input of an attention node that can be past keys
+_PAST_KEYS = {"Attention": 4, "GroupQueryAttention": 3}  # the inputs that are past keys
 
 
 def export_report(
@@ -203,10 +203,11 @@ def _attention_width(model: ir.Model) -> int:
     """Sum over the layers of heads * head size."""
     width = 0
     for node in model.graph:
-        if node.op_type not in ("Attention", "GroupQueryAttention"):
+        place = _PAST_KEYS.get(node.op_type)
+        if place is None or len(node.inputs) <= place:
             continue
         heads = node.attributes.get("num_heads") or node.attributes.get("q_num_heads")
-        past = next((v for v in node.inputs[_FIRST_PAST:] if v is not None and v.shape and len(v.shape) == 4), None)
+        past = node.inputs[place]
         if heads is not None and past is not None and past.shape is not None:
             width += heads.as_int() * int(past.shape[3])  # type: ignore[arg-type]
     return width

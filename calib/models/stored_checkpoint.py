@@ -14,6 +14,7 @@ from dualbinary import InputError
 from dualbinary.checkpoint import (
     load_module,
     load_rotation,
+    order_name,
     planes_name,
     read_quantization_config,
     rotation_signs_name,
@@ -68,6 +69,11 @@ class StoredCheckpoint:
             raise InputError(f"{self.directory}: has no planes of {module}; is it a checkpoint of another model?")
         if scales_name(module) not in self._tensors:
             raise InputError(f"{self.directory}: has planes of {module}, but no scales; fetch or write it again")
+        if order_name(module) in self._tensors:
+            raise InputError(
+                f"{self.directory}: {module} reads its inputs in another order (act-order), which calibration does "
+                "not; export it as it is, or start from the full-precision model"
+            )
         form = self._quantization.format_of(module)
         weight = load_module(self._tensors, module, *size, form).with_own_scales()
         return torch.from_numpy(weight.planes), torch.from_numpy(scale_values(weight.scales)).float()

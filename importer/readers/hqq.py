@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from dualbinary import InputError
 from dualbinary.checkpoint import quantized_by
+from dualbinary.files.model_files import CONFIG_FILE
 from importer.model import LowBitModel, Numbers, PackedWeight
 from importer.readers.directory import FLOATS, Directory, group_size_of, step_of
 from importer.readers.words import stacked_rows
@@ -46,7 +47,7 @@ def recognises(path: Path, config: dict[str, Any]) -> bool:
     """Whether config.json says HQQ, or, as hqq writes a directory itself, the names of the tensors."""
     block = config.get("quantization_config")
     if block is None:
-        return path.is_dir() and quantized_by(path) == '"hqq"'
+        return (path / CONFIG_FILE).is_file() and quantized_by(path) == '"hqq"'
     return isinstance(block, dict) and block.get("quant_method") == "hqq"
 
 

@@ -223,8 +223,9 @@ NAME = "model.layers.0.self_attn.q_proj"
         (lambda t: t.update({f"{NAME}.scales": t[f"{NAME}.scales"] * float("nan")}), "is not finite"),
         (lambda t: t.pop(f"{NAME}.scales"), "has planes of .*, but no scales"),
         (lambda t: t.pop(f"{NAME}.planes"), "has no planes of"),
+        (lambda t: t.update({f"{NAME}.input_order": torch.arange(128).int()}), "inputs in another order"),
     ],
-    ids=["planes", "scales", "dtype", "finite", "scales missing", "planes missing"],
+    ids=["planes", "scales", "dtype", "finite", "scales missing", "planes missing", "input order"],
 )
 def test_a_damaged_checkpoint_is_refused_by_name(saved, change, message):
     result, directory = saved("llama")

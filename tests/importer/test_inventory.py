@@ -77,7 +77,7 @@ def test_a_rotation_of_the_whole_model_is_refused(tmp_path):
         open_model(tmp_path)
 
 
-@pytest.mark.parametrize("part", ["qweight", "weight_packed", "W_q", "blocks"])
+@pytest.mark.parametrize("part", ["qweight", "weight_packed", "blocks"])
 def test_packed_tensors_without_a_block_are_refused(part, tmp_path):
     tensors = plain_tensors(np.random.default_rng(1)) | {f"model.layers.0.mlp.up_proj.{part}": np.ones(4, np.int32)}
     save(tmp_path, tensors, None)
