@@ -51,7 +51,8 @@ def test_every_node_has_a_kernel_and_nothing_is_copied(pristine_model, exported,
 
     assert copies_and_gaps(ir.load(out)) == []
     assert not any(line.startswith("on CUDA") for line in result.warnings)
-    layers = 0 if name in OF_OTHER_ATTENTION else 4 if name == "gemma4_text" else 2  # with GroupQueryAttention, whose cache can be shared
+    layers = 0 if name in OF_OTHER_ATTENTION else 4 if name == "gemma4_text" else 2
+    # of GroupQueryAttention, whose cache can be shared
     assert len(nodes(out, "GroupQueryAttention")) == layers
     assert {value.dtype for value in inputs_of_cache(out)} == {ir.DataType.FLOAT16}
 
