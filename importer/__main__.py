@@ -13,6 +13,7 @@ from dualbinary.cli.console import add_common_options, interrupt_when_terminated
 from dualbinary.cli.options import add_options, option, options_from
 from importer.checkpoint import ImportResult, write_model
 from importer.inspection import inspect_source
+from importer.model import rounding_note
 from importer.readers import READERS, open_model
 
 __all__ = ["ImportOptions", "main"]
@@ -84,10 +85,7 @@ def _command(args: argparse.Namespace) -> None:
 def _notes(result: ImportResult) -> list[str]:
     notes = []
     if result.rounding:
-        module, largest = max(result.rounding.items(), key=lambda entry: entry[1])
-        notes.append(
-            f"scales of {len(result.rounding)} weights rounded once to float16, by {largest:.1e} at most ({module})"
-        )
+        notes.append(rounding_note(result.rounding))
     if result.fitted:
         module, largest = max(result.fitted.items(), key=lambda entry: entry[1])
         notes.append(

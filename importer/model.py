@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from dualbinary.contract.rotation import Rotation
 
-__all__ = ["InexactWeight", "LowBitModel", "Numbers", "PackedWeight", "PlainTensor"]
+__all__ = ["InexactWeight", "LowBitModel", "Numbers", "PackedWeight", "PlainTensor", "rounding_note"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,3 +127,9 @@ class LowBitModel:
     files: Callable[[], Mapping[str, str | Path]] = dict
     notes: tuple[str, ...] = ()
     inexact: Mapping[str, InexactWeight] = field(default_factory=dict[str, InexactWeight])
+
+
+def rounding_note(rounding: Mapping[str, float]) -> str:
+    """What a user should know of `rounding`: by weight, of one at least, the largest relative change of a scale."""
+    name, largest = max(rounding.items(), key=lambda entry: entry[1])
+    return f"scales of {len(rounding)} weights rounded once to float16, by {largest:.1e} at most ({name})"

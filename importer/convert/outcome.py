@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+from importer.model import rounding_note
+
 __all__ = ["Outcome"]
 
 
@@ -31,10 +33,7 @@ class Outcome:
         """The notes, with what was rounded."""
         lines = []
         if self.rounding:
-            module, largest = max(self.rounding.items(), key=lambda entry: entry[1])
-            lines.append(
-                f"scales of {len(self.rounding)} weights rounded once to float16, by {largest:.1e} at most ({module})"
-            )
+            lines.append(rounding_note(self.rounding))
         if self.plain:
             module, largest = max(self.plain.items(), key=lambda entry: entry[1])
             how = f"rounded by {largest:.1e} at most ({module})" if largest else "exact"

@@ -32,6 +32,7 @@ __all__ = ["adjust"]
 _KIND = "linear_attention"
 _ROTATED = "rope"
 _SHARED = ".shared_mlp."
+_HALVES = ("gate_proj", "up_proj")  # of the matrix that files have for both
 
 
 def adjust(module: Any, config: dict[str, Any]) -> None:
@@ -122,6 +123,3 @@ def _split_stored(module: Any) -> None:
         return preprocess(_rename_moe_expert_weights(split))
 
     module.preprocess_weights = preprocess_split
-
-
-_HALVES = ("gate_proj", "up_proj")
