@@ -6,11 +6,13 @@
 from dualbinary.contract.hadamard import signed_hadamard
 from dualbinary.contract.layout import check_tensors, dequantize, pack_planes, to_layout, to_plain, unpack_planes
 from dualbinary.contract.reference import dual_binary_matmul
-from dualbinary.contract.schema import HADAMARD, OP, digest, padded_k
+from dualbinary.contract.schema import ATTENTION, HADAMARD, MLP, OP, digest, padded_k
 from dualbinary.errors import DualBinaryError, InputError
 
 __all__ = [
+    "ATTENTION",
     "HADAMARD",
+    "MLP",
     "OP",
     "DualBinaryError",
     "InputError",

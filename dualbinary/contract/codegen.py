@@ -67,7 +67,8 @@ def _operator_constants(operator: Operator) -> list[str]:
         name = _camel(attribute.name)
         lines.append(f'inline constexpr char kAttr{name}[] = "{attribute.name}";')
         if attribute.default is not None:
-            lines.append(f"inline constexpr std::int64_t kAttr{name}Default = {attribute.default};")
+            kind = "float" if attribute.type == "float" else "std::int64_t"
+            lines.append(f"inline constexpr {kind} kAttr{name}Default = {attribute.default};")
         if attribute.minimum is not None:
             lines.append(f"inline constexpr std::int64_t kAttr{name}Minimum = {attribute.minimum};")
         for value in attribute.values:
@@ -119,7 +120,7 @@ def _operator_section(operator: Operator) -> list[str]:
         "| name | types | shape | meaning |",
         "| --- | --- | --- | --- |",
         *(
-            f"| {v.name} | {', '.join(v.types)} | [{', '.join(v.shape)}] | {v.text} |"
+            f"| {v.name} | {', '.join(v.types)} | [{', '.join(v.shape)}] | {'Optional. ' * v.optional}{v.text} |"
             for v in (*operator.inputs, *operator.outputs)
         ),
         "",
@@ -129,7 +130,8 @@ def _operator_section(operator: Operator) -> list[str]:
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for a in operator.attributes:
-        allowed = ", ".join(map(str, a.values)) if a.values else f">= {a.minimum}"
+        least = "any" if a.minimum is None else f">= {a.minimum}"
+        allowed = ", ".join(map(str, a.values)) or least
         default = "required" if a.default is None else str(a.default)
         lines.append(f"| {a.name} | {a.type} | {default} | {allowed} | {a.since} | {a.text} |")
     return lines

@@ -1,7 +1,7 @@
 """The contract of the operators as frozen data, read from `op.toml`.
 
-`OP`, the product, and `HADAMARD` are the only places from which names, attributes, limits and layouts are taken; no
-other file spells them out.
+`OP`, the product, `HADAMARD`, and the blocks `MLP` and `ATTENTION` are the only places from which names, attributes,
+limits and layouts are taken; no other file spells them out.
 """
 
 import hashlib
@@ -11,7 +11,20 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any, cast
 
-__all__ = ["HADAMARD", "OP", "OPERATORS", "Attribute", "Layout", "Operator", "Product", "Value", "digest", "padded_k"]
+__all__ = [
+    "ATTENTION",
+    "HADAMARD",
+    "MLP",
+    "OP",
+    "OPERATORS",
+    "Attribute",
+    "Layout",
+    "Operator",
+    "Product",
+    "Value",
+    "digest",
+    "padded_k",
+]
 
 
 @dataclass(frozen=True)
@@ -22,11 +35,12 @@ class Value:
     types: tuple[str, ...]
     shape: tuple[str, ...]
     text: str
+    optional: bool = False
 
 
 @dataclass(frozen=True)
 class Attribute:
-    """An integer attribute. `default` is None where it is required; `values` is empty where any value goes.
+    """An attribute, "int" or "float". `default` is None where it is required; `values` is empty where any value goes.
 
     `since` is the version of the operator that brought it; a node without it means its default.
     """
@@ -34,7 +48,7 @@ class Attribute:
     name: str
     type: str
     text: str
-    default: int | None = None
+    default: int | float | None = None
     minimum: int | None = None
     values: tuple[int, ...] = ()
     since: int = 1
@@ -58,7 +72,10 @@ class Layout:
 
 @dataclass(frozen=True)
 class Operator:
-    """What every operator has; domain and version are those of all. See `op.toml` for what the fields mean."""
+    """What every operator has; domain and version are those of all. See `op.toml` for what the fields mean.
+
+    `products` are the prefixes of the products inside a block, whose attributes follow its own.
+    """
 
     domain: str
     domains: int
@@ -71,6 +88,7 @@ class Operator:
     inputs: tuple[Value, ...]
     outputs: tuple[Value, ...]
     attributes: tuple[Attribute, ...]
+    products: tuple[str, ...]
 
     @property
     def domain_names(self) -> tuple[str, ...]:
@@ -142,12 +160,27 @@ def _read() -> dict[str, Any]:
 def _load() -> tuple[Operator, ...]:
     raw = _read()
     entries = raw.pop("operators")
-    return tuple(_operator(raw | entry) for entry in entries)
+    return tuple(_operator(raw | entry | _product_attributes(entry, entries[0])) for entry in entries)
+
+
+def _product_attributes(entry: dict[str, Any], product: dict[str, Any]) -> dict[str, Any]:
+    """The products of a block, and its attributes with theirs: those of `product`, without sizes, behind a prefix."""
+    prefixes = tuple(entry.get("products", ()))
+    given = [each for each in product["attributes"] if each["name"] not in ("K", "N")]
+    numbers = [layout["number"] for layout in product["layouts"]]
+    added = [
+        each
+        | {"name": f"{prefix}_{each['name']}", "text": f"Of {prefix}, as {each['name']} of {product['name']}."}
+        | ({"values": numbers} if each["name"] == "layout" else {})
+        for prefix in prefixes
+        for each in given
+    ]
+    return {"attributes": [*entry["attributes"], *added], "products": prefixes}
 
 
 def _operator(entry: dict[str, Any]) -> Operator:
     def values(name: str) -> tuple[Value, ...]:
-        return tuple(Value(v["name"], tuple(v["types"]), tuple(v["shape"]), v["text"]) for v in entry[name])
+        return tuple(Value(**{**v, "types": tuple(v["types"]), "shape": tuple(v["shape"])}) for v in entry[name])
 
     layouts = tuple(Layout(**layout) for layout in entry.get("layouts", ()))
     numbers = {"layout": [layout.number for layout in layouts]}
@@ -168,3 +201,5 @@ def _named(name: str) -> Operator:
 
 OP = cast(Product, _named("DualBinaryMatMul"))
 HADAMARD = _named("SignedHadamard")
+MLP = _named("DualBinaryMlp")
+ATTENTION = _named("DualBinaryAttention")
