@@ -11,9 +11,9 @@ namespace {
 
 // The packed stream is fetched in two steps: far ahead into L2, and into L1 shortly before it is read. One core's
 // out-of-order window covers about 20 cache lines of this code, DRAM latency times bandwidth is about 50 and more;
-// without it time is compute plus memory. All of it at once into L1 keeps L1's few buffers for misses busy for the whole
-// latency of DRAM, and other loads wait: that took 1.1 to 1.5 times as long on a Zen 4 at M = 1, and a single step into
-// L2 up to 1.1 times (docs/log/kernels.md).
+// without it time is compute plus memory. All of it at once into L1 keeps L1's few buffers for misses busy for the
+// whole latency of DRAM, and other loads wait: that took 1.1 to 1.5 times as long on a Zen 4 at M = 1, and a single
+// step into L2 up to 1.1 times (docs/log/kernels.md).
 constexpr std::size_t kFarBytes = 12 << 10;
 constexpr std::size_t kNearBytes = 3 << 10;
 
