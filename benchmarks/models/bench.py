@@ -22,6 +22,7 @@ from tqdm import tqdm
 from benchmarks.common.machine import OtherLoad
 from benchmarks.common.records import Records
 from benchmarks.common.timing import ratio, summarize
+from benchmarks.models.floor import measured_floor
 from benchmarks.models.variants import (
     CUDA_VARIANTS,
     MODELS,
@@ -111,6 +112,8 @@ def measure(
             missing[name] = str(error)
             continue
         facts = {"model": model, "variant": variant.name, "threads": threads, "round": count}
+        if variant.options.get("provider", "cpu") == "cpu":  # a GPU reads memory of its own
+            facts |= measured_floor(path, threads).record(values["token_seconds"])
         records.add(key, **facts, **values, file_bytes=file_bytes(path), other_cores=load.cores)
         time.sleep(args.pause)
 
@@ -150,6 +153,7 @@ def _result(
         "load_seconds": summarize([record["load_seconds"] for record in rounds]).median,
         "decode_tokens_per_second": 1 / summarize(columns["token"]).median,
         "decode_spread": summarize(columns["token"]).spread,
+        "of_floor": _of_floor(rounds),
         "prompt_tokens_per_second": {n: int(n) / summarize(columns[n]).median for n in lengths},
         "bare_bytes": summarize([record["bare_bytes"] for record in rounds]).median,
         "loaded_bytes": summarize([record["loaded_bytes"] for record in rounds]).median,
@@ -157,6 +161,12 @@ def _result(
         "slower_than_ours": {} if ours is None else _ratios(columns, rounds, ours),
         "other_cores": max(others, default=None),
     }
+
+
+def _of_floor(rounds: list[dict[str, Any]]) -> float | None:
+    """Median over the rounds; files from before it was measured have none."""
+    found = [record["of_floor"] for record in rounds if "of_floor" in record]
+    return summarize(found).median if found else None
 
 
 def _ratios(
@@ -180,7 +190,7 @@ def table(rows: list[dict[str, Any]]) -> Iterator[str]:
         return
     lengths = list(rows[0]["prompt_tokens_per_second"])
     prompts = [f"prompt {length} tok/s" for length in lengths]
-    head = ["model", "threads", "variant", "file MB", "load s", "decode tok/s", *prompts]
+    head = ["model", "threads", "variant", "file MB", "load s", "decode tok/s", "of the floor", *prompts]
     head += ["memory MB: bare", "loaded", "peak", "rounds", "other cores"]
     yield f"| {' | '.join(head)} |"
     yield "| --- | ---: | --- |" + " ---: |" * (len(head) - 3)
@@ -194,6 +204,7 @@ def table(rows: list[dict[str, Any]]) -> Iterator[str]:
             f"{row['file_bytes'] / 1e6:.0f}",
             f"{row['load_seconds']:.2f}",
             _speed(row["decode_tokens_per_second"], slower.get("token")),
+            "" if row["of_floor"] is None else f"{row['of_floor']:.2f}",
             *(_speed(row["prompt_tokens_per_second"][n], slower.get(n)) for n in lengths),
             *(f"{row[name] / 1e6:.0f}" for name in ("bare_bytes", "loaded_bytes", "peak_bytes")),
             str(row["rounds"]),

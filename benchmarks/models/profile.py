@@ -3,8 +3,8 @@
     python -m benchmarks.models.profile OUT.onnx [--threads 2] [--prompt-length 128] [--tokens 64] [--json]
 
 Runs with ONNX Runtime's profiler, which makes each node about a microsecond slower, and is timed without it as well.
-The floor of a token is the time of a plain read (benchmarks/common/memory_read.py), measured in between, of the weights
-that it needs: all but the rows of the embedding that it does not look up.
+The floor of a token (benchmarks/models/floor.py) is measured in between; `of the floor` is the time of a token without
+the profiler by it.
 """
 
 import argparse
@@ -19,10 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import onnxruntime as ort
 
-from benchmarks.common.memory_read import AHEAD, MemoryRead
+from benchmarks.models.floor import Floor, measured_floor
 from dualbinary import InputError
 from dualbinary.cli.console import add_common_options, run
 from runtime_ext.bench import SEED, TOKEN_RANGE
@@ -31,9 +30,6 @@ from runtime_ext.decoder import PROMPT_CHUNK, Decoder, session_options
 
 __all__ = ["OperatorTime", "Phase", "Profile", "main", "profile"]
 
-LOOKUPS = ("Gather", "GatherBlockQuantized")  # read the rows they are asked for, not their table
-READ_BYTES = 256_000_000
-READS = 7
 PROMPTS = 6
 WARM_UP = 4
 
@@ -77,21 +73,24 @@ class Phase:
 
 @dataclass(frozen=True)
 class Profile:
-    """A prompt and a token, and the floor of the latter: bytes of weights, bytes per second, microseconds."""
+    """A prompt and a token, and the floor of the latter."""
 
     prompt: Phase
     token: Phase
-    weight_bytes: int
-    read_bytes_per_second: float
-    floor: float
+    floor: Floor
 
     def table(self) -> str:
         """Format the tables for people."""
+        seconds = self.token.seen / 1e6
         return (
             f"{self.prompt.table('prompt')}\n\n{self.token.table('token')}\n\n"
-            f"{1e6 / self.token.seen:.0f} tokens/s; weights {self.weight_bytes / 1e6:.1f} MB at "
-            f"{self.read_bytes_per_second / 1e9:.1f} GB/s: {self.floor:.0f} us, {self.floor / self.token.seen:.0%}"
+            f"{1 / seconds:.1f} tokens/s, {self.floor.times(seconds):.2f} of the floor: {self.floor}"
         )
+
+    def record(self) -> dict[str, Any]:
+        """Return it for JSON."""
+        floor = self.floor.record(self.token.seen / 1e6)
+        return {"prompt": asdict(self.prompt), "token": asdict(self.token), **floor}
 
 
 def profile(path: Path, threads: int, prompt_length: int, tokens: int) -> Profile:
@@ -109,15 +108,12 @@ def profile(path: Path, threads: int, prompt_length: int, tokens: int) -> Profil
         session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         _times(Decoder(session, DecoderConfig.read(path.parent)), ids, prompt_length)
         runs = _by_run(json.loads(Path(session.end_profiling()).read_text(encoding="utf-8")))
-    read = _read_speed(threads)
+    floor = measured_floor(path, threads)
     after = _times(plain, ids, prompt_length)
-    weight_bytes = token_bytes(path)
     return Profile(
         prompt=_phase(before[0] + after[0], runs[1:PROMPTS]),
         token=_phase(before[1] + after[1], runs[PROMPTS + WARM_UP :]),
-        weight_bytes=weight_bytes,
-        read_bytes_per_second=read,
-        floor=1e6 * weight_bytes / read,
+        floor=floor,
     )
 
 
@@ -137,21 +133,6 @@ def _phase(seconds: list[float], runs: list["_Run"]) -> Phase:
         operators=sorted(operators, key=lambda each: -each.microseconds),
         between=statistics.median(run.duration - sum(map(sum, run.kernels.values())) for run in runs),
     )
-
-
-def token_bytes(path: Path) -> int:
-    """Sum the bytes of initializers that one token reads whole: those of all nodes but lookups."""
-    graph = onnx.load(path, load_external_data=False).graph
-    read = {name for node in graph.node if node.op_type not in LOOKUPS for name in node.input}
-    sizes = {tensor.name: _stored_bytes(tensor) for tensor in graph.initializer}
-    return sum(size for name, size in sizes.items() if name in read)
-
-
-def _stored_bytes(tensor: onnx.TensorProto) -> int:
-    for entry in tensor.external_data:
-        if entry.key == "length":
-            return int(entry.value)
-    return tensor.ByteSize()
 
 
 def _times(decoder: Decoder, ids: list[int], prompt_length: int) -> tuple[list[float], list[float]]:
@@ -197,21 +178,6 @@ def _by_run(events: list[dict[str, Any]]) -> list[_Run]:
     return runs
 
 
-def _read_speed(threads: int) -> float:
-    """Measure the bytes per second of a plain read on `threads` threads, at its best prefetch distance."""
-    memory = MemoryRead(READ_BYTES)
-    best = 0.0
-    for ahead in AHEAD:
-        reader = memory.reader(threads, ahead)
-        times = []
-        for _ in range(READS):
-            begin = time.perf_counter()
-            reader()
-            times.append(time.perf_counter() - begin)
-        best = max(best, memory.nbytes / statistics.median(times))
-    return best
-
-
 def _command(args: argparse.Namespace) -> None:
     for name in ("threads", "prompt_length", "tokens"):
         if getattr(args, name) < 1:
@@ -221,9 +187,8 @@ def _command(args: argparse.Namespace) -> None:
             f"--prompt-length: expected at most {PROMPT_CHUNK}, one run of the decoder, got {args.prompt_length}"
         )
     found = profile(args.model, args.threads, args.prompt_length, args.tokens + WARM_UP)
-    print(
-        json.dumps({"model": str(args.model), "threads": args.threads, **asdict(found)}) if args.json else found.table()
-    )
+    facts = {"model": str(args.model), "threads": args.threads}
+    print(json.dumps({**facts, **found.record()}) if args.json else found.table())
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -14,6 +14,7 @@ from safetensors.numpy import load_file
 from benchmarks.models import bench as model_bench
 from benchmarks.models import engine as model_engine
 from benchmarks.models import variants as model_variants
+from benchmarks.models.floor import Floor
 from benchmarks.models.gguf_write import write_gguf
 from benchmarks.models.variants import CUDA_VARIANTS, VARIANTS
 from dualbinary import DualBinaryError
@@ -39,6 +40,7 @@ def test_speeds_are_medians_and_ratios_are_over_the_rounds_that_both_have():
     ours, peer = model_bench.results({"records": [record(*each) for each in rounds]})
     assert (ours["variant"], ours["rounds"], peer["rounds"]) == (OURS, 2, 3)
     assert ours["decode_tokens_per_second"] == pytest.approx(10)
+    assert ours["of_floor"] is None  # as in a file from before it was measured
     assert ours["prompt_tokens_per_second"] == {"128": pytest.approx(128)}
     assert peer["decode_tokens_per_second"] == pytest.approx(1 / 0.3)
     # Round 2 has no time of our engine.
@@ -77,11 +79,13 @@ def test_a_variant_that_fails_has_one_turn_and_the_others_continue(tmp_path, mon
 
     monkeypatch.setattr(model_bench, "make_file", lambda *_: tmp_path / "model.onnx")
     monkeypatch.setattr(model_bench, "measure_round", measured)
+    monkeypatch.setattr(model_bench, "measured_floor", lambda *_: Floor(weight_bytes=200, read_bytes_per_second=4000))
     arguments = ["--models", "smollm2", "--variants", "2 bits", "--rounds", "2", "--pause", "0", "--json"]
     assert model_bench.main(arguments) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["missing"] == {f"smollm2, {OURS}": "no"}
     assert turns == [OURS, VARIANTS[1].name, VARIANTS[1].name]
+    assert [row["of_floor"] for row in found["results"]] == [pytest.approx(2)]  # 0.1 s, and 0.05 for the read
 
 
 def test_ratios_on_cuda_are_against_the_first_variant_there():

@@ -11,7 +11,6 @@ namespace dualbinary {
 namespace {
 
 struct Neon : NeonBlock {
-  template <int kDigits>
   static constexpr bool kRowApart = false;
   static constexpr bool kEvenLevels = true;
   template <int kLines>

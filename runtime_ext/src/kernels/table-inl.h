@@ -7,7 +7,7 @@
 //   accumulate<Digits, Lines, Planes, Offset>
 //                            adds one segment of `Planes` planes (and the offset) to the results of all rows of the
 //                            tile, and prefetches the packed stream ahead of what it reads
-//   kRowApart<Digits>        whether it takes one row as RowView, with results in registers; then accumulate() and
+//   kRowApart                whether it takes one row as RowView, with results in registers; then accumulate() and
 //                            accumulate_even() have overloads for that view, and are inlined
 //   kEvenLevels              whether it has what follows, for even levels
 //   even_planes<Digits, Lines, Pairs>(rows)
@@ -271,7 +271,7 @@ template <class Policy, int kDigits, int kLines, bool kPairs>
 template <class Policy, int kDigits, class AddSegment>
 bool for_views(const Product& a, const AddSegment& add) {
   using Form = TableForm<kDigits>;
-  if constexpr (Policy::template kRowApart<kDigits>) {
+  if constexpr (Policy::kRowApart) {
     using View = RowView<typename Policy::F32x16>;
     if (a.x.rows == 1) {
       return for_results<Policy, Form, RowResults<Policy>>(

@@ -8,7 +8,6 @@ namespace dualbinary {
 namespace {
 
 struct Avx2 : Avx2Block {
-  template <int kDigits>
   static constexpr bool kRowApart = false;
   static constexpr bool kEvenLevels = true;
   template <int kLines>

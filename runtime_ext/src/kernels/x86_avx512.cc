@@ -13,8 +13,7 @@ namespace dualbinary {
 namespace {
 
 struct Avx512 : Avx512Block {
-  template <int kDigits>
-  static constexpr bool kRowApart = kDigits == 1;
+  static constexpr bool kRowApart = true;
   static constexpr bool kEvenLevels = true;
   // While many rows pass by, all indices of a pass stay in 16 of the 32 registers: 8 lines of one vector, or 4 lines of
   // two vectors, which then share the tables.
@@ -143,22 +142,10 @@ struct Avx512 : Avx512Block {
   [[gnu::always_inline]] static void accumulate_pass(const typename Sums::View& a) {
     if constexpr (requires { a.results; }) {
       accumulate_row<Sums, kDigits, kLines>(a, a.results);
-      return;
-    } else if (a.rows == 1) {
-      return accumulate_row_in_memory<Sums, kDigits, kLines>(a);
-    }
-    if constexpr (Sums::kPlanes <= kPlanesPerPass<kLines>) {
+    } else if constexpr (Sums::kPlanes <= kPlanesPerPass<kLines>) {
       constexpr int kAtOnce = kVectorsAtOnce<kLines, Sums::kPlanes>;
       for (int v = 0; v < kBlockVectors; v += kAtOnce) accumulate_vectors<Sums, kDigits, kLines, kAtOnce>(a, v);
     }
-  }
-
-  // A function for each pass: inlined side by side, the tables of two digits would leave the registers.
-  template <class Sums, int kDigits, int kLines>
-  [[gnu::noinline]] static void accumulate_row_in_memory(const typename Sums::View& a) {
-    F32x16 y[kBlockVectors] = {F32x16::load(a.y), F32x16::load(a.y + kVectorOutputs)};
-    accumulate_row<Sums, kDigits, kLines>(a, y);
-    for (int v = 0; v < kBlockVectors; ++v) y[v].store(a.y + v * kVectorOutputs);
   }
 
   // One row needs each index once, so that both vectors can share a table. Lines are read in the order in which they
