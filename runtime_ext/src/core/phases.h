@@ -15,10 +15,10 @@ struct Phase {
   std::function<void(std::int64_t index)> body;
 };
 
-// Runs all phases in order, by at most `threads` threads of `parallel`, and returns when all are done. A thread that finds
-// nothing left of a phase waits, spinning, for those that still work on it; none waits for a thread that has not begun,
-// so that any number of threads, one too, completes the loop. An exception in a body ends the work and reaches the
-// caller.
+// Runs all phases in order, by at most `threads` threads of `parallel`, and returns when all are done. A thread that
+// finds nothing left of a phase waits, spinning, for those that still work on it; none waits for a thread that has not
+// begun, so that any number of threads, one too, completes the loop. An exception in a body ends the work and reaches
+// the caller.
 void run_phases(std::span<const Phase> phases, std::int64_t threads, const ParallelFor& parallel);
 
 }  // namespace dualbinary

@@ -1,5 +1,7 @@
 #include "ort/node_reader.h"
 
+#include <functional>
+#include <numeric>
 #include <stdexcept>
 #include <string>
 
@@ -8,8 +10,8 @@
 namespace dualbinary {
 namespace {
 
-[[noreturn]] void refuse_type(const char* name) {
-  throw std::invalid_argument(std::string("attribute ") + name + ": expected an integer, got another type");
+[[noreturn]] void refuse_type(const char* name, const char* expected = "an integer") {
+  throw std::invalid_argument(std::string("attribute ") + name + ": expected " + expected + ", got another type");
 }
 
 }  // namespace
@@ -40,16 +42,25 @@ std::int64_t AttributeReader::required(const char* name) const {
 std::optional<std::int64_t> KernelAttributes::read(const char* name) const {
   std::int64_t value = 0;
   if (succeeds(api_.KernelInfoGetAttribute_int64(info_, name, &value))) return value;
-  if (has_other_type(name)) refuse_type(name);
+  if (has_other_type(name, false)) refuse_type(name);
+  return std::nullopt;
+}
+
+std::optional<float> KernelAttributes::read_float(const char* name) const {
+  float value = 0;
+  if (succeeds(api_.KernelInfoGetAttribute_float(info_, name, &value))) return value;
+  if (has_other_type(name, true)) refuse_type(name, "a number");
   return std::nullopt;
 }
 
 // The API answers alike for an absent attribute and for one of another type; only asking for the others tells. A
 // default must not take the place of a value that the model does give.
-bool KernelAttributes::has_other_type(const char* name) const {
-  float number = 0;
+bool KernelAttributes::has_other_type(const char* name, bool number) const {
+  float found = 0;
+  std::int64_t integer = 0;
   std::size_t size = 0;
-  return succeeds(api_.KernelInfoGetAttribute_float(info_, name, &number)) ||
+  return (number ? succeeds(api_.KernelInfoGetAttribute_int64(info_, name, &integer))
+                 : succeeds(api_.KernelInfoGetAttribute_float(info_, name, &found))) ||
          succeeds(api_.KernelInfoGetAttribute_string(info_, name, nullptr, &size)) ||
          succeeds(api_.KernelInfoGetAttributeArray_int64(info_, name, nullptr, &size)) ||
          succeeds(api_.KernelInfoGetAttributeArray_float(info_, name, nullptr, &size));
@@ -73,6 +84,20 @@ std::optional<std::int64_t> InferenceAttributes::read(const char* name) const {
   if (status == nullptr) return value;
   api_.ReleaseStatus(status);
   refuse_type(name);
+}
+
+std::optional<float> InferenceAttributes::read_float(const char* name) const {
+  const OrtOpAttr* attribute = nullptr;
+  if (OrtStatus* absent = api_.ShapeInferContext_GetAttribute(context_, name, &attribute)) {
+    api_.ReleaseStatus(absent);
+    return std::nullopt;
+  }
+  float value = 0;
+  std::size_t size = 0;
+  OrtStatus* status = api_.ReadOpAttr(attribute, ORT_OP_ATTR_FLOAT, &value, sizeof(value), &size);
+  if (status == nullptr) return value;
+  api_.ReleaseStatus(status);
+  refuse_type(name, "a number");
 }
 
 std::string node_prefix(const OrtApi& api, const OrtKernelInfo* info, const char* op_name) {
@@ -100,6 +125,10 @@ const void* tensor_data(const OrtApi& api, const OrtValue* value) {
   // The C API has no read-only access; constants are not written to.
   check(api, api.GetTensorMutableData(const_cast<OrtValue*>(value), &data));
   return data;
+}
+
+std::int64_t rows_of(const std::vector<std::int64_t>& dims) {
+  return std::accumulate(dims.begin(), dims.end() - 1, std::int64_t{1}, std::multiplies<>());
 }
 
 TensorInfo inferred_info(const OrtApi& api, const OrtShapeInferContext* context, int index,

@@ -19,11 +19,13 @@ struct TensorInfo {
 TensorInfo read_info(const OrtApi& api, const OrtTensorTypeAndShapeInfo* info);
 TensorInfo read_info(const OrtApi& api, const OrtValue* value);
 
-// An integer attribute of the node, or nothing where the node does not have it.
+// An attribute of the node, or nothing where the node does not have it. Throws std::invalid_argument where it has
+// another type.
 class AttributeReader {
  public:
   virtual ~AttributeReader() = default;
   virtual std::optional<std::int64_t> read(const char* name) const = 0;
+  virtual std::optional<float> read_float(const char* name) const = 0;
   // Throws std::invalid_argument where the node does not have it.
   std::int64_t required(const char* name) const;
 };
@@ -33,9 +35,10 @@ class KernelAttributes : public AttributeReader {
  public:
   KernelAttributes(const OrtApi& api, const OrtKernelInfo* info) : api_(api), info_(info) {}
   std::optional<std::int64_t> read(const char* name) const override;
+  std::optional<float> read_float(const char* name) const override;
 
  private:
-  bool has_other_type(const char* name) const;
+  bool has_other_type(const char* name, bool number) const;
   bool succeeds(OrtStatus* status) const;
 
   const OrtApi& api_;
@@ -47,6 +50,7 @@ class InferenceAttributes : public AttributeReader {
  public:
   InferenceAttributes(const OrtApi& api, const OrtShapeInferContext* context) : api_(api), context_(context) {}
   std::optional<std::int64_t> read(const char* name) const override;
+  std::optional<float> read_float(const char* name) const override;
 
  private:
   const OrtApi& api_;
@@ -60,6 +64,9 @@ std::string node_prefix(const OrtApi& api, const OrtKernelInfo* info, const char
 const OrtValue* constant_input(const OrtApi& api, const OrtKernelInfo* info, int index, const char* name);
 
 const void* tensor_data(const OrtApi& api, const OrtValue* value);
+
+// Rows of a tensor: the product of all dimensions but the last. `dims` has at least one.
+std::int64_t rows_of(const std::vector<std::int64_t>& dims);
 
 // What is known of an input while shapes are inferred. The context owns `info`.
 TensorInfo inferred_info(const OrtApi& api, const OrtShapeInferContext* context, int index,
