@@ -24,6 +24,11 @@ constexpr std::array kHadamards = {
 #include "kernels/kernels.inc"
 };
 
+#define DUALBINARY_ELEMENTWISE(symbol) &(symbol),
+constexpr std::array kElementwise = {
+#include "kernels/kernels.inc"
+};
+
 // The value of DUALBINARY_ISA; empty where it is not set.
 std::string_view forced_isa() {
   const char* forced = std::getenv(kIsaVariable);
@@ -92,6 +97,13 @@ const auto& named(const Inventory& kernels, std::string_view name) {
                                 "; available here: " + known());
   }
   throw std::invalid_argument("kernel '" + std::string(name) + "' is unknown; available: " + known());
+}
+
+// The first kernel that runs here and `forced` allows. Every instruction set of the product has one.
+template <class Inventory>
+const auto& fastest(const Inventory& kernels, std::string_view forced) {
+  return **std::find_if(kernels.begin(), kernels.end(),
+                        [&](const auto* kernel) { return cpu_has(kernel->isa) && allows(forced, kernel->isa); });
 }
 
 // The value of DUALBINARY_ISA. Throws where it names an instruction set that no kernel here has.
@@ -167,11 +179,10 @@ const MatMulKernel& kernel_named(std::string_view name, const Spec& spec) {
 
 const HadamardKernel& choose_hadamard_kernel() {
   const std::string_view forced = checked_isa();
-  // Every instruction set of the product has one.
-  return **std::find_if(kHadamards.begin(), kHadamards.end(), [&](const HadamardKernel* kernel) {
-    return runs_here(*kernel) && allows(forced, kernel->isa);
-  });
+  return fastest(kHadamards, forced);
 }
+
+const ElementwiseKernel& choose_elementwise_kernel() { return fastest(kElementwise, checked_isa()); }
 
 const HadamardKernel& hadamard_kernel_named(std::string_view name) { return named(kHadamards, name); }
 

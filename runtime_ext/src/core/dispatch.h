@@ -6,6 +6,7 @@
 #include <string_view>
 #include <vector>
 
+#include "kernels/elementwise.h"
 #include "kernels/hadamard.h"
 #include "kernels/kernel.h"
 
@@ -44,5 +45,8 @@ const MatMulKernel& kernel_named(std::string_view name, const Spec& spec);
 // The same of SignedHadamard, whose kernels serve every transform.
 const HadamardKernel& choose_hadamard_kernel();
 const HadamardKernel& hadamard_kernel_named(std::string_view name);
+
+// What lies between the products of a block.
+const ElementwiseKernel& choose_elementwise_kernel();
 
 }  // namespace dualbinary

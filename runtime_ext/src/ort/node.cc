@@ -90,10 +90,15 @@ Element element_of(const char* name, ONNXTensorElementDataType type) {
 }
 
 Spec read_attributes(const AttributeReader& reader) {
+  const std::int64_t K = reader.required(contract::kAttrK);
+  return read_attributes(reader, K, reader.required(contract::kAttrN));
+}
+
+Spec read_attributes(const AttributeReader& reader, std::int64_t K, std::int64_t N) {
   using namespace contract;
   Spec spec{};
-  spec.K = reader.required(kAttrK);
-  spec.N = reader.required(kAttrN);
+  spec.K = K;
+  spec.N = N;
   spec.group_size = reader.required(kAttrGroupSize);
   spec.layout = reader.read(kAttrLayout).value_or(kAttrLayoutDefault);
   spec.accuracy_level = reader.read(kAttrAccuracyLevel).value_or(kAttrAccuracyLevelDefault);

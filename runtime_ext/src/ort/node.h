@@ -16,6 +16,8 @@ Element element_of(const char* name, ONNXTensorElementDataType type);
 
 // The attributes, defaults filled in and checked; the rest is zero.
 Spec read_attributes(const AttributeReader& reader);
+// The same where the sizes are known.
+Spec read_attributes(const AttributeReader& reader, std::int64_t K, std::int64_t N);
 
 // Checks what is known of the three inputs against the attributes. Unknown dimensions pass. Returns the full shape, if
 // the inputs tell it.

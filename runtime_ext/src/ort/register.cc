@@ -7,6 +7,7 @@
 #include "ort/cpu_op.h"
 #include "ort/cuda_op.h"
 #include "ort/hadamard_op.h"
+#include "ort/mlp_op.h"
 #include "ort/status.h"
 
 #if defined(_WIN32)
@@ -25,6 +26,7 @@ Domains new_domains(const OrtApiBase& base, const OrtApi& api) {
   std::vector<const OrtCustomOp*> ops;
   for (const OrtCustomOp* op : new_cpu_ops(api)) ops.push_back(op);
   for (const OrtCustomOp* op : new_hadamard_ops(api)) ops.push_back(op);
+  for (const OrtCustomOp* op : new_mlp_ops(api)) ops.push_back(op);
   if (const OrtApi* newer = base.GetApi(kCudaApiVersion); newer != nullptr) {
     for (const OrtCustomOp* op : new_cuda_ops(*newer)) ops.push_back(op);
   }

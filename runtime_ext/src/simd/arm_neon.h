@@ -45,6 +45,19 @@ struct F32x16 {
   static F32x16 max(F32x16 x, F32x16 y) {
     return each([&](int i) { return vmaxq_f32(x.q[i], y.q[i]); });
   }
+  static F32x16 min(F32x16 x, F32x16 y) {
+    return each([&](int i) { return vminq_f32(x.q[i], y.q[i]); });
+  }
+  static F32x16 divide(F32x16 x, F32x16 y) {
+    return each([&](int i) { return vdivq_f32(x.q[i], y.q[i]); });
+  }
+  // x * 2^n for integers n from -126 to 127.
+  static F32x16 times_power_of_two(F32x16 x, F32x16 n) {
+    return each([&](int i) {
+      const int32x4_t exponent = vaddq_s32(vcvtnq_s32_f32(n.q[i]), vdupq_n_s32(127));
+      return vmulq_f32(x.q[i], vreinterpretq_f32_s32(vshlq_n_s32(exponent, 23)));
+    });
+  }
   static F32x16 multiply(F32x16 x, F32x16 y) {
     return each([&](int i) { return vmulq_f32(x.q[i], y.q[i]); });
   }

@@ -1,0 +1,156 @@
+// The elementwise kernels for any instruction set that has F32x16, sixteen float32 lanes.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/elementwise.h"
+
+namespace dualbinary {
+namespace {
+
+constexpr std::int64_t kLanes = 16;
+
+// Up to sixteen numbers at p; lanes from `count` on are 0.
+template <class T>
+[[gnu::always_inline]] inline F32x16 load_some(const T* p, std::int64_t count) {
+  if (count >= kLanes) return F32x16::load(p);
+  T padded[kLanes] = {};
+  for (std::int64_t i = 0; i < count; ++i) padded[i] = p[i];
+  return F32x16::load(padded);
+}
+
+template <class T>
+[[gnu::always_inline]] inline void store_some(F32x16 x, T* p, std::int64_t count) {
+  if (count >= kLanes) return x.store(p);
+  T padded[kLanes];
+  x.store(padded);
+  for (std::int64_t i = 0; i < count; ++i) p[i] = padded[i];
+}
+
+// e^x, with x taken between the logarithms of the smallest and the largest normal float.
+[[gnu::always_inline]] inline F32x16 exp_of(F32x16 x) {
+  x = F32x16::min(F32x16::max(x, F32x16::set(-87.3365F)), F32x16::set(88.3762F));
+  const F32x16 magic = F32x16::set(12582912.F);  // 1.5 * 2^23: adding it rounds to an integer
+  const F32x16 n = F32x16::subtract(F32x16::multiply_add(x, F32x16::set(1.44269504F), magic), magic);
+  F32x16 r = F32x16::multiply_add(n, F32x16::set(-0.693359375F), x);  // log(2) in two parts: the first product is exact
+  r = F32x16::multiply_add(n, F32x16::set(2.12194440e-4F), r);
+  F32x16 sum = F32x16::set(1.F / 5040);
+  constexpr float kFactors[] = {1.F / 720, 1.F / 120, 1.F / 24, 1.F / 6, 1.F / 2, 1.F, 1.F};
+  for (const float factor : kFactors) {
+    sum = F32x16::multiply_add(sum, r, F32x16::set(factor));
+  }
+  return F32x16::times_power_of_two(sum, n);
+}
+
+// x / (1 + e^-t).
+[[gnu::always_inline]] inline F32x16 by_sigmoid(F32x16 x, F32x16 t) {
+  const F32x16 e = exp_of(F32x16::subtract(F32x16::set(0), t));
+  return F32x16::divide(x, F32x16::add(e, F32x16::set(1)));
+}
+
+[[gnu::always_inline]] inline F32x16 gelu_tanh(F32x16 x) {
+  // (1 + tanh(u)) / 2 = 1 / (1 + e^-2u), u = sqrt(2 / pi) (x + 0.044715 x^3)
+  const F32x16 square = F32x16::multiply(x, x);
+  const F32x16 factor = F32x16::multiply_add(square, F32x16::set(0.07135481F), F32x16::set(1.59576912F));
+  return by_sigmoid(x, F32x16::multiply(x, factor));
+}
+
+[[gnu::always_inline]] inline F32x16 gelu_erf(F32x16 x) {
+  const F32x16 z = F32x16::multiply(x.absolute(), F32x16::set(0.70710678F));
+  const F32x16 t = F32x16::divide(F32x16::set(1), F32x16::multiply_add(z, F32x16::set(0.3275911F), F32x16::set(1)));
+  F32x16 sum = F32x16::set(1.061405429F);
+  constexpr float kFactors[] = {-1.453152027F, 1.421413741F, -0.284496736F, 0.254829592F};
+  for (const float factor : kFactors) {
+    sum = F32x16::multiply_add(sum, t, F32x16::set(factor));
+  }
+  const F32x16 e = exp_of(F32x16::subtract(F32x16::set(0), F32x16::multiply(z, z)));
+  const F32x16 tail = F32x16::multiply(F32x16::multiply(sum, t), e);  // 1 - erf(|x| / sqrt(2))
+  // x (1 + erf) / 2 is x - x tail / 2 for positive x and x tail / 2 for others
+  const F32x16 half = F32x16::multiply(F32x16::multiply(x.absolute(), tail), F32x16::set(0.5F));
+  return F32x16::subtract(F32x16::max(x, F32x16::set(0)), half);
+}
+
+template <Activation kActivation>
+[[gnu::always_inline]] inline F32x16 activation_of(F32x16 x) {
+  if constexpr (kActivation == Activation::kSilu) return by_sigmoid(x, x);
+  if constexpr (kActivation == Activation::kGeluTanh) return gelu_tanh(x);
+  if constexpr (kActivation == Activation::kGeluErf) return gelu_erf(x);
+  const F32x16 positive = F32x16::max(x, F32x16::set(0));
+  return F32x16::multiply(positive, positive);
+}
+
+void load_any(const void* x, Element type, std::int64_t count, float* y) {
+  for (std::int64_t i = 0; i < count; i += kLanes) {
+    const std::int64_t left = count - i;
+    const F32x16 v = type == Element::kFloat16 ? load_some(static_cast<const std::uint16_t*>(x) + i, left)
+                                               : load_some(static_cast<const float*>(x) + i, left);
+    store_some(v, y + i, left);
+  }
+}
+
+// Factors that do not overflow: of x whose squares would, they are taken from x by its largest number.
+float norm_factor(const float* x, std::int64_t count, float epsilon) {
+  F32x16 sums[4] = {F32x16::set(0), F32x16::set(0), F32x16::set(0), F32x16::set(0)};
+  for (std::int64_t i = 0; i < count; i += kLanes) {
+    const F32x16 v = load_some(x + i, count - i);
+    F32x16& sum = sums[i / kLanes % 4];
+    sum = F32x16::multiply_add(v, v, sum);
+  }
+  const float sum = F32x16::add(F32x16::add(sums[0], sums[1]), F32x16::add(sums[2], sums[3])).reduce_add();
+  return 1 / __builtin_sqrtf(sum / static_cast<float>(count) + epsilon);
+}
+
+void rms_norm_any(const float* x, const float* weight, std::int64_t count, float epsilon, float* y) {
+  const F32x16 factor = F32x16::set(norm_factor(x, count, epsilon));
+  for (std::int64_t i = 0; i < count; i += kLanes) {
+    const std::int64_t left = count - i;
+    const F32x16 v = F32x16::multiply(load_some(x + i, left), factor);
+    store_some(F32x16::multiply(v, load_some(weight + i, left)), y + i, left);
+  }
+}
+
+template <Activation kActivation>
+void gate_of(const float* gate, const float* up, const float* gate_bias, const float* up_bias, std::int64_t count,
+             float* y) {
+  for (std::int64_t i = 0; i < count; i += kLanes) {
+    const std::int64_t left = count - i;
+    F32x16 g = load_some(gate + i, left);
+    F32x16 u = load_some(up + i, left);
+    if (gate_bias != nullptr) {
+      g = F32x16::add(g, load_some(gate_bias + i, left));
+      u = F32x16::add(u, load_some(up_bias + i, left));
+    }
+    store_some(F32x16::multiply(activation_of<kActivation>(g), u), y + i, left);
+  }
+}
+
+void gate_any(Activation activation, const float* gate, const float* up, const float* gate_bias, const float* up_bias,
+              std::int64_t count, float* y) {
+  switch (activation) {
+    case Activation::kSilu:
+      return gate_of<Activation::kSilu>(gate, up, gate_bias, up_bias, count, y);
+    case Activation::kGeluTanh:
+      return gate_of<Activation::kGeluTanh>(gate, up, gate_bias, up_bias, count, y);
+    case Activation::kGeluErf:
+      return gate_of<Activation::kGeluErf>(gate, up, gate_bias, up_bias, count, y);
+    case Activation::kSquaredRelu:
+      return gate_of<Activation::kSquaredRelu>(gate, up, gate_bias, up_bias, count, y);
+  }
+}
+
+void add_any(const float* a, const float* b, const float* bias, std::int64_t count, Element type, void* y) {
+  for (std::int64_t i = 0; i < count; i += kLanes) {
+    const std::int64_t left = count - i;
+    F32x16 sum = load_some(b + i, left);
+    if (bias != nullptr) sum = F32x16::add(sum, load_some(bias + i, left));
+    if (a != nullptr) sum = F32x16::add(sum, load_some(a + i, left));
+    if (type == Element::kFloat16) {
+      store_some(sum, static_cast<std::uint16_t*>(y) + i, left);
+    } else {
+      store_some(sum, static_cast<float*>(y) + i, left);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace dualbinary
