@@ -29,6 +29,11 @@ constexpr std::array kElementwise = {
 #include "kernels/kernels.inc"
 };
 
+#define DUALBINARY_ATTENTION(symbol) &(symbol),
+constexpr std::array kAttention = {
+#include "kernels/kernels.inc"
+};
+
 // The value of DUALBINARY_ISA; empty where it is not set.
 std::string_view forced_isa() {
   const char* forced = std::getenv(kIsaVariable);
@@ -183,6 +188,7 @@ const HadamardKernel& choose_hadamard_kernel() {
 }
 
 const ElementwiseKernel& choose_elementwise_kernel() { return fastest(kElementwise, checked_isa()); }
+const AttentionKernel& choose_attention_kernel() { return fastest(kAttention, checked_isa()); }
 
 const HadamardKernel& hadamard_kernel_named(std::string_view name) { return named(kHadamards, name); }
 

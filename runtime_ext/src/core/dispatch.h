@@ -6,6 +6,7 @@
 #include <string_view>
 #include <vector>
 
+#include "kernels/attention.h"
 #include "kernels/elementwise.h"
 #include "kernels/hadamard.h"
 #include "kernels/kernel.h"
@@ -48,5 +49,6 @@ const HadamardKernel& hadamard_kernel_named(std::string_view name);
 
 // What lies between the products of a block.
 const ElementwiseKernel& choose_elementwise_kernel();
+const AttentionKernel& choose_attention_kernel();
 
 }  // namespace dualbinary

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "contract.h"
+#include "ort/attention_op.h"
 #include "ort/cpu_op.h"
 #include "ort/cuda_op.h"
 #include "ort/hadamard_op.h"
@@ -27,6 +28,7 @@ Domains new_domains(const OrtApiBase& base, const OrtApi& api) {
   for (const OrtCustomOp* op : new_cpu_ops(api)) ops.push_back(op);
   for (const OrtCustomOp* op : new_hadamard_ops(api)) ops.push_back(op);
   for (const OrtCustomOp* op : new_mlp_ops(api)) ops.push_back(op);
+  for (const OrtCustomOp* op : new_attention_ops(api)) ops.push_back(op);
   if (const OrtApi* newer = base.GetApi(kCudaApiVersion); newer != nullptr) {
     for (const OrtCustomOp* op : new_cuda_ops(*newer)) ops.push_back(op);
   }

@@ -1,0 +1,31 @@
+// DualBinaryAttention: an attention block, with its products or without, in one parallel loop where it has few rows.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "core/attention.h"
+#include "core/parallel.h"
+#include "core/weight.h"
+
+namespace dualbinary {
+
+// A block whose node has been checked. Both products are there or neither. Vectors are empty where the node has no such
+// input.
+struct AttentionBlock {
+  const Attention& attention;
+  const Weight* qkv;  // [(h + 2 g) D, H], or null: X is query, key and value
+  const Weight* o;    // [H, h D], or null: Y is what attention gives
+  float epsilon;
+  std::vector<float> norm;       // [H]
+  std::vector<float> qkv_bias;   // [(h + 2 g) D]
+  std::vector<float> o_bias;     // [H]
+  std::vector<float> post_norm;  // [H]
+};
+
+// `call` without its buffers qkv and out, which are made here; it has passed check_call(). Y [B * S, H or h D] of
+// x.type must not overlap anything else. Safe to call from several threads at once. Throws as multiply() does.
+void run_attention(const AttentionBlock& block, const AttentionCall& call, const Activations& x, void* y,
+                   const ParallelFor& parallel);
+
+}  // namespace dualbinary

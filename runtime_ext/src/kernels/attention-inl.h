@@ -1,0 +1,344 @@
+// The attention kernels for any instruction set that has F32x16, sixteen float32 lanes. The file that includes this one
+// says how many accumulators its registers hold: kScoreRows x kScoreVectors and kValueRows x kValueVectors.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "kernels/attention.h"
+#include "kernels/vector-inl.h"
+
+namespace dualbinary {
+namespace {
+
+constexpr float kNoScore = -__builtin_inff();
+
+void rotate_any(float* head, const float* cos, const float* sin, std::int64_t half, bool interleaved) {
+  if (interleaved) {
+    for (std::int64_t i = 0; i < half; ++i) {
+      const float a = head[2 * i];
+      const float b = head[2 * i + 1];
+      head[2 * i] = a * cos[i] - b * sin[i];
+      head[2 * i + 1] = b * cos[i] + a * sin[i];
+    }
+    return;
+  }
+  for (std::int64_t i = 0; i < half; i += kLanes) {
+    const std::int64_t left = half - i;
+    const F32x16 a = load_some(head + i, left);
+    const F32x16 b = load_some(head + half + i, left);
+    const F32x16 c = load_some(cos + i, left);
+    const F32x16 s = load_some(sin + i, left);
+    store_some(F32x16::subtract(F32x16::multiply(a, c), F32x16::multiply(b, s)), head + i, left);
+    store_some(F32x16::multiply_add(b, c, F32x16::multiply(a, s)), head + half + i, left);
+  }
+}
+
+void store_int8(const float* head, std::int64_t size, std::uint8_t* row) {
+  F32x16 most = F32x16::set(0);
+  for (std::int64_t i = 0; i < size; i += kLanes) most = F32x16::max(most, load_some(head + i, size - i).absolute());
+  const float largest = most.reduce_max();
+  float factor = largest / 127;
+  // Anything that is no number has to stay none: 0 * NaN.
+  bool finite = true;
+  for (std::int64_t i = 0; i < size; ++i) finite = finite && head[i] - head[i] == 0;
+  if (!finite) factor = __builtin_nanf("");
+  const float inverse = finite && largest > 0 ? 127 / largest : 0;
+  auto* numbers = reinterpret_cast<std::int8_t*>(row);
+  for (std::int64_t i = 0; i < size; ++i) {
+    numbers[i] = finite ? static_cast<std::int8_t>(F32x16::round_scalar(head[i] * inverse)) : std::int8_t{0};
+  }
+  std::memcpy(row + size, &factor, sizeof(factor));
+}
+
+void store_any(const float* head, std::int64_t size, CacheType type, std::uint8_t* row) {
+  if (type == CacheType::kInt8) return store_int8(head, size, row);
+  for (std::int64_t i = 0; i < size; i += kLanes) {
+    const F32x16 v = load_some(head + i, size - i);
+    if (type == CacheType::kFloat16) {
+      store_some(v, reinterpret_cast<std::uint16_t*>(row) + i, size - i);
+    } else {
+      store_some(v, reinterpret_cast<float*>(row) + i, size - i);
+    }
+  }
+}
+
+// What the numbers of a row are multiplied by.
+template <class T>
+[[gnu::always_inline]] inline float factor_of(const std::uint8_t* row, std::int64_t size) {
+  if constexpr (sizeof(T) > 1) return 1;
+  float factor;
+  std::memcpy(&factor, row + size, sizeof(factor));
+  return factor;
+}
+
+[[gnu::always_inline]] inline F32x16 capped(F32x16 score, float softcap) {
+  // softcap * tanh(u) = softcap - 2 softcap / (1 + e^2u)
+  const F32x16 e = exp_of(F32x16::multiply(score, F32x16::set(2 / softcap)));
+  const F32x16 part = F32x16::divide(F32x16::set(2 * softcap), F32x16::add(e, F32x16::set(1)));
+  return F32x16::subtract(F32x16::set(softcap), part);
+}
+
+// Scores of one row, of keys from `begin` on, become e^(score - largest), zeros for keys that it does not see. `count`
+// is a multiple of sixteen; `largest` is that of before at first, and rises. Returns the sum.
+[[gnu::always_inline]] inline float softmax(const Queries& queries, std::int64_t r, std::int64_t begin,
+                                            std::int64_t count, float* scores, float& largest) {
+  const std::int64_t low = queries.first[r] > begin ? queries.first[r] - begin : 0;
+  const std::int64_t high = queries.last[r] + 1 - begin < count ? queries.last[r] + 1 - begin : count;
+  if (queries.softcap != 0) {
+    for (std::int64_t i = 0; i < count; i += kLanes)
+      capped(F32x16::load(scores + i), queries.softcap).store(scores + i);
+  }
+  for (std::int64_t i = 0; i < low && i < count; ++i) scores[i] = kNoScore;
+  for (std::int64_t i = high > 0 ? high : 0; i < count; ++i) scores[i] = kNoScore;
+  F32x16 most = F32x16::set(largest);
+  for (std::int64_t i = 0; i < count; i += kLanes) most = F32x16::max(most, F32x16::load(scores + i));
+  largest = most.reduce_max();
+  if (largest == kNoScore) {
+    for (std::int64_t i = 0; i < count; ++i) scores[i] = 0;
+    return 0;
+  }
+  const F32x16 shift = F32x16::set(largest);
+  F32x16 sum = F32x16::set(0);
+  for (std::int64_t i = 0; i < count; i += kLanes) {
+    const F32x16 p = exp_of(F32x16::subtract(F32x16::load(scores + i), shift));
+    p.store(scores + i);
+    sum = F32x16::add(sum, p);
+  }
+  // exp_of() takes -inf for the smallest normal number: what is not seen is 0.
+  float extra = 0;
+  for (std::int64_t i = 0; i < low && i < count; ++i) {
+    extra += scores[i];
+    scores[i] = 0;
+  }
+  for (std::int64_t i = high > 0 ? high : 0; i < count; ++i) {
+    extra += scores[i];
+    scores[i] = 0;
+  }
+  return sum.reduce_add() - extra;
+}
+
+// Scores of kRows rows with one key.
+template <int kRows, class T>
+[[gnu::always_inline]] inline void dot(const float* q, std::int64_t size, const std::uint8_t* key, float* scores,
+                                       std::int64_t stride) {
+  F32x16 sums[kRows];
+#pragma GCC unroll 4
+  for (int r = 0; r < kRows; ++r) sums[r] = F32x16::set(0);
+  for (std::int64_t i = 0; i < size; i += kLanes) {
+    const F32x16 k = load_some(reinterpret_cast<const T*>(key) + i, size - i);
+#pragma GCC unroll 4
+    for (int r = 0; r < kRows; ++r) {
+      sums[r] = F32x16::multiply_add(load_some(q + r * size + i, size - i), k, sums[r]);
+    }
+  }
+  const float factor = factor_of<T>(key, size);
+#pragma GCC unroll 4
+  for (int r = 0; r < kRows; ++r) scores[r * stride] = sums[r].reduce_add() * factor;
+}
+
+// sums [kRows, size] += p [kRows, count] times values, for kVectors vectors from number i on. Values are `row_bytes`
+// apart.
+template <int kRows, int kVectors, class T>
+[[gnu::always_inline]] inline void add_values(const float* p, std::int64_t p_stride, const std::uint8_t* values,
+                                              std::int64_t row_bytes, std::int64_t count, std::int64_t size,
+                                              std::int64_t i, float* sums) {
+  F32x16 acc[kRows][kVectors];
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) {
+      acc[r][v] = load_some(sums + r * size + i + v * kLanes, size - i - v * kLanes);
+    }
+  }
+  for (std::int64_t k = 0; k < count; ++k) {
+    const auto* value = reinterpret_cast<const T*>(values + k * row_bytes) + i;
+    F32x16 row[kVectors];
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) row[v] = load_some(value + v * kLanes, size - i - v * kLanes);
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r) {
+      const F32x16 weight = F32x16::set(p[r * p_stride + k]);
+#pragma GCC unroll 8
+      for (int v = 0; v < kVectors; ++v) acc[r][v] = F32x16::multiply_add(weight, row[v], acc[r][v]);
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) {
+      store_some(acc[r][v], sums + r * size + i + v * kLanes, size - i - v * kLanes);
+    }
+  }
+}
+
+// sums [rows, size] += p [rows, count] times values [count, size].
+template <class T>
+void add_all_values(const float* p, std::int64_t p_stride, std::int64_t rows, const std::uint8_t* values,
+                    std::int64_t row_bytes, std::int64_t count, std::int64_t size, float* sums) {
+  const std::int64_t whole = size / (kValueVectors * kLanes) * kValueVectors * kLanes;
+  for (std::int64_t i = 0; i < whole; i += kValueVectors * kLanes) {
+    std::int64_t r = 0;
+    for (; r + kValueRows <= rows; r += kValueRows) {
+      add_values<kValueRows, kValueVectors, T>(p + r * p_stride, p_stride, values, row_bytes, count, size, i,
+                                               sums + r * size);
+    }
+    for (; r < rows; ++r) {
+      add_values<1, kValueVectors, T>(p + r * p_stride, p_stride, values, row_bytes, count, size, i, sums + r * size);
+    }
+  }
+  for (std::int64_t i = whole; i < size; i += kLanes) {
+    for (std::int64_t r = 0; r < rows; ++r) {
+      add_values<1, 1, T>(p + r * p_stride, p_stride, values, row_bytes, count, size, i, sums + r * size);
+    }
+  }
+}
+
+template <class T>
+void few_of(const Queries& queries, const CachedRows& cache, std::int64_t begin, std::int64_t end,
+            const Partial& result) {
+  const std::int64_t size = queries.head_size;
+  float scores[4][kKeySegment];
+  const std::int64_t count = end - begin;
+  const std::int64_t padded = (count + kLanes - 1) / kLanes * kLanes;
+  const std::uint8_t* keys = cache.keys + begin * cache.row_bytes;
+  const std::uint8_t* values = cache.values + begin * cache.row_bytes;
+  for (std::int64_t r = 0; r < queries.rows; r += 4) {
+    const std::int64_t rows = queries.rows - r < 4 ? queries.rows - r : 4;
+    const float* q = queries.q + r * size;
+    for (std::int64_t k = 0; k < count; ++k) {
+      const std::uint8_t* key = keys + k * cache.row_bytes;
+      switch (rows) {
+        case 4:
+          dot<4, T>(q, size, key, scores[0] + k, kKeySegment);
+          break;
+        case 3:
+          dot<3, T>(q, size, key, scores[0] + k, kKeySegment);
+          break;
+        case 2:
+          dot<2, T>(q, size, key, scores[0] + k, kKeySegment);
+          break;
+        default:
+          dot<1, T>(q, size, key, scores[0] + k, kKeySegment);
+      }
+    }
+    for (std::int64_t j = 0; j < rows; ++j) {
+      for (std::int64_t k = count; k < padded; ++k) scores[j][k] = kNoScore;
+      result.largest[r + j] = kNoScore;
+      // Padded keys lie behind what any row sees.
+      result.total[r + j] = softmax(queries, r + j, begin, padded, scores[j], result.largest[r + j]);
+      if constexpr (sizeof(T) == 1) {
+        for (std::int64_t k = 0; k < count; ++k) scores[j][k] *= factor_of<T>(values + k * cache.row_bytes, size);
+      }
+      for (std::int64_t i = 0; i < size; ++i) result.sums[(r + j) * size + i] = 0;
+    }
+    add_all_values<T>(scores[0], kKeySegment, rows, values, cache.row_bytes, count, size, result.sums + r * size);
+  }
+}
+
+void few_any(const Queries& queries, const CachedRows& cache, std::int64_t begin, std::int64_t end,
+             const Partial& result) {
+  switch (cache.type) {
+    case CacheType::kFloat32:
+      return few_of<float>(queries, cache, begin, end, result);
+    case CacheType::kFloat16:
+      return few_of<std::uint16_t>(queries, cache, begin, end, result);
+    case CacheType::kInt8:
+      return few_of<std::int8_t>(queries, cache, begin, end, result);
+  }
+}
+
+template <class T>
+void pack_of(const CachedRows& cache, std::int64_t size, std::int64_t begin, std::int64_t end, float* keys,
+             float* values) {
+  float row[kLanes];
+  for (std::int64_t k = 0; k < kKeyTile; ++k) {
+    if (begin + k >= end) {
+      for (std::int64_t i = 0; i < size; ++i) keys[i * kKeyTile + k] = values[k * size + i] = 0;
+      continue;
+    }
+    const std::uint8_t* key = cache.keys + (begin + k) * cache.row_bytes;
+    const std::uint8_t* value = cache.values + (begin + k) * cache.row_bytes;
+    const F32x16 key_factor = F32x16::set(factor_of<T>(key, size));
+    const F32x16 value_factor = F32x16::set(factor_of<T>(value, size));
+    for (std::int64_t i = 0; i < size; i += kLanes) {
+      const std::int64_t left = size - i < kLanes ? size - i : kLanes;
+      F32x16::multiply(load_some(reinterpret_cast<const T*>(key) + i, left), key_factor).store(row);
+      for (std::int64_t j = 0; j < left; ++j) keys[(i + j) * kKeyTile + k] = row[j];
+      const F32x16 v = F32x16::multiply(load_some(reinterpret_cast<const T*>(value) + i, left), value_factor);
+      store_some(v, values + k * size + i, left);
+    }
+  }
+}
+
+void pack_any(const CachedRows& cache, std::int64_t size, std::int64_t begin, std::int64_t end, float* keys,
+              float* values) {
+  switch (cache.type) {
+    case CacheType::kFloat32:
+      return pack_of<float>(cache, size, begin, end, keys, values);
+    case CacheType::kFloat16:
+      return pack_of<std::uint16_t>(cache, size, begin, end, keys, values);
+    case CacheType::kInt8:
+      return pack_of<std::int8_t>(cache, size, begin, end, keys, values);
+  }
+}
+
+// Scores of kRows rows with all keys of a packed tile.
+template <int kRows>
+[[gnu::always_inline]] inline void score_rows(const float* q, std::int64_t size, const float* keys, float* scores) {
+  for (std::int64_t k = 0; k < kKeyTile; k += kScoreVectors * kLanes) {
+    F32x16 acc[kRows][kScoreVectors];
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 8
+      for (int v = 0; v < kScoreVectors; ++v) acc[r][v] = F32x16::set(0);
+    }
+    for (std::int64_t i = 0; i < size; ++i) {
+      F32x16 key[kScoreVectors];
+#pragma GCC unroll 8
+      for (int v = 0; v < kScoreVectors; ++v) key[v] = F32x16::load(keys + i * kKeyTile + k + v * kLanes);
+#pragma GCC unroll 8
+      for (int r = 0; r < kRows; ++r) {
+        const F32x16 x = F32x16::set(q[r * size + i]);
+#pragma GCC unroll 8
+        for (int v = 0; v < kScoreVectors; ++v) acc[r][v] = F32x16::multiply_add(x, key[v], acc[r][v]);
+      }
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 8
+      for (int v = 0; v < kScoreVectors; ++v) acc[r][v].store(scores + r * kKeyTile + k + v * kLanes);
+    }
+  }
+}
+
+void many_any(const Queries& queries, const float* keys, const float* values, std::int64_t begin, std::int64_t end,
+              const Partial& result) {
+  const std::int64_t size = queries.head_size;
+  float scores[kMaxQueryRows * kKeyTile];
+  std::int64_t r = 0;
+  for (; r + kScoreRows <= queries.rows; r += kScoreRows) {
+    score_rows<kScoreRows>(queries.q + r * size, size, keys, scores + r * kKeyTile);
+  }
+  for (; r < queries.rows; ++r) score_rows<1>(queries.q + r * size, size, keys, scores + r * kKeyTile);
+  for (r = 0; r < queries.rows; ++r) {
+    const float before = result.largest[r];
+    const float sum = softmax(queries, r, begin, kKeyTile, scores + r * kKeyTile, result.largest[r]);
+    if (result.largest[r] == kNoScore) continue;
+    if (before != result.largest[r]) {
+      float shift[kLanes] = {before - result.largest[r]};
+      float factors[kLanes];
+      exp_of(F32x16::load(shift)).store(factors);
+      const float factor = before == kNoScore ? 0 : factors[0];
+      result.total[r] *= factor;
+      float* sums = result.sums + r * size;
+      for (std::int64_t i = 0; i < size; ++i) sums[i] *= factor;
+    }
+    result.total[r] += sum;
+  }
+  add_all_values<float>(scores, kKeyTile, queries.rows, reinterpret_cast<const std::uint8_t*>(values),
+                        size * static_cast<std::int64_t>(sizeof(float)), end - begin, size, result.sums);
+}
+
+}  // namespace
+}  // namespace dualbinary

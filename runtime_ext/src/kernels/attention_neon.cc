@@ -1,0 +1,24 @@
+// Attention for NEON.
+#include "simd/arm_neon.h"
+
+namespace dualbinary {
+namespace {
+
+constexpr int kScoreRows = 4;
+constexpr int kScoreVectors = 1;
+constexpr int kValueRows = 2;
+constexpr int kValueVectors = 2;
+
+}  // namespace
+}  // namespace dualbinary
+
+// F32x16 and the constants come first.
+#include "kernels/attention-inl.h"
+#include "kernels/inventory.h"
+
+namespace dualbinary {
+
+constinit const AttentionKernel attention_neon = {"attention_neon", Isa::kNeon, rotate_any, store_any,
+                                                  few_any,          pack_any,   many_any};
+
+}  // namespace dualbinary
