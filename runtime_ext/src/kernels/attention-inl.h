@@ -118,44 +118,72 @@ template <class T>
   return sum.reduce_add() - extra;
 }
 
-// Scores of kRows rows with one key.
-template <int kRows, class T>
-[[gnu::always_inline]] inline void dot(const float* q, std::int64_t size, const std::uint8_t* key, float* scores,
-                                       std::int64_t stride) {
-  F32x16 sums[kRows];
+// Scores of kRows rows with kKeys keys, whose rows are `row_bytes` apart. kWhole: head_size is a multiple of sixteen.
+template <int kRows, int kKeys, bool kWhole, class T>
+[[gnu::always_inline]] inline void dot(const float* q, std::int64_t size, const std::uint8_t* key,
+                                       std::int64_t row_bytes, float* scores, std::int64_t stride) {
+  F32x16 sums[kRows][kKeys];
 #pragma GCC unroll 4
-  for (int r = 0; r < kRows; ++r) sums[r] = F32x16::set(0);
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
+    for (int k = 0; k < kKeys; ++k) sums[r][k] = F32x16::set(0);
+  }
   for (std::int64_t i = 0; i < size; i += kLanes) {
-    const F32x16 k = load_some(reinterpret_cast<const T*>(key) + i, size - i);
+    const std::int64_t left = kWhole ? kLanes : size - i;
+    F32x16 keys[kKeys];
+#pragma GCC unroll 4
+    for (int k = 0; k < kKeys; ++k) keys[k] = load_some(reinterpret_cast<const T*>(key + k * row_bytes) + i, left);
 #pragma GCC unroll 4
     for (int r = 0; r < kRows; ++r) {
-      sums[r] = F32x16::multiply_add(load_some(q + r * size + i, size - i), k, sums[r]);
+      const F32x16 x = load_some(q + r * size + i, left);
+#pragma GCC unroll 4
+      for (int k = 0; k < kKeys; ++k) sums[r][k] = F32x16::multiply_add(x, keys[k], sums[r][k]);
     }
   }
-  const float factor = factor_of<T>(key, size);
+  float factors[kKeys];
+  for (int k = 0; k < kKeys; ++k) factors[k] = factor_of<T>(key + k * row_bytes, size);
 #pragma GCC unroll 4
-  for (int r = 0; r < kRows; ++r) scores[r * stride] = sums[r].reduce_add() * factor;
+  for (int r = 0; r < kRows; ++r) {
+    float results[kKeys];
+    if constexpr (kKeys == 4) {
+      F32x16::reduce_add_four(sums[r], results);
+    } else {
+      for (int k = 0; k < kKeys; ++k) results[k] = sums[r][k].reduce_add();
+    }
+    for (int k = 0; k < kKeys; ++k) scores[r * stride + k] = results[k] * factors[k];
+  }
 }
 
-// sums [kRows, size] += p [kRows, count] times values, for kVectors vectors from number i on. Values are `row_bytes`
-// apart.
-template <int kRows, int kVectors, class T>
+// Scores [kRows, stride] of kRows rows with all of `count` keys.
+template <int kRows, bool kWhole, class T>
+[[gnu::always_inline]] inline void dots(const float* q, std::int64_t size, const std::uint8_t* keys,
+                                        std::int64_t row_bytes, std::int64_t count, float* scores,
+                                        std::int64_t stride) {
+  std::int64_t k = 0;
+  for (; k + 4 <= count; k += 4) {
+    dot<kRows, 4, kWhole, T>(q, size, keys + k * row_bytes, row_bytes, scores + k, stride);
+  }
+  for (; k < count; ++k) dot<kRows, 1, kWhole, T>(q, size, keys + k * row_bytes, row_bytes, scores + k, stride);
+}
+
+// sums [kRows, size] += p [kRows, count] times values, for kVectors vectors from number i on, the last of them of
+// `left` numbers.
+template <int kRows, int kVectors, bool kWhole, class T>
 [[gnu::always_inline]] inline void add_values(const float* p, std::int64_t p_stride, const std::uint8_t* values,
                                               std::int64_t row_bytes, std::int64_t count, std::int64_t size,
                                               std::int64_t i, float* sums) {
+  const std::int64_t left = kWhole ? kLanes : size - i;
   F32x16 acc[kRows][kVectors];
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 8
-    for (int v = 0; v < kVectors; ++v) {
-      acc[r][v] = load_some(sums + r * size + i + v * kLanes, size - i - v * kLanes);
-    }
+    for (int v = 0; v < kVectors; ++v) acc[r][v] = load_some(sums + r * size + i + v * kLanes, left);
   }
   for (std::int64_t k = 0; k < count; ++k) {
     const auto* value = reinterpret_cast<const T*>(values + k * row_bytes) + i;
     F32x16 row[kVectors];
 #pragma GCC unroll 8
-    for (int v = 0; v < kVectors; ++v) row[v] = load_some(value + v * kLanes, size - i - v * kLanes);
+    for (int v = 0; v < kVectors; ++v) row[v] = load_some(value + v * kLanes, left);
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
       const F32x16 weight = F32x16::set(p[r * p_stride + k]);
@@ -166,35 +194,42 @@ template <int kRows, int kVectors, class T>
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 8
-    for (int v = 0; v < kVectors; ++v) {
-      store_some(acc[r][v], sums + r * size + i + v * kLanes, size - i - v * kLanes);
-    }
+    for (int v = 0; v < kVectors; ++v) store_some(acc[r][v], sums + r * size + i + v * kLanes, left);
   }
+}
+
+// The same for any number of rows.
+template <int kVectors, bool kWhole, class T>
+[[gnu::always_inline]] inline void add_columns(const float* p, std::int64_t p_stride, std::int64_t rows,
+                                               const std::uint8_t* values, std::int64_t row_bytes, std::int64_t count,
+                                               std::int64_t size, std::int64_t i, float* sums) {
+  for (; rows >= kValueRows; rows -= kValueRows, p += kValueRows * p_stride, sums += kValueRows * size) {
+    add_values<kValueRows, kVectors, kWhole, T>(p, p_stride, values, row_bytes, count, size, i, sums);
+  }
+  if constexpr (kValueRows > 3) {
+    if (rows == 3) return add_values<3, kVectors, kWhole, T>(p, p_stride, values, row_bytes, count, size, i, sums);
+  }
+  if constexpr (kValueRows > 2) {
+    if (rows == 2) return add_values<2, kVectors, kWhole, T>(p, p_stride, values, row_bytes, count, size, i, sums);
+  }
+  if (rows == 1) add_values<1, kVectors, kWhole, T>(p, p_stride, values, row_bytes, count, size, i, sums);
 }
 
 // sums [rows, size] += p [rows, count] times values [count, size].
 template <class T>
 void add_all_values(const float* p, std::int64_t p_stride, std::int64_t rows, const std::uint8_t* values,
                     std::int64_t row_bytes, std::int64_t count, std::int64_t size, float* sums) {
-  const std::int64_t whole = size / (kValueVectors * kLanes) * kValueVectors * kLanes;
-  for (std::int64_t i = 0; i < whole; i += kValueVectors * kLanes) {
-    std::int64_t r = 0;
-    for (; r + kValueRows <= rows; r += kValueRows) {
-      add_values<kValueRows, kValueVectors, T>(p + r * p_stride, p_stride, values, row_bytes, count, size, i,
-                                               sums + r * size);
-    }
-    for (; r < rows; ++r) {
-      add_values<1, kValueVectors, T>(p + r * p_stride, p_stride, values, row_bytes, count, size, i, sums + r * size);
-    }
+  std::int64_t i = 0;
+  for (; i + kValueVectors * kLanes <= size; i += kValueVectors * kLanes) {
+    add_columns<kValueVectors, true, T>(p, p_stride, rows, values, row_bytes, count, size, i, sums);
   }
-  for (std::int64_t i = whole; i < size; i += kLanes) {
-    for (std::int64_t r = 0; r < rows; ++r) {
-      add_values<1, 1, T>(p + r * p_stride, p_stride, values, row_bytes, count, size, i, sums + r * size);
-    }
+  for (; i + kLanes <= size; i += kLanes) {
+    add_columns<1, true, T>(p, p_stride, rows, values, row_bytes, count, size, i, sums);
   }
+  if (i < size) add_columns<1, false, T>(p, p_stride, rows, values, row_bytes, count, size, i, sums);
 }
 
-template <class T>
+template <bool kWhole, class T>
 void few_of(const Queries& queries, const CachedRows& cache, std::int64_t begin, std::int64_t end,
             const Partial& result) {
   const std::int64_t size = queries.head_size;
@@ -206,22 +241,10 @@ void few_of(const Queries& queries, const CachedRows& cache, std::int64_t begin,
   for (std::int64_t r = 0; r < queries.rows; r += 4) {
     const std::int64_t rows = queries.rows - r < 4 ? queries.rows - r : 4;
     const float* q = queries.q + r * size;
-    for (std::int64_t k = 0; k < count; ++k) {
-      const std::uint8_t* key = keys + k * cache.row_bytes;
-      switch (rows) {
-        case 4:
-          dot<4, T>(q, size, key, scores[0] + k, kKeySegment);
-          break;
-        case 3:
-          dot<3, T>(q, size, key, scores[0] + k, kKeySegment);
-          break;
-        case 2:
-          dot<2, T>(q, size, key, scores[0] + k, kKeySegment);
-          break;
-        default:
-          dot<1, T>(q, size, key, scores[0] + k, kKeySegment);
-      }
-    }
+    if (rows == 4) dots<4, kWhole, T>(q, size, keys, cache.row_bytes, count, scores[0], kKeySegment);
+    if (rows == 3) dots<3, kWhole, T>(q, size, keys, cache.row_bytes, count, scores[0], kKeySegment);
+    if (rows == 2) dots<2, kWhole, T>(q, size, keys, cache.row_bytes, count, scores[0], kKeySegment);
+    if (rows == 1) dots<1, kWhole, T>(q, size, keys, cache.row_bytes, count, scores[0], kKeySegment);
     for (std::int64_t j = 0; j < rows; ++j) {
       for (std::int64_t k = count; k < padded; ++k) scores[j][k] = kNoScore;
       result.largest[r + j] = kNoScore;
@@ -234,6 +257,13 @@ void few_of(const Queries& queries, const CachedRows& cache, std::int64_t begin,
     }
     add_all_values<T>(scores[0], kKeySegment, rows, values, cache.row_bytes, count, size, result.sums + r * size);
   }
+}
+
+template <class T>
+void few_of(const Queries& queries, const CachedRows& cache, std::int64_t begin, std::int64_t end,
+            const Partial& result) {
+  queries.head_size % kLanes == 0 ? few_of<true, T>(queries, cache, begin, end, result)
+                                  : few_of<false, T>(queries, cache, begin, end, result);
 }
 
 void few_any(const Queries& queries, const CachedRows& cache, std::int64_t begin, std::int64_t end,

@@ -216,17 +216,6 @@ std::unique_ptr<NodeInstance> create(const OrtApi& api, const OrtKernelInfo* inf
   return std::make_unique<AttentionNode>(api, info, read_sizes(reader), reader);
 }
 
-void set_output(const OrtApi& api, OrtShapeInferContext* context, std::size_t index, const TensorInfo& info) {
-  OrtTensorTypeAndShapeInfo* output = nullptr;
-  check(api, api.CreateTensorTypeAndShapeInfo(&output));
-  const Owned<OrtTensorTypeAndShapeInfo> owner(output, api.ReleaseTensorTypeAndShapeInfo);
-  const std::vector<const char*> symbols(info.dims.size(), "");
-  check(api, api.SetTensorElementType(output, info.type));
-  check(api, api.SetDimensions(output, info.dims.data(), info.dims.size()));
-  check(api, api.SetSymbolicDimensions(output, const_cast<const char**>(symbols.data()), symbols.size()));
-  check(api, api.ShapeInferContext_SetOutputTypeShape(context, index, output));
-}
-
 void infer_outputs(const OrtApi& api, OrtShapeInferContext* context) {
   const InferenceAttributes reader(api, context);
   const Sizes sizes = read_sizes(reader);
@@ -239,12 +228,12 @@ void infer_outputs(const OrtApi& api, OrtShapeInferContext* context) {
     read_product(reader, kO, sizes.h * sizes.D, sizes.H);
   }
   check_dims("X", {-1, -1, products ? sizes.H : sizes.width()}, x.dims);
+  x.dims[2] = products ? sizes.H : sizes.h * sizes.D;
+  infer_output_like(api, context, info, x);
   TensorInfo past = inferred_info(api, context, kInputPastKey, &info);
   check_dims("past_key", {-1, sizes.g, -1, row_numbers(past.type, sizes.D)}, past.dims);
-  set_output(api, context, 0, {x.type, {x.dims[0], x.dims[1], products ? sizes.H : sizes.h * sizes.D}});
-  past.dims[2] = -1;  // that of past, or more
-  set_output(api, context, 1, past);
-  set_output(api, context, 2, past);
+  past.dims[2] = kNewDimension;  // that of past, or more
+  for (std::size_t i = 1; i < kOutputs; ++i) infer_output_like(api, context, info, past, i, "present_length");
 }
 
 }  // namespace
@@ -254,7 +243,9 @@ std::vector<const OrtCustomOp*> new_attention_ops(const OrtApi& api) {
   constexpr auto kInt32 = ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32;
   std::vector<const OrtCustomOp*> ops;
   for (const auto type : {ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16}) {
-    for (const auto cache : {type, ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8}) {
+    for (const auto cache : {ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16,
+                             ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8}) {
+      if (type == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16 && cache == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT) continue;
       std::vector<Port> inputs(kInputCount, Port{type, true});
       inputs[kInputX] = {type};
       inputs[kInputPastKey] = inputs[kInputPastValue] = {cache};

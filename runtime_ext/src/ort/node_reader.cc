@@ -1,5 +1,6 @@
 #include "ort/node_reader.h"
 
+#include <algorithm>
 #include <functional>
 #include <numeric>
 #include <stdexcept>
@@ -138,17 +139,22 @@ TensorInfo inferred_info(const OrtApi& api, const OrtShapeInferContext* context,
 }
 
 void infer_output_like(const OrtApi& api, OrtShapeInferContext* context, const OrtTensorTypeAndShapeInfo* info,
-                       const TensorInfo& y) {
+                       const TensorInfo& y, std::size_t index, const char* new_symbol) {
   std::vector<const char*> symbols(y.dims.size());
   check(api, api.GetSymbolicDimensions(info, symbols.data(), symbols.size()));
-  if (y.dims.back() >= 0) symbols.back() = "";
+  for (std::size_t i = 0; i < symbols.size(); ++i) {
+    if (y.dims[i] >= 0) symbols[i] = "";
+    if (y.dims[i] < -1) symbols[i] = new_symbol;
+  }
+  std::vector<std::int64_t> dims = y.dims;
+  for (std::int64_t& dim : dims) dim = std::max<std::int64_t>(dim, -1);
   OrtTensorTypeAndShapeInfo* output = nullptr;
   check(api, api.CreateTensorTypeAndShapeInfo(&output));
   const Owned<OrtTensorTypeAndShapeInfo> owner(output, api.ReleaseTensorTypeAndShapeInfo);
   check(api, api.SetTensorElementType(output, y.type));
-  check(api, api.SetDimensions(output, y.dims.data(), y.dims.size()));
+  check(api, api.SetDimensions(output, dims.data(), dims.size()));
   check(api, api.SetSymbolicDimensions(output, symbols.data(), symbols.size()));
-  check(api, api.ShapeInferContext_SetOutputTypeShape(context, 0, output));
+  check(api, api.ShapeInferContext_SetOutputTypeShape(context, index, output));
 }
 
 }  // namespace dualbinary

@@ -72,9 +72,12 @@ std::int64_t rows_of(const std::vector<std::int64_t>& dims);
 TensorInfo inferred_info(const OrtApi& api, const OrtShapeInferContext* context, int index,
                          OrtTensorTypeAndShapeInfo** info);
 
-// Says that the only output has the type and dimensions `y`, and the symbols of the input `info`, but for a known last
-// dimension.
+// A dimension of an output that no input has.
+inline constexpr std::int64_t kNewDimension = -2;
+
+// Says that the output of that number has the type and dimensions `y`; those that are not known keep the symbols of the
+// input `info`, and a kNewDimension gets `new_symbol`.
 void infer_output_like(const OrtApi& api, OrtShapeInferContext* context, const OrtTensorTypeAndShapeInfo* info,
-                       const TensorInfo& y);
+                       const TensorInfo& y, std::size_t index = 0, const char* new_symbol = "");
 
 }  // namespace dualbinary

@@ -101,6 +101,14 @@ struct F32x16 {
   }
   // In the order of AVX2's: lanes 8 apart, then neighbors, then pairs, then quads. So the two kernels agree bit for
   // bit.
+  // The sums of four vectors' lanes.
+  static void reduce_add_four(const F32x16* four, float* sums) {
+    float32x4_t part[4];
+    for (int i = 0; i < 4; ++i) {
+      part[i] = vaddq_f32(vaddq_f32(four[i].q[0], four[i].q[1]), vaddq_f32(four[i].q[2], four[i].q[3]));
+    }
+    vst1q_f32(sums, vpaddq_f32(vpaddq_f32(part[0], part[1]), vpaddq_f32(part[2], part[3])));
+  }
   float reduce_add() const { return sum_quad(vaddq_f32(q[0], q[2])) + sum_quad(vaddq_f32(q[1], q[3])); }
   float reduce_max() const { return vmaxvq_f32(vmaxq_f32(vmaxq_f32(q[0], q[2]), vmaxq_f32(q[1], q[3]))); }
   // Rounds to nearest even, as 32-bit integers.

@@ -65,6 +65,9 @@ struct F32x16 {
   F32x16 absolute() const {
     return each([&](int i) { return std::fabs(v[i]); });
   }
+  static void reduce_add_four(const F32x16* four, float* sums) {
+    for (int i = 0; i < 4; ++i) sums[i] = four[i].reduce_add();
+  }
   float reduce_add() const {
     float sum = 0;
     for (const float x : v) sum += x;

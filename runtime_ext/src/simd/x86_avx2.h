@@ -73,6 +73,13 @@ struct F32x16 {
       return {_mm256_fmadd_ps(a, signs, swapped<kApart>(a)), _mm256_fmadd_ps(b, signs, swapped<kApart>(b))};
     }
   }
+  // The sums of four vectors' lanes.
+  static void reduce_add_four(const F32x16* four, float* sums) {
+    __m256 half[4];
+    for (int i = 0; i < 4; ++i) half[i] = _mm256_add_ps(four[i].a, four[i].b);
+    const __m256 quads = _mm256_hadd_ps(_mm256_hadd_ps(half[0], half[1]), _mm256_hadd_ps(half[2], half[3]));
+    _mm_storeu_ps(sums, _mm_add_ps(_mm256_castps256_ps128(quads), _mm256_extractf128_ps(quads, 1)));
+  }
   float reduce_add() const {
     const __m256 quads = sum_quads_of(_mm256_add_ps(a, b));
     return _mm_cvtss_f32(_mm_add_ss(_mm256_castps256_ps128(quads), _mm256_extractf128_ps(quads, 1)));

@@ -52,6 +52,14 @@ struct F32x16 {
     const __m512 signs = _mm512_mask_mov_ps(_mm512_set1_ps(1), kUpper, _mm512_set1_ps(-1));
     return {_mm512_fmadd_ps(v, signs, swapped<kApart>())};
   }
+  // The sums of four vectors' lanes.
+  static void reduce_add_four(const F32x16* four, float* sums) {
+    const __m512 ab = _mm512_add_ps(_mm512_unpacklo_ps(four[0].v, four[1].v), _mm512_unpackhi_ps(four[0].v, four[1].v));
+    const __m512 cd = _mm512_add_ps(_mm512_unpacklo_ps(four[2].v, four[3].v), _mm512_unpackhi_ps(four[2].v, four[3].v));
+    const __m512 quads = _mm512_add_ps(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xEE));
+    const __m256 halves = _mm256_add_ps(_mm512_castps512_ps256(quads), _mm512_extractf32x8_ps(quads, 1));
+    _mm_storeu_ps(sums, _mm_add_ps(_mm256_castps256_ps128(halves), _mm256_extractf128_ps(halves, 1)));
+  }
   float reduce_add() const { return _mm512_reduce_add_ps(v); }
   float reduce_max() const { return _mm512_reduce_max_ps(v); }
   // Rounds four vectors to nearest even, adds `bias`, which is their largest magnitude, and stores the sums as digits
