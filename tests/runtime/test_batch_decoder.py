@@ -14,8 +14,8 @@ from runtime_ext.decoder import Decoder
 from tests.support import tiny_sessions as tiny
 from tests.support.tiny_models import make_model
 
-# Plain attention, learned positions (an input of the graph), a window and rotations of single layers, states beside keys and
-# values, and a cache that grows.
+# Plain attention, learned positions (an input of the graph), a window and rotations of single layers, states beside
+# keys and values, and a cache that grows.
 FAMILIES = ["llama", "opt", "gemma3_text", "lfm2", "llama_head20"]
 CAPACITY = 40
 # Rounding of another number of rows: see test_decoder.py.
@@ -70,7 +70,7 @@ def test_ragged_sequences_that_come_and_go_have_the_logits_of_each_alone(decoder
     batch.close(first)
     del running[first]
     fourth, _ = read(5)
-    for chosen in ([second, third], [third, second], [fourth], [second, fourth, third]):
+    for chosen in ([second, third], [third], [second], [third, second], [fourth], [second, fourth, third]):
         for sequence in chosen:
             running[sequence].append(int(random.integers(3, 250)))
         step(chosen)
@@ -124,7 +124,7 @@ def test_a_run_that_fails_leaves_the_sequences_as_they_were(decoder):
     saved = [getattr(owner, name) for owner, name in zip(owners, names, strict=True)]
     for owner, name, session in zip(owners, names, saved, strict=True):
         setattr(owner, name, Failing(session))
-    with pytest.raises(DualBinaryError, match="failed while running the model: out of memory$"):
+    with pytest.raises(DualBinaryError, match=r"failed while running the model: out of memory$"):
         batch.step(pair, [8, 9])
     for owner, name, session in zip(owners, names, saved, strict=True):
         setattr(owner, name, session)
