@@ -127,7 +127,7 @@ class _Api:
         if self._limits.key is None:
             return
         given = request.headers.get("authorization", "").removeprefix("Bearer ")
-        if not hmac.compare_digest(given.encode(), self._limits.key.encode()):
+        if not hmac.compare_digest(given.encode("latin-1"), self._limits.key.encode()):
             raise ApiError(401, "the API key is missing or wrong", kind="authentication_error", code="invalid_api_key")
 
     def _check_model(self, name: str) -> None:

@@ -113,7 +113,8 @@ def _listening(options: ServeOptions) -> Iterator[socket.socket]:
         family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
         listener = socket.create_server((options.host, options.port), family=family, backlog=128)
     except OSError as error:
-        raise InputError(f"cannot listen at {options.host} port {options.port}: {error.strerror or error}") from None
+        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or error
+        raise InputError(f"cannot listen at {options.host} port {options.port}: {reason}") from None
     with listener:
         yield listener
 

@@ -214,9 +214,10 @@ def _shown(value: Any) -> str:
 
 
 def _api_error(error: ValidationError) -> ApiError:
-    """The first thing that is wrong, in one line; of the kinds that a value may be, the one that it comes closest to."""
+    """The first thing that is wrong, in one line; of the kinds that a value may be, the one that it is closest to."""
     errors = error.errors(include_url=False, include_context=False)
-    first = max((each for each in errors if each["loc"][:1] == errors[0]["loc"][:1]), key=lambda each: len(each["loc"]))
+    same = [each for each in errors if each["loc"][:1] == errors[0]["loc"][:1]]
+    first = max(same, key=lambda each: (not each["type"].endswith("_type"), len(each["loc"])))
     # Names of kinds that pydantic adds to the place are no names of fields.
     place = ".".join(str(part) for part in first["loc"] if str(part) not in _KINDS and "[" not in str(part))
     message = first["msg"].removeprefix("Value error, ")

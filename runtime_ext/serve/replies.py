@@ -97,9 +97,17 @@ class TextReply(Reply):
         return {
             "tokens": [each.token.text for each in scored],
             "token_logprobs": [each.token.logprob for each in scored],
-            "top_logprobs": [{token.text: token.logprob for token in each.top} for each in scored],
+            "top_logprobs": [_by_text(each.top) for each in scored],
             "text_offset": [each.offset for each in scored],
         }
+
+
+def _by_text(tokens: Sequence[Token]) -> Json:
+    """Parts of characters have one text; the most likely of them, which comes first, stands for it."""
+    found: Json = {}
+    for token in tokens:
+        found.setdefault(token.text, token.logprob)
+    return found
 
 
 def _chat_token(token: Token) -> Json:

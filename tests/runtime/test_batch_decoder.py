@@ -1,5 +1,7 @@
 """Several sequences at once against one at a time, on models of several kinds."""
 
+from typing import Any, cast
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -119,7 +121,7 @@ def test_a_run_that_fails_leaves_the_sequences_as_they_were(decoder):
         def __getattr__(self, name):
             return getattr(self.session, name)
 
-    owners = [batch] if batch.batched else [sequence.decoder for sequence in pair]
+    owners = [batch] if batch.batched else [sequence.decoder for sequence in cast(Any, pair)]
     names = ["_session" if batch.batched else "session"] * len(owners)
     saved = [getattr(owner, name) for owner, name in zip(owners, names, strict=True)]
     for owner, name, session in zip(owners, names, saved, strict=True):

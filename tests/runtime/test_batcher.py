@@ -167,6 +167,6 @@ def test_an_answer_ends_where_the_slot_is_full(decoder):
 
 def test_logits_come_with_the_token_that_they_chose(decoder):
     batcher, seen = Batcher(batch_decoder(decoder, 2, 40)), []
-    batcher.add(Job([1, 2], 5, Sampler(), lambda token, logits: seen.append(token == np.argmax(logits)), print))
+    batcher.add(Job([1, 2], 5, Sampler(), lambda token, logits: bool(seen.append(token == np.argmax(logits))), print))
     drain(batcher)
     assert seen == [True] * 5
