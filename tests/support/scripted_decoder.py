@@ -18,7 +18,7 @@ LIKELY = 8.0  # the logit of what comes next, 0 for all others
 class ScriptedDecoder(BatchDecoder):
     """Every sequence continues as `script` (token ids) from its beginning, and then again from there.
 
-    While `gate` is not set, runs of the model wait.
+    While `gate` is not set, runs of the model wait; `runs` counts them.
     """
 
     batched = True
@@ -30,6 +30,7 @@ class ScriptedDecoder(BatchDecoder):
         )
         super().__init__(cast(Decoder, model), slots, capacity)
         self._script, self._size = list(script), vocabulary
+        self.runs = 0
         self.gate = threading.Event()
         self.gate.set()
 
@@ -46,6 +47,7 @@ class ScriptedDecoder(BatchDecoder):
         return np.stack([self.read(sequence, [token]) for sequence, token in zip(sequences, tokens, strict=True)])
 
     def _next(self, held: Any) -> npt.NDArray[np.float32]:
+        self.runs += 1
         assert self.gate.wait(30)
         held.said += 1
         logits = np.zeros(self._size, np.float32)
