@@ -29,7 +29,7 @@ from runtime_ext.bench import SEED, TOKEN_RANGE
 from runtime_ext.config import DecoderConfig
 from runtime_ext.decoder import PROMPT_CHUNK, Decoder, session_options
 
-__all__ = ["OperatorTime", "Phase", "Profile", "main", "profile"]
+__all__ = ["OperatorTime", "Phase", "Profile", "by_run", "main", "profile"]
 
 LOOKUPS = ("Gather", "GatherBlockQuantized")  # read the rows they are asked for, not their table
 READ_BYTES = 256_000_000
@@ -108,7 +108,7 @@ def profile(path: Path, threads: int, prompt_length: int, tokens: int) -> Profil
         options.profile_file_prefix = str(Path(scratch) / "profile")
         session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         _times(Decoder(session, DecoderConfig.read(path.parent)), ids, prompt_length)
-        runs = _by_run(json.loads(Path(session.end_profiling()).read_text(encoding="utf-8")))
+        runs = by_run(json.loads(Path(session.end_profiling()).read_text(encoding="utf-8")))
     read = _read_speed(threads)
     after = _times(plain, ids, prompt_length)
     weight_bytes = token_bytes(path)
@@ -176,7 +176,7 @@ class _Run:
     kernels: dict[str, list[float]]
 
 
-def _by_run(events: list[dict[str, Any]]) -> list[_Run]:
+def by_run(events: list[dict[str, Any]]) -> list[_Run]:
     """Split a profile into the runs of a session, each with the microseconds of its kernels by operator."""
     bounds = sorted((e["ts"], e["ts"] + e["dur"]) for e in events if e.get("name") == "model_run")
     kernels = sorted(
