@@ -29,7 +29,7 @@ import onnxruntime as ort
 
 from dualbinary import DualBinaryError, InputError
 from dualbinary.files.model_files import LONG_ROPE_AFTER
-from runtime_ext.cache import cache_tensors
+from runtime_ext.cache import cache_tensors, untouched_zeros
 from runtime_ext.decoder import PROMPT_CHUNK, Decoder, first_line
 from runtime_ext.providers import CPU, Provider
 
@@ -199,9 +199,12 @@ class _Rows(BatchDecoder):
         self._session = decoder.session
         tensors = cache_tensors(self._session)
         self._states = [tensor for tensor in tensors if not tensor.grows]
-        # Pages that no token has been written to take no memory: the system gives zeros out when they are touched.
+        # What no token has been written to takes no memory, so slots may have far more room than is used.
         self._buffers = [
-            (tensor, np.zeros((slots, *tensor.zeros(capacity).shape[1:]), tensor.dtype))
+            (
+                tensor,
+                untouched_zeros((slots, *(capacity if size is None else size for size in tensor.shape)), tensor.dtype),
+            )
             for tensor in tensors
             if tensor.grows
         ]

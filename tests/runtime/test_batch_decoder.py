@@ -1,5 +1,8 @@
 """Several sequences at once against one at a time, on models of several kinds."""
 
+import mmap
+import os
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -12,6 +15,7 @@ from dualbinary import DualBinaryError, InputError
 from exporter.options import ExportOptions
 from exporter.pipeline import export
 from runtime_ext.batch_decoder import batch_decoder, load_batch_decoder
+from runtime_ext.cache import untouched_zeros
 from runtime_ext.decoder import Decoder
 from tests.support import tiny_sessions as tiny
 from tests.support.tiny_models import make_model
@@ -133,6 +137,17 @@ def test_a_run_that_fails_leaves_the_sequences_as_they_were(decoder):
     after = batch.step(pair, [8, 9])
     for row, tokens in zip(after, ([5, 6, 7, 8], [5, 6, 7, 9]), strict=True):
         assert_close(row, alone(decoder, tokens))
+
+
+@pytest.mark.skipif(not hasattr(mmap, "MADV_NOHUGEPAGE"), reason="a system without huge pages")
+def test_room_takes_memory_where_it_is_written_to_alone():
+    def resident():
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    before, room = resident(), untouched_zeros((64, 256, 1024), np.float32)
+    room[:, 0] = 1
+    assert 64 * 4096 <= resident() - before < room.nbytes / 4
+    assert not room[:, 1:].any()
 
 
 def test_a_step_is_one_run_where_keys_and_values_have_one_buffer(decoder):
