@@ -5,13 +5,22 @@ import contextlib
 import socket
 import threading
 from collections.abc import Iterator
+from typing import Any
 
+import openai
 import uvicorn
 
 from runtime_ext.batch_decoder import BatchDecoder
 from runtime_ext.serve.app import Limits, make_app
 from runtime_ext.serve.engine import Engine
 from runtime_ext.text import TextCodec
+
+ASKED = [{"role": "user", "content": "Hi"}]
+
+
+def client(url: str, key: str = "none") -> Any:
+    """OpenAI's client, which asks once."""
+    return openai.OpenAI(base_url=url, api_key=key, max_retries=0)
 
 
 @contextlib.contextmanager

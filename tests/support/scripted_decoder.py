@@ -29,7 +29,7 @@ class ScriptedDecoder(BatchDecoder):
             config=config, vocabulary=vocabulary, cache_bytes_per_token=0, check=lambda tokens: None
         )
         super().__init__(cast(Decoder, model), slots, capacity)
-        self._script, self._size = list(script), vocabulary
+        self.script, self._size = list(script), vocabulary
         self.runs = 0
         self.gate = threading.Event()
         self.gate.set()
@@ -51,5 +51,5 @@ class ScriptedDecoder(BatchDecoder):
         assert self.gate.wait(30)
         held.said += 1
         logits = np.zeros(self._size, np.float32)
-        logits[self._script[held.said % len(self._script)]] = LIKELY
+        logits[self.script[held.said % len(self.script)]] = LIKELY
         return logits
