@@ -12,7 +12,7 @@ from dualbinary.errors import OptionError
 __all__ = ["Sampler"]
 
 # To sort a vocabulary takes milliseconds, as long as a step of a small model; most draws fall among the first of them.
-FEW = 256
+FEW = 4096
 
 
 @dataclass

@@ -4,7 +4,8 @@
 
 Starts `python -m runtime_ext serve` on a free port of this machine, and streams completions over HTTP: prompts and
 answers of different lengths, by a fixed seed. Times are the clients': to the first token from the request on, waiting
-included, and from token to token after it. Memory is the resident set of the server, over the run. Linux only.
+included, and from token to token after it. Memory is the resident set of the server, over the run. CPU time is that of
+the server, and of processes that are neither it nor its clients. Linux only.
 """
 
 import argparse
@@ -63,6 +64,7 @@ class Load:
     memory_start: int
     memory_middle: int
     memory_end: int
+    server_cores: float
     other_cores: float | None
 
 
@@ -79,8 +81,10 @@ def measure(path: Path, clients: int, seconds: float, slots: int, threads: int, 
         try:
             # Its log would fill the pipe.
             drain = subprocess.Popen(["cat"], stdin=server.stdout, stdout=subprocess.DEVNULL)
+            begin, used = time.monotonic(), _cpu_seconds(server.pid)
             with OtherLoad() as load:
                 times, memory = asyncio.run(_run(facts["url"], facts["model"], server.pid, clients, seconds))
+            cores = (_cpu_seconds(server.pid) - used) / (time.monotonic() - begin)
         finally:
             server.send_signal(signal.SIGINT)
             server.wait(60)
@@ -102,7 +106,8 @@ def measure(path: Path, clients: int, seconds: float, slots: int, threads: int, 
         memory_start=memory[0],
         memory_middle=memory[len(memory) // 2],
         memory_end=memory[-1],
-        other_cores=load.cores,
+        server_cores=round(cores, 2),
+        other_cores=None if load.cores is None else round(max(0.0, load.cores - cores), 2),
     )
 
 
@@ -172,6 +177,12 @@ def _resident(pid: int) -> int:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+def _cpu_seconds(pid: int) -> float:
+    """Seconds of CPU that a process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def _table(load: Load) -> str:
     milliseconds = {
         "first token": (load.first_token_p50, load.first_token_p95),
@@ -183,7 +194,9 @@ def _table(load: Load) -> str:
     lines += [f"refused {load.refused}, errors {load.errors or 'none'}"]
     memory = (load.memory_start, load.memory_middle, load.memory_end)
     lines += ["memory at start, middle, end: " + ", ".join(f"{each / 1e6:.1f} MB" for each in memory)]
-    return "\n".join([*lines, f"other processes, the clients among them: {load.other_cores} cores"])
+    return "\n".join(
+        [*lines, f"the server: {load.server_cores} cores; other processes, without the clients: {load.other_cores}"]
+    )
 
 
 def _command(args: argparse.Namespace) -> None:
