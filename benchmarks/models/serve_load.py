@@ -30,7 +30,6 @@ from dualbinary.cli.console import add_common_options, run
 __all__ = ["Load", "main", "measure"]
 
 TEXT = "the sun and a river of old stones under my house where people walk every day with some bread"
-PROMPT_WORDS = (8, 120)
 ANSWER_TOKENS = (16, 96)
 MEMORY_EVERY = 5.0  # seconds
 START_SECONDS = 120
@@ -68,8 +67,11 @@ class Load:
     other_cores: float | None
 
 
-def measure(path: Path, clients: int, seconds: float, slots: int, threads: int, options: list[str]) -> Load:
-    """Start a server of the model at `path`, load it, and stop it. Raises DualBinaryError where it does not start."""
+def measure(path: Path, clients: int, seconds: float, words: int, slots: int, threads: int, options: list[str]) -> Load:
+    """Start a server of the model at `path`, load it with prompts of up to `words` words, and stop it.
+
+    Raises DualBinaryError where it does not start, or nothing is answered.
+    """
     command = [sys.executable, "-m", "runtime_ext", "serve", str(path), "--port", "0", "--json"]
     command += ["--slots", str(slots), "--threads", str(threads), *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
@@ -83,7 +85,7 @@ def measure(path: Path, clients: int, seconds: float, slots: int, threads: int, 
             drain = subprocess.Popen(["cat"], stdin=server.stdout, stdout=subprocess.DEVNULL)
             begin, used = time.monotonic(), _cpu_seconds(server.pid)
             with OtherLoad() as load:
-                times, memory = asyncio.run(_run(facts["url"], facts["model"], server.pid, clients, seconds))
+                times, memory = asyncio.run(_run(facts["url"], facts["model"], server.pid, words, clients, seconds))
             cores = (_cpu_seconds(server.pid) - used) / (time.monotonic() - begin)
         finally:
             server.send_signal(signal.SIGINT)
@@ -111,12 +113,12 @@ def measure(path: Path, clients: int, seconds: float, slots: int, threads: int, 
     )
 
 
-async def _run(url: str, model: str, pid: int, clients: int, seconds: float) -> tuple[_Times, list[int]]:
+async def _run(url: str, model: str, pid: int, words: int, clients: int, seconds: float) -> tuple[_Times, list[int]]:
     times, memory = _Times(), []
     end = time.monotonic() + seconds
     limits = httpx2.Limits(max_connections=clients)
     async with httpx2.AsyncClient(base_url=url, timeout=seconds + 600, limits=limits) as http:
-        tasks = [asyncio.create_task(_client(http, model, number, end, times)) for number in range(clients)]
+        tasks = [asyncio.create_task(_client(http, model, words, number, end, times)) for number in range(clients)]
         # The first answers touch pages and fill pools: memory counts from when every client has been answered once.
         while len(times.first) < clients and time.monotonic() < end:
             await asyncio.sleep(0.2)
@@ -130,11 +132,11 @@ async def _run(url: str, model: str, pid: int, clients: int, seconds: float) -> 
     return times, memory
 
 
-async def _client(http: httpx2.AsyncClient, model: str, number: int, end: float, times: _Times) -> None:
+async def _client(http: httpx2.AsyncClient, model: str, words: int, number: int, end: float, times: _Times) -> None:
     random = np.random.default_rng(number)
     while time.monotonic() < end:
-        words = random.choice(TEXT.split(), int(random.integers(*PROMPT_WORDS)))
-        body = {"model": model, "prompt": " ".join(words), "max_tokens": int(random.integers(*ANSWER_TOKENS))}
+        text = random.choice(TEXT.split(), int(random.integers(1, words + 1)))
+        body = {"model": model, "prompt": " ".join(text), "max_tokens": int(random.integers(*ANSWER_TOKENS))}
         body |= {"stream": True, "temperature": float(number % 2), "seed": number}
         try:
             await _ask(http, body, end, times)
@@ -200,14 +202,14 @@ def _table(load: Load) -> str:
 
 
 def _command(args: argparse.Namespace) -> None:
-    for name in ("clients", "slots", "threads"):
+    for name in ("clients", "words", "slots", "threads"):
         if getattr(args, name) < 1:
             raise InputError(f"--{name}: expected at least 1, got {getattr(args, name)}")
     if args.seconds <= 0:
         raise InputError(f"--seconds: expected above 0, got {args.seconds:g}")
     options = ["--queue", str(args.queue), "--context", str(args.context)]
     options += [] if args.library else ["--no-library"]
-    found = measure(args.model, args.clients, args.seconds, args.slots, args.threads, options)
+    found = measure(args.model, args.clients, args.seconds, args.words, args.slots, args.threads, options)
     print(json.dumps({"model": str(args.model), **asdict(found)}) if args.json else _table(found))
 
 
@@ -219,6 +221,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("model", type=Path, metavar="OUT.onnx", help="an exported model")
     parser.add_argument("--clients", type=int, default=16, metavar="N", help="default 16")
     parser.add_argument("--seconds", type=float, default=300, metavar="S", help="default 300")
+    parser.add_argument("--words", type=int, default=120, metavar="N", help="of a prompt, at most (default 120)")
     parser.add_argument("--slots", type=int, default=4, metavar="N", help="of the server (default 4)")
     parser.add_argument("--threads", type=int, default=2, metavar="T", help="of the server (default 2)")
     parser.add_argument("--queue", type=int, default=64, metavar="N", help="of the server (default 64)")
