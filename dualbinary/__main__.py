@@ -5,7 +5,7 @@
     dualbinary inspect ...      python -m importer --inspect ...
     dualbinary convert ...      python -m importer.convert ...
     dualbinary quantize ...     python -m calib ...
-    dualbinary generate ...     python -m runtime_ext generate ...     and so on for bench and info
+    dualbinary generate ...     python -m runtime_ext generate ...     and so on for serve, bench and info
     dualbinary relayout ...     python -m dualbinary.onnx_files.relayout ...
 
 The modules are run by name, not imported: this package depends on no other one.
@@ -41,6 +41,7 @@ VERBS = {
     "quantize": Verb("calib", (), "calib", "train a model to two bits per weight"),
     "relayout": Verb("dualbinary.onnx_files.relayout", (), "relayout", "change the stored layout of an exported model"),
     "generate": Verb("runtime_ext", ("generate",), "", "continue a prompt with an exported model"),
+    "serve": Verb("runtime_ext", ("serve",), "serve", "answer requests of the OpenAI API with an exported model"),
     "bench": Verb("runtime_ext", ("bench",), "", "measure an exported model"),
     "info": Verb("runtime_ext", ("info",), "", "describe the runtime library and this machine"),
 }

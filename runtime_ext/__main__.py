@@ -1,4 +1,4 @@
-"""The runtime's commands: `python -m runtime_ext {generate,bench,info}`."""
+"""The runtime's commands: `python -m runtime_ext {generate,serve,bench,info}`."""
 
 import argparse
 import sys
@@ -8,11 +8,13 @@ from dualbinary.cli import console
 from dualbinary.cli.options import add_options
 from runtime_ext import bench, generate, info
 from runtime_ext.decoder import LoadOptions
+from runtime_ext.serve import command as serve
 
 __all__ = ["main"]
 
 COMMANDS = {
     "generate": (generate, "continue a text"),
+    "serve": (serve, "answer requests of the OpenAI API over HTTP"),
     "bench": (bench, "measure how fast a model runs here"),
     "info": (info, "describe the library, and a model"),
 }

@@ -1,5 +1,7 @@
 """What a model carries from one step to the next: keys and values of all tokens, or states of fixed size."""
 
+import math
+import mmap
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +12,7 @@ from dualbinary import InputError
 from dualbinary.files.cache_names import PAST, present_name
 from runtime_ext.providers import Provider
 
-__all__ = ["CacheTensor", "cache_tensors"]
+__all__ = ["CacheTensor", "cache_tensors", "untouched_zeros"]
 
 _TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 _RANK = 4  # of keys and values: [batch, heads, length, head size]
@@ -52,6 +54,19 @@ class CacheTensor:
         values = self.zeros(length)
         place = (provider.name, provider.device) if values.size else ("cpu", 0)
         return ort.OrtValue.ortvalue_from_numpy(values, *place)
+
+
+def untouched_zeros(shape: tuple[int, ...], dtype: type[np.floating]) -> npt.NDArray[np.floating]:
+    """Zeros that take memory page by page, as they are written to.
+
+    NumPy asks the system for huge pages, of which the first token of each head takes a whole one: megabytes for
+    kilobytes. Attention over small ones was as fast (docs/log/models.md).
+    """
+    if not hasattr(mmap, "MADV_NOHUGEPAGE"):
+        return np.zeros(shape, dtype)
+    memory = mmap.mmap(-1, math.prod(shape) * np.dtype(dtype).itemsize, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    memory.madvise(mmap.MADV_NOHUGEPAGE)
+    return np.frombuffer(memory, dtype).reshape(shape)
 
 
 def cache_tensors(session: ort.InferenceSession) -> list[CacheTensor]:

@@ -7,7 +7,7 @@ out no Python objects, and for a bounded number of steps.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NoReturn
@@ -18,6 +18,7 @@ from jinja2.ext import Extension
 from jinja2.parser import Parser
 from jinja2.runtime import Context, Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.visitor import NodeTransformer
 
 from dualbinary import InputError
 from dualbinary.files.model_files import CHAT_TEMPLATE, CHAT_TEMPLATE_JSON, CHAT_TEMPLATES, TOKENIZER_CONFIG
@@ -27,7 +28,8 @@ __all__ = ["ChatTemplate"]
 
 # Rounds of loops and calls of macros in one conversation. The longest published ones take some hundred for a message.
 MAX_STEPS = 100_000
-# What * and ** may make: characters or items of a repetition, bits of a number.
+# What operators and blocks may make: characters of a text, items of a list, bits of a number; and numbers in calls,
+# such as the width of a text. Longer prompts than this fit no context.
 MAX_SIZE = 1_000_000
 
 
@@ -80,7 +82,7 @@ class _Generation(Extension):
 class _Sandbox(ImmutableSandboxedEnvironment):
     """Jinja's sandbox with the settings and the names that templates are written for."""
 
-    intercepted_binops = frozenset({"*", "**"})
+    intercepted_binops = frozenset({"*", "**", "+"})
 
     def __init__(self) -> None:
         super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, "jinja2.ext.loopcontrols"])
@@ -95,16 +97,39 @@ class _Sandbox(ImmutableSandboxedEnvironment):
             raise SecurityError(f"more than {MAX_STEPS} rounds of loops")
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        """A product or a power. Raises SecurityError where it would be too long."""
+        """A product, a power or a sum. Raises SecurityError where it would be too long."""
         if _size_of_result(operator, left, right) > MAX_SIZE:
             raise SecurityError(f"{operator} would make more than {MAX_SIZE} characters, items or bits")
         return super().call_binop(context, operator, left, right)
+
+    def call(self, context: Context, called: Any, *args: Any, **kwargs: Any) -> Any:
+        """Call a function or a method. Raises SecurityError for a number that could ask for too much."""
+        if any(isinstance(value, int) and abs(value) > MAX_SIZE for value in (*args, *kwargs.values())):
+            raise SecurityError(f"a call with a number above {MAX_SIZE}")
+        return super().call(context, called, *args, **kwargs)
+
+    def concat(self, parts: Iterable[str]) -> str:
+        """The text of a template, a macro or a block. Raises SecurityError where it is too long."""
+        kept, size = [], 0
+        for part in parts:
+            size += len(part)
+            if size > MAX_SIZE:
+                raise SecurityError(f"a text of more than {MAX_SIZE} characters")
+            kept.append(part)
+        return "".join(kept)
+
+    def joined(self, *parts: Any) -> str:
+        """What `~` makes. Raises SecurityError where it is too long."""
+        return self.concat(map(str, parts))
 
 
 def _size_of_result(operator: str, left: Any, right: Any) -> float:
     bits = [side.bit_length() if isinstance(side, int) else 0 for side in (left, right)]
     if operator == "**":
         return bits[0] * abs(right)
+    if operator == "+":
+        sizes = [len(side) if isinstance(side, str | list | tuple) else 0 for side in (left, right)]
+        return sum(sizes) or max(bits)
     for sequence, count in ((left, right), (right, left)):
         if isinstance(sequence, str | list | tuple) and isinstance(count, int):
             return len(sequence) * count
@@ -112,11 +137,19 @@ def _size_of_result(operator: str, left: Any, right: Any) -> float:
 
 
 def _counted(tree: nodes.Template) -> nodes.Template:
-    """`tree` with every round of a loop and every call of a macro counted."""
+    """`tree` with every round of a loop and every call of a macro counted, and texts joined within bounds."""
     for node in list(tree.find_all((nodes.For, nodes.Macro, nodes.CallBlock))):
         count = nodes.Call(nodes.EnvironmentAttribute("count_step"), [], [], None, None)
         node.body.insert(0, nodes.ExprStmt(count).set_lineno(node.lineno))
-    return tree
+    return _Joins().visit(tree)
+
+
+class _Joins(NodeTransformer):
+    """Puts a call of `joined` in the place of every `~`."""
+
+    def visit_Concat(self, node: nodes.Concat) -> nodes.Node:
+        parts = [self.visit(part) for part in node.nodes]
+        return nodes.Call(nodes.EnvironmentAttribute("joined"), parts, [], None, None).set_lineno(node.lineno)
 
 
 def _find(directory: Path) -> str:

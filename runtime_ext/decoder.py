@@ -44,7 +44,7 @@ from runtime_ext.config import DecoderConfig
 from runtime_ext.providers import CPU, Provider
 from runtime_ext.static_step import NO_CAPTURE, StaticStep, graph_options
 
-__all__ = ["PROMPT_CHUNK", "Decoder", "LoadOptions", "session_options"]
+__all__ = ["PROMPT_CHUNK", "Decoder", "LoadOptions", "first_line", "session_options"]
 
 # A prompt is read in pieces of this many tokens. Attention holds scores [heads, s, t] at once; and models that give
 # logits of all s tokens, in float32, take 154 MB for a piece where the vocabulary has 150,000 words.
@@ -139,7 +139,7 @@ class Decoder:
             # Without the fallback, which would print its reasons and continue without the provider.
             session = ort.InferenceSession(str(path), options, providers=providers, enable_fallback=0)
         except Exception as error:  # ONNX Runtime's own exceptions share no narrower base
-            raise InputError(f"{path}: ONNX Runtime cannot load it: {_first_line(error)}") from error
+            raise InputError(f"{path}: ONNX Runtime cannot load it: {first_line(error)}") from error
         provider.check(session)
         try:
             return cls(session, DecoderConfig.read(path.parent), provider, static_steps)
@@ -188,7 +188,7 @@ class Decoder:
         total = self.length + len(tokens)
         if total > self.capacity:
             raise InputError(f"{total} tokens, but the sequence was started for {self.capacity}")
-        self._check(tokens)
+        self.check(tokens)
         switch = self._long_rope_after
         if switch and self.length <= switch:
             self._tokens += tokens
@@ -202,7 +202,8 @@ class Decoder:
             logits = self._run(piece, reach=switch if below else None)
         return logits
 
-    def _check(self, tokens: Sequence[int]) -> None:
+    def check(self, tokens: Sequence[int]) -> None:
+        """Raise InputError for an id that the model's table lacks, where its length is known."""
         if self.vocabulary is None:
             return
         for token in tokens:
@@ -227,7 +228,7 @@ class Decoder:
             else:
                 logits = self._run_bound(ids, total, reach)
         except Exception as error:  # as above
-            raise DualBinaryError(f"ONNX Runtime failed while running the model: {_first_line(error)}") from error
+            raise DualBinaryError(f"ONNX Runtime failed while running the model: {first_line(error)}") from error
         self.length = total
         return logits
 
@@ -266,5 +267,6 @@ def _check_names(session: ort.InferenceSession) -> None:
         raise InputError("not a decoder: it has no output logits")
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """The first line of what ONNX Runtime says, which appends where in its source it failed."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

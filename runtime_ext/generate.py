@@ -1,8 +1,11 @@
-"""`python -m runtime_ext generate`: continue a text.
+"""`python -m runtime_ext generate`: continue a text, or several at once.
 
     python -m runtime_ext generate OUT.onnx --prompt TEXT [--chat] [sampling options] [--provider cuda] [--json]
+    python -m runtime_ext generate OUT.onnx --prompts FILE [--slots 4] ...
 
-Text goes to standard output as it is generated, and a last line with counts and speeds to standard error.
+Text goes to standard output as it is generated, and a last line with counts and speeds to standard error. Of several
+prompts the answers come in the order of the prompts, each on a line, as a JSON string where it holds a line end or
+begins with a quotation mark; `--json` prints an object for each.
 """
 
 import argparse
@@ -10,12 +13,14 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from dualbinary import InputError
 from dualbinary.cli.options import option, options_from
+from dualbinary.errors import OptionError
 from runtime_ext.decoder import Decoder, LoadOptions
+from runtime_ext.generate_all import as_line, generate_all, read_prompts
+from runtime_ext.generation import Generation, answer_limit
 from runtime_ext.providers import Provider
 from runtime_ext.sampling import Sampler
 from runtime_ext.text import TextCodec
@@ -27,25 +32,21 @@ __all__ = ["OPTIONS", "GenerateOptions", "Generation", "generate"]
 class GenerateOptions:
     """Options of the command beside the sampler's."""
 
-    prompt: str = option(help="text to continue, or the question with {chat}")
+    prompt: str | None = option(None, help="text to continue, or the question with {chat}")
+    prompts: Path | None = option(
+        None, help="file of prompts, each a line or, to hold line ends, a JSON string on a line", metavar="FILE"
+    )
+    slots: int = option(4, help="sequences at once, with {prompts}", minimum=1)
     chat: bool = option(False, help="put the prompt into the model's chat template")
     max_new_tokens: int = option(128, help="tokens to generate at most", minimum=1)
 
+    def __post_init__(self) -> None:
+        """Raise OptionError unless there is one source of prompts."""
+        if (self.prompt is None) == (self.prompts is None):
+            raise OptionError("prompt", "one of {prompt} and {prompts}", "neither" if self.prompt is None else "both")
+
 
 OPTIONS = (GenerateOptions, Sampler, Provider)
-
-
-@dataclass
-class Generation:
-    """The result of one call: token ids, why it ended, and how long it took in seconds.
-
-    `finish_reason` is "stop" at an end-of-text token (which is not among `tokens`) and "length" at the limit.
-    """
-
-    tokens: list[int]
-    finish_reason: str = "length"
-    prompt_seconds: float = 0.0
-    decode_seconds: float = 0.0
 
 
 def generate(
@@ -56,14 +57,7 @@ def generate(
     Ends at an end-of-text token, after `max_new_tokens`, or where the context is full. Raises InputError where the
     prompt is empty or leaves no room in the context, and DualBinaryError where the model's logits are not finite.
     """
-    context = decoder.config.context_length
-    if not prompt:
-        raise InputError("the prompt is empty: it has no token to continue from")
-    if len(prompt) >= context:
-        raise InputError(
-            f"the prompt has {len(prompt)} tokens, the model's context only {context} for it and the answer"
-        )
-    limit = min(max_new_tokens, context - len(prompt))
+    limit = answer_limit(prompt, max_new_tokens, decoder.config.context_length)
     decoder.start(len(prompt) + limit)
     began = time.perf_counter()
     logits = decoder.step(prompt)
@@ -87,6 +81,10 @@ def command(args: argparse.Namespace) -> None:
     sampler = options_from(args, Sampler)
     decoder = Decoder.load(args.model, load.threads, load.library, options_from(args, Provider))
     codec = TextCodec(args.model.parent)
+    if options.prompts is not None:
+        _answer_all(args, decoder, codec, options, sampler)
+        return
+    assert options.prompt is not None
     prompt = codec.encode_chat(options.prompt) if options.chat else codec.encode(options.prompt)
     result = Generation([])
     tokens = generate(decoder, prompt, options.max_new_tokens, sampler, result)
@@ -101,6 +99,26 @@ def command(args: argparse.Namespace) -> None:
         if result.tokens:
             print()  # an error gets a line of its own
     print(_summary(len(prompt), result), file=sys.stderr)
+
+
+def _answer_all(
+    args: argparse.Namespace, decoder: Decoder, codec: TextCodec, options: GenerateOptions, sampler: Sampler
+) -> None:
+    """Answer the prompts of a file, in order."""
+    assert options.prompts is not None
+    encode = codec.encode_chat if options.chat else codec.encode
+    prompts = [encode(text) for text in read_prompts(options.prompts)]
+    samplers = [replace(sampler) for _ in prompts]
+    began = time.perf_counter()
+    count = 0
+    for prompt, result in zip(
+        prompts, generate_all(decoder, prompts, options.max_new_tokens, samplers, options.slots), strict=True
+    ):
+        text = codec.decode(result.tokens)
+        count += len(result.tokens)
+        print(json.dumps(_report(args.model, len(prompt), text, result)) if args.json else as_line(text), flush=True)
+    seconds = time.perf_counter() - began
+    print(f"[{len(prompts)} prompts; {count} new, {count / seconds:.1f} tokens/s in all]", file=sys.stderr)
 
 
 def _report(model: Path, prompt_tokens: int, text: str, result: Generation) -> dict[str, object]:

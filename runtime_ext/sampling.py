@@ -11,6 +11,9 @@ from dualbinary.errors import OptionError
 
 __all__ = ["Sampler"]
 
+# To sort a vocabulary takes milliseconds, as long as a step of a small model; most draws fall among the first of them.
+FEW = 4096
+
 
 @dataclass
 class Sampler:
@@ -45,14 +48,44 @@ class Sampler:
             )
         if self.temperature == 0:
             return int(logits.argmax())
-        order = np.argsort(-logits, kind="stable")  # most likely first
-        if self.top_k:
-            order = order[: self.top_k]
-        scaled = logits[order].astype(np.float64) / self.temperature
-        probabilities = np.exp(scaled - scaled[0])
-        probabilities /= probabilities.sum()
-        # A token stays while those before it sum to less than p; the first one always does.
-        before = np.cumsum(probabilities) - probabilities
-        kept = before < self.top_p
-        probabilities = probabilities[kept] / probabilities[kept].sum()
-        return int(order[kept][self._random.choice(len(probabilities), p=probabilities)])
+        weights = np.exp((logits.astype(np.float64) - largest) / self.temperature)
+        chance = self._random.random()
+        token = self._draw(logits, weights, chance, min(FEW, len(logits)))
+        if token is None:
+            token = self._draw(logits, weights, chance, len(logits))
+        assert token is not None  # among all of them there is one
+        return token
+
+    def _draw(
+        self, logits: npt.NDArray[np.float32], weights: npt.NDArray[np.float64], chance: float, count: int
+    ) -> int | None:
+        """The token that `chance`, 0 to 1, picks; None where it may not be among the `count` most likely ones."""
+        allowed = min(self.top_k or len(logits), len(logits))
+        order = _most_likely(logits, min(count, allowed))
+        sums = np.cumsum(weights[order])
+        if len(order) == allowed:
+            total = sums[-1]
+        elif self.top_k:
+            return None
+        else:
+            total = weights.sum()
+        # A token stays while those before it sum to less than p of the total; the first one always does.
+        kept = int(np.searchsorted(sums, self.top_p * total, side="left")) + 1
+        if kept <= len(sums):
+            total = sums[kept - 1]
+        elif self.top_p < 1 and len(order) < allowed:
+            return None
+        place = int(np.searchsorted(sums, chance * total, side="right"))
+        if place < len(order):
+            return int(order[place])
+        return int(order[-1]) if len(order) == allowed else None  # rounding may leave the last sum short
+
+
+def _most_likely(logits: npt.NDArray[np.float32], count: int) -> npt.NDArray[np.intp]:
+    """The `count` largest, the first of equal ones before the others; far faster than to sort them all."""
+    if count < len(logits):
+        least = np.partition(logits, len(logits) - count)[len(logits) - count]
+        some = np.flatnonzero(logits >= least)
+    else:
+        some = np.arange(len(logits))
+    return some[np.argsort(-logits[some], kind="stable")][:count]

@@ -1,10 +1,12 @@
 """Text to tokens and back: tokenizer.json, and the chat template beside it."""
 
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 
 from tokenizers import Tokenizer
-from tokenizers.decoders import DecodeStream
+from tokenizers.decoders import ByteLevel, DecodeStream
 
 from dualbinary import InputError
 from dualbinary.files.model_files import TOKENIZER
@@ -42,22 +44,34 @@ class TextCodec:
 
         Raises InputError for bytes that are no UTF-8, and for a text that the tokenizer has no tokens for.
         """
-        try:
-            text.encode()
-            return self._tokenizer.encode(text).ids
-        except UnicodeEncodeError as error:
-            raise InputError(f"the prompt is not valid UTF-8 at character {error.start}; give it as UTF-8") from error
-        except Exception as error:  # the Rust library raises plain Exception
-            raise InputError(f"the tokenizer cannot encode the prompt: {error}") from error
+        return self._encode(text, add_special_tokens=True)
 
     def encode_chat(self, message: str) -> list[int]:
         """Token ids of one user message in the model's chat format, up to the place where the answer begins.
 
-        Raises InputError where the model has no chat template or the template does not accept the message.
+        Raises InputError as `encode_messages` does.
         """
-        messages = [{"role": "user", "content": message}]
-        text = ChatTemplate(self._directory).render(messages, self._names)
-        return self._tokenizer.encode(text, add_special_tokens=False).ids
+        return self.encode_messages([{"role": "user", "content": message}])
+
+    def encode_messages(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        """Token ids of a conversation, each message with its role and content, up to where the next answer begins.
+
+        Raises InputError where the model has no chat template or the template does not accept the messages.
+        """
+        return self._encode(self._chat_template.render(messages, self._names), add_special_tokens=False)
+
+    @cached_property
+    def _chat_template(self) -> ChatTemplate:
+        return ChatTemplate(self._directory)
+
+    def _encode(self, text: str, add_special_tokens: bool) -> list[int]:
+        try:
+            text.encode()
+            return self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
+        except UnicodeEncodeError as error:
+            raise InputError(f"the prompt is not valid UTF-8 at character {error.start}; give it as UTF-8") from error
+        except Exception as error:  # the Rust library raises plain Exception
+            raise InputError(f"the tokenizer cannot encode the prompt: {error}") from error
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of token ids, special tokens left out."""
@@ -65,7 +79,33 @@ class TextCodec:
 
     def stream(self, ids: Iterable[int]) -> Iterator[str]:
         """The text of token ids in pieces, each as soon as it is whole: a character may span several tokens."""
-        decoder = DecodeStream(skip_special_tokens=True)
+        pieces = self.pieces()
         for token in ids:
-            if piece := decoder.step(self._tokenizer, token):
+            if piece := pieces(token):
                 yield piece
+
+    def pieces(self) -> Callable[[int], str]:
+        """A function that takes the tokens of one text in turn and returns what each completes, "" where nothing."""
+        decoder = DecodeStream(skip_special_tokens=True)
+        return lambda token: decoder.step(self._tokenizer, token) or ""
+
+    def token_text(self, token: int) -> tuple[str, bytes]:
+        """One token by itself, special ones included: its text, with U+FFFD for parts of characters, and its bytes."""
+        text = self._tokenizer.decode([token], skip_special_tokens=False)
+        stored = self._tokenizer.id_to_token(token) or ""
+        if found := _BYTE_TOKEN.fullmatch(stored):
+            return text, bytes([int(found[1], 16)])
+        if "\ufffd" in text and isinstance(self._tokenizer.decoder, ByteLevel):
+            return text, bytes(_BYTE_OF_LETTER.get(letter, 0) for letter in stored)
+        return text, text.encode()
+
+
+def _byte_of_letter() -> dict[str, int]:
+    """The alphabet of byte-level tokenizers: printable Latin-1 stands for itself, other bytes for U+0100 and so on."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(0x100 + place): byte for place, byte in enumerate(others)}
+
+
+_BYTE_OF_LETTER = _byte_of_letter()
+_BYTE_TOKEN = re.compile("<0x([0-9A-F]{2})>")  # of tokenizers that fall back to bytes

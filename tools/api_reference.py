@@ -26,9 +26,13 @@ MODULES = (
     "exporter",
     "runtime_ext",
     "runtime_ext.decoder",
+    "runtime_ext.batch_decoder",
+    "runtime_ext.batcher",
     "runtime_ext.text",
     "runtime_ext.sampling",
     "runtime_ext.generate",
+    "runtime_ext.generate_all",
+    "runtime_ext.generation",
 )
 HEADERS = ("runtime_ext/src/capi/dualbinary.h", "runtime_ext/src/capi/dualbinary_cuda.h")
 WIDTH = 110  # of a signature

@@ -28,7 +28,7 @@ from runtime_ext.bench import SEED, TOKEN_RANGE
 from runtime_ext.config import DecoderConfig
 from runtime_ext.decoder import PROMPT_CHUNK, Decoder, session_options
 
-__all__ = ["OperatorTime", "Phase", "Profile", "main", "profile"]
+__all__ = ["OperatorTime", "Phase", "Profile", "by_run", "main", "profile"]
 
 PROMPTS = 6
 WARM_UP = 4
@@ -107,7 +107,7 @@ def profile(path: Path, threads: int, prompt_length: int, tokens: int) -> Profil
         options.profile_file_prefix = str(Path(scratch) / "profile")
         session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         _times(Decoder(session, DecoderConfig.read(path.parent)), ids, prompt_length)
-        runs = _by_run(json.loads(Path(session.end_profiling()).read_text(encoding="utf-8")))
+        runs = by_run(json.loads(Path(session.end_profiling()).read_text(encoding="utf-8")))
     floor = measured_floor(path, threads)
     after = _times(plain, ids, prompt_length)
     return Profile(
@@ -157,7 +157,7 @@ class _Run:
     kernels: dict[str, list[float]]
 
 
-def _by_run(events: list[dict[str, Any]]) -> list[_Run]:
+def by_run(events: list[dict[str, Any]]) -> list[_Run]:
     """Split a profile into the runs of a session, each with the microseconds of its kernels by operator."""
     bounds = sorted((e["ts"], e["ts"] + e["dur"]) for e in events if e.get("name") == "model_run")
     kernels = sorted(

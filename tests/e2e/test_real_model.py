@@ -23,6 +23,7 @@ from examples import smollm2
 from exporter.source.model_directory import ModelDirectory
 from runtime_ext.decoder import Decoder, session_options
 from runtime_ext.generate import Generation, generate
+from runtime_ext.generate_all import generate_all
 from runtime_ext.library import describe, genai_overlay, library_path
 from runtime_ext.sampling import Sampler
 from runtime_ext.text import TextCodec
@@ -106,6 +107,21 @@ def test_two_planes_take_a_quarter_of_the_bfloat16_weights(tmp_path):
 
 def test_the_answer_is_paris(exported, greedy):
     assert TextCodec(exported.path.parent).decode(greedy).startswith(" Paris")
+
+
+def test_prompts_that_share_three_slots_get_the_tokens_that_each_gets_alone(exported):
+    """Prompts and answers of different lengths, so that slots free and fill; one answer ends by itself."""
+    decoder, codec = Decoder.load(exported.path), TextCodec(exported.path.parent)
+    words = PROSE.split()
+    prompts = [codec.encode(" ".join(words[:count])) for count in (3, 90, 21, 150, 7, 40)]
+    prompts.append(codec.encode_chat("What is the capital of France?"))
+    samplers = [[Sampler(temperature=place % 2, seed=place) for place in range(len(prompts))] for _ in range(2)]
+    together = list(generate_all(decoder, prompts, STEPS, samplers[0], slots=3))
+    for found, prompt, sampler in zip(together, prompts, samplers[1], strict=True):
+        expected = Generation([])
+        list(generate(decoder, prompt, STEPS, sampler, expected))
+        assert (found.tokens, found.finish_reason) == (expected.tokens, expected.finish_reason)
+    assert {found.finish_reason for found in together} == {"stop", "length"}
 
 
 def test_a_layout_ready_for_this_cpu_gives_the_same_tokens(exported, greedy, tmp_path):

@@ -12,6 +12,7 @@ from onnx import numpy_helper
 import runtime_ext
 from dualbinary import DualBinaryError
 from runtime_ext.__main__ import main
+from runtime_ext.generate_all import read_prompts
 from tests.support import tiny_sessions as tiny
 
 PROMPT = "Hello"
@@ -160,7 +161,9 @@ def test_info_names_the_instruction_sets_that_can_be_forced(run):
         ("generate", ("--prompt", "x", "--threads", -1), "--threads: expected at least 0, got -1"),
         ("generate", ("--prompt", "x", "--temperature", 1, "--seed", -1), "--seed: expected at least 0, got -1"),
         ("generate", ("--prompt", "caf\udce9"), "the prompt is not valid UTF-8 at character 3"),
-        ("generate", (), "--prompt"),
+        ("generate", (), "--prompt: expected one of --prompt and --prompts, got neither"),
+        ("generate", ("--prompt", "x", "--prompts", "y"), "--prompt: expected one of --prompt and --prompts, got both"),
+        ("generate", ("--prompts", "y", "--slots", 0), "--slots: expected at least 1, got 0"),
         ("bench", ("--tokens", 0), "--tokens: expected at least 1, got 0"),
         ("bench", ("--prompt-length", tiny.CONTEXT_LENGTH), f"context of {tiny.CONTEXT_LENGTH}"),
     ],
@@ -208,3 +211,37 @@ def test_a_missing_tokenizer_exits_2_and_says_where_it_belongs(run, tiny_copy):
     code, _, err = run("generate", tiny_copy, "--prompt", "x")
     assert code == 2
     assert "tokenizer.json: no such file; copy the tokenizer" in err
+
+
+def test_generate_answers_a_file_of_prompts_in_order_as_each_alone(run, tiny_model, tmp_path):
+    texts = ["Hello", 'a "quoted" line\nand another', "third"]
+    file = tmp_path / "prompts.txt"
+    file.write_text(f"{texts[0]}\n\n{json.dumps(texts[1])}\n{texts[2]}", encoding="utf-8")
+    options = ("--temperature", 1, "--seed", 3, "--max-new-tokens", 6)
+    code, out, err = run("generate", tiny_model, "--prompts", file, "--slots", 2, *options, "--json")
+    assert code == 0
+    assert "3 prompts; 18 new" in err
+    reports = [json.loads(line) for line in out.splitlines()]
+    alone = [json.loads(run("generate", tiny_model, "--prompt", text, *options, "--json")[1]) for text in texts]
+    assert [report["tokens"] for report in reports] == [report["tokens"] for report in alone]
+    code, out, _ = run("generate", tiny_model, "--prompts", file, *options)
+    assert code == 0
+    (tmp_path / "answers.txt").write_text(out, encoding="utf-8")
+    assert read_prompts(tmp_path / "answers.txt") == [report["text"] for report in reports]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"\n\n", "expected a prompt on a line, got none"),
+        (b'fine\n"open', 'line 2: a line that begins with " is a JSON string'),
+        (b"\xff", "not UTF-8 text"),
+        (None, "No such file"),
+    ],
+)
+def test_a_damaged_file_of_prompts_exits_2_with_one_line(run, tiny_model, tmp_path, content, message):
+    if content is not None:
+        (tmp_path / "prompts.txt").write_bytes(content)
+    code, out, err = run("generate", tiny_model, "--prompts", tmp_path / "prompts.txt")
+    assert (code, out) == (2, "")
+    assert message in err.splitlines()[-1]

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from dualbinary import DualBinaryError, InputError
+from runtime_ext import sampling
 from runtime_ext.sampling import Sampler
 
 PROBABILITIES = np.array([0.1, 0.4, 0.3, 0.2])
@@ -46,6 +47,17 @@ def test_draws_follow_the_tempered_probabilities(temperature):
     expected /= expected.sum()
     # Five standard deviations of a binomial count; the seed is fixed, so this never flickers.
     assert np.all(np.abs(counts - draws * expected) < 5 * np.sqrt(draws * expected * (1 - expected)))
+
+
+@given(LOGIT_ARRAYS, st.integers(0, 20), st.sampled_from([1, 0.999, 0.9, 0.5]), st.integers(0, 100))
+def test_the_draw_is_the_same_whether_few_or_all_are_sorted(logits, k, p, seed):
+    draws = []
+    for few in (3, 1000):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sampling, "FEW", few)
+            sampler = Sampler(temperature=1, top_k=k, top_p=p, seed=seed)
+            draws.append([sampler(logits) for _ in range(5)])
+    assert draws[0] == draws[1]
 
 
 def test_equal_seeds_draw_equal_tokens_and_others_differ():

@@ -1,0 +1,163 @@
+"""Continuous batching: jobs come and go while others run.
+
+    while batcher.busy:
+        batcher.advance()       one piece of a prompt, and one token of every sequence that has read its prompt
+
+A job waits until a slot is free and those before it have read their prompts; then its prompt is read in pieces, between
+which the others go on; then it gets a token at each step until it ends. Greedy jobs, and those with a seed, get the
+tokens that they would get alone, as far as the kernels give the same logits for any number of rows: a model whose
+activations are rounded to 8 bits (accuracy level 4) has another kernel from four rows on.
+"""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from dualbinary import DualBinaryError
+from runtime_ext.batch_decoder import BatchDecoder, BatchSequence
+from runtime_ext.decoder import PROMPT_CHUNK
+from runtime_ext.generation import answer_limit
+
+__all__ = ["Batcher", "Job"]
+
+# Tokens of a prompt between two steps of the others. Fewer would read the weights more often than there is work for,
+# more would let the others wait: 64 tokens take about as long as ten steps.
+PIECE = 64
+
+OnToken = Callable[[int, npt.NDArray[np.float32]], bool]
+OnEnd = Callable[[str | DualBinaryError], None]
+
+
+@dataclass(eq=False)
+class Job:
+    """A prompt to continue.
+
+    Attributes:
+        prompt: token ids.
+        max_new_tokens: the answer has this many at most, fewer where the slot has no room for them.
+        sampler: chooses a token by logits [vocabulary], such as a Sampler; it serves one job.
+        on_token: called with each token and the logits that it was chosen by. Returns True to end the job there.
+        on_end: called once, with why it ended: "stop" at an end-of-text token or by `on_token`, "length" at the limit,
+            "canceled", or the error.
+    """
+
+    prompt: Sequence[int]
+    max_new_tokens: int
+    sampler: Callable[[npt.NDArray[np.float32]], int]
+    on_token: OnToken
+    on_end: OnEnd
+    _limit: int = field(init=False, default=0)
+    _count: int = field(init=False, default=0)
+    _last: int = field(init=False, default=0)
+
+
+@dataclass(eq=False)
+class _Reading:
+    job: Job
+    sequence: BatchSequence
+
+
+class Batcher:
+    """Jobs over the slots of a batch decoder. Not for several threads, but `on_token` and `on_end` may add jobs."""
+
+    def __init__(self, decoder: BatchDecoder) -> None:
+        self._decoder = decoder
+        self._waiting: deque[Job] = deque()
+        self._reading: _Reading | None = None
+        self._running: dict[Job, BatchSequence] = {}
+
+    @property
+    def busy(self) -> bool:
+        """True while there are jobs."""
+        return bool(self._waiting or self._reading or self._running)
+
+    @property
+    def waiting(self) -> int:
+        """Jobs without a slot."""
+        return len(self._waiting)
+
+    @property
+    def running(self) -> int:
+        """Jobs with a slot."""
+        return len(self._running) + (self._reading is not None)
+
+    def add(self, job: Job) -> None:
+        """Take a job in. Raises InputError where its prompt is empty or leaves no room for an answer."""
+        job._limit = answer_limit(job.prompt, job.max_new_tokens, self._decoder.capacity)
+        self._waiting.append(job)
+
+    def cancel(self, job: Job) -> None:
+        """End a job. Nothing happens where it has ended already."""
+        if job in self._waiting:
+            self._waiting.remove(job)
+            job.on_end("canceled")
+        elif job in self._running:
+            self._end(job, self._running[job], "canceled")
+        elif self._reading is not None and self._reading.job is job:
+            sequence, self._reading = self._reading.sequence, None
+            self._end(job, sequence, "canceled")
+
+    def advance(self) -> None:
+        """Read a piece of one prompt and take a step with all that have read theirs."""
+        self._begin()
+        self._read()
+        self._step()
+
+    def _begin(self) -> None:
+        if self._reading is None and self._waiting and self._decoder.free:
+            self._reading = _Reading(self._waiting.popleft(), self._decoder.open())
+
+    def _read(self) -> None:
+        if self._reading is None:
+            return
+        job, sequence = self._reading.job, self._reading.sequence
+        piece = PIECE if self._running else PROMPT_CHUNK
+        try:
+            logits = self._decoder.read(sequence, job.prompt[sequence.length : sequence.length + piece])
+        except DualBinaryError as error:
+            self._reading = None
+            self._end(job, sequence, error)
+            return
+        if sequence.length == len(job.prompt):
+            self._reading = None
+            self._running[job] = sequence
+            self._choose(job, sequence, logits)
+
+    def _step(self) -> None:
+        jobs = list(self._running)
+        if not jobs:
+            return
+        sequences = [self._running[job] for job in jobs]
+        try:
+            logits = self._decoder.step(sequences, [job._last for job in jobs])
+        except DualBinaryError as error:
+            for job, sequence in zip(jobs, sequences, strict=True):
+                self._end(job, sequence, error)
+            return
+        for job, sequence, row in zip(jobs, sequences, logits, strict=True):
+            if job in self._running:  # the end of another one may have canceled it
+                self._choose(job, sequence, row)
+
+    def _choose(self, job: Job, sequence: BatchSequence, logits: npt.NDArray[np.float32]) -> None:
+        """Choose the next token of a job, and end it where that is its last."""
+        try:
+            token = job.sampler(logits)
+        except DualBinaryError as error:
+            self._end(job, sequence, error)
+            return
+        if token in self._decoder.config.eos_token_ids:
+            self._end(job, sequence, "stop")
+            return
+        job._last, job._count = token, job._count + 1
+        if job.on_token(token, logits):
+            self._end(job, sequence, "stop")
+        elif job._count == job._limit:
+            self._end(job, sequence, "length")
+
+    def _end(self, job: Job, sequence: BatchSequence, reason: str | DualBinaryError) -> None:
+        self._running.pop(job, None)
+        self._decoder.close(sequence)
+        job.on_end(reason)

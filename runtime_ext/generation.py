@@ -1,0 +1,35 @@
+"""What a call for text gives, and how long it may get."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dualbinary import InputError
+
+__all__ = ["Generation", "answer_limit"]
+
+
+@dataclass
+class Generation:
+    """The result of one call: token ids, why it ended, and how long it took in seconds.
+
+    `finish_reason` is "stop" at an end-of-text token (which is not among `tokens`) and "length" at the limit.
+    """
+
+    tokens: list[int]
+    finish_reason: str = "length"
+    prompt_seconds: float = 0.0
+    decode_seconds: float = 0.0
+
+
+def answer_limit(prompt: Sequence[int], max_new_tokens: int, context: int) -> int:
+    """The tokens that may follow `prompt`: `max_new_tokens`, or what the context leaves.
+
+    Raises InputError where the prompt is empty or leaves no room in the context.
+    """
+    if not prompt:
+        raise InputError("the prompt is empty: it has no token to continue from")
+    if len(prompt) >= context:
+        raise InputError(
+            f"the prompt has {len(prompt)} tokens, the model's context only {context} for it and the answer"
+        )
+    return min(max_new_tokens, context - len(prompt))

@@ -1,0 +1,47 @@
+"""The benchmarks of several sequences and of a server under load, on a tiny model."""
+
+import json
+
+import pytest
+
+from benchmarks.models import batch, serve_load
+from exporter.options import ExportOptions
+from exporter.pipeline import export
+from tests.support import tiny_sessions as tiny
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("serving")
+    export(tiny.make_weights(directory / "hf"), directory / "out" / "model.onnx", ExportOptions())
+    tiny.make_tokenizer().save(str(directory / "out" / "tokenizer.json"))
+    return directory / "out" / "model.onnx"
+
+
+def test_several_sequences_are_timed_and_a_step_is_taken_apart(model, capsys):
+    options = ["--sequences", "1", "3", "--prompt-length", "8", "--steps", "4", "--rounds", "2", "--threads", "1"]
+    assert batch.main([str(model), *options, "--profile", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    first, second = result["rows"]
+    assert (first["sequences"], first["ratio"], second["sequences"]) == (1, 1.0, 3)
+    assert second["tokens_per_second"] == pytest.approx(3e3 / second["milliseconds"])
+    assert second["ratio"] == pytest.approx(3 * first["milliseconds"] / second["milliseconds"])
+    assert {len(values) for values in result["operators"].values()} == {2}
+    assert result["operators"]["DualBinaryMatMul"][1] > 0
+    assert batch.main([str(model), "--sequences", "0"]) == 2
+
+
+def test_clients_are_answered_and_the_server_ends(model, capsys):
+    options = ["--clients", "3", "--seconds", "1", "--words", "2", "--slots", "2", "--threads", "1"]
+    assert serve_load.main([str(model), *options, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["errors"], result["refused"]) == ({}, 0)
+    assert result["answers"] >= 3
+    assert result["tokens_per_second"] == result["tokens"] / 1
+    assert 0 < result["token_p50"] <= result["token_p95"]
+    assert result["memory_start"] > 0
+
+
+def test_a_server_that_does_not_start_is_one_line(tmp_path, capfd):
+    assert serve_load.main([str(tmp_path / "none.onnx"), "--seconds", "1"]) == 1
+    assert "no such file" in capfd.readouterr().err

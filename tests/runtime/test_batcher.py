@@ -1,0 +1,172 @@
+"""Continuous batching: jobs that come and go get what they would get alone."""
+
+import numpy as np
+import pytest
+
+from dualbinary import DualBinaryError, InputError
+from runtime_ext import batcher as batcher_module
+from runtime_ext.batch_decoder import batch_decoder
+from runtime_ext.batcher import Batcher, Job
+from runtime_ext.decoder import Decoder
+from runtime_ext.generate import generate
+from runtime_ext.generate_all import generate_all
+from runtime_ext.generation import Generation
+from runtime_ext.sampling import Sampler
+
+PROMPTS = [[7, 8, 9], [1], list(range(30)), [200, 100, 50, 25], list(range(100, 120)), [5, 5], [33] * 11]
+NEW = 12
+
+
+@pytest.fixture(scope="module")
+def decoder(tiny_model) -> Decoder:
+    return Decoder.load(tiny_model, threads=1, library=False)
+
+
+class Record:
+    """What one job said."""
+
+    def __init__(self, stop_after=None):
+        self.tokens, self.ended, self.stop_after = [], [], stop_after
+
+    def take(self, token, logits):
+        self.tokens.append(token)
+        return len(self.tokens) == self.stop_after
+
+    def job(self, prompt, sampler=None, limit=NEW):
+        return Job(prompt, limit, sampler or Sampler(), self.take, self.ended.append)
+
+
+def alone(decoder, prompt, sampler=None, limit=NEW):
+    result = Generation([])
+    list(generate(decoder, prompt, limit, sampler or Sampler(), result))
+    return result
+
+
+def drain(batcher, rounds=1000):
+    for _ in range(rounds):
+        if not batcher.busy:
+            return
+        batcher.advance()
+    raise AssertionError("the batcher does not come to an end")
+
+
+@pytest.mark.parametrize("slots", [1, 3, 8])
+@pytest.mark.parametrize("temperature", [0, 1.5])
+def test_all_prompts_get_the_answers_that_they_get_alone(decoder, monkeypatch, slots, temperature):
+    monkeypatch.setattr(batcher_module, "PIECE", 4)
+    samplers = [[Sampler(temperature=temperature, seed=place) for place in range(len(PROMPTS))] for _ in range(2)]
+    found = list(generate_all(decoder, PROMPTS, NEW, samplers[0], slots))
+    for result, prompt, sampler in zip(found, PROMPTS, samplers[1], strict=True):
+        expected = alone(decoder, prompt, sampler)
+        assert (result.tokens, result.finish_reason) == (expected.tokens, expected.finish_reason)
+
+
+def test_jobs_that_come_later_share_the_steps_of_those_that_run(decoder):
+    batcher = Batcher(batch_decoder(decoder, 2, 40))
+    early, late, last = Record(), Record(stop_after=2), Record()
+    batcher.add(early.job(PROMPTS[0]))
+    for _ in range(3):
+        batcher.advance()
+    assert len(early.tokens) == 4  # one from the prompt
+    batcher.add(late.job(PROMPTS[1]))
+    batcher.add(last.job(PROMPTS[3]))
+    assert (batcher.running, batcher.waiting) == (1, 2)
+    batcher.advance()
+    assert (len(early.tokens), late.tokens, late.ended) == (5, alone(decoder, PROMPTS[1]).tokens[:2], ["stop"])
+    drain(batcher)
+    assert early.tokens == alone(decoder, PROMPTS[0]).tokens
+    assert last.tokens == alone(decoder, PROMPTS[3]).tokens
+    assert early.ended == last.ended == ["length"]
+    assert batcher.running == batcher.waiting == 0
+
+
+def test_an_end_of_text_token_ends_a_job_and_is_left_out(decoder, monkeypatch):
+    expected = alone(decoder, PROMPTS[0])
+    batch = batch_decoder(decoder, 1, 40)
+    end = expected.tokens[4]
+    batch.config = type(batch.config)(batch.config.context_length, (end,), batch.config.share_buffer)
+    batcher, record = Batcher(batch), Record()
+    batcher.add(record.job(PROMPTS[0]))
+    drain(batcher)
+    assert (record.tokens, record.ended) == (expected.tokens[: expected.tokens.index(end)], ["stop"])
+
+
+def test_canceled_jobs_free_their_slots_wherever_they_are(decoder, monkeypatch):
+    monkeypatch.setattr(batcher_module, "PIECE", 4)
+    batch = batch_decoder(decoder, 2, 40)
+    batcher = Batcher(batch)
+    records = [Record() for _ in range(4)]
+    jobs = [record.job(prompt) for record, prompt in zip(records, [[1], PROMPTS[2], [2], [3]], strict=True)]
+    for job in jobs:
+        batcher.add(job)
+    batcher.advance()
+    batcher.advance()
+    assert (batcher.running, batcher.waiting, batch.free) == (2, 2, 0)  # the second still reads its prompt
+    for job in jobs[:3]:
+        batcher.cancel(job)
+        batcher.cancel(job)
+    assert [record.ended for record in records] == [["canceled"]] * 3 + [[]]
+    assert batch.free == 2
+    drain(batcher)
+    assert records[3].tokens == alone(decoder, [3]).tokens
+
+
+def test_an_error_ends_the_jobs_that_it_concerns_and_no_other(decoder):
+    def broken(logits):
+        raise DualBinaryError("no token can be chosen")
+
+    batch = batch_decoder(decoder, 3, 40)
+    batcher = Batcher(batch)
+    good, bad, unknown = Record(), Record(), Record()
+    batcher.add(good.job(PROMPTS[0]))
+    batcher.add(bad.job(PROMPTS[1], broken))
+    batcher.add(unknown.job([100_000]))
+    drain(batcher)
+    assert good.tokens == alone(decoder, PROMPTS[0]).tokens
+    assert [str(record.ended[0]) for record in (bad, unknown)] == ["no token can be chosen", str(unknown.ended[0])]
+    assert "token id 100000" in str(unknown.ended[0])
+    assert batch.free == 3
+
+
+def test_a_step_that_fails_ends_all_that_took_part_and_the_next_job_runs(decoder, monkeypatch):
+    batch = batch_decoder(decoder, 2, 40)
+    batcher, records = Batcher(batch), [Record(), Record()]
+    for record in records:
+        batcher.add(record.job([1, 2]))
+    batcher.advance()
+    batcher.advance()
+
+    def fail(sequences, tokens):
+        raise DualBinaryError("out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(batch, "step", fail)
+        batcher.advance()
+    assert [str(record.ended[0]) for record in records] == ["out of memory"] * 2
+    assert (batch.free, batcher.busy) == (2, False)
+    again = Record()
+    batcher.add(again.job(PROMPTS[0]))
+    drain(batcher)
+    assert again.tokens == alone(decoder, PROMPTS[0]).tokens
+
+
+@pytest.mark.parametrize(("prompt", "message"), [([], "the prompt is empty"), ([1] * 40, "context only 40")])
+def test_prompts_without_an_answer_are_refused_at_once(decoder, prompt, message):
+    batcher = Batcher(batch_decoder(decoder, 1, 40))
+    with pytest.raises(InputError, match=message):
+        batcher.add(Record().job(prompt))
+    assert not batcher.busy
+
+
+def test_an_answer_ends_where_the_slot_is_full(decoder):
+    batcher, record = Batcher(batch_decoder(decoder, 1, 10)), Record()
+    batcher.add(record.job([1, 2, 3], limit=100))
+    drain(batcher)
+    assert (len(record.tokens), record.ended) == (7, ["length"])
+
+
+def test_logits_come_with_the_token_that_they_chose(decoder):
+    batcher, seen = Batcher(batch_decoder(decoder, 2, 40)), []
+    batcher.add(Job([1, 2], 5, Sampler(), lambda token, logits: bool(seen.append(token == np.argmax(logits))), print))
+    drain(batcher)
+    assert seen == [True] * 5

@@ -1,0 +1,133 @@
+"""What the server refuses, and how it says so."""
+
+import json
+import time
+
+import httpx2
+import openai
+import pytest
+
+from runtime_ext.batch_decoder import load_batch_decoder
+from runtime_ext.serve.app import Limits
+from runtime_ext.text import TextCodec
+from tests.support import tiny_sessions as tiny
+from tests.support.live_server import ASKED, client, serving
+from tests.support.scripted_decoder import ScriptedDecoder
+
+CONTEXT = 60
+JSON = {"Content-Type": "application/json"}
+
+
+@pytest.fixture(scope="module")
+def codec(tiny_model) -> TextCodec:
+    return TextCodec(tiny_model.parent)
+
+
+@pytest.fixture(scope="module")
+def live(tiny_model, codec):
+    with serving(load_batch_decoder(tiny_model, 1, CONTEXT, threads=1, library=False), codec) as (url, _):
+        yield client(url)
+
+
+@pytest.fixture
+def script(codec):
+    return ScriptedDecoder(codec.encode("hello "), tiny.BYTES + len(tiny.SPECIAL_TOKENS))
+
+
+CHAT, COMPLETION = {"messages": ASKED}, {"prompt": "Hi"}
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "param", "message"),
+    [
+        (CHAT | {"n": 2}, 400, "n", "n: not supported by this server but for 1, got 2; leave it out"),
+        (CHAT | {"tools": [{"type": "function"}]}, 400, "tools", "tools: not supported"),
+        (CHAT | {"response_format": {"type": "json_object"}}, 400, "response_format", "not supported"),
+        (CHAT | {"audio": {"voice": "x"}}, 400, "audio", "not supported by this server, got"),
+        (CHAT | {"frequency_penalty": 0.5}, 400, "frequency_penalty", "not supported"),
+        (CHAT | {"temperature": 2.5}, 400, "temperature", "less than or equal to 2, got 2.5"),
+        (CHAT | {"temperature": "hot"}, 400, "temperature", 'a valid number, got "hot"'),
+        (CHAT | {"top_p": 0}, 400, "top_p", "greater than 0"),
+        (CHAT | {"max_tokens": 0}, 400, "max_tokens", "greater than or equal to 1"),
+        (CHAT | {"stop": ["x"] * 5}, 400, "stop", "at most 4 strings, got 5"),
+        (CHAT | {"stop": ""}, 400, "stop", "at least 1 character"),
+        (CHAT | {"top_logprobs": 2}, 400, "top_logprobs", "only with logprobs"),
+        (CHAT | {"stream_options": {"include_usage": True}}, 400, "stream_options", "only with stream"),
+        (CHAT | {"unheard_of": 1}, 400, "unheard_of", "not a parameter of this server"),
+        (CHAT | {"model": "other"}, 404, "model", "expected tiny, the one that this server has, got other"),
+        ({"messages": []}, 400, "messages", "at least 1 item"),
+        ({}, 400, "messages", "messages: missing"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, 400, "messages.0.role", "'user' or 'assistant'"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
+            400,
+            "messages.0.content.0.type",
+            "should be 'text', got \"image_url\"",
+        ),
+        (
+            {"messages": [{"role": "assistant", "content": "x", "tool_calls": [{}]}]},
+            400,
+            "messages.0",
+            "tool_calls is not supported in a message",
+        ),
+        ({"messages": [{"role": "user", "content": "\ud800"}]}, 400, None, "not valid UTF-8"),
+        ({"messages": [{"role": "user", "content": "x" * 100}]}, 400, None, f"context only {CONTEXT}"),
+        (COMPLETION | {"echo": True}, 400, "echo", "echo: not supported"),
+        (COMPLETION | {"logprobs": 6}, 400, "logprobs", "less than or equal to 5"),
+        ({"prompt": ["a", "b"]}, 400, "prompt", "at most 1 item"),
+        ({"prompt": ""}, 400, None, "the prompt is empty"),
+        ({"prompt": [1, 99999]}, 400, None, "token id 99999"),
+        ({"prompt": [1, -1]}, 400, None, "token id -1"),
+    ],
+)
+def test_what_is_not_supported_or_wrong_is_named(live, body, status, param, message):
+    path = "completions" if "prompt" in body else "chat/completions"
+    answer = httpx2.post(f"{live.base_url}{path}", content=json.dumps({"model": "tiny"} | body).encode(), headers=JSON)
+    error = answer.json()["error"]
+    assert (answer.status_code, error["param"]) == (status, param)
+    assert message in error["message"]
+    assert error["type"] == "invalid_request_error"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "content", "headers", "status", "message"),
+    [
+        ("POST", "completions", b"{", JSON, 400, "the body is not JSON"),
+        ("POST", "completions", b"[" * 100_000, JSON, 400, "the body is not JSON"),
+        ("POST", "completions", b"[]", JSON, 400, "expected a JSON object, got list"),
+        ("POST", "completions", b"{}", {"Content-Type": "text/plain"}, 415, "expected application/json"),
+        ("POST", "completions", b"x" * ((1 << 20) + 1), JSON, 413, "longer than 1048576 bytes"),
+        ("GET", "completions", None, {}, 405, "Method Not Allowed"),
+        ("GET", "embeddings", None, {}, 404, "no such route"),
+        ("GET", "models/other", None, {}, 404, "expected tiny"),
+        ("GET", "models", None, {"Host": "evil.example"}, 403, "this machine alone"),
+        ("POST", "completions", b"{}", {"Host": "evil.example", **JSON}, 403, "this machine alone"),
+    ],
+)
+def test_requests_that_are_none_get_an_error_object(live, method, path, content, headers, status, message):
+    answer = httpx2.request(method, f"{live.base_url}{path}", content=content, headers=headers)
+    assert answer.status_code == status
+    assert message in answer.json()["error"]["message"]
+
+
+def test_a_body_that_does_not_come_is_not_waited_for(codec, script):
+    def slowly():
+        yield b"{"
+        time.sleep(0.5)
+        yield b"}"
+
+    with serving(script, codec, limits=Limits(body_seconds=0.1)) as (url, _):
+        answer = httpx2.post(f"{url}/completions", content=slowly(), headers=JSON)
+    assert answer.status_code == 408
+
+
+def test_a_key_is_asked_for_everywhere_but_at_health(codec, script):
+    with serving(script, codec, limits=Limits(key="sécret")) as (url, _):
+        for wrong in ("other", "s"):
+            with pytest.raises(openai.AuthenticationError, match="missing or wrong"):
+                client(url, wrong).models.list()
+            with pytest.raises(openai.AuthenticationError):
+                client(url, wrong).chat.completions.create(model="tiny", messages=ASKED)
+        headers = {b"Authorization": "Bearer sécret".encode()}
+        assert httpx2.get(f"{url}/models", headers=headers).status_code == 200
+        assert httpx2.get(url.replace("/v1", "/health")).status_code == 200
