@@ -148,6 +148,13 @@ class ExportOptions:
         "in either case",
         choices=("one", "many"),
     )
+    fuse: str = option(
+        "all",
+        help="all: the nodes of attention and feed-forward blocks become one node each, which decodes faster; none: "
+        "they stay as they are. On CPUs, with {op} dualbinary",
+        choices=("all", "none"),
+        group=GRAPH,
+    )
     op: str = option(
         "dualbinary",
         help="operator of the linear layers: dualbinary, for hosts that register the library, with a fallback function "
@@ -189,6 +196,11 @@ class ExportOptions:
         if isinstance(self.planes, int) and self.planes > CUDA_PLANES:
             expected = f"1 to {CUDA_PLANES} with {{target}} cuda"
             raise OptionError("planes", expected, self.planes, "use fewer, or {target} cpu")
+
+    @property
+    def fuses(self) -> bool:
+        """Whether blocks are made: no other provider, and no host without our operators, has kernels for them."""
+        return self.fuse == "all" and self.target == "cpu" and self.op == "dualbinary"
 
     def _check_stock(self, plain: str) -> None:
         """Refuse what says nothing of a graph without our operator."""

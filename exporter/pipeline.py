@@ -2,10 +2,11 @@
 
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import onnx
 import onnx_ir as ir
 from onnx_ir.passes.common import CheckerPass
 
@@ -13,6 +14,7 @@ from dualbinary import OP, DualBinaryError
 from dualbinary.errors import OptionError
 from dualbinary.files.model_files import CONFIGS, EXPORT_REPORT, OPTIONAL_FILES
 from dualbinary.files.staging import check_output, check_space, staged
+from dualbinary.onnx_files.blocks import FusedBlocks, fuse_blocks
 from exporter.genai_notes import cache_notes, genai_notes
 from exporter.graph.architectures import VERIFIED
 from exporter.graph.build import build_graph
@@ -88,7 +90,7 @@ def export(
     with staged(out.parent, stale=OPTIONAL_FILES) as stage:
         check_space(stage, max_data_bytes(graph.model) + _GRAPH_BYTES)
         write_data_file(stage / data_name, graph.model, jobs, progress)
-        _save(graph.model, stage / out.name)
+        blocks = _save(graph.model, stage / out.name, fuse=options.fuses)
         context = min(filter(None, (source.context_length, options.max_length, graph.positions)), default=None)
         required = library if options.fallback == "none" else None
         genai = genai_config(graph.model, files, out.name, context, options.target, required)
@@ -96,6 +98,7 @@ def export(
         for file in libraries:
             shutil.copyfile(file, stage / file.name)
         report = export_report(graph, parameters, stats, options, (stage / data_name).stat().st_size)
+        report["blocks"] = asdict(blocks)
         report["warnings"] = _warnings(graph, parameters, options, report)
         report["warnings"] += [*generation_warnings(files), *tokenizer_warnings(files, genai["model"]["vocab_size"])]
         report["warnings"] += [*cache_notes(graph.model), *transformers_notes(source.directory), *genai_notes(stage)]
@@ -128,14 +131,18 @@ def _refuse_contradictions(source: ModelDirectory, options: ExportOptions) -> No
             raise OptionError("target", expected, options.target, "use {target} cpu, or train fewer planes")
 
 
-def _save(model: ir.Model, path: Path) -> None:
+def _save(model: ir.Model, path: Path, *, fuse: bool) -> FusedBlocks:
+    """Write the graph, with blocks where `fuse` asks for them. Returns what there are."""
     version = model.opset_imports.get(OP.domain, 1)  # the oldest that can say what the file holds
     model.producer_name, model.producer_version = "dualbinary", f"op version {version}"
     try:
         CheckerPass(full_check=False)(model)
     except Exception as error:  # the checker's own exception, wrapped by the pass or not
         raise DualBinaryError(f"the graph is not a valid ONNX model: {' '.join(str(error).split())}") from error
-    ir.save(model, path)
+    proto = ir.to_proto(model)
+    blocks = fuse_blocks(proto) if fuse else FusedBlocks.none(proto)
+    onnx.save(proto, path)
+    return blocks
 
 
 def _warnings(graph: ExportGraph, parameters: Parameters, options: ExportOptions, report: dict[str, Any]) -> list[str]:

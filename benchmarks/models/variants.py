@@ -21,6 +21,7 @@ from benchmarks.common import REPOSITORY
 from benchmarks.common.synthetic_llama import TINY_LLAMA, write_llama
 from dualbinary import DualBinaryError
 from dualbinary.contract.schema import OP
+from dualbinary.onnx_files.blocks import fuse_blocks, unfuse_blocks
 from examples import smollm2
 
 __all__ = [
@@ -89,6 +90,7 @@ def set_accuracy_level(source: Path, path: Path, level: int) -> None:
         if file.name != source.name:
             os.link(file, path.parent / file.name)
     model = onnx.load(source, load_external_data=False)
+    had_blocks = unfuse_blocks(model)
     for node in model.graph.node:
         if node.domain in OP.domain_names and node.op_type == OP.name:
             found = next((each for each in node.attribute if each.name == "accuracy_level"), None)
@@ -96,6 +98,8 @@ def set_accuracy_level(source: Path, path: Path, level: int) -> None:
                 node.attribute.append(onnx.helper.make_attribute("accuracy_level", level))
             else:
                 found.i = level
+    if had_blocks:
+        fuse_blocks(model)
     onnx.save(model, path)
 
 

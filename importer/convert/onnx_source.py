@@ -21,6 +21,7 @@ from dualbinary.contract.schema import HADAMARD, OP
 from dualbinary.contract.weight import PlaneWeight
 from dualbinary.files.json_objects import read_json_object
 from dualbinary.files.model_files import CONFIG_FILE
+from dualbinary.onnx_files.blocks import unfuse_blocks
 from dualbinary.onnx_files.relayout.model import StoredWeight, array_of, load_model, weights_of
 from importer.convert.modules import Modules, configuration, modules_of
 from importer.convert.onnx_table import embedding_weight
@@ -36,6 +37,7 @@ _PLAIN = OP.layouts[0].name
 def open_onnx(path: Path) -> OwnModel:
     """The model in the file `path`. Raises InputError where it is no export, or config.json is not beside it."""
     graph = load_model(path)
+    unfuse_blocks(graph)
     for node in graph.graph.node:
         if node.op_type == HADAMARD.name:
             refuse_rotated(path, f"what follows node {node.name!r}")

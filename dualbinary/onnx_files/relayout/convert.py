@@ -18,6 +18,7 @@ from dualbinary.errors import InputError
 from dualbinary.files.json_objects import read_json_object
 from dualbinary.files.model_files import CONFIGS, EXPORT_REPORT, GENAI_CONFIG, OPTIONAL_FILES
 from dualbinary.files.staging import check_output, check_space, staged
+from dualbinary.onnx_files.blocks import fuse_blocks, unfuse_blocks
 from dualbinary.onnx_files.data_file import INLINE_BYTES, AlignedFile
 from dualbinary.onnx_files.functions import own_layout, replace_unpacking
 from dualbinary.onnx_files.relayout.model import (
@@ -69,6 +70,7 @@ def relayout(source: Path, out: Path, layout: str, *, force: bool = False, progr
     if out.resolve() == source.resolve():
         raise InputError(f"{out}: is the input; choose another name")
     model = load_model(source)
+    had_blocks = unfuse_blocks(model)
     weights = weights_of(model)
     if not weights:
         raise InputError(f"{source}: has no {OP.domain}::{OP.name} node, so there is no layout to change")
@@ -92,6 +94,8 @@ def relayout(source: Path, out: Path, layout: str, *, force: bool = False, progr
             sizes = _write_data(model, weights, source.parent, file, progress)
             file.flush()
             os.fsync(file.fileno())
+        if had_blocks:
+            fuse_blocks(model)
         onnx.save(model, stage / out.name)
         data_bytes = (stage / data_name).stat().st_size
         for name in model_files:

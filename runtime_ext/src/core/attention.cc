@@ -149,8 +149,8 @@ void AttentionWork::Plan::begin_token(std::int64_t row) const {
   }
   for (std::int64_t head = 0; head < h + g; ++head) {
     float* x = qkv + head * D;
-    const std::vector<float>& norm = head < h ? a.q_norm : a.k_norm;
-    if (!norm.empty()) a.elementwise.rms_norm(x, norm.data(), D, a.epsilon, x);
+    const float* norm = head < h ? a.q_norm : a.k_norm;
+    if (norm != nullptr) a.elementwise.rms_norm(x, norm, D, a.epsilon, x);
     if (cos != nullptr) a.kernel.rotate(x, cos, sin, half, a.interleaved);
     if (head < h) {
       for (std::int64_t i = 0; i < D; ++i) x[i] *= a.scale;

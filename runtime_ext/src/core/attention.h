@@ -23,10 +23,10 @@ struct Attention {
   std::int64_t window;  // keys that a query sees; 0: all
   bool interleaved;
   float epsilon;
-  std::vector<float> q_norm;  // [D], or empty
-  std::vector<float> k_norm;  // [D], or empty
   const AttentionKernel& kernel;
   const ElementwiseKernel& elementwise;
+  const float* q_norm = nullptr;  // [D], or null
+  const float* k_norm = nullptr;  // [D], or null
 
   std::int64_t width() const { return (num_heads + 2 * kv_num_heads) * head_size; }  // of query, key and value
 };

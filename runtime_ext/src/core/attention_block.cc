@@ -5,6 +5,7 @@
 #include <functional>
 #include <optional>
 #include <span>
+#include <vector>
 
 #include "core/block_phases.h"
 #include "core/memory.h"
@@ -13,8 +14,6 @@ namespace dualbinary {
 namespace {
 
 constexpr Element kFloats = Element::kFloat32;
-
-const float* data_or_null(const std::vector<float>& values) { return values.empty() ? nullptr : values.data(); }
 
 // A call of all rows, and the phases of some of them.
 class BlockRun {
@@ -85,14 +84,14 @@ void BlockRun::append_rows(std::vector<Phase>& phases, std::function<void(std::i
 
 // X, or its norm, times qkv, for rows [first, first + rows).
 void BlockRun::append_in(std::vector<Phase>& phases, std::int64_t first, std::int64_t rows) {
-  const float* bias = data_or_null(block_.qkv_bias);
+  const float* bias = block_.qkv_bias;
   tile_in_.emplace(*block_.qkv, block_.qkv->kernel_for(rows_), Activations{stream_ + first * H_, kFloats}, rows,
                    qkv_ + first * width_, prepared_->data());
   phases.push_back(prepare_phase(*tile_in_, [this, first](std::int64_t row) {
     float* to = stream_ + (first + row) * H_;
     const float* stream = x_.floats(first + row, to);
-    if (!block_.norm.empty()) {
-      elementwise().rms_norm(stream, block_.norm.data(), H_, block_.epsilon, to);
+    if (block_.norm != nullptr) {
+      elementwise().rms_norm(stream, block_.norm, H_, block_.epsilon, to);
     } else if (stream != to) {
       elementwise().load(stream, kFloats, H_, to);
     }
@@ -124,11 +123,11 @@ void BlockRun::write_sum(std::int64_t row, std::int64_t begin, std::int64_t coun
 
 // What attention gave times o, and the residual sum, for rows [first, first + rows).
 void BlockRun::append_out(std::vector<Phase>& phases, std::int64_t first, std::int64_t rows) {
-  const float* bias = data_or_null(block_.o_bias);
+  const float* bias = block_.o_bias;
   tile_out_.emplace(*block_.o, block_.o->kernel_for(rows_), Activations{context_ + first * heads_, kFloats}, rows,
                     result_ + first * H_, prepared_->data());
   phases.push_back(prepare_phase(*tile_out_, [](std::int64_t) {}));
-  if (block_.post_norm.empty()) {
+  if (block_.post_norm == nullptr) {
     phases.push_back(multiply_phase(*tile_out_, H_, [this, first, rows, bias](std::int64_t begin, std::int64_t count) {
       for (std::int64_t row = first; row < first + rows; ++row) {
         write_sum(row, begin, count, bias != nullptr ? bias + begin : nullptr);
@@ -140,7 +139,7 @@ void BlockRun::append_out(std::vector<Phase>& phases, std::int64_t first, std::i
   phases.push_back({rows, [this, first, bias](std::int64_t i) {
                       float* result = result_ + (first + i) * H_;
                       if (bias != nullptr) elementwise().add(nullptr, result, bias, H_, kFloats, result);
-                      elementwise().rms_norm(result, block_.post_norm.data(), H_, block_.epsilon, result);
+                      elementwise().rms_norm(result, block_.post_norm, H_, block_.epsilon, result);
                       write_sum(first + i, 0, H_, nullptr);
                     }});
 }

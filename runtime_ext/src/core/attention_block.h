@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <vector>
 
 #include "core/attention.h"
 #include "core/parallel.h"
@@ -10,17 +9,17 @@
 
 namespace dualbinary {
 
-// A block whose node has been checked. Both products are there or neither. Vectors are empty where the node has no such
+// A block whose node has been checked. Both products are there or neither. Vectors are null where the node has no such
 // input.
 struct AttentionBlock {
   const Attention& attention;
   const Weight* qkv;  // [(h + 2 g) D, H], or null: X is query, key and value
   const Weight* o;    // [H, h D], or null: Y is what attention gives
   float epsilon;
-  std::vector<float> norm;       // [H]
-  std::vector<float> qkv_bias;   // [(h + 2 g) D]
-  std::vector<float> o_bias;     // [H]
-  std::vector<float> post_norm;  // [H]
+  const float* norm = nullptr;       // [H]
+  const float* qkv_bias = nullptr;   // [(h + 2 g) D]
+  const float* o_bias = nullptr;     // [H]
+  const float* post_norm = nullptr;  // [H]
 };
 
 // `call` without its buffers qkv and out, which are made here; it has passed check_call(). Y [B * S, H or h D] of

@@ -38,8 +38,6 @@ void run_tile(const Mlp& mlp, const Rows& x, std::int64_t first, std::int64_t ro
   const std::int64_t H = at.H;
   const std::int64_t I = at.I;
   const ElementwiseKernel& kernel = mlp.elementwise;
-  const float* gate_bias = mlp.gate_bias.empty() ? nullptr : mlp.gate_bias.data();
-  const float* down_bias = mlp.down_bias.empty() ? nullptr : mlp.down_bias.data();
   Tile gate_up(mlp.gate_up, mlp.gate_up.kernel_for(all_rows), {at.normed, Element::kFloat32}, rows, at.hidden,
                at.prepared.data());
   Tile down(mlp.down, mlp.down.kernel_for(all_rows), {at.activated, Element::kFloat32}, rows, at.result,
@@ -50,16 +48,16 @@ void run_tile(const Mlp& mlp, const Rows& x, std::int64_t first, std::int64_t ro
   const auto norm = [&](std::int64_t row) {
     float* normed = at.normed + row * H;
     const float* stream = x.floats(first + row, normed);
-    if (!mlp.norm.empty()) {
-      kernel.rms_norm(stream, mlp.norm.data(), H, mlp.epsilon, normed);
+    if (mlp.norm != nullptr) {
+      kernel.rms_norm(stream, mlp.norm, H, mlp.epsilon, normed);
     } else if (stream != normed) {
       kernel.load(stream, Element::kFloat32, H, normed);
     }
   };
   const auto activate = [&](std::int64_t row) {
     const float* gate = at.hidden + row * 2 * I;
-    kernel.gate(mlp.activation, gate, gate + I, gate_bias, gate_bias == nullptr ? nullptr : gate_bias + I, I,
-                at.activated + row * I);
+    kernel.gate(mlp.activation, gate, gate + I, mlp.gate_bias, mlp.gate_bias == nullptr ? nullptr : mlp.gate_bias + I,
+                I, at.activated + row * I);
   };
   // The sum of outputs [begin, begin + count): the stream goes through Y where it is no float32.
   const auto add = [&](std::int64_t row, std::int64_t begin, std::int64_t count) {
@@ -71,20 +69,21 @@ void run_tile(const Mlp& mlp, const Rows& x, std::int64_t first, std::int64_t ro
       kernel.load(stream, x.x.type, count, loaded);
       floats = loaded;
     }
-    kernel.add(floats, at.result + row * H + begin, mlp.post_norm.empty() && down_bias ? down_bias + begin : nullptr,
-               count, x.x.type, y_at(row) + begin * element);
+    kernel.add(floats, at.result + row * H + begin,
+               mlp.post_norm == nullptr && mlp.down_bias ? mlp.down_bias + begin : nullptr, count, x.x.type,
+               y_at(row) + begin * element);
   };
   const auto add_piece = [&](std::int64_t begin, std::int64_t count) {
     for (std::int64_t row = 0; row < rows; ++row) add(row, begin, count);
   };
   const auto post_norm = [&](std::int64_t row) {
     float* result = at.result + row * H;
-    if (down_bias != nullptr) kernel.add(nullptr, result, down_bias, H, Element::kFloat32, result);
-    kernel.rms_norm(result, mlp.post_norm.data(), H, mlp.epsilon, result);
+    if (mlp.down_bias != nullptr) kernel.add(nullptr, result, mlp.down_bias, H, Element::kFloat32, result);
+    kernel.rms_norm(result, mlp.post_norm, H, mlp.epsilon, result);
     add(row, 0, H);
   };
 
-  const bool post = !mlp.post_norm.empty();
+  const bool post = mlp.post_norm != nullptr;
   const std::array<Phase, 5> phases = {
       prepare_phase(gate_up, norm),
       multiply_phase(gate_up, 2 * I, nullptr),

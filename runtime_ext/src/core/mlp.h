@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <vector>
 
 #include "core/parallel.h"
 #include "core/weight.h"
@@ -12,17 +11,17 @@
 namespace dualbinary {
 
 // A block whose node has been checked: hidden_size is gate_up's K and down's N, intermediate_size is half of gate_up's
-// N and down's K. Vectors are empty where the node has no such input.
+// N and down's K. Vectors are null where the node has no such input.
 struct Mlp {
   const Weight& gate_up;
   const Weight& down;
   Activation activation;
   float epsilon;
-  std::vector<float> norm;       // [H]
-  std::vector<float> gate_bias;  // [2 I], of gate and up
-  std::vector<float> down_bias;  // [H]
-  std::vector<float> post_norm;  // [H]
   const ElementwiseKernel& elementwise;
+  const float* norm = nullptr;       // [H]
+  const float* gate_bias = nullptr;  // [2 I], of gate and up
+  const float* down_bias = nullptr;  // [H]
+  const float* post_norm = nullptr;  // [H]
 };
 
 // Y [rows, H] of x.type = the block of X [rows, H]. `y` must not overlap anything else. Safe to call from several

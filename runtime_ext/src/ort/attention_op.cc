@@ -1,6 +1,7 @@
 #include "ort/attention_op.h"
 
 #include <algorithm>
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <stdexcept>
@@ -71,8 +72,6 @@ Attention read_attention(const AttributeReader& reader, const Sizes& sizes) {
           window,
           interleaved == 1,
           reader.read_float(kAttrEpsilon).value_or(kAttrEpsilonDefault),
-          {},
-          {},
           choose_attention_kernel(),
           choose_elementwise_kernel()};
 }
@@ -117,21 +116,16 @@ class AttentionNode : public NodeInstance {
         attention_(read_attention(reader, sizes)),
         qkv_(has_input(api, info, kInputQkvPlanes) ? read_weight(api, info, kQkv, sizes.H, sizes.width()) : nullptr),
         o_(has_input(api, info, kInputOPlanes) ? read_weight(api, info, kO, sizes.h * sizes.D, sizes.H) : nullptr),
-        block_{attention_,
-               qkv_.get(),
-               o_.get(),
-               attention_.epsilon,
-               read_vector(api, info, kInputNormWeight, "norm_weight", sizes.H),
-               read_vector(api, info, kInputQkvBias, "qkv_bias", sizes.width()),
-               read_vector(api, info, kInputOBias, "o_bias", sizes.H),
-               read_vector(api, info, kInputPostNormWeight, "post_norm_weight", sizes.H)} {
-    attention_.q_norm = read_vector(api, info, kInputQNormWeight, "q_norm_weight", sizes.D);
-    attention_.k_norm = read_vector(api, info, kInputKNormWeight, "k_norm_weight", sizes.D);
+        norm_(api, info, kInputNormWeight, "norm_weight", sizes.H),
+        qkv_bias_(api, info, kInputQkvBias, "qkv_bias", sizes.width()),
+        q_norm_(api, info, kInputQNormWeight, "q_norm_weight", sizes.D),
+        k_norm_(api, info, kInputKNormWeight, "k_norm_weight", sizes.D),
+        o_bias_(api, info, kInputOBias, "o_bias", sizes.H),
+        post_norm_(api, info, kInputPostNormWeight, "post_norm_weight", sizes.H) {
     if ((qkv_ == nullptr) != (o_ == nullptr)) {
       throw std::invalid_argument("qkv_planes and o_planes: expected both or neither");
     }
-    const bool parts =
-        !block_.norm.empty() || !block_.qkv_bias.empty() || !block_.o_bias.empty() || !block_.post_norm.empty();
+    const bool parts = norm_.there() || qkv_bias_.there() || o_bias_.there() || post_norm_.there();
     if (qkv_ == nullptr && parts) {
       throw std::invalid_argument("norms of X and biases: expected none without qkv_planes and o_planes");
     }
@@ -145,10 +139,15 @@ class AttentionNode : public NodeInstance {
                    ONNXTensorElementDataType x_type) const;
 
   Sizes sizes_;
-  Attention attention_;
+  Attention attention_;  // without vectors
   std::unique_ptr<Weight> qkv_;
   std::unique_ptr<Weight> o_;
-  AttentionBlock block_;
+  VectorInput norm_;
+  VectorInput qkv_bias_;
+  VectorInput q_norm_;
+  VectorInput k_norm_;
+  VectorInput o_bias_;
+  VectorInput post_norm_;
 };
 
 // Reads lengths and the past, and asks for outputs of the present's size.
@@ -199,7 +198,11 @@ void AttentionNode::compute(const OrtApi& api, OrtKernelContext* context) const 
   const Given x = given(api, context, kInputX);
   const std::int64_t width = qkv_ != nullptr ? sizes_.H : sizes_.width();
   check_dims("X", {-1, -1, width}, x.info.dims);
-  AttentionCall call{attention_, x.info.dims[0], x.info.dims[1], nullptr, 0, {}, {}, {}, {}, 0, 0, nullptr, nullptr};
+  std::array<std::vector<float>, 6> scratch;
+  Attention attention = attention_;
+  attention.q_norm = q_norm_.read(api, context, scratch[0]);
+  attention.k_norm = k_norm_.read(api, context, scratch[1]);
+  AttentionCall call{attention, x.info.dims[0], x.info.dims[1], nullptr, 0, {}, {}, {}, {}, 0, 0, nullptr, nullptr};
   read_tables(api, context, call, x.info.type);
   read_cache(api, context, call);
   const std::vector<std::int64_t> dims{call.batch, call.new_tokens, o_ != nullptr ? sizes_.H : sizes_.h * sizes_.D};
@@ -208,7 +211,15 @@ void AttentionNode::compute(const OrtApi& api, OrtKernelContext* context) const 
   check(api, api.KernelContext_GetOutput(context, 0, dims.data(), dims.size(), &y));
   check(api, api.GetTensorMutableData(y, &out));
   HostPool pool{api, context};
-  run_attention(block_, call, {x.data, element_of("X", x.info.type)}, out, pool.loop());
+  const AttentionBlock block{attention,
+                             qkv_.get(),
+                             o_.get(),
+                             attention.epsilon,
+                             norm_.read(api, context, scratch[2]),
+                             qkv_bias_.read(api, context, scratch[3]),
+                             o_bias_.read(api, context, scratch[4]),
+                             post_norm_.read(api, context, scratch[5])};
+  run_attention(block, call, {x.data, element_of("X", x.info.type)}, out, pool.loop());
 }
 
 std::unique_ptr<NodeInstance> create(const OrtApi& api, const OrtKernelInfo* info) {

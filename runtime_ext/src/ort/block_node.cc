@@ -65,19 +65,34 @@ bool has_input(const OrtApi& api, const OrtKernelInfo* info, int index) {
   return size > 1;
 }
 
-std::vector<float> read_vector(const OrtApi& api, const OrtKernelInfo* info, int index, const char* name,
-                               std::int64_t size) {
-  if (!has_input(api, info, index)) return {};
-  const OrtValue* value = constant_input(api, info, index, name);
+VectorInput::VectorInput(const OrtApi& api, const OrtKernelInfo* info, int index, const char* name, std::int64_t size)
+    : index_(index), name_(name), size_(size), there_(has_input(api, info, index)) {
+  if (!there_) return;
+  int is_constant = 0;
+  const OrtValue* value = nullptr;
+  check(api, api.KernelInfoGetConstantInput_tensor(info, static_cast<std::size_t>(index), &is_constant, &value));
+  if (is_constant != 0 && value != nullptr) constant_ = floats(api, value);
+}
+
+const float* VectorInput::read(const OrtApi& api, OrtKernelContext* context, std::vector<float>& scratch) const {
+  if (!there_) return nullptr;
+  if (!constant_.empty()) return constant_.data();
+  const OrtValue* value = nullptr;
+  check(api, api.KernelContext_GetInput(context, static_cast<std::size_t>(index_), &value));
+  scratch = floats(api, value);
+  return scratch.data();
+}
+
+std::vector<float> VectorInput::floats(const OrtApi& api, const OrtValue* value) const {
   const TensorInfo got = read_info(api, value);
-  if (got.dims != std::vector<std::int64_t>{size}) {
-    throw std::invalid_argument(std::string(name) + ": expected shape [" + std::to_string(size) + "], got " +
+  if (got.dims != std::vector<std::int64_t>{size_}) {
+    throw std::invalid_argument(std::string(name_) + ": expected shape [" + std::to_string(size_) + "], got " +
                                 to_string(got.dims));
   }
-  const Element type = element_of(name, got.type);
-  std::vector<float> result(static_cast<std::size_t>(size));
+  const Element type = element_of(name_, got.type);
+  std::vector<float> result(static_cast<std::size_t>(size_));
   const void* data = tensor_data(api, value);
-  for (std::int64_t i = 0; i < size; ++i) {
+  for (std::int64_t i = 0; i < size_; ++i) {
     result[static_cast<std::size_t>(i)] = static_cast<float>(load_element(data, type, i));
   }
   return result;

@@ -32,9 +32,26 @@ std::unique_ptr<Weight> read_weight(const OrtApi& api, const OrtKernelInfo* info
 // True where the node has the input of that number.
 bool has_input(const OrtApi& api, const OrtKernelInfo* info, int index);
 
-// A constant vector [size] of float32 or float16, as float32; empty where the node does not have it.
-std::vector<float> read_vector(const OrtApi& api, const OrtKernelInfo* info, int index, const char* name,
-                               std::int64_t size);
+// A vector [size] of float32 or float16 that a node may have, as float32. A constant one is read once; of another one,
+// such as 1 + a weight that ONNX Runtime does not fold, each call reads what it gets.
+class VectorInput {
+ public:
+  // Throws where a constant has another shape or type.
+  VectorInput(const OrtApi& api, const OrtKernelInfo* info, int index, const char* name, std::int64_t size);
+
+  bool there() const { return there_; }
+  // The numbers, in `scratch` where they are those of the call; null where the node does not have it.
+  const float* read(const OrtApi& api, OrtKernelContext* context, std::vector<float>& scratch) const;
+
+ private:
+  std::vector<float> floats(const OrtApi& api, const OrtValue* value) const;
+
+  int index_;
+  const char* name_;
+  std::int64_t size_;
+  bool there_;
+  std::vector<float> constant_;
+};
 
 // An attribute that is a size: at least `minimum`, at most the contract's largest dimension.
 std::int64_t read_size(const AttributeReader& reader, const char* name, std::int64_t minimum = 1);

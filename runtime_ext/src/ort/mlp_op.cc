@@ -1,5 +1,6 @@
 #include "ort/mlp_op.h"
 
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <stdexcept>
@@ -49,15 +50,12 @@ class MlpNode : public NodeInstance {
       : H_(sizes.H),
         gate_up_(read_weight(api, info, kGateUp, sizes.H, 2 * sizes.I)),
         down_(read_weight(api, info, kDown, sizes.I, sizes.H)),
-        mlp_{*gate_up_,
-             *down_,
-             read_activation(reader),
-             reader.read_float(kAttrEpsilon).value_or(kAttrEpsilonDefault),
-             read_vector(api, info, kInputNormWeight, "norm_weight", sizes.H),
-             read_vector(api, info, kInputGateUpBias, "gate_up_bias", 2 * sizes.I),
-             read_vector(api, info, kInputDownBias, "down_bias", sizes.H),
-             read_vector(api, info, kInputPostNormWeight, "post_norm_weight", sizes.H),
-             choose_elementwise_kernel()} {}
+        mlp_{*gate_up_, *down_, read_activation(reader), reader.read_float(kAttrEpsilon).value_or(kAttrEpsilonDefault),
+             choose_elementwise_kernel()},
+        norm_(api, info, kInputNormWeight, "norm_weight", sizes.H),
+        gate_bias_(api, info, kInputGateUpBias, "gate_up_bias", 2 * sizes.I),
+        down_bias_(api, info, kInputDownBias, "down_bias", sizes.H),
+        post_norm_(api, info, kInputPostNormWeight, "post_norm_weight", sizes.H) {}
 
   void compute(const OrtApi& api, OrtKernelContext* context) const override {
     const OrtValue* x = nullptr;
@@ -71,14 +69,24 @@ class MlpNode : public NodeInstance {
     void* out = nullptr;
     check(api, api.GetTensorMutableData(y, &out));
     HostPool pool{api, context};
-    run_mlp(mlp_, {tensor_data(api, x), element_of("X", info.type)}, rows, out, pool.loop());
+    std::array<std::vector<float>, 4> scratch;
+    Mlp mlp = mlp_;
+    mlp.norm = norm_.read(api, context, scratch[0]);
+    mlp.gate_bias = gate_bias_.read(api, context, scratch[1]);
+    mlp.down_bias = down_bias_.read(api, context, scratch[2]);
+    mlp.post_norm = post_norm_.read(api, context, scratch[3]);
+    run_mlp(mlp, {tensor_data(api, x), element_of("X", info.type)}, rows, out, pool.loop());
   }
 
  private:
   std::int64_t H_;
   std::unique_ptr<Weight> gate_up_;
   std::unique_ptr<Weight> down_;
-  Mlp mlp_;
+  Mlp mlp_;  // without vectors
+  VectorInput norm_;
+  VectorInput gate_bias_;
+  VectorInput down_bias_;
+  VectorInput post_norm_;
 };
 
 std::unique_ptr<NodeInstance> create(const OrtApi& api, const OrtKernelInfo* info) {
