@@ -283,7 +283,7 @@ def test_window_that_config_json_leaves_out_is_that_of_the_class(tmp_path):
     directory = _saved(tmp_path / "model", "gemma2", {"head_dim": 16}, {"sliding_window": None, "layer_types": None})
     out = tmp_path / "out" / "model.onnx"
 
-    export(directory, out, ExportOptions())
+    export(directory, out, ExportOptions(fuse="none"))
 
     nodes = [node for node in ir.load(out).graph if node.op_type == "GroupQueryAttention"]
     windows = [

@@ -17,7 +17,7 @@ def operators(out) -> Counter[str]:
 
 
 def test_every_decoder_linear_becomes_a_plane_node(pristine_model, exported):
-    result, out = exported(pristine_model("llama"))
+    result, out = exported(pristine_model("llama"), fuse="none")
 
     count = operators(out)
     assert count["MatMul"] == count["Gemm"] == 0
@@ -27,7 +27,7 @@ def test_every_decoder_linear_becomes_a_plane_node(pristine_model, exported):
 
 def test_projections_of_query_key_value_go_packed_into_attention(pristine_model, exported):
     for name in ("llama", "llama_tied"):  # without and with biases
-        _, out = exported(pristine_model(name))
+        _, out = exported(pristine_model(name), fuse="none")
         attentions = [node for node in ir.load(out).graph if node.op_type == "GroupQueryAttention"]
         assert len(attentions) == 2  # one for each block
         for node in attentions:
@@ -86,7 +86,7 @@ def test_untied_tables_are_two(pristine_model, exported):
 def test_window_of_config_reaches_attention(pristine_model, exported):
     windows = {}
     for name in ("mistral_window", "gemma2", "llama"):
-        _, out = exported(pristine_model(name))
+        _, out = exported(pristine_model(name), fuse="none")
         nodes = [node for node in ir.load(out).graph if node.op_type == "GroupQueryAttention"]
         windows[name] = [
             node.attributes["local_window_size"].as_int() if "local_window_size" in node.attributes else 0

@@ -92,7 +92,7 @@ def test_failure_leaves_the_older_export_as_it_was(model_dir, tmp_path, monkeypa
     if moment == "data":
         monkeypatch.setattr(pipeline, "write_data_file", fail)
     elif moment == "graph":
-        monkeypatch.setattr(pipeline.ir, "save", fail)
+        monkeypatch.setattr(pipeline.onnx, "save", fail)
     else:
         real, calls = os.replace, []
 

@@ -24,8 +24,8 @@ from tests.support.tiny_models import make_model
 # keys and values, and a cache that grows.
 FAMILIES = ["llama", "opt", "gemma3_text", "lfm2", "llama_head20"]
 CAPACITY = 40
-# Rounding of another number of rows: see test_decoder.py.
-TOLERANCE = 1e-4
+# Rounding of another number of rows moves activations of 15 bits by a step: see test_decoder.py.
+TOLERANCE = 3e-4
 
 
 @pytest.fixture(scope="module", params=FAMILIES)

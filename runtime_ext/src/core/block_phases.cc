@@ -7,8 +7,9 @@
 namespace dualbinary {
 namespace {
 
-// Pieces of a product, at most: a claim costs 0.1 us, and the last piece is what the other threads wait for.
-constexpr std::int64_t kMaxPieces = 32;
+// Pieces of a product for each thread, at most: a piece begins with weights that no prefetch has asked for, and the
+// last one is what the other threads wait for.
+constexpr std::int64_t kPiecesOfThread = 2;
 // Of the work that Tile::multiply_tasks() finds worth a task, as many pieces: no loop has to be handed out for them.
 constexpr std::int64_t kPiecesOfTask = 8;
 
@@ -28,7 +29,8 @@ Phase prepare_phase(Tile& tile, std::function<void(std::int64_t row)> write_row)
 
 Phase multiply_phase(Tile& tile, std::int64_t N, std::function<void(std::int64_t begin, std::int64_t count)> after) {
   const std::int64_t blocks = tile.blocks();
-  const std::int64_t wanted = std::clamp<std::int64_t>(tile.multiply_tasks() * kPiecesOfTask, 1, kMaxPieces);
+  const std::int64_t wanted =
+      std::clamp<std::int64_t>(tile.multiply_tasks() * kPiecesOfTask, 1, kPiecesOfThread * block_threads());
   const std::int64_t pieces = std::min(blocks, wanted);
   return {pieces, [&tile, N, blocks, pieces, after = std::move(after)](std::int64_t piece) {
             const std::int64_t begin = blocks * piece / pieces;
