@@ -1,6 +1,6 @@
 """Cases of DualBinaryMlp and DualBinaryAttention: nodes with random weights, inputs, and the reference's results."""
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -130,19 +130,8 @@ def attention_case(
     h, g, D = heads
     form = AttentionForm(h, g, D, D**-0.5, softcap, window, interleaved, 1e-5)
     width, B = (h + 2 * g) * D, len(before)
-    attributes: dict[str, Any] = {
-        "hidden_size": H,
-        "num_heads": h,
-        "kv_num_heads": g,
-        "head_size": D,
-        "scale": form.scale,
-        "softcap": softcap,
-        "local_window_size": window,
-        "rotary_interleaved": interleaved,
-        "epsilon": form.epsilon,
-    }
-    constants: Arrays = {}
-    matrices: dict[str, Any] = {}
+    attributes: dict[str, Any] = {"hidden_size": H, **asdict(form)}
+    constants, matrices = {}, {}
     sizes = {"q_norm_weight": D, "k_norm_weight": D} if head_norms else {}
     if products:
         qkv, constants = _product(rng, "qkv", width, H, _FREE)

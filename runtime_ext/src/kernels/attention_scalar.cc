@@ -1,5 +1,5 @@
 // Attention for CPUs that no other kernel fits.
-#include "simd/generic.h"
+#include "kernels/generic-inl.h"
 
 namespace dualbinary {
 namespace {
