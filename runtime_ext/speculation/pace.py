@@ -10,48 +10,47 @@ from dataclasses import dataclass, field
 __all__ = ["Pace"]
 
 _PRIOR_SHARE = 0.2  # b / a before anything is known
+_PRIOR_SPREAD = 0.5  # what that counts as, in weights times squares of rows
 _PRIOR_CHANCE = 0.7  # p before anything is known
 _PRIOR_WEIGHT = 2.0  # tokens that this counts as
-_PRIOR_SPREAD = 0.5  # and that the first counts as, in squares of rows
-_KEPT_TIME = 0.95  # of the weight of earlier runs, at each run
-_KEPT_CHANCE = 0.97  # of the weight of earlier guesses, at each guess
+_RUNS = 16  # over which the times of a number of rows are averaged
+_KEPT_TIME = 0.98  # of what is known of runs of several rows, at each token for which guessing did not pay
+_KEPT_CHANCE = 0.97  # of what is known of guesses, at each one
+_KEPT_UNTRIED = 0.99  # and at each one that was not made, as it did not pay
 _SLOWEST = 3.0  # a run that took longer than so many times what was expected was disturbed
 _MARGIN = 1.02  # by how much guessing has to be faster than not guessing
 
 
-@dataclass
 class _Line:
-    """Least squares of seconds over rows, with weights that fade."""
+    """A line through the mean seconds of runs of each number of rows, weighted by how many there were."""
 
-    weight: float = 0.0
-    rows: float = 0.0
-    squares: float = 0.0
-    seconds: float = 0.0
-    products: float = 0.0
+    def __init__(self) -> None:
+        self._means: dict[int, list[float]] = {}  # rows: weight, seconds
 
     def add(self, rows: int, seconds: float) -> None:
-        if self.weight:
+        if self._means:
             seconds = min(seconds, _SLOWEST * self.at(rows))
-        for name, value in (
-            ("weight", 1.0),
-            ("rows", rows),
-            ("squares", rows * rows),
-            ("seconds", seconds),
-            ("products", rows * seconds),
-        ):
-            setattr(self, name, _KEPT_TIME * getattr(self, name) + value)
+        mean = self._means.setdefault(rows, [0.0, 0.0])
+        mean[0] = min(mean[0] + 1, _RUNS)
+        mean[1] += (seconds - mean[1]) / mean[0]
+
+    def fade(self) -> None:
+        for rows, mean in self._means.items():
+            if rows > 1:
+                mean[0] *= _KEPT_TIME
 
     def at(self, rows: int) -> float:
-        """Seconds of a run of so many rows; only their ratios count before the first run."""
-        if not self.weight:
+        """Seconds of a run of so many rows; before the first run, in units of one row's."""
+        if not self._means:
             return 1 + _PRIOR_SHARE * (rows - 1)
-        mean_rows, mean = self.rows / self.weight, self.seconds / self.weight
-        spread = self.squares / self.weight - mean_rows**2
-        slope = self.products / self.weight - mean_rows * mean
-        # A mean of rows r takes a (1 + share (r - 1)) by the prior, whose slope is a share.
-        prior = _PRIOR_SHARE * mean / (1 + _PRIOR_SHARE * (mean_rows - 1))
-        slope = max(0.0, (slope + _PRIOR_SPREAD * prior) / (spread + _PRIOR_SPREAD))
-        return max(mean + slope * (rows - mean_rows), 1e-9)
+        weight = sum(w for w, _ in self._means.values())
+        middle = sum(w * r for r, (w, _) in self._means.items()) / weight
+        mean = sum(w * t for w, t in self._means.values()) / weight
+        spread = sum(w * (r - middle) ** 2 for r, (w, _) in self._means.items())
+        product = sum(w * (r - middle) * (t - mean) for r, (w, t) in self._means.items())
+        prior = _PRIOR_SHARE * mean / (1 + _PRIOR_SHARE * (middle - 1))  # as seconds of one row are those of `at`
+        slope = max(0.0, (product + _PRIOR_SPREAD * prior) / (spread + _PRIOR_SPREAD))
+        return max(mean + slope * (rows - middle), 1e-9)
 
 
 @dataclass
@@ -61,9 +60,9 @@ class _Chance:
     right: float = 0.0
     tried: float = 0.0
 
-    def fade(self) -> None:
-        self.right *= _KEPT_CHANCE
-        self.tried *= _KEPT_CHANCE
+    def fade(self, kept: float) -> None:
+        self.right *= kept
+        self.tried *= kept
 
     @property
     def value(self) -> float:
@@ -90,8 +89,13 @@ class Pace:
             if speed > best_speed:
                 best, best_speed = count, speed
         if not best:
-            chance.fade()
+            chance.fade(_KEPT_UNTRIED)
+            self._line.fade()
         return best
+
+    def cost(self, rows: int) -> float:
+        """How many times as long as of one token a run of `rows` takes, by what is known."""
+        return self._line.at(rows) / self._line.at(1)
 
     def ran(self, rows: int, seconds: float) -> None:
         """Note that a run of `rows` tokens took `seconds`."""
@@ -100,6 +104,6 @@ class Pace:
     def judged(self, kind: int, guessed: int, right: int) -> None:
         """Note that of a guess of `guessed` tokens the first `right` ones were right."""
         chance = self._chances.setdefault(kind, _Chance())
-        chance.fade()
+        chance.fade(_KEPT_CHANCE)
         chance.right += right
         chance.tried += min(right + 1, guessed)
