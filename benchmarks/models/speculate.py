@@ -58,11 +58,16 @@ def read_prompts(path: Path = PROMPTS) -> list[tuple[str, str]]:
 
 
 def measure(
-    decoder: Decoder, codec: TextCodec, guesses: Callable[[], Speculation], tokens: int, rounds: int
+    decoder: Decoder,
+    codec: TextCodec,
+    requests: list[tuple[str, str]],
+    guesses: Callable[[], Speculation],
+    tokens: int,
+    rounds: int,
 ) -> list[Request]:
     """Answer all requests. Raises DualBinaryError where a token differs."""
     found = []
-    for kind, text in read_prompts():
+    for kind, text in requests:
         prompt = codec.encode_chat(text)
         plain = [_answer(decoder, prompt, tokens, None)]  # the first of each warms up
         guessed = [_answer(decoder, prompt, tokens, guesses())]
@@ -88,6 +93,7 @@ def _command(args: argparse.Namespace) -> None:
     for name in ("tokens", "rounds"):
         if getattr(args, name) < 1:
             raise InputError(f"--{name}: expected at least 1, got {getattr(args, name)}")
+    requests = read_prompts(args.prompts)
     decoder = Decoder.load(args.model, args.threads)
     draft = Decoder.load(args.draft, args.threads) if args.draft is not None else None
     paces = [Pace()]
@@ -98,7 +104,7 @@ def _command(args: argparse.Namespace) -> None:
         return Speculation(decoder, guesser, paces[-1])
 
     with OtherLoad() as load:
-        found = measure(decoder, TextCodec(args.model.parent), guesses, args.tokens, args.rounds)
+        found = measure(decoder, TextCodec(args.model.parent), requests, guesses, args.tokens, args.rounds)
     whole = sum(each.plain_seconds for each in found) / sum(each.seconds for each in found)
     cost = {rows: median(pace.cost(rows) for pace in paces[1:]) for rows in (2, 4, 8)}
     if args.json:
@@ -123,6 +129,9 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("model", type=Path, metavar="OUT.onnx", help="an exported model")
     parser.add_argument("--draft", type=Path, metavar="SMALLER.onnx", help="a model that guesses (default: the text)")
+    parser.add_argument(
+        "--prompts", type=Path, default=PROMPTS, metavar="FILE", help="requests in the form of that file"
+    )
     parser.add_argument("--threads", type=int, default=2, metavar="T", help="default 2")
     parser.add_argument("--tokens", type=int, default=160, metavar="N", help="of an answer at most (default 160)")
     parser.add_argument("--rounds", type=int, default=3, metavar="N", help="default 3")

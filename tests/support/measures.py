@@ -1,4 +1,4 @@
-"""Large synthetic models, peak memory, perplexity and prompts of the benchmarks: the only way from other tests to benchmarks.
+"""Large synthetic models, peak memory, perplexity and prompts of benchmarks: the only way from other tests to those.
 
 For the tests of memory in calib and exporter, and for those of whole models in e2e.
 """
