@@ -33,6 +33,11 @@ DEFAULT_PLANES = 4  # where something else is asked for
 DEFAULT_GROUP_SIZE = 64
 DEFAULT_TABLE_BITS = 8
 
+MAX_VERIFY_TOKENS = 64
+"""New tokens that one run checks, at most."""
+
+_SAME_BITS = {0: 8, 4: 3}  # rows, by accuracy level: from four on, even levels of three planes have another kernel
+
 MIN_LENGTH = 8
 """Tokens that a model is made for at least."""
 
@@ -133,6 +138,16 @@ class ExportOptions:
         help="last: logits [batch, 1, V] of the last token only, all that generating needs; all: of every token",
         choices=("last", "all"),
     )
+    verify_tokens: int | None = option(
+        None,
+        help="new tokens that speculative decoding checks in one run: a second output, verify_logits, has the logits "
+        "after each of them; 0: no such output. Up to the default, the CPU's kernels give the bits that they give one "
+        "token at a time",
+        minimum=0,
+        maximum=MAX_VERIFY_TOKENS,
+        shown="default 8, with {accuracy_level} 4 3, and 0 with {target} cuda or {op} matmulnbits",
+        metavar="N",
+    )
     max_length: int | None = option(
         None,
         help="tokens, prompt and answer together, that the model is made for; a session keeps tables of the rotation "
@@ -211,6 +226,13 @@ class ExportOptions:
         if self.embedding_bits == 3:
             expected = "2, 4, 8, 16 or 32 with {op} matmulnbits"
             raise OptionError("embedding_bits", expected, 3, "use 4, or {op} dualbinary")
+
+    @property
+    def verified_tokens(self) -> int:
+        """New tokens that one run checks; 0: the last one's logits alone are known."""
+        if self.verify_tokens is not None:
+            return self.verify_tokens
+        return _SAME_BITS[self.accuracy_level] if (self.target, self.op) == ("cpu", "dualbinary") else 0
 
     @property
     def activations(self) -> str:

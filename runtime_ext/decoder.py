@@ -7,6 +7,7 @@ The model's inputs and outputs are those of onnxruntime-genai, for L layers:
     position_ids            int64 [1, s]                only where the model declares it
     past_key_values.i.key   float [1, H, length, D]     and .value, for i in 0..L-1
     logits                  float [1, n, vocabulary]    n is s, or 1 where the model gives the last token's only
+    verify_logits           float [1, n, vocabulary]    in some models: n is s where s is small, else 1
     present.i.key           float [1, H, length, D]     and .value
     past.i.conv             float [1, C, K - 1]         and .recurrent [1, H, D, E], in layers without keys and values
     present.i.conv          float [1, C, K - 1]         and .recurrent
@@ -21,6 +22,10 @@ Models with LongRoPE (Phi-3) rotate all keys of a sequence by one of two sets of
 token on where the sequence is longer than a certain length, which the file's metadata states. A run takes the long ones
 where one of its positions lies beyond that length. So a piece of a long prompt that lies below gets one token more, at
 a position beyond, whose place in the cache the next piece takes; and a sequence that grows beyond it is read again.
+
+Where a model gives the logits of several tokens, `verify` says what follows each of a few that were guessed, and
+`rewind` takes back those that were wrong: rows of a shared buffer are written again, a growing cache loses its last
+rows. States cannot go back, so those models verify nothing.
 
 On CUDA the cache lives on the device and stays there. Tokens, mask and positions are bound as host memory, which ONNX
 Runtime copies, a few kilobytes a step; logits come back as host memory.
@@ -38,7 +43,7 @@ import onnxruntime as ort
 import runtime_ext
 from dualbinary import DualBinaryError, InputError
 from dualbinary.cli.options import option
-from dualbinary.files.model_files import LONG_ROPE_AFTER
+from dualbinary.files.model_files import LONG_ROPE_AFTER, VERIFY_LOGITS, VERIFY_TOKENS
 from runtime_ext.cache import cache_tensors
 from runtime_ext.config import DecoderConfig
 from runtime_ext.providers import CPU, Provider
@@ -113,10 +118,16 @@ class Decoder:
         # Those that are bound anew at every step; the others have one buffer for past and present.
         self._handed = [tensor for tensor in self._cache if not (tensor.grows and config.share_buffer)]
         self._graph_ids = itertools.count(1)
+        outputs = [value.name for value in session.get_outputs()]
         size = next(value for value in session.get_outputs() if value.name == "logits").shape[-1:]
         self.vocabulary = size[0] if size and isinstance(size[0], int) else None
-        self._long_rope_after = int(session.get_modelmeta().custom_metadata_map.get(LONG_ROPE_AFTER, 0))
-        if self._long_rope_after and not all(tensor.grows for tensor in self._cache):
+        metadata = session.get_modelmeta().custom_metadata_map
+        self._long_rope_after = int(metadata.get(LONG_ROPE_AFTER, 0))
+        self._logits = ["logits", *([VERIFY_LOGITS] if VERIFY_LOGITS in outputs else [])]
+        self._verify = int(metadata.get(VERIFY_TOKENS, 0))
+        if self._static or not self.can_rewind:
+            self._verify = 0
+        if self._long_rope_after and not self.can_rewind:
             raise InputError("its rotation has two sets of factors (LongRoPE), and its layers states: no run does both")
         self.length = self.capacity = 0
         self._past: dict[str, ort.OrtValue] = {}
@@ -169,7 +180,8 @@ class Decoder:
         self._binding = self.session.io_binding()
         self._past = {}
         self._forget()
-        self._binding.bind_output("logits")
+        for name in self._logits:
+            self._binding.bind_output(name)
         if not self.config.share_buffer or not capacity:
             return
         shared = [(tensor.past, tensor.present, self._past[tensor.past]) for tensor in self._cache if tensor.grows]
@@ -195,12 +207,60 @@ class Decoder:
             if self.length and total > switch:
                 tokens = self._tokens
                 self._forget()
-        logits = np.empty(0, np.float32)
+        logits: npt.NDArray[np.floating] = np.empty(0, np.float32)
         for first in range(0, len(tokens), PROMPT_CHUNK):
             piece = np.asarray([tokens[first : first + PROMPT_CHUNK]], np.int64)
             below = self.length + piece.shape[1] <= switch < total
-            logits = self._run(piece, reach=switch if below else None)
-        return logits
+            logits = self._run(piece, reach=switch if below else None)[-1]
+        return logits.astype(np.float32, copy=False)
+
+    @property
+    def verifies(self) -> bool:
+        """Whether the model can say what follows each of several tokens, and take back those that are wrong."""
+        return self._verify > 1
+
+    @property
+    def verify_limit(self) -> int:
+        """Tokens that `verify` takes next at most; 0 where the model gives the logits of the last token alone."""
+        switch = self._long_rope_after
+        end = min(switch, self.capacity) if switch and self.length <= switch else self.capacity
+        return min(self._verify, end - self.length)
+
+    @property
+    def can_rewind(self) -> bool:
+        """False for a model that carries states: no token of a sequence can be taken back."""
+        return all(tensor.grows for tensor in self._cache)
+
+    def verify(self, tokens: Sequence[int]) -> npt.NDArray[np.float32]:
+        """Append `tokens` and return the logits [len(tokens), vocabulary] that follow each of them.
+
+        Raises InputError for none or more than `verify_limit`, and where the model has no such token.
+        """
+        if not 0 < len(tokens) <= self.verify_limit:
+            raise InputError(f"{len(tokens)} tokens to verify, expected 1 to {self.verify_limit}")
+        self.check(tokens)
+        if self.length <= self._long_rope_after:
+            self._tokens += tokens
+        return self._run(np.asarray([tokens], np.int64)).astype(np.float32, copy=False)
+
+    def rewind(self, length: int) -> None:
+        """Forget all tokens but the first `length`.
+
+        Raises InputError where there are fewer; where the model carries states, which do not go back; and where that
+        leads from the long factors of LongRoPE to the short ones.
+        """
+        if length == self.length:
+            return
+        if not 0 <= length < self.length:
+            raise InputError(f"cannot go back to {length} of {self.length} tokens")
+        if not self.can_rewind:
+            raise InputError("layers of this model carry states, which cannot go back by a token")
+        if length <= self._long_rope_after < self.length:
+            raise InputError(f"the factors of its rotation changed after {self._long_rope_after} tokens")
+        for tensor in self._handed:
+            self._past[tensor.past] = self._first(self._past[tensor.past], length)
+        del self._tokens[length:]
+        self.length = length
 
     def check(self, tokens: Sequence[int]) -> None:
         """Raise InputError for an id that the model's table lacks, where its length is known."""
@@ -219,12 +279,15 @@ class Decoder:
         for tensor in self._handed if self._past else self._cache:
             self._past[tensor.past] = tensor.empty(self.capacity if self.config.share_buffer else 0, self.provider)
 
-    def _run(self, ids: npt.NDArray[np.int64], reach: int | None = None) -> npt.NDArray[np.float32]:
-        """The logits after `ids`. With `reach`, positions up to it count as taken in the choice of rotary factors."""
+    def _run(self, ids: npt.NDArray[np.int64], reach: int | None = None) -> npt.NDArray[np.floating]:
+        """The logits [n, vocabulary] after the last of `ids`, or each of them where the model gives those.
+
+        With `reach`, positions up to it count as taken in the choice of rotary factors.
+        """
         total = self.length + ids.shape[1]
         try:
             if self._static_step is not None and ids.shape[1] == 1 and reach is None:
-                logits = self._static_step.run(int(ids[0, 0]), self.length)
+                logits = self._static_step.run(int(ids[0, 0]), self.length)[None]
             else:
                 logits = self._run_bound(ids, total, reach)
         except Exception as error:  # as above
@@ -232,7 +295,7 @@ class Decoder:
         self.length = total
         return logits
 
-    def _run_bound(self, ids: npt.NDArray[np.int64], total: int, reach: int | None) -> npt.NDArray[np.float32]:
+    def _run_bound(self, ids: npt.NDArray[np.int64], total: int, reach: int | None) -> npt.NDArray[np.floating]:
         binding = self._binding
         positions = np.arange(self.length, total, dtype=np.int64)[None]
         if reach is not None:  # one token more, which none of the others sees
@@ -242,19 +305,20 @@ class Decoder:
         binding.bind_cpu_input("attention_mask", self._mask[:, :total])
         if self._has_positions:
             binding.bind_cpu_input("position_ids", positions)
-        binding.bind_output("logits")  # again, or the run would write into those of the last one
+        for name in self._logits:  # again, or the run would write into those of the last one
+            binding.bind_output(name)
         for tensor in self._handed:
             binding.bind_ortvalue_input(tensor.past, self._past[tensor.past])
             binding.bind_output(tensor.present, self.provider.name, self.provider.device)
         self.session.run_with_iobinding(binding, graph_options(NO_CAPTURE) if self.provider.cuda_graph else None)
         outputs = binding.get_outputs()  # in the order in which they were bound first
         for tensor, value in zip(self._handed, outputs[len(outputs) - len(self._handed) :], strict=True):
-            self._past[tensor.past] = value if reach is None else self._without_last(value)
-        return outputs[0].numpy()[0, -1].astype(np.float32)
+            self._past[tensor.past] = value if reach is None else self._first(value, total - 1)
+        return outputs[len(self._logits) - 1].numpy()[0]
 
-    def _without_last(self, cache: ort.OrtValue) -> ort.OrtValue:
-        """Keys or values of a growing cache without those of the last token."""
-        kept = np.ascontiguousarray(cache.numpy()[:, :, :-1])
+    def _first(self, cache: ort.OrtValue, length: int) -> ort.OrtValue:
+        """Keys or values of a growing cache for its first `length` tokens."""
+        kept = np.ascontiguousarray(cache.numpy()[:, :, :length])
         return ort.OrtValue.ortvalue_from_numpy(kept, self.provider.name, self.provider.device)
 
 

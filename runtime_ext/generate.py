@@ -1,6 +1,7 @@
 """`python -m runtime_ext generate`: continue a text, or several at once.
 
     python -m runtime_ext generate OUT.onnx --prompt TEXT [--chat] [sampling options] [--provider cuda] [--json]
+    python -m runtime_ext generate OUT.onnx --prompt TEXT [--speculate ngram | --draft SMALLER.onnx] ...
     python -m runtime_ext generate OUT.onnx --prompts FILE [--slots 4] ...
 
 Text goes to standard output as it is generated, and a last line with counts and speeds to standard error. Of several
@@ -23,6 +24,7 @@ from runtime_ext.generate_all import as_line, generate_all, read_prompts
 from runtime_ext.generation import Generation, answer_limit
 from runtime_ext.providers import Provider
 from runtime_ext.sampling import Sampler
+from runtime_ext.speculation import DraftGuesser, NgramGuesser, Pace, Speculation
 from runtime_ext.text import TextCodec
 
 __all__ = ["OPTIONS", "GenerateOptions", "Generation", "generate"]
@@ -39,40 +41,68 @@ class GenerateOptions:
     slots: int = option(4, help="sequences at once, with {prompts}", minimum=1)
     chat: bool = option(False, help="put the prompt into the model's chat template")
     max_new_tokens: int = option(128, help="tokens to generate at most", minimum=1)
+    speculate: str = option(
+        "auto",
+        help="check several guessed tokens in one run of the model; the text stays the same. ngram: guess what "
+        "followed the last words before, where that pays; auto: the same where several tokens get the same bits as "
+        "one; none: a token a run",
+        choices=("auto", "ngram", "none"),
+        group="speculation, of {prompt}",
+    )
+    draft: Path | None = option(
+        None,
+        help="a smaller exported model with the same vocabulary, which makes the guesses",
+        metavar="SMALLER.onnx",
+    )
 
     def __post_init__(self) -> None:
-        """Raise OptionError unless there is one source of prompts."""
+        """Raise OptionError unless there is one source of prompts, and one of guesses."""
         if (self.prompt is None) == (self.prompts is None):
             raise OptionError("prompt", "one of {prompt} and {prompts}", "neither" if self.prompt is None else "both")
+        if self.draft is not None and self.speculate != "auto":
+            raise OptionError("speculate", "no value with {draft}, which makes the guesses", self.speculate)
+        if self.prompts is not None and (self.draft is not None or self.speculate == "ngram"):
+            name = "draft" if self.draft is not None else "speculate"
+            expected = "no value with {prompts}: several sequences share a run in place of guesses"
+            raise OptionError(name, expected, getattr(self, name), f"leave {{{name}}} out, or use {{prompt}}")
 
 
 OPTIONS = (GenerateOptions, Sampler, Provider)
 
 
 def generate(
-    decoder: Decoder, prompt: Sequence[int], max_new_tokens: int, sampler: Sampler, result: Generation
+    decoder: Decoder,
+    prompt: Sequence[int],
+    max_new_tokens: int,
+    sampler: Sampler,
+    result: Generation,
+    speculation: Speculation | None = None,
 ) -> Iterator[int]:
     """Yield the tokens that follow `prompt` as they are chosen, and fill in `result`.
 
-    Ends at an end-of-text token, after `max_new_tokens`, or where the context is full. Raises InputError where the
-    prompt is empty or leaves no room in the context, and DualBinaryError where the model's logits are not finite.
+    Ends at an end-of-text token, after `max_new_tokens`, or where the context is full. `speculation`, which has the
+    same decoder, takes several tokens a run where it can. Raises InputError where the prompt is empty or leaves no room
+    in the context, and DualBinaryError where the model's logits are not finite.
     """
     limit = answer_limit(prompt, max_new_tokens, decoder.config.context_length)
     decoder.start(len(prompt) + limit)
     began = time.perf_counter()
     logits = decoder.step(prompt)
     result.prompt_seconds = time.perf_counter() - began
-    for _ in range(limit):
-        token = sampler(logits)
-        if token in decoder.config.eos_token_ids:
-            result.finish_reason = "stop"
-            return
+    while (token := sampler(logits)) not in decoder.config.eos_token_ids:
         result.tokens.append(token)
         yield token
-        if len(result.tokens) < limit:
-            began = time.perf_counter()
-            logits = decoder.step([token])
-            result.decode_seconds += time.perf_counter() - began
+        if len(result.tokens) == limit:
+            return
+        if speculation is not None:
+            speculation.start(prompt, len(prompt) + limit)
+            yield from speculation.tokens(token, limit - 1, sampler, result)
+            return
+        began = time.perf_counter()
+        logits = decoder.step([token])
+        result.decode_seconds += time.perf_counter() - began
+        result.runs += 1
+    result.finish_reason = "stop"
 
 
 def command(args: argparse.Namespace) -> None:
@@ -87,7 +117,8 @@ def command(args: argparse.Namespace) -> None:
     assert options.prompt is not None
     prompt = codec.encode_chat(options.prompt) if options.chat else codec.encode(options.prompt)
     result = Generation([])
-    tokens = generate(decoder, prompt, options.max_new_tokens, sampler, result)
+    speculation = _speculation(decoder, options, load)
+    tokens = generate(decoder, prompt, options.max_new_tokens, sampler, result, speculation)
     if args.json:
         list(tokens)
         print(json.dumps(_report(args.model, len(prompt), codec.decode(result.tokens), result)))
@@ -99,6 +130,16 @@ def command(args: argparse.Namespace) -> None:
         if result.tokens:
             print()  # an error gets a line of its own
     print(_summary(len(prompt), result), file=sys.stderr)
+
+
+def _speculation(decoder: Decoder, options: GenerateOptions, load: LoadOptions) -> Speculation | None:
+    """What makes and checks guesses, as `options` say."""
+    pace = Pace()
+    if options.draft is not None:
+        draft = Decoder.load(options.draft, load.threads, load.library, decoder.provider)
+        return Speculation(decoder, DraftGuesser(draft, decoder.vocabulary, pace), pace)
+    on = decoder.verifies and load.library if options.speculate == "auto" else options.speculate == "ngram"
+    return Speculation(decoder, NgramGuesser(), pace) if on else None
 
 
 def _answer_all(
@@ -130,4 +171,6 @@ def _summary(prompt_tokens: int, result: Generation) -> str:
     steps = len(result.tokens) - (result.finish_reason == "length")  # the first token comes out of the prompt's step
     if steps > 0 and result.decode_seconds:
         line += f", {steps / result.decode_seconds:.1f} tokens/s"
+    if result.guessed:
+        line += f", {result.accepted} of {result.guessed} guesses right"
     return f"{line}; {result.finish_reason}]"

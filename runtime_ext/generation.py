@@ -12,13 +12,18 @@ __all__ = ["Generation", "answer_limit"]
 class Generation:
     """The result of one call: token ids, why it ended, and how long it took in seconds.
 
-    `finish_reason` is "stop" at an end-of-text token (which is not among `tokens`) and "length" at the limit.
+    `finish_reason` is "stop" at an end-of-text token (which is not among `tokens`) and "length" at the limit. `runs`
+    are those of the model after the prompt; of `guessed` tokens that they checked (runtime_ext/speculation), `accepted`
+    were right.
     """
 
     tokens: list[int]
     finish_reason: str = "length"
     prompt_seconds: float = 0.0
     decode_seconds: float = 0.0
+    runs: int = 0
+    guessed: int = 0
+    accepted: int = 0
 
 
 def answer_limit(prompt: Sequence[int], max_new_tokens: int, context: int) -> int:

@@ -1,4 +1,4 @@
-"""Names of the files of a model directory and of those of an exported model, and the metadata that the latter has."""
+"""Names of the files of a model directory, of those of an exported model, and in it, where others need to know them."""
 
 __all__ = [
     "ADDED_TOKENS",
@@ -16,6 +16,8 @@ __all__ = [
     "TOKENIZER",
     "TOKENIZER_CONFIG",
     "TOKENIZER_FILES",
+    "VERIFY_LOGITS",
+    "VERIFY_TOKENS",
 ]
 
 CONFIG_FILE = "config.json"
@@ -53,3 +55,9 @@ OPTIONAL_FILES = (
 
 LONG_ROPE_AFTER = "dualbinary.long_rope_after"
 """Key of an ONNX file's metadata, only in models with LongRoPE: sequences of more tokens take the long factors."""
+
+VERIFY_LOGITS = "verify_logits"
+"""A decoder's second output [batch, n, V]: logits of each of n new tokens where those are few, else of the last."""
+
+VERIFY_TOKENS = "dualbinary.verify_tokens"
+"""Key of an ONNX file's metadata: new tokens whose logits one run gives, so that guesses of them can be checked."""

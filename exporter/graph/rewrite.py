@@ -11,7 +11,7 @@ from dualbinary.contract.rotation import Rotation, random_rotation
 from dualbinary.contract.weight import PlaneFormat
 from dualbinary.errors import OptionError
 from dualbinary.files.cache_names import PAST_STATE
-from dualbinary.files.model_files import LONG_ROPE_AFTER
+from dualbinary.files.model_files import LONG_ROPE_AFTER, VERIFY_TOKENS
 from exporter.graph.build import BuiltGraph
 from exporter.graph.dry_run import refuse_what_cannot_run
 from exporter.graph.export_graph import ExportGraph, PlaneNode
@@ -70,7 +70,10 @@ def rewrite(
         nodes = stock_pass.nodes
     pack_pass = PackQkvPass()
     pack_pass(model)
-    LogitsColumnsPass(head and head.matmul, attention_pass.rows, last=options.logits == "last")(model)
+    last, verify = options.logits == "last", options.verified_tokens
+    LogitsColumnsPass(head and head.matmul, attention_pass.rows, last=last, verify=verify)(model)
+    if verify:
+        model.metadata_props[VERIFY_TOKENS] = str(verify)
     vocabulary_pass = VocabularyPass(
         embeddings,
         head,

@@ -1,10 +1,10 @@
-"""The benchmarks of several sequences and of a server under load, on a tiny model."""
+"""The benchmarks of several sequences, of speculation and of a server under load, on a tiny model."""
 
 import json
 
 import pytest
 
-from benchmarks.models import batch, serve_load
+from benchmarks.models import batch, serve_load, speculate
 from exporter.options import ExportOptions
 from exporter.pipeline import export
 from tests.support import tiny_sessions as tiny
@@ -29,6 +29,23 @@ def test_several_sequences_are_timed_and_a_step_is_taken_apart(model, capsys):
     assert {len(values) for values in result["operators"].values()} == {2}
     assert result["operators"]["DualBinaryMatMul"][1] > 0
     assert batch.main([str(model), "--sequences", "0"]) == 2
+
+
+@pytest.mark.parametrize("drafted", [False, True])
+def test_answers_with_guesses_are_held_against_plain_ones(model, tmp_path, capsys, drafted):
+    (model.parent / "chat_template.jinja").write_text("{% for m in messages %}{{ m.content }}{% endfor %}")
+    requests = tmp_path / "requests.toml"
+    requests.write_text('[[prompt]]\nkind = "edit"\nrequest = "Say"\ntext = "ab ab ab"\n')
+    options = ["--prompts", str(requests), "--tokens", "12", "--rounds", "1", "--threads", "1"]
+    options += ["--draft", str(model)] if drafted else []
+    assert speculate.main([str(model), *options, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    (row,) = result["requests"]
+    assert (row["kind"], row["prompt_tokens"]) == ("edit", len("Say\n\nab ab ab"))
+    assert row["runs"] == row["tokens"] - 1 - row["accepted"]
+    assert result["ratio"] == pytest.approx(row["plain_seconds"] / row["seconds"])
+    assert speculate.main([str(model), *options]) == 0
+    assert "the same tokens in all answers" in capsys.readouterr().out
 
 
 def test_clients_are_answered_and_the_server_ends(model, capsys):

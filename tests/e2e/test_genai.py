@@ -3,6 +3,7 @@
 # onnxruntime_genai fills its module at run time, where a type checker cannot see it.
 # pyright: reportAttributeAccessIssue=false
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -69,6 +70,58 @@ def test_models_of_these_types_run(name, tmp_path):
     for _ in range(STEPS):
         ids.append(int(logits(tmp_path / "out" / "model.onnx", np.array([ids]))[0, -1].argmax()))
     assert sequence(genai.Model(str(tmp_path / "out"))) == ids
+
+
+@pytest.fixture(scope="module")
+def verifying(tmp_path_factory) -> Path:
+    """A folder whose model gives all logits, which onnxruntime-genai checks guesses by, with a draft inside."""
+    work = tmp_path_factory.mktemp("verifying")
+    source, library = make_model("llama", work / "model"), runtime_ext.library_path()
+    write_tokenizer(source)
+    export(source, work / "out" / "model.onnx", ExportOptions(logits="all"), library=library)
+    export(source, work / "out" / "draft" / "model.onnx", ExportOptions(planes=2), library=library)
+    return work / "out"
+
+
+def repeated(model: genai.Model, **options: int) -> tuple[list[int], dict[str, Any]]:
+    """Greedy tokens after a text that repeats itself, and with options what onnxruntime-genai says of its guesses."""
+    parameters = genai.GeneratorParams(model)
+    parameters.set_search_options(max_length=48, do_sample=False)
+    if options:
+        parameters.set_speculative_options(**options)
+    generator = genai.Generator(model, parameters)
+    generator.append_tokens(PROMPT * 3)
+    while not generator.is_done():
+        generator.generate_next_token()
+    return generator.get_sequence(0).tolist(), generator.get_speculative_stats() if options else {}
+
+
+def test_its_guesses_from_the_text_change_no_token(verifying):
+    config = genai.Config(str(verifying))
+    config.overlay(runtime_ext.genai_overlay())
+    model = genai.Model(config)
+    tokens, found = repeated(model, ngram_size=2, max_draft_tokens=5)
+    assert tokens == repeated(model)[0]
+    assert found["draft_tokens_accepted"] > 0
+
+
+def test_its_guesses_from_a_draft_change_no_token(verifying, tmp_path):
+    both = Path(shutil.copytree(verifying, tmp_path / "both"))
+    settings, draft = (json.loads((path / "genai_config.json").read_text()) for path in (both, both / "draft"))
+    for decoder in (settings["model"]["decoder"], draft["model"]["decoder"]):
+        decoder["session_options"]["custom_ops_library"] = runtime_ext.library_path().name
+    draft["model"]["decoder"]["filename"] = "draft/model.onnx"
+    settings["model"] |= {"type": "speculative", "draft": draft["model"]["decoder"]}
+    settings["speculative"] = {"max_draft_tokens": 4}
+    (both / "genai_config.json").write_text(json.dumps(settings))
+    tokens, found = repeated(genai.Model(str(both)), max_draft_tokens=4)
+    assert tokens == repeated(genai.Model(str(verifying)))[0]
+    assert found["draft_forward_passes"] > 0
+
+
+def test_a_model_that_gives_the_last_logits_alone_is_refused_guesses(folder):
+    with pytest.raises(RuntimeError, match="pruned last-token-only logits"):
+        repeated(genai.Model(str(folder)), ngram_size=2)
 
 
 def packed_copies() -> int:

@@ -26,8 +26,9 @@ from runtime_ext.generate import Generation, generate
 from runtime_ext.generate_all import generate_all
 from runtime_ext.library import describe, genai_overlay, library_path
 from runtime_ext.sampling import Sampler
+from runtime_ext.speculation import NgramGuesser, Pace, Speculation
 from runtime_ext.text import TextCodec
-from tests.support.measures import perplexity, run_measured
+from tests.support.measures import perplexity, read_prompts, run_measured
 
 pytestmark = pytest.mark.real_model
 
@@ -122,6 +123,20 @@ def test_prompts_that_share_three_slots_get_the_tokens_that_each_gets_alone(expo
         list(generate(decoder, prompt, STEPS, sampler, expected))
         assert (found.tokens, found.finish_reason) == (expected.tokens, expected.finish_reason)
     assert {found.finish_reason for found in together} == {"stop", "length"}
+
+
+@pytest.mark.parametrize("request_", [4, 7])
+@pytest.mark.parametrize("temperature", [0, 0.7])
+def test_guesses_change_no_token_of_an_answer_and_save_runs(exported, request_, temperature):
+    decoder, codec = Decoder.load(exported.path), TextCodec(exported.path.parent)
+    prompt = codec.encode_chat(read_prompts()[request_][1])
+    plain, guessed = Generation([]), Generation([])
+    list(generate(decoder, prompt, 2 * STEPS, Sampler(temperature, seed=1), plain))
+    speculation = Speculation(decoder, NgramGuesser(), Pace())
+    list(generate(decoder, prompt, 2 * STEPS, Sampler(temperature, seed=1), guessed, speculation))
+    assert guessed.tokens == plain.tokens
+    assert guessed.runs == plain.runs - guessed.accepted
+    assert guessed.accepted > 0
 
 
 def test_a_layout_ready_for_this_cpu_gives_the_same_tokens(exported, greedy, tmp_path):

@@ -47,7 +47,24 @@ def test_inputs_and_outputs_have_the_names_that_runtimes_expect(pristine_model, 
     assert [value.name for value in graph.outputs] == [
         "logits",
         *(f"present.{layer}.{kind}" for layer in range(2) for kind in ("key", "value")),
+        "verify_logits",
     ]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"verify_tokens": 0}, {"logits": "all"}, {"op": "matmulnbits", "levels": "even"}, {"target": "cuda"}],
+    ids=str,
+)
+def test_there_is_one_output_of_logits_where_a_second_one_would_say_nothing_new(pristine_model, exported, options):
+    _, out = exported(pristine_model("llama"), **options)
+    assert "verify_logits" not in [value.name for value in ir.load(out).graph.outputs]
+
+
+@pytest.mark.parametrize(("options", "tokens"), [({}, "8"), ({"accuracy_level": 4}, "3"), ({"verify_tokens": 5}, "5")])
+def test_the_file_says_how_many_tokens_one_run_checks(pristine_model, exported, options, tokens):
+    _, out = exported(pristine_model("llama"), **options)
+    assert ir.load(out).metadata_props["dualbinary.verify_tokens"] == tokens
 
 
 @pytest.mark.parametrize(("logits", "positions"), [("last", 1), ("all", "sequence_len")])

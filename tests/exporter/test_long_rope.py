@@ -9,6 +9,7 @@ import pytest
 import torch
 import transformers
 
+from dualbinary import InputError
 from dualbinary.__main__ import main as dualbinary
 from exporter.options import ExportOptions
 from exporter.pipeline import export
@@ -16,6 +17,7 @@ from runtime_ext import decoder as decoder_module
 from runtime_ext.decoder import Decoder
 from runtime_ext.generate import Generation, generate
 from runtime_ext.sampling import Sampler
+from runtime_ext.speculation import DraftGuesser, NgramGuesser, Pace, Speculation
 
 SWITCH = 20
 CONTEXT = 64
@@ -134,9 +136,42 @@ def test_the_file_states_the_length_in_every_layout(model, tmp_path):
     assert dualbinary(["relayout", str(out), str(other), "--layout", "avx2"]) == 0
     for path in (out, other):
         loaded = onnx.load(path, load_external_data=False)
-        assert {entry.key: entry.value for entry in loaded.metadata_props} == {KEY: str(SWITCH)}
+        assert {entry.key: entry.value for entry in loaded.metadata_props}[KEY] == str(SWITCH)
 
 
 def test_other_models_state_none(pristine_model, exported):
     _, out = exported(pristine_model("phi3"))
-    assert not onnx.load(out, load_external_data=False).metadata_props
+    assert KEY not in {entry.key for entry in onnx.load(out, load_external_data=False).metadata_props}
+
+
+def test_guesses_stop_before_the_switch_and_go_on_after_it(model):
+    reference, out = model
+    decoder = Decoder.load(out)
+    decoder.start(CONTEXT)
+    decoder.step(TOKENS[: SWITCH - 3])
+    assert decoder.verify_limit == 3
+    rows = decoder.verify(TOKENS[SWITCH - 3 : SWITCH])
+    assert_close(rows[0], wanted(reference, SWITCH - 2))
+    decoder.rewind(SWITCH - 2)
+    decoder.verify(TOKENS[SWITCH - 2 : SWITCH])
+    assert decoder.verify_limit == 0
+    assert_close(decoder.step([TOKENS[SWITCH]]), wanted(reference, SWITCH + 1))  # all of it is read again
+    assert decoder.verify_limit == 8
+    rows = decoder.verify(TOKENS[SWITCH + 1 : SWITCH + 4])
+    assert_close(rows[-1], wanted(reference, SWITCH + 4))
+    decoder.rewind(SWITCH + 2)
+    assert_close(decoder.step([TOKENS[SWITCH + 2]]), wanted(reference, SWITCH + 3))
+    with pytest.raises(InputError, match=f"changed after {SWITCH} tokens"):
+        decoder.rewind(SWITCH)
+
+
+@pytest.mark.parametrize("guessing", ["text", "draft"])
+def test_speculation_writes_across_the_switch_what_single_steps_write(model, guessing):
+    _, out = model
+    decoder, draft, pace = Decoder.load(out), Decoder.load(out), Pace()
+    guesser = NgramGuesser(sizes=(2, 1)) if guessing == "text" else DraftGuesser(draft, decoder.vocabulary, pace)
+    plain, guessed = Generation([]), Generation([])
+    list(generate(decoder, TOKENS[:10], 40, Sampler(), plain))
+    list(generate(decoder, TOKENS[:10], 40, Sampler(), guessed, Speculation(decoder, guesser, pace)))
+    assert guessed.tokens == plain.tokens
+    assert guessed.accepted > 0

@@ -1,5 +1,6 @@
 """Sessions on the CPU provider: of one node for tests of the op, of whole models for those of exports and decoder."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -33,12 +34,26 @@ def logits(model: Path | str, ids: npt.NDArray[np.int64], library: bool = True) 
     if library:
         runtime_ext.register(options)
     session = ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
-    feeds: dict[str, np.ndarray] = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
-    feeds |= {tensor.past: tensor.zeros(0) for tensor in cache_tensors(session)}
-    for value in session.get_inputs():
-        if value.name == "position_ids":
-            feeds[value.name] = np.arange(ids.shape[1])[None]
-    return np.asarray(session.run(["logits"], feeds)[0])
+    return outputs(session, ids, np.ones_like(ids))[0]
+
+
+def outputs(
+    session: ort.InferenceSession,
+    ids: npt.NDArray[np.int64],
+    mask: npt.NDArray[np.int64],
+    names: Sequence[str] = ("logits",),
+    past: dict[str, np.ndarray] | None = None,
+) -> list[np.ndarray]:
+    """The outputs `names` after the new tokens `ids` [B, S], of which `mask` [B, T] says what is padding.
+
+    Positions count the tokens of a row, as transformers' generate() counts them. `past` is None for an empty cache.
+    """
+    if past is None:
+        past = {tensor.past: np.repeat(tensor.zeros(0), len(ids), axis=0) for tensor in cache_tensors(session)}
+    feeds: dict[str, np.ndarray] = {"input_ids": ids, "attention_mask": mask, **past}
+    if "position_ids" in {value.name for value in session.get_inputs()}:
+        feeds["position_ids"] = np.maximum(mask.cumsum(1) - 1, 0)[:, -ids.shape[1] :]
+    return [np.asarray(value) for value in session.run(list(names), feeds)]
 
 
 def step(
@@ -47,17 +62,7 @@ def step(
     mask: npt.NDArray[np.int64],
     past: dict[str, np.ndarray] | None = None,
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Logits and cache after the new tokens `ids` [B, S], of which `mask` [B, T] says what is padding.
-
-    Positions count the tokens of a row, as transformers' generate() counts them. `past` is what the last step gave.
-    """
-    inputs = {value.name for value in session.get_inputs()}
+    """Logits and cache after the new tokens: see `outputs`. `past` is what the last step gave."""
     carried = cache_tensors(session)
-    if past is None:
-        past = {tensor.past: np.repeat(tensor.zeros(0), len(ids), axis=0) for tensor in carried}
-    feeds: dict[str, np.ndarray] = {"input_ids": ids, "attention_mask": mask, **past}
-    if "position_ids" in inputs:
-        feeds["position_ids"] = np.maximum(mask.cumsum(1) - 1, 0)[:, -ids.shape[1] :]
-    names = [value.name for value in session.get_outputs()]
-    outputs = dict(zip(names, map(np.asarray, session.run(None, feeds)), strict=True))
-    return outputs["logits"], {tensor.past: outputs[tensor.present] for tensor in carried}
+    found, *presents = outputs(session, ids, mask, ["logits", *(tensor.present for tensor in carried)], past)
+    return found, {tensor.past: value for tensor, value in zip(carried, presents, strict=True)}

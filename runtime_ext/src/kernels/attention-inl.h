@@ -144,12 +144,11 @@ template <int kRows, int kKeys, bool kWhole, class T>
   for (int k = 0; k < kKeys; ++k) factors[k] = factor_of<T>(key + k * row_bytes, size);
 #pragma GCC unroll 4
   for (int r = 0; r < kRows; ++r) {
-    float results[kKeys];
-    if constexpr (kKeys == 4) {
-      F32x16::reduce_add_four(sums[r], results);
-    } else {
-      for (int k = 0; k < kKeys; ++k) results[k] = sums[r][k].reduce_add();
-    }
+    // The last keys in the same order as four: a score has to be the same whether or not more keys follow.
+    F32x16 four[4];
+    for (int k = 0; k < 4; ++k) four[k] = k < kKeys ? sums[r][k] : F32x16::set(0);
+    float results[4];
+    F32x16::reduce_add_four(four, results);
     for (int k = 0; k < kKeys; ++k) scores[r * stride + k] = results[k] * factors[k];
   }
 }
