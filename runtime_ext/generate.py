@@ -27,7 +27,7 @@ from runtime_ext.sampling import Sampler
 from runtime_ext.speculation import DraftGuesser, NgramGuesser, Pace, Speculation
 from runtime_ext.text import TextCodec
 
-__all__ = ["OPTIONS", "GenerateOptions", "Generation", "generate"]
+__all__ = ["OPTIONS", "GenerateOptions", "Generation", "generate", "speculation_for"]
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def command(args: argparse.Namespace) -> None:
     assert options.prompt is not None
     prompt = codec.encode_chat(options.prompt) if options.chat else codec.encode(options.prompt)
     result = Generation([])
-    speculation = _speculation(decoder, options, load)
+    speculation = speculation_for(decoder, options, load)
     tokens = generate(decoder, prompt, options.max_new_tokens, sampler, result, speculation)
     if args.json:
         list(tokens)
@@ -132,7 +132,7 @@ def command(args: argparse.Namespace) -> None:
     print(_summary(len(prompt), result), file=sys.stderr)
 
 
-def _speculation(decoder: Decoder, options: GenerateOptions, load: LoadOptions) -> Speculation | None:
+def speculation_for(decoder: Decoder, options: GenerateOptions, load: LoadOptions) -> Speculation | None:
     """What makes and checks guesses, as `options` say."""
     pace = Pace()
     if options.draft is not None:

@@ -379,4 +379,4 @@ def test_guesses_are_only_made_by_default_where_a_token_has_the_same_bits(monkey
     for verifies, library, expected in [(True, True, True), (True, False, False), (False, True, False)]:
         model = cast(Any, SimpleNamespace(verifies=verifies, provider=None))
         options = command.GenerateOptions(prompt="a")
-        assert (command._speculation(model, options, command.LoadOptions(library=library)) is not None) is expected
+        assert (command.speculation_for(model, options, command.LoadOptions(library=library)) is not None) is expected

@@ -33,7 +33,7 @@ EPS = 2.0**-24
 """Rounding error of float32, relative."""
 ENTRY_RANGE = {0: 2**15 - 1, 4: 127}
 """B: the largest magnitude of a centered table entry, for each accuracy_level."""
-INPUT_RANGE = 127
+INPUT_RANGE = {0: 127 * 257, 4: 127}  # of level kernels, in steps
 LEVEL_RANGE = 255
 """Largest bytes of inputs and of weights in a level kernel."""
 ENTRY_OPERATIONS = 5
@@ -101,11 +101,11 @@ class Problem:
         float32_entries = ENTRY_OPERATIONS * EPS * ENTRY_RANGE[level]
         return entries * (0.5 + float32_entries) * self.step_error(level) + self.float_error()
 
-    def level_error_bound(self) -> np.ndarray:
-        """Bound of the error of a level kernel, before its result is rounded, [M, N]."""
+    def level_error_bound(self, level: int) -> np.ndarray:
+        """Bound of the error of a level kernel of an accuracy level, before its result is rounded, [M, N]."""
         segments = np.abs(self.segments())  # [M, segments, S]
-        steps = segments.max(axis=2) / INPUT_RANGE
-        rounded_inputs = (0.5 + 3 * EPS * INPUT_RANGE) * steps
+        steps = segments.max(axis=2) / INPUT_RANGE[level]
+        rounded_inputs = (0.5 + 3 * EPS * INPUT_RANGE[level]) * steps
         if self.levels.even:
             return np.einsum("ms,ns->mn", rounded_inputs, self._distances_from_center()) + 2 * self.float_error()
         variable = self.free_scales[: len(self.planes)]  # without the offset

@@ -160,19 +160,20 @@ struct TileResults {
   }
 };
 
-// or of one row in registers, where a compiler inlines all that is done with them.
-template <class Policy>
+// or of one row, or kRows, in registers, where a compiler inlines all that is done with them.
+template <class Policy, int kRows = 1>
 struct RowResults {
   using F32x16 = typename Policy::F32x16;
-  F32x16 y[Policy::kBlockOutputs / kFloats];
+  static constexpr int kVectors = kRows * Policy::kBlockOutputs / kFloats;
+  F32x16 y[kVectors];  // [kRows][kBlockOutputs]
   [[gnu::always_inline]] void clear(std::int64_t) {
     for (F32x16& v : y) v = F32x16::set(0);
   }
   static float* in_memory() { return nullptr; }
   template <class T>
   [[gnu::always_inline]] bool store(const Product& a, std::int64_t block) const {
-    alignas(64) float floats[Policy::kBlockOutputs];
-    for (int i = 0; i < Policy::kBlockOutputs / kFloats; ++i) y[i].store(floats + i * kFloats);
+    alignas(64) float floats[kVectors * kFloats];
+    for (int i = 0; i < kVectors; ++i) y[i].store(floats + i * kFloats);
     return store_block<Policy, T>(a, block, floats);
   }
 };

@@ -22,6 +22,8 @@ inline void exchange(__m256i& first, __m256i& second, int mask) {
 
 struct Avx2Levels {
   using Block = Avx2Block;
+  static constexpr int kDigits = 1;
+  static constexpr int kFewRows = 0;
   static constexpr int kTileRows = 6;  // and two vectors of outputs: 12 sums of 16 registers
   static constexpr int kVectorOutputs = 8;
   static constexpr int kVectors = Block::kBlockOutputs / kVectorOutputs;
@@ -37,11 +39,11 @@ struct Avx2Levels {
     return kRows[shape.planes];
   }
 
-  static __m128i round(F32x16 x) {
+  static void round(F32x16 x, __m128i* bytes) {
     constexpr int kEvenQuartersFirst = 0xD8;  // packs work within halves
     const __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(_mm256_cvtps_epi32(x.a), _mm256_cvtps_epi32(x.b)),
                                                    kEvenQuartersFirst);
-    return _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
+    *bytes = _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
   }
 
   // Weights: [half of q][quad][vector][output][4].

@@ -10,17 +10,23 @@
 //
 // Error, beside float rounding, in a segment: an input is off by at most half a step. What that makes of the levels'
 // center c is put right by the exact sum of the inputs, so that a weight w adds |w - c| * step / 2. For Gaussian inputs
-// and random planes that is at most 6.5e-3 of the result's norm at 128 inputs a segment.
+// and random planes that is at most 6.5e-3 of the result's norm at 128 inputs a segment where an input is one byte
+// (level 4). Where it is two, 256 * high + low, the step is 257 times smaller (level 0), and so is the error.
 //
 // A `Policy` has
 //
 //   Block                        what blocks-inl.h and pack-inl.h ask for
+//   kDigits                      bytes of an input: 1, or 2 with the low ones of a segment before the high ones
 //   min_rows(Shape)              rows from which it is faster than tables, as measured (docs/log/kernels.md)
 //   kTileRows                    rows that multiply_rows takes, at most
 //   kWeightBytes                 of all weights of a segment
-//   round(F32x16)                sixteen numbers rounded to bytes, in the order in which its weights have their inputs
+//   round(F32x16, __m128i*)      sixteen numbers rounded to bytes, lowest digit first, in the order in which its
+//   weights
+//                                have their inputs
 //   make_weights<Planes>         the weights of a segment
 //   multiply_rows<Rows, Offset>  adds one group of a segment to the results of some rows
+//   kFewRows                     rows of add_rows<Planes, Rows, Offset>, at most: a segment of units of one group, with
+//                                weights, scales and results in registers; 0: there is no such function
 #pragma once
 
 #include <cfloat>
@@ -34,8 +40,9 @@
 namespace dualbinary {
 namespace {
 
-constexpr std::int64_t kNever = INT64_MAX;  // of min_rows()
-constexpr float kInputRange = 127;
+constexpr std::int64_t kNever = INT64_MAX;        // of min_rows()
+constexpr int kInputRanges[] = {127, 127 * 257};  // by digits, less one
+constexpr int kDigitUnit = 256;
 constexpr int kQuad = 4;        // inputs whose products one instruction adds up
 constexpr int kHalfPlanes = 4;  // whose bits make one half of a byte
 constexpr int kMaxHalves = 2;   // groups in a unit
@@ -47,8 +54,9 @@ struct LevelTerms {
   float sum[kMaxHalves];    // of the inputs
 };
 
-// Bytes: [segment][row][input].
-using LevelForm = PreparedForm<LevelTerms, 1, 1>;
+// Bytes: [segment][row][digit][input].
+template <int kDigits>
+using LevelForm = PreparedForm<LevelTerms, kDigits, 1>;
 using LevelView = SegmentView<LevelTerms>;
 
 // One group of a segment, for all rows: y += step * (step of x * sum + shift) + offset * sum of x.
@@ -57,6 +65,7 @@ struct Group {
   const std::uint8_t* weights;  // of its first inputs
   const std::uint8_t* x;        // of row 0
   std::int64_t row_bytes;
+  std::int64_t digit_bytes;
   std::int64_t quads;
   std::int64_t planes;
   const LevelTerms* terms;  // of row 0; those of group `half` count
@@ -90,16 +99,19 @@ bool build_bytes(const Shape& shape, const T* x, std::int64_t count, std::uint8_
     largest = F32x16::max(largest, v.absolute());
   }
   const float range = largest.reduce_max();
-  const float step = range / kInputRange;
+  const float step = range / static_cast<float>(kInputRanges[Policy::kDigits - 1]);
   terms = {};
   // As in build_segment() of table-inl.h: NaN, infinity, sums that overflow, and steps without bits.
   if (!(magnitude.reduce_add() <= FLT_MAX) || (range > 0 && step < FLT_MIN)) return false;
   const F32x16 inverse = F32x16::set(range > 0 ? 1 / step : 0);
   std::int32_t totals[kMaxHalves] = {};
   for (std::int64_t k = 0; k < shape.segment_size; k += kFloats) {
-    const __m128i bytes = Policy::round(F32x16::multiply(F32x16::load(values + k), inverse));
-    totals[half(k)] += sum_of_bytes(bytes);
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(out + k), bytes);
+    __m128i digits[Policy::kDigits];
+    Policy::round(F32x16::multiply(F32x16::load(values + k), inverse), digits);
+    for (int d = 0; d < Policy::kDigits; ++d) {
+      totals[half(k)] += sum_of_bytes(digits[d]) * (d == 0 ? 1 : kDigitUnit);
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(out + d * shape.segment_size + k), digits[d]);
+    }
   }
   const float center = static_cast<float>((1 << shape.planes) - 1) / 2;
   const float zero = static_cast<float>(shape.twice_zero == kGroupZeros ? 0 : shape.twice_zero) / 2;
@@ -114,14 +126,15 @@ bool build_bytes(const Shape& shape, const T* x, std::int64_t count, std::uint8_
 
 template <class Policy>
 bool prepare_level_row(const Shape& shape, const Activations& x, std::int64_t row, const PreparedRows& prepared) {
-  LevelTerms* terms = LevelForm::terms(shape, prepared);
+  using Form = LevelForm<Policy::kDigits>;
+  LevelTerms* terms = Form::terms(shape, prepared);
   return with_row(shape, x, row, [&](const auto* values) {
     bool regular = true;
     for (std::int64_t s = 0; s < shape.segments; ++s) {
       const std::int64_t k = s * shape.segment_size;
       const std::int64_t at = s * prepared.rows + row;
-      regular &=
-          build_bytes<Policy>(shape, values + k, shape.K - k, prepared.data + at * shape.segment_size, terms[at]);
+      std::uint8_t* out = prepared.data + at * shape.segment_size * Form::kInputBytes;
+      regular &= build_bytes<Policy>(shape, values + k, shape.K - k, out, terms[at]);
     }
     return regular;
   });
@@ -162,16 +175,18 @@ void multiply_rest(const Group<Policy>& a, std::int64_t m, std::int64_t rows) {
 
 template <class Policy, int kPlanes, bool kOffset>
 void add_segment(const Shape& shape, const LevelView& view) {
-  alignas(kAlignment) std::uint8_t weights[Policy::kWeightBytes];
-  Policy::template make_weights<kPlanes>(view, shape.segment_size / kLineInputs, weights);
+  const std::int64_t lines = shape.segment_size / kLineInputs;
   // Groups of 16 are the first and the second half of a line, side by side.
   const std::int64_t quads = shape.segment_size / shape.halves / kQuad;
   Group<Policy> group;
-  group.row_bytes = shape.segment_size;
+  group.digit_bytes = shape.segment_size;
+  group.row_bytes = shape.segment_size * Policy::kDigits;
   group.quads = quads;
   group.planes = kPlanes;
   group.terms = view.terms;
   group.y = view.y;
+  alignas(kAlignment) std::uint8_t weights[Policy::kWeightBytes];
+  Policy::template make_weights<kPlanes>(view, lines, weights);
   for (std::int64_t half = 0; half < shape.halves; ++half) {
     group.half = half;
     group.weights = weights + half * quads * kQuad * Policy::Block::kBlockOutputs;
@@ -185,21 +200,40 @@ void add_segment(const Shape& shape, const LevelView& view) {
   }
 }
 
-using AddSegment = void (*)(const Shape&, const LevelView&);
-
-template <class Policy, int kPlanes>
-AddSegment add_segment_of(const Shape& shape) {
-  if constexpr (kPlanes > 1) {
-    if (shape.planes < kPlanes) return add_segment_of<Policy, kPlanes - 1>(shape);
-  }
-  const bool offset = shape.scale_rows > 1 || shape.twice_zero == kGroupZeros;
-  return offset ? add_segment<Policy, kPlanes, true> : add_segment<Policy, kPlanes, false>;
+template <class Policy, int kPlanes, bool kOffset>
+bool multiply_tile(const Product& a) {
+  return for_blocks<typename Policy::Block, LevelForm<Policy::kDigits>>(
+      a, [&](const LevelView& view) { add_segment<Policy, kPlanes, kOffset>(*a.shape, view); });
 }
 
-template <class Policy>
+// kRows rows, with their results in registers.
+template <class Policy, int kPlanes, int kRows, bool kOffset>
+bool multiply_few(const Product& a) {
+  using Results = RowResults<typename Policy::Block, kRows>;
+  const Shape& shape = *a.shape;
+  return for_results<typename Policy::Block, LevelForm<Policy::kDigits>, Results>(
+      a, [&](const LevelView& view, Results& results) __attribute__((always_inline)) {
+        Policy::template add_rows<kPlanes, kRows, kOffset>(shape, view, results.y);
+      });
+}
+
+template <class Policy, int kPlanes, bool kOffset, int kRows = Policy::kFewRows>
+bool multiply_planes(const Product& a) {
+  if constexpr (kRows > 0 && kPlanes > 3) {
+    if (a.shape->halves == 1 && a.x.rows == kRows) return multiply_few<Policy, kPlanes, kRows, kOffset>(a);
+    return multiply_planes<Policy, kPlanes, kOffset, kRows - 1>(a);
+  }
+  return multiply_tile<Policy, kPlanes, kOffset>(a);
+}
+
+template <class Policy, int kPlanes = contract::kMaxPlanes>
 bool multiply_levels(const Product& a) {
-  const AddSegment add = add_segment_of<Policy, contract::kMaxPlanes>(*a.shape);
-  return for_blocks<typename Policy::Block, LevelForm>(a, [&](const LevelView& view) { add(*a.shape, view); });
+  const Shape& shape = *a.shape;
+  if constexpr (kPlanes > 1) {
+    if (shape.planes < kPlanes) return multiply_levels<Policy, kPlanes - 1>(a);
+  }
+  const bool offset = shape.scale_rows > 1 || shape.twice_zero == kGroupZeros;
+  return offset ? multiply_planes<Policy, kPlanes, true>(a) : multiply_planes<Policy, kPlanes, false>(a);
 }
 
 template <class Policy>
@@ -207,7 +241,7 @@ constexpr MatMulKernel level_kernel(const char* name, Isa isa, std::int64_t layo
   using Block = typename Policy::Block;
   return {.name = name,
           .isa = isa,
-          .accuracy_level = 4,
+          .accuracy_level = Policy::kDigits == 1 ? 4 : 0,
           .layout = layout,
           .free_levels = false,
           .even_levels = true,
@@ -217,7 +251,7 @@ constexpr MatMulKernel level_kernel(const char* name, Isa isa, std::int64_t layo
           .block_bytes = PackedLayout<Block>::block_bytes,
           .pack_block = pack_block<Block>,
           .unpack_block = unpack_block<Block>,
-          .prepared_bytes = LevelForm::bytes,
+          .prepared_bytes = LevelForm<Policy::kDigits>::bytes,
           .prepare_row = prepare_level_row<Policy>,
           .multiply = multiply_levels<Policy>};
 }
