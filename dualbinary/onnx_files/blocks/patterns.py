@@ -218,10 +218,10 @@ def match_attention(chains: Chains, node: onnx.NodeProto) -> Block | None:
     block = Block(ATTENTION, [node], {}, {}, {})
     names = ("last_keys", "longest", "cos_table", "sin_table")
     block.inputs |= {name: value for name, value in zip(names, node.input[5:], strict=False) if value}
-    head_sizes = {_take_cache(chains, node, block, index) for index in (0, 1)}
-    head_size = min(head_sizes)
+    forms = {_take_cache(chains, node, block, index) for index in (0, 1)}
+    _, head_size = next(iter(forms))
     multiple, most = ATTENTION.limits["head_multiple"], ATTENTION.limits["max_head_size"]
-    if len(head_sizes) > 1 or head_size % multiple or not 0 < head_size <= most:
+    if len(forms) > 1 or head_size % multiple or not 0 < head_size <= most:
         return None
     heads, kv_heads = _size(node, "num_heads"), _size(node, "kv_num_heads")
     block.attributes |= {"num_heads": heads, "kv_num_heads": kv_heads, "head_size": head_size}
@@ -244,26 +244,30 @@ def match_attention(chains: Chains, node: onnx.NodeProto) -> Block | None:
     return block if complete else None
 
 
-def _take_cache(chains: Chains, node: onnx.NodeProto, block: Block, index: int) -> int:
-    """Take in keys (0) or values (1) with the nodes that change their type; the size of their heads, or 0."""
+def _take_cache(chains: Chains, node: onnx.NodeProto, block: Block, index: int) -> tuple[str, int]:
+    """Take in keys (0) or values (1) with the nodes that change their type.
+
+    Returns the operator that reads the cache, "" for none, and the size of its heads, 0 for what no block reads.
+    """
     name = ("key", "value")[index]
     past, present = node.input[3 + index], node.output[1 + index]
     before = chains.producer(past, "Cast") or chains.producer(past, FROM_INT8, domains=OP.domain_names)
     after = chains.only_user(present)
+    reader = "" if before is None else before.op_type
     if before is not None:
-        expected = {"Cast": "Cast", FROM_INT8: TO_INT8}[before.op_type]
+        expected = {"Cast": "Cast", FROM_INT8: TO_INT8}[reader]
         if chains.only_user(past) is not node or after is None or after.op_type != expected:
-            return 0
+            return reader, 0
         block.nodes += [before, after]
         past, present = before.input[0], after.output[0]
     cache = chains.inputs.get(past)
     if cache is None or len(cache.shape.dim) != _CACHE_RANK:
-        return 0
-    if before is not None and before.op_type == "Cast" and cache.elem_type != onnx.TensorProto.FLOAT16:
-        return 0
+        return reader, 0
+    if reader == "Cast" and cache.elem_type != onnx.TensorProto.FLOAT16:
+        return reader, 0
     block.inputs[f"past_{name}"], block.outputs[f"present_{name}"] = past, present
-    in_int8 = before is not None and before.op_type == FROM_INT8
-    return cache.shape.dim[3].dim_value - (ATTENTION.limits["scale_bytes"] if in_int8 else 0)
+    factor = ATTENTION.limits["scale_bytes"] if reader == FROM_INT8 else 0
+    return reader, cache.shape.dim[3].dim_value - factor
 
 
 def _joined_heads(chains: Chains, node: onnx.NodeProto, block: Block, head_size: int) -> str | None:
