@@ -99,7 +99,7 @@ Y = Cast <to: int = @to> (floats)
 
 def rows_to_int8(opset: int) -> onnx.FunctionProto:
     """X [.., D], float32 or float16, to rows int8 [.., D + 4]; see `contract.blocks.int8_rows`."""
-    constants = {
+    constants: dict[str, np.generic | np.ndarray] = {
         "zero": np.float32(0),
         "one": np.float32(1),
         "two": np.float32(2),
@@ -118,7 +118,7 @@ def rows_to_int8(opset: int) -> onnx.FunctionProto:
 
 def rows_from_int8(opset: int) -> onnx.FunctionProto:
     """Rows int8 [.., D + 4] to what they stand for, [.., D], of the element type `to`."""
-    constants = {
+    constants: dict[str, np.generic | np.ndarray] = {
         "one": np.float32(1),
         "fraction_step": np.float32(1 / _FRACTION),
         "byte_values": np.int32(256),
@@ -129,7 +129,9 @@ def rows_from_int8(opset: int) -> onnx.FunctionProto:
     return _function(FROM_INT8, "<to>", _FROM_INT8, constants, opset)
 
 
-def _function(name: str, attributes: str, body: str, constants: dict[str, np.generic], opset: int) -> onnx.FunctionProto:
+def _function(
+    name: str, attributes: str, body: str, constants: dict[str, np.generic | np.ndarray], opset: int
+) -> onnx.FunctionProto:
     function = parser.parse_function(
         f'<domain: "{OP.domain}", opset_import: ["" : {opset}]>\n{name} {attributes} (X) => (Y) {{{body}}}'
     )

@@ -19,8 +19,8 @@ def layers_without_block(model: ir.Model) -> list[int]:
     for value in copy.graph.initializers.values():
         if value.const_value is None or value.const_value.nbytes > _INLINE_BYTES:
             assert value.dtype is not None and value.shape is not None
-            size = math.ceil(math.prod(value.shape.numpy()) * value.dtype.itemsize)
-            value.const_value = ir.ExternalTensor("weights", 0, size, value.dtype, shape=value.shape, name=str(value.name))
+            size, name = math.ceil(math.prod(value.shape.numpy()) * value.dtype.itemsize), str(value.name)
+            value.const_value = ir.ExternalTensor("weights", 0, size, value.dtype, shape=value.shape, name=name)
     proto = ir.to_proto(copy)
     fuse_blocks(proto)
     in_blocks = {name for node in proto.graph.node if node.op_type == ATTENTION.name for name in node.input}

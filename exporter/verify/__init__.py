@@ -167,9 +167,7 @@ def _result(
         relative_error=float(np.max([case.relative_error for case in found])),  # NaN where one is
         kl=sum(case.kl * case.tokens for case in found) / tokens,
         top1=sum(case.top1 * case.tokens for case in found) / tokens,
-        tolerance=max(
-            _TOLERANCES[dtype, result.options.accuracy_level], _CACHE_TOLERANCES[result.options.cache_type]
-        ),
+        tolerance=max(_TOLERANCES[dtype, result.options.accuracy_level], _CACHE_TOLERANCES[result.options.cache_type]),
         tokens=tokens,
         kernel="library" if library is not None else "fallback",
         provider=provider,

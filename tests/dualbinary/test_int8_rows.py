@@ -91,7 +91,5 @@ def test_halves_are_read_and_written():
     x = np.random.default_rng(0).normal(0, 3, (1, 2, 5, 16)).astype(np.float16)
     rows = run(session(rows_to_int8(OPSET), TensorProto.FLOAT16, TensorProto.INT8), x)
     np.testing.assert_array_equal(rows, int8_rows(x))
-    back = run(
-        session(rows_from_int8(OPSET), TensorProto.INT8, TensorProto.FLOAT16, to=TensorProto.FLOAT16), rows
-    )
+    back = run(session(rows_from_int8(OPSET), TensorProto.INT8, TensorProto.FLOAT16, to=TensorProto.FLOAT16), rows)
     np.testing.assert_array_equal(back, floats_of(rows).astype(np.float16))

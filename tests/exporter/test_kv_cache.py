@@ -72,7 +72,7 @@ def test_the_check_passes_with_and_without_the_library(pristine_model, exported,
 
 
 def test_the_nodes_of_the_function_give_what_the_block_gives(pristine_model, exported):
-    """But for keys of the same call, which nodes round behind attention: with one token at a time that is one of all."""
+    """But for keys of the same call, which nodes round behind attention: one of all, with a token at a time."""
     _, out = exported(pristine_model("llama"), kv_cache="int8")
     by_block, by_nodes = started(out), started(out, library=False)
     for token in range(5, 20):

@@ -211,7 +211,12 @@ def match_attention(chains: Chains, node: onnx.NodeProto) -> Block | None:
     """The DualBinaryAttention around a GroupQueryAttention node that reads a cache, if there is one."""
     if any(node.input[_GQA_INPUTS:]) or {each.name for each in node.attribute} - _GQA_ATTRIBUTES:
         return None
-    if len(node.input) < 7 or not all(node.input[3:7]) or len(node.output) < 3 or any(not chains.is_unused(name) for name in node.output[3:]):
+    if (
+        len(node.input) < 7
+        or not all(node.input[3:7])
+        or len(node.output) < 3
+        or any(not chains.is_unused(name) for name in node.output[3:])
+    ):
         return None
     if bool(attribute(node, "do_rotary", 0)) != (len(node.input) == _GQA_INPUTS and all(node.input[7:9])):
         return None
