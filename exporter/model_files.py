@@ -182,15 +182,14 @@ def genai_config(
 ) -> dict[str, Any]:
     """genai_config.json for the finished graph, which takes `context` tokens, None where nothing says how many.
 
-    `library` is the file beside it that has to be registered, None where the function can run: with a library that it
-    does not find, or finds behind a link, onnxruntime-genai loads no model (decision 0013).
+    head_size is that of a row of the cache. `library` has to be registered, None where the function can run: with one
+    that it does not find, or finds behind a link, onnxruntime-genai loads no model (decision 0013).
     """
     context = context or _MAX_LENGTH
     config, model_type = files.config, files.config["model_type"]
     inputs = [str(value.name) for value in model.graph.inputs]
     past = next(value for value in model.graph.inputs if str(value.name).startswith(PAST))
     assert past.shape is not None
-    # What a host allocates for a token and head: in an int8 cache more than the size of a head.
     head_size, kv_heads = int(past.shape[3]), int(past.shape[1])  # type: ignore[arg-type]
     heads = _first(config, "num_attention_heads", "n_head", "n_heads") or kv_heads
     names = {name: name for name in ("input_ids", "attention_mask", "position_ids") if name in inputs}
