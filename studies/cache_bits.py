@@ -76,7 +76,7 @@ def _pair(text: str) -> tuple[Form, Form] | None:
     if text == "none":
         return None
     both = re.fullmatch(r"k(.+)v(.+)", text)
-    return (Form.read(both[1]), Form.read(both[2])) if both else (Form.read(text),) * 2
+    return (Form.read(both[1]), Form.read(both[2])) if both else (Form.read(text), Form.read(text))
 
 
 def _attend(forms: list[tuple[Form, Form] | None]) -> Any:

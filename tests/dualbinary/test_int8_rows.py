@@ -1,5 +1,7 @@
 """The functions of standard operators for rows of an int8 cache, against NumPy's."""
 
+from typing import Any
+
 import numpy as np
 import onnx
 import onnxruntime as ort
@@ -17,7 +19,7 @@ OPSET = 23
 SMALLEST = 2.0**-126  # what is below becomes 0, as a factor
 
 
-def session(function: onnx.FunctionProto, x: int, y: int, **attributes: int) -> ort.InferenceSession:
+def session(function: onnx.FunctionProto, x: int, y: int, **attributes: Any) -> ort.InferenceSession:
     node = helper.make_node(function.name, ["X"], ["Y"], domain=OP.domain, **attributes)
     info = helper.make_tensor_value_info
     graph = helper.make_graph([node], "rows", [info("X", x, [None] * 4)], [info("Y", y, [None] * 4)])

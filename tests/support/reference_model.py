@@ -62,7 +62,8 @@ class DualBinaryMlp(_Node):
             "down": _matrix("down_", given, values, values["intermediate_size"]),
         }
         kept = {name: values[name] for name in ("activation", "epsilon") if name in values}
-        return (mlp(given.pop("X"), **weights, **kept, **given),)
+        vectors: dict[str, Any] = given
+        return (mlp(vectors.pop("X"), **weights, **kept, **vectors),)
 
 
 class DualBinaryAttention(_Node):
@@ -76,8 +77,9 @@ class DualBinaryAttention(_Node):
         }
         tables = (given.pop("cos_table"), given.pop("sin_table")) if "cos_table" in given else None
         longest = int(given.pop("longest").item())
-        first = [given.pop(name) for name in ("X", "past_key", "past_value", "last_keys")]
-        return attention(*first, longest, form, tables=tables, **weights, **given)
+        x, key, value, last = (given.pop(name) for name in ("X", "past_key", "past_value", "last_keys"))
+        vectors: dict[str, Any] = given
+        return attention(x, key, value, last, longest, form, tables=tables, **weights, **vectors)
 
 
 class ReferenceModel:
@@ -96,10 +98,12 @@ class ReferenceModel:
         model.functions.extend(kept)
         self._evaluator = ReferenceEvaluator(model, new_ops=nodes)
         self._names = [value.name for value in model.graph.output]
+        self._presents: dict[str, str] = {}
         self.length = 0
         self.cache: Arrays = {}
         for value in model.graph.input:
-            if present_name(value.name) is not None:
+            if (present := present_name(value.name)) is not None:
+                self._presents[value.name] = present
                 dims = value.type.tensor_type.shape.dim
                 kind = helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
                 self.cache[value.name] = np.zeros((1, dims[1].dim_value, 0, dims[3].dim_value), kind)
@@ -108,6 +112,7 @@ class ReferenceModel:
         """Logits [vocabulary] after `tokens`, behind those of before."""
         self.length += len(tokens)
         feeds = {"input_ids": np.array([tokens]), "attention_mask": np.ones((1, self.length), np.int64), **self.cache}
-        outputs = dict(zip(self._names, self._evaluator.run(None, feeds), strict=True))
-        self.cache = {past: outputs[present_name(past)] for past in self.cache}
+        results: list[Any] = list(self._evaluator.run(None, feeds))
+        outputs: Arrays = dict(zip(self._names, results, strict=True))
+        self.cache = {past: outputs[present] for past, present in self._presents.items()}
         return outputs["logits"][0, -1]
