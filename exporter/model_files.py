@@ -22,6 +22,7 @@ from dualbinary.files.model_files import (
     TOKENIZER_CONFIG,
     TOKENIZER_FILES,
 )
+from dualbinary.onnx_files.int8_rows import FROM_INT8
 from exporter.source.model_directory import ModelDirectory
 
 __all__ = [
@@ -62,6 +63,7 @@ _CUDA_OPTIONS = {"enable_cuda_graph": "0"}
 # Types of layers by the states that they carry, as onnxruntime-genai calls them; the first of them that a layer has.
 _STATES = {"recurrent": "linear_attention", "conv": "conv"}
 _ATTENTION = "full_attention"
+_CACHE_READERS = ("Cast", FROM_INT8)
 _TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 # Of generation_config.json: what changes the tokens that transformers' generate() writes, and the value that does not.
@@ -180,8 +182,8 @@ def genai_config(
 ) -> dict[str, Any]:
     """genai_config.json for the finished graph, which takes `context` tokens, None where nothing says how many.
 
-    `library` is the file beside it that has to be registered, None where the function can run: with a library that it
-    does not find, or finds behind a link, onnxruntime-genai loads no model (decision 0013).
+    head_size is that of a row of the cache. `library` has to be registered, None where the function can run: with one
+    that it does not find, or finds behind a link, onnxruntime-genai loads no model (decision 0013).
     """
     context = context or _MAX_LENGTH
     config, model_type = files.config, files.config["model_type"]
@@ -259,8 +261,11 @@ def _add_states(decoder: dict[str, Any], model: ir.Model) -> None:
 
 def _shares_cache(model: ir.Model) -> bool:
     """True where all caches are written in place: GroupQueryAttention does so, other nodes make longer ones."""
-    caches = (value for value in model.graph.inputs if str(value.name).startswith(PAST))
-    return all(node.op_type in ("GroupQueryAttention", "Shape") for cache in caches for node, _ in cache.uses())
+    caches = [value for value in model.graph.inputs if str(value.name).startswith(PAST)]
+    # In a cache of another type, by way of nodes that change it.
+    caches += [node.outputs[0] for cache in caches for node, _ in cache.uses() if node.op_type in _CACHE_READERS]
+    in_place = ("GroupQueryAttention", "Shape", *_CACHE_READERS)
+    return all(node.op_type in in_place for cache in caches for node, _ in cache.uses())
 
 
 def _vocabulary(model: ir.Model) -> int:

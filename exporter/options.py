@@ -121,8 +121,8 @@ class ExportOptions:
     )
     dtype: str | None = option(
         None,
-        help="type of activations, KV cache and everything that is not quantized; with {target} cuda, attention and "
-        "cache are fp16 in either case",
+        help="type of activations, of everything that is not quantized, and of the KV cache unless {kv_cache} has "
+        "another; with {target} cuda, attention and cache are fp16 in either case",
         choices=("fp32", "fp16"),
         shown=f"default {TARGETS['cpu']}, with {{target}} cuda {TARGETS['cuda']}",
     )
@@ -163,6 +163,13 @@ class ExportOptions:
         "in either case",
         choices=("one", "many"),
     )
+    kv_cache: str = option(
+        "model",
+        help="type of keys and values between steps: model: that of the activations; fp16: half of the memory of fp32; "
+        "int8: a quarter, with a float32 factor for each head and token, and a small loss. Other types than that of "
+        "the model need {fuse} all, on CPUs",
+        choices=("model", "fp16", "int8"),
+    )
     fuse: str = option(
         "all",
         help="all: the nodes of attention and feed-forward blocks become one node each, which decodes faster; none: "
@@ -202,7 +209,9 @@ class ExportOptions:
         plain = OP.layouts[0].name
         if self.op == "matmulnbits":
             self._check_stock(plain)
+            self._check_cache()
             return
+        self._check_cache()
         if self.target != "cuda":
             return
         if self.layout != plain:
@@ -216,6 +225,27 @@ class ExportOptions:
     def fuses(self) -> bool:
         """Whether blocks are made: no other provider, and no host without our operators, has kernels for them."""
         return self.fuse == "all" and self.target == "cpu" and self.op == "dualbinary"
+
+    @property
+    def cache_type(self) -> str:
+        """Element type of keys and values: "fp32", "fp16" or "int8"."""
+        if self.kv_cache != "model":
+            return self.kv_cache
+        return "fp16" if self.target == "cuda" else self.activations
+
+    @property
+    def converts_cache(self) -> bool:
+        """Whether keys and values have another type than attention computes with."""
+        return self.cache_type != ("fp16" if self.target == "cuda" else self.activations)
+
+    def _check_cache(self) -> None:
+        """Refuse a type of the cache that only blocks read."""
+        if not self.converts_cache or self.fuses:
+            return
+        blocks = {"target": "cpu", "op": "dualbinary", "fuse": "all"}
+        name, needed = next((name, value) for name, value in blocks.items() if getattr(self, name) != value)
+        expected = f"model with {{{name}}} {getattr(self, name)}, as only blocks read a cache of another type"
+        raise OptionError("kv_cache", expected, self.kv_cache, f"leave {{kv_cache}} out, or use {{{name}}} {needed}")
 
     def _check_stock(self, plain: str) -> None:
         """Refuse what says nothing of a graph without our operator."""

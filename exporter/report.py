@@ -116,7 +116,11 @@ def table_notes(tables: Iterable[VocabularyTable], parameters: Parameters) -> li
 
 def _decided(options: ExportOptions) -> dict[str, Any]:
     """Options in whose place there is a default that depends on others."""
-    return {"dtype": options.activations, "embedding_bits": options.table_bits}
+    return {
+        "dtype": options.activations,
+        "kv_cache": options.cache_type,
+        "embedding_bits": options.table_bits,
+    }
 
 
 def _operator(model: ir.Model) -> str:

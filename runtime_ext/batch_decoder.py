@@ -6,7 +6,7 @@ Of the model (runtime_ext/decoder.py has its inputs and outputs) a batch has B r
     input_ids               int64 [B, 1]                the new token of each
     attention_mask          int64 [B, t]                at the end of a row as many ones as it has tokens; t: the most
     position_ids            int64 [B, 1]                only where the model declares it: tokens of the row before
-    past_key_values.i.key   float [B, H, capacity, D]   the first B rows of a buffer [slots, H, capacity, D]
+    past_key_values.i.key   any   [B, H, capacity, D]   the first B rows of a buffer [slots, H, capacity, D]
 
 Such rows lie one after another in memory, so a run over the first B of them, or over a single one whose prompt is
 read, takes a part of the buffer as it is: nothing is copied. The sequences of a step have to be its first rows. A gap,
@@ -169,7 +169,7 @@ class _Decoders(BatchDecoder):
 class _Group:
     """Sequences that ran together, and their states: `now` is what the next run reads, `after` what it writes."""
 
-    def __init__(self, members: tuple["_Row", ...], now: dict[str, npt.NDArray[np.floating]]) -> None:
+    def __init__(self, members: tuple["_Row", ...], now: dict[str, npt.NDArray[np.number]]) -> None:
         self.members, self.now = members, now
         self.after = {name: np.empty_like(value) for name, value in now.items()}
         for place, member in enumerate(members):
@@ -300,6 +300,6 @@ class _Rows(BatchDecoder):
         return _Group(members, {name: np.concatenate(values) for name, values in rows.items()})
 
 
-def _value(array: npt.NDArray[np.floating]) -> ort.OrtValue:
+def _value(array: npt.NDArray[np.number]) -> ort.OrtValue:
     """A value in the memory of `array`, which is contiguous."""
     return ort.OrtValue.ortvalue_from_numpy(array, "cpu", 0)

@@ -14,7 +14,7 @@ from runtime_ext.providers import Provider
 
 __all__ = ["CacheTensor", "cache_tensors", "untouched_zeros"]
 
-_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int8)": np.int8}
 _RANK = 4  # of keys and values: [batch, heads, length, head size]
 _LENGTH = 2  # its axis of tokens
 
@@ -26,13 +26,13 @@ class CacheTensor:
     Attributes:
         past, present: the input that takes it and the output that gives it.
         shape: its shape without the batch; None stands for the tokens of keys and values.
-        dtype: its element type.
+        dtype: its element type. Rows of an int8 cache have D numbers and, behind them, their factor in four bytes.
     """
 
     past: str
     present: str
     shape: tuple[int | None, ...]
-    dtype: type[np.floating]
+    dtype: type[np.number]
 
     @property
     def grows(self) -> bool:
@@ -45,7 +45,7 @@ class CacheTensor:
         sizes = [size for size in self.shape if size is not None]
         return int(np.prod(sizes)) * np.dtype(self.dtype).itemsize if self.grows else 0
 
-    def zeros(self, length: int) -> npt.NDArray[np.floating]:
+    def zeros(self, length: int) -> npt.NDArray[np.number]:
         """What one sequence begins with: room for `length` tokens, or a state."""
         return np.zeros((1, *(length if size is None else size for size in self.shape)), self.dtype)
 
@@ -56,7 +56,7 @@ class CacheTensor:
         return ort.OrtValue.ortvalue_from_numpy(values, *place)
 
 
-def untouched_zeros(shape: tuple[int, ...], dtype: type[np.floating]) -> npt.NDArray[np.floating]:
+def untouched_zeros(shape: tuple[int, ...], dtype: type[np.number]) -> npt.NDArray[np.number]:
     """Zeros that take memory page by page, as they are written to.
 
     NumPy asks the system for huge pages, of which the first token of each head takes a whole one: megabytes for

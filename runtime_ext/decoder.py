@@ -5,10 +5,10 @@ The model's inputs and outputs are those of onnxruntime-genai, for L layers:
     input_ids               int64 [1, s]                the s new tokens
     attention_mask          int64 [1, t]                ones; t counts the tokens in the cache and the new ones
     position_ids            int64 [1, s]                only where the model declares it
-    past_key_values.i.key   float [1, H, length, D]     and .value, for i in 0..L-1
+    past_key_values.i.key   float [1, H, length, D]     and .value, for i in 0..L-1; or int8 [1, H, length, D + 4]
     logits                  float [1, n, vocabulary]    n is s, or 1 where the model gives the last token's only
     verify_logits           float [1, n, vocabulary]    in some models: n is s where s is small, else 1
-    present.i.key           float [1, H, length, D]     and .value
+    present.i.key           float [1, H, length, D]     and .value, of the same type
     past.i.conv             float [1, C, K - 1]         and .recurrent [1, H, D, E], in layers without keys and values
     present.i.conv          float [1, C, K - 1]         and .recurrent
 

@@ -17,7 +17,7 @@ _SCALE = 0.02  # usual standard deviation of initial weights
 
 @dataclass(frozen=True)
 class LlamaShape:
-    """Sizes of a Llama; `tied` makes the head the embedding's own tensor."""
+    """Sizes of a Llama; `tied` makes the head the embedding's own tensor, `context` is that of config.json."""
 
     layers: int
     hidden: int
@@ -26,6 +26,7 @@ class LlamaShape:
     heads: int
     kv_heads: int
     tied: bool = True
+    context: int = 2048
 
     def config(self) -> dict[str, Any]:
         """Return the values of config.json."""
@@ -38,7 +39,7 @@ class LlamaShape:
             "num_attention_heads": self.heads,
             "num_key_value_heads": self.kv_heads,
             "vocab_size": self.vocabulary,
-            "max_position_embeddings": 2048,
+            "max_position_embeddings": self.context,
             "rms_norm_eps": 1e-5,
             "tie_word_embeddings": self.tied,
         }

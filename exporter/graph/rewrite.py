@@ -12,6 +12,7 @@ from dualbinary.contract.weight import PlaneFormat
 from dualbinary.errors import OptionError
 from dualbinary.files.cache_names import PAST_STATE
 from dualbinary.files.model_files import LONG_ROPE_AFTER, VERIFY_TOKENS
+from exporter.graph.block_trial import layers_without_block
 from exporter.graph.build import BuiltGraph
 from exporter.graph.dry_run import refuse_what_cannot_run
 from exporter.graph.export_graph import ExportGraph, PlaneNode
@@ -19,6 +20,7 @@ from exporter.graph.fallback_function import fallback_functions, function_domain
 from exporter.graph.layers import Linear, find_embeddings, find_head, find_linears
 from exporter.graph.parameters import Parameters
 from exporter.graph.passes.attention_f16 import AttentionF16Pass
+from exporter.graph.passes.cache_types import CacheTypePass
 from exporter.graph.passes.group_query_attention import GroupQueryAttentionPass
 from exporter.graph.passes.linear import DualBinaryLinearPass
 from exporter.graph.passes.logits_columns import LogitsColumnsPass
@@ -39,6 +41,7 @@ from exporter.options import CUDA_PLANES, ExportOptions
 __all__ = ["rewrite"]
 
 _DTYPES = {"fp32": ir.DataType.FLOAT, "fp16": ir.DataType.FLOAT16}
+_SHOWN_LAYERS = 4
 _FLOAT_TABLES = {16: ir.DataType.FLOAT16, 32: ir.DataType.FLOAT}
 
 
@@ -91,6 +94,9 @@ def rewrite(
         ExplicitZeroPointsPass()(model)
     _remove_unused(model)
     LowerOpsetPass()(model)
+    if options.converts_cache:
+        CacheTypePass(options.cache_type)(model)
+        _refuse_kept_attention(model, parameters.source.model_type, options)
     settle_hadamards(model, _hadamard_kind(options), _DTYPES[options.activations])
     occurring = {node.planes: node.plane_format for node in nodes if node.stock is None}
     occurring |= {t.values[0]: t.plane_format for t in vocabulary_pass.tables if t.plane_format is not None}
@@ -171,6 +177,17 @@ def _refuse_states(graph: BuiltGraph, model_type: str, options: ExportOptions, *
     if options.target == "cuda":
         expected = f"cpu for a {model_type}, whose layers with states have not been tried on CUDA"
         raise OptionError("target", expected, options.target, "use {target} cpu")
+
+
+def _refuse_kept_attention(model: ir.Model, model_type: str, options: ExportOptions) -> None:
+    """Raise OptionError where a cache of another type would be read by nodes that compute in the activations' type."""
+    if kept := layers_without_block(model):
+        shown = ", ".join(map(str, kept[:_SHOWN_LAYERS])) + (", ..." if len(kept) > _SHOWN_LAYERS else "")
+        expected = (
+            f"model for a {model_type} of this configuration: no block stands for the attention of layers {shown} "
+            f"({len(kept)} in all), and its nodes read a cache of the activations' type alone"
+        )
+        raise OptionError("kv_cache", expected, options.kv_cache, "leave {kv_cache} out")
 
 
 def _remove_unused(model: ir.Model) -> None:

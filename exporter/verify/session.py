@@ -13,6 +13,7 @@ from exporter.verify.cases import Case
 __all__ = ["ExportedModel"]
 
 _CUDA = "CUDAExecutionProvider"
+_CACHE_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int8)": np.int8}
 
 
 class ExportedModel:
@@ -77,5 +78,5 @@ class ExportedModel:
 
     def _empty(self, name: str, batch: int) -> np.ndarray:
         value = self._inputs[name]
-        dtype = np.float16 if value.type == "tensor(float16)" else np.float32
-        return np.zeros((batch, *(size if isinstance(size, int) else 0 for size in value.shape[1:])), dtype)
+        sizes = (size if isinstance(size, int) else 0 for size in value.shape[1:])
+        return np.zeros((batch, *sizes), _CACHE_TYPES[value.type])

@@ -4,11 +4,14 @@ import subprocess
 
 import pytest
 
+from exporter.options import ExportOptions
+from exporter.pipeline import export
 from runtime_ext.decoder import Decoder
 from runtime_ext.generate import Generation, generate
 from runtime_ext.library import library_path
 from runtime_ext.sampling import Sampler
 from tests.support import tiny_sessions as tiny
+from tests.support.tiny_models import make_model
 
 PROMPT = [72, 101, 108, 108, 111]
 COUNT = 8
@@ -27,6 +30,17 @@ def test_the_host_prints_the_tokens_that_the_command_generates(cpp_host, tmp_pat
         done = run(cpp_host, model, library, COUNT, *PROMPT)
         assert done.returncode == 0, done.stderr
         assert [int(token) for token in done.stdout.split()] == expected
+
+
+def test_the_host_makes_a_cache_of_the_models_own_type(cpp_host, tmp_path):
+    path = tmp_path / "out" / "model.onnx"
+    export(make_model("llama", tmp_path / "model"), path, ExportOptions(kv_cache="int8"), library=library_path())
+    expected = list(generate(Decoder.load(path), PROMPT, COUNT, Sampler(), Generation([])))
+
+    done = run(cpp_host, path, library_path(), COUNT, *PROMPT)
+
+    assert done.returncode == 0, done.stderr
+    assert [int(token) for token in done.stdout.split()] == expected
 
 
 def test_a_missing_library_is_an_error_that_names_it(cpp_host, tmp_path):

@@ -17,6 +17,7 @@ import transformers
 import runtime_ext
 from exporter.options import ExportOptions
 from exporter.pipeline import export
+from runtime_ext.decoder import Decoder
 from tests.support.sessions import logits
 from tests.support.tiny_models import make_model
 from tests.support.tiny_tokenizers import write_tokenizer
@@ -122,6 +123,26 @@ def test_its_guesses_from_a_draft_change_no_token(verifying, tmp_path):
 def test_a_model_that_gives_the_last_logits_alone_is_refused_guesses(folder):
     with pytest.raises(RuntimeError, match="pruned last-token-only logits"):
         repeated(genai.Model(str(folder)), ngram_size=2)
+
+
+@pytest.mark.parametrize("fast", [False, True], ids=["function", "library"])
+def test_a_cache_of_int8_is_made_as_the_model_declares_it(tmp_path, fast):
+    """Its rows are longer than a head, which genai_config.json says; the type is the model's own."""
+    source = make_model("llama", tmp_path / "model")
+    write_tokenizer(source)
+    path = tmp_path / "out" / "model.onnx"
+    export(source, path, ExportOptions(kv_cache="int8"), library=runtime_ext.library_path())
+    decoder = Decoder.load(path, library=fast)
+    decoder.start(len(PROMPT) + STEPS)
+    ids = list(PROMPT)
+    row = decoder.step(ids)
+    for _ in range(STEPS):
+        ids.append(int(row.argmax()))
+        row = decoder.step(ids[-1:]) if len(ids) < len(PROMPT) + STEPS else row
+    config = genai.Config(str(path.parent))
+    if fast:
+        config.overlay(runtime_ext.genai_overlay())
+    assert sequence(genai.Model(config)) == ids
 
 
 def packed_copies() -> int:

@@ -27,6 +27,7 @@ class Chains:
 
     def __init__(self, graph: onnx.GraphProto) -> None:
         """Look at all nodes once; the graph must not change afterwards."""
+        self.inputs = {value.name: value.type.tensor_type for value in graph.input}
         self.initializers = {tensor.name: tensor for tensor in graph.initializer}
         self._producers = {name: node for node in graph.node for name in node.output if name}
         self._users: dict[str, list[onnx.NodeProto]] = defaultdict(list)

@@ -107,13 +107,12 @@ def _set_nodes(graph: onnx.GraphProto, nodes: list[onnx.NodeProto]) -> None:
 
 def _blocks(graph: onnx.GraphProto) -> Iterator[Block]:
     chains = Chains(graph)
-    sizes = {value.name: value.type.tensor_type.shape.dim for value in graph.input}
     for node in graph.node:
         block = None
         if node.op_type == OP.name and node.domain in OP.domain_names:
             block = match_mlp(chains, node)
-        elif node.op_type == _ATTENTION_NODE and len(node.input) > 3 and len(sizes.get(node.input[3], ())) == 4:
-            block = match_attention(chains, node, sizes[node.input[3]][3].dim_value)
+        elif node.op_type == _ATTENTION_NODE:
+            block = match_attention(chains, node)
         if block is not None:
             yield block
 

@@ -8,7 +8,8 @@ with the second half:
     GELU        Gelu (g), by tanh or erf
 
 and between those of a DualBinaryAttention [bias] and GroupQueryAttention, whose query and key may go through an RMS
-norm of each head. Whatever else there is leaves a layer as it is.
+norm of each head, and whose cache may be of another type: Cast of float16, or the functions of `int8_rows`, in front
+of the node and behind it. Whatever else there is leaves a layer as it is.
 """
 
 from dataclasses import dataclass, field
@@ -19,10 +20,12 @@ import onnx
 
 from dualbinary.contract.schema import ATTENTION, MLP, OP, Operator
 from dualbinary.onnx_files.blocks.chains import Chains, attribute
+from dualbinary.onnx_files.int8_rows import FROM_INT8, TO_INT8
 
 __all__ = ["Block", "match_attention", "match_mlp"]
 
 _MICROSOFT = ("com.microsoft",)
+_CACHE_RANK = 4  # [batch, heads, tokens, head size]
 _GQA_INPUTS = 9  # query to sin_cache; what comes behind is not part of a block
 _GQA_ATTRIBUTES = {
     *("num_heads", "kv_num_heads", "scale", "softcap", "local_window_size", "do_rotary", "rotary_interleaved"),
@@ -204,20 +207,27 @@ def _activation(chains: Chains, value: str, gate: str) -> tuple[int | None, list
     return 0, [product, sigmoid]
 
 
-def match_attention(chains: Chains, node: onnx.NodeProto, head_size: int) -> Block | None:
-    """The DualBinaryAttention around a GroupQueryAttention node whose cache has heads of that size, if there is one."""
+def match_attention(chains: Chains, node: onnx.NodeProto) -> Block | None:
+    """The DualBinaryAttention around a GroupQueryAttention node that reads a cache, if there is one."""
     if any(node.input[_GQA_INPUTS:]) or {each.name for each in node.attribute} - _GQA_ATTRIBUTES:
         return None
-    if head_size % ATTENTION.limits["head_multiple"] or head_size > ATTENTION.limits["max_head_size"]:
-        return None
-    if len(node.input) < 7 or not all(node.input[3:7]) or any(not chains.is_unused(name) for name in node.output[3:]):
+    if (
+        len(node.input) < 7
+        or not all(node.input[3:7])
+        or len(node.output) < 3
+        or any(not chains.is_unused(name) for name in node.output[3:])
+    ):
         return None
     if bool(attribute(node, "do_rotary", 0)) != (len(node.input) == _GQA_INPUTS and all(node.input[7:9])):
         return None
     block = Block(ATTENTION, [node], {}, {}, {})
-    names = ("past_key", "past_value", "last_keys", "longest", "cos_table", "sin_table")
-    block.inputs |= {name: value for name, value in zip(names, node.input[3:], strict=False) if value}
-    block.outputs |= dict(zip(("present_key", "present_value"), node.output[1:3], strict=True))
+    names = ("last_keys", "longest", "cos_table", "sin_table")
+    block.inputs |= {name: value for name, value in zip(names, node.input[5:], strict=False) if value}
+    forms = {_take_cache(chains, node, block, index) for index in (0, 1)}
+    _, head_size = next(iter(forms))
+    multiple, most = ATTENTION.limits["head_multiple"], ATTENTION.limits["max_head_size"]
+    if len(forms) > 1 or head_size % multiple or not 0 < head_size <= most:
+        return None
     heads, kv_heads = _size(node, "num_heads"), _size(node, "kv_num_heads")
     block.attributes |= {"num_heads": heads, "kv_num_heads": kv_heads, "head_size": head_size}
     block.attributes["scale"] = attribute(node, "scale", 0) or head_size**-0.5
@@ -237,6 +247,32 @@ def match_attention(chains: Chains, node: onnx.NodeProto, head_size: int) -> Blo
     block.attributes["hidden_size"] = _size(first, "K")
     complete = _begin(chains, first, "qkv", block) and _end(chains, last, "o", block)
     return block if complete else None
+
+
+def _take_cache(chains: Chains, node: onnx.NodeProto, block: Block, index: int) -> tuple[str, int]:
+    """Take in keys (0) or values (1) with the nodes that change their type.
+
+    Returns the operator that reads the cache, "" for none, and the size of its heads, 0 for what no block reads.
+    """
+    name = ("key", "value")[index]
+    past, present = node.input[3 + index], node.output[1 + index]
+    before = chains.producer(past, "Cast") or chains.producer(past, FROM_INT8, domains=OP.domain_names)
+    after = chains.only_user(present)
+    reader = "" if before is None else before.op_type
+    if before is not None:
+        expected = {"Cast": "Cast", FROM_INT8: TO_INT8}[reader]
+        if chains.only_user(past) is not node or after is None or after.op_type != expected:
+            return reader, 0
+        block.nodes += [before, after]
+        past, present = before.input[0], after.output[0]
+    cache = chains.inputs.get(past)
+    if cache is None or len(cache.shape.dim) != _CACHE_RANK:
+        return reader, 0
+    if reader == "Cast" and cache.elem_type != onnx.TensorProto.FLOAT16:
+        return reader, 0
+    block.inputs[f"past_{name}"], block.outputs[f"present_{name}"] = past, present
+    factor = ATTENTION.limits["scale_bytes"] if reader == FROM_INT8 else 0
+    return reader, cache.shape.dim[3].dim_value - factor
 
 
 def _joined_heads(chains: Chains, node: onnx.NodeProto, block: Block, head_size: int) -> str | None:

@@ -118,7 +118,8 @@ template <class T>
   return sum.reduce_add() - extra;
 }
 
-// Scores of kRows rows with kKeys keys, whose rows are `row_bytes` apart. kWhole: head_size is a multiple of sixteen.
+// Scores of kRows rows with the numbers of kKeys keys, whose rows are `row_bytes` apart, without the factors of these.
+// kWhole: head_size is a multiple of sixteen.
 template <int kRows, int kKeys, bool kWhole, class T>
 [[gnu::always_inline]] inline void dot(const float* q, std::int64_t size, const std::uint8_t* key,
                                        std::int64_t row_bytes, float* scores, std::int64_t stride) {
@@ -140,20 +141,22 @@ template <int kRows, int kKeys, bool kWhole, class T>
       for (int k = 0; k < kKeys; ++k) sums[r][k] = F32x16::multiply_add(x, keys[k], sums[r][k]);
     }
   }
-  float factors[kKeys];
-  for (int k = 0; k < kKeys; ++k) factors[k] = factor_of<T>(key + k * row_bytes, size);
 #pragma GCC unroll 4
   for (int r = 0; r < kRows; ++r) {
-    // The last keys in the same order as four: a score has to be the same whether or not more keys follow.
-    F32x16 four[4];
-    for (int k = 0; k < 4; ++k) four[k] = k < kKeys ? sums[r][k] : F32x16::set(0);
-    float results[4];
-    F32x16::reduce_add_four(four, results);
-    for (int k = 0; k < kKeys; ++k) scores[r * stride + k] = results[k] * factors[k];
+    if constexpr (kKeys == 4) {
+      F32x16::reduce_add_four(sums[r], scores + r * stride);
+    } else {
+      // In the same order: a score is the same whether or not more keys follow.
+      F32x16 four[4];
+      for (int k = 0; k < 4; ++k) four[k] = k < kKeys ? sums[r][k] : F32x16::set(0);
+      float results[4];
+      F32x16::reduce_add_four(four, results);
+      for (int k = 0; k < kKeys; ++k) scores[r * stride + k] = results[k];
+    }
   }
 }
 
-// Scores [kRows, stride] of kRows rows with all of `count` keys.
+// Scores [kRows, stride] of kRows rows with all of `count` keys, likewise.
 template <int kRows, bool kWhole, class T>
 [[gnu::always_inline]] inline void dots(const float* q, std::int64_t size, const std::uint8_t* keys,
                                         std::int64_t row_bytes, std::int64_t count, float* scores,
@@ -228,15 +231,36 @@ void add_all_values(const float* p, std::int64_t p_stride, std::int64_t rows, co
   if (i < size) add_columns<1, false, T>(p, p_stride, rows, values, row_bytes, count, size, i, sums);
 }
 
+// The factors of `count` rows side by side, and ones up to the next multiple of sixteen.
+template <class T>
+void read_factors(const std::uint8_t* rows, std::int64_t row_bytes, std::int64_t size, std::int64_t count,
+                  float* factors) {
+  for (std::int64_t k = 0; k < count; ++k) factors[k] = factor_of<T>(rows + k * row_bytes, size);
+  for (std::int64_t k = count; k % kLanes != 0; ++k) factors[k] = 1;
+}
+
+[[gnu::always_inline]] inline void multiply(const float* factors, std::int64_t count, float* scores) {
+  for (std::int64_t k = 0; k < count; k += kLanes) {
+    F32x16::multiply(F32x16::load(scores + k), F32x16::load(factors + k)).store(scores + k);
+  }
+}
+
 template <bool kWhole, class T>
 void few_of(const Queries& queries, const CachedRows& cache, std::int64_t begin, std::int64_t end,
             const Partial& result) {
+  constexpr bool kHasFactors = sizeof(T) == 1;
   const std::int64_t size = queries.head_size;
   float scores[4][kKeySegment];
+  float key_factors[kHasFactors ? kKeySegment : 1];
+  float value_factors[kHasFactors ? kKeySegment : 1];
   const std::int64_t count = end - begin;
   const std::int64_t padded = (count + kLanes - 1) / kLanes * kLanes;
   const std::uint8_t* keys = cache.keys + begin * cache.row_bytes;
   const std::uint8_t* values = cache.values + begin * cache.row_bytes;
+  if constexpr (kHasFactors) {
+    read_factors<T>(keys, cache.row_bytes, size, count, key_factors);
+    read_factors<T>(values, cache.row_bytes, size, count, value_factors);
+  }
   for (std::int64_t r = 0; r < queries.rows; r += 4) {
     const std::int64_t rows = queries.rows - r < 4 ? queries.rows - r : 4;
     const float* q = queries.q + r * size;
@@ -246,12 +270,11 @@ void few_of(const Queries& queries, const CachedRows& cache, std::int64_t begin,
     if (rows == 1) dots<1, kWhole, T>(q, size, keys, cache.row_bytes, count, scores[0], kKeySegment);
     for (std::int64_t j = 0; j < rows; ++j) {
       for (std::int64_t k = count; k < padded; ++k) scores[j][k] = kNoScore;
+      if constexpr (kHasFactors) multiply(key_factors, padded, scores[j]);
       result.largest[r + j] = kNoScore;
       // Padded keys lie behind what any row sees.
       result.total[r + j] = softmax(queries, r + j, begin, padded, scores[j], result.largest[r + j]);
-      if constexpr (sizeof(T) == 1) {
-        for (std::int64_t k = 0; k < count; ++k) scores[j][k] *= factor_of<T>(values + k * cache.row_bytes, size);
-      }
+      if constexpr (kHasFactors) multiply(value_factors, padded, scores[j]);
       for (std::int64_t i = 0; i < size; ++i) result.sums[(r + j) * size + i] = 0;
     }
     add_all_values<T>(scores[0], kKeySegment, rows, values, cache.row_bytes, count, size, result.sums + r * size);
