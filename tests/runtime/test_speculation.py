@@ -31,6 +31,7 @@ FORMS = {
     "level 4": ("llama", ExportOptions(accuracy_level=4)),
     "two planes": ("llama", ExportOptions(planes=2, accuracy_level=4)),
     "all logits": ("llama", ExportOptions(logits="all")),
+    "int8 cache": ("llama", ExportOptions(kv_cache="int8")),
     "window": ("gemma3_text", ExportOptions()),
 }
 
