@@ -133,7 +133,9 @@ def test_level_4_rounds_activations_to_8_bits(rows):
     case = mlp_case((rows,), 256, 512, level=4)
     y = compute(case)[0]
     assert_y(case, y, LEVEL4)
-    assert np.abs(y - case.expected[0]).max() > PRODUCTS * np.abs(case.expected[0]).max()
+    chosen = runtime_ext.describe()["chosen"]
+    if chosen["4"] != chosen["0"]:  # a CPU without vector instructions has one kernel, which rounds nothing
+        assert np.abs(y - case.expected[0]).max() > PRODUCTS * np.abs(case.expected[0]).max()
 
 
 @each_isa
