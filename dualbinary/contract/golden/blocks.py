@@ -145,7 +145,8 @@ def _attention(case: _Attention) -> tuple[dict[str, Any], Arrays, Arrays]:
     x = _eighths(case.name, "X", (B, case.S, H))
     last_keys = (np.array(case.before) + case.S - 1).astype(np.int32)
     pair = (tables["cos_table"], tables["sin_table"]) if tables else None
-    results = attention(x, *past.values(), last_keys, longest, form, tables=pair, **vectors, **matrices)
+    cache = past["past_key"], past["past_value"]
+    results = attention(x, *cache, last_keys, longest, form, tables=pair, **vectors, **matrices)
     inputs = {"X": x, **vectors, **constants, **tables, **past, "last_keys": last_keys}
     inputs["longest"] = np.array([longest], np.int32)
     return attributes, inputs, dict(zip(("Y", "present_key", "present_value"), results, strict=True))
