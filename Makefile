@@ -6,8 +6,9 @@ BIN := $(VENV)/bin
 PEERS := .venv-peers
 # Two is what a small machine has; more workers would each load torch again for little gain.
 TEST_WORKERS ?= 2
-# Tests of one file share what is dear to make, so one worker runs them all.
-PARALLEL := -n $(TEST_WORKERS) --dist loadfile
+# Tests of one file share what is dear to make, so one worker runs them all. Files run in order of their names, not of
+# their numbers of tests: that would leave the long tests that are alone in a file, the tutorial's, for the end.
+PARALLEL := -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
 CPP_SOURCES := $(shell find CMakeLists.txt runtime_ext -name CMakeLists.txt -o -name '*.cmake' -o -name '*.cc' \
 	-o -name '*.h' -o -name '*.inc' -o -name '*.cu' -o -name '*.cuh' 2>/dev/null)
 
@@ -65,7 +66,8 @@ check: setup ## lint, format, types, generated files, file budget
 # What qemu can be: an Armv8.0 CPU, one with dotprod, one with i8mm.
 ARM_CPUS ?= cortex-a53 neoverse-n1 arm-max
 # Tests that need nothing but the library, NumPy, onnx and ONNX Runtime.
-LIBRARY_TESTS := $(addprefix tests/runtime/test_,kernels.py hadamard.py layouts.py validation.py library.py op.py)
+LIBRARY_TESTS := $(addprefix tests/runtime/test_,kernels.py hadamard.py layouts.py validation.py library.py op.py \
+	blocks.py)
 EMULATED_PYTEST := -m pytest -q -p no:cacheprovider $(LIBRARY_TESTS)
 
 arm-library: setup

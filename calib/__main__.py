@@ -6,6 +6,7 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from dualbinary.cli.console import add_common_options, interrupt_when_terminated, run
 from dualbinary.cli.options import option, options_from
@@ -86,8 +87,7 @@ def _command(args: argparse.Namespace) -> None:
     from calib.pipeline import run as calibrate
     from calib.progress import Bars
 
-    team = Team.launched(command.device)
-    with Bars(shown=team.leads and not command.quiet) as bars:
+    with Team.launched(command.device) as team, Bars(shown=team.leads and not command.quiet) as bars:
         result = calibrate(
             args.model_dir,
             args.out_dir,
@@ -101,5 +101,19 @@ def _command(args: argparse.Namespace) -> None:
         print(json.dumps(result.to_json()) if args.json else result.summary())
 
 
+def _end(code: int) -> NoReturn:
+    """End this process with `code`; one of several skips Python's shutdown, all being written and printed.
+
+    In that shutdown, a thread of gloo that lets go of a tensor aborts the process (SIGABRT, "terminate called without
+    an active exception"): it waits for the interpreter's lock, which then ends threads. The end of the process group
+    stops these threads only where nothing else knows the group; with FSDP, PyTorch's caches do.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        sys.exit(code)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    _end(main())

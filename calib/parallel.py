@@ -44,7 +44,7 @@ class Team:
 
     @classmethod
     def launched(cls, device: str | None = None) -> Self:
-        """The team that `accelerate launch` started this process in; alone without it.
+        """The team that `accelerate launch` started this process in; alone without it. `with` ends it.
 
         `device` is the user's wish; none: the best there is. Raises InputError where it is not there.
         """
@@ -58,6 +58,17 @@ class Team:
         state = PartialState(cpu=kind == "cpu", timeout=PATIENCE)
         sharded = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() in ("1", "true")
         return cls(state.process_index, state.num_processes, str(state.device), sharded=sharded)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Leave the team, which is done or fails: peers that still wait for this process learn it at once.
+
+        After an error, NCCL alone is left to the end of the process: its own end waits for peers, which may be gone.
+        """
+        if self.size > 1 and (kind is None or dist.get_backend() == "gloo"):
+            dist.destroy_process_group()
 
     @property
     def leads(self) -> bool:

@@ -1,10 +1,15 @@
-"""One profile for all property tests, and the rule when a test of a GPU runs."""
+"""One profile for all property tests, one thread for PyTorch, and the rule when a test of a GPU runs."""
 
+import os
 import shutil
 import subprocess
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+# Read when PyTorch is imported, here and in commands that tests start. Several tests run at a time, and operations on
+# tiny tensors gain nothing from threads; one of these that waits for another takes a core from a test.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # The same examples in every run, so that a failure is one for everybody; no deadline, since machines differ.
 settings.register_profile(

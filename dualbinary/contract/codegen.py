@@ -15,7 +15,7 @@ from itertools import product
 from pathlib import Path
 
 from dualbinary.contract import golden
-from dualbinary.contract.golden import hadamard
+from dualbinary.contract.golden import blocks, hadamard
 from dualbinary.contract.schema import OP, OPERATORS, Operator, digest
 
 __all__ = ["header", "main", "reference_page"]
@@ -68,7 +68,8 @@ def _operator_constants(operator: Operator) -> list[str]:
         lines.append(f'inline constexpr char kAttr{name}[] = "{attribute.name}";')
         if attribute.default is not None:
             kind = "float" if attribute.type == "float" else "std::int64_t"
-            lines.append(f"inline constexpr {kind} kAttr{name}Default = {attribute.default};")
+            suffix = "F" if attribute.type == "float" else ""
+            lines.append(f"inline constexpr {kind} kAttr{name}Default = {attribute.default}{suffix};")
         if attribute.minimum is not None:
             lines.append(f"inline constexpr std::int64_t kAttr{name}Minimum = {attribute.minimum};")
         for value in attribute.values:
@@ -208,6 +209,7 @@ def _golden_files() -> Iterator[tuple[str, Callable[[], str]]]:
         if version >= layout.since:
             yield golden.file_name(layout.number, version), partial(golden.text, layout.number, version)
     yield hadamard.FILE_NAME, hadamard.text
+    yield blocks.FILE_NAME, blocks.text
 
 
 def _snake(name: str) -> str:

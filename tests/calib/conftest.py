@@ -21,9 +21,6 @@ from calib.state import WorkDirectory
 from dualbinary.contract.weight import PlaneWeight
 from tests.support.tiny_models import VOCABULARY, make_model
 
-# Two tests run at a time, and tiny operations gain nothing from threads that wait for one another.
-torch.set_num_threads(1)
-
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory):

@@ -17,7 +17,6 @@ from calib.stages.blockwise import calibrate_blockwise
 from calib.stages.context import RunContext
 from calib.state import WorkDirectory
 
-torch.set_num_threads(1)  # small operations of several threads wait for one another on a busy machine
 directory, work = map(Path, sys.argv[1:])
 init, block = InitConfig(windows=2, refits=0, polishes=0), BlockConfig(windows=2, held_out=1)
 config = CalibConfig(stages=("init", "block"), init=init, block=block, dtype="float32")

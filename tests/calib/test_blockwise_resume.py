@@ -143,7 +143,6 @@ def test_a_finished_calibration_is_not_repeated(tiny_model, calibrated_blocks, t
 
 def run_calibration(directory: Path, path: Path, tokens: torch.Tensor, config: CalibConfig) -> None:
     """One run, in its own process."""
-    torch.set_num_threads(1)
     source = SourceModel(directory, config.format.plane_format)
     with WorkDirectory(path, {}) as work:
         calibrate_blockwise(RunContext(source, config, work, torch.float32), tokens)

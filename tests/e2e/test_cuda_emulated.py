@@ -3,6 +3,7 @@
 What is left out is ONNX Runtime's own CUDA provider. The kernels are the very ones that nvcc compiles.
 """
 
+import shutil
 from pathlib import Path
 
 import onnxruntime as ort
@@ -16,7 +17,7 @@ from runtime_ext.decoder import Decoder, session_options
 from runtime_ext.generate import Generation, generate
 from runtime_ext.sampling import Sampler
 from runtime_ext.text import TextCodec
-from tests.support.cuda_libraries import build_adapter, emulated_library
+from tests.support.cuda_libraries import adapter_libraries, emulated_library
 from tests.support.tiny_models import make_model
 
 PROMPT = "The capital of France is"
@@ -25,7 +26,8 @@ STEPS = 6
 
 @pytest.fixture(scope="module")
 def adapter(tmp_path_factory) -> Path:
-    return build_adapter(tmp_path_factory.mktemp("adapter")) / "libcuda_adapter.so"
+    """A copy: a library keeps the CUDA library that it has opened."""
+    return Path(shutil.copy(adapter_libraries() / "libcuda_adapter.so", tmp_path_factory.mktemp("adapter")))
 
 
 def greedy(model: Path, tokens: list[int], steps: int, library: Path | None = None) -> list[int]:

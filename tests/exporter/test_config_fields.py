@@ -9,9 +9,11 @@ import importlib
 import inspect
 import re
 import shutil
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -51,27 +53,49 @@ _CLASS_ATTRIBUTES = {"attribute_map", "default_theta", "ignore_keys_at_rope_vali
 _CLASS_ATTRIBUTES |= {"base_config_key", "model_type", "sub_configs"}
 
 
-def _moves(model: Any, model_type: str, values: dict[str, Any]) -> bool:
-    """Tell if transformers makes other parameters or other logits of `values` than those of `model`."""
+@dataclasses.dataclass(frozen=True)
+class Made:
+    """A model, a directory that holds it, and, once they are asked for, logits in transformers and of its export."""
+
+    model: Any
+    directory: Path
+
+    @cached_property
+    def expected(self) -> np.ndarray:
+        return torch_logits(self.model)
+
+    @cached_property
+    def exported(self) -> np.ndarray:
+        return exported_logits(self.directory, self.directory.with_name("exported") / "model.onnx")
+
+
+def make(model_type: str, case: dict[str, Any], folder: Path) -> Made:
+    made = Made(exact_model(configuration(model_type, case)), folder / "model")
+    made.model.save_pretrained(made.directory)
+    return made
+
+
+def _moves(made: Made, model_type: str, values: dict[str, Any]) -> bool:
+    """Tell if transformers makes other parameters or other logits of `values` than those of a model."""
     try:
         config = configuration(model_type, values)
     except Exception:  # a value that does not go with the others, which transformers refuses
         return False
     try:
-        return _differs(model, config)
+        return _differs(made, config)
     except (KeyError, RuntimeError, TypeError, ValueError):  # the class takes the value, and its model cannot run
         return True
 
 
-def _differs(model: Any, config: Any) -> bool:
-    """Tell if the model of `config` has other parameters, or other logits, than `model`."""
+def _differs(made: Made, config: Any) -> bool:
+    """Tell if the model of `config` has other parameters, or other logits, than a model."""
     with torch.device("meta"):
         shapes = {n: p.shape for n, p in transformers.AutoModelForCausalLM.from_config(config).named_parameters()}
-    if shapes != {n: p.shape for n, p in model.named_parameters()}:
+    if shapes != {n: p.shape for n, p in made.model.named_parameters()}:
         return True
     other = exact_model(config)
-    other.load_state_dict(model.state_dict())
-    return relative_error(torch_logits(other), torch_logits(model)) > MOVED
+    other.load_state_dict(made.model.state_dict())
+    return relative_error(torch_logits(other), made.expected) > MOVED
 
 
 def _with_another(model_type: str, case: dict[str, Any], name: str) -> dict[str, Any]:
@@ -89,15 +113,11 @@ def _with_another(model_type: str, case: dict[str, Any], name: str) -> dict[str,
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """The model of the first case of a type, and a directory that holds it; made once."""
-    found: dict[str, tuple[Any, Path]] = {}
+    """What is made of the first case of a type, once."""
 
-    def get(model_type: str) -> tuple[Any, Path]:
-        if model_type not in found:
-            directory = tmp_path_factory.mktemp("fields") / model_type
-            found[model_type] = exact_model(configuration(model_type, CASES[model_type][0])), directory
-            found[model_type][0].save_pretrained(directory)
-        return found[model_type]
+    @cache
+    def get(model_type: str) -> Made:
+        return make(model_type, CASES[model_type][0], tmp_path_factory.mktemp(model_type))
 
     return get
 
@@ -108,16 +128,11 @@ def test_every_field_that_transformers_reads_is_honored(made, tmp_path, model_ty
     assert table is not None
     moved, experts = set(), "num_experts_per_tok" in fields_of(model_type)
     for index, case in enumerate(CASES[model_type]):
-        model, directory = made(model_type)
-        if index:
-            model, directory = exact_model(configuration(model_type, case)), tmp_path / f"case{index}"
-            model.save_pretrained(directory)
+        one = make(model_type, case, tmp_path / f"case{index}") if index else made(model_type)
         names = [name for name in case if name in table.built and name not in moved]
-        moved |= {name for name in names if _moves(model, model_type, _with_another(model_type, case, name))}
+        moved |= {name for name in names if _moves(one, model_type, _with_another(model_type, case, name))}
 
-        error = relative_error(
-            exported_logits(directory, tmp_path / f"{index}" / "model.onnx"), torch_logits(model), experts
-        )
+        error = relative_error(one.exported, one.expected, experts)
 
         assert error < SAME, (model_type, case, error)
     excused = _LENGTHS | _BEHIND_A_NORM.get(model_type, set()) | _DETERMINED.get(model_type, set())
@@ -126,19 +141,19 @@ def test_every_field_that_transformers_reads_is_honored(made, tmp_path, model_ty
 
 @pytest.mark.parametrize("model_type", CASES)
 def test_fields_without_effect_and_those_of_other_types_change_nothing(made, tmp_path, model_type):
-    model, pristine = made(model_type)
-    directory = shutil.copytree(pristine, tmp_path / "model")
+    pristine = made(model_type)
+    directory = shutil.copytree(pristine.directory, tmp_path / "model")
     table, every = field_table(model_type), transformers.PretrainedConfig
     assert table is not None
     defaults = {field.name: field.default for field in dataclasses.fields(every)} | fields_of(model_type)
     unread = {n: unread_value(n, defaults[n]) for n in (*table.unread, *common_table().unread)}
     edit_config(directory, **strays_of(model_type), **unread)
 
-    error = relative_error(torch_logits(loaded(directory)), torch_logits(model))
+    error = relative_error(torch_logits(loaded(directory)), pristine.expected)
     exported = exported_logits(directory, tmp_path / "out" / "model.onnx")
 
     assert error < 1e-5  # transformers itself reads none of them
-    assert relative_error(exported, exported_logits(pristine, tmp_path / "plain" / "model.onnx")) < 1e-5
+    assert relative_error(exported, pristine.exported) < 1e-5
 
 
 @pytest.mark.parametrize(
@@ -147,9 +162,9 @@ def test_fields_without_effect_and_those_of_other_types_change_nothing(made, tmp
     + [("llama", name) for name in common_table().only],
 )
 def test_values_that_the_graph_would_not_honor_are_refused(made, tmp_path, model_type, name):
-    model, pristine = made(model_type)
+    pristine = made(model_type)
     value = REFUSED.get(f"{model_type}.{name}", REFUSED.get(name, REFUSED_ACTIVATION))
-    directory = shutil.copytree(pristine, tmp_path / "model")
+    directory = shutil.copytree(pristine.directory, tmp_path / "model")
     edit_config(directory, **{name: value})
 
     with pytest.raises(InputError, match=rf"^config\.json: {name}(=.* is not supported for {model_type}| is )"):
@@ -157,7 +172,7 @@ def test_values_that_the_graph_would_not_honor_are_refused(made, tmp_path, model
 
     assert not (tmp_path / "out").exists()
     if name not in _NOT_TRIED and (model_type, name) not in _CONTRADICTED:
-        assert _moves(model, model_type, CASES[model_type][0] | {name: value})
+        assert _moves(pristine, model_type, CASES[model_type][0] | {name: value})
 
 
 @pytest.mark.parametrize("activation", getattr(field_table("llama"), "only", {})["hidden_act"])
@@ -170,16 +185,16 @@ def test_every_activation_that_passes_is_that_of_transformers(tmp_path, activati
     assert relative_error(exported, torch_logits(model)) < SAME
 
 
-def test_every_field_of_a_rotation_moves_logits():
+def test_every_field_of_a_rotation_moves_logits(tmp_path):
     """That the export honors them is tested with the cases: its tables are those of transformers."""
     moved = set()
     for model_type in ("llama", "phi"):
         for case in CASES[model_type]:
-            model, rope = exact_model(configuration(model_type, case)), case["rope_parameters"]
+            one, rope = Made(exact_model(configuration(model_type, case)), tmp_path), case["rope_parameters"]
             for name in rope.keys() - moved:
                 other = {} if name == "rope_type" else rope
                 values = case | {"rope_parameters": other | {name: OTHER[name]}}
-                moved |= {name} if _moves(model, model_type, values) else set()
+                moved |= {name} if _moves(one, model_type, values) else set()
 
     assert moved == {*rope_table().honored, *rope_table().only}
 

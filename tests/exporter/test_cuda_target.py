@@ -46,8 +46,8 @@ def inputs_of_cache(out):
 
 
 @pytest.mark.parametrize("name", [name for name in CONFIGS if name not in WITH_STATES])
-def test_every_node_has_a_kernel_and_nothing_is_copied(pristine_model, exported, name):
-    result, out = exported(pristine_model(name), target="cuda")
+def test_every_node_has_a_kernel_and_nothing_is_copied(pristine_model, fitted, name):
+    result, out = fitted(pristine_model(name), target="cuda")
 
     assert copies_and_gaps(ir.load(out)) == []
     assert not any(line.startswith("on CUDA") for line in result.warnings)
@@ -58,8 +58,8 @@ def test_every_node_has_a_kernel_and_nothing_is_copied(pristine_model, exported,
 
 
 @pytest.mark.parametrize(("target", "dtype"), [("cpu", "fp32"), ("cuda", "fp16")])
-def test_the_target_decides_on_the_type_unless_it_is_given(pristine_model, exported, target, dtype):
-    result, out = exported(pristine_model("llama"), target=target)
+def test_the_target_decides_on_the_type_unless_it_is_given(pristine_model, fitted, target, dtype):
+    result, out = fitted(pristine_model("llama"), target=target)
 
     assert result.report["options"]["dtype"] == dtype
     for node in nodes(out, "DualBinaryMatMul"):
@@ -68,8 +68,8 @@ def test_the_target_decides_on_the_type_unless_it_is_given(pristine_model, expor
 
 @pytest.mark.parametrize("name", ["llama", "llama_tied", "gemma2", "bloom", "gpt2", "gpt_neox", "mixtral"])
 @pytest.mark.parametrize("dtype", [None, "fp32"])
-def test_the_graph_agrees_with_transformers_on_the_cpu_provider(pristine_model, exported, library, name, dtype):
-    result, out = exported(pristine_model(name), target="cuda", dtype=dtype, logits="all")
+def test_the_graph_agrees_with_transformers_on_the_cpu_provider(pristine_model, fitted, library, name, dtype):
+    result, out = fitted(pristine_model(name), target="cuda", dtype=dtype, logits="all")
 
     outcome = check(result, out, library)
 
@@ -82,15 +82,15 @@ def test_the_graph_agrees_with_transformers_on_the_cpu_provider(pristine_model, 
 
 @pytest.mark.parametrize(("fallback", "level"), [("ort4", 0), ("ort2", 4), ("standard", 0)])
 @pytest.mark.parametrize("dtype", [None, "fp32"])
-def test_the_function_stands_in_for_the_library(pristine_model, exported, fallback, level, dtype):
+def test_the_function_stands_in_for_the_library(pristine_model, fitted, fallback, level, dtype):
     options = {"dtype": dtype, "fallback": fallback, "accuracy_level": level}
-    result, out = exported(pristine_model("qwen2"), target="cuda", **options)
+    result, out = fitted(pristine_model("qwen2"), target="cuda", **options)
 
     assert check(result, out, None).passed
 
 
-def test_float32_is_float16_in_attention_and_nowhere_else(pristine_model, exported):
-    _, out = exported(pristine_model("llama"), target="cuda", dtype="fp32")
+def test_float32_is_float16_in_attention_and_nowhere_else(pristine_model, fitted):
+    _, out = fitted(pristine_model("llama"), target="cuda", dtype="fp32")
 
     for node in nodes(out, "GroupQueryAttention"):
         assert producer(node).op_type == "Cast"
@@ -102,8 +102,8 @@ def test_float32_is_float16_in_attention_and_nowhere_else(pristine_model, export
     assert session.get_outputs()[0].type == "tensor(float)"
 
 
-def test_zero_points_of_the_embedding_are_written_down_and_fold(pristine_model, exported):
-    _, out = exported(pristine_model("llama"), target="cuda")
+def test_zero_points_of_the_embedding_are_written_down_and_fold(pristine_model, fitted):
+    _, out = fitted(pristine_model("llama"), target="cuda")
 
     assert nodes(out, "GatherBlockQuantized")
     for node in nodes(out, "GatherBlockQuantized"):
@@ -121,8 +121,8 @@ def test_zero_points_of_the_embedding_are_written_down_and_fold(pristine_model, 
 
 
 @pytest.mark.parametrize(("bits", "products"), [(2, 1), (3, 1), (4, 1), (8, 0)])
-def test_the_head_is_planes_where_the_kernels_take_so_many(pristine_model, exported, bits, products):
-    _, out = exported(pristine_model("llama"), target="cuda", embedding_bits=bits, fallback="none")
+def test_the_head_is_planes_where_the_kernels_take_so_many(pristine_model, fitted, bits, products):
+    _, out = fitted(pristine_model("llama"), target="cuda", embedding_bits=bits, fallback="none")
 
     heads = [node for node in nodes(out, "DualBinaryMatMul") if str(node.name).startswith("lm_head.")]
     assert len(heads) == products
@@ -192,10 +192,10 @@ def test_both_libraries_lie_beside_the_model(pristine_model, tmp_path, library):
     assert not (out.parent / cuda.name).exists()  # it was that of the model before
 
 
-def test_a_node_without_a_kernel_is_pointed_out(pristine_model, exported, monkeypatch):
+def test_a_node_without_a_kernel_is_pointed_out(pristine_model, fitted, monkeypatch):
     monkeypatch.delitem(cuda_support.CUDA_SUPPORT, ("", "Sigmoid"))
 
-    result, _ = exported(pristine_model("llama"), target="cuda")
+    result, _ = fitted(pristine_model("llama"), target="cuda")
 
     assert "on CUDA, Sigmoid: no CUDA kernel is known" in result.warnings
 
@@ -252,9 +252,9 @@ def test_the_page_has_the_table():
     }
 
 
-def test_a_mask_that_is_longer_than_the_tokens_gives_the_same_logits_with_linear_biases(pristine_model, exported):
+def test_a_mask_that_is_longer_than_the_tokens_gives_the_same_logits_with_linear_biases(pristine_model, fitted):
     """Positions are counted from what the mask holds: a step of static shapes has a mask of the cache's length."""
-    _, out = exported(pristine_model("bloom"), target="cuda")
+    _, out = fitted(pristine_model("bloom"), target="cuda")
     session = ort.InferenceSession(str(out), providers=["CPUExecutionProvider"])
     ids = np.random.default_rng(0).integers(4, 250, (1, 10))
     past = {

@@ -18,8 +18,8 @@ def attention_of(out):
     return [node for node in ir.load(out).graph if node.op_type == "GroupQueryAttention"]
 
 
-def test_layers_without_keys_read_the_cache_of_the_last_one_that_has_some(pristine_model, exported):
-    _, out = exported(pristine_model("gemma4_text"))
+def test_layers_without_keys_read_the_cache_of_the_last_one_that_has_some(pristine_model, fitted):
+    _, out = fitted(pristine_model("gemma4_text"))
 
     nodes = attention_of(out)
     assert [node.attributes["kv_num_heads"].as_int() for node in nodes] == [2, 1, 2, 1]
@@ -31,8 +31,8 @@ def test_layers_without_keys_read_the_cache_of_the_last_one_that_has_some(pristi
     assert "past_key_values.2.key" not in inputs
 
 
-def test_a_shared_buffer_gives_what_growing_caches_give(pristine_model, exported):
-    _, out = exported(pristine_model("gemma4_text"))
+def test_a_shared_buffer_gives_what_growing_caches_give(pristine_model, fitted):
+    _, out = fitted(pristine_model("gemma4_text"))
     decoder = Decoder(open_session(str(out)), DecoderConfig.read(out.parent))
     assert decoder.config.share_buffer
 
@@ -45,13 +45,13 @@ def test_a_shared_buffer_gives_what_growing_caches_give(pristine_model, exported
     assert np.abs(np.asarray(found).reshape(-1) - expected[0, -1]).max() < 1e-3 * np.abs(expected).max()
 
 
-def test_sizes_may_be_stated_as_files_before_transformers_5_state_them(tiny_model, exported):
+def test_sizes_may_be_stated_as_files_before_transformers_5_state_them(tiny_model, fitted):
     model_dir = tiny_model("gemma4_text")
-    _, out = exported(model_dir)
+    _, out = fitted(model_dir)
     expected = logits(out, IDS)
     edit_config(model_dir, per_layer_config=None, global_head_dim=64, num_global_key_value_heads=1)
 
-    _, out = exported(model_dir)
+    _, out = fitted(model_dir)
 
     assert np.array_equal(logits(out, IDS), expected)
 
@@ -59,15 +59,15 @@ def test_sizes_may_be_stated_as_files_before_transformers_5_state_them(tiny_mode
 @pytest.mark.parametrize(
     "layers", [{"1": {"head_dim": 64}}, {"1": {"head_dim": 64}, "3": {"head_dim": 64, "hidden_activation": "relu"}}]
 )
-def test_layers_of_one_type_that_differ_are_refused(tiny_model, exported, layers):
+def test_layers_of_one_type_that_differ_are_refused(tiny_model, fitted, layers):
     model_dir = tiny_model("gemma4_text")
     edit_config(model_dir, per_layer_config=layers, num_kv_shared_layers=0)
 
     with pytest.raises(InputError, match=r"^config\.json: per_layer_config=.* not supported for gemma4_text; only"):
-        exported(model_dir)
+        fitted(model_dir)
 
 
-def test_weights_that_transformers_leaves_unread_change_nothing(tiny_model, exported, library):
+def test_weights_that_transformers_leaves_unread_change_nothing(tiny_model, fitted, library):
     model_dir = tiny_model("gemma4_text")
     tensors = load_file(model_dir / "model.safetensors")
     for kind in ("k_proj", "k_norm"):
@@ -75,7 +75,7 @@ def test_weights_that_transformers_leaves_unread_change_nothing(tiny_model, expo
         tensors[f"model.layers.3.self_attn.{kind}.weight"] = own + 1
     save_file(tensors, model_dir / "model.safetensors", metadata={"format": "pt"})
 
-    result, out = exported(model_dir)
+    result, out = fitted(model_dir)
 
     assert check(result, out, library).passed
 
@@ -83,8 +83,8 @@ def test_weights_that_transformers_leaves_unread_change_nothing(tiny_model, expo
 @pytest.mark.parametrize(
     ("options", "kinds"), [({}, {8}), ({"embedding_bits": 2}, {2}), ({"embedding_bits": 16}, {16})]
 )
-def test_the_table_of_layer_inputs_is_stored_as_the_embedding_is(pristine_model, exported, options, kinds):
-    result, out = exported(pristine_model("gemma4_text"), **options)
+def test_the_table_of_layer_inputs_is_stored_as_the_embedding_is(pristine_model, fitted, options, kinds):
+    result, out = fitted(pristine_model("gemma4_text"), **options)
 
     rows = {row["parameter"]: row for row in result.report["tables"]}
     assert set(rows) == {"model.embed_tokens.weight", "model.embed_tokens_per_layer.weight"}
@@ -94,8 +94,8 @@ def test_the_table_of_layer_inputs_is_stored_as_the_embedding_is(pristine_model,
     assert "model.embed_tokens_per_layer.weight" not in names
 
 
-def test_routers_of_experts_stay_in_full_precision(pristine_model, exported):
-    result, _ = exported(pristine_model("gemma4_text_experts"))
+def test_routers_of_experts_stay_in_full_precision(pristine_model, fitted):
+    result, _ = fitted(pristine_model("gemma4_text_experts"))
 
     modules = [linear.module for node in result.graph.nodes for linear in node.linears]
     assert not any("router" in module for module in modules)

@@ -139,8 +139,8 @@ def test_the_file_states_the_length_in_every_layout(model, tmp_path):
         assert {entry.key: entry.value for entry in loaded.metadata_props}[KEY] == str(SWITCH)
 
 
-def test_other_models_state_none(pristine_model, exported):
-    _, out = exported(pristine_model("phi3"))
+def test_other_models_state_none(pristine_model, fitted):
+    _, out = fitted(pristine_model("phi3"))
     assert KEY not in {entry.key for entry in onnx.load(out, load_external_data=False).metadata_props}
 
 

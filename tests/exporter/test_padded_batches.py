@@ -71,15 +71,15 @@ def _assert_rows_equal_rows_alone(session, masks: np.ndarray, last_only: bool, s
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_rows_of_a_padded_batch_equal_rows_alone(pristine_model, exported, name):
-    _, out = exported(pristine_model(name), logits="all")
+def test_rows_of_a_padded_batch_equal_rows_alone(pristine_model, fitted, name):
+    _, out = fitted(pristine_model(name), logits="all")
 
     _assert_rows_equal_rows_alone(open_session(str(out)), _masks(list(_LAYOUTS.values())), last_only=False)
 
 
 @pytest.mark.parametrize("name", ["llama", "llama_head20", "gpt2", "bloom", "gemma2"])
-def test_logits_of_the_last_token_are_those_of_the_last_token(pristine_model, exported, name):
-    _, out = exported(pristine_model(name))
+def test_logits_of_the_last_token_are_those_of_the_last_token(pristine_model, fitted, name):
+    _, out = fitted(pristine_model(name))
 
     _assert_rows_equal_rows_alone(open_session(str(out)), _masks(list(_LAYOUTS.values())), last_only=True)
 
@@ -121,8 +121,8 @@ def test_the_second_output_has_the_last_tokens_of_each_row_where_they_are_few(pr
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "bloom", "gemma2"])
 @pytest.mark.parametrize("logits", ["last", "all"])
-def test_rows_take_several_tokens_after_a_prompt_where_the_export_asks_for_it(pristine_model, exported, name, logits):
-    _, out = exported(pristine_model(name), logits=logits, batch_steps="many")
+def test_rows_take_several_tokens_after_a_prompt_where_the_export_asks_for_it(pristine_model, fitted, name, logits):
+    _, out = fitted(pristine_model(name), logits=logits, batch_steps="many")
     session = open_session(str(out))
     masks = _masks([_LAYOUTS["left"], _LAYOUTS["right"], _LAYOUTS["holes"]])
     ids = _batch(masks)
@@ -138,8 +138,8 @@ def test_rows_take_several_tokens_after_a_prompt_where_the_export_asks_for_it(pr
 
 
 @pytest.mark.parametrize("logits", ["last", "all"])
-def test_genai_continues_the_rows_of_a_batch_as_it_continues_each_alone(pristine_model, exported, logits):
-    _, out = exported(pristine_model("llama"), logits=logits)
+def test_genai_continues_the_rows_of_a_batch_as_it_continues_each_alone(pristine_model, fitted, logits):
+    _, out = fitted(pristine_model("llama"), logits=logits)
     model = genai.Model(str(out.parent))
     rng = np.random.default_rng(0)
     prompts = [rng.integers(3, VOCABULARY, length).tolist() for length in (12, 5, 2)]

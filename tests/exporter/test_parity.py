@@ -18,9 +18,9 @@ _WITHOUT_BLOCKS = {("deepseek_v3", "fp16")}
 
 @pytest.mark.parametrize("dtype", ["fp32", "fp16"])
 @pytest.mark.parametrize("name", CONFIGS)
-def test_export_agrees_with_transformers(pristine_model, exported, library, name, dtype):
+def test_export_agrees_with_transformers(pristine_model, fitted, library, name, dtype):
     fuse = "none" if (name, dtype) in _WITHOUT_BLOCKS else "all"
-    result, out = exported(pristine_model(name), dtype=dtype, logits="all", fuse=fuse)
+    result, out = fitted(pristine_model(name), dtype=dtype, logits="all", fuse=fuse)
 
     outcome = check(result, out, library)
 
@@ -46,8 +46,8 @@ def test_logits_of_the_last_token_agree_with_transformers(pristine_model, export
 
 @pytest.mark.parametrize(("fallback", "level"), [("ort4", 0), ("ort2", 4), ("standard", 0)])
 @pytest.mark.parametrize("dtype", ["fp32", "fp16"])
-def test_fallback_agrees_with_transformers_without_the_library(pristine_model, exported, fallback, level, dtype):
-    result, out = exported(pristine_model("qwen2"), fallback=fallback, accuracy_level=level, dtype=dtype)
+def test_fallback_agrees_with_transformers_without_the_library(pristine_model, fitted, fallback, level, dtype):
+    result, out = fitted(pristine_model("qwen2"), fallback=fallback, accuracy_level=level, dtype=dtype)
 
     outcome = check(result, out, None)
 
@@ -58,9 +58,9 @@ def test_fallback_agrees_with_transformers_without_the_library(pristine_model, e
 @pytest.mark.parametrize("fallback", ["ort4", "standard"])
 @pytest.mark.parametrize(("dtype", "level"), [("fp32", 0), ("fp16", 0), ("fp16", 4)])
 @pytest.mark.parametrize("scale_bits", [8, 16])
-def test_fallback_agrees_for_all_types_of_scales(pristine_model, exported, fallback, dtype, level, scale_bits):
+def test_fallback_agrees_for_all_types_of_scales(pristine_model, fitted, fallback, dtype, level, scale_bits):
     options = {"dtype": dtype, "accuracy_level": level, "scale_bits": scale_bits}
-    result, out = exported(pristine_model("qwen2"), fallback=fallback, **options)
+    result, out = fitted(pristine_model("qwen2"), fallback=fallback, **options)
 
     assert check(result, out, None).passed
 
@@ -84,16 +84,16 @@ def test_fallback_agrees_for_all_types_of_scales(pristine_model, exported, fallb
     ],
     ids=str,
 )
-def test_options_change_the_weights_but_not_the_agreement(pristine_model, exported, library, options):
-    result, out = exported(pristine_model("llama_tied"), **options)
+def test_options_change_the_weights_but_not_the_agreement(pristine_model, fitted, library, options):
+    result, out = fitted(pristine_model("llama_tied"), **options)
 
     assert check(result, out, library).passed
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
 @pytest.mark.parametrize("name", ["llama", "llama_tied"])
-def test_a_head_of_planes_agrees_without_the_library(pristine_model, exported, name, bits):
-    result, out = exported(pristine_model(name), embedding_bits=bits)
+def test_a_head_of_planes_agrees_without_the_library(pristine_model, fitted, name, bits):
+    result, out = fitted(pristine_model(name), embedding_bits=bits)
 
     assert check(result, out, None).passed
 
@@ -102,21 +102,21 @@ def test_every_verified_type_has_a_tiny_model():
     assert {model_type for model_type, _ in CONFIGS.values()} == VERIFIED
 
 
-def test_tied_head_that_is_stored_twice_is_stored_once_and_agrees(tiny_model, exported, library):
+def test_tied_head_that_is_stored_twice_is_stored_once_and_agrees(tiny_model, fitted, library):
     model_dir = tiny_model("llama_tied")
     tensors = load_file(model_dir / "model.safetensors")
     tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
     save_file(tensors, model_dir / "model.safetensors", metadata={"format": "pt"})
 
-    result, out = exported(model_dir)
+    result, out = fitted(model_dir)
 
     assert len(result.graph.tables) == 1
     assert check(result, out, library).passed
 
 
-def test_linear_biases_of_attention_stay_exact_over_long_prompts(pristine_model, exported):
+def test_linear_biases_of_attention_stay_exact_over_long_prompts(pristine_model, fitted):
     """ALiBi in float16: what follows a prefix must not change its logits, however long it is."""
-    _, out = exported(pristine_model("bloom"), dtype="fp16", logits="all")
+    _, out = fitted(pristine_model("bloom"), dtype="fp16", logits="all")
     ids = np.random.default_rng(0).integers(4, 250, (1, 2048))
 
     short, long = (logits(out, ids[:, :n], library=False)[0, :64].astype(np.float32) for n in (64, 2048))
@@ -125,8 +125,8 @@ def test_linear_biases_of_attention_stay_exact_over_long_prompts(pristine_model,
     assert np.abs(short - long).max() < 8 * 2.0**-11 * np.abs(short).max()
 
 
-def test_check_notices_a_wrong_graph(pristine_model, exported, library):
-    result, out = exported(pristine_model("llama"), fuse="none")
+def test_check_notices_a_wrong_graph(pristine_model, fitted, library):
+    result, out = fitted(pristine_model("llama"), fuse="none")
     model = ir.load(out)
     attention = next(node for node in model.graph if node.op_type == "GroupQueryAttention")
     attention.attributes["scale"] = ir.AttrFloat32("scale", attention.attributes["scale"].as_float() * 1.1)

@@ -77,10 +77,10 @@ def gathered(model: ir.Model, positions: np.ndarray) -> list[np.ndarray]:
 FREQUENCIES = (1 / 10000 ** (np.arange(32, dtype=np.float32) / 32)).astype(np.float32)
 
 
-def test_tables_are_those_of_transformers_and_not_in_the_file(tiny_model, exported):
+def test_tables_are_those_of_transformers_and_not_in_the_file(tiny_model, fitted):
     directory = tiny_model("llama")
     edit_config(directory, max_position_embeddings=CONTEXT)
-    result, out = exported(directory)
+    result, out = fitted(directory)
     assert result.graph.positions == CONTEXT
     assert out.with_name(f"{out.name}.data").stat().st_size < CONTEXT * WIDTH * 4
     found = tables(out)
@@ -129,8 +129,8 @@ def test_angles_that_are_no_product_stay_and_are_cut_where_asked():
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt_neox"])  # tables inside attention, and gathered
-def test_a_length_that_is_asked_for_ends_tables_and_context(pristine_model, exported, name):
-    result, out = exported(pristine_model(name), max_length=64)
+def test_a_length_that_is_asked_for_ends_tables_and_context(pristine_model, fitted, name):
+    result, out = fitted(pristine_model(name), max_length=64)
     assert result.graph.positions == 64
     config = json.loads((out.parent / "genai_config.json").read_text())
     assert (config["model"]["context_length"], config["search"]["max_length"]) == (64, 64)
@@ -142,19 +142,19 @@ def test_a_length_that_is_asked_for_ends_tables_and_context(pristine_model, expo
         logits(out, np.ones((1, 65), np.int64))
 
 
-def test_a_context_whose_tables_would_fill_memory_is_cut_with_a_word(tiny_model, exported, monkeypatch):
+def test_a_context_whose_tables_would_fill_memory_is_cut_with_a_word(tiny_model, fitted, monkeypatch):
     directory = tiny_model("llama")
     longest = 4096
     monkeypatch.setattr(rotation_tables, "DEFAULT_BYTES", 2 * WIDTH * 4 * longest)
     edit_config(directory, max_position_embeddings=2 * longest)
-    result, out = exported(directory)
+    result, out = fitted(directory)
     assert result.graph.positions == longest
     assert any(f"--max-length {2 * longest}" in line for line in result.warnings)
     assert json.loads((out.parent / "genai_config.json").read_text())["model"]["context_length"] == longest
-    result, _ = exported(directory, max_length=2 * longest)
+    result, _ = fitted(directory, max_length=2 * longest)
     assert result.graph.positions == 2 * longest
 
 
-def test_more_than_the_context_is_refused(pristine_model, exported):
+def test_more_than_the_context_is_refused(pristine_model, fitted):
     with pytest.raises(OptionError, match="at most 128"):
-        exported(pristine_model("llama"), max_length=129)
+        fitted(pristine_model("llama"), max_length=129)

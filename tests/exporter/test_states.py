@@ -40,8 +40,8 @@ def carried(values, prefix):
 
 @pytest.mark.parametrize("dtype", ["fp32", "fp16"])
 @pytest.mark.parametrize("name", WITH_STATES)
-def test_states_have_the_names_of_genai_and_one_size(pristine_model, exported, name, dtype):
-    _, out = exported(pristine_model(name), dtype=dtype)
+def test_states_have_the_names_of_genai_and_one_size(pristine_model, fitted, name, dtype):
+    _, out = fitted(pristine_model(name), dtype=dtype)
     graph = ir.load(out).graph
     past, present = carried(graph.inputs, "past."), carried(graph.outputs, "present.")
 
@@ -58,8 +58,8 @@ def test_states_have_the_names_of_genai_and_one_size(pristine_model, exported, n
 
 
 @pytest.mark.parametrize("name", WITH_STATES)
-def test_all_linear_layers_are_the_operator(pristine_model, exported, name):
-    result, out = exported(pristine_model(name))
+def test_all_linear_layers_are_the_operator(pristine_model, fitted, name):
+    result, out = fitted(pristine_model(name))
     matrices = [v for v in ir.load(out).graph.initializers.values() if v.shape is not None and v.shape.rank() == 2]
     floats = [str(value.name) for value in matrices if str(value.name).endswith(".weight")]
 
@@ -70,12 +70,10 @@ def test_all_linear_layers_are_the_operator(pristine_model, exported, name):
 
 @pytest.mark.parametrize("library", [True, False])
 @pytest.mark.parametrize("name", WITH_STATES)
-def test_a_long_prompt_at_once_and_token_by_token_is_that_of_transformers(
-    tiny_model, exported, tmp_path, name, library
-):
+def test_a_long_prompt_at_once_and_token_by_token_is_that_of_transformers(tiny_model, fitted, tmp_path, name, library):
     model = tiny_model(name)
     edit_config(model, max_position_embeddings=512)
-    result, out = exported(model, logits="all")
+    result, out = fitted(model, logits="all")
     (tmp_path / "reference").mkdir()
     write_dequantized(result, out, tmp_path / "reference")
     reference = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "reference", dtype=torch.float32)

@@ -19,7 +19,7 @@ import pytest
 import runtime_ext
 from dualbinary import OP, digest
 from dualbinary.contract.levels import GROUP_ZEROS, Levels
-from tests.support.cuda_libraries import build_adapter, emulated_library
+from tests.support.cuda_libraries import adapter_libraries, emulated_library
 from tests.support.cuda_products import BFLOAT16, X_TYPES, assert_product, cuda_model, run
 from tests.support.problems import ALL_SCALE_TYPES, Problem, make_problem, op_model
 
@@ -64,9 +64,9 @@ class Fake:
 
 
 @pytest.fixture(scope="session")
-def build(tmp_path_factory) -> Path:
+def build() -> Path:
     """Directory of the op's library and the stand-ins."""
-    return build_adapter(tmp_path_factory.mktemp("cuda_adapter"))
+    return adapter_libraries()
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ from runtime_ext.library import library_path
 
 ROOT = Path(__file__).parents[2]
 BUILD = ROOT / "build" / "emulated"
+ADAPTER_BUILD = ROOT / "build" / "cuda_adapter"
 GUARD = 256
 """Bytes on both sides of an array that no kernel may touch; X begins right after one, at the alignment of tensors."""
 POISON = 0xFF
@@ -32,26 +33,33 @@ POISON = 0xFF
 
 @cache
 def emulated_library() -> Path:
-    """Build libdualbinary_cuda_emulated, or bring it up to date. Workers that test at the same time build it once."""
-    BUILD.mkdir(parents=True, exist_ok=True)
-    options = ["-DDUALBINARY_CUDA_EMULATED=ON", f"-DPython3_EXECUTABLE={sys.executable}", "-DCMAKE_BUILD_TYPE=Release"]
-    target = ["--target", "dualbinary_cuda_emulated", "--parallel", "2"]
-    with open(BUILD / "lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        subprocess.run(["cmake", "-S", ROOT, "-B", BUILD, "-G", "Ninja", *options], check=True, capture_output=True)
-        built = subprocess.run(["cmake", "--build", BUILD, *target], check=False, capture_output=True, text=True)
-    if built.returncode:
-        pytest.fail(f"libdualbinary_cuda_emulated does not build:\n{built.stdout[-4000:]}")
+    """Build libdualbinary_cuda_emulated, or bring it up to date."""
+    _build(ROOT, BUILD, "dualbinary_cuda_emulated", "-DDUALBINARY_CUDA_EMULATED=ON", "-DCMAKE_BUILD_TYPE=Release")
     return BUILD / "libdualbinary_cuda_emulated.so"
 
 
-def build_adapter(folder: Path) -> Path:
-    """Build the op for CUDA as a library that registers it for the CPU provider, and stand-ins for the CUDA library."""
-    source = ROOT / "tests" / "runtime" / "cuda_adapter"
+@cache
+def adapter_libraries() -> Path:
+    """Build the op for CUDA, as a library that registers it for the CPU provider, and stand-ins for the CUDA library.
+
+    The directory that holds them, brought up to date. The op's library is to be copied: it keeps what it opens.
+    """
+    _build(ROOT / "tests" / "runtime" / "cuda_adapter", ADAPTER_BUILD, "all")
+    return ADAPTER_BUILD
+
+
+def _build(source: Path, folder: Path, target: str, *options: str) -> None:
+    """Configure and build with CMake. Workers that test at the same time build once: the others wait."""
+    folder.mkdir(parents=True, exist_ok=True)
     python = f"-DPython3_EXECUTABLE={sys.executable}"
-    subprocess.run(["cmake", "-S", source, "-B", folder, python], check=True, stdout=subprocess.DEVNULL)
-    subprocess.run(["cmake", "--build", folder, "--parallel", "2"], check=True, stdout=subprocess.DEVNULL)
-    return folder
+    with open(folder / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        configure = ["cmake", "-S", source, "-B", folder, "-G", "Ninja", python, *options]
+        subprocess.run(configure, check=True, capture_output=True)
+        command = ["cmake", "--build", folder, "--target", target, "--parallel", "2"]
+        built = subprocess.run(command, check=False, capture_output=True, text=True)
+    if built.returncode:
+        pytest.fail(f"{target} of {source} does not build:\n{built.stdout[-4000:]}")
 
 
 class Device(Protocol):
