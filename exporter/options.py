@@ -12,6 +12,7 @@ from dualbinary.contract.weight import EACH_GROUP, LEVELS, PlaneFormat
 from dualbinary.errors import OptionError
 from dualbinary.fitting.default_form import DEFAULT_FORM
 from dualbinary.fitting.table_forms import TABLE_BITS
+from dualbinary.onnx_files.same_bits import ROWS_BY_LEVEL
 
 __all__ = [
     "CUDA_PLANES",
@@ -35,8 +36,6 @@ DEFAULT_TABLE_BITS = 8
 
 MAX_VERIFY_TOKENS = 64
 """New tokens that one run checks, at most."""
-
-_SAME_BITS = {0: 8, 4: 3}  # rows, by accuracy level: from four on, even levels of three planes have another kernel
 
 MIN_LENGTH = 8
 """Tokens that a model is made for at least."""
@@ -141,8 +140,7 @@ class ExportOptions:
     verify_tokens: int | None = option(
         None,
         help="new tokens that speculative decoding checks in one run: a second output, verify_logits, has the logits "
-        "after each of them; 0: no such output. Up to the default, the CPU's kernels give the bits that they give one "
-        "token at a time",
+        "after each of them; 0: no such output",
         minimum=0,
         maximum=MAX_VERIFY_TOKENS,
         shown="default 8, with {accuracy_level} 4 3, and 0 with {target} cuda or {op} matmulnbits",
@@ -262,7 +260,7 @@ class ExportOptions:
         """New tokens that one run checks; 0: the last one's logits alone are known."""
         if self.verify_tokens is not None:
             return self.verify_tokens
-        return _SAME_BITS[self.accuracy_level] if (self.target, self.op) == ("cpu", "dualbinary") else 0
+        return ROWS_BY_LEVEL[self.accuracy_level] if (self.target, self.op) == ("cpu", "dualbinary") else 0
 
     @property
     def activations(self) -> str:

@@ -15,6 +15,7 @@ from dualbinary.errors import OptionError
 from dualbinary.files.model_files import CONFIGS, EXPORT_REPORT, OPTIONAL_FILES
 from dualbinary.files.staging import check_output, check_space, staged
 from dualbinary.onnx_files.blocks import FusedBlocks, fuse_blocks
+from dualbinary.onnx_files.same_bits import state_same_bits
 from exporter.genai_notes import cache_notes, genai_notes
 from exporter.graph.architectures import VERIFIED
 from exporter.graph.build import build_graph
@@ -141,6 +142,7 @@ def _save(model: ir.Model, path: Path, *, fuse: bool) -> FusedBlocks:
         raise DualBinaryError(f"the graph is not a valid ONNX model: {' '.join(str(error).split())}") from error
     proto = ir.to_proto(model)
     blocks = fuse_blocks(proto) if fuse else FusedBlocks.none(proto)
+    state_same_bits(proto)
     onnx.save(proto, path)
     return blocks
 

@@ -43,7 +43,7 @@ import onnxruntime as ort
 import runtime_ext
 from dualbinary import DualBinaryError, InputError
 from dualbinary.cli.options import option
-from dualbinary.files.model_files import LONG_ROPE_AFTER, VERIFY_LOGITS, VERIFY_TOKENS
+from dualbinary.files.model_files import LONG_ROPE_AFTER, SAME_BITS_TOKENS, VERIFY_LOGITS, VERIFY_TOKENS
 from runtime_ext.cache import cache_tensors
 from runtime_ext.config import DecoderConfig
 from runtime_ext.providers import CPU, Provider
@@ -90,7 +90,9 @@ def session_options(threads: int = 0, library: bool = True) -> ort.SessionOption
 class Decoder:
     """A loaded model and its cache. `start` makes room, `step` feeds tokens; one sequence at a time.
 
-    `vocabulary` is the length of the logits, None where the file does not state it.
+    `vocabulary` is the length of the logits, None where the file does not state it. `same_bits_limit` is how many
+    tokens `verify` may take for each to have the very logits that `step` would give, with the library; without it ONNX
+    Runtime's products depend on the number of rows.
     """
 
     def __init__(
@@ -124,9 +126,9 @@ class Decoder:
         metadata = session.get_modelmeta().custom_metadata_map
         self._long_rope_after = int(metadata.get(LONG_ROPE_AFTER, 0))
         self._logits = ["logits", *([VERIFY_LOGITS] if VERIFY_LOGITS in outputs else [])]
-        self._verify = int(metadata.get(VERIFY_TOKENS, 0))
-        if self._static or not self.can_rewind:
-            self._verify = 0
+        self._verify = 0 if self._static or not self.can_rewind else int(metadata.get(VERIFY_TOKENS, 0))
+        same = int(metadata.get(SAME_BITS_TOKENS, 0)) if provider.name == "cpu" else 0
+        self.same_bits_limit = min(self._verify, same)
         if self._long_rope_after and not self.can_rewind:
             raise InputError("its rotation has two sets of factors (LongRoPE), and its layers states: no run does both")
         self.length = self.capacity = 0
@@ -197,6 +199,7 @@ class Decoder:
 
         Raises InputError where they do not fit, or the model has no such token.
         """
+        tokens = [int(token) for token in tokens]
         total = self.length + len(tokens)
         if total > self.capacity:
             raise InputError(f"{total} tokens, but the sequence was started for {self.capacity}")
@@ -220,6 +223,18 @@ class Decoder:
         return self._verify > 1
 
     @property
+    def why_not(self) -> str:
+        """Why `verifies` is false, and the way out."""
+        if not self.can_rewind:
+            return "layers of the model carry states, so a wrong guess could not be taken back"
+        if self._static:
+            return "steps keep their shapes (cuda_graph); load the model without"
+        return (
+            "the model gives the logits of the last token alone; export it anew for CPUs, or with --logits all and "
+            "--verify-tokens 8"
+        )
+
+    @property
     def verify_limit(self) -> int:
         """Tokens that `verify` takes next at most; 0 where the model gives the logits of the last token alone."""
         switch = self._long_rope_after
@@ -236,10 +251,13 @@ class Decoder:
 
         Raises InputError for none or more than `verify_limit`, and where the model has no such token.
         """
+        tokens = [int(token) for token in tokens]
+        if not self.verifies:
+            raise InputError("nothing can be verified: " + self.why_not)
         if not 0 < len(tokens) <= self.verify_limit:
             raise InputError(f"{len(tokens)} tokens to verify, expected 1 to {self.verify_limit}")
         self.check(tokens)
-        if self.length <= self._long_rope_after:
+        if self._long_rope_after and self.length <= self._long_rope_after:
             self._tokens += tokens
         return self._run(np.asarray([tokens], np.int64)).astype(np.float32, copy=False)
 
@@ -255,7 +273,7 @@ class Decoder:
             raise InputError(f"cannot go back to {length} of {self.length} tokens")
         if not self.can_rewind:
             raise InputError("layers of this model carry states, which cannot go back by a token")
-        if length <= self._long_rope_after < self.length:
+        if self._long_rope_after and length <= self._long_rope_after < self.length:
             raise InputError(f"the factors of its rotation changed after {self._long_rope_after} tokens")
         for tensor in self._handed:
             self._past[tensor.past] = self._first(self._past[tensor.past], length)

@@ -137,9 +137,10 @@ def speculation_for(decoder: Decoder, options: GenerateOptions, load: LoadOption
     pace = Pace()
     if options.draft is not None:
         draft = Decoder.load(options.draft, load.threads, load.library, decoder.provider)
-        return Speculation(decoder, DraftGuesser(draft, decoder.vocabulary, pace), pace)
-    on = decoder.verifies and load.library if options.speculate == "auto" else options.speculate == "ngram"
-    return Speculation(decoder, NgramGuesser(), pace) if on else None
+        return Speculation(decoder, DraftGuesser(draft, decoder, pace), pace)
+    if options.speculate == "auto" and load.library and decoder.same_bits_limit > 1:
+        return Speculation(decoder, NgramGuesser(), pace, same_bits=True)
+    return Speculation(decoder, NgramGuesser(), pace) if options.speculate == "ngram" else None
 
 
 def _answer_all(

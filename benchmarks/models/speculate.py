@@ -100,7 +100,7 @@ def _command(args: argparse.Namespace) -> None:
 
     def guesses() -> Speculation:
         paces.append(Pace())
-        guesser = NgramGuesser() if draft is None else DraftGuesser(draft, decoder.vocabulary, paces[-1])
+        guesser = NgramGuesser() if draft is None else DraftGuesser(draft, decoder, paces[-1])
         return Speculation(decoder, guesser, paces[-1])
 
     with OtherLoad() as load:

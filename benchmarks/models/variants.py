@@ -22,6 +22,7 @@ from benchmarks.common.synthetic_llama import TINY_LLAMA, write_llama
 from dualbinary import DualBinaryError
 from dualbinary.contract.schema import OP
 from dualbinary.onnx_files.blocks import fuse_blocks, unfuse_blocks
+from dualbinary.onnx_files.same_bits import state_same_bits
 from examples import smollm2
 
 __all__ = [
@@ -100,6 +101,7 @@ def set_accuracy_level(source: Path, path: Path, level: int) -> None:
                 found.i = level
     if had_blocks:
         fuse_blocks(model)
+    state_same_bits(model)
     onnx.save(model, path)
 
 

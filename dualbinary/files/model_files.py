@@ -12,6 +12,7 @@ __all__ = [
     "GENERATION_CONFIG",
     "LONG_ROPE_AFTER",
     "OPTIONAL_FILES",
+    "SAME_BITS_TOKENS",
     "SPECIAL_TOKENS_MAP",
     "TOKENIZER",
     "TOKENIZER_CONFIG",
@@ -61,3 +62,6 @@ VERIFY_LOGITS = "verify_logits"
 
 VERIFY_TOKENS = "dualbinary.verify_tokens"
 """Key of an ONNX file's metadata: new tokens whose logits one run gives, so that guesses of them can be checked."""
+
+SAME_BITS_TOKENS = "dualbinary.same_bits_tokens"
+"""Another key: new tokens up to which each has the logits of a run of its own, to the bit, by the kernels for CPUs."""

@@ -73,7 +73,7 @@ def rewrite(
         nodes = stock_pass.nodes
     pack_pass = PackQkvPass()
     pack_pass(model)
-    last, verify = options.logits == "last", options.verified_tokens
+    last, verify = options.logits == "last", 0 if _has_states(model) else options.verified_tokens
     LogitsColumnsPass(head and head.matmul, attention_pass.rows, last=last, verify=verify)(model)
     if verify:
         model.metadata_props[VERIFY_TOKENS] = str(verify)
@@ -160,9 +160,14 @@ def _refuse_lost_window(graph: BuiltGraph) -> None:
         )
 
 
+def _has_states(model: ir.Model) -> bool:
+    """Whether layers carry what no token can be taken back from."""
+    return any(str(value.name).startswith(PAST_STATE) for value in model.graph.inputs)
+
+
 def _refuse_states(graph: BuiltGraph, model_type: str, options: ExportOptions, *, together: bool) -> None:
     """Raise InputError for layers with states where tokens do not stand `together`, or on CUDA."""
-    if not any(str(value.name).startswith(PAST_STATE) for value in graph.model.graph.inputs):
+    if not _has_states(graph.model):
         return
     if not together:
         raise InputError(

@@ -14,18 +14,19 @@ __all__ = ["Speculation"]
 
 
 class Speculation:
-    """Tokens of a model, several a run where guesses of `guesser` are right; `pace` says how many to guess."""
+    """Tokens of a model, several a run where guesses of `guesser` are right; `pace` says how many to guess.
 
-    def __init__(self, decoder: Decoder, guesser: Guesser, pace: Pace) -> None:
+    With `same_bits`, a run takes no more tokens than have the very logits that they would have alone.
+    """
+
+    def __init__(self, decoder: Decoder, guesser: Guesser, pace: Pace, *, same_bits: bool = False) -> None:
         """Raise InputError where the model of `decoder` gives no logits to check guesses by."""
         if not decoder.verifies:
-            raise InputError(
-                "the model gives the logits of the last token alone, so no guess can be checked; export it again, "
-                "without --verify-tokens 0"
-                if decoder.can_rewind
-                else "layers of the model carry states, so a wrong guess could not be taken back"
-            )
+            raise InputError(f"no guess can be checked: {decoder.why_not}")
         self._decoder, self._guesser, self._pace = decoder, guesser, pace
+        self._longest = guesser.longest
+        if same_bits:
+            self._longest = min(self._longest, decoder.same_bits_limit - 1)
 
     def start(self, prompt: Sequence[int], capacity: int) -> None:
         """Begin a sequence, whose `prompt` the decoder has read."""
@@ -44,33 +45,37 @@ class Speculation:
             began = time.perf_counter()
             rows = decoder.verify([last, *guess.tokens]) if guess.tokens else decoder.step([last])[None]
             seconds = time.perf_counter() - began
-            result.decode_seconds += seconds
             result.runs += 1
-            self._pace.ran(len(rows), seconds)
             accepted = 0
-            for place, logits in enumerate(rows):
-                last = sampler(logits)
-                if last in decoder.config.eos_token_ids:
-                    result.finish_reason = "stop"
-                    break
-                result.tokens.append(last)
-                left -= 1
-                yield last
-                if place == len(guess.tokens) or last != guess.tokens[place]:
-                    break
-                accepted += 1
+            try:
+                for place, logits in enumerate(rows):
+                    last = sampler(logits)
+                    if last in decoder.config.eos_token_ids:
+                        result.finish_reason = "stop"
+                        break
+                    result.tokens.append(last)
+                    left -= 1
+                    yield last
+                    if place == len(guess.tokens) or last != guess.tokens[place]:
+                        break
+                    accepted += 1
+            finally:  # also where nobody asks for more: what was guessed wrong is no part of the sequence
+                began = time.perf_counter()
+                decoder.rewind(length + 1 + accepted)
+                seconds += time.perf_counter() - began
+                result.decode_seconds += seconds
+            self._pace.ran(len(rows), seconds)
             if guess.tokens:
                 self._pace.judged(guess.kind, len(guess.tokens), accepted)
                 result.guessed += len(guess.tokens)
                 result.accepted += accepted
             if result.finish_reason == "stop":
                 return
-            decoder.rewind(length + 1 + accepted)
             self._guesser.extend(result.tokens[-(accepted + 1) :])
 
     def _guess(self, most: int, sampler: Sampler, result: Generation) -> Guess:
         """What to check in the next run."""
-        most = min(most, self._guesser.longest, self._decoder.verify_limit - 1)
+        most = min(most, self._longest, self._decoder.verify_limit - 1)
         began = time.perf_counter()
         kind = self._guesser.look() if most > 0 else None
         count = self._pace.count(kind, most) if kind is not None else 0

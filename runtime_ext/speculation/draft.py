@@ -20,12 +20,14 @@ __all__ = ["DraftGuesser"]
 class DraftGuesser:
     """Asks `draft` to go on with the text; see Guesser. `pace` is told how long a token of it takes."""
 
-    def __init__(self, draft: Decoder, vocabulary: int | None, pace: Pace, longest: int = 7) -> None:
-        """`vocabulary` is the length of the other model's logits. Raises InputError where no token can be guessed."""
-        if draft.vocabulary != vocabulary:
+    def __init__(self, draft: Decoder, model: Decoder, pace: Pace, longest: int = 7) -> None:
+        """Guess for `model`. Raises InputError where no token can be guessed."""
+        if draft is model:
+            raise InputError("the draft is the model itself, which holds one sequence; wrap its session once more")
+        if draft.vocabulary != model.vocabulary:
             raise InputError(
-                f"the draft has logits of {draft.vocabulary} tokens, the model of {vocabulary}; a draft needs the "
-                "model's vocabulary, as smaller models of a family have it"
+                f"the draft has logits of {draft.vocabulary} tokens, the model of {model.vocabulary}; a draft needs "
+                "the model's vocabulary, as smaller models of a family have it"
             )
         if not draft.can_rewind:
             raise InputError("layers of the draft carry states, so a wrong guess could not be taken back")

@@ -169,7 +169,7 @@ def test_guesses_stop_before_the_switch_and_go_on_after_it(model):
 def test_speculation_writes_across_the_switch_what_single_steps_write(model, guessing):
     _, out = model
     decoder, draft, pace = Decoder.load(out), Decoder.load(out), Pace()
-    guesser = NgramGuesser(sizes=(2, 1)) if guessing == "text" else DraftGuesser(draft, decoder.vocabulary, pace)
+    guesser = NgramGuesser(sizes=(2, 1)) if guessing == "text" else DraftGuesser(draft, decoder, pace)
     plain, guessed = Generation([]), Generation([])
     list(generate(decoder, TOKENS[:10], 40, Sampler(), plain))
     list(generate(decoder, TOKENS[:10], 40, Sampler(), guessed, Speculation(decoder, guesser, pace)))

@@ -7,8 +7,10 @@ from safetensors.torch import load_file, save_file
 
 from exporter.graph.architectures import VERIFIED
 from exporter.verify import check
+from runtime_ext.decoder import Decoder
+from tests.support.same_bits import assert_same_bits
 from tests.support.sessions import logits
-from tests.support.tiny_models import CONFIGS
+from tests.support.tiny_models import CONFIGS, VOCABULARY
 
 # In the padded batch, one token has two experts between which float16 decides otherwise than float32.
 _DECIDED_BY_ROUNDING = {("granitemoe", "fp16")}
@@ -42,6 +44,7 @@ def test_logits_of_the_last_token_agree_with_transformers(pristine_model, export
 
     assert outcome.passed, outcome
     assert outcome.cases[0].tokens == 1 + 8  # one for the prompt, then one for each decoded token
+    assert_same_bits(Decoder.load(out, threads=1), VOCABULARY, lengths=(14,))
 
 
 @pytest.mark.parametrize(("fallback", "level"), [("ort4", 0), ("ort2", 4), ("standard", 0)])

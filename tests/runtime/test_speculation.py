@@ -1,5 +1,6 @@
 """Several tokens a run: the text is that of a token a run, to the last token, whatever is guessed."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -19,6 +20,7 @@ from runtime_ext.generation import Generation
 from runtime_ext.sampling import Sampler
 from runtime_ext.speculation import DraftGuesser, Guess, NgramGuesser, Pace, Speculation
 from tests.support import tiny_sessions as tiny
+from tests.support.same_bits import assert_same_bits
 from tests.support.tiny_models import VOCABULARY, make_model
 
 PROMPT = [5, 6, 7, 8, 5, 6, 7, 9, 5, 6]
@@ -106,18 +108,33 @@ class Scripted:
 
 
 def test_a_token_has_the_same_bits_in_a_run_of_several_as_in_a_run_of_one(decoder):
-    ids = np.random.default_rng(0).integers(3, VOCABULARY, 60).tolist()
-    most = verified(decoder)
-    for length in (1, 14, 15, 31):  # keys are summed up in fours, and in vectors of 16
-        decoder.start(60)
-        decoder.step(ids[:length])
-        alone = [decoder.step([token]) for token in ids[length : length + most]]
-        for count in range(1, most + 1):
-            decoder.rewind(length)
-            rows = decoder.verify(ids[length : length + count])
-            assert rows.shape == (count, VOCABULARY)
-            for row, expected in zip(rows, alone, strict=False):
-                assert np.array_equal(row, expected), (length, count)
+    assert decoder.same_bits_limit == verified(decoder)
+    assert_same_bits(decoder, VOCABULARY)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("llama", ExportOptions(planes=2, rotate=32)),
+        ("llama", ExportOptions(fuse="none")),
+        ("llama", ExportOptions(embedding_bits=16)),
+        ("llama_head20", ExportOptions()),
+        ("gpt2", ExportOptions()),
+    ],
+    ids=str,
+)
+def test_a_model_with_products_of_onnx_runtime_promises_no_bits(tmp_path, name, options):
+    decoder = make(name, tmp_path, options)
+    assert (decoder.same_bits_limit, decoder.verifies) == (0, True)
+
+
+def test_no_more_bits_are_promised_than_kernels_keep(tmp_path):
+    decoder = make("llama", tmp_path, ExportOptions(accuracy_level=4, verify_tokens=8))
+    assert (decoder.same_bits_limit, verified(decoder)) == (3, 8)
+    text = PROMPT + written(decoder).tokens
+    speculation = Speculation(decoder, Scripted(lambda end: text[end:]), Always(), same_bits=True)
+    result = written(decoder, speculation)
+    assert result.runs == -(-(LIMIT - 1) // 3)
 
 
 def test_a_sequence_that_went_back_continues_as_if_it_had_not_been_elsewhere(decoder):
@@ -138,7 +155,8 @@ def test_a_cache_of_either_kind_goes_back(tiny_weights, tmp_path, share_buffer):
     decoder.step(PROMPT)
     expected = decoder.step([20])
     decoder.step([30, 31, 32])
-    decoder.rewind(len(PROMPT))
+    decoder.rewind(0)
+    decoder.step(cast(Any, np.array(PROMPT)))
     assert decoder.length == len(PROMPT)
     assert np.abs(decoder.step([20]) - expected).max() <= 1e-4 * np.abs(expected).max()  # see test_decoder.py
 
@@ -153,6 +171,8 @@ def test_what_cannot_be_checked_or_taken_back_is_refused(llama, stateful):
     with pytest.raises(InputError, match=f"token id {VOCABULARY}: expected"):
         llama.verify([VOCABULARY])
     assert llama.length == len(PROMPT)
+    with pytest.raises(InputError, match="nothing can be verified: layers of the model carry states"):
+        stateful.verify([1])
     for length in (-1, 11):
         with pytest.raises(InputError, match=f"cannot go back to {length} of 10 tokens"):
             llama.rewind(length)
@@ -210,9 +230,28 @@ def test_a_token_that_ends_the_text_ends_it_among_guesses_too(llama):
     plain = written(llama)
     text = PROMPT + plain.tokens
     end = plain.tokens[4]
-    ending = Decoder(llama.session, type(llama.config)(llama.config.context_length, (end,), llama.config.share_buffer))
+    ending = Decoder(llama.session, replace(llama.config, eos_token_ids=(end,)))
     result = written(ending, Speculation(ending, Scripted(lambda place: text[place:]), Always()))
     assert (result.tokens, result.finish_reason) == (plain.tokens[: plain.tokens.index(end)], "stop")
+
+
+@pytest.mark.parametrize("ends", ["by a token", "by the reader"])
+def test_a_text_that_ended_among_guesses_leaves_its_own_tokens_in_the_cache(llama, ends):
+    plain = written(llama)
+    text = PROMPT + plain.tokens
+    end = (plain.tokens[4],) if ends == "by a token" else ()
+    decoder = Decoder(llama.session, replace(llama.config, eos_token_ids=end))
+    speculation = Speculation(decoder, Scripted(lambda place: text[place:]), Always())
+    tokens = cast(Any, generate(decoder, PROMPT, LIMIT, Sampler(), result := Generation([]), speculation))
+    for _ in range(3):
+        next(tokens)
+    tokens.close() if not end else list(tokens)
+    known = PROMPT + result.tokens[: None if end else -1]  # the last token that was read has not been fed
+    assert decoder.length == len(known)
+    logits = decoder.step([7])
+    llama.start(len(known) + 1)
+    expected = llama.step([*known, 7])
+    assert np.abs(logits - expected).max() <= 1e-3 * np.abs(expected).max()  # as in test_decoder.py, level 0
 
 
 @pytest.mark.parametrize("sampling", SAMPLERS.values(), ids=SAMPLERS)
@@ -228,7 +267,7 @@ def test_a_draft_that_is_the_model_itself_is_always_right(llama, sampling):
     plain = written(llama, **sampling)
     draft = Decoder(llama.session, llama.config)
     pace = Always()
-    result = written(llama, Speculation(llama, DraftGuesser(draft, llama.vocabulary, pace), pace), **sampling)
+    result = written(llama, Speculation(llama, DraftGuesser(draft, llama, pace), pace), **sampling)
     assert result.tokens == plain.tokens
     assert 0 < result.accepted == result.guessed
     assert pace.guess_seconds > 0
@@ -238,16 +277,16 @@ def test_a_draft_that_is_the_model_itself_is_always_right(llama, sampling):
 def test_any_draft_changes_no_token(llama, other, sampling):
     plain = written(llama, **sampling)
     pace = Always()
-    result = written(llama, Speculation(llama, DraftGuesser(other, llama.vocabulary, pace), pace), **sampling)
+    result = written(llama, Speculation(llama, DraftGuesser(other, llama, pace), pace), **sampling)
     assert result.tokens == plain.tokens
     assert result.accepted < result.guessed
 
 
 def test_a_draft_whose_context_is_full_guesses_no_more(llama):
-    short = type(llama.config)(len(PROMPT) + 6, llama.config.eos_token_ids, llama.config.share_buffer)
+    short = replace(llama.config, context_length=len(PROMPT) + 6)
     draft = Decoder(llama.session, short)
     pace = Always()
-    result = written(llama, Speculation(llama, DraftGuesser(draft, llama.vocabulary, pace), pace))
+    result = written(llama, Speculation(llama, DraftGuesser(draft, llama, pace), pace))
     assert result.tokens == written(llama).tokens
     assert 0 < result.accepted <= 6
 
@@ -256,87 +295,11 @@ def test_models_that_do_not_go_together_are_refused(llama, stateful):
     with pytest.raises(InputError, match="states, so a wrong guess could not be taken back"):
         Speculation(stateful, NgramGuesser(), Pace())
     with pytest.raises(InputError, match="of the draft carry states"):
-        DraftGuesser(stateful, stateful.vocabulary, Pace())
+        DraftGuesser(stateful, Decoder(stateful.session, stateful.config), Pace())
     with pytest.raises(InputError, match=f"logits of {VOCABULARY} tokens, the model of 7; a draft needs the model's"):
-        DraftGuesser(llama, 7, Pace())
-
-
-# Guesses from the text
-
-
-def followed(tokens, count, sizes=(4, 3, 2)):
-    """The definition: search backwards for the last n tokens, and copy what followed."""
-    for size in sizes:
-        for end in range(len(tokens) - 1, size - 1, -1):
-            if len(tokens) >= size and tokens[end - size : end] == tokens[-size:]:
-                text = list(tokens)
-                for place in range(end, end + count):
-                    text.append(text[place])
-                return size, text[len(tokens) :]
-    return None, []
-
-
-@given(st.lists(st.lists(st.integers(0, 2), max_size=6), max_size=8), st.integers(1, 7))
-def test_a_guess_is_what_followed_the_longest_match_the_last_time(pieces, count):
-    guesser, tokens = NgramGuesser(), []
-    guesser.start((), 0)
-    for piece in pieces:
-        guesser.extend(piece)
-        tokens += piece
-        kind, expected = followed(tokens, count)
-        assert guesser.look() == kind
-        assert guesser.guess(count, Sampler()).tokens == expected
-
-
-def test_a_new_sequence_does_not_know_the_old_one():
-    guesser = NgramGuesser()
-    guesser.start([1, 2, 3, 1, 2], 0)
-    assert guesser.guess(1, Sampler()).tokens == [3]
-    guesser.start([1, 2], 0)
-    assert guesser.look() is None
-
-
-# How many
-
-
-def run_for(pace, tokens, cost, right):
-    """Feed a pace with runs of `cost(rows)` seconds, in which a guess is right with what `right` gives; rows taken."""
-    rows = []
-    for _ in range(tokens):
-        count = pace.count(4, 7)
-        pace.ran(1 + count, cost(1 + count))
-        if count:
-            pace.judged(4, count, min(count, right()))
-        rows.append(1 + count)
-    return rows
-
-
-def test_as_many_are_guessed_as_pay():
-    assert run_for(Pace(), 60, lambda rows: 1 + 0.05 * rows, lambda: 7)[-1] == 8  # cheap, and always right
-    assert sum(row > 1 for row in run_for(Pace(), 200, lambda rows: float(rows), lambda: 7)) < 10  # a row costs a run
-    assert 1 < run_for(Pace(), 60, lambda rows: 1 + 0.4 * rows, lambda: 2)[-1] < 8
-
-
-def test_what_is_never_right_is_tried_seldom_and_again():
-    rows = run_for(Pace(), 400, lambda rows: 1 + 0.2 * rows, lambda: 0)
-    assert 0 < sum(row > 1 for row in rows[200:]) < 30
-    pace = Pace()
-    run_for(pace, 200, lambda rows: 1 + 0.2 * rows, lambda: 0)
-    assert run_for(pace, 200, lambda rows: 1 + 0.2 * rows, lambda: 7)[-1] > 4
-
-
-def test_one_slow_run_does_not_end_it():
-    pace = Pace()
-    run_for(pace, 60, lambda rows: 1 + 0.1 * rows, lambda: 7)
-    pace.ran(8, 1000.0)
-    assert run_for(pace, 1, lambda rows: 1 + 0.1 * rows, lambda: 7) == [8]
-
-
-def test_a_slow_draft_guesses_less():
-    fast, slow = Pace(), Pace(guess_seconds=0.5)
-    for pace in (fast, slow):
-        pace.ran(1, 1.0)
-    assert slow.count(0, 7) < fast.count(0, 7)
+        DraftGuesser(llama, cast(Any, SimpleNamespace(vocabulary=7)), Pace())
+    with pytest.raises(InputError, match="the draft is the model itself"):
+        DraftGuesser(llama, llama, Pace())
 
 
 # The command
@@ -356,7 +319,7 @@ def test_a_model_without_logits_to_check_by_is_named_only_where_guesses_were_ask
     assert run(*arguments)[0] == 0
     code, captured = run(*arguments, "--speculate", "ngram")
     assert code == 2
-    assert "export it again" in captured.err
+    assert "export it anew" in captured.err
     assert captured.err.count("\n") == 1
 
 
@@ -374,10 +337,10 @@ def test_options_that_do_not_go_together_exit_2_with_one_line(run, tiny_model, a
     assert message in captured.err
 
 
-def test_guesses_are_only_made_by_default_where_a_token_has_the_same_bits(monkeypatch):
+def test_guesses_are_only_made_by_default_where_a_token_has_the_same_bits():
     from runtime_ext import generate as command
 
-    for verifies, library, expected in [(True, True, True), (True, False, False), (False, True, False)]:
-        model = cast(Any, SimpleNamespace(verifies=verifies, provider=None))
+    for same_bits, library, expected in [(8, True, True), (8, False, False), (0, True, False)]:
+        model = cast(Any, SimpleNamespace(verifies=True, same_bits_limit=same_bits))
         options = command.GenerateOptions(prompt="a")
         assert (command.speculation_for(model, options, command.LoadOptions(library=library)) is not None) is expected
