@@ -143,7 +143,7 @@ class ExportOptions:
         "after each of them; 0: no such output",
         minimum=0,
         maximum=MAX_VERIFY_TOKENS,
-        shown="default 8, with {accuracy_level} 4 3, and 0 with {target} cuda or {op} matmulnbits",
+        shown="default 8; 3 with {accuracy_level} 4; 0 with {target} cuda or {op} matmulnbits",
         metavar="N",
     )
     max_length: int | None = option(
