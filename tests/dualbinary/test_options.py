@@ -218,7 +218,8 @@ def test_help_of_a_command_has_limits_and_default_of_every_option(command, monke
             shown = f"{each.default:g}" if isinstance(each.default, float) else each.default
             facts.append(f"default {shown})")
         # The other options that such words speak of.
-        flags = {"target": "--target", "calibrate": "--calibrate", "zero": "--zero"}
+        spoken_of = ("accuracy_level", "calibrate", "op", "target", "zero")
+        flags = {name: f"--{name.replace('_', '-')}" for name in spoken_of}
         assert all(with_names(fact, flags) in line[0] for fact in facts)
 
 

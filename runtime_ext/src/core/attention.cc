@@ -13,7 +13,8 @@
 namespace dualbinary {
 namespace {
 
-// New tokens of a sequence that the kernel for few queries takes, at most: a pass that checks some guesses.
+// New tokens of a sequence that the kernel for few queries takes, at most: a pass that checks some guesses. Each has
+// the bits of a pass of its own, which dualbinary/onnx_files/same_bits.py counts on.
 constexpr std::int64_t kFewTokens = 8;
 
 std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
