@@ -289,10 +289,11 @@ class _Events(Response):
 
     async def _send_chunks(self, send: Send, chunks: list[dict[str, Any]]) -> None:
         for chunk in chunks:
-            await self._send_text(send, json.dumps(chunk, ensure_ascii=False, separators=(",", ":")))
+            # In ASCII: clients that split lines as Python does (httpx) would end one at U+0085, U+2028 and U+2029.
+            await self._send_text(send, json.dumps(chunk, separators=(",", ":")))
 
     async def _send_text(self, send: Send, text: str) -> None:
-        body = f"data: {text}\n\n".encode(errors="replace")
+        body = f"data: {text}\n\n".encode("ascii")
         await send({"type": "http.response.body", "body": body, "more_body": True})
 
 

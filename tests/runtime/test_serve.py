@@ -293,3 +293,14 @@ def test_a_port_that_is_taken_exits_2_with_one_line(tiny_model, codec, script, c
         port = url.split(":")[2].removesuffix("/v1")
         assert main(["serve", str(tiny_model), "--no-library", "--port", port]) == 2
     assert capsys.readouterr().err == f"error: cannot listen at 127.0.0.1 port {port}: Address already in use\n"
+
+
+def test_a_character_that_some_take_for_a_line_end_breaks_no_event(codec):
+    """Python's str.splitlines ends lines at these, and so do clients that are built on it."""
+    text = "a\u2028b\u2029c\x85d "
+    decoder = ScriptedDecoder(codec.encode(text), tiny.BYTES + len(tiny.SPECIAL_TOKENS))
+    request = {"model": "tiny", "prompt": "Hi", "max_tokens": len(codec.encode(text)), "temperature": 0, "stream": True}
+    with serving(decoder, codec) as (url, _), httpx2.stream("POST", f"{url}/completions", json=request) as answer:
+        events = [line.removeprefix("data: ") for line in answer.iter_lines() if line]
+    assert events.pop() == "[DONE]"
+    assert "".join(choice["text"] for event in events for choice in json.loads(event)["choices"]) == text
