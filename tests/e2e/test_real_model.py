@@ -26,9 +26,10 @@ from runtime_ext.generate import Generation, generate
 from runtime_ext.generate_all import generate_all
 from runtime_ext.library import describe, genai_overlay, library_path
 from runtime_ext.sampling import Sampler
-from runtime_ext.speculation import NgramGuesser, Pace, Speculation
+from runtime_ext.speculation import NgramGuesser, Speculation
 from runtime_ext.text import TextCodec
 from tests.support.measures import perplexity, read_prompts, run_measured
+from tests.support.pace import Always
 from tests.support.reference_model import ReferenceModel
 
 pytestmark = pytest.mark.real_model
@@ -133,7 +134,7 @@ def test_guesses_change_no_token_of_an_answer_and_save_runs(exported, request_, 
     prompt = codec.encode_chat(read_prompts()[request_][1])
     plain, guessed = Generation([]), Generation([])
     list(generate(decoder, prompt, 2 * STEPS, Sampler(temperature, seed=1), plain))
-    speculation = Speculation(decoder, NgramGuesser(), Pace())
+    speculation = Speculation(decoder, NgramGuesser(), Always())
     list(generate(decoder, prompt, 2 * STEPS, Sampler(temperature, seed=1), guessed, speculation))
     assert guessed.tokens == plain.tokens
     assert guessed.runs == plain.runs - guessed.accepted

@@ -17,7 +17,8 @@ from runtime_ext import decoder as decoder_module
 from runtime_ext.decoder import Decoder
 from runtime_ext.generate import Generation, generate
 from runtime_ext.sampling import Sampler
-from runtime_ext.speculation import DraftGuesser, NgramGuesser, Pace, Speculation
+from runtime_ext.speculation import DraftGuesser, NgramGuesser, Speculation
+from tests.support.pace import Always
 
 SWITCH = 20
 CONTEXT = 64
@@ -168,7 +169,7 @@ def test_guesses_stop_before_the_switch_and_go_on_after_it(model):
 @pytest.mark.parametrize("guessing", ["text", "draft"])
 def test_speculation_writes_across_the_switch_what_single_steps_write(model, guessing):
     _, out = model
-    decoder, draft, pace = Decoder.load(out), Decoder.load(out), Pace()
+    decoder, draft, pace = Decoder.load(out), Decoder.load(out), Always()
     guesser = NgramGuesser(sizes=(2, 1)) if guessing == "text" else DraftGuesser(draft, decoder, pace)
     plain, guessed = Generation([]), Generation([])
     list(generate(decoder, TOKENS[:10], 40, Sampler(), plain))

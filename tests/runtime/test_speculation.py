@@ -20,6 +20,7 @@ from runtime_ext.generation import Generation
 from runtime_ext.sampling import Sampler
 from runtime_ext.speculation import DraftGuesser, Guess, NgramGuesser, Pace, Speculation
 from tests.support import tiny_sessions as tiny
+from tests.support.pace import Always
 from tests.support.same_bits import assert_same_bits
 from tests.support.tiny_models import VOCABULARY, make_model
 
@@ -74,13 +75,6 @@ def written(decoder, speculation=None, limit=LIMIT, **sampling) -> Generation:
 def verified(decoder) -> int:
     """Tokens that the file says one run checks."""
     return int(decoder.session.get_modelmeta().custom_metadata_map["dualbinary.verify_tokens"])
-
-
-class Always(Pace):
-    """As many as there can be."""
-
-    def count(self, kind: int, most: int) -> int:
-        return most
 
 
 class Scripted:
