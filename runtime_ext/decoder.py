@@ -115,7 +115,7 @@ class Decoder:
         self._static = static_steps or provider.cuda_graph
         if self._static and not config.share_buffer:
             raise InputError("steps keep their shapes (cuda_graph) only with a shared cache; this model's cache grows")
-        if self._static and not all(tensor.grows for tensor in self._cache):
+        if self._static and not self.can_rewind:
             raise InputError("steps do not keep their memory (cuda_graph): layers of this model carry states")
         # Those that are bound anew at every step; the others have one buffer for past and present.
         self._handed = [tensor for tensor in self._cache if not (tensor.grows and config.share_buffer)]

@@ -35,9 +35,9 @@
 // each of the four inputs of a nibble. The step of an entry is at most (4 max|x| / 2) / 32767, less than a, and a
 // nibble has one rounding error for any selection.
 //
-// Level kernels, for calls of many rows, on CPUs that multiply bytes: the planes and scales of a group give each input
-// one of 2^P levels. Free levels (arm_i8mm.cc) are rounded to bytes, with a step and a minimum for each output and
-// group, inputs to 8 bits, with a step for each segment, and bytes are multiplied:
+// Level kernels, for calls of many rows, and for all of wide even levels, on CPUs that multiply bytes: the planes and
+// scales of a group give each input one of 2^P levels. Free levels (arm_i8mm.cc) are rounded to bytes, with a step and
+// a minimum for each output and group, inputs to 8 bits, with a step for each segment, and bytes are multiplied:
 //
 //   sum over a segment of level * x  ~=  step of x * (step of levels * sum of (byte * x byte) + minimum * sum of x
 //   bytes)

@@ -20,9 +20,8 @@
 //   min_rows(Shape)              rows from which it is faster than tables, as measured (docs/log/kernels.md)
 //   kTileRows                    rows that multiply_rows takes, at most
 //   kWeightBytes                 of all weights of a segment
-//   round(F32x16, __m128i*)      sixteen numbers rounded to bytes, lowest digit first, in the order in which its
-//   weights
-//                                have their inputs
+//   round(F32x16, __m128i*)      sixteen numbers rounded to bytes, lowest digit first, in the order in which the inputs
+//                                of its weights lie
 //   make_weights<Planes>         the weights of a segment
 //   multiply_rows<Rows, Offset>  adds one group of a segment to the results of some rows
 //   kFewRows                     rows of add_rows<Planes, Rows, Offset>, at most: a segment of units of one group, with
