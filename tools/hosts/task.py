@@ -5,10 +5,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Protocol, cast
 
-__all__ = ["Host", "NotHere", "Task", "host_of"]
+__all__ = ["Host", "NotHereError", "Task", "host_of"]
 
 
-class NotHere(Exception):
+class NotHereError(Exception):
     """This machine cannot run the host; the message says what it lacks and how to get it."""
 
 
@@ -28,7 +28,7 @@ class Task:
 
 
 class Host(Protocol):
-    """A file of this room: NAME in the table, and a function that answers or raises NotHere."""
+    """A file of this room: NAME in the table, and a function that answers or raises NotHereError."""
 
     NAME: str
 
