@@ -17,7 +17,7 @@ export HF_HUB_OFFLINE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help arm-library setup demo test test-all check check-arm check-baseline cuda gpu-check bench bench-cuda \
+.PHONY: help arm-library setup demo hosts test test-all check check-arm check-baseline cuda gpu-check bench bench-cuda \
 	bench-models bench-peers docs clean
 
 help: ## list the verbs
@@ -39,6 +39,9 @@ $(VENV)/.built: $(VENV)/.installed $(CPP_SOURCES) dualbinary/contract/op.toml du
 
 demo: setup ## a real model: export, check, generate, and a table of sizes and speeds
 	$(BIN)/python -m examples.demo
+
+hosts: setup ## one export on every host that this machine has, token by token; says what others need
+	$(BIN)/python -m tools.hosts
 
 test: setup ## the default tests
 	$(BIN)/python -m pytest $(PARALLEL) -m "not slow"

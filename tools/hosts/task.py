@@ -14,7 +14,7 @@ class NotHereError(Exception):
 
 @dataclass(frozen=True)
 class Task:
-    """Continue `prompt_ids` greedily by `count` tokens, whatever ends a text.
+    """Continue `prompt_ids` greedily by `count` tokens, among which there is none that ends the text.
 
     `model` is the exported file, in a folder as the exporter leaves it; `source` the directory that it was made of, a
     model or a checkpoint. `work` is for what a host builds and may keep for the next time.
