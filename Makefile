@@ -28,7 +28,7 @@ setup: $(VENV)/.built ## create .venv and build the library into it (once; minut
 # Everything pinned and no build isolation: the versions that were tested are the ones that run.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet -c constraints.txt scikit-build-core cmake ninja numpy
+	$(BIN)/pip install --quiet -c constraints.txt scikit-build-core cmake ninja numpy setuptools
 	$(BIN)/pip install --quiet -c constraints.txt --no-build-isolation --editable '.[dev]'
 	touch $@
 

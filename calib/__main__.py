@@ -23,7 +23,7 @@ examples:
 
 other commands:
   python -m calib report OUT_DIR       what a run did, layer by layer; --html makes a page with pictures
-  python -m calib eval MODEL_DIR ...   perplexity, and how far a checkpoint is from its full-precision model
+  python -m calib eval MODEL_DIR ...   perplexity and tasks of models, and how far they are from full precision
 
 The same command continues a run that ended early, for whatever reason. OUT_DIR is for python -m exporter.
 """
@@ -67,7 +67,7 @@ def main(argv: list[str] | None = None) -> int:
 
         return report(arguments[1:])
     if arguments[:1] == ["eval"]:
-        from calib.evaluate import main as evaluate
+        from calib.evaluation.command import main as evaluate
 
         return evaluate(arguments[1:])
     return run(parser(), _command, arguments)

@@ -1,4 +1,4 @@
-"""The runtime's commands: `python -m runtime_ext {generate,serve,bench,info}`."""
+"""The runtime's commands: `python -m runtime_ext {generate,serve,eval,logits,bench,info}`."""
 
 import argparse
 import sys
@@ -8,6 +8,8 @@ from dualbinary.cli import console
 from dualbinary.cli.options import add_options
 from runtime_ext import bench, generate, info
 from runtime_ext.decoder import LoadOptions
+from runtime_ext.evaluation import command as evaluation
+from runtime_ext.evaluation import logits
 from runtime_ext.serve import command as serve
 
 __all__ = ["main"]
@@ -15,6 +17,8 @@ __all__ = ["main"]
 COMMANDS = {
     "generate": (generate, "continue a text"),
     "serve": (serve, "answer requests of the OpenAI API over HTTP"),
+    "eval": (evaluation, "measure perplexity of texts, and run tasks of lm-evaluation-harness"),
+    "logits": (logits, "answer sequences of token ids on standard input with their logits"),
     "bench": (bench, "measure how fast a model runs here"),
     "info": (info, "describe the library, and a model"),
 }

@@ -32,7 +32,7 @@ Runtime copies, a few kilobytes a step; logits come back as host memory.
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,7 +92,7 @@ class Decoder:
 
     `vocabulary` is the length of the logits, None where the file does not state it. `same_bits_limit` is how many
     tokens `verify` may take for each to have the very logits that `step` would give, with the library; without it ONNX
-    Runtime's products depend on the number of rows.
+    Runtime's products depend on the number of rows. `logits_per_run` is how many new tokens a run gives the logits of.
     """
 
     def __init__(
@@ -127,6 +127,9 @@ class Decoder:
         self._long_rope_after = int(metadata.get(LONG_ROPE_AFTER, 0))
         self._logits = ["logits", *([VERIFY_LOGITS] if VERIFY_LOGITS in outputs else [])]
         self._verify = 0 if self._static or not self.can_rewind else int(metadata.get(VERIFY_TOKENS, 0))
+        every = next(value for value in session.get_outputs() if value.name == "logits").shape[1:2] != [1]
+        several = int(metadata.get(VERIFY_TOKENS, 1)) if VERIFY_LOGITS in outputs else 1
+        self.logits_per_run = PROMPT_CHUNK if every else several
         same = int(metadata.get(SAME_BITS_TOKENS, 0)) if provider.name == "cpu" else 0
         self.same_bits_limit = min(self._verify, same)
         if self._long_rope_after and not self.can_rewind:
@@ -199,23 +202,56 @@ class Decoder:
 
         Raises InputError where they do not fit, or the model has no such token.
         """
-        tokens = [int(token) for token in tokens]
-        total = self.length + len(tokens)
+        logits: npt.NDArray[np.floating] = np.empty(0, np.float32)
+        for rows in self._feed(self._accept(tokens), PROMPT_CHUNK):
+            logits = rows[-1] if len(rows) else logits
+        return logits.astype(np.float32, copy=False)
+
+    def step_each(self, tokens: Sequence[int]) -> Iterator[npt.NDArray[np.float32]]:
+        """Append `tokens`, and yield the logits [n, vocabulary] after each of them, a run's at a time.
+
+        A model that gives the logits of the last token alone runs once for each token. All have to be taken before the
+        next call. Raises InputError as `step` does, and where such a model would have to read a sequence of LongRoPE
+        anew.
+        """
+        accepted = self._accept(tokens)
+        again = len(accepted) - len(tokens)  # of these the logits have been given
+        # A piece that is to be rotated as a longer sequence has one token more.
+        switch = self._long_rope_after
+        size = self.logits_per_run - (0 < switch < self.length + len(accepted) and self.length <= switch)
+        if not size:
+            raise InputError(
+                f"the factors of its rotation change after {switch} tokens, and the model gives the "
+                "logits of the last token alone; export it anew with --logits all"
+            )
+        for rows in self._feed(accepted, min(size, PROMPT_CHUNK)):
+            kept, again = rows[again:], max(again - len(rows), 0)
+            if len(kept):
+                yield kept.astype(np.float32, copy=False)
+
+    def _accept(self, tokens: Sequence[int]) -> list[int]:
+        """The tokens to feed: `tokens`, behind those before them where the long factors of LongRoPE begin to count."""
+        accepted = [int(token) for token in tokens]
+        total = self.length + len(accepted)
         if total > self.capacity:
             raise InputError(f"{total} tokens, but the sequence was started for {self.capacity}")
-        self.check(tokens)
+        self.check(accepted)
         switch = self._long_rope_after
         if switch and self.length <= switch:
-            self._tokens += tokens
+            self._tokens += accepted
             if self.length and total > switch:
-                tokens = self._tokens
+                accepted = self._tokens
                 self._forget()
-        logits: npt.NDArray[np.floating] = np.empty(0, np.float32)
-        for first in range(0, len(tokens), PROMPT_CHUNK):
-            piece = np.asarray([tokens[first : first + PROMPT_CHUNK]], np.int64)
+        return accepted
+
+    def _feed(self, tokens: list[int], size: int) -> Iterator[npt.NDArray[np.floating]]:
+        """Run the model over `tokens`, `size` at a time, and yield the logits that each run gives of its tokens."""
+        switch, total = self._long_rope_after, self.length + len(tokens)
+        for first in range(0, len(tokens), size):
+            piece = np.asarray([tokens[first : first + size]], np.int64)
             below = self.length + piece.shape[1] <= switch < total
-            logits = self._run(piece, reach=switch if below else None)[-1]
-        return logits.astype(np.float32, copy=False)
+            logits = self._run(piece, reach=switch if below else None)
+            yield logits[:-1] if below else logits
 
     @property
     def verifies(self) -> bool:

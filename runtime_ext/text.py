@@ -46,6 +46,16 @@ class TextCodec:
         """
         return self._encode(text, add_special_tokens=True)
 
+    def encode_plain(self, text: str) -> list[int]:
+        """Token ids of a text without special tokens, but for those that it names itself. Raises InputError."""
+        return self._encode(text, add_special_tokens=False)
+
+    def special(self, name: str) -> tuple[str, int] | None:
+        """A special token, as `bos_token`: its text and its id; None where the model has none of that name."""
+        text = self._names.get(name)
+        token = None if text is None else self._tokenizer.token_to_id(text)
+        return None if text is None or token is None else (text, token)
+
     def encode_chat(self, message: str) -> list[int]:
         """Token ids of one user message in the model's chat format, up to the place where the answer begins.
 
@@ -58,7 +68,14 @@ class TextCodec:
 
         Raises InputError where the model has no chat template or the template does not accept the messages.
         """
-        return self._encode(self._chat_template.render(messages, self._names), add_special_tokens=False)
+        return self.encode_plain(self.chat_text(messages))
+
+    def chat_text(self, messages: Sequence[Mapping[str, str]]) -> str:
+        """The text of a conversation in the model's chat format, up to where the next answer begins.
+
+        Raises InputError as `encode_messages` does.
+        """
+        return self._chat_template.render(messages, self._names)
 
     @cached_property
     def _chat_template(self) -> ChatTemplate:

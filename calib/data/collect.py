@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from calib.config import DataConfig
-from calib.data.documents import read_documents
 from calib.data.generate import count_windows, load_windows
 from calib.data.windows import load_tokenizer, pack_windows, separator_token, tokenize
 from dualbinary import InputError
+from dualbinary.files.documents import read_documents
 
 __all__ = ["MAX_TOKENS", "collect", "first_windows", "generated_count"]
 

@@ -10,14 +10,14 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from dualbinary import InputError
+from dualbinary.files.documents import pieces
 
 __all__ = ["load_tokenizer", "ordinary_tokens", "pack_windows", "separator_token", "tokenize"]
 
 Tokens = npt.NDArray[np.int32]
 
 # A tokenizer keeps more than a hundred bytes for each token of what it is given at a time, and gives each core whole
-# texts: so long documents go to it in pieces, cut after a line, and pieces in batches.
-PIECE_CHARACTERS = 1 << 18
+# texts: so long documents go to it in pieces, and pieces in batches.
 BATCH_CHARACTERS = 1 << 22
 BATCH_PIECES = 1 << 10
 
@@ -60,7 +60,7 @@ def tokenize(
     tokenizer = load_tokenizer(directory)
     parts: list[Tokens] = []
     left = limit
-    for batch in _batches(_pieces(text for _, text in documents)):
+    for batch in _batches(pieces(text for _, text in documents)):
         texts = [piece for piece, _ in batch]
         encoded = tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)
         for ids, (_, ends) in zip(encoded["input_ids"], batch, strict=True):
@@ -98,22 +98,10 @@ def pack_windows(documents: Iterable[Tokens], length: int, separator_id: int | N
     return windows[order[:limit]].long()
 
 
-def _pieces(texts: Iterable[str]) -> Iterator[tuple[str, bool]]:
-    """All texts in pieces of limited length, each with whether its text ends with it."""
-    for text in texts:
-        begin = 0
-        while len(text) - begin > PIECE_CHARACTERS:
-            line = text.rfind("\n", begin, begin + PIECE_CHARACTERS) + 1
-            end = line or begin + PIECE_CHARACTERS
-            yield text[begin:end], False
-            begin = end
-        yield text[begin:], True
-
-
-def _batches(pieces: Iterable[tuple[str, bool]]) -> Iterator[list[tuple[str, bool]]]:
+def _batches(all_pieces: Iterable[tuple[str, bool]]) -> Iterator[list[tuple[str, bool]]]:
     batch: list[tuple[str, bool]] = []
     characters = 0
-    for piece in pieces:
+    for piece in all_pieces:
         batch.append(piece)
         characters += len(piece[0])
         if characters >= BATCH_CHARACTERS or len(batch) == BATCH_PIECES:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from calib.data.collect import first_windows
-from calib.data.documents import expand
 from calib.models.source import SourceModel
 from calib.models.stored_checkpoint import StoredCheckpoint
 from calib.report.analyses import AFTER, ANALYSES_VERSION, BEFORE, write_analyses
@@ -15,6 +14,7 @@ from calib.report.options import AnalysisOptions
 from calib.report.preference import preference
 from dualbinary import InputError
 from dualbinary.cli.version import package_version
+from dualbinary.files.documents import expand
 
 __all__ = ["analyze"]
 

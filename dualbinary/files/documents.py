@@ -4,7 +4,10 @@
     .jsonl                          a line is a JSON object whose "text" is a document
     .parquet                        a row's "text" is a document
 
-All but .parquet, which compresses by itself, may also end in .gz, .xz or .bz2. Text is UTF-8.
+All but .parquet, which compresses by itself, may also end in .gz, .xz or .bz2. Text is UTF-8. Parquet takes pyarrow.
+
+A tokenizer gets long documents in pieces (`pieces`). A cut may divide what would be one token, so all that measure on
+the same text cut at the same places.
 """
 
 import bz2
@@ -13,19 +16,21 @@ import gzip
 import json
 import lzma
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from dualbinary import InputError
+from dualbinary.errors import InputError
 
-__all__ = ["expand", "read_documents"]
+__all__ = ["expand", "pieces", "plain_name", "read_documents"]
 
 KEY = "text"  # of JSON objects, and the column of Parquet files
 PLAIN, LINES, TABLE = (".txt", ".text", ".md", ".raw", ".tokens"), ".jsonl", ".parquet"
 OPENERS: dict[str, Callable[..., IO[Any]]] = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
 DAMAGE = (OSError, EOFError, lzma.LZMAError, zlib.error)  # what reading a compressed file that is not one raises
 ROWS = 256  # of a Parquet file in memory at a time
+# A tokenizer keeps more than a hundred bytes for each token of what it is given at a time.
+PIECE_CHARACTERS = 1 << 18
 
 
 def read_documents(patterns: tuple[str, ...], separator: str | None) -> Iterator[tuple[Path, str]]:
@@ -58,6 +63,26 @@ def expand(patterns: tuple[str, ...]) -> list[Path]:
     for file in files:
         _kind(file)
     return list(files)
+
+
+def pieces(texts: Iterable[str]) -> Iterator[tuple[str, bool]]:
+    """All texts in pieces of limited length, cut after a line, each with whether its text ends with it."""
+    for text in texts:
+        begin = 0
+        while len(text) - begin > PIECE_CHARACTERS:
+            line = text.rfind("\n", begin, begin + PIECE_CHARACTERS) + 1
+            end = line or begin + PIECE_CHARACTERS
+            yield text[begin:end], False
+            begin = end
+        yield text[begin:], True
+
+
+def plain_name(path: Path) -> str:
+    """The name of a file of text without the endings that say its kind and compression."""
+    name = path.name
+    for endings in (OPENERS, (*PLAIN, LINES, TABLE)):
+        name = next((name[: -len(end)] for end in endings if name.lower().endswith(end)), name)
+    return name
 
 
 def _kind(path: Path) -> str:
@@ -122,9 +147,11 @@ def _document(line: str, place: str) -> str:
 
 
 def _table(path: Path) -> Iterator[str]:
-    import pyarrow  # here, since few runs need it and it takes a second
-    from pyarrow import parquet
-
+    try:
+        import pyarrow  # here, since few runs need it and it takes a second
+        from pyarrow import parquet
+    except ModuleNotFoundError:
+        raise InputError(f"{path}: Parquet files take pyarrow; pip install pyarrow") from None
     try:
         with parquet.ParquetFile(path) as file:
             if KEY not in file.schema_arrow.names:

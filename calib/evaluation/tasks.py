@@ -1,0 +1,54 @@
+"""Tasks of lm-evaluation-harness for what calib measures: torch models here, ONNX files in a child process."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from torch.nn import Module
+
+from calib.data.windows import load_tokenizer
+from calib.evaluation.measure import Answering
+from calib.evaluation.subjects import OnnxFile, Subject
+from dualbinary import DualBinaryError, InputError
+from dualbinary.evaluation.figures import TaskFigure
+from dualbinary.evaluation.tasks import TaskOptions, run_tasks, task_words
+
+__all__ = ["answering"]
+
+BATCH = 8  # requests at a time: more gain little on a CPU, and logits take T * V numbers of each
+
+
+def answering(directory: Path, options: TaskOptions, dtype: torch.dtype, *, progress: bool) -> Answering:
+    """What runs the tasks of `options`; the full-precision model and its checkpoints have the tokenizer of `directory`.
+
+    Raises InputError where the harness is not installed.
+    """
+    try:
+        import lm_eval  # noqa: F401 - before minutes of work on texts
+    except ImportError as error:
+        raise InputError(f"--tasks takes lm-evaluation-harness; pip install 'dualbinary[tasks]' ({error})") from None
+
+    def answer(subject: Subject | None, model: Module | None) -> tuple[TaskFigure, ...]:
+        if isinstance(subject, OnnxFile):
+            return _in_child(subject.path, options, progress)
+        from lm_eval.models.huggingface import HFLM
+
+        tokenizer = load_tokenizer(directory if subject is None or subject.shares else subject.path)
+        precision = None if dtype == torch.float32 else dtype
+        harness = HFLM(model, tokenizer=tokenizer, backend="causal", batch_size=BATCH, mixed_precision_dtype=precision)
+        return run_tasks(harness, options, progress=progress)
+
+    return answer
+
+
+def _in_child(path: Path, options: TaskOptions, progress: bool) -> tuple[TaskFigure, ...]:
+    """Those of an exported model. Ends this process with the child's exit code where it fails: it has said why."""
+    words = [sys.executable, "-m", "runtime_ext", "eval", str(path), "--json", *task_words(options)]
+    done = subprocess.run([*words, *([] if progress else ["--quiet"])], check=False, stdout=subprocess.PIPE, text=True)
+    if done.returncode < 0:
+        raise DualBinaryError(f"python -m runtime_ext eval was ended by signal {-done.returncode}; is memory short?")
+    if done.returncode:
+        sys.exit(done.returncode)
+    return tuple(TaskFigure(**figure) for figure in json.loads(done.stdout)["models"][0]["tasks"])
