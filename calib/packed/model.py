@@ -55,7 +55,7 @@ def pack_modules(
         module, _, part = name.rpartition(".")
         if part == "planes" and module not in packed:
             raise InputError(
-                f"{name}: the {type(model).__name__} of transformers has no linear layer or table of that name (experts "
+                f"{name}: the {type(model).__name__} of transformers has no layer or table of that name (experts "
                 "may be one tensor there), so its planes cannot stay packed; `dualbinary export` runs the checkpoint"
             )
     sizes = {names[name]: _size(module) for name, module in linears.items()}

@@ -250,7 +250,7 @@ def test_tensors_that_do_not_fit_are_named(checkpoint, tmp_path, change):
         expected = rf"{LAYER}\.planes: expected U8"
     else:
         tensors["model.layers.0.mlp.experts.3.up_proj.planes"] = tensors[f"{LAYER}.planes"].clone()
-        expected = r"experts\.3\.up_proj\.planes: the LlamaForCausalLM .* has no linear layer .* `dualbinary export`"
+        expected = r"experts\.3\.up_proj\.planes: the LlamaForCausalLM .* has no layer .* `dualbinary export`"
     save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
     (tmp_path / "config.json").write_text((directory / "config.json").read_text())
     with pytest.raises(InputError, match=expected):
