@@ -20,7 +20,7 @@ from dualbinary.contract import rotation
 from dualbinary.contract.hadamard import hadamard_matrix
 from dualbinary.contract.rotation import Rotation
 
-__all__ = ["InputRotation", "random_rotation"]
+__all__ = ["InputRotation", "random_rotation", "transform"]
 
 FACTOR_BITS = 6  # of the largest matrix that a block is multiplied with: small products are slow, large ones do much
 
@@ -41,24 +41,26 @@ class InputRotation(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """R x, float32 [.., K]."""
-        return self._transform(x.float() * self.signs.to(x.device))
+        return transform(x.float() * self.signs.to(x.device), self.stored.block_size)
 
     def undo(self, x: Tensor) -> Tensor:
         """R^T x, float32 [.., K]."""
-        return self._transform(x.float()) * self.signs.to(x.device)
+        return transform(x.float(), self.stored.block_size) * self.signs.to(x.device)
 
     def extra_repr(self) -> str:
         """Sizes, for people who print the model."""
         return f"{len(self.stored.signs)}, block_size={self.stored.block_size}"
 
-    def _transform(self, x: Tensor) -> Tensor:
-        inner, *outer = _factors(self.stored.block_size)
-        with torch.autocast(x.device.type, enabled=False):
-            found = x.reshape(-1, inner) @ _matrix(inner, x.device)
-            for factor in outer:
-                found = _matrix(factor, x.device) @ found.reshape(-1, factor, inner)
-                inner *= factor
-        return found.reshape(x.shape)
+
+def transform(x: Tensor, block_size: int) -> Tensor:
+    """H x for each block of x, float32 [.., K]."""
+    inner, *outer = _factors(block_size)
+    with torch.autocast(x.device.type, enabled=False):
+        found = x.reshape(-1, inner) @ _matrix(inner, x.device)
+        for factor in outer:
+            found = _matrix(factor, x.device) @ found.reshape(-1, factor, inner)
+            inner *= factor
+    return found.reshape(x.shape)
 
 
 def _factors(block_size: int) -> list[int]:

@@ -12,9 +12,18 @@ from torch import Tensor
 
 from dualbinary import InputError
 from dualbinary.contract.scale_codes import BFLOAT16
+from dualbinary.contract.schema import OP
 from dualbinary.contract.weight import PlaneFormat
 
-__all__ = ["checked_parameters", "round_parameters", "scale_type", "stored_array", "to_parameters", "to_scales"]
+__all__ = [
+    "checked_parameters",
+    "code_values",
+    "round_parameters",
+    "scale_type",
+    "stored_array",
+    "to_parameters",
+    "to_scales",
+]
 
 # Of the types shorter than the arithmetic: bits of the significand, and the step between the smallest numbers.
 PRECISION = {torch.float16: (11, 2.0**-24), torch.bfloat16: (8, 2.0**-133)}
@@ -30,6 +39,15 @@ def stored_array(plane_format: PlaneFormat, scales: Tensor) -> np.ndarray:
     """`scales` in the type of the format, bfloat16 as its bits."""
     stored = scales.detach().to(scale_type(plane_format))
     return (stored.view(torch.uint16) if stored.dtype == torch.bfloat16 else stored).numpy()
+
+
+def code_values(scales: Tensor) -> Tensor:
+    """The values float32 [C, N, groups] of scales as they are stored, codes of 8 bits among them; none is rounded."""
+    if scales.dtype != torch.uint8:
+        return scales.float()
+    head, zero, unit = (OP.scale_codes[key] for key in ("factor_bytes", "zero", "unit"))
+    factors = scales[..., :head].contiguous().view(torch.float16).float()
+    return factors * (scales[..., head:].float() - zero) / unit
 
 
 def checked_parameters(plane_format: PlaneFormat, scales: Tensor) -> Tensor:

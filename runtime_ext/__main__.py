@@ -1,43 +1,77 @@
-"""The runtime's commands: `python -m runtime_ext {generate,serve,eval,logits,bench,info}`."""
+"""The runtime's commands: `python -m runtime_ext {generate,chat,serve,eval,logits,bench,info}`."""
 
 import argparse
 import sys
+from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
 from dualbinary.cli import console
 from dualbinary.cli.options import add_options
-from runtime_ext import bench, generate, info
-from runtime_ext.decoder import LoadOptions
-from runtime_ext.evaluation import command as evaluation
-from runtime_ext.evaluation import logits
-from runtime_ext.serve import command as serve
 
-__all__ = ["main"]
+__all__ = ["COMMANDS", "main", "parser"]
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command: the module that has OPTIONS, EXAMPLES and `command`, its summary, and whether it needs a model."""
+
+    module: str
+    summary: str
+    needs_model: bool = True
+
 
 COMMANDS = {
-    "generate": (generate, "continue a text"),
-    "serve": (serve, "answer requests of the OpenAI API over HTTP"),
-    "eval": (evaluation, "measure perplexity of texts, and run tasks of lm-evaluation-harness"),
-    "logits": (logits, "answer sequences of token ids on standard input with their logits"),
-    "bench": (bench, "measure how fast a model runs here"),
-    "info": (info, "describe the library, and a model"),
+    "generate": Command("runtime_ext.generate", "continue a text"),
+    "chat": Command("runtime_ext.chat.command", "talk to a model, turn by turn"),
+    "serve": Command("runtime_ext.serve.command", "answer requests of the OpenAI API over HTTP"),
+    "eval": Command(
+        "runtime_ext.evaluation.command", "measure perplexity of texts, and run tasks of lm-evaluation-harness"
+    ),
+    "logits": Command(
+        "runtime_ext.evaluation.logits", "answer sequences of token ids on standard input with their logits"
+    ),
+    "bench": Command("runtime_ext.bench", "measure how fast a model runs here"),
+    "info": Command("runtime_ext.info", "describe the library, and a model", needs_model=False),
 }
+
+
+def parser(chosen: str | None = None) -> argparse.ArgumentParser:
+    """The command line, with the options of the command `chosen` only, or of all: each one's module is imported."""
+    result = argparse.ArgumentParser(
+        prog="python -m runtime_ext", description="Run exported models with ONNX Runtime: no torch, no onnx."
+    )
+    commands = result.add_subparsers(required=True, metavar="COMMAND")
+    for name, each in COMMANDS.items():
+        listed = commands.add_parser(
+            name,
+            help=each.summary,
+            description=f"{each.summary[0].upper()}{each.summary[1:]}.",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        if chosen in (name, None):
+            _fill(listed, each)
+    return result
 
 
 def main(argv: list[str] | None = None) -> int:
     """Parse the command line and return the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m runtime_ext", description="Run exported models with ONNX Runtime: no torch, no onnx."
+    arguments = sys.argv[1:] if argv is None else argv
+    first = next((word for word in arguments if not word.startswith("-")), "")
+    return console.run(parser(first), lambda args: args.command(args), arguments)
+
+
+def _fill(listed: argparse.ArgumentParser, each: Command) -> None:
+    from runtime_ext.decoder import LoadOptions
+
+    module = import_module(each.module)
+    listed.set_defaults(command=module.command)
+    listed.epilog = module.EXAMPLES
+    listed.add_argument(
+        "model", type=Path, nargs=None if each.needs_model else "?", metavar="OUT.onnx", help="exported model"
     )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for name, (module, summary) in COMMANDS.items():
-        command = commands.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
-        command.set_defaults(command=module.command)
-        nargs = "?" if module is info else None
-        command.add_argument("model", type=Path, nargs=nargs, metavar="OUT.onnx", help="exported model")
-        add_options(command, LoadOptions, *module.OPTIONS)
-        console.add_common_options(command)
-    return console.run(parser, lambda args: args.command(args), argv)
+    add_options(listed, LoadOptions, *module.OPTIONS)
+    console.add_common_options(listed)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from dualbinary.cli.options import option, options_from
 from runtime_ext.decoder import Decoder, LoadOptions
 from runtime_ext.providers import CPU, Provider
 
-__all__ = ["OPTIONS", "SEED", "TOKEN_RANGE", "BenchOptions", "Measurement", "measure", "peak_rss_bytes"]
+__all__ = ["EXAMPLES", "OPTIONS", "SEED", "TOKEN_RANGE", "BenchOptions", "Measurement", "measure", "peak_rss_bytes"]
 
 SEED = 0
 # The ids of the prompt: below any vocabulary in use, above most special tokens; smaller in smaller vocabularies.
@@ -39,6 +39,11 @@ class BenchOptions:
 
 
 OPTIONS = (BenchOptions, Provider)
+EXAMPLES = """\
+examples:
+  dualbinary bench OUT.onnx
+  dualbinary bench OUT.onnx --prompt-length 1024 --tokens 128 --threads 2 --json
+"""
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,21 @@
 """What a model carries from one step to the next: keys and values of all tokens, or states of fixed size."""
 
+from __future__ import annotations
+
 import math
 import mmap
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime as ort
 
 from dualbinary import InputError
 from dualbinary.files.cache_names import PAST, present_name
 from runtime_ext.providers import Provider
+
+if TYPE_CHECKING:
+    import onnxruntime as ort
 
 __all__ = ["CacheTensor", "cache_tensors", "untouched_zeros"]
 
@@ -51,6 +56,8 @@ class CacheTensor:
 
     def empty(self, length: int, provider: Provider) -> ort.OrtValue:
         """`zeros` on the provider's device; without any elements it is on the CPU."""
+        import onnxruntime as ort  # late: a command that prints its help does without
+
         values = self.zeros(length)
         place = (provider.name, provider.device) if values.size else ("cpu", 0)
         return ort.OrtValue.ortvalue_from_numpy(values, *place)

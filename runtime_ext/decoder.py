@@ -31,14 +31,16 @@ On CUDA the cache lives on the device and stays there. Tokens, mask and position
 Runtime copies, a few kilobytes a step; logits come back as host memory.
 """
 
+from __future__ import annotations
+
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime as ort
 
 import runtime_ext
 from dualbinary import DualBinaryError, InputError
@@ -48,6 +50,9 @@ from runtime_ext.cache import cache_tensors
 from runtime_ext.config import DecoderConfig
 from runtime_ext.providers import CPU, Provider
 from runtime_ext.static_step import NO_CAPTURE, StaticStep, graph_options
+
+if TYPE_CHECKING:
+    import onnxruntime as ort
 
 __all__ = ["PROMPT_CHUNK", "Decoder", "LoadOptions", "first_line", "session_options"]
 
@@ -72,6 +77,8 @@ def session_options(threads: int = 0, library: bool = True) -> ort.SessionOption
     Spinning stays as ONNX Runtime has it, on: a token is some hundred short parallel sections in a row, and sleeping
     between them costs about 10 microseconds each. The threads go to sleep by themselves soon after a step.
     """
+    import onnxruntime as ort  # late: a command that prints its help does without
+
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.intra_op_num_threads = threads
@@ -141,12 +148,14 @@ class Decoder:
     @classmethod
     def load(
         cls, path: Path, threads: int = 0, library: bool = True, provider: Provider = CPU, *, static_steps: bool = False
-    ) -> "Decoder":
+    ) -> Decoder:
         """Load an exported model. `library=False` leaves the operator to the function inside the model.
 
         Raises InputError, with ONNX Runtime's reason, for a file that is missing or is no such model, and where ONNX
         Runtime lacks `provider`; DualBinaryError where it cannot use it.
         """
+        import onnxruntime as ort  # as above
+
         if not path.is_file():
             raise InputError(f"{path}: no such file; `python -m exporter MODEL_DIR {path.name}` makes one")
         providers = provider.session_providers()
@@ -372,6 +381,8 @@ class Decoder:
 
     def _first(self, cache: ort.OrtValue, length: int) -> ort.OrtValue:
         """Keys or values of a growing cache for its first `length` tokens."""
+        import onnxruntime as ort  # as above
+
         kept = np.ascontiguousarray(cache.numpy()[:, :, :length])
         return ort.OrtValue.ortvalue_from_numpy(kept, self.provider.name, self.provider.device)
 

@@ -16,6 +16,10 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
 
 from dualbinary.cli.options import option, options_from
 from dualbinary.errors import OptionError
@@ -27,7 +31,46 @@ from runtime_ext.sampling import Sampler
 from runtime_ext.speculation import DraftGuesser, NgramGuesser, Pace, Speculation
 from runtime_ext.text import TextCodec
 
-__all__ = ["OPTIONS", "GenerateOptions", "Generation", "generate", "speculation_for"]
+__all__ = [
+    "EXAMPLES",
+    "OPTIONS",
+    "GenerateOptions",
+    "Generation",
+    "draft_option",
+    "follow",
+    "generate",
+    "speculate_option",
+    "speculation_for",
+]
+
+EXAMPLES = """\
+examples:
+  dualbinary generate OUT.onnx --prompt "Once upon a time" --max-new-tokens 200
+  dualbinary generate OUT.onnx --chat --prompt "Why is the sky blue?" --temperature 0.7 --top-p 0.9 --seed 1
+  dualbinary generate OUT.onnx --prompts questions.txt --chat --slots 8 --json
+  dualbinary generate OUT.onnx --prompt "def fibonacci(n):" --draft SMALLER.onnx
+"""
+
+
+def speculate_option(group: str) -> Any:
+    """The field of an options type that says who guesses tokens, first of its group of options."""
+    return option(
+        "auto",
+        help="check several guessed tokens in one run of the model; the text stays the same. ngram: guess what "
+        "followed the last words before, where that pays; auto: the same where several tokens get the same bits as "
+        "one; none: a token a run",
+        choices=("auto", "ngram", "none"),
+        group=group,
+    )
+
+
+def draft_option() -> Any:
+    """The field of an options type that names a model to make the guesses."""
+    return option(
+        None,
+        help="a smaller exported model with the same vocabulary, which makes the guesses",
+        metavar="SMALLER.onnx",
+    )
 
 
 @dataclass(frozen=True)
@@ -41,19 +84,8 @@ class GenerateOptions:
     slots: int = option(4, help="sequences at once, with {prompts}", minimum=1)
     chat: bool = option(False, help="put the prompt into the model's chat template")
     max_new_tokens: int = option(128, help="tokens to generate at most", minimum=1)
-    speculate: str = option(
-        "auto",
-        help="check several guessed tokens in one run of the model; the text stays the same. ngram: guess what "
-        "followed the last words before, where that pays; auto: the same where several tokens get the same bits as "
-        "one; none: a token a run",
-        choices=("auto", "ngram", "none"),
-        group="speculation, of {prompt}",
-    )
-    draft: Path | None = option(
-        None,
-        help="a smaller exported model with the same vocabulary, which makes the guesses",
-        metavar="SMALLER.onnx",
-    )
+    speculate: str = speculate_option("speculation, of {prompt}")
+    draft: Path | None = draft_option()
 
     def __post_init__(self) -> None:
         """Raise OptionError unless there is one source of prompts, and one of guesses."""
@@ -89,6 +121,19 @@ def generate(
     began = time.perf_counter()
     logits = decoder.step(prompt)
     result.prompt_seconds = time.perf_counter() - began
+    yield from follow(decoder, prompt, logits, limit, sampler, result, speculation)
+
+
+def follow(
+    decoder: Decoder,
+    prompt: Sequence[int],
+    logits: npt.NDArray[np.float32],
+    limit: int,
+    sampler: Sampler,
+    result: Generation,
+    speculation: Speculation | None = None,
+) -> Iterator[int]:
+    """As `generate`, where `decoder` has read `prompt` and gave `logits` for it; at most `limit` tokens."""
     while (token := sampler(logits)) not in decoder.config.eos_token_ids:
         result.tokens.append(token)
         yield token
@@ -132,7 +177,15 @@ def command(args: argparse.Namespace) -> None:
     print(_summary(len(prompt), result), file=sys.stderr)
 
 
-def speculation_for(decoder: Decoder, options: GenerateOptions, load: LoadOptions) -> Speculation | None:
+class _Guessing(Protocol):
+    @property
+    def speculate(self) -> str: ...
+
+    @property
+    def draft(self) -> Path | None: ...
+
+
+def speculation_for(decoder: Decoder, options: _Guessing, load: LoadOptions) -> Speculation | None:
     """What makes and checks guesses, as `options` say."""
     pace = Pace()
     if options.draft is not None:

@@ -19,7 +19,7 @@ from runtime_ext.config import read_json
 from runtime_ext.cuda_library import describe_cuda
 from runtime_ext.decoder import Decoder, LoadOptions
 
-__all__ = ["OPTIONS", "InfoOptions", "describe_model"]
+__all__ = ["EXAMPLES", "OPTIONS", "InfoOptions", "describe_model"]
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,11 @@ class InfoOptions:
 
 
 OPTIONS = (InfoOptions,)
+EXAMPLES = """\
+examples:
+  dualbinary info                     the library, its kernels for this CPU, ONNX Runtime
+  dualbinary info OUT.onnx --json     and the model: files, inputs and outputs, context, cache, formats
+"""
 
 
 def describe_model(path: Path, threads: int = 0, library: bool = True) -> dict[str, Any]:

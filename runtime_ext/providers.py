@@ -8,16 +8,19 @@ wants to know. For the CUDA provider, beyond the device:
     enable_cuda_graph       1 with `cuda_graph`: a step is captured once and replayed (runtime_ext/decoder.py)
 """
 
+from __future__ import annotations
+
 import contextlib
 import sys
 from dataclasses import dataclass
-from typing import Any
-
-import onnxruntime as ort
+from typing import TYPE_CHECKING, Any
 
 from dualbinary import DualBinaryError
 from dualbinary.cli.options import check_options, option
 from dualbinary.errors import OptionError
+
+if TYPE_CHECKING:
+    import onnxruntime as ort
 
 __all__ = ["CPU", "PROVIDERS", "Provider"]
 
@@ -49,6 +52,8 @@ class Provider:
         """The `providers` of onnxruntime.InferenceSession. Raises OptionError where ONNX Runtime lacks it."""
         if self.name == "cpu":
             return [_NAMES["cpu"]]
+        import onnxruntime as ort  # late: a command that prints its help does without
+
         available = ort.get_available_providers()
         if _NAMES["cuda"] not in available:
             raise OptionError(
@@ -71,6 +76,8 @@ class Provider:
 
     def check(self, session: ort.InferenceSession) -> None:
         """Raise DualBinaryError where `session` runs on another provider than this one."""
+        import onnxruntime as ort  # as above
+
         running = session.get_providers()
         if _NAMES[self.name] not in running:
             raise DualBinaryError(

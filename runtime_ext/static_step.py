@@ -5,14 +5,19 @@ and ones for the tokens that are there. GroupQueryAttention counts the ones, so 
 On CUDA, ONNX Runtime captures the first such step and replays it from then on; on the CPU it runs each one as usual.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime as ort
 
 from dualbinary import InputError
 from runtime_ext.providers import Provider
+
+if TYPE_CHECKING:
+    import onnxruntime as ort
 
 __all__ = ["NO_CAPTURE", "StaticStep", "graph_options"]
 
@@ -34,6 +39,8 @@ class StaticStep:
 
         `graph_id` differs between the objects of a session. Raises InputError for logits of unknown length.
         """
+        import onnxruntime as ort  # late: a command that prints its help does without
+
         self._session = session
         self._options = graph_options(graph_id)
         self._mask = np.zeros((1, capacity), np.int64)
@@ -72,6 +79,8 @@ class StaticStep:
 
 def graph_options(graph_id: int) -> ort.RunOptions:
     """Run options that name the captured graph. Providers without graphs ignore them."""
+    import onnxruntime as ort  # as above
+
     options = ort.RunOptions()
     options.add_run_config_entry("gpu_graph_id", str(graph_id))
     return options

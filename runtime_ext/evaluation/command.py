@@ -25,7 +25,7 @@ from runtime_ext.evaluation.scoring import text_windows, window_nll
 from runtime_ext.providers import Provider
 from runtime_ext.text import TextCodec
 
-__all__ = ["OPTIONS", "EvalOptions"]
+__all__ = ["EXAMPLES", "OPTIONS", "EvalOptions"]
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,11 @@ class EvalOptions:
 
 
 OPTIONS = (EvalOptions, TaskOptions, Provider)
+EXAMPLES = """\
+examples:
+  python -m runtime_ext eval OUT.onnx --text prose=novel.txt code=program.py
+  python -m runtime_ext eval OUT.onnx --tasks hellaswag,arc_easy --limit 200
+"""
 
 
 def command(args: argparse.Namespace) -> None:

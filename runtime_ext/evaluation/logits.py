@@ -20,10 +20,13 @@ from runtime_ext.decoder import Decoder, LoadOptions
 from runtime_ext.evaluation.scoring import window_logits
 from runtime_ext.providers import Provider
 
-__all__ = ["OPTIONS", "answer"]
-
+__all__ = ["EXAMPLES", "OPTIONS", "answer"]
 
 OPTIONS = (Provider,)
+EXAMPLES = """\
+example:
+  echo "[1, 2, 3]" | python -m runtime_ext logits OUT.onnx > logits.bin
+"""
 
 
 def answer(decoder: Decoder, lines: BinaryIO, output: BinaryIO) -> None:

@@ -30,7 +30,7 @@ from runtime_ext.providers import Provider
 from runtime_ext.serve.engine import Engine
 from runtime_ext.text import TextCodec
 
-__all__ = ["API_KEY", "OPTIONS", "ServeOptions", "command"]
+__all__ = ["API_KEY", "EXAMPLES", "OPTIONS", "ServeOptions", "command"]
 
 API_KEY = "DUALBINARY_API_KEY"  # environment variable; a command line can be read by others
 DEFAULT_CONTEXT = 4096
@@ -57,6 +57,11 @@ class ServeOptions:
 
 
 OPTIONS = (ServeOptions, Provider)
+EXAMPLES = """\
+examples:
+  dualbinary serve OUT.onnx
+  dualbinary serve OUT.onnx --host 0.0.0.0 --port 9000 --slots 8 --context 2048 --api-key secret
+"""
 
 
 def command(args: argparse.Namespace) -> None:
