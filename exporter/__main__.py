@@ -134,27 +134,27 @@ def _export_and_check(
     library = installed_library()
     result, seconds = _export(model_dir, args.out, options, command, library)
     summary: dict[str, Any] = {
-        "out": str(args.out),
+        "out": str(result.path),
         "seconds": round(seconds, 1),
         **result.report["totals"],
         "warnings": [*notes, *result.warnings],
     }
     for warning in summary["warnings"]:
         _note(warning)
-    if library.path is None and options.op == "dualbinary":
+    if library.path is None and options.op == "dualbinary" and options.layout_for is None:
         _note(f"no library beside the model, which runs by its fallback function: {library.reason}")
     if not args.json:
-        print(_sentence(args.out, summary))
+        print(_sentence(result.path, summary))
         print(_formats(result.report["formats"]), end="")
     outcome: CheckResult | None = None
     if command.check or command.check_tokens or (command.check is None and not result.verified):
-        outcome = _check(result, args.out, library, command.check_tokens)
+        outcome = _check(result, result.path, library, command.check_tokens)
         summary["check"] = outcome.to_dict()
     if args.json:
         print(json.dumps(summary))
     elif outcome is not None:
         print(_check_sentence(outcome))
-    _fail_on_disagreement(args.out, outcome)
+    _fail_on_disagreement(result.path, outcome)
 
 
 def _calibrated(model_dir: Path, out: Path, options: ExportOptions, command: CommandOptions) -> Path:
@@ -197,7 +197,7 @@ def _export(
         model_dir,
         out,
         options,
-        library=library.path if options.op == "dualbinary" else None,
+        library=library.path if options.op == "dualbinary" and options.layout_for is None else None,
         cuda_library=library.cuda if options.target == "cuda" and options.op == "dualbinary" else None,
         force=command.force,
         progress=not command.quiet and sys.stderr.isatty(),

@@ -143,7 +143,7 @@ class ExportOptions:
         "after each of them; 0: no such output",
         minimum=0,
         maximum=MAX_VERIFY_TOKENS,
-        shown="default 8; 3 with {accuracy_level} 4; 0 with {target} cuda or {op} matmulnbits",
+        shown="default 8; 3 with {accuracy_level} 4; 0 with {target} cuda, {op} matmulnbits or {layout_for}",
         metavar="N",
     )
     max_length: int | None = option(
@@ -188,6 +188,13 @@ class ExportOptions:
         "less memory than ort4 and needs {accuracy_level} 4",
         choices=("ort4", "ort2", "standard", "none"),
     )
+    layout_for: str | None = option(
+        None,
+        help="program that the folder is laid out for. transformersjs: transformers.js loads it as it is, with the "
+        "model in onnx/ under a name of its own",
+        choices=("transformersjs",),
+        shown="default: onnxruntime-genai and the commands of this project",
+    )
     target: str = option(
         "cpu",
         help="execution provider of ONNX Runtime that the graph and genai_config.json are made for; cuda takes "
@@ -201,6 +208,7 @@ class ExportOptions:
         if self.rotate is not None and self.rotate & (self.rotate - 1):
             raise OptionError("rotate", "a power of two", self.rotate, "use the next smaller one")
         self._check_levels()
+        self._check_layout_for()
         if self.fallback == "ort2" and self.accuracy_level == 0:
             expected = "ort4, standard or none at {accuracy_level} 0, where ONNX Runtime is slow with two bits"
             raise OptionError("fallback", expected, self.fallback, "use {fallback} ort4, or {accuracy_level} 4")
@@ -245,6 +253,17 @@ class ExportOptions:
         expected = f"model with {{{name}}} {getattr(self, name)}, as only blocks read a cache of another type"
         raise OptionError("kv_cache", expected, self.kv_cache, f"leave {{kv_cache}} out, or use {{{name}}} {needed}")
 
+    def _check_layout_for(self) -> None:
+        """Refuse what no JavaScript can run."""
+        if self.layout_for is None:
+            return
+        if self.fallback == "none":
+            expected = "ort4, ort2 or standard with {layout_for} transformersjs, which registers no library"
+            raise OptionError("fallback", expected, self.fallback, "leave {fallback} out")
+        if self.target != "cpu":
+            expected = "cpu with {layout_for} transformersjs, whose providers take the same file"
+            raise OptionError("target", expected, self.target, "leave {target} out")
+
     def _check_stock(self, plain: str) -> None:
         """Refuse what says nothing of a graph without our operator."""
         for name, only in (("layout", plain), ("fallback", "ort4")):
@@ -260,7 +279,9 @@ class ExportOptions:
         """New tokens that one run checks; 0: the last one's logits alone are known."""
         if self.verify_tokens is not None:
             return self.verify_tokens
-        return ROWS_BY_LEVEL[self.accuracy_level] if (self.target, self.op) == ("cpu", "dualbinary") else 0
+        # transformers.js computes the logits of guesses and has no use for them.
+        own = (self.target, self.op, self.layout_for) == ("cpu", "dualbinary", None)
+        return ROWS_BY_LEVEL[self.accuracy_level] if own else 0
 
     @property
     def activations(self) -> str:

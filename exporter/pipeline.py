@@ -2,7 +2,8 @@
 
 import json
 import shutil
-from dataclasses import asdict, dataclass
+from collections import Counter
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,14 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes.common import CheckerPass
 
-from dualbinary import OP, DualBinaryError
+from dualbinary import OP, DualBinaryError, InputError
 from dualbinary.errors import OptionError
-from dualbinary.files.model_files import CONFIGS, EXPORT_REPORT, OPTIONAL_FILES
+from dualbinary.files.model_files import CHAT_TEMPLATE, CONFIGS, EXPORT_REPORT, OPTIONAL_FILES
 from dualbinary.files.staging import check_output, check_space, staged
 from dualbinary.onnx_files.blocks import FusedBlocks, fuse_blocks
 from dualbinary.onnx_files.same_bits import state_same_bits
+from exporter import transformers_js
+from exporter.export_folder import ExportFolder
 from exporter.genai_notes import cache_notes, genai_notes
 from exporter.graph.architectures import VERIFIED
 from exporter.graph.build import build_graph
@@ -24,6 +27,7 @@ from exporter.graph.export_graph import ExportGraph
 from exporter.graph.parameters import Parameters
 from exporter.graph.rewrite import rewrite
 from exporter.model_files import (
+    ModelFiles,
     genai_config,
     generation_warnings,
     read_model_files,
@@ -44,8 +48,9 @@ _GRAPH_BYTES = 16 << 20  # room for the graph itself and the small files when fr
 
 @dataclass(frozen=True)
 class ExportResult:
-    """The graph that an export stored, the parameters that it was made of, and what there is to say about it."""
+    """The file that an export wrote, its graph, the parameters it was made of, and what there is to say about it."""
 
+    path: Path
     graph: ExportGraph
     parameters: Parameters
     options: ExportOptions
@@ -68,7 +73,7 @@ def export(
     force: bool = False,
     progress: bool = False,
 ) -> ExportResult:
-    """Export `model_dir` to `out` and the files beside it.
+    """Export `model_dir` to `out` and the files beside it, or to the folder of `out` in another layout.
 
     `library` is the custom-op library to copy beside the model, for hosts without this project's packages, and
     `cuda_library` the one with the CUDA kernels, which it opens there.
@@ -77,34 +82,70 @@ def export(
     source = ModelDirectory(model_dir)
     _refuse_contradictions(source, options)
     files = read_model_files(source)
-    data_name = f"{out.name}.data"
     libraries = [file for file in (library, cuda_library) if file is not None]
-    names = [out.name, data_name, *CONFIGS, *files.tokenizer_names, *(file.name for file in libraries)]
-    check_output(out, names, force=force, model_dir=model_dir)
+    names = [*CONFIGS, *files.tokenizer_names, *(file.name for file in libraries)]
+    check_output(out, [*_model_names(out, options), *names], force=force, model_dir=model_dir)
 
     built = build_graph(source, options.activations)
     parameters = Parameters(source, built)
     graph = rewrite(built, parameters, options, progress=progress)
+    place = _place(out, graph, options, source.model_type)
     stats: dict[str, LayerStats] = {}
     jobs = tensor_jobs(graph, parameters, stats)
 
     with staged(out.parent, stale=OPTIONAL_FILES) as stage:
+        data = stage / place.data
+        data.parent.mkdir(exist_ok=True)
         check_space(stage, max_data_bytes(graph.model) + _GRAPH_BYTES)
-        write_data_file(stage / data_name, graph.model, jobs, progress)
-        blocks = _save(graph.model, stage / out.name, fuse=options.fuses)
+        write_data_file(data, graph.model, jobs, progress)
+        data_bytes = data.stat().st_size
+        blocks, parts = _save(graph.model, stage / place.model, data, options)
         context = min(filter(None, (source.context_length, options.max_length, graph.positions)), default=None)
         required = library if options.fallback == "none" else None
-        genai = genai_config(graph.model, files, out.name, context, options.target, required)
+        genai = genai_config(graph.model, files, place.model, context, options.target, required)
+        if place.dtype is not None:
+            files = _for_transformers_js(files, place, len(parts), options)
         write_model_files(stage, files, genai)
         for file in libraries:
             shutil.copyfile(file, stage / file.name)
-        report = export_report(graph, parameters, stats, options, (stage / data_name).stat().st_size)
+        report = export_report(graph, parameters, stats, options, data_bytes)
         report["blocks"] = asdict(blocks)
         report["warnings"] = _warnings(graph, parameters, options, report)
         report["warnings"] += [*generation_warnings(files), *tokenizer_warnings(files, genai["model"]["vocab_size"])]
         report["warnings"] += [*cache_notes(graph.model), *transformers_notes(source.directory), *genai_notes(stage)]
         (stage / EXPORT_REPORT).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    return ExportResult(graph, parameters, options, report, tuple(report["warnings"]))
+    return ExportResult(out.parent / place.model, graph, parameters, options, report, tuple(report["warnings"]))
+
+
+def _model_names(out: Path, options: ExportOptions) -> list[str]:
+    """The files of graph and weights that an export may write. Raises InputError for a name that has no meaning."""
+    if options.layout_for is None:
+        usual = ExportFolder.of(out.name)
+        return [usual.model, usual.data]
+    if out.name != f"{transformers_js.MODEL}.onnx":
+        raise InputError(
+            f"{out}: --layout-for transformersjs names the model itself, {transformers_js.FOLDER}/"
+            f"{transformers_js.MODEL}_q4.onnx or the like; give FOLDER/{transformers_js.MODEL}.onnx"
+        )
+    return [name for place in transformers_js.folders() for name in (place.model, place.data)]
+
+
+def _place(out: Path, graph: ExportGraph, options: ExportOptions, model_type: str) -> ExportFolder:
+    if options.layout_for is None:
+        return ExportFolder.of(out.name)
+    transformers_js.refuse_states(graph.model, model_type)
+    planes: Counter[int] = Counter()
+    for node in graph.nodes:
+        planes[node.plane_format.planes] += sum(linear.N * linear.K for linear in node.linears)
+    return transformers_js.folder(planes, options.activations)
+
+
+def _for_transformers_js(files: ModelFiles, place: ExportFolder, chunks: int, options: ExportOptions) -> ModelFiles:
+    template = files.tokenizer.get(CHAT_TEMPLATE)
+    text = template.read_text(encoding="utf-8") if template is not None else None
+    config = files.config | {"transformers.js_config": transformers_js.js_config(place, chunks, options.cache_type)}
+    tokenizer_config = transformers_js.adapt_tokenizer_config(files.tokenizer_config, text)
+    return replace(files, config=config, tokenizer_config=tokenizer_config)
 
 
 def _refuse_contradictions(source: ModelDirectory, options: ExportOptions) -> None:
@@ -132,8 +173,8 @@ def _refuse_contradictions(source: ModelDirectory, options: ExportOptions) -> No
             raise OptionError("target", expected, options.target, "use {target} cpu, or train fewer planes")
 
 
-def _save(model: ir.Model, path: Path, *, fuse: bool) -> FusedBlocks:
-    """Write the graph, with blocks where `fuse` asks for them. Returns what there are."""
+def _save(model: ir.Model, path: Path, data: Path, options: ExportOptions) -> tuple[FusedBlocks, list[Path]]:
+    """Write the graph, with blocks where options ask for them. Returns what there are, and the files of its data."""
     version = model.opset_imports.get(OP.domain, 1)  # the oldest that can say what the file holds
     model.producer_name, model.producer_version = "dualbinary", f"op version {version}"
     try:
@@ -141,10 +182,14 @@ def _save(model: ir.Model, path: Path, *, fuse: bool) -> FusedBlocks:
     except Exception as error:  # the checker's own exception, wrapped by the pass or not
         raise DualBinaryError(f"the graph is not a valid ONNX model: {' '.join(str(error).split())}") from error
     proto = ir.to_proto(model)
-    blocks = fuse_blocks(proto) if fuse else FusedBlocks.none(proto)
+    blocks = fuse_blocks(proto) if options.fuses else FusedBlocks.none(proto)
     state_same_bits(proto)
+    parts = [data]
+    if options.layout_for is not None:
+        transformers_js.adapt_graph(proto)
+        parts = transformers_js.split_data(proto, data)
     onnx.save(proto, path)
-    return blocks
+    return blocks, parts
 
 
 def _warnings(graph: ExportGraph, parameters: Parameters, options: ExportOptions, report: dict[str, Any]) -> list[str]:
@@ -162,6 +207,8 @@ def _warnings(graph: ExportGraph, parameters: Parameters, options: ExportOptions
             f"made for {positions:,} tokens of the model's context of {context:,}, because tables for more would "
             f"fill every session's memory; --max-length {context} makes it for the whole context"
         )
+    if options.layout_for is not None:
+        lines += transformers_js.js_notes(source.model_type)
     if options.target == "cuda":
         lines += [f"on CUDA, {line}" for line in copies_and_gaps(graph.model)]
     return lines

@@ -60,7 +60,8 @@ def check_space(directory: Path, needed: int) -> None:
 def staged(directory: Path, stale: Iterable[str] = ()) -> Iterator[Path]:
     """Yield an empty directory whose files move into `directory` when the block ends without an exception.
 
-    Files named in `stale` belong to an earlier output and go, whether or not a new file takes their place.
+    Files in its folders move into folders of the same names. Files named in `stale` belong to an earlier output and go,
+    whether or not a new file takes their place.
     """
     with _own_directory(directory, _PREFIX) as stage:
         yield stage
@@ -91,16 +92,21 @@ def _own_directory(directory: Path, prefix: str) -> Iterator[Path]:
 
 
 def _move_all(stage: Path, directory: Path, stale: Iterable[str]) -> None:
-    new = {path.name for path in stage.iterdir()}
+    new = {str(path.relative_to(stage)) for path in stage.rglob("*") if path.is_file()}
     old = stage / _REPLACED
     old.mkdir()
     moved: list[str] = []
+    made: list[Path] = []
     try:
         for name in sorted(new.union(stale)):
             if (directory / name).is_file():
+                (old / name).parent.mkdir(parents=True, exist_ok=True)
                 os.replace(directory / name, old / name)
             moved.append(name)
             if name in new:
+                parent = (directory / name).parent
+                made += _missing_parents(parent)
+                parent.mkdir(parents=True, exist_ok=True)
                 os.replace(stage / name, directory / name)
     except BaseException:
         for name in moved:
@@ -108,6 +114,9 @@ def _move_all(stage: Path, directory: Path, stale: Iterable[str]) -> None:
                 os.unlink(directory / name)
             if (old / name).exists():
                 os.replace(old / name, directory / name)
+        for path in made:
+            with contextlib.suppress(OSError):
+                path.rmdir()
         raise
 
 
@@ -125,7 +134,10 @@ def _remove_abandoned(directory: Path) -> None:
         owner = path.name.rpartition("-")[2]
         if not owner.isdigit() or Path(f"/proc/{owner}").exists() or not Path("/proc").exists():
             continue
-        for old in (path / _REPLACED).glob("*"):
-            if not (directory / old.name).exists():
-                os.replace(old, directory / old.name)
+        replaced = path / _REPLACED
+        for old in [file for file in replaced.rglob("*") if file.is_file()]:
+            target = directory / old.relative_to(replaced)
+            if not target.exists():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(old, target)
         shutil.rmtree(path, ignore_errors=True)

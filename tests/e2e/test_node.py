@@ -1,0 +1,194 @@
+"""The examples for Node.js, as a person runs them: the terminal chat, and transformers.js on its own folder."""
+
+import json
+import os
+import pty
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from exporter.options import ExportOptions
+from exporter.pipeline import export
+from runtime_ext.decoder import Decoder
+from runtime_ext.text import TextCodec
+from tests.support.tiny_models import make_model
+from tests.support.tiny_tokenizers import write_tokenizer
+from tools.hosts.npm import EXAMPLES, installed, node, run_json
+from tools.hosts.task import NotHereError
+
+PROMPT = [72, 33, 40, 51, 60]
+COUNT = 12
+TEMPLATE = "{{ bos_token }}{% for m in messages %}[{{ m.role }}] {{ m.content }}{{ eos_token }}{% endfor %}[assistant] "
+FORMS = {
+    "default": {},
+    "fp16": {"dtype": "fp16"},
+    "int8 cache": {"kv_cache": "int8"},
+    "matmulnbits": {"op": "matmulnbits", "levels": "even"},
+}
+
+
+def ready(name: str) -> Path:
+    try:
+        return installed(EXAMPLES / name)
+    except NotHereError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="module")
+def chat() -> Path:
+    return ready("node") / "chat.js"
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """A tiny model with a tokenizer and a chat template, by name."""
+    made: dict[str, Path] = {}
+
+    def get(name: str) -> Path:
+        if name not in made:
+            directory = make_model(name, tmp_path_factory.mktemp("source") / name)
+            write_tokenizer(directory)
+            (directory / "chat_template.jinja").write_text(TEMPLATE)
+            made[name] = directory
+        return made[name]
+
+    return get
+
+
+def greedy(path: Path, ids: list[int], count: int) -> list[int]:
+    """What Python continues with, by the same function inside the model."""
+    decoder = Decoder.load(path, library=False)
+    decoder.start(len(ids) + count)
+    made: list[int] = []
+    logits = decoder.step(ids)
+    while len(made) < count:
+        made.append(int(np.argmax(logits)))
+        logits = decoder.step(made[-1:])
+    return made
+
+
+def said(*command: object) -> tuple[int, str]:
+    done = subprocess.run([node(), *map(str, command)], check=False, capture_output=True, text=True)
+    return done.returncode, done.stderr.strip()
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_terminal_continues_as_python_does(chat, source, tmp_path, form):
+    path = export(source("llama"), tmp_path / "model.onnx", ExportOptions(planes=4, **FORMS[form])).path
+    found = run_json(chat, tmp_path, "--ids", ",".join(map(str, PROMPT)), "--count", COUNT, "--json")
+    assert found["ids"] == greedy(path, PROMPT, COUNT)
+    assert found["text"] == TextCodec(tmp_path).decode(found["ids"])
+
+
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [*(("llama", form) for form in FORMS), ("gpt2", "default"), ("gemma3_text", "default"), ("qwen3", "matmulnbits")],
+)
+def test_transformers_js_loads_its_folder_and_continues_as_python_does(source, tmp_path, name, form):
+    host = ready("transformersjs") / "generate.js"
+    options = ExportOptions(planes=4, layout_for="transformersjs", **FORMS[form])
+    path = export(source(name), tmp_path / "model.onnx", options).path
+    found = run_json(host, tmp_path, "--ids", ",".join(map(str, PROMPT)), "--count", COUNT, "--json")
+    assert found["ids"] == greedy(path, PROMPT, COUNT)
+
+
+def test_the_pipeline_of_transformers_js_finds_the_chat_template(source, tmp_path):
+    host = ready("transformersjs") / "generate.js"
+    path = export(source("llama"), tmp_path / "model.onnx", ExportOptions(layout_for="transformersjs")).path
+    done = subprocess.run(
+        [node(), host, tmp_path, "Hi", "--count", str(COUNT)], check=True, capture_output=True, text=True
+    )
+    codec = TextCodec(tmp_path)
+    ids = greedy(path, codec.encode_messages([{"role": "user", "content": "Hi"}]), COUNT)
+    end = ids.index(2) if 2 in ids else COUNT
+    assert done.stdout.strip() == codec.decode(ids[:end]).strip()
+
+
+@pytest.fixture(scope="module")
+def folder(source, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("chat")
+    export(source("llama"), folder / "model.onnx", ExportOptions(planes=4))
+    return folder
+
+
+def test_a_conversation_reads_its_turns_and_forgets_them(chat, folder):
+    """Answers are those of the whole conversation read at once; Ctrl-C ends one; /reset begins anew."""
+    codec, decode = TextCodec(folder), []
+    messages: list[dict[str, str]] = []
+    for question in ("Hi", "And?"):
+        messages.append({"role": "user", "content": question})
+        ids = greedy(folder / "model.onnx", codec.encode_messages(messages), 5)
+        ids = ids[: ids.index(2)] if 2 in ids else ids
+        messages.append({"role": "assistant", "content": codec.decode(ids)})
+        decode.append(codec.decode(ids))
+    questions = "Hi\nAnd?\n/reset\nHi\n/exit\n"
+    done = subprocess.run(
+        [node(), chat, folder, "--count", "5"], check=True, capture_output=True, text=True, input=questions
+    )
+    answers = [text.split("\n[")[0] for text in done.stdout.split("> ")[1:]]
+    assert answers[0].strip() == decode[0].strip()
+    assert answers[1].strip() == decode[1].strip()
+    assert "forgotten" in answers[2]
+    assert answers[3].strip() == decode[0].strip()
+
+
+def test_ctrl_c_ends_an_answer_and_not_the_chat(chat, folder):
+    """In a terminal, where Ctrl-C is a key."""
+    controller, terminal = pty.openpty()
+    chatting = subprocess.Popen(
+        [node(), chat, folder, "--count", "100000", "--temperature", "5"],
+        stdin=terminal, stdout=terminal, stderr=terminal, close_fds=True,
+    )  # fmt: skip
+    os.close(terminal)
+    try:
+        read_until(controller, b"> ")
+        os.write(controller, b"Hi\n")
+        time.sleep(0.3)
+        os.write(controller, b"\x03")
+        # The tiny model ends by itself after some 100 tokens; in either case the chat is there for more.
+        assert b"tokens, first after" in read_until(controller, b"]")
+        os.write(controller, b"/exit\n")
+        assert chatting.wait(20) == 0
+    finally:
+        if chatting.poll() is None:
+            chatting.send_signal(signal.SIGKILL)
+        os.close(controller)
+
+
+def read_until(controller: int, end: bytes) -> bytes:
+    text = b""
+    while not text.endswith(end) and end not in text[-200:]:
+        text += os.read(controller, 4096)
+    return text
+
+
+def test_what_is_wrong_is_said_in_a_sentence(chat, source, folder, tmp_path):
+    assert said(chat) == (2, "error: one MODEL_FOLDER is expected, got 0; --help says more")
+    assert said(chat, folder, "--count", "none") == (2, "error: --count takes whole numbers from 1 up, got 'none'")
+    assert said(chat, folder, "--ids", "9999")[1] == "error: token 9999: the model has tokens 0 to 255"
+    assert "no such folder" in said(chat, tmp_path / "nowhere")[1]
+    assert "no genai_config.json" in said(chat, source("llama"))[1]
+
+    damaged = Path(shutil.copytree(folder, tmp_path / "damaged"))
+    (damaged / "model.onnx.data").unlink()
+    code, error = said(chat, damaged, "--ids", "1")
+    assert code == 2
+    assert "its file of weights is missing" in error
+    assert "\n" not in error
+    (damaged / "model.onnx").unlink()
+    assert "model.onnx: no such file" in said(chat, damaged)[1]
+    (damaged / "genai_config.json").write_text("{")
+    assert "genai_config.json is not JSON" in said(chat, damaged)[1]
+
+    alone = tmp_path / "alone"
+    export(source("llama"), alone / "model.onnx", ExportOptions(fallback="none"))
+    assert "needs the custom-op library" in said(chat, alone)[1]
+    settings = json.loads((folder / "tokenizer.json").read_text())
+    settings["model"]["type"] = "Strange"
+    (alone / "tokenizer.json").write_text(json.dumps(settings))
+    assert said(chat, alone)[0] == 2
