@@ -34,7 +34,9 @@ MODULES = (
     "runtime_ext.generate_all",
     "runtime_ext.generation",
 )
-HEADERS = ("runtime_ext/src/capi/dualbinary.h", "runtime_ext/src/capi/dualbinary_cuda.h")
+HEADERS = tuple(
+    f"runtime_ext/src/capi/{name}.h" for name in ("dualbinary", "dualbinary_onnxruntime", "dualbinary_cuda")
+)
 WIDTH = 110  # of a signature
 EXPORTED = "DUALBINARY_API "
 
@@ -77,7 +79,7 @@ def c_page() -> str:
         body = text.split('extern "C" {\n#endif\n')[1].split("#ifdef __cplusplus")[0]
         for paragraph in body.strip().split("\n\n"):
             comment, code = re.fullmatch(r"(?:/\*(.*?)\*/\n)?(.*)", paragraph, re.DOTALL).groups()  # pyright: ignore
-            names = ", ".join(re.findall(r"(dualbinary_\w+)\)?(?=[(;])", code))
+            names = ", ".join(re.findall(r"((?:dualbinary_|Register)\w+)\)?(?=[(;])", code))
             code = re.sub(rf"{EXPORTED}|(?<=\n) {{{len(EXPORTED)}}}", "", code)  # and what it indents
             parts += [f"### {names}", f"```c\n{code}\n```", _prose(comment or "")]
     return "\n\n".join(part for part in parts if part) + "\n"

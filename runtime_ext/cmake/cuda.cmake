@@ -86,7 +86,6 @@ function(dualbinary_add_cuda)
   endforeach()
   target_compile_definitions(
     dualbinary_cuda PRIVATE "DUALBINARY_CUDA_ARCHITECTURES=\"$<JOIN:${DUALBINARY_CUDA_ARCHITECTURES},$<COMMA>>\"")
-  install(TARGETS dualbinary_cuda LIBRARY DESTINATION runtime_ext RUNTIME DESTINATION runtime_ext)
 endfunction()
 
 function(dualbinary_add_cuda_emulation)

@@ -1,8 +1,9 @@
-// The library's entry points for ONNX Runtime.
+// The library's entry point for ONNX Runtime.
 #include <map>
 #include <mutex>
 #include <vector>
 
+#include "capi/dualbinary_onnxruntime.h"
 #include "contract.h"
 #include "ort/attention_op.h"
 #include "ort/cpu_op.h"
@@ -10,12 +11,6 @@
 #include "ort/hadamard_op.h"
 #include "ort/mlp_op.h"
 #include "ort/status.h"
-
-#if defined(_WIN32)
-#define DUALBINARY_EXPORT __declspec(dllexport)
-#else
-#define DUALBINARY_EXPORT __attribute__((visibility("default")))
-#endif
 
 namespace dualbinary {
 namespace {
@@ -65,16 +60,7 @@ OrtStatus* register_ops(OrtSessionOptions* options, const OrtApiBase* base) noex
 }  // namespace
 }  // namespace dualbinary
 
-extern "C" {
-
-// The symbol that SessionOptions.register_custom_ops_library and RegisterCustomOpsLibrary_V2 look for.
-DUALBINARY_EXPORT OrtStatus* ORT_API_CALL RegisterCustomOps(OrtSessionOptions* options, const OrtApiBase* base) {
+// Its name is unique in a static link; RegisterCustomOps (register_shared.cc) is for shared libraries.
+extern "C" DUALBINARY_API OrtStatus* RegisterDualBinaryCustomOps(OrtSessionOptions* options, const OrtApiBase* base) {
   return dualbinary::register_ops(options, base);
-}
-
-// The same under a name that is unique in a static link, for RegisterCustomOpsUsingFunction.
-DUALBINARY_EXPORT OrtStatus* ORT_API_CALL RegisterDualBinaryCustomOps(OrtSessionOptions* options,
-                                                                      const OrtApiBase* base) {
-  return dualbinary::register_ops(options, base);
-}
 }
