@@ -28,6 +28,7 @@ from dualbinary.contract.rotation import LEAST_BLOCK
 from dualbinary.contract.schema import HADAMARD, OP
 from dualbinary.contract.weight import EACH_GROUP, PlaneFormat
 from dualbinary.files.json_objects import read_json_object
+from dualbinary.files.sizes import parse_size
 
 __all__ = [
     "STAGES",
@@ -43,7 +44,7 @@ __all__ = [
 # Version 2 adds the keys format.method, layer and targets, version 3 those of NEWEST. What an older version says means
 # what it meant, and a configuration is written in version 2 where that can say it.
 CONFIG_VERSION, OLDER_VERSION = 3, 2
-NEWEST = ("levels", "zero", "scale_type", "override", "embedding_bits", "rotate")  # keys of format
+NEWEST = ("levels", "zero", "scale_type", "override", "embedding_bits", "rotate", "bits", "size")  # keys of format
 STAGES = ("init", "layer", "block", "e2e")
 
 Rate = Annotated[float, Field(ge=0, lt=1)]
@@ -76,8 +77,8 @@ class FormatConfig(Settings):
         description=f"of even levels without an offset, the number that stands for 0, or {EACH_GROUP}: each group has "
         "one (default: the middle)",
     )
-    scale_type: Literal["float16", "float32", "bfloat16"] = Field(
-        default="float16", description="type of the stored scales"
+    scale_type: Literal["float16", "float32", "bfloat16", "uint8"] = Field(
+        default="float16", description="type of the stored scales; uint8: codes of 8 bits, rounded to at the end"
     )
     embedding_bits: Literal[2, 3, 4, 8] | None = Field(
         default=None,
@@ -93,6 +94,34 @@ class FormatConfig(Settings):
         description="rotate what layers read, by signs and a Walsh-Hadamard transform, in blocks of the largest power "
         "of two that divides their inputs, up to this one, a power of two (default: no rotation)",
     )
+
+    bits: float | None = Field(
+        default=None,
+        gt=1,
+        le=8.5,
+        description="a budget: the bits of a weight of the linear layers, with all scales, which each layer gets a part "
+        "of by what it gains; planes, group sizes and levels of layers without an override follow from it",
+    )
+    size: int | None = Field(
+        default=None,
+        description="a budget for all quantized weights, vocabulary tables as well: bytes, or 60MB, 1.5GB",
+    )
+
+    @field_validator("size", mode="before")
+    @classmethod
+    def _bytes(cls, value: object) -> object:
+        """A number of bytes, as people write it."""
+        try:
+            return parse_size(value) if isinstance(value, str) else value
+        except InputError as error:
+            raise ValueError(str(error)) from None
+
+    @field_validator("size")
+    @classmethod
+    def _some(cls, value: int | None) -> int | None:
+        if value is not None and value <= 0:
+            raise ValueError("expected a number of bytes above 0")
+        return value
 
     @field_validator("rotate")
     @classmethod
@@ -132,6 +161,10 @@ class FormatConfig(Settings):
             raise ValueError("bases of -1 and 1 are stored as planes with an offset; leave out --no-offset")
         if self.method == "qbb" and self.levels == "even":
             raise ValueError("levels: even ones belong to --method fdb, not to qbb, whose bases have a scale each")
+        if self.bits is not None and self.size is not None:
+            raise ValueError("size: expected no --bits beside it, two budgets; leave out one of them")
+        if self.method == "qbb" and (self.bits is not None or self.size is not None):
+            raise ValueError("bits: a budget belongs to --method fdb, not to qbb")
         if self.zero is not None and (self.levels != "even" or self.offset):
             raise ValueError("zero: belongs to --levels even with --no-offset; add both, or leave it out")
         _ = self.plane_format
@@ -155,6 +188,11 @@ class FormatConfig(Settings):
         scale_type = SCALE_TYPES[self.scale_type]
         form = PlaneFormat(self.planes, self.group_size, self.offset, levels=levels, zero=zero, scale_dtype=scale_type)
         return checked_format(form)
+
+    @property
+    def has_budget(self) -> bool:
+        """Formats are chosen by the run itself."""
+        return self.bits is not None or self.size is not None
 
     @property
     def layer_formats(self) -> LayerFormats:
@@ -318,6 +356,8 @@ class CalibConfig(Settings):
             raise ValueError(f"stages: expected some of {', '.join(STAGES)}, in this order, each once")
         if ("init" in self.stages) == (self.start is not None):
             raise ValueError("expected either the stage init or a checkpoint to continue from")
+        if self.format.has_budget and self.start is not None:
+            raise ValueError("format.bits: a checkpoint to start from has its formats; leave out --bits and --size")
         if self.data.keep and "e2e" not in self.stages:
             raise ValueError("data.keep: chooses what the stage e2e trains on; add it, or keep all")
         return self
@@ -326,7 +366,7 @@ class CalibConfig(Settings):
     def needs_tokens(self) -> bool:
         """Some stage looks at text."""
         trains = "block" in self.stages or "e2e" in self.stages or self.format.embedding_bits is not None
-        return trains or ("init" in self.stages and WEIGHT_INITS[self.init.method].needs_inputs)
+        return trains or self.format.has_budget or ("init" in self.stages and WEIGHT_INITS[self.init.method].needs_inputs)
 
     @property
     def blockwise_reads_text(self) -> bool:

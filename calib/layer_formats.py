@@ -29,7 +29,12 @@ __all__ = [
 ]
 
 FREE_PLANES = 4  # at most, where every plane has scales: the quantizer sorts their 2^P levels
-SCALE_TYPES = {"float16": np.dtype(np.float16), "float32": np.dtype(np.float32), "bfloat16": BFLOAT16}
+SCALE_TYPES = {
+    "float16": np.dtype(np.float16),
+    "float32": np.dtype(np.float32),
+    "bfloat16": BFLOAT16,
+    "uint8": np.dtype(np.uint8),  # codes, rounded to when a checkpoint is written
+}
 SHOWN_NAMES = 3  # modules in the message about a pattern that matches none
 
 

@@ -44,6 +44,8 @@ HIDDEN = ("version",)
 METAVARS = {
     "embedding_bits": "N",
     "rotate": "BLOCK",
+    "bits": "B",
+    "size": "SIZE",
     "text": "FILE",
     "skip": "PATTERN",
     "separator": "TEXT",
@@ -51,7 +53,7 @@ METAVARS = {
     "zero": "X",
     "override": "FORMAT",
 }
-KINDS = {"zero": str, "embedding_bits": int, "rotate": int}  # where a command line reads another type than a file
+KINDS = {"zero": str, "embedding_bits": int, "rotate": int, "bits": float, "size": str}  # where a command line reads another type than a file
 BOUNDS = {"ge": "minimum", "le": "maximum", "gt": "above", "lt": "below"}  # names of pydantic's limits
 ESCAPES = {"\\n": "\n", "\\t": "\t", "\\f": "\f"}
 

@@ -1,6 +1,8 @@
 """A run from model directory to checkpoint: text, blockwise calibration, distillation, and the files.
 
     tokens       windows of the text                                    result "windows" of the work directory
+    budget       with --bits or --size: what formats cost, and     results "sensitivity-000" and so on, "budget"
+                 the choice of each layer's
     blockwise    weight initialization and reconstruction by block      one result for each block
     tables       vocabulary tables in planes, where that is asked for   result "tables"
     filter       generated sequences that e2e trains on                 result "scores"
@@ -22,6 +24,8 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
+from calib.budget.plan import WINDOWS as BUDGET_WINDOWS
+from calib.budget.plan import chosen_budget, spend_budget
 from calib.config import CalibConfig
 from calib.data.collect import collect, generated_count
 from calib.data.generate import PARTS_SUFFIX, generate_to
@@ -150,6 +154,8 @@ class _Job(RunContext):
         if self.team.leads:
             tokens, origin = self._tokens()
             seconds["data"] = time.perf_counter() - begin
+        budget = self._budget(tokens, seconds) if self.config.format.has_budget else None
+        if self.team.leads:
             self._calibrate_blocks(tokens, initial_weights)
         self.team.wait()
         blocks = self.blockwise.reports()
@@ -162,6 +168,7 @@ class _Job(RunContext):
             "data": origin,
             "blocks": blocks,
             "seconds": seconds,
+            **({"budget": budget} if budget is not None else {}),
         }
         tables = wants_tables(self)
         if "e2e" in self.config.stages or tables:
@@ -221,6 +228,19 @@ class _Job(RunContext):
         self.work.write_tensors(WINDOWS, {"tokens": tokens.contiguous()}, origin)
         return tokens, origin
 
+    def _budget(self, tokens: Tensor | None, seconds: dict[str, float]) -> dict[str, Any]:
+        """Spend the budget, and go on as the configuration that says how; figures for the record."""
+        begin = time.perf_counter()
+        if self.team.leads:
+            assert tokens is not None
+            spend_budget(self, self._calibration(tokens))
+        self.team.wait()
+        found = chosen_budget(self)
+        self.config = found.config
+        self.source.set_formats(found.config.format.layer_formats)
+        seconds["budget"] = time.perf_counter() - begin
+        return found.figures
+
     def _calibration(self, tokens: Tensor) -> Tensor:
         """The windows that stages before distillation learn from, none of those held out for it."""
         return tokens[: len(tokens) - self._held_out()][: self._calibration_windows()]
@@ -233,7 +253,8 @@ class _Job(RunContext):
         """Windows that blockwise calibration learns from."""
         windows = {"init": self.config.init.windows, "block": self.config.block.windows}
         tables = self.config.init.windows if self.config.format.embedding_bits is not None else 0
-        return max(tables, *(windows.get(stage, 0) for stage in self.config.stages))
+        budget = BUDGET_WINDOWS if self.config.format.has_budget else 0
+        return max(tables, budget, *(windows.get(stage, 0) for stage in self.config.stages))
 
     def _windows_wanted(self) -> int:
         e2e = self.config.e2e.steps * self.config.e2e.batch if "e2e" in self.config.stages else 0

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dualbinary import InputError
-from dualbinary.contract.scale_codes import BFLOAT16
+from dualbinary.contract.scale_codes import BFLOAT16, round_scales
 from dualbinary.contract.schema import OP
 from dualbinary.contract.weight import PlaneFormat
 
@@ -27,16 +27,23 @@ __all__ = [
 
 # Of the types shorter than the arithmetic: bits of the significand, and the step between the smallest numbers.
 PRECISION = {torch.float16: (11, 2.0**-24), torch.bfloat16: (8, 2.0**-133)}
-TYPES = {np.dtype(np.float16): torch.float16, np.dtype(np.float32): torch.float32, BFLOAT16: torch.bfloat16}
+TYPES = {
+    np.dtype(np.float16): torch.float16,
+    np.dtype(np.float32): torch.float32,
+    BFLOAT16: torch.bfloat16,
+    np.dtype(np.uint8): torch.float16,  # codes of a row have one factor, so they are made once the row is done
+}
 
 
 def scale_type(plane_format: PlaneFormat) -> torch.dtype:
-    """The type in which scales of the format are stored."""
+    """The type that holds scales of the format while they change: that in which they are stored, float16 for codes."""
     return TYPES[plane_format.scale_dtype]
 
 
 def stored_array(plane_format: PlaneFormat, scales: Tensor) -> np.ndarray:
-    """`scales` in the type of the format, bfloat16 as its bits."""
+    """`scales` [C, N, groups] in the type of the format, bfloat16 as its bits, 8 bits as codes (scale_codes.py)."""
+    if plane_format.scale_dtype == np.uint8:
+        return round_scales(scales.detach().double().numpy())
     stored = scales.detach().to(scale_type(plane_format))
     return (stored.view(torch.uint16) if stored.dtype == torch.bfloat16 else stored).numpy()
 

@@ -137,6 +137,13 @@ class SourceModel:
         self.tables: list[QuantTable] = []
         self.linears = self._replace_linears(skip)
 
+    def set_formats(self, formats: LayerFormats) -> None:
+        """Give all layers, none of which is quantized yet, other formats. Raises InputError where they do not fit."""
+        formats.check({name: layer.in_features for name, layer in self.linears.items()})
+        self.formats = formats
+        for name, layer in self.linears.items():
+            layer.format = formats.of(name).for_inputs(layer.in_features)
+
     def load(
         self, module: nn.Module, dtype: torch.dtype = torch.float32, linear_dtype: torch.dtype | None = None
     ) -> None:

@@ -3,12 +3,16 @@
     {"version": 1, "dualbinary": release, "config": {...},
      "model": {"name", "parameters", "quantised_parameters", "hidden", "vocabulary", "bits_per_weight", and where they
                are not one for all: "formats"; where inputs are rotated: "rotations", blocks by width or null},
+     "budget": {"bits" or "size", "weights", "bits_per_weight", "bytes", "loss", "gap",
+                "units": [{"modules", "chosen", "formats", "bits", "losses"}], "frontier": [[bytes, loss]]} or absent,
      "data": {"length", "text_windows", "generated_windows", "files", ...} or null,
      "blocks": [{"name", "seconds", "error_before", "error_after", "layers": {name: {stage: figures}}}],
      "tables": [{"name", "format", "weights", "bits_per_weight", "weight_error", "output_error"}] or absent,
      "filter": {"by", "candidates", "chosen", "scores", "distinct", "sequences"} or absent,
      "e2e": {"curve", "best_step", "first_loss", "best_loss", "seconds"} or absent,
-     "seconds": {"data", "init+block", "tables", "filter", "e2e"}}
+     "seconds": {"data", "budget", "init+block", "tables", "filter", "e2e"}}
+
+`config` of a run with a budget says the formats that were chosen, so that it repeats the run without measuring.
 
 The filter's figures are those of calib.stages.filter.choose, a layer's after a stage those of
 calib.measure.layer_statistics; the stage layer adds "flipped", for each plane the share of bits that differ from the
@@ -140,11 +144,38 @@ class _Table(Part):
     output_error: Size | None
 
 
+class _Unit(Part):
+    modules: list[str] = Field(min_length=1)
+    chosen: Count
+    formats: list[str] = Field(min_length=1)
+    bits: list[Size]
+    losses: list[Size]
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> "_Unit":
+        if not len(self.formats) == len(self.bits) == len(self.losses) > self.chosen:
+            raise ValueError("units: expected bits and a loss for each format, and one of them chosen")
+        return self
+
+
+class _Budget(Part):
+    bits: Size | None = None
+    size: Count | None = None
+    weights: Annotated[Count, Field(ge=1)]
+    bits_per_weight: Size
+    bytes: Count
+    loss: Size
+    gap: Size
+    units: list[_Unit] = Field(min_length=1)
+    frontier: list[tuple[Count, Size]] = Field(min_length=1)
+
+
 class _Record(Part):
     version: Literal[1]
     dualbinary: str
     config: CalibConfig
     model: _Model
+    budget: _Budget | None = None
     data: dict[str, Any] | None
     blocks: list[_Block] = Field(min_length=1)
     tables: list[_Table] | None = None

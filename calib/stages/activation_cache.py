@@ -19,18 +19,24 @@ from dualbinary.files.atomic import move_into_place
 __all__ = ["ActivationCache"]
 
 GIGABYTE = 1e9
-GENERATIONS = 4  # of both kinds, what enters the current block and what leaves it
+GENERATIONS = 2  # of each kind, what enters the current block and what leaves it
 
 
 class ActivationCache:
     """The cached activations of a run, under a limit of disk space."""
 
-    def __init__(self, directory: Path, shape: tuple[int, int, int], limit_gb: float) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        shape: tuple[int, int, int],
+        limit_gb: float,
+        kinds: tuple[str, ...] = ("teacher", "student"),
+    ) -> None:
         """`shape` is [windows, T, H]. Raises InputError where the limit or the disk is too small for it."""
-        self.directory, self.shape = directory, shape
+        self.directory, self.shape, self.kinds = directory, shape, kinds
         directory.mkdir(exist_ok=True)
         self._bytes = 4 * math.prod(shape)
-        need = GENERATIONS * self._bytes
+        need = GENERATIONS * len(kinds) * self._bytes
         free = shutil.disk_usage(directory).free + sum(file.stat().st_size for file in directory.iterdir())
         for what, limit in (("--cache-gb", limit_gb * GIGABYTE), (f"free space of {directory}", float(free))):
             if need > limit:
@@ -40,7 +46,7 @@ class ActivationCache:
                 )
 
     def path(self, kind: str, block: int) -> Path:
-        """The file of `kind` ("teacher" or "student") that enters block `block`."""
+        """The file of `kind`, one of `kinds`, that enters block `block`."""
         return self.directory / f"{kind}-{block}.f32"
 
     def create(self, kind: str, block: int) -> Tensor:
@@ -56,13 +62,13 @@ class ActivationCache:
         return torch.from_numpy(np.memmap(self.path(kind, block), np.float32, "c", shape=self.shape))
 
     def complete(self, block: int) -> bool:
-        """Say that both files that enter `block` are there."""
-        files = [self.path(kind, block) for kind in ("teacher", "student")]
+        """Say that the files that enter `block` are there."""
+        files = [self.path(kind, block) for kind in self.kinds]
         return all(file.is_file() and file.stat().st_size == self._bytes for file in files)
 
     def drop(self, block: int) -> None:
         """Remove the files that enter `block`."""
-        for kind in ("teacher", "student"):
+        for kind in self.kinds:
             self.path(kind, block).unlink(missing_ok=True)
 
     def _unfinished(self, kind: str, block: int) -> Path:

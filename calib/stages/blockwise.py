@@ -2,7 +2,7 @@
 
 For each block, in order:
 
-    1. teacher activations     y = block(x), full precision, for all windows
+    1. teacher activations     y = block(x), full precision, for all windows; where the block is reconstructed
     2. weight initialization   layers in the order in which the block calls them, those that read one value together.
                                The hessian of their inputs is that of the student, after the layers already done
     3. layer-wise              QBB's bases nearer to each weight, whatever the inputs are
@@ -108,7 +108,9 @@ class _Activations:
             )
         hidden_size = source.model.config.get_text_config().hidden_size
         shape = windows, tokens.shape[1], hidden_size
-        self.cache = ActivationCache(context.work.path / CACHE_DIRECTORY, shape, config.cache_gb)
+        # What the teacher makes of a block is the target of reconstruction alone.
+        kinds = ("teacher", "student") if "block" in config.stages else ("student",)
+        self.cache = ActivationCache(context.work.path / CACHE_DIRECTORY, shape, config.cache_gb, kinds)
         complete = self.cache.complete(block)
         parts = [*self.batches(windows), *self.batches(config.init.windows)]
         sizes = {part.stop - part.start for part in parts} | {settings.batch, settings.held_out % settings.batch}
@@ -128,10 +130,12 @@ class _Activations:
         check_calls(source, tokens[:1].to(self.device))
         calls = {n: record_calls(source, tokens[:n].to(self.device))[1] for n in sizes if 0 < n <= windows}
         if first_activations:
-            teacher, student = (self.cache.create(kind, 0) for kind in ("teacher", "student"))
+            files = [self.cache.create(kind, 0) for kind in self.cache.kinds]
             for part in self.batches(windows):
-                teacher[part] = student[part] = record_calls(source, tokens[part].to(self.device))[0].float().cpu()
-            for kind in ("teacher", "student"):
+                entering = record_calls(source, tokens[part].to(self.device))[0].float().cpu()
+                for file in files:
+                    file[part] = entering
+            for kind in self.cache.kinds:
                 self.cache.keep(kind, 0)
         for module in needed:
             source.unload(module)
@@ -144,7 +148,7 @@ class _Activations:
         for layer in quant_linears(block):
             results.restore(layer)
         block.to(self.device)
-        for kind in ("teacher", "student"):
+        for kind in self.cache.kinds:
             self.advance(kind, index)
         self.source.unload(block)
         self.cache.drop(index)
@@ -188,7 +192,8 @@ class _Block:
         begin = time.perf_counter()
         self.context.source.load(self.module)
         self.module.to(self.context.team.device)
-        targets = self.activations and self.activations.advance("teacher", self.index)
+        reconstructs = "block" in self.config.stages
+        targets = self.activations.advance("teacher", self.index) if self.activations and reconstructs else None
         for group, hessian in self._groups():
             for layer, state in zip(group, self._initial_weights(group, hessian), strict=True):
                 self.hessians[layer.name] = hessian
@@ -197,7 +202,7 @@ class _Block:
             self._measure("init")
         if "layer" in self.config.stages:
             self._binarize()
-        if "block" in self.config.stages:
+        if reconstructs:
             assert self.activations is not None and targets is not None
             self._reconstruct(self.activations, targets)
         if self.activations is not None:
