@@ -30,7 +30,8 @@ import onnxruntime as ort
 from dualbinary import DualBinaryError, InputError
 from dualbinary.files.model_files import LONG_ROPE_AFTER
 from runtime_ext.cache import cache_tensors, untouched_zeros
-from runtime_ext.decoder import PROMPT_CHUNK, Decoder, first_line
+from runtime_ext.decoder import PROMPT_CHUNK, Decoder
+from runtime_ext.load_errors import first_line
 from runtime_ext.providers import CPU, Provider
 
 __all__ = ["BatchDecoder", "BatchSequence", "batch_decoder", "load_batch_decoder"]

@@ -48,13 +48,14 @@ from dualbinary.cli.options import option
 from dualbinary.files.model_files import LONG_ROPE_AFTER, SAME_BITS_TOKENS, VERIFY_LOGITS, VERIFY_TOKENS
 from runtime_ext.cache import cache_tensors
 from runtime_ext.config import DecoderConfig
+from runtime_ext.load_errors import check_model_file, explained, first_line
 from runtime_ext.providers import CPU, Provider
 from runtime_ext.static_step import NO_CAPTURE, StaticStep, graph_options
 
 if TYPE_CHECKING:
     import onnxruntime as ort
 
-__all__ = ["PROMPT_CHUNK", "Decoder", "LoadOptions", "first_line", "session_options"]
+__all__ = ["PROMPT_CHUNK", "Decoder", "LoadOptions", "session_options"]
 
 # A prompt is read in pieces of this many tokens. Attention holds scores [heads, s, t] at once; and models that give
 # logits of all s tokens, in float32, take 154 MB for a piece where the vocabulary has 150,000 words.
@@ -156,15 +157,14 @@ class Decoder:
         """
         import onnxruntime as ort  # as above
 
-        if not path.is_file():
-            raise InputError(f"{path}: no such file; `python -m exporter MODEL_DIR {path.name}` makes one")
+        check_model_file(path)
         providers = provider.session_providers()
         options = session_options(threads, library)
         try:
             # Without the fallback, which would print its reasons and continue without the provider.
             session = ort.InferenceSession(str(path), options, providers=providers, enable_fallback=0)
         except Exception as error:  # ONNX Runtime's own exceptions share no narrower base
-            raise InputError(f"{path}: ONNX Runtime cannot load it: {first_line(error)}") from error
+            raise explained(path, error) from error
         provider.check(session)
         try:
             return cls(session, DecoderConfig.read(path.parent), provider, static_steps)
@@ -394,8 +394,3 @@ def _check_names(session: ort.InferenceSession) -> None:
         raise InputError(f"not a decoder: it has no input {name}")
     if "logits" not in {value.name for value in session.get_outputs()}:
         raise InputError("not a decoder: it has no output logits")
-
-
-def first_line(error: Exception) -> str:
-    """The first line of what ONNX Runtime says, which appends where in its source it failed."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -2,27 +2,16 @@
 # Only these files get the flags. What they may include, and why: src/kernels/kernel.h.
 
 function(dualbinary_add_isa_kernels target)
-  if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(aarch64|arm64|ARM64)$" AND NOT MSVC)
+  if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(aarch64|arm64|ARM64)$")
     # GCC's pass that schedules before registers are given out lengthens lives until they spill, in the innermost loops.
     set(no_spills $<$<CXX_COMPILER_ID:GNU>:-fno-schedule-insns>)
     dualbinary_isa(${target} NEON src/kernels/arm_neon.cc ${no_spills})
     dualbinary_isa(${target} NEON src/kernels/hadamard_neon.cc)
     dualbinary_isa(${target} NEON src/kernels/elementwise_neon.cc)
     dualbinary_isa(${target} NEON src/kernels/attention_neon.cc)
-    dualbinary_isa(${target} I8MM src/kernels/arm_i8mm.cc -march=armv8.2-a+i8mm ${no_spills})
+    dualbinary_isa(${target} I8MM src/kernels/arm_i8mm.cc -mcpu=generic+i8mm ${no_spills})
   elseif(NOT CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
     return()
-  elseif(MSVC)
-    dualbinary_isa(${target} AVX2 src/kernels/x86_avx2.cc /arch:AVX2)
-    dualbinary_isa(${target} AVX2 src/kernels/x86_avx2_levels.cc /arch:AVX2)
-    dualbinary_isa(${target} AVX2 src/kernels/hadamard_avx2.cc /arch:AVX2)
-    dualbinary_isa(${target} AVX2 src/kernels/elementwise_avx2.cc /arch:AVX2)
-    dualbinary_isa(${target} AVX2 src/kernels/attention_avx2.cc /arch:AVX2)
-    dualbinary_isa(${target} AVX512 src/kernels/hadamard_avx512.cc /arch:AVX512)
-    dualbinary_isa(${target} AVX512 src/kernels/elementwise_avx512.cc /arch:AVX512)
-    dualbinary_isa(${target} AVX512 src/kernels/attention_avx512.cc /arch:AVX512)
-    dualbinary_isa(${target} AVX512 src/kernels/x86_avx512.cc /arch:AVX512)
-    dualbinary_isa(${target} AVX512 src/kernels/x86_avx512_levels.cc /arch:AVX512)
   else()
     # GCC's own AVX-512 header trips these warnings of GCC's (its bug 105593), wherever the intrinsics are used.
     set(quiet $<$<CXX_COMPILER_ID:GNU>:-Wno-uninitialized> $<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized>)
@@ -34,8 +23,8 @@ function(dualbinary_add_isa_kernels target)
     dualbinary_isa(${target} AVX2 src/kernels/attention_avx2.cc ${avx2})
     # icelake-server: the first CPUs with all of these. By its general costs GCC would read every table twice, once for
     # each plane.
-    set(avx512 ${avx2} -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mavx512vbmi
-               -mtune=icelake-server)
+    set(tune $<$<CXX_COMPILER_ID:GNU>:-mtune=icelake-server>)
+    set(avx512 ${avx2} -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mavx512vbmi ${tune})
     dualbinary_isa(${target} AVX512 src/kernels/x86_avx512.cc ${avx512} ${quiet})
     dualbinary_isa(${target} AVX512 src/kernels/x86_avx512_levels.cc ${avx512} ${quiet})
     dualbinary_isa(${target} AVX512 src/kernels/hadamard_avx512.cc ${avx512} ${quiet})

@@ -135,13 +135,13 @@ def test_missing_file_is_named(tmp_path):
 def test_a_file_that_is_not_onnx_is_refused(tmp_path):
     path = tmp_path / "out.onnx"
     path.write_text("hello", encoding="utf-8")
-    with pytest.raises(InputError, match=r"out\.onnx: ONNX Runtime cannot load it"):
+    with pytest.raises(InputError, match=r"out\.onnx: it is cut off, damaged, or no ONNX file; copy it again"):
         load(path)
 
 
 def test_missing_external_data_is_refused(tiny_copy):
     (tiny_copy.parent / "model.onnx.data").unlink()
-    with pytest.raises(InputError, match=r"cannot load it: .*model\.onnx\.data"):
+    with pytest.raises(InputError, match=r"its data file .*model\.onnx\.data is missing; copy both"):
         load(tiny_copy)
 
 

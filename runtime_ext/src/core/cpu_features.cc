@@ -5,17 +5,17 @@
 #include <cstdint>
 #include <string_view>
 
-#if defined(__x86_64__) || defined(_M_X64)
+#if defined(__x86_64__)
 #define DUALBINARY_X86 1
-#if defined(_MSC_VER)
-#include <intrin.h>
-#else
 #include <cpuid.h>
-#endif
 #elif defined(__aarch64__) && defined(__linux__)
 #include <sys/auxv.h>
 #elif defined(__aarch64__) && defined(__APPLE__)
 #include <sys/sysctl.h>
+#elif defined(__aarch64__) && defined(_WIN32)
+#define WIN32_LEAN_AND_MEAN
+#define NOMINMAX
+#include <windows.h>
 #endif
 
 namespace dualbinary {
@@ -28,14 +28,8 @@ enum Register { kEax, kEbx, kEcx, kEdx };
 
 Registers cpuid(std::uint32_t leaf) {
   Registers r{};
-#if defined(_MSC_VER)
-  std::array<int, 4> raw{};
-  __cpuidex(raw.data(), static_cast<int>(leaf), 0);
-  std::transform(raw.begin(), raw.end(), r.begin(), [](int v) { return static_cast<std::uint32_t>(v); });
-#else
   // Fails, and leaves zeros, where the CPU does not know the leaf.
   __get_cpuid_count(leaf, 0, &r[kEax], &r[kEbx], &r[kEcx], &r[kEdx]);
-#endif
   return r;
 }
 
@@ -43,14 +37,10 @@ Registers cpuid(std::uint32_t leaf) {
 std::uint32_t saved_state(const Registers& leaf1) {
   constexpr std::uint32_t kOsXsave = 1U << 27;
   if ((leaf1[kEcx] & kOsXsave) == 0) return 0;
-#if defined(_MSC_VER)
-  return static_cast<std::uint32_t>(_xgetbv(0));
-#else
   std::uint32_t low = 0;
   std::uint32_t high = 0;
   __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
   return low;
-#endif
 }
 
 struct Feature {
@@ -99,6 +89,9 @@ bool has_i8mm() {
   int value = 0;
   std::size_t bytes = sizeof(value);
   return sysctlbyname("hw.optional.arm.FEAT_I8MM", &value, &bytes, nullptr, 0) == 0 && value != 0;
+#elif defined(_WIN32)
+  constexpr DWORD kI8mm = 66;  // PF_ARM_V82_I8MM_INSTRUCTIONS_AVAILABLE, which older system headers do not know
+  return IsProcessorFeaturePresent(kI8mm) != 0;
 #else
   return false;
 #endif

@@ -15,7 +15,7 @@ namespace {
 constexpr int kSpins = 4000;
 
 inline void pause() {
-#if defined(__x86_64__) || defined(__i386__) || defined(_M_X64)
+#if defined(__x86_64__) || defined(__i386__)
   __builtin_ia32_pause();
 #elif defined(__aarch64__)
   asm volatile("yield");
