@@ -24,6 +24,7 @@ __all__ = ["TaskOptions", "run_tasks", "task_words"]
 
 KINDS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
 SPLIT = "test"  # what the questions of a file are called
+FEW_SHOT_SEED = 1234  # of the examples, as in the harness's own command
 
 
 @dataclass(frozen=True)
@@ -63,12 +64,11 @@ def run_tasks(model: Any, options: TaskOptions, *, progress: bool = True) -> tup
     """
     with _quiet(progress), TemporaryDirectory() as scratch:
         tasks = _load(options, Path(scratch))
-        from lm_eval.evaluator import simple_evaluate
+        from lm_eval.evaluator import evaluate
 
         try:
-            found = simple_evaluate(
-                model=model, tasks=tasks, num_fewshot=options.shots, limit=options.limit, log_samples=False
-            )
+            # Not simple_evaluate, which asks git, pip and the system about themselves, for half a minute and longer.
+            found = evaluate(lm=model, task_dict=tasks, limit=options.limit, log_samples=False)
         except DualBinaryError:
             raise
         except Exception as error:  # code of the harness and of its tasks, which fail in ways of their own
@@ -77,8 +77,8 @@ def run_tasks(model: Any, options: TaskOptions, *, progress: bool = True) -> tup
     return tuple(_figures(found))
 
 
-def _load(options: TaskOptions, scratch: Path) -> list[Any]:
-    """The task objects, their data read."""
+def _load(options: TaskOptions, scratch: Path) -> Any:
+    """The tasks with their data, as lm_eval's TaskManager gives them, each with its number of examples."""
     try:
         from lm_eval.tasks import TaskManager
     except ImportError as error:
@@ -90,20 +90,26 @@ def _load(options: TaskOptions, scratch: Path) -> list[Any]:
     manager = TaskManager(include_path=paths, include_defaults=False) if paths else None
     if manager is None or not set(names) <= set(manager.all_tasks):
         manager = TaskManager(include_path=paths or None)  # reads all that the harness has: seconds
-    tasks: list[Any] = []
+    loaded: Any = {"tasks": {}, "groups": {}, "group_map": {}}
     for name, file in names.items():
         if name not in manager.all_tasks:
             raise InputError(f"--tasks {name}: lm-evaluation-harness has no such task; `lm_eval ls tasks` lists them")
         try:
             spec = name if file is None else _with_file(manager.task_index[name], name, file, scratch)
-            loaded = manager.load([spec])
+            found = manager.load([spec])
         except DualBinaryError:
             raise
         except Exception as error:  # of datasets, of the hub's client, of the task's own code
             help_ = f"; without a hub, give the questions as --tasks {name}=FILE" if file is None else ""
             raise InputError(f"--tasks {name}: its data cannot be read: {_reason(error)}{help_}") from error
-        tasks += [name] if loaded["groups"] else loaded["tasks"].values()
-    return tasks
+        for key, values in found.items():
+            loaded[key] |= values
+    for task in loaded["tasks"].values():
+        own = task.get_config("num_fewshot")
+        shots = own if options.shots is None or own == 0 else options.shots  # 0 in a task's file: it has no examples
+        task.set_config(key="num_fewshot", value=shots or 0)
+        task.set_fewshot_seed(seed=FEW_SHOT_SEED)
+    return loaded
 
 
 def _parted(word: str) -> tuple[str, Path | None]:

@@ -1,4 +1,4 @@
-"""`python -m calib` as a user runs it: options, a whole run, going on after a kill, evaluation, plans, and errors."""
+"""`python -m calib` as a user runs it: options, a whole run, going on after a kill, plans, and errors."""
 
 import json
 import random
@@ -223,23 +223,6 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bytes(model, tm
     if not out.exists():  # the last kill may come after the checkpoint is in place, and no run continues from there
         subprocess.run([*command[:4], str(out), *command[5:]], check=True, stdout=subprocess.DEVNULL)
     assert (out / "model.safetensors").read_bytes() == expected
-
-
-def test_evaluation_of_a_model_and_its_checkpoint(model, finished, tmp_path, capsys, monkeypatch):
-    windows = torch.randint(0, 256, (3, 32), generator=torch.Generator().manual_seed(1))
-    monkeypatch.setattr("calib.evaluate.first_windows", lambda *_: windows)
-    arguments = [str(model), str(finished), "--text", "any.txt", "--json", "--device", "cpu"]
-    assert main(["eval", *arguments]) == 0
-    full, student = json.loads(capsys.readouterr().out)["models"]
-    assert (full["kl"], full["agreement"]) == (pytest.approx(0, abs=1e-6), 1)
-    assert student["kl"] > 0
-    from transformers import AutoModelForCausalLM
-
-    with torch.no_grad():
-        logits = AutoModelForCausalLM.from_pretrained(model)(input_ids=windows).logits[:, :-1].double()
-    nll = torch.nn.functional.cross_entropy(logits.flatten(0, 1), windows[:, 1:].flatten(), reduction="none")
-    assert full["nll"] == pytest.approx(nll.view(3, -1).mean(1).tolist(), rel=1e-5)
-    assert full["perplexity"] == pytest.approx(nll.mean().exp().item(), rel=1e-5)
 
 
 def test_no_text_is_one_clear_error(model, tmp_path, capsys):

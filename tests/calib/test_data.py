@@ -23,9 +23,9 @@ from calib.config import DataConfig
 from calib.data import collect as collecting
 from calib.data import windows
 from calib.data.collect import collect
-from dualbinary.files.documents import expand, read_documents
 from calib.data.windows import load_tokenizer, ordinary_tokens, pack_windows, separator_token, tokenize
 from dualbinary import InputError
+from dualbinary.files.documents import expand, read_documents
 from examples import smollm2
 
 BYTES = 256

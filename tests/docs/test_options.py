@@ -20,12 +20,12 @@ COMMANDS = (
     "exporter", "importer", "importer.convert", "calib", "calib report", "dualbinary relayout",
     "runtime_ext generate", "runtime_ext serve", "runtime_ext bench", "runtime_ext info", "benchmarks.kernels.bench",
     "benchmarks.kernels.report", "benchmarks.cuda.bench", "benchmarks.cuda.products", "benchmarks.models.bench",
-    "benchmarks.models.profile", "benchmarks.models.batch", "dualbinary.contract.codegen",
+    "benchmarks.models.profile", "benchmarks.models.batch", "dualbinary.contract.codegen", "runtime_ext eval",
 )  # fmt: skip
 # Of other programs (accelerate, cmake, compute-sanitizer), of scripts under tools/, and of studies.
 FOREIGN = {
     "--num_processes", "--use_fsdp", "--fsdp_version", "--build", "--preset", "--tool", "--full", "--emulated",
-    "--blocks",
+    "--blocks", "--hellaswag", "--model", "--model_args",
 }  # fmt: skip
 
 
