@@ -44,7 +44,7 @@ __all__ = [
 # Version 2 adds the keys format.method, layer and targets, version 3 those of NEWEST. What an older version says means
 # what it meant, and a configuration is written in version 2 where that can say it.
 CONFIG_VERSION, OLDER_VERSION = 3, 2
-NEWEST = ("levels", "zero", "scale_type", "override", "embedding_bits", "rotate", "bits", "size")  # keys of format
+NEWEST = ("levels", "zero", "scale_type", "override", "embedding_bits", "rotate", "bits", "size", "other_bytes", "measured")  # keys of format
 STAGES = ("init", "layer", "block", "e2e")
 
 Rate = Annotated[float, Field(ge=0, lt=1)]
@@ -104,7 +104,15 @@ class FormatConfig(Settings):
     )
     size: int | None = Field(
         default=None,
-        description="a budget for all quantized weights, vocabulary tables as well: bytes, or 60MB, 1.5GB",
+        description="a budget in the bytes of the exported file, or as 60MB, 1.5GB: all quantized weights, those of "
+        "vocabulary tables too, and --other-bytes",
+    )
+    measured: str | None = Field(
+        default=None,
+        description="calibration.json of another run with a budget of the same model: what it measured is taken",
+    )
+    other_bytes: int = Field(
+        default=0, ge=0, description="bytes of the exported file beside quantized weights; the exporter gives them"
     )
 
     @field_validator("size", mode="before")

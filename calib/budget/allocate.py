@@ -87,8 +87,10 @@ def _steps(units: Sequence[Sequence[Option]]) -> tuple[list[list[int]], list[_St
     return hulls, sorted(steps, key=lambda step: (-step.slope, step.unit, step.place))
 
 
-def allocate(units: Sequence[Sequence[Option]], budget: int) -> Allocation:
-    """The choice for `units`, each with one option or more. Raises InputError where the cheapest do not fit."""
+def allocate(units: Sequence[Sequence[Option]], budget: int, *, improve: bool = True) -> Allocation:
+    """The choice for `units`, each with one option or more; without the third step unless it is to `improve`.
+
+    Raises InputError where the cheapest do not fit."""
     hulls, steps = _steps(units)
     least = sum(options[indices[0]].cost for options, indices in zip(units, hulls, strict=True))
     if least > budget:
@@ -106,7 +108,8 @@ def allocate(units: Sequence[Sequence[Option]], budget: int) -> Allocation:
             continue
         chosen[step.unit] = hulls[step.unit][step.place]
         left -= step.cost
-    _improve(units, chosen, left)
+    if improve:
+        _improve(units, chosen, left)
     cost, loss = (sum(getattr(units[u][o], key) for u, o in enumerate(chosen)) for key in ("cost", "loss"))
     return Allocation(tuple(chosen), int(cost), float(loss), bound)
 

@@ -201,7 +201,7 @@ def test_a_size_counts_the_tables_too(model, tmp_path):
     record = run(model, out, config(format={"bits": None, "size": size})).record
     tensors = load_file(out / "model.safetensors")
     stored = sum(t.nbytes for name, t in tensors.items() if name.endswith((".planes", ".scales")))
-    assert stored == record["budget"]["bytes"] <= size
+    assert stored <= record["budget"]["bytes"] <= size  # each tensor from the beginning of a page on
     assert len({table["format"] for table in record["tables"]}) == 1
 
 
@@ -217,7 +217,7 @@ def test_the_fit_without_data_is_measured_as_such(model, tmp_path):
     ("arguments", "message"),
     [
         (["--bits", "1.1"], r"--bits 1.1: expected 1\.\d+ or more"),
-        (["--size", "1kB"], r"--size 1000: expected \d+ bytes or more"),
+        (["--size", "1kB"], r"--size 1000: expected \d\.\d+MB or more"),
         (["--bits", "3", "--size", "1MB"], "expected no --bits beside it"),
         (["--bits", "3", "--method", "qbb"], "belongs to --method fdb"),
         (["--size", "heavy"], "expected a number of bytes"),
