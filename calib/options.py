@@ -54,7 +54,13 @@ METAVARS = {
     "zero": "X",
     "override": "FORMAT",
 }
-KINDS = {"zero": str, "embedding_bits": int, "rotate": int, "bits": float, "size": str}  # where a command line reads another type than a file
+KINDS = {
+    "zero": str,
+    "embedding_bits": int,
+    "rotate": int,
+    "bits": float,
+    "size": str,
+}  # where a command line reads another type than a file
 BOUNDS = {"ge": "minimum", "le": "maximum", "gt": "above", "lt": "below"}  # names of pydantic's limits
 FORM_OF_LAYERS = tuple(f"format.{key}" for key in ("method", "planes", "group_size", "offset", "levels", "zero"))
 BUDGETS = ("format.bits", "format.size")

@@ -55,7 +55,7 @@ class CommandOptions:
     )
     bits: float | None = option(
         None,
-        help="a budget: bits of a weight of the linear layers, with all scales (bits_per_weight of export_report.json), "
+        help="a budget: bits of a weight of the linear layers, with scales (bits_per_weight of export_report.json), "
         "spent on planes and groups of each layer where they lower the loss most. Without {calibrate} weights are "
         "fitted without data, and text only says what counts",
         above=1,
@@ -69,7 +69,10 @@ class CommandOptions:
         metavar="SIZE",
     )
     text: tuple[Path, ...] = option(
-        (), help="text for {calibrate}, {bits} and {size}; may be repeated", shown="default: the model writes its own", metavar="FILE"
+        (),
+        help="text for {calibrate}, {bits} and {size}; may be repeated",
+        shown="default: the model writes its own",
+        metavar="FILE",
     )
     requantize: bool = option(
         False, help="of a model that another tool quantized: fit weights that no even levels hold to four bits"

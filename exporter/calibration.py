@@ -55,8 +55,8 @@ def calibrated(
     checkpoint = out.with_name(out.stem + "-checkpoint")
     if checkpoint.exists():
         raise InputError(
-            f"{checkpoint}: holds what an earlier --calibrate, --bits or --size made; export it with python -m exporter "
-            f"{checkpoint} {out}, or remove it to make another one"
+            f"{checkpoint}: holds what an earlier --calibrate, --bits or --size made; export it with python -m "
+            f"exporter {checkpoint} {out}, or remove it to make another one"
         )
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
     words = [sys.executable, "-m", "calib", str(model_dir), str(checkpoint), *_words(model_dir, options, wish)]

@@ -66,7 +66,15 @@ def compare(model_dir: Path, text: str, blocks: int, count: int, planes: list[in
                 for layer in layers:
                     layer.quantized = False
                 kl = _kl(head, teachers, students, vocabulary)
-                rows.append({"unit": unit.layers[0], "planes": form.planes, "estimate": tried / unit.ratio, "tried": tried, "kl": kl})
+                rows.append(
+                    {
+                        "unit": unit.layers[0],
+                        "planes": form.planes,
+                        "estimate": tried / unit.ratio,
+                        "tried": tried,
+                        "kl": kl,
+                    }
+                )
                 print(json.dumps(rows[-1]), flush=True)
     return rows
 

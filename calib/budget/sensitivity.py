@@ -32,7 +32,6 @@ from calib.layers import QuantLinear, quant_linears
 from calib.models.blocks import autocast, record_calls
 from calib.stages.context import RunContext
 from calib.stages.input_statistics import groups_by_input
-from calib.weight_init import WEIGHT_INITS
 from calib.weight_init.error_feedback import inverse_factor
 from dualbinary.contract.weight import PlaneFormat
 from dualbinary.fitting.closed_form import fit
@@ -160,13 +159,13 @@ def _metrics(
     """Of each group E[x x^T] of its inputs [K, K], and the same with each token as the loss cares for it."""
     sums: dict[str, Tensor] = {}
     counts: dict[str, float] = {}
-    window = 0
+    place = 0  # of the window that is read
     cares = {group[0].name: sum(curvature[layer.name].tokens for layer in group) for group in groups}
 
     def see(layer: QuantLinear, args: tuple[Tensor, ...]) -> None:
         name = layer.name
         rows = layer.rotate(args[0]).reshape(-1, layer.in_features).float()
-        weights = cares[name][window].to(rows.device)
+        weights = cares[name][place].to(rows.device)
         if len(weights) != len(rows) or not float(weights.sum()):  # experts see some of the tokens
             weights = torch.ones(len(rows), device=rows.device)
         for key, value in (("plain", torch.ones_like(weights)), ("weighted", weights)):
@@ -178,8 +177,9 @@ def _metrics(
 
     hooks = [group[0].register_forward_pre_hook(see) for group in groups]
     try:
-        for window, forward in enumerate(forwards):
+        for forward in forwards:
             forward()
+            place += 1
     finally:
         for hook in hooks:
             hook.remove()

@@ -4,7 +4,8 @@
      "model": {"name", "parameters", "quantised_parameters", "hidden", "vocabulary", "bits_per_weight", and where they
                are not one for all: "formats"; where inputs are rotated: "rotations", blocks by width or null},
      "budget": {"bits" or "size", "weights", "bits_per_weight", "bytes", "loss", "gap",
-                "units": [{"modules", "place", "chosen", "formats", "bits", "losses"}], "frontier": [[bytes, loss]]} or absent,
+                "units": [{"modules", "place", "chosen", "formats", "bits", "losses"}],
+                "frontier": [[bytes, loss]]} or absent,
      "data": {"length", "text_windows", "generated_windows", "files", ...} or null,
      "blocks": [{"name", "seconds", "error_before", "error_after", "layers": {name: {stage: figures}}}],
      "tables": [{"name", "format", "weights", "bits_per_weight", "weight_error", "output_error"}] or absent,
