@@ -182,6 +182,16 @@ class FormatConfig(Settings):
         return self.bits is not None or self.size is not None
 
     @property
+    def as_planned(self) -> "FormatConfig":
+        """One format of about as many bits in place of a budget, for plans; three planes for one of bytes."""
+        if not self.has_budget:
+            return self
+        planes = 3 if self.bits is None else min(8, max(1, round(self.bits - 0.3)))
+        form = {"planes": planes, "group_size": 64, "offset": True, "levels": "even", "zero": None}
+        none = dict.fromkeys(("bits", "size", "measured"))
+        return FormatConfig.model_validate({**dict(self), **form, **none, "scale_type": "uint8"})
+
+    @property
     def layer_formats(self) -> LayerFormats:
         """The format of every module."""
         return LayerFormats(self.plane_format, tuple(map(Override.parse, self.override)))

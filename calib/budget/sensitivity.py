@@ -160,7 +160,7 @@ def _metrics(
     sums: dict[str, Tensor] = {}
     counts: dict[str, float] = {}
     place = 0  # of the window that is read
-    cares = {group[0].name: sum(curvature[layer.name].tokens for layer in group) for group in groups}
+    cares = {group[0].name: torch.stack([curvature[layer.name].tokens for layer in group]).sum(0) for group in groups}
 
     def see(layer: QuantLinear, args: tuple[Tensor, ...]) -> None:
         name = layer.name
