@@ -45,6 +45,7 @@ METAVARS = {
     "embedding_bits": "N",
     "rotate": "BLOCK",
     "bits": "B",
+    "measured": "FILE",
     "size": "SIZE",
     "text": "FILE",
     "skip": "PATTERN",
@@ -53,8 +54,16 @@ METAVARS = {
     "zero": "X",
     "override": "FORMAT",
 }
-KINDS = {"zero": str, "embedding_bits": int, "rotate": int, "bits": float, "size": str}  # where a command line reads another type than a file
+KINDS = {
+    "zero": str,
+    "embedding_bits": int,
+    "rotate": int,
+    "bits": float,
+    "size": str,
+}  # where a command line reads another type than a file
 BOUNDS = {"ge": "minimum", "le": "maximum", "gt": "above", "lt": "below"}  # names of pydantic's limits
+FORM_OF_LAYERS = tuple(f"format.{key}" for key in ("method", "planes", "group_size", "offset", "levels", "zero"))
+BUDGETS = ("format.bits", "format.size")
 ESCAPES = {"\\n": "\n", "\\t": "\t", "\\f": "\f"}
 
 
@@ -103,6 +112,7 @@ def config_from(args: argparse.Namespace) -> CalibConfig:
     config = CalibConfig.read(args.config) if args.config else preset(name)
     value = config.to_json()
     value["format"] |= found
+    _drop_other_budgets(value["format"], given)
     if "data.generated" in given:
         value["data"]["generate"] = 0  # unless it is asked for as well, which is refused
     for name in given:
@@ -117,6 +127,14 @@ def config_from(args: argparse.Namespace) -> CalibConfig:
         return CalibConfig.model_validate_json(json.dumps(value))
     except pydantic.ValidationError as error:
         raise _option_error(error) from None
+
+
+def _drop_other_budgets(form: dict[str, Any], given: Mapping[str, Any]) -> None:
+    """Without the budget of a preset where another one is given, or a format."""
+    for name in ("bits", "size"):
+        others = {*FORM_OF_LAYERS, *BUDGETS} - {f"format.{name}"}
+        if f"format.{name}" not in given and others & given.keys():
+            form.pop(name, None)
 
 
 def _option_error(error: pydantic.ValidationError) -> InputError:

@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.nn import Module
 
 from calib.budget.plan import WINDOWS as BUDGET_WINDOWS
-from calib.budget.plan import chosen_budget, spend_budget
+from calib.budget.plan import check_budget, chosen_budget, spend_budget
 from calib.config import CalibConfig
 from calib.data.collect import collect, generated_count
 from calib.data.generate import PARTS_SUFFIX, generate_to
@@ -113,6 +113,8 @@ def run(
     source = SourceModel(model_dir, config.format.layer_formats, config.skip, rotation_of)
     if config.needs_tokens:
         check_length(source.model, config.data.length)
+    if config.format.has_budget:
+        check_budget(source, config)
     choose_attention(source, team.device, config.data.length)
     initial_weights = _initial_weights(config, source)
     identity = {"config": config.to_json(), "model": _fingerprint(source), "dualbinary": package_version()}

@@ -31,6 +31,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from calib.budget.cost import measuring_seconds
 from calib.config import CalibConfig
 from calib.data.collect import generated_count
 from calib.layer_formats import LayerFormats
@@ -162,6 +163,7 @@ class Plan:
 def make_plan(model_dir: Path, config: CalibConfig, device: str | None = None) -> Plan:
     """The plan of `config` for the model whose config.json is in `model_dir`, on this machine. Raises InputError."""
     device = Team.launched(device).device
+    budget, config = config.format.has_budget, config.model_copy(update={"format": config.format.as_planned})
     model = empty_model(model_dir)
     check_length(model, config.data.length)  # a block is measured on windows, also where the run looks at none
     shapes = _named_as_stored(Shapes.of(model), config.format.layer_formats, model.base_model_prefix)
@@ -173,13 +175,28 @@ def make_plan(model_dir: Path, config: CalibConfig, device: str | None = None) -
         parts = measure_parts(model, config, device, dtype, products.flops, formats)
     except InputError:  # its blocks cannot be run one by one
         parts = None
-    return plan(model_dir.resolve().name, shapes, config, machine, parts)
+    return plan(model_dir.resolve().name, shapes, config, machine, parts, budget=budget)
 
 
-def plan(name: str, shapes: Shapes, config: CalibConfig, machine: Machine, parts: Parts | None = None) -> Plan:
-    """The plan of `config` for a model of these shapes, whose first block takes `parts`; computed where None."""
+def plan(
+    name: str,
+    shapes: Shapes,
+    config: CalibConfig,
+    machine: Machine,
+    parts: Parts | None = None,
+    *,
+    budget: bool = False,
+) -> Plan:
+    """The plan of `config` for a model of these shapes, whose first block takes `parts`; computed where None.
+
+    With a `budget` that the formats of `config` stand for, it is measured first.
+    """
     result = Plan(name, machine, shapes, 8 * _planes(shapes, config) / shapes.weights)
     parts = parts or _computed(shapes, config, machine)
+    if budget:
+        token, loss = shapes.times_first * parts.teacher, parts.loss_forward
+        seconds, tokens = measuring_seconds(shapes.weights, len(shapes.blocks), config.data.length, token, loss)
+        result.stages["budget"] = Stage(seconds, LIBRARIES + _student_bytes(shapes, config), 0, tokens)
     if {"init", "layer", "block"} & set(config.stages):
         result.stages["init+block"] = _blockwise(shapes, config, parts)
     if config.format.embedding_bits is not None:

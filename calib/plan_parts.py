@@ -330,7 +330,7 @@ def _quantize(
         weight = module.weight.T.contiguous() if isinstance(module, Conv1D) else module.weight
         layer = QuantLinear(path, weight, module.bias, form)
         layer.rotation = rotation_of(layer.in_features)
-        (_, N, _), (rows, _, groups) = layer.format.shapes(*weight.shape)
+        rows, N, groups = layer.format.scale_rows, len(weight), layer.format.groups(layer.in_features)
         planes = torch.randint(0, 256, layer.format.shapes(*weight.shape)[0])
         layer.set_quantized(planes.to(torch.uint8), _scales(rows, N, groups, layer.format.symmetric))
         block.set_submodule(path, layer)

@@ -19,6 +19,12 @@ class Preset:
 
 PRESETS = {
     "fast": Preset("the default: 135 million weights in about 15 minutes on two cores"),
+    "quick": Preset(
+        "the weight initialization alone, in minutes, 3.5 bits where they count; for --bits and any --planes",
+        stages=["init"],
+        format={"bits": 3.5},
+        init={"windows": 16, "refits": 1},
+    ),
     "best": Preset(
         "a more thorough initialization and three times the steps, for what more text still gives",
         init={"windows": 128, "refits": 4, "polishes": 2},

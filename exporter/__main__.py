@@ -4,7 +4,6 @@ import argparse
 import json
 import logging
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -15,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 from dualbinary import DualBinaryError, InputError
 from dualbinary.cli.console import add_common_options, interrupt_when_terminated, run
 from dualbinary.cli.options import add_options, option, options_from
-from dualbinary.files.model_files import CONFIG_FILE
+from dualbinary.files.sizes import parse_size
 from dualbinary.files.staging import check_output
+from exporter.calibration import Wish, calibrated
 from exporter.imported_source import imported, needs_import
 from exporter.installed_library import InstalledLibrary, installed_library
 from exporter.options import FITTED, ExportOptions
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 
 __all__ = ["CommandOptions", "main"]
 
-GENERATED = 256  # windows that the model writes for a calibration without text
-
 _EPILOG = """\
 examples:
   python -m exporter Llama-3.2-1B llama/llama.onnx                      exact where a layer can be, or fitted to 4 bits
   python -m exporter Llama-3.2-1B-fdb llama/llama.onnx --check          a checkpoint of two trained planes, as stored
   python -m exporter Llama-3.2-1B.Q4_K_M.gguf llama/llama.onnx         a model that another tool quantized, exactly
   python -m exporter SmolLM2-135M s/s.onnx --calibrate fast --text a.txt  two planes, trained here and now
+  python -m exporter SmolLM2-135M s/s.onnx --calibrate quick --bits 3.5   minutes: 3.5 bits where they count
+  python -m exporter SmolLM2-135M s/s.onnx --size 60MB                    a file of that size, fitted without data
 
 The model's directory also gets the data file, genai_config.json, config.json, generation_config.json, the tokenizer's
 files, export_report.json and, where it is installed, the custom-op library.
@@ -47,13 +47,32 @@ class CommandOptions:
 
     calibrate: str | None = option(
         None,
-        help="train two planes first with python -m calib, whose --plan says how long that takes; the checkpoint stays "
-        "beside OUT.onnx; the same command continues a run that was interrupted",
-        choices=("fast", "best"),
+        help="first run python -m calib, whose --plan says how long that takes. fast, best: train two planes; quick: "
+        "minutes, errors of rounding fed into weights that are rounded later, for any number of planes. The checkpoint "
+        "stays beside OUT.onnx; the same command continues a run that was interrupted",
+        choices=("quick", "fast", "best"),
         group=FITTED,
     )
+    bits: float | None = option(
+        None,
+        help="a budget: bits of a weight of the linear layers, with scales (bits_per_weight of export_report.json), "
+        "spent on planes and groups of each layer where they lower the loss most. Without {calibrate} weights are "
+        "fitted without data, and text only says what counts",
+        above=1,
+        maximum=8.5,
+        metavar="B",
+    )
+    size: str | None = option(
+        None,
+        help="likewise, a budget for OUT.onnx and its data file together, as 60MB; it decides the bits of vocabulary "
+        "tables too",
+        metavar="SIZE",
+    )
     text: tuple[Path, ...] = option(
-        (), help="text for {calibrate}; may be repeated", shown="default: the model writes its own", metavar="FILE"
+        (),
+        help="text for {calibrate}, {bits} and {size}; may be repeated",
+        shown="default: the model writes its own",
+        metavar="FILE",
     )
     requantize: bool = option(
         False, help="of a model that another tool quantized: fit weights that no even levels hold to four bits"
@@ -108,11 +127,13 @@ def _command(args: argparse.Namespace) -> None:
     options, command = options_from(args, ExportOptions), options_from(args, CommandOptions)
     if command.check_tokens is not None and command.check is False:
         raise InputError("--check-tokens is for --check; leave --no-check out")
-    if command.text and not command.calibrate:
-        raise InputError("--text is for --calibrate fast|best, which is not given")
+    wish = _wish(command)
+    if command.text and wish is None:
+        raise InputError("--text is for --calibrate, --bits and --size, none of which is given")
     if needs_import(args.model_dir):
-        if command.calibrate:
-            raise InputError(f"{args.model_dir}: --calibrate takes a full-precision model, which this is not")
+        if wish is not None:
+            asked = "--calibrate" if wish.preset else f"--{wish.budget}"
+            raise InputError(f"{args.model_dir}: {asked} takes a full-precision model, which this is not")
         check_output(args.out, [args.out.name], force=command.force, model_dir=args.model_dir)
         ways = {"requantize": command.requantize, "quiet": command.quiet}
         with imported(args.model_dir, args.out.parent, **ways) as (checkpoint, notes):
@@ -120,8 +141,22 @@ def _command(args: argparse.Namespace) -> None:
         return
     if command.requantize:
         raise InputError(f"--requantize is for models that another tool quantized, which {args.model_dir} is not")
-    model_dir = _calibrated(args.model_dir, args.out, options, command) if command.calibrate else args.model_dir
+    model_dir = args.model_dir
+    if wish is not None:
+        ways = {"force": command.force, "quiet": command.quiet}
+        model_dir, options = calibrated(model_dir, args.out, options, wish, **ways)
     _export_and_check(args, model_dir, options, command)
+
+
+def _wish(command: CommandOptions) -> Wish | None:
+    """What is asked of a calibration; None where nothing is."""
+    if command.calibrate is None and command.bits is None and command.size is None:
+        return None
+    try:
+        size = None if command.size is None else parse_size(command.size)
+    except InputError as error:
+        raise InputError(f"--size: {error}") from None
+    return Wish(command.calibrate, command.bits, size, command.text)
 
 
 def _export_and_check(
@@ -155,35 +190,6 @@ def _export_and_check(
     elif outcome is not None:
         print(_check_sentence(outcome))
     _fail_on_disagreement(result.path, outcome)
-
-
-def _calibrated(model_dir: Path, out: Path, options: ExportOptions, command: CommandOptions) -> Path:
-    """The checkpoint of two planes that a child process trains from `model_dir`."""
-    own = ("planes", "group_size", "offset", "levels", "zero", "rotate")
-    if any(getattr(options, name) is not None for name in own):
-        raise InputError(
-            "--calibrate decides planes, group size and offset; leave --planes, --group-size, --offset, --levels, "
-            "--zero and --rotate out"
-        )
-    check_output(out, [out.name], force=command.force, model_dir=model_dir)
-    checkpoint = out.with_name(out.stem + "-checkpoint")
-    if checkpoint.exists():
-        raise InputError(
-            f"{checkpoint}: holds what an earlier --calibrate made; export it with python -m exporter {checkpoint} "
-            f"{out}, or remove it to train again"
-        )
-    checkpoint.parent.mkdir(parents=True, exist_ok=True)
-    words = [sys.executable, "-m", "calib", str(model_dir), str(checkpoint), "--preset", str(command.calibrate)]
-    words += ["--quiet"] if command.quiet else []
-    for text in command.text:
-        words += ["--text", str(text)]
-    words += [] if command.text else ["--generate", str(GENERATED)]
-    code = subprocess.run(words, check=False, stdout=sys.stderr).returncode
-    if code or not (checkpoint / CONFIG_FILE).is_file():
-        raise DualBinaryError(
-            f"python -m calib ended with exit code {code} and left no checkpoint; nothing was exported"
-        )
-    return checkpoint
 
 
 def _export(

@@ -4,8 +4,8 @@
 
 For some blocks each unit alone is quantized, even levels with an offset, G = 64, with errors fed back in the metric of
 its full-precision inputs, as the stage init would; all others stay in full precision. A row has the KL of the model on
-the same windows beside the estimate of calib/budget/sensitivity.py; below are the correlation of the logarithms, and
-the middle of the ratios by kind of unit.
+the same windows beside the estimate of calib/budget/sensitivity.py, as it is and after the trial of the unit; below are
+the correlations of the logarithms. Products in bfloat16 add to every KL what they make of no change at all, "nothing".
 """
 
 import argparse
@@ -40,7 +40,7 @@ __all__ = ["main"]
 
 def compare(model_dir: Path, text: str, blocks: int, count: int, planes: list[int]) -> list[dict[str, Any]]:
     """A row for each unit of some blocks and each number of planes: name, estimate and KL."""
-    value = preset("fast").to_json() | {"stages": ["init"]}
+    value: dict[str, Any] = preset("fast").to_json() | {"stages": ["init"]}
     value["data"]["text"] = [text]
     config = CalibConfig.from_json(value, "study")
     source = SourceModel(model_dir, config.format.layer_formats)
@@ -60,13 +60,21 @@ def compare(model_dir: Path, text: str, blocks: int, count: int, planes: list[in
         for unit in units if index in chosen else ():
             layers = [source.linears[name] for name in unit.layers]
             hessian = input_hessian(layers[0], [partial(_hidden, context, window) for window in windows])
-            for form, estimate in unit.losses.items():
+            for form, tried in unit.losses.items():
                 _quantize(context, layers, hessian, form)
                 students = [_hidden(context, window) for window in windows]
                 for layer in layers:
                     layer.quantized = False
                 kl = _kl(head, teachers, students, vocabulary)
-                rows.append({"unit": unit.layers[0], "planes": form.planes, "estimate": estimate, "kl": kl})
+                rows.append(
+                    {
+                        "unit": unit.layers[0],
+                        "planes": form.planes,
+                        "estimate": tried / unit.ratio,
+                        "tried": tried,
+                        "kl": kl,
+                    }
+                )
                 print(json.dumps(rows[-1]), flush=True)
     return rows
 
@@ -97,13 +105,10 @@ def _kl(head: Any, teachers: list[Tensor], students: list[Tensor], vocabulary: i
 
 def _command(args: argparse.Namespace) -> None:
     rows = compare(args.model_dir, args.text, args.blocks, args.windows, args.planes)
-    logs = [(math.log(row["estimate"]), math.log(max(row["kl"], 1e-12))) for row in rows]
-    correlation = statistics.correlation(*zip(*logs, strict=True))
-    kinds: dict[str, list[float]] = {}
-    for row in rows:
-        kinds.setdefault(row["unit"].rpartition(".")[2], []).append(row["kl"] / row["estimate"])
-    middles = {kind: statistics.median(ratios) for kind, ratios in kinds.items()}
-    print(json.dumps({"correlation": correlation, "ratio": middles}))
+    logs = [{key: math.log(max(row[key], 1e-12)) for key in ("estimate", "tried", "kl")} for row in rows]
+    measured = [one["kl"] for one in logs]
+    found = {key: statistics.correlation([one[key] for one in logs], measured) for key in ("estimate", "tried")}
+    print(json.dumps({"correlation": found}))
 
 
 def main(argv: list[str] | None = None) -> int:

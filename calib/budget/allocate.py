@@ -16,6 +16,7 @@ it may be), which is a small part of the sum where units are many. Kellerer, Pfe
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from dualbinary import InputError
 
@@ -81,14 +82,17 @@ def _steps(units: Sequence[Sequence[Option]]) -> tuple[list[list[int]], list[_St
     steps = [
         _Step(_slope(options, begin, end), unit, place + 1, options[end].cost - options[begin].cost, gain)
         for unit, (options, indices) in enumerate(zip(units, hulls, strict=True))
-        for place, (begin, end) in enumerate(zip(indices, indices[1:], strict=False))
+        for place, (begin, end) in enumerate(pairwise(indices))
         for gain in [options[begin].loss - options[end].loss]
     ]
     return hulls, sorted(steps, key=lambda step: (-step.slope, step.unit, step.place))
 
 
-def allocate(units: Sequence[Sequence[Option]], budget: int) -> Allocation:
-    """The choice for `units`, each with one option or more. Raises InputError where the cheapest do not fit."""
+def allocate(units: Sequence[Sequence[Option]], budget: int, *, improve: bool = True) -> Allocation:
+    """The choice for `units`, each with one option or more; without the third step unless it is to `improve`.
+
+    Raises InputError where the cheapest do not fit.
+    """
     hulls, steps = _steps(units)
     least = sum(options[indices[0]].cost for options, indices in zip(units, hulls, strict=True))
     if least > budget:
@@ -106,7 +110,8 @@ def allocate(units: Sequence[Sequence[Option]], budget: int) -> Allocation:
             continue
         chosen[step.unit] = hulls[step.unit][step.place]
         left -= step.cost
-    _improve(units, chosen, left)
+    if improve:
+        _improve(units, chosen, left)
     cost, loss = (sum(getattr(units[u][o], key) for u, o in enumerate(chosen)) for key in ("cost", "loss"))
     return Allocation(tuple(chosen), int(cost), float(loss), bound)
 
@@ -121,7 +126,9 @@ def _improve(units: Sequence[Sequence[Option]], chosen: list[int], left: int) ->
             if o != chosen[u]
         ]
         fitting = [change for change in changes if change[0] > 0 and change[1] <= left]
-        best: list[tuple[float, int, int, int]] = [max(fitting, key=lambda c: (c[0], -c[1], -c[2], -c[3]))] if fitting else []
+        best: list[tuple[float, int, int, int]] = (
+            [max(fitting, key=lambda c: (c[0], -c[1], -c[2], -c[3]))] if fitting else []
+        )
         pair = _exchange(changes, left)
         if pair and sum(one[0] for one in pair) > sum(one[0] for one in best):
             best = pair

@@ -77,7 +77,7 @@ def _starts_gradients(_: object, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]
 
 
 def _gradient(hidden: Tensor, head: Head, chunk: int, generator: torch.Generator) -> Tensor:
-    """d sum of -log P[y] / d hidden [T, H], for one y of each token, drawn from P."""
+    """D sum of -log P[y] / d hidden [T, H], for one y of each token, drawn from P."""
     parts = []
     for begin in range(0, len(hidden), chunk):
         part = hidden[begin : begin + chunk].clone().requires_grad_()

@@ -1,49 +1,41 @@
-"""The budget of a run: the units of its model, what they may take, and what each was given, as overrides.
+"""The budget of a run: what is counted, and what each unit was given, as overrides.
 
 `--bits B` is B bits for each weight of the linear layers that are quantized: their planes, scales, offsets and zero
 points as a checkpoint or an export stores them, padding included, over their weights; what export_report.json calls
 bits_per_weight. Vocabulary tables have the bits of --embedding-bits.
 
-`--size N` is N bytes for all quantized weights of the model: the same of the layers, and that of the vocabulary tables,
-whose bits are chosen too, unless --embedding-bits says them. The exporter, which knows the rest of its file, asks for
-what is left for them.
+`--size N` is N bytes for an exported model, its graph and its data file together: the same of the layers, that of the
+vocabulary tables, whose bits are chosen too unless --embedding-bits says them, each tensor from the beginning of a page
+on, and --other-bytes for all else. The exporter knows these and gives them; without, they count as none.
 
 A unit is what an exported node multiplies with: layers that read one value. They have one format, so that the graph,
 its blocks and their speed are those of a uniform format (docs/decisions/0029).
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor
-from torch.nn import Module
 
-from calib.budget.allocate import Allocation, Option, allocate, frontier
-from calib.budget.curvature import measure_curvature
-from calib.budget.forms import candidates, table_candidates
-from calib.budget.sensitivity import Unit, measure_units
-from calib.budget.tables import measure_tables
+from calib.budget.allocate import Allocation, frontier
+from calib.budget.few import Choice, allocate_few
+from calib.budget.units import NOTHING, least_bits, measured_choices
 from calib.config import CalibConfig
 from calib.layer_formats import override_text
-from calib.layers import QuantLinear
-from calib.models.tables import table_places
+from calib.models.source import SourceModel
 from calib.stages.context import RunContext
 from dualbinary import InputError
 from dualbinary.contract.scale_codes import dtype_name
-from dualbinary.contract.weight import PlaneFormat
+from dualbinary.files.sizes import size_words
 from dualbinary.metrics.formats import format_words
 
-__all__ = ["WINDOWS", "Budget", "chosen_budget", "spend_budget"]
+__all__ = ["WINDOWS", "Budget", "check_budget", "chosen_budget", "spend_budget"]
 
-WINDOWS = 8  # of text that formats are measured on
+WINDOWS = 4  # of text that formats are measured on
 RESULT = "budget"  # in the work directory
-BLOCK = "sensitivity-{:03d}"  # likewise, of a block
-TABLES = "sensitivity-tables"
 SHOWN_POINTS = 200  # of the frontier in the record
-NOTHING = {"none": torch.zeros(1)}  # a result has tensors
 
 
 @dataclass(frozen=True)
@@ -54,15 +46,34 @@ class Budget:
     figures: dict[str, Any]
 
 
-@dataclass(frozen=True)
-class _Choice:
-    """A unit of the knapsack with as many `weights`: layers, or all vocabulary tables, whose options have `bits`."""
+def check_budget(source: SourceModel, config: CalibConfig) -> None:
+    """Raise InputError where even the smallest formats take more than the budget; nothing has been measured yet."""
+    layers, tables = source.linears.values(), config.format.size is not None
+    find = partial(least_bits, source, config.format.embedding_bits, tables=tables)
+    count = sum(layer.out_features * layer.in_features for layer in layers)
+    if find(pages=False) > _budget_bits(config, count):
+        raise _too_small(find(pages=tables), count, config)
 
-    modules: tuple[str, ...]
-    weights: int
-    forms: list[PlaneFormat]
-    options: list[Option]
-    bits: tuple[int, ...] = ()
+
+def _budget_bits(config: CalibConfig, count: int) -> int:
+    """What there is for layers, and with --size for tables."""
+    asked = config.format
+    return 8 * (asked.size - asked.other_bytes) if asked.size is not None else int((asked.bits or 0) * count)
+
+
+def _too_small(least: int, count: int, config: CalibConfig) -> InputError:
+    """The error of a budget below `least` bits, which are enough."""
+    asked = config.format
+    if asked.size is not None:
+        smallest = size_words(-(-least // 8) + asked.other_bytes)
+        return InputError(
+            f"--size {asked.size}: expected {smallest} or more, what the model takes in the smallest formats of layers "
+            "and vocabulary tables; ask for more"
+        )
+    return InputError(
+        f"--bits {asked.bits:g}: expected {least / count + 0.0005:.3f} or more, what the smallest formats take with "
+        "their scales; ask for more"
+    )
 
 
 def spend_budget(context: RunContext, tokens: Tensor) -> None:
@@ -74,7 +85,7 @@ def spend_budget(context: RunContext, tokens: Tensor) -> None:
     work, config = context.work, context.config
     if work.has(RESULT):
         return
-    choices = _choices(context, tokens[:WINDOWS])
+    choices = measured_choices(context, tokens[:WINDOWS])
     count = sum(choice.weights for choice in choices if not choice.bits)
     found = _allocated(choices, count, config)
     keys, overrides = _formats(choices, found)
@@ -87,96 +98,24 @@ def chosen_budget(context: RunContext) -> Budget:
     """The result of `spend_budget`."""
     _, value = context.work.read_tensors(RESULT)
     plain = context.config.to_json()
-    asked = {key: plain["format"].pop(key) for key in ("bits", "size") if key in plain["format"]}
+    asked = {
+        key: plain["format"].pop(key) for key in ("bits", "size", "other_bytes", "measured") if key in plain["format"]
+    }
     plain["format"] |= value["format"]
     return Budget(CalibConfig.from_json(plain, "the budget's choice"), {**asked, **value["figures"]})
 
 
-def _choices(context: RunContext, windows: Tensor) -> list[_Choice]:
-    """All units, with the cost and the loss of each of their formats."""
-    source = context.source
-    pinned = {name for name in source.linears if any(one.matches(name) for one in source.formats.overrides)}
-
-    def forms_of(layer: QuantLinear) -> list[PlaneFormat]:
-        return [layer.format] if layer.name in pinned else candidates(layer.in_features)
-
-    choices = []
-    for unit in _units(context, windows, forms_of):
-        layers = [source.linears[name] for name in unit.layers]
-        options = [
-            Option(sum(layer.out_features * form.row_bits(layer.in_features) for layer in layers), loss)
-            for form, loss in unit.losses.items()
-        ]
-        weights = sum(layer.out_features * layer.in_features for layer in layers)
-        choices.append(_Choice(unit.layers, weights, list(unit.losses), options))
-    if context.config.format.size is not None:
-        choices.append(_tables(context, windows))
-    source.unload(source.model)
-    return choices
-
-
-def _units(
-    context: RunContext, windows: Tensor, forms_of: Callable[[QuantLinear], list[PlaneFormat]]
-) -> Iterator[Unit]:
-    """The units of all blocks, each block read back where an earlier process measured it."""
-    source, work = context.source, context.work
-    names = [BLOCK.format(index) for index in range(len(source.blocks))]
-    done = next((index for index, name in enumerate(names) if not work.has(name)), len(names))
-    if done < len(names):
-        _load(context)
-        curvature = measure_curvature(context, windows)
-        for name, units in zip(names[done:], measure_units(context, windows, curvature, forms_of, done), strict=True):
-            rows = [{"layers": unit.layers, "losses": list(unit.losses.values())} for unit in units]
-            work.write_tensors(name, NOTHING, {"units": rows})
-    for name in names:
-        for row in work.read_tensors(name)[1]["units"]:
-            forms = forms_of(source.linears[row["layers"][0]])
-            yield Unit(tuple(row["layers"]), dict(zip(forms, row["losses"], strict=True)))
-
-
-def _tables(context: RunContext, windows: Tensor) -> _Choice:
-    """The vocabulary tables, which have as many bits each."""
-    places, given = table_places(context.source), context.config.format.embedding_bits
-    rows = table_candidates(places[0].shape[1], given)
-    if given is not None:
-        losses = [0.0]
-    else:
-        if not context.work.has(TABLES):
-            _load(context)
-            found = measure_tables(context, windows, [form for _, form in rows])
-            context.work.write_tensors(TABLES, NOTHING, {"losses": found})
-        losses = context.work.read_tensors(TABLES)[1]["losses"]
-    weights = sum(V * H for V, H in (place.shape for place in places))
-    costs = [sum(V * form.row_bits(H) for V, H in (place.shape for place in places)) for _, form in rows]
-    options = [Option(cost, loss) for cost, loss in zip(costs, losses, strict=True)]
-    modules = tuple(place.name for place in places)
-    return _Choice(modules, weights, [form for _, form in rows], options, tuple(bits for bits, _ in rows))
-
-
-def _load(context: RunContext) -> None:
-    """The whole model, in full precision, on its device."""
-    context.source.load(context.source.model, linear_dtype=context.dtype)
-    Module.to(context.source.model, context.team.device)
-
-
-def _allocated(choices: list[_Choice], count: int, config: CalibConfig) -> Allocation:
-    units, asked = [choice.options for choice in choices], config.format
-    budget = 8 * asked.size if asked.size is not None else int((asked.bits or 0) * count)
-    least = sum(min(option.cost for option in options) for options in units)
-    if least > budget and asked.size is not None:
-        raise InputError(
-            f"--size {asked.size}: expected {-(-least // 8)} bytes or more, what the smallest formats of layers and "
-            "vocabulary tables take; ask for more"
-        )
+def _allocated(choices: list[Choice], count: int, config: CalibConfig) -> Allocation:
+    least, budget = (
+        sum(min(option.cost for option in choice.options) for choice in choices),
+        _budget_bits(config, count),
+    )
     if least > budget:
-        raise InputError(
-            f"--bits {asked.bits:g}: expected {least / count + 0.0005:.3f} or more, what the smallest formats take with "
-            "their scales; ask for more"
-        )
-    return allocate(units, budget)
+        raise _too_small(least, count, config)
+    return allocate_few(choices, budget)
 
 
-def _formats(choices: list[_Choice], found: Allocation) -> tuple[dict[str, Any], list[str]]:
+def _formats(choices: list[Choice], found: Allocation) -> tuple[dict[str, Any], list[str]]:
     """The keys of `format` that say the commonest format of layers, and overrides for all others."""
     pairs = list(zip(choices, found.chosen, strict=True))
     forms = {name: choice.forms[option] for choice, option in pairs if not choice.bits for name in choice.modules}
@@ -185,12 +124,14 @@ def _formats(choices: list[_Choice], found: Allocation) -> tuple[dict[str, Any],
     keys |= {"levels": default.levels, "scale_type": dtype_name(default.scale_dtype)}
     if default.even and not default.offset:
         keys["zero"] = default.zero
-    keys |= {"embedding_bits": choice.bits[option] for choice, option in pairs if choice.bits}
+    for choice, option in pairs:
+        if choice.bits:
+            keys["embedding_bits"] = choice.bits[option]
     texts = [override_text(name, form, default) for name, form in forms.items()]
     return keys, [text for text in texts if text is not None]
 
 
-def _figures(choices: list[_Choice], found: Allocation, count: int) -> dict[str, Any]:
+def _figures(choices: list[Choice], found: Allocation, count: int) -> dict[str, Any]:
     """For the record: the sums, each unit's formats with their bits and losses, and the frontier in bytes."""
     points = [(cost, loss) for cost, loss in frontier([choice.options for choice in choices])]
     step = -(-len(points) // SHOWN_POINTS)
@@ -205,6 +146,7 @@ def _figures(choices: list[_Choice], found: Allocation, count: int) -> dict[str,
         "units": [
             {
                 "modules": list(choice.modules),
+                "place": choice.place,
                 "chosen": option,
                 "formats": [format_words(form) for form in choice.forms],
                 "bits": [one.cost / choice.weights for one in choice.options],

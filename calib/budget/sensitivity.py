@@ -13,7 +13,8 @@ leaves e[c] / U[c,c] * U[c], so that
 
     D H D^T  ~  sum over c of e[c]^2 (U H U^T)[c,c] / U[c,c]^2
 
-with the e of the plain fit: no column is swept. Rows are independent, and some of each layer stand for all.
+with the e of the plain fit: no column is swept. Rows are independent, and some of each layer stand for all. A trial of
+each unit in the whole model (trial.py) then sets the scale of its estimates.
 Sources: HAWQ-V2 (arXiv 1911.03852) for the sum of curvature times error as what widths are chosen by, GPTQ
 (arXiv 2210.17323) for what feedback leaves, GuidedQuant (arXiv 2505.07004) for gradients as weights of tokens.
 """
@@ -26,11 +27,11 @@ import torch
 from torch import Tensor
 
 from calib.budget.curvature import Curvature
+from calib.budget.trial import Trials, trial_form
 from calib.layers import QuantLinear, quant_linears
 from calib.models.blocks import autocast, record_calls
 from calib.stages.context import RunContext
 from calib.stages.input_statistics import groups_by_input
-from calib.weight_init import WEIGHT_INITS
 from calib.weight_init.error_feedback import inverse_factor
 from dualbinary.contract.weight import PlaneFormat
 from dualbinary.fitting.closed_form import fit
@@ -44,11 +45,12 @@ ROWS = 96  # of each layer that stand for all
 class Unit:
     """Layers of one format: those that read one value, which an exported node multiplies with together.
 
-    `losses` are the estimates for each format asked for, nats a token.
+    `losses` are the estimates for each format asked for, nats a token; `ratio` is what a trial multiplied them by.
     """
 
     layers: tuple[str, ...]
     losses: dict[PlaneFormat, float]
+    ratio: float = 1.0
 
 
 def measure_units(
@@ -57,15 +59,19 @@ def measure_units(
     curvature: dict[str, Curvature],
     forms_of: Callable[[QuantLinear], list[PlaneFormat]],
     done: int = 0,
+    *,
+    tried: bool = True,
 ) -> Iterator[list[Unit]]:
     """The units of one block after another, from block `done` on; the model must be loaded, in full precision.
 
-    `forms_of` gives the formats of a layer; layers of a unit whose formats differ become units of their own.
+    `forms_of` gives the formats of a layer; layers of a unit whose formats differ become units of their own. Units are
+    `tried` over the first window.
     """
     source, device = context.source, context.team.device
     hidden, calls = record_calls(source, windows[:1].to(device))
     states = [record_calls(source, window[None].to(device))[0] for window in windows]
     total = windows.numel()
+    trials = Trials(context, windows[0]) if tried else None
     for index, (_, block) in enumerate(source.blocks):
 
         def run(state: Tensor, block: torch.nn.Module = block, index: int = index) -> Tensor:
@@ -73,38 +79,60 @@ def measure_units(
                 return calls[index](block, state)
 
         if index >= done:
-            forwards = [partial(run, state) for state in states]
-            yield list(_block_units(context, quant_linears(block), forwards, curvature, forms_of))
+            meter = _Meter(context, curvature, trials, index)
+            yield list(meter.units(quant_linears(block), [partial(run, state) for state in states], forms_of))
         states = [run(state).to(hidden.dtype) for state in states]
         context.progress("sensitivity", total + 2 * total * (index + 1) // len(source.blocks), 3 * total)
 
 
-def _block_units(
-    context: RunContext,
-    layers: list[QuantLinear],
-    forwards: list[Callable[[], Tensor]],
-    curvature: dict[str, Curvature],
-    forms_of: Callable[[QuantLinear], list[PlaneFormat]],
-) -> Iterator[Unit]:
-    groups = groups_by_input(layers, forwards[0])
-    metrics = _metrics(groups, forwards, curvature)
-    feeds_back = context.config.init.method == "error-feedback" and "init" in context.config.stages
-    for group, (plain, weighted) in zip(groups, metrics, strict=True):
-        shares = None
-        if feeds_back:
-            factor = inverse_factor(plain, context.config.init.damping)
-            shares = ((factor @ weighted) * factor).sum(1) / factor.diagonal() ** 2
-        for alike in _of_equal_forms(group, forms_of):
-            losses = dict.fromkeys(forms_of(alike[0]), 0.0)
-            for layer in alike:
-                rows = torch.linspace(0, layer.out_features - 1, min(ROWS, layer.out_features)).long()
-                weight = layer.full_weight[rows]
-                cares = curvature[layer.name].outputs.to(weight.device)
-                chosen = cares[rows]
-                scale = float(cares.sum() / chosen.sum().clamp_min(torch.finfo(torch.float32).tiny))
-                for form in losses:
-                    losses[form] += 0.5 * scale * float(chosen.double() @ _row_errors(weight, form, weighted, shares, layer.name))
-            yield Unit(tuple(layer.name for layer in alike), losses)
+@dataclass(frozen=True)
+class _Meter:
+    """Estimates of block `index`."""
+
+    context: RunContext
+    curvature: dict[str, Curvature]
+    trials: Trials | None
+    index: int
+
+    def units(
+        self,
+        layers: list[QuantLinear],
+        forwards: list[Callable[[], Tensor]],
+        forms_of: Callable[[QuantLinear], list[PlaneFormat]],
+    ) -> Iterator[Unit]:
+        """The units of `layers`, all those of the block, which `forwards` run."""
+        init = self.context.config.init
+        feeds_back = init.method == "error-feedback" and "init" in self.context.config.stages
+        groups = groups_by_input(layers, forwards[0])
+        for group, (plain, weighted) in zip(groups, _metrics(groups, forwards, self.curvature), strict=True):
+            shares = None
+            if feeds_back:
+                factor = inverse_factor(plain, init.damping)
+                shares = ((factor @ weighted) * factor).sum(1) / factor.diagonal() ** 2
+            for alike in _of_equal_forms(group, forms_of):
+                losses = {form: self._loss(alike, form, weighted, shares) for form in forms_of(alike[0])}
+                ratio = self._ratio(alike, weighted) if len(losses) > 1 else 1.0
+                losses = {form: ratio * loss for form, loss in losses.items()}
+                yield Unit(tuple(layer.name for layer in alike), losses, ratio)
+
+    def _loss(self, layers: list[QuantLinear], form: PlaneFormat, weighted: Tensor, shares: Tensor | None) -> float:
+        """The estimate for `form`: of the plain fit, or where there are `shares`, of what feedback leaves."""
+        total = 0.0
+        for layer in layers:
+            rows = torch.linspace(0, layer.out_features - 1, min(ROWS, layer.out_features)).long()
+            weight = layer.full_weight[rows]
+            cares = self.curvature[layer.name].outputs.to(weight.device)
+            scale = float(cares.sum() / cares[rows].sum().clamp_min(torch.finfo(torch.float32).tiny))
+            errors = _row_errors(weight, form, weighted, shares, layer.name)
+            total += 0.5 * scale * float(cares[rows].double() @ errors)
+        return total
+
+    def _ratio(self, layers: list[QuantLinear], weighted: Tensor) -> float:
+        """The measured KL of a trial by its estimate."""
+        if self.trials is None:
+            return 1.0
+        estimate = self._loss(layers, trial_form(layers[0].in_features), weighted, None)
+        return self.trials.ratio(layers, estimate, self.index)
 
 
 def _of_equal_forms(
@@ -131,13 +159,13 @@ def _metrics(
     """Of each group E[x x^T] of its inputs [K, K], and the same with each token as the loss cares for it."""
     sums: dict[str, Tensor] = {}
     counts: dict[str, float] = {}
-    window = 0
-    cares = {group[0].name: sum(curvature[layer.name].tokens for layer in group) for group in groups}
+    place = 0  # of the window that is read
+    cares = {group[0].name: torch.stack([curvature[layer.name].tokens for layer in group]).sum(0) for group in groups}
 
     def see(layer: QuantLinear, args: tuple[Tensor, ...]) -> None:
         name = layer.name
         rows = layer.rotate(args[0]).reshape(-1, layer.in_features).float()
-        weights = cares[name][window].to(rows.device)
+        weights = cares[name][place].to(rows.device)
         if len(weights) != len(rows) or not float(weights.sum()):  # experts see some of the tokens
             weights = torch.ones(len(rows), device=rows.device)
         for key, value in (("plain", torch.ones_like(weights)), ("weighted", weights)):
@@ -149,8 +177,9 @@ def _metrics(
 
     hooks = [group[0].register_forward_pre_hook(see) for group in groups]
     try:
-        for window, forward in enumerate(forwards):
+        for forward in forwards:
             forward()
+            place += 1
     finally:
         for hook in hooks:
             hook.remove()

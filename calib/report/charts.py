@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from calib.report.analyses import AFTER, BEFORE
+from calib.report.budget_chart import CAPTION, budget_figure
 from calib.report.drawing import SERIES_COLORS, bars, dots, new_figure, positive_log, svg
 from calib.report.summary import Layer, layers_of, stages_of, totals
 
@@ -34,7 +35,7 @@ class Chart:
 def run_charts(record: dict[str, Any]) -> list[Chart]:
     """The pictures of a record. Raises InputError where matplotlib is missing."""
     layers = layers_of(record)
-    of_run = [_filter(record), _training(record), _blocks(record), _errors(record, layers)]
+    of_run = [_budget(record), _filter(record), _training(record), _blocks(record), _errors(record, layers)]
     of_layers = [_planes(layers), _levels(record, layers), _flipped(layers), _correlations(layers)]
     return [chart for chart in of_run + of_layers if chart]
 
@@ -42,6 +43,11 @@ def run_charts(record: dict[str, Any]) -> list[Chart]:
 def analysis_charts(analyses: dict[str, Any]) -> list[Chart]:
     """The pictures of the analyses. Raises InputError where matplotlib is missing."""
     return [_preference(analyses["preference"]), _landscape(analyses["landscape"])]
+
+
+def _budget(record: dict[str, Any]) -> Chart | None:
+    budget = record.get("budget")
+    return Chart("Budget", CAPTION, budget_figure(budget)) if budget else None
 
 
 def _training(record: dict[str, Any]) -> Chart | None:

@@ -4,7 +4,8 @@
      "model": {"name", "parameters", "quantised_parameters", "hidden", "vocabulary", "bits_per_weight", and where they
                are not one for all: "formats"; where inputs are rotated: "rotations", blocks by width or null},
      "budget": {"bits" or "size", "weights", "bits_per_weight", "bytes", "loss", "gap",
-                "units": [{"modules", "chosen", "formats", "bits", "losses"}], "frontier": [[bytes, loss]]} or absent,
+                "units": [{"modules", "place", "chosen", "formats", "bits", "losses"}],
+                "frontier": [[bytes, loss]]} or absent,
      "data": {"length", "text_windows", "generated_windows", "files", ...} or null,
      "blocks": [{"name", "seconds", "error_before", "error_after", "layers": {name: {stage: figures}}}],
      "tables": [{"name", "format", "weights", "bits_per_weight", "weight_error", "output_error"}] or absent,
@@ -30,7 +31,7 @@ from calib.config import CalibConfig
 from calib.report.files import MAX_NUMBER, Count, Part, Size, read_checked, write_checked
 from dualbinary import OP, InputError
 
-__all__ = ["RECORD_FILE", "RECORD_VERSION", "read_record", "write_record"]
+__all__ = ["RECORD_FILE", "RECORD_VERSION", "read_record", "read_record_file", "write_record"]
 
 RECORD_FILE = "calibration.json"
 RECORD_VERSION = 1
@@ -146,6 +147,7 @@ class _Table(Part):
 
 class _Unit(Part):
     modules: list[str] = Field(min_length=1)
+    place: Count
     chosen: Count
     formats: list[str] = Field(min_length=1)
     bits: list[Size]
@@ -206,6 +208,11 @@ def read_record(directory: Path) -> dict[str, Any]:
     file = directory / RECORD_FILE
     if not file.is_file():
         raise InputError(f"{directory}: has no {RECORD_FILE}; expected a checkpoint that python -m calib wrote")
+    return read_record_file(file)
+
+
+def read_record_file(file: Path) -> dict[str, Any]:
+    """The record in `file`. Raises InputError where it is damaged, or none."""
     return read_checked(file, _Record, RECORD_VERSION)
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from calib.config import STAGES
+from calib.report.budget_chart import budget_sentence
 from calib.report.files import plain
 from dualbinary.contract.rotation import LEAST_BLOCK
 from dualbinary.metrics.statistics import PAPER_PLANE_SHARE, PAPER_PROMPT_TOKENS, PAPER_RULE, paper_flops
@@ -198,6 +199,7 @@ def sentences(record: dict[str, Any]) -> list[str]:
         f"{billions['quantised']}, {counted['ratio']:.1f} times fewer; with zero bits counted too "
         f"{billions['every_bit']}, an addition for each bit that is set {billions['additions']}. Counts, not speeds",
     ]
+    lines += [budget_sentence(record["budget"])] if record.get("budget") else []
     lines += _format_sentences(record)
     if model.get("rotations"):
         lines.append(rotation_sentence(model["rotations"]))

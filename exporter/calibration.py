@@ -1,0 +1,124 @@
+"""The checkpoint that an export begins with where it is asked to calibrate, or for a budget: calib, as a child process.
+
+    --calibrate NAME       the preset of that name, on text that is given or that the model writes
+    --bits, --size         a budget of that preset; without --calibrate that of a fit without data, for which text is
+                           only asked what formats cost
+
+The checkpoint stays beside OUT.onnx, and the same command continues a run that was interrupted.
+"""
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from dualbinary import DualBinaryError, InputError
+from dualbinary.errors import OptionError
+from dualbinary.files.model_files import CONFIG_FILE
+from dualbinary.files.sizes import size_words
+from dualbinary.files.staging import check_output
+from dualbinary.fitting.table_forms import TABLE_BITS
+from exporter.options import ExportOptions
+
+__all__ = ["Wish", "calibrated"]
+
+GENERATED = {"quick": 16, "fast": 256, "best": 256}  # windows that the model writes without text
+MEASURED = 4  # likewise, where formats alone are asked about
+FORMAT = ("planes", "group_size", "offset", "levels", "zero", "rotate")
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What is asked for: a preset, a budget, or both; `text` none: the model writes its own."""
+
+    preset: str | None
+    bits: float | None
+    size: int | None
+    text: tuple[Path, ...]
+
+    @property
+    def budget(self) -> str | None:
+        """The option that gives a budget."""
+        return "bits" if self.bits is not None else "size" if self.size is not None else None
+
+
+def calibrated(
+    model_dir: Path, out: Path, options: ExportOptions, wish: Wish, *, force: bool, quiet: bool
+) -> tuple[Path, ExportOptions]:
+    """Make the checkpoint from `model_dir`; its directory, and the options that export it.
+
+    Raises InputError for options that contradict one another, and SystemExit(2) where the child has said what is wrong.
+    """
+    _refuse_contradictions(options, wish)
+    check_output(out, [out.name], force=force, model_dir=model_dir)
+    checkpoint = out.with_name(out.stem + "-checkpoint")
+    if checkpoint.exists():
+        raise InputError(
+            f"{checkpoint}: holds what an earlier --calibrate, --bits or --size made; export it with python -m "
+            f"exporter {checkpoint} {out}, or remove it to make another one"
+        )
+    checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    words = [sys.executable, "-m", "calib", str(model_dir), str(checkpoint), *_words(model_dir, options, wish)]
+    code = subprocess.run([*words, *(["--quiet"] if quiet else [])], check=False, stdout=sys.stderr).returncode
+    if code == 2 and not checkpoint.exists():
+        raise SystemExit(code)
+    if code or not (checkpoint / CONFIG_FILE).is_file():
+        raise DualBinaryError(
+            f"python -m calib ended with exit code {code} and left no checkpoint; nothing was exported"
+        )
+    return checkpoint, replace(options, **dict.fromkeys(FORMAT))
+
+
+def _refuse_contradictions(options: ExportOptions, wish: Wish) -> None:
+    given = [name for name in FORMAT if getattr(options, name) is not None]
+    if wish.preset in ("fast", "best") and not wish.budget and given:
+        raise InputError(
+            f"--calibrate {wish.preset} decides planes, group size and offset; leave --planes, --group-size, --offset, "
+            "--levels, --zero and --rotate out, or use --calibrate quick"
+        )
+    if options.planes == "auto" and wish.preset:
+        raise InputError("--planes auto is for weights as they are; leave it out with --calibrate")
+    if wish.budget is None:
+        return
+    if wish.bits is not None and wish.size is not None:
+        raise InputError("--bits and --size: expected one of them, a budget for layers or one for the whole file")
+    decided = [name for name in given if name != "rotate"]
+    if decided:
+        names = ", ".join("--" + name.replace("_", "-") for name in decided)
+        raise InputError(f"--{wish.budget} decides the format of every layer; leave out {names}")
+    for name, only in (("scale_bits", (None, 8)), ("op", ("dualbinary",)), ("target", ("cpu",))):
+        if (value := getattr(options, name)) not in only:
+            expected = f"{only[-1]} with {{{wish.budget}}}, whose formats are those of the library's CPU kernels"
+            raise OptionError(name, expected, value, f"leave {{{name}}} out")
+    if wish.size is not None:
+        for name, allowed in (("embedding_bits", (None, *TABLE_BITS)), ("layout", ("plain",))):
+            if (value := getattr(options, name)) not in allowed:
+                expected = f"{', '.join(str(one) for one in allowed if one)} with {{size}}"
+                raise OptionError(name, expected, value, f"leave {{{name}}} out")
+
+
+def _words(model_dir: Path, options: ExportOptions, wish: Wish) -> Sequence[str]:
+    """The arguments of the child beside the directories."""
+    words = ["--preset", wish.preset or "quick"]
+    if wish.bits is not None:
+        words += ["--bits", f"{wish.bits:g}"]
+    if wish.size is not None:
+        from exporter.size import other_bytes
+
+        other = other_bytes(model_dir, options)
+        if other >= wish.size:
+            raise InputError(f"--size {wish.size}: expected more than {size_words(other)}, what is not quantized alone")
+        words += ["--size", str(wish.size), "--other-bytes", str(other)]
+        words += [] if options.embedding_bits is None else ["--embedding-bits", str(options.embedding_bits)]
+    for name in FORMAT:
+        value = getattr(options, name)
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{flag}" if value else f"--no-{flag}")
+        elif value is not None:
+            words += [f"--{flag}", str(value)]
+    fits = wish.preset is None
+    words += ["--init-method", "fit", "--init-windows", str(MEASURED)] if fits else []
+    words += [word for text in wish.text for word in ("--text", str(text))]
+    return words if wish.text else [*words, "--generate", str(MEASURED if fits else GENERATED[str(wish.preset)])]

@@ -1,0 +1,90 @@
+"""`--calibrate quick`, `--bits` and `--size`: the child process, true sizes of files, and what is refused."""
+
+import json
+import subprocess
+
+import pytest
+
+from dualbinary.files.sizes import parse_size
+from exporter.__main__ import main
+from exporter.options import ExportOptions
+from exporter.size import other_bytes
+
+
+@pytest.fixture
+def short_windows(monkeypatch):
+    """Windows that fit the tiny models."""
+    real = subprocess.run
+
+    def run(command, **options):
+        small = ["--length", "32", "--init-windows", "4", "--device", "cpu"] if "calib" in command else []
+        return real([*command, *small], **options)
+
+    monkeypatch.setattr(subprocess, "run", run)
+
+
+def file_bytes(out):
+    return sum(path.stat().st_size for path in (out, out.with_name(out.name + ".data")))
+
+
+def report_of(out):
+    return json.loads((out.parent / "export_report.json").read_text())
+
+
+def test_quick_takes_any_format(pristine_model, tmp_path, short_windows):
+    out = tmp_path / "out" / "model.onnx"
+    form = ["--planes", "3", "--levels", "even", "--group-size", "32", "--offset"]
+    assert main([str(pristine_model("llama")), str(out), "--calibrate", "quick", *form, "--check", "--quiet"]) == 0
+    rows = report_of(out)["layers"]
+    assert {(row["planes"], row["group_size"], row["levels"], row["offset"]) for row in rows} == {(3, 32, "even", True)}
+
+
+def test_bits_are_those_of_the_report(pristine_model, tmp_path, short_windows):
+    out = tmp_path / "out" / "model.onnx"
+    assert main([str(pristine_model("llama")), str(out), "--bits", "3.2", "--check", "--quiet"]) == 0
+    report = report_of(out)
+    assert 3.0 < report["totals"]["bits_per_weight"] <= 3.2
+    assert {row["scale_type"] for row in report["layers"]} == {"uint8"}
+    assert report["blocks"] == {"mlp": 2, "attention": 2, "other_attention": 0}  # as in an export of one format
+
+
+@pytest.mark.parametrize("model", ["llama", "llama_tied"])
+def test_a_file_is_as_large_as_was_asked(pristine_model, tmp_path, short_windows, model):
+    directory, out = pristine_model(model), tmp_path / "out" / "model.onnx"
+    size = other_bytes(directory, ExportOptions()) + 190_000
+    assert main([str(directory), str(out), "--size", str(size), "--calibrate", "quick", "--quiet"]) == 0
+    # Room for formats that were not chosen is not used, and a page is kept for each tensor.
+    assert size - 150_000 < file_bytes(out) <= size
+    record = json.loads((out.parent / "model-checkpoint" / "calibration.json").read_text())
+    assert record["budget"]["size"] == size
+
+
+def test_an_impossible_size_says_the_smallest(pristine_model, tmp_path, short_windows, capfd):
+    directory, out = pristine_model("llama"), tmp_path / "out" / "model.onnx"
+    with pytest.raises(SystemExit, match="2"):
+        main([str(directory), str(out), "--size", "220kB", "--quiet"])
+    error = capfd.readouterr().err
+    smallest = error.partition(": expected ")[2].split()[0]
+    assert "Traceback" not in error
+    assert error.count("error:") == 1
+    assert not out.parent.joinpath("model-checkpoint").exists()
+    assert main([str(directory), str(out), "--size", smallest, "--quiet"]) == 0
+    assert file_bytes(out) <= parse_size(smallest)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--bits", "3", "--size", "1MB"], "--bits and --size: expected one of them"),
+        (["--bits", "3", "--planes", "4"], "--bits decides the format of every layer; leave out --planes"),
+        (["--bits", "3", "--scale-bits", "16"], "--scale-bits: expected 8 with --bits"),
+        (["--bits", "3", "--op", "matmulnbits"], "--op: expected dualbinary with --bits"),
+        (["--size", "1MB", "--embedding-bits", "16"], "--embedding-bits: expected 2, 3, 4, 8 with --size"),
+        (["--size", "much"], "--size: expected a number of bytes"),
+        (["--size", "1kB"], "what is not quantized alone"),
+        (["--bits", "0.5"], "--bits: expected above 1 and at most 8.5"),
+    ],
+)
+def test_wishes_that_contradict_are_refused(pristine_model, tmp_path, capfd, arguments, message):
+    assert main([str(pristine_model("llama")), str(tmp_path / "model.onnx"), *arguments]) == 2
+    assert message in capfd.readouterr().err
