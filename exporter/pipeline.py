@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import CheckerPass
 
 from dualbinary import OP, DualBinaryError
+from dualbinary.bundle import BundledLibrary, write_libraries
 from dualbinary.errors import OptionError
 from dualbinary.files.model_files import CONFIGS, EXPORT_REPORT, OPTIONAL_FILES
 from dualbinary.files.staging import check_output, check_space, staged
@@ -65,13 +67,15 @@ def export(
     *,
     library: Path | None = None,
     cuda_library: Path | None = None,
+    bundled: Sequence[BundledLibrary] = (),
     force: bool = False,
     progress: bool = False,
 ) -> ExportResult:
     """Export `model_dir` to `out` and the files beside it.
 
     `library` is the custom-op library to copy beside the model, for hosts without this project's packages, and
-    `cuda_library` the one with the CUDA kernels, which it opens there.
+    `cuda_library` the one with the CUDA kernels, which it opens there. `bundled` are libraries of other systems, which
+    get the names of these.
     Raises InputError before any work for whatever cannot be done.
     """
     source = ModelDirectory(model_dir)
@@ -80,6 +84,7 @@ def export(
     data_name = f"{out.name}.data"
     libraries = [file for file in (library, cuda_library) if file is not None]
     names = [out.name, data_name, *CONFIGS, *files.tokenizer_names, *(file.name for file in libraries)]
+    names += [library.system.file for library in bundled]
     check_output(out, names, force=force, model_dir=model_dir)
 
     built = build_graph(source, options.activations)
@@ -98,6 +103,7 @@ def export(
         write_model_files(stage, files, genai)
         for file in libraries:
             shutil.copyfile(file, stage / file.name)
+        write_libraries(bundled, stage)
         report = export_report(graph, parameters, stats, options, (stage / data_name).stat().st_size)
         report["blocks"] = asdict(blocks)
         report["warnings"] = _warnings(graph, parameters, options, report)

@@ -29,7 +29,7 @@ class InfoOptions:
     isas: bool = option(False, help="print only the names that DUALBINARY_ISA may have here")
 
 
-OPTIONS = (InfoOptions,)
+OPTIONS = (LoadOptions, InfoOptions)
 
 
 def describe_model(path: Path, threads: int = 0, library: bool = True) -> dict[str, Any]:
