@@ -18,7 +18,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .PHONY: help arm-library setup demo hosts test test-all check check-arm check-baseline cuda gpu-check bench bench-cuda \
-	bench-models bench-peers docs clean
+	bench-models bench-peers docs wheels clean
 
 help: ## list the verbs
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
@@ -127,11 +127,14 @@ $(PEERS)/.installed: benchmarks/models/constraints-peers.txt
 	$(PEERS)/bin/pip install --quiet -c $< onnxruntime-genai onnxruntime
 	touch $@
 
+wheels: setup ## wheels for Linux, Windows and macOS and the source distribution, all built and checked here, into dist/
+	$(BIN)/python -m tools.wheels
+
 docs: setup ## regenerate docs/op_reference.md, docs/reference and the golden vectors
 	$(BIN)/python -m dualbinary.contract.codegen $(GENERATED)
 	$(BIN)/python tools/api_reference.py
 	$(BIN)/python tools/config_fields_page.py
 
 clean: ## remove what can be made again, .venv and models too
-	rm -rf $(VENV) $(PEERS) .venv-cuda .venv-gpu build dist models out .pytest_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) .venv-cuda .venv-gpu .venv-wheels build dist models out .pytest_cache .hypothesis
 	find . -type d "(" -name __pycache__ -o -name .ruff_cache -o -name .import_linter_cache ")" -prune -exec rm -rf {} +

@@ -5,8 +5,9 @@
     dualbinary inspect ...      python -m importer --inspect ...
     dualbinary convert ...      python -m importer.convert ...
     dualbinary quantize ...     python -m calib ...
-    dualbinary generate ...     python -m runtime_ext generate ...     and so on for serve, bench and info
+    dualbinary generate ...     python -m runtime_ext generate ...     and so on for serve, bench, info and doctor
     dualbinary relayout ...     python -m dualbinary.onnx_files.relayout ...
+    dualbinary bundle ...       python -m dualbinary.bundle ...
 
 The modules are run by name, not imported: this package depends on no other one.
 """
@@ -43,6 +44,8 @@ VERBS = {
     "generate": Verb("runtime_ext", ("generate",), "", "continue a prompt with an exported model"),
     "serve": Verb("runtime_ext", ("serve",), "serve", "answer requests of the OpenAI API with an exported model"),
     "bench": Verb("runtime_ext", ("bench",), "", "measure an exported model"),
+    "bundle": Verb("dualbinary.bundle", (), "", "lay the libraries of other systems beside an exported model"),
+    "doctor": Verb("runtime_ext", ("doctor",), "", "say what this machine runs a model with, and what is wrong"),
     "info": Verb("runtime_ext", ("info",), "", "describe the runtime library and this machine"),
 }
 

@@ -12,10 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dualbinary import DualBinaryError, InputError
+from dualbinary.bundle import BundledLibrary, bundled_libraries
 from dualbinary.cli.console import add_common_options, interrupt_when_terminated, run
 from dualbinary.cli.options import add_options, option, options_from
+from dualbinary.errors import OptionError
 from dualbinary.files.sizes import parse_size
 from dualbinary.files.staging import check_output
+from dualbinary.files.systems import named_systems
 from exporter.calibration import Wish, calibrated
 from exporter.imported_source import imported, needs_import
 from exporter.installed_library import InstalledLibrary, installed_library
@@ -90,6 +93,15 @@ class CommandOptions:
         shown="default: what windows and rotations of the model ask for, as far as about a minute allows",
         metavar="N",
     )
+    bundle: str | None = option(
+        None,
+        help="libraries of other systems beside the model: linux-x64,windows-x64 and so on, or all; "
+        "docs/howto/run_elsewhere.md says how hosts take theirs",
+        metavar="SYSTEMS",
+    )
+    bundle_from: Path = option(
+        Path("dist"), help="folder of wheels, or of another bundle, that {bundle} takes libraries from", metavar="DIR"
+    )
     force: bool = option(False, help="replace existing files")
     quiet: bool = option(False, help="no progress bar")
 
@@ -130,6 +142,8 @@ def _command(args: argparse.Namespace) -> None:
     wish = _wish(command)
     if command.text and wish is None:
         raise InputError("--text is for --calibrate, --bits and --size, none of which is given")
+    library = installed_library()
+    bundled = _bundled(options, command, library)  # before any work: a library may be missing
     if needs_import(args.model_dir):
         if wish is not None:
             asked = "--calibrate" if wish.preset else f"--{wish.budget}"
@@ -137,7 +151,7 @@ def _command(args: argparse.Namespace) -> None:
         check_output(args.out, [args.out.name], force=command.force, model_dir=args.model_dir)
         ways = {"requantize": command.requantize, "quiet": command.quiet}
         with imported(args.model_dir, args.out.parent, **ways) as (checkpoint, notes):
-            _export_and_check(args, checkpoint, options, command, notes)
+            _export_and_check(args, checkpoint, options, command, library, bundled, notes)
         return
     if command.requantize:
         raise InputError(f"--requantize is for models that another tool quantized, which {args.model_dir} is not")
@@ -145,7 +159,17 @@ def _command(args: argparse.Namespace) -> None:
     if wish is not None:
         ways = {"force": command.force, "quiet": command.quiet}
         model_dir, options = calibrated(model_dir, args.out, options, wish, **ways)
-    _export_and_check(args, model_dir, options, command)
+    _export_and_check(args, model_dir, options, command, library, bundled)
+
+
+def _bundled(options: ExportOptions, command: CommandOptions, library: InstalledLibrary) -> list[BundledLibrary]:
+    """The libraries of the systems that --bundle names."""
+    if command.bundle is None:
+        return []
+    if options.op != "dualbinary":
+        expected = "no value with {op} " + options.op + ", whose graph needs no library"
+        raise OptionError("bundle", expected, command.bundle, "leave {bundle} out, or use {op} dualbinary")
+    return bundled_libraries(named_systems(command.bundle.split(",")), [command.bundle_from], library.path)
 
 
 def _wish(command: CommandOptions) -> Wish | None:
@@ -164,10 +188,11 @@ def _export_and_check(
     model_dir: Path,
     options: ExportOptions,
     command: CommandOptions,
+    library: InstalledLibrary,
+    bundled: Sequence[BundledLibrary],
     notes: Sequence[str] = (),
 ) -> None:
-    library = installed_library()
-    result, seconds = _export(model_dir, args.out, options, command, library)
+    result, seconds = _export(model_dir, args.out, options, command, library, bundled)
     summary: dict[str, Any] = {
         "out": str(result.path),
         "seconds": round(seconds, 1),
@@ -193,7 +218,12 @@ def _export_and_check(
 
 
 def _export(
-    model_dir: Path, out: Path, options: ExportOptions, command: CommandOptions, library: InstalledLibrary
+    model_dir: Path,
+    out: Path,
+    options: ExportOptions,
+    command: CommandOptions,
+    library: InstalledLibrary,
+    bundled: Sequence[BundledLibrary],
 ) -> tuple["ExportResult", float]:
     """The export, and the seconds it took."""
     from exporter.pipeline import export
@@ -205,6 +235,7 @@ def _export(
         options,
         library=library.path if options.op == "dualbinary" and options.layout_for is None else None,
         cuda_library=library.cuda if options.target == "cuda" and options.op == "dualbinary" else None,
+        bundled=bundled,
         force=command.force,
         progress=not command.quiet and sys.stderr.isatty(),
     )

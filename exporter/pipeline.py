@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import CheckerPass
 
 from dualbinary import OP, DualBinaryError, InputError
+from dualbinary.bundle import BundledLibrary, write_libraries
 from dualbinary.errors import OptionError
 from dualbinary.files.model_files import CHAT_TEMPLATE, CONFIGS, EXPORT_REPORT, OPTIONAL_FILES
 from dualbinary.files.staging import check_output, check_space, staged
@@ -70,13 +72,15 @@ def export(
     *,
     library: Path | None = None,
     cuda_library: Path | None = None,
+    bundled: Sequence[BundledLibrary] = (),
     force: bool = False,
     progress: bool = False,
 ) -> ExportResult:
     """Export `model_dir` to `out` and the files beside it, or to the folder of `out` in another layout.
 
     `library` is the custom-op library to copy beside the model, for hosts without this project's packages, and
-    `cuda_library` the one with the CUDA kernels, which it opens there.
+    `cuda_library` the one with the CUDA kernels, which it opens there. `bundled` are libraries of other systems, which
+    get the names of these.
     Raises InputError before any work for whatever cannot be done.
     """
     source = ModelDirectory(model_dir)
@@ -84,6 +88,7 @@ def export(
     files = read_model_files(source)
     libraries = [file for file in (library, cuda_library) if file is not None]
     names = [*CONFIGS, *files.tokenizer_names, *(file.name for file in libraries)]
+    names += [library.system.file for library in bundled]
     check_output(out, [*_model_names(out, options), *names], force=force, model_dir=model_dir)
 
     built = build_graph(source, options.activations)
@@ -108,6 +113,7 @@ def export(
         write_model_files(stage, files, genai)
         for file in libraries:
             shutil.copyfile(file, stage / file.name)
+        write_libraries(bundled, stage)
         report = export_report(graph, parameters, stats, options, data_bytes)
         report["blocks"] = asdict(blocks)
         report["warnings"] = _warnings(graph, parameters, options, report)

@@ -1,4 +1,4 @@
-"""The runtime's commands: `python -m runtime_ext {generate,chat,serve,eval,logits,bench,info}`."""
+"""The runtime's commands: `python -m runtime_ext {generate,chat,serve,eval,logits,bench,info,doctor}`."""
 
 import argparse
 import sys
@@ -8,13 +8,17 @@ from pathlib import Path
 
 from dualbinary.cli import console
 from dualbinary.cli.options import add_options
+from dualbinary.errors import DualBinaryError
 
 __all__ = ["COMMANDS", "main", "parser"]
 
 
 @dataclass(frozen=True)
 class Command:
-    """A command: the module that has OPTIONS, EXAMPLES and `command`, its summary, and whether it needs a model."""
+    """A command: the module that has OPTIONS, EXAMPLES and `command`, its summary, and whether it needs a model.
+
+    The module is imported when the command is asked for, so that packages of the others need not be there.
+    """
 
     module: str
     summary: str
@@ -33,11 +37,19 @@ COMMANDS = {
     ),
     "bench": Command("runtime_ext.bench", "measure how fast a model runs here"),
     "info": Command("runtime_ext.info", "describe the library, and a model", needs_model=False),
+    "doctor": Command(
+        "runtime_ext.doctor.command", "say what this machine runs a model with, and what is wrong", needs_model=False
+    ),
 }
+# What a device has to have, by the name that is imported.
+_REQUIRED = ("jinja2", "numpy", "onnxruntime", "tokenizers")
 
 
 def parser(chosen: str | None = None) -> argparse.ArgumentParser:
-    """The command line, with the options of the command `chosen` only, or of all: each one's module is imported."""
+    """The command line, with the options of the command `chosen` only, or of all: each one's module is imported.
+
+    Raises DualBinaryError where a package is missing that every device should have.
+    """
     result = argparse.ArgumentParser(
         prog="python -m runtime_ext", description="Run exported models with ONNX Runtime: no torch, no onnx."
     )
@@ -58,19 +70,29 @@ def main(argv: list[str] | None = None) -> int:
     """Parse the command line and return the exit code."""
     arguments = sys.argv[1:] if argv is None else argv
     first = next((word for word in arguments if not word.startswith("-")), "")
-    return console.run(parser(first), lambda args: args.command(args), arguments)
+    try:
+        commands = parser(first)
+    except DualBinaryError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return console.run(commands, lambda args: args.command(args), arguments)
 
 
 def _fill(listed: argparse.ArgumentParser, each: Command) -> None:
-    from runtime_ext.decoder import LoadOptions
-
-    module = import_module(each.module)
+    try:
+        module = import_module(each.module)
+    except ModuleNotFoundError as error:
+        if error.name not in _REQUIRED:
+            raise
+        raise DualBinaryError(
+            f"the package {error.name} is not installed; `pip install dualbinary` brings what it needs"
+        ) from error
     listed.set_defaults(command=module.command)
     listed.epilog = module.EXAMPLES
     listed.add_argument(
         "model", type=Path, nargs=None if each.needs_model else "?", metavar="OUT.onnx", help="exported model"
     )
-    add_options(listed, LoadOptions, *module.OPTIONS)
+    add_options(listed, *module.OPTIONS)
     console.add_common_options(listed)
 
 

@@ -38,7 +38,7 @@ class BenchOptions:
     repeats: int = option(5, help="measured repeats", minimum=1)
 
 
-OPTIONS = (BenchOptions, Provider)
+OPTIONS = (LoadOptions, BenchOptions, Provider)
 EXAMPLES = """\
 examples:
   dualbinary bench OUT.onnx

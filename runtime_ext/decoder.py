@@ -391,6 +391,6 @@ def _check_names(session: ort.InferenceSession) -> None:
     """Raise InputError for a model without the inputs and the output of a decoder."""
     inputs = {value.name for value in session.get_inputs()}
     for name in sorted({"input_ids", "attention_mask"} - inputs):
-        raise InputError(f"not a decoder: it has no input {name}")
+        raise InputError(f"not a decoder: it has no input {name}; give a model that python -m exporter made")
     if "logits" not in {value.name for value in session.get_outputs()}:
-        raise InputError("not a decoder: it has no output logits")
+        raise InputError("not a decoder: it has no output logits; give a model that python -m exporter made")

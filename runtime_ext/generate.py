@@ -99,7 +99,7 @@ class GenerateOptions:
             raise OptionError(name, expected, getattr(self, name), f"leave {{{name}}} out, or use {{prompt}}")
 
 
-OPTIONS = (GenerateOptions, Sampler, Provider)
+OPTIONS = (LoadOptions, GenerateOptions, Sampler, Provider)
 
 
 def generate(

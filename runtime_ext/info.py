@@ -29,7 +29,7 @@ class InfoOptions:
     isas: bool = option(False, help="print only the names that DUALBINARY_ISA may have here")
 
 
-OPTIONS = (InfoOptions,)
+OPTIONS = (LoadOptions, InfoOptions)
 EXAMPLES = """\
 examples:
   dualbinary info                     the library, its kernels for this CPU, ONNX Runtime

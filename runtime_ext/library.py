@@ -13,10 +13,14 @@ from typing import Any, Protocol
 import runtime_ext
 from dualbinary.contract.schema import digest
 from dualbinary.errors import InputError
+from dualbinary.files.shared_library import missing_bytes, system_of_library
+from dualbinary.files.systems import LIBRARY, this_system
 
 __all__ = [
+    "ISA_VARIABLE",
     "LIBRARY_VARIABLE",
     "SUFFIXES",
+    "checked_library",
     "describe",
     "genai_overlay",
     "library_path",
@@ -27,6 +31,9 @@ __all__ = [
 
 LIBRARY_VARIABLE = "DUALBINARY_LIBRARY"
 """Environment variable that names the library's file, before any other place."""
+
+ISA_VARIABLE = "DUALBINARY_ISA"
+"""Environment variable that forces one instruction set."""
 
 SUFFIXES = {"win32": ".dll", "darwin": ".dylib"}
 
@@ -46,8 +53,10 @@ def named_file(variable: str) -> Path | None:
     if not named:
         return None
     path = Path(named)
+    if path.is_dir():
+        raise InputError(f"{variable}={named}: a folder, expected the library's file; name the file in it, or unset it")
     if not path.is_file():
-        raise InputError(f"{variable}={named}: no such file")
+        raise InputError(f"{variable}={named}: no such file; name one that is there, or unset it")
     return path.resolve()
 
 
@@ -59,7 +68,7 @@ def library_path() -> Path:
     """
     if named := named_file(LIBRARY_VARIABLE):
         return named
-    name = f"libdualbinary{SUFFIXES.get(sys.platform, '.so')}"
+    name = f"{LIBRARY}{SUFFIXES.get(sys.platform, '.so')}"
     installed = [*site.getsitepackages(), site.getusersitepackages(), sysconfig.get_path("platlib")]
     folders = [Path(p) for p in runtime_ext.__path__] + [Path(p) / runtime_ext.__name__ for p in installed]
     for folder in folders:
@@ -77,7 +86,7 @@ def register(session_options: _SessionOptions) -> None:
 
     Raises InputError if the library is missing, cannot be loaded, or was built from another version of the contract.
     """
-    session_options.register_custom_ops_library(str(_checked_library()))
+    session_options.register_custom_ops_library(str(checked_library()))
 
 
 def genai_overlay() -> str:
@@ -90,7 +99,7 @@ def genai_overlay() -> str:
     The model's folder needs no library and may consist of links. Raises InputError as `register` does, and where the
     system does not find a loaded library by its name.
     """
-    path = _checked_library()
+    path = checked_library()
     name = path.name if sys.platform in SUFFIXES else _LOADED_NAME
     try:
         ctypes.CDLL(name)
@@ -102,8 +111,8 @@ def genai_overlay() -> str:
     return json.dumps({"model": {"decoder": {"session_options": {"custom_ops_library": name}}}})
 
 
-def _checked_library() -> Path:
-    """Path of the library, which is loaded and fits this package."""
+def checked_library() -> Path:
+    """Path of the library, which is loaded and fits this package. Raises InputError as `register` does."""
     path = library_path()
     built = load(path).dualbinary_digest().decode()
     if built != digest():
@@ -133,12 +142,41 @@ def describe() -> dict[str, Any]:
 @cache
 def load(path: Path) -> ctypes.CDLL:
     """Open the library with ctypes; the functions used here get their types. Raises InputError if that fails."""
+    _refuse_foreign(path)
     try:
         library = ctypes.CDLL(str(path))
         library.dualbinary_digest.restype = ctypes.c_char_p
         library.dualbinary_describe.restype = ctypes.c_char_p
+        library.dualbinary_version.restype = ctypes.c_char_p
     except (OSError, AttributeError) as error:
-        raise InputError(f"{path} is not a usable dualbinary library: {error}") from error
-    library.dualbinary_digest.argtypes = []
+        way = "it is not ours; unset DUALBINARY_LIBRARY"
+        if "GLIBC" in str(error):
+            way = "it was built on a newer Linux; `pip install` a wheel, or build it here"
+        elif isinstance(error, OSError):
+            way = "install the package again"
+        raise InputError(f"{path} is not a usable dualbinary library: {error}: {way}") from error
+    library.dualbinary_digest.argtypes = library.dualbinary_version.argtypes = []
     library.dualbinary_describe.argtypes = [ctypes.POINTER(ctypes.c_char_p)]
     return library
+
+
+def _refuse_foreign(path: Path) -> None:
+    """Raise InputError for what the system would refuse in words of its own, or crash of: read, not loaded."""
+    unusable = f"{path} is not a usable dualbinary library: "
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        way = "give this user the right to read it"
+        raise InputError(f"{unusable}it cannot be read ({error.strerror}): {way}") from error
+    if not content:
+        raise InputError(f"{unusable}it is empty: install the package again")
+    if missing := missing_bytes(content, len(content)):
+        raise InputError(f"{unusable}its last {missing} bytes were cut off: copy it again")
+    here, system = this_system(), system_of_library(content)
+    if here is None:
+        return  # a system that only its own compiler knows
+    if system is None:
+        raise InputError(f"{unusable}it is no shared library: install the package, or name {LIBRARY}'s file")
+    if system != here:
+        way = f"`pip install` brings that of {here.name}, and bundles call it {here.file}"
+        raise InputError(f"{unusable}it is for {system.name}, and this is {here.name}: {way}")

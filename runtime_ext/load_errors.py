@@ -21,6 +21,7 @@ _KINDS = (
     (b"<", "a web page, which failed downloads leave; download the file again"),
 )
 
+_PREFIX = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : (Exception during initialization: )?")
 # What ONNX Runtime says, and the sentence for it; {0} is the first group, {ort} the version here.
 _UPGRADE = "`pip install --upgrade onnxruntime`"
 _MEANINGS = (
@@ -96,7 +97,7 @@ def explained(path: Path, error: Exception) -> InputError:
     for pattern, meaning in _MEANINGS:
         if found := re.search(pattern, text):
             return InputError(f"{path}: {_data_kind(path) or meaning.format(found[1], ort=ort.__version__)}")
-    return InputError(f"{path}: ONNX Runtime cannot load it: {first_line(error)}")
+    return InputError(f"{path}: ONNX Runtime cannot load it: {_PREFIX.sub('', first_line(error))}")
 
 
 def _data_kind(path: Path) -> str:

@@ -34,7 +34,7 @@ class TextCodec:
             self._tokenizer.no_truncation()
             self._tokenizer.no_padding()
         except Exception as error:  # the Rust library raises plain Exception
-            raise InputError(f"{path}: not a tokenizer: {error}") from error
+            raise InputError(f"{path}: not a tokenizer: {error}; copy that of the original model here") from error
         known = {token.content for token in self._tokenizer.get_added_tokens_decoder().values()}
         self._tokenizer.add_tokens([token for token in special.listed if token.content not in known])
         self._tokenizer.encode_special_tokens = special.as_text

@@ -1,5 +1,7 @@
 """Names of the files of a model directory, of those of an exported model, and in it, where others need to know them."""
 
+from dualbinary.files.systems import LIBRARY, SYSTEMS
+
 __all__ = [
     "ADDED_TOKENS",
     "CHAT_TEMPLATE",
@@ -50,7 +52,8 @@ TOKENIZER_FILES = (
 OPTIONAL_FILES = (
     *TOKENIZER_FILES,
     TOKENIZER_CONFIG,
-    *(f"{name}.{suffix}" for name in ("libdualbinary", "libdualbinary_cuda") for suffix in ("so", "dylib", "dll")),
+    *(f"{name}.{suffix}" for name in (LIBRARY, f"{LIBRARY}_cuda") for suffix in ("so", "dylib", "dll")),
+    *(system.file for system in SYSTEMS),
 )
 """Files that an export may add for a tokenizer and for libraries, on any system."""
 

@@ -4,6 +4,7 @@ A name is OS-ARCHITECTURE in the words of .NET and Node.js, "x64" and "arm64", s
 together from what its own platform calls itself. Linux with musl in place of glibc is a system of its own.
 """
 
+import os
 import platform
 import sys
 from collections.abc import Iterable
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 
 from dualbinary.errors import InputError
 
-__all__ = ["LIBRARY", "SYSTEMS", "System", "this_system", "named_systems"]
+__all__ = ["LIBRARY", "SYSTEMS", "System", "named_systems", "this_system"]
 
 LIBRARY = "libdualbinary"
 """The library's name without a suffix, on every system."""
@@ -23,9 +24,9 @@ _FOREIGN_NAMES = {"win": "windows", "osx": "macos", "darwin": "macos", "mac": "m
 
 @dataclass(frozen=True)
 class System:
-    """A system; `wheel` is the beginning of the platform in its wheels' names, `end` the end, and `suffix` the library's.
+    """A system; the platform in the names of its wheels begins with `wheel` and ends with `end`.
 
-    `pip` is what pip's --platform calls it, where its wheels are asked for from another system.
+    suffix: of its libraries. pip: what pip's --platform calls it, where its wheels are asked for from another system.
     """
 
     name: str
@@ -90,5 +91,10 @@ def named_systems(names: Iterable[str]) -> tuple[System, ...]:
 
 
 def _has_musl() -> bool:
-    """Say whether this Python was built for musl: it then names no version of glibc."""
-    return sys.platform == "linux" and platform.libc_ver()[0] != "glibc"
+    """Say whether this Linux has musl in place of glibc, which would tell its version."""
+    if sys.platform != "linux":
+        return False
+    try:
+        return not (os.confstr("CS_GNU_LIBC_VERSION") or "").startswith("glibc")
+    except (OSError, ValueError):
+        return True

@@ -54,7 +54,7 @@ class ChatOptions:
             raise OptionError("speculate", "no value with {draft}, which makes the guesses", self.speculate)
 
 
-OPTIONS = (ChatOptions, Sampler, Provider)
+OPTIONS = (LoadOptions, ChatOptions, Sampler, Provider)
 EXAMPLES = """\
 examples:
   dualbinary chat OUT.onnx

@@ -39,7 +39,7 @@ class EvalOptions:
     quiet: bool = option(False, help="no progress")
 
 
-OPTIONS = (EvalOptions, TaskOptions, Provider)
+OPTIONS = (LoadOptions, EvalOptions, TaskOptions, Provider)
 EXAMPLES = """\
 examples:
   python -m runtime_ext eval OUT.onnx --text prose=novel.txt code=program.py

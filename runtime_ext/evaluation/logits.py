@@ -22,7 +22,7 @@ from runtime_ext.providers import Provider
 
 __all__ = ["EXAMPLES", "OPTIONS", "answer"]
 
-OPTIONS = (Provider,)
+OPTIONS = (LoadOptions, Provider)
 EXAMPLES = """\
 example:
   echo "[1, 2, 3]" | python -m runtime_ext logits OUT.onnx > logits.bin

@@ -56,7 +56,7 @@ class ServeOptions:
     api_key: str | None = option(None, help=f"key that clients have to send; else the variable {API_KEY}, else none")
 
 
-OPTIONS = (ServeOptions, Provider)
+OPTIONS = (LoadOptions, ServeOptions, Provider)
 EXAMPLES = """\
 examples:
   dualbinary serve OUT.onnx

@@ -17,8 +17,9 @@ PAGES = [
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9_-]*[a-z0-9]")
 # Those whose help answers within a second or two; commands that import torch for it have few options of their own.
 COMMANDS = (
-    "exporter", "importer", "importer.convert", "calib", "calib report", "dualbinary relayout",
-    "runtime_ext generate", "runtime_ext serve", "runtime_ext bench", "runtime_ext info", "benchmarks.kernels.bench",
+    "exporter", "importer", "importer.convert", "calib", "calib report", "dualbinary relayout", "dualbinary bundle",
+    "runtime_ext generate", "runtime_ext serve", "runtime_ext bench", "runtime_ext info",
+    "runtime_ext doctor", "benchmarks.kernels.bench",
     "benchmarks.kernels.report", "benchmarks.cuda.bench", "benchmarks.cuda.products", "benchmarks.models.bench",
     "benchmarks.models.profile", "benchmarks.models.batch", "dualbinary.contract.codegen", "runtime_ext eval",
 )  # fmt: skip

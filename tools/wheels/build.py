@@ -29,10 +29,9 @@ def build_wheel(target: Target, out: Path, folder: Path | None = None) -> Path:
         "wheel.tags": ";".join(f"py3-none-{platform}" for platform in target.platform.split(".")),
     }
     variables = {
-        "DUALBINARY_ZIG": str(zig()),
+        "DUALBINARY_ZIG_CXX": str(_program(folder, "c++", f"-target {target.triple}")),
         "DUALBINARY_ZIG_AR": str(_program(folder, "ar")),
         "DUALBINARY_ZIG_RANLIB": str(_program(folder, "ranlib")),
-        "DUALBINARY_ZIG_TRIPLE": target.triple,
         "DUALBINARY_ZIG_SYSTEM": target.system,
         "DUALBINARY_ZIG_PROCESSOR": target.processor,
     }
@@ -68,9 +67,13 @@ def _date() -> str:
     return answer.stdout.strip() or "1764374400"
 
 
-def _program(folder: Path, name: str) -> Path:
-    """A script that is zig's program of that name: CMake wants one file for it."""
+def _program(folder: Path, name: str, arguments: str = "") -> Path:
+    """A script that is zig's program of that name with the first arguments, as CMake wants one file for it.
+
+    CMake asks who the compiler is by a program that it links, for which zig would compile the C++ library once more.
+    """
     path = folder / f"zig-{name}"
-    path.write_text(f'#!/bin/sh\nexec "{zig()}" {name} "$@"\n')
+    asked = 'case "$*" in *CMakeCXXCompilerId.cpp*) set -- -c "$@" ;; esac\n'
+    path.write_text(f'#!/bin/sh\n{asked}exec "{zig()}" {name} {arguments} "$@"\n')
     path.chmod(0o755)
     return path

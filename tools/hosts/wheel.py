@@ -1,0 +1,51 @@
+"""The wheel of this machine in an environment of its own, with what pip brings for it and nothing of the checkout."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from dualbinary.files.systems import this_system
+from tools.hosts.task import NotHereError, Task
+from tools.wheels.environment import ROOT
+
+__all__ = ["NAME", "fresh_environment", "tokens"]
+
+NAME = "wheel in a fresh environment"
+
+_PROGRAM = """
+import sys
+from pathlib import Path
+from runtime_ext.decoder import Decoder
+model, count, *ids = sys.argv[1:]
+tokens = [int(token) for token in ids]
+decoder = Decoder.load(Path(model))
+decoder.start(len(tokens) + int(count))
+logits = decoder.step(tokens)
+for i in range(int(count)):
+    print(token := int(logits.argmax()))
+    if i + 1 < int(count):
+        logits = decoder.step([token])
+"""
+
+
+def tokens(task: Task) -> list[int]:
+    """Return the `count` new token ids. Raises NotHereError where no wheel is in dist/."""
+    system = this_system()
+    wheels = [
+        path for path in (ROOT / "dist").glob("dualbinary-*.whl") if system and system.fits(path.stem.split("-")[-1])
+    ]
+    if not wheels:
+        raise NotHereError(f"dist has no wheel for {system.name if system else 'this system'}: `make wheels` builds it")
+    python = fresh_environment(max(wheels, key=lambda path: path.stat().st_mtime), task.work / "wheel")
+    words = [python, "-I", "-c", _PROGRAM, task.model.resolve(), str(task.count), *map(str, task.prompt_ids)]
+    answer = subprocess.run(words, capture_output=True, text=True, check=True, cwd=python.parent)
+    return [int(word) for word in answer.stdout.split()]
+
+
+def fresh_environment(wheel: Path, folder: Path) -> Path:
+    """The Python of an environment in `folder` with the wheel, and the pinned versions of what it depends on."""
+    python = folder / "bin" / "python"
+    subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
+    pip = [python, "-m", "pip", "install", "--quiet", "-c", ROOT / "constraints.txt"]
+    subprocess.run([*pip, wheel], check=True, capture_output=True)
+    return python
