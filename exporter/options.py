@@ -260,6 +260,9 @@ class ExportOptions:
         if self.fallback == "none":
             expected = "ort4, ort2 or standard with {layout_for} transformersjs, which registers no library"
             raise OptionError("fallback", expected, self.fallback, "leave {fallback} out")
+        if self.kv_cache == "int8":
+            expected = "model or fp16 with {layout_for} transformersjs, whose ONNX Runtime 1.30 cannot read int8 rows"
+            raise OptionError("kv_cache", expected, self.kv_cache, "use {kv_cache} fp16")
         if self.target != "cpu":
             expected = "cpu with {layout_for} transformersjs, whose providers take the same file"
             raise OptionError("target", expected, self.target, "leave {target} out")

@@ -27,7 +27,7 @@ TEMPLATE = "{{ bos_token }}{% for m in messages %}[{{ m.role }}] {{ m.content }}
 FORMS = {
     "default": {},
     "fp16": {"dtype": "fp16"},
-    "int8 cache": {"kv_cache": "int8"},
+    "fp16 cache": {"kv_cache": "fp16"},
     "matmulnbits": {"op": "matmulnbits", "levels": "even"},
 }
 
@@ -188,6 +188,9 @@ def test_what_is_wrong_is_said_in_a_sentence(chat, source, folder, tmp_path):
     alone = tmp_path / "alone"
     export(source("llama"), alone / "model.onnx", ExportOptions(fallback="none"))
     assert "needs the custom-op library" in said(chat, alone)[1]
+    rows = tmp_path / "rows"
+    export(source("llama"), rows / "model.onnx", ExportOptions(kv_cache="int8"))
+    assert "error: ONNX Runtime 1.32 or newer reads an int8 cache" in said(chat, rows, "--ids", "1")[1]
     settings = json.loads((folder / "tokenizer.json").read_text())
     settings["model"]["type"] = "Strange"
     (alone / "tokenizer.json").write_text(json.dumps(settings))

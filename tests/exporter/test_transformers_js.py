@@ -128,6 +128,8 @@ def test_what_no_javascript_runs_is_refused(tiny_model, tmp_path):
         ExportOptions(layout_for="transformersjs", fallback="none")
     with pytest.raises(OptionError, match="providers take the same file"):
         ExportOptions(layout_for="transformersjs", target="cuda")
+    with pytest.raises(OptionError, match="cannot read int8 rows"):
+        ExportOptions(layout_for="transformersjs", kv_cache="int8")
     directory = tiny_model("lfm2")
     with pytest.raises(InputError, match=r"other\.onnx: .* names the model itself"):
         export(directory, tmp_path / "other.onnx", ExportOptions(layout_for="transformersjs"))

@@ -9,7 +9,7 @@ from typing import Any
 
 from tools.hosts.task import NotHereError
 
-__all__ = ["EXAMPLES", "installed", "node", "run_json"]
+__all__ = ["EXAMPLES", "built_page", "installed", "node", "run_json"]
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 _MINUTES = 10
@@ -44,6 +44,15 @@ def installed(package: Path) -> Path:
             raise NotHereError(f"npm ci in {package.name} failed ({reason}); it needs the npm registry once")
         mark.write_bytes(lock.read_bytes())
     return package
+
+
+def built_page() -> Path:
+    """The page of examples/web as files for a server. Raises NotHereError as `installed` does."""
+    web = installed(EXAMPLES / "web")
+    with open(web / "build.js") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        subprocess.run([node(), web / "build.js"], check=True, capture_output=True)
+    return web / "dist"
 
 
 def run_json(*command: object) -> dict[str, Any]:

@@ -73,7 +73,7 @@ export class Decoder {
     if (this.#session.inputNames.includes("position_ids")) {
       feeds.position_ids = this.#integers(ids.map((_, place) => this.length + place));
     }
-    const outputs = await this.#session.run(feeds, this.#wanted());
+    const outputs = await this.#run(feeds);
     for (const [name, tensor] of Object.entries(outputs)) {
       if (PRESENT.test(name)) this.#keep(name, tensor);
     }
@@ -81,6 +81,17 @@ export class Decoder {
     const { logits } = outputs;
     const vocabulary = logits.dims.at(-1);
     return toFloat32(logits.type, logits.data.subarray(logits.data.length - vocabulary));
+  }
+
+  async #run(feeds) {
+    try {
+      return await this.#session.run(feeds, this.#wanted());
+    } catch (error) {
+      const rows = [...this.#past.values()].some(({ type }) => type === "int8");
+      if (!rows) throw error;
+      const way = "ONNX Runtime 1.32 or newer reads an int8 cache without the library; use that, or --kv-cache fp16";
+      throw new ModelError(`${way} (${error.message.split("\n")[0]})`, { cause: error });
+    }
   }
 
   #check(ids) {

@@ -9,6 +9,7 @@ export class ModelError extends Error {}
  * @property {string[]} data names that the file of its weights may have, in the same place.
  * @property {number} context tokens that the model takes.
  * @property {Set<number>} stop tokens that end an answer.
+ * @property {string[]} caches outputs that hold keys and values, of models that carry nothing else from step to step.
  * @property {object} tokenizer content of tokenizer.json.
  * @property {object} tokenizerConfig content of tokenizer_config.json.
  * @property {string | null} template the chat template.
@@ -46,6 +47,7 @@ export async function readModelFiles(read, place) {
     data: [`${name}.data`, `${name}_data`],
     context: contextOf(genai, await json("config.json", false)),
     stop: new Set([genai.model.eos_token_id ?? []].flat()),
+    caches: cachesOf(genai.model.decoder),
     tokenizer,
     tokenizerConfig,
     template: (await read("chat_template.jinja")) ?? defaultTemplate(tokenizerConfig.chat_template),
@@ -58,6 +60,12 @@ function contextOf(genai, config) {
   const long = (rope?.rope_type ?? rope?.type) === "longrope";
   const short = rope?.original_max_position_embeddings ?? config.original_max_position_embeddings;
   return long && short ? Math.min(short, genai.model.context_length) : genai.model.context_length;
+}
+
+function cachesOf({ outputs = {}, num_hidden_layers: layers, layer_types: types }) {
+  if (types) return []; // some layers have states in their place
+  const patterns = [outputs.present_key_names, outputs.present_value_names].filter(Boolean);
+  return Array.from({ length: layers }, (_, layer) => patterns.map((name) => name.replace("%d", layer))).flat();
 }
 
 function defaultTemplate(template) {

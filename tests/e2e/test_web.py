@@ -1,0 +1,134 @@
+"""The page of examples/web: in Chromium, as a person uses it; its engine without a browser; and its server."""
+
+import http.client
+import json
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from exporter.options import ExportOptions
+from exporter.pipeline import export
+from runtime_ext.text import TextCodec
+from tests.e2e.test_node import COUNT, PROMPT, TEMPLATE, greedy
+from tests.support.tiny_models import make_model
+from tests.support.tiny_tokenizers import write_tokenizer
+from tools.hosts.npm import EXAMPLES, built_page, installed, node, run_json
+from tools.hosts.task import NotHereError
+
+BROWSER = EXAMPLES.parent / "tools" / "browser"
+WEB = EXAMPLES / "web"
+
+
+@pytest.fixture(scope="module")
+def page() -> Path:
+    """The page, built."""
+    try:
+        return built_page()
+    except NotHereError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory) -> Path:
+    directory = make_model("llama", tmp_path_factory.mktemp("source") / "llama")
+    write_tokenizer(directory)
+    (directory / "chat_template.jinja").write_text(TEMPLATE)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def folder(source, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("folder") / "tiny"
+    export(source, folder / "model.onnx", ExportOptions(planes=4))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def answers(folder) -> list[str]:
+    """What the model says to two questions of one conversation, by Python."""
+    codec, messages, texts = TextCodec(folder), [], []
+    for question in ("Hi", "And?"):
+        messages.append({"role": "user", "content": question})
+        ids = greedy(folder / "model.onnx", codec.encode_messages(messages), 5)
+        texts.append(codec.decode(ids[: ids.index(2)] if 2 in ids else ids))
+        messages.append({"role": "assistant", "content": texts[-1]})
+    return texts
+
+
+@pytest.fixture(scope="module")
+def seen(page, folder) -> dict:
+    """One visit of the page, for several tests."""
+    try:
+        installed(BROWSER)
+    except NotHereError as error:
+        pytest.skip(str(error))
+    return run_json(BROWSER / "visit.js", folder)
+
+
+def test_a_conversation_has_the_answers_of_python(seen, answers):
+    assert seen["problems"] == []
+    assert seen["isolated"] is True
+    assert seen["facts"][0] == "WebAssembly, 2 threads"
+    assert seen["questions"] == ["Hi", "And?"]
+    assert seen["answers"] == [answer for answer in answers if answer]  # an empty one has no place on the page
+    assert seen["again"] == answers[:1]
+    assert seen["opened"] == answers[:1]
+    assert re.match(r"\d tokens · first after \d+\.\d\d s · \d+\.\d tokens/s", seen["stats"])
+
+
+def test_everything_that_can_be_pressed_has_a_name(seen):
+    assert seen["unnamed"] == []
+
+
+def test_an_answer_and_a_download_can_be_stopped(seen):
+    assert "stopped" in seen["stopped"] or "tokens" in seen["stopped"]
+    assert seen["cancelled"] == "Loading was cancelled."
+
+
+def test_what_is_wrong_is_said_on_the_page(seen):
+    assert "tokens and the model takes 128; reset it" in seen["full"]
+    assert "3.0 GB are too much for a page" in seen["large"]
+    assert "100 of" in seen["short"] or "file of weights" in seen["short"]
+    assert "no genai_config.json" in seen["nothing"]
+    assert seen["alone"][0] == "WebAssembly, 1 thread, as the server does not isolate the page"
+    assert seen["old"].startswith("This browser lacks WebAssembly with vectors (SIMD)")
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"op": "matmulnbits", "levels": "even"}, {"dtype": "fp16"}, {"layout_for": "transformersjs"}]
+)
+def test_webassembly_without_a_browser_continues_as_python_does(page, source, tmp_path, options):
+    """The engine of the page in Node.js: seconds, where a browser takes many."""
+    path = export(source, tmp_path / "model.onnx", ExportOptions(planes=4, **options)).path
+    found = run_json(WEB / "wasm.js", tmp_path, "--ids", ",".join(map(str, PROMPT)), "--count", COUNT)
+    assert found["ids"] == greedy(path, PROMPT, COUNT)
+
+
+def test_the_server_gives_the_page_and_the_model_and_nothing_else(page, folder):
+    command = [node(), str(WEB / "serve.js"), "--port", "0", "--page", str(page), str(folder)]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert server.stdout is not None
+        port = int(server.stdout.readline().strip().rstrip("/").rpartition(":")[2])
+        client = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+
+        def get(path: str, method: str = "GET") -> tuple[int, bytes, dict[str, str]]:
+            client.request(method, path)
+            response = client.getresponse()
+            return response.status, response.read(), dict(response.getheaders())
+
+        status, body, headers = get("/")
+        assert (status, headers["Content-Type"]) == (200, "text/html; charset=utf-8")
+        assert b"<title>dualbinary</title>" in body
+        assert headers["Cross-Origin-Opener-Policy"] == "same-origin"
+        assert headers["Cross-Origin-Embedder-Policy"] == "require-corp"
+        assert json.loads(get("/model/config.json")[1])["model_type"] == "llama"
+        assert get("/model/model.onnx.data", "HEAD")[1] == b""
+        for path in ("/model/../../source", "/..%2f..%2fpackage.json", "/%2e%2e/package.json", "/model/", "/%zz", "/nowhere"):
+            assert get(path)[0] == 404, path
+        assert get("/", "POST")[0] == 405
+    finally:
+        server.terminate()
+        server.wait(20)
