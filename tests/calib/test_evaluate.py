@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -194,3 +195,54 @@ def test_what_cannot_be_measured_is_one_clear_error(model, exported, texts, tmp_
     with pytest.raises(SystemExit) as ended:  # with the code of the child, which has said why
         main(["eval", str(model), str(damaged), *text, *WINDOWS, "--windows", "1"])
     assert ended.value.code == 2
+
+
+QUESTIONS = [("Aman", ["walks", "is"], 0), ("Itrains", ["inSpain", "again"], 1), ("Theboy", ["runs", "sat", "eats"], 2)]
+
+
+@pytest.fixture(scope="module")
+def tasks(tmp_path_factory):
+    pytest.importorskip("lm_eval", reason="needs pip install 'dualbinary[tasks]'")
+    directory = tmp_path_factory.mktemp("tasks")
+    fields = ("question", "endings", "label")
+    lines = [json.dumps(dict(zip(fields, question, strict=True))) for question in QUESTIONS]
+    (directory / "questions.jsonl").write_text("\n".join(lines))
+    data = {"data_files": {"test": str(directory / "questions.jsonl")}, "cache_dir": str(directory / "cache")}
+    task = {"task": "endings", "dataset_path": "json", "dataset_kwargs": data, "test_split": "test"}
+    task |= {"output_type": "multiple_choice", "doc_to_text": "{{question}}", "doc_to_choice": "{{endings}}"}
+    task |= {"doc_to_target": "{{label}}", "target_delimiter": "", "metric_list": [{"metric": "acc"}]}
+    (directory / "endings.yaml").write_text(json.dumps(task))
+    return directory
+
+
+def accuracy(directory):
+    """The share of questions whose right ending is the most likely one of plain PyTorch."""
+    right = 0
+    for question, endings, label in QUESTIONS:
+        scores = []
+        for ending in endings:
+            tokens = torch.tensor([[1, *(ord(letter) - ord("!") + 4 for letter in question + ending)]])  # BOS first
+            values = log_probabilities(directory, tokens)[0].gather(-1, tokens[0, 1:, None])
+            scores.append(float(values[-len(ending) :].sum()))
+        right += scores.index(max(scores)) == label
+    return right / len(QUESTIONS)
+
+
+def test_tasks_are_answered_by_every_kind_of_subject(model, checkpoint, exported, tasks, tmp_path, capsys):
+    other = make_model("mistral", tmp_path / "other")
+    write_tokenizer(other)
+    subjects = [str(path) for path in (model, checkpoint, exported["all"], other)]
+    arguments = ["--tasks", "endings", "--tasks-dir", str(tasks), "--device", "cpu", "--quiet"]
+    assert main(["eval", *subjects, *arguments, "--json"]) == 0
+    full, ours, file, another = (one["tasks"][0] for one in json.loads(capsys.readouterr().out)["models"])
+    assert (full["value"], another["value"]) == (accuracy(model), accuracy(other))
+    assert file == ours  # the same weights: no two endings are as close as rounding
+    assert (full["task"], full["metric"], full["count"], full["shots"]) == ("endings", "acc", len(QUESTIONS), 0)
+    assert main(["eval", str(model), *arguments, "--limit", "2"]) == 0
+    assert capsys.readouterr().out.splitlines()[1].split()[-2:] == ["2", "0"]
+
+
+def test_without_the_harness_the_extra_is_named_before_any_work(model, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "lm_eval", None)
+    assert main(["eval", str(model), "--tasks", "piqa", "--device", "cpu"]) == 2
+    assert "pip install 'dualbinary[tasks]'" in capsys.readouterr().err

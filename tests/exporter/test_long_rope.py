@@ -3,6 +3,8 @@
 The reference is transformers on the whole sequence at once. Weights lie on a 4-bit grid, which the fit stores exactly.
 """
 
+from itertools import pairwise
+
 import numpy as np
 import onnx
 import pytest
@@ -100,6 +102,29 @@ def test_a_sequence_that_grows_longer_is_read_again(model, step):
     decoder.step(TOKENS[:15])
     for end in range(15 + step, 35, step):
         assert_close(decoder.step(TOKENS[end - step : end]), wanted(reference, end))
+
+
+@pytest.mark.parametrize("ends", [[SWITCH - 2], [SWITCH + 13], [15, 30], [15, 18, 21]])
+def test_every_token_has_the_logits_that_the_whole_gives_it(model, ends):
+    reference, out = model
+    decoder = Decoder.load(out)
+    decoder.start(CONTEXT)
+    for begin, end in pairwise([0, *ends]):
+        rows = np.concatenate(list(decoder.step_each(TOKENS[begin:end])))
+        with torch.inference_mode():
+            assert_close(rows, reference(torch.tensor([TOKENS[:end]])).logits[0, begin:].numpy())
+
+
+def test_a_model_of_one_tokens_logits_says_each_up_to_the_switch_alone(model, tmp_path):
+    _, out = model
+    last = tmp_path / "out" / "model.onnx"
+    export(out.parent.parent / "model", last, ExportOptions(embedding_bits=32, verify_tokens=0))
+    decoder = Decoder.load(last)
+    decoder.start(CONTEXT)
+    assert len(list(decoder.step_each(TOKENS[:SWITCH]))) == SWITCH
+    decoder.start(CONTEXT)
+    with pytest.raises(InputError, match="export it anew with --logits all"):
+        list(decoder.step_each(TOKENS[: SWITCH + 1]))
 
 
 def test_a_new_sequence_begins_with_the_short_factors(model):

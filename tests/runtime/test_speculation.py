@@ -106,6 +106,30 @@ def test_a_token_has_the_same_bits_in_a_run_of_several_as_in_a_run_of_one(decode
     assert_same_bits(decoder, VOCABULARY)
 
 
+def steps_and_rows(decoder):
+    """The logits after each token of the prompt: by steps of one, and by `step_each` in two parts."""
+    decoder.start(LIMIT)
+    steps = np.stack([decoder.step([token]) for token in PROMPT])
+    decoder.start(LIMIT)
+    rows = [row for part in (PROMPT[:3], PROMPT[3:]) for row in decoder.step_each(part)]
+    return steps, rows
+
+
+# Level 4 rounds activations to 8 bits, one way for up to three rows and another for more; float16 keeps 11 bits.
+STEP_TOLERANCE = 2e-2
+
+
+def test_logits_of_each_token_are_those_of_steps(decoder):
+    steps, rows = steps_and_rows(decoder)
+    assert max(len(part) for part in rows) == min(decoder.logits_per_run, 7)
+    assert np.abs(np.concatenate(rows) - steps).max() <= STEP_TOLERANCE * np.abs(steps).max()
+
+
+def test_a_model_with_states_says_the_logits_of_each_token_too(stateful):
+    steps, rows = steps_and_rows(stateful)
+    assert np.abs(np.concatenate(rows) - steps).max() <= STEP_TOLERANCE * np.abs(steps).max()
+
+
 @pytest.mark.parametrize(
     ("name", "options"),
     [
