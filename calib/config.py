@@ -173,6 +173,7 @@ class CalibConfig(Settings):
             raise ValueError(f"stages: layer belongs to --method qbb, not to {method}")
         formats = self.format.layer_formats
         even = formats.default.even or any(one.values.get("levels") == "even" for one in formats.overrides)
+        even = even or self.format.has_budget
         kinds = {method: method, **({"even": "even levels"} if even else {})}
         for kind, words in kinds.items() if "init" in self.stages else ():
             allowed = [name for name, row in WEIGHT_INITS.items() if kind in row.methods]

@@ -22,7 +22,7 @@ from calib.models.source import empty_model
 from calib.models.tables import table_names
 from calib.presets import DEFAULTS, PRESETS, preset
 from dualbinary import InputError
-from dualbinary.checkpoint import CONFIG_FILE, read_quantization_config
+from dualbinary.checkpoint import CONFIG_FILE, read_quantization_config, scales_name, stored_tensors
 from dualbinary.cli import options
 from dualbinary.cli.options import Option
 from dualbinary.errors import OptionError
@@ -168,8 +168,21 @@ def _format_of_start(given: Mapping[str, Any], model_dir: Path) -> dict[str, Any
     if form.even:
         found |= {"levels": form.levels} if form.offset else {"levels": form.levels, "zero": form.zero}
     tables = table_names(empty_model(model_dir)) if stored.overrides else set()
+    if _has_codes(Path(start), tables):
+        found["scale_type"] = "uint8"  # scales of other types become those of the run
     layers = [module for module in stored.overrides if module not in tables]
     blocks = [block for module in (*layers, "") if (block := stored.block_size_of(module)) is not None]
     found |= {"rotate": max(blocks)} if blocks else {}
     texts = [override_text(module, stored.format_of(module), form) for module in layers]
     return {**found, "override": [text for text in texts if text]} if any(texts) else found
+
+
+def _has_codes(directory: Path, tables: set[str]) -> bool:
+    """Say that the scales of layers have 8 bits: tensors themselves say their types."""
+    others = {scales_name(table) for table in tables}
+    kinds = {
+        tensor.dtype
+        for name, tensor in stored_tensors(directory).items()
+        if name.endswith(scales_name("")) and name not in others
+    }
+    return kinds == {"U8"}

@@ -32,6 +32,8 @@ from calib.layers import QuantLinear, quant_linears
 from calib.models.blocks import autocast, record_calls
 from calib.stages.context import RunContext
 from calib.stages.input_statistics import groups_by_input
+from calib.student_weight import weight_of_planes
+from calib.weight_init import WEIGHT_INITS
 from calib.weight_init.error_feedback import inverse_factor
 from dualbinary.contract.weight import PlaneFormat
 from dualbinary.fitting.closed_form import fit
@@ -111,7 +113,7 @@ class _Meter:
                 shares = ((factor @ weighted) * factor).sum(1) / factor.diagonal() ** 2
             for alike in _of_equal_forms(group, forms_of):
                 losses = {form: self._loss(alike, form, weighted, shares) for form in forms_of(alike[0])}
-                ratio = self._ratio(alike, weighted) if len(losses) > 1 else 1.0
+                ratio = self._ratio(alike, plain, weighted, shares) if len(losses) > 1 else 1.0
                 losses = {form: ratio * loss for form, loss in losses.items()}
                 yield Unit(tuple(layer.name for layer in alike), losses, ratio)
 
@@ -127,12 +129,23 @@ class _Meter:
             total += 0.5 * scale * float(cares[rows].double() @ errors)
         return total
 
-    def _ratio(self, layers: list[QuantLinear], weighted: Tensor) -> float:
-        """The measured KL of a trial by its estimate."""
-        if self.trials is None:
+    def _ratio(self, layers: list[QuantLinear], plain: Tensor, weighted: Tensor, shares: Tensor | None) -> float:
+        """The loss that a trial shows by its estimate."""
+        form = trial_form(layers[0].in_features)
+        estimate = self._loss(layers, form, weighted, shares)
+        if self.trials is None or not estimate:
             return 1.0
-        estimate = self._loss(layers, trial_form(layers[0].in_features), weighted, None)
-        return self.trials.ratio(layers, estimate, self.index)
+        init = self.context.config.init
+        initialize = WEIGHT_INITS[init.method].make(init.model_copy(update={"refits": 0}), self.context.config.seed)
+        states, second_order = [], 0.0
+        for layer in layers:
+            weight, metric = layer.full_weight, plain if WEIGHT_INITS[init.method].needs_inputs else None
+            state = initialize(weight, metric, form, layer.name)
+            error = weight - weight_of_planes(state.planes, state.scales, layer.in_features, form)
+            cares = self.curvature[layer.name].outputs.to(weight.device)
+            second_order += 0.5 * float(cares @ ((error @ weighted) * error).sum(1))
+            states.append(state)
+        return self.trials.loss(layers, states, second_order, self.index) / estimate
 
 
 def _of_equal_forms(

@@ -1,14 +1,15 @@
 """Units tried out: the KL divergence of the whole model where one unit alone is quantized, which sets its estimates.
 
-The estimate of sensitivity.py takes gradients of outputs and inputs to be independent, tokens too, and the loss to be
-square in an error. That is right within a factor of two or three for most units, and 4 to 15 times too much for some:
-products that make a few large activations, queries and keys whose errors a softmax bounds. So each unit is quantized
-once, by the plain fit to three even planes, and all its estimates are multiplied by
+The estimate of sensitivity.py takes gradients of outputs and inputs to be independent, errors of columns too, and the
+loss to be square in an error. That orders the formats of a unit, and is up to fifteen times too large for some units:
+queries and keys whose first token is unlike all others, products that make a few large activations. So each unit is
+quantized once, by the run's own weight initialization to three even planes, and
 
-    ( KL measured - KL of nothing + s ) / ( estimate of that fit + s )            s = half of the KL of nothing
+    loss[f] = estimate[f] / estimate[trial] * second order * ( KL - KL of nothing + s ) / ( second order + s )
 
-where the KL of nothing is what products in bfloat16 alone make of a change that is none: it is there between any two
-runs, grows with the blocks that are behind it, and says that smaller figures mean nothing.
+where the second order is 1/2 sum of F[n] D[n] H D[n]^T of the trial's very error D, and s half of the KL of nothing.
+That is what products in bfloat16 alone make of a change that is none: it is there between any two runs, grows with the
+blocks that are behind it, and says that smaller figures mean nothing.
 """
 
 import torch
@@ -19,12 +20,12 @@ from calib.losses import chunk_size, kl_divergence
 from calib.models.blocks import autocast
 from calib.models.head import head_of
 from calib.stages.context import RunContext
+from calib.weight_init.base import InitialWeight
+from calib.weight_init.data_free import closed_form
 from dualbinary import padded_k
-from dualbinary.contract.scale_codes import scale_values
 from dualbinary.contract.weight import PlaneFormat
-from dualbinary.fitting.closed_form import fit
 
-__all__ = ["Trials", "trial_form"]
+__all__ = ["TOKENS", "Trials", "trial_form"]
 
 TOKENS = 256  # of a window
 TRIED, EXACT = 3, 8  # planes: of a trial, and of one that changes nothing
@@ -46,15 +47,16 @@ class Trials:
         self._head, self._vocabulary = head_of(context.source.model, context.team.device, context.dtype)
         self._teacher = self._hidden()
         first = next(iter(context.source.linears.values()))
-        self._nothing = self._kl([first], EXACT)
+        exact = trial_form(first.in_features, EXACT)
+        self._nothing = self._kl([first], [closed_form(first.full_weight, exact, first.name)], exact)
 
-    def ratio(self, layers: list[QuantLinear], estimate: float, block: int) -> float:
-        """What `estimate`, that of `layers` in `trial_form`, is to be multiplied by; they are in block `block`."""
+    def loss(self, layers: list[QuantLinear], states: list[InitialWeight], second_order: float, block: int) -> float:
+        """The loss of `layers` of block `block` in the `states` of `trial_form`, nats a token."""
         blocks = len(self._context.source.blocks)
         floor = self._nothing * (blocks - block) / blocks
-        measured = max(0.0, self._kl(layers, TRIED) - floor)
+        measured = max(0.0, self._kl(layers, states, trial_form(layers[0].in_features)) - floor)
         tiny = torch.finfo(torch.float32).tiny
-        return (measured + floor / 2 + tiny) / (estimate + floor / 2 + tiny)
+        return second_order * (measured + floor / 2 + tiny) / (second_order + floor / 2 + tiny)
 
     @torch.no_grad()
     def _hidden(self) -> Tensor:
@@ -62,16 +64,14 @@ class Trials:
             return self._context.source.model.base_model(input_ids=self._window, use_cache=False).last_hidden_state[0]
 
     @torch.no_grad()
-    def _kl(self, layers: list[QuantLinear], planes: int) -> float:
+    def _kl(self, layers: list[QuantLinear], states: list[InitialWeight], form: PlaneFormat) -> float:
         before = [layer.format for layer in layers]
-        for layer in layers:
-            layer.format = trial_form(layer.in_features, planes)
-            fitted = fit(layer.full_weight.cpu().numpy(), layer.format, name=layer.name).weight
-            given = torch.from_numpy(fitted.planes), torch.from_numpy(scale_values(fitted.scales)).float()
-            layer.set_quantized(*(part.to(layer.weight.device) for part in given))
+        for layer, state in zip(layers, states, strict=True):
+            layer.format = form
+            layer.set_quantized(state.planes, state.scales)
         student = self._hidden()
-        for layer, form in zip(layers, before, strict=True):
-            layer.quantized, layer.format, layer.planes = False, form, None
+        for layer, own in zip(layers, before, strict=True):
+            layer.quantized, layer.format, layer.planes = False, own, None
         total = 0.0
         for begin in range(0, len(student), step := chunk_size(self._vocabulary)):
             mine, theirs = (self._head(hidden[begin : begin + step]) for hidden in (student, self._teacher))

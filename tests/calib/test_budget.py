@@ -159,6 +159,15 @@ def test_a_run_spends_the_bits_it_is_given(budgeted):
     assert read_record(out)["budget"]["gap"] >= 0
 
 
+def test_training_goes_on_in_the_formats_of_the_budget(budgeted, model, tmp_path):
+    out, trained = budgeted[0], tmp_path / "trained"
+    steps = ("--e2e-steps", "2", "--e2e-held-out", "2", "--e2e-evaluate-every", "2", "--stages", "e2e")
+    assert main([str(model), str(trained), *SMALL, "--start", str(out), *steps]) == 0
+    first, second = (read_record(path)["model"] for path in (out, trained))
+    assert second["formats"] == first["formats"]
+    assert stored_bits(trained) == pytest.approx(stored_bits(out))
+
+
 def test_layers_that_read_one_value_have_one_format(budgeted):
     _, record = budgeted
     formats = {name: one["format"] for name, one in record["model"]["formats"].items()}
