@@ -8,9 +8,9 @@ from pathlib import Path
 
 from dualbinary.errors import InputError
 
-__all__ = ["move_into_place", "new_directory", "sync", "write_text"]
+__all__ = ["ON_WINDOWS", "move_into_place", "new_directory", "sync", "write_text"]
 
-_WINDOWS = os.name == "nt"
+ON_WINDOWS = os.name == "nt"
 
 
 def sync(path: Path) -> None:
@@ -18,9 +18,9 @@ def sync(path: Path) -> None:
 
     Windows opens no directories, and flushes what may be written to alone.
     """
-    if _WINDOWS and path.is_dir():
+    if ON_WINDOWS and path.is_dir():
         return
-    descriptor = os.open(path, os.O_RDWR if _WINDOWS else os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDWR if ON_WINDOWS else os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

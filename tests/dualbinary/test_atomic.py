@@ -51,7 +51,7 @@ def test_a_directory_with_files_is_kept(tmp_path):
 def test_windows_opens_no_directory(tmp_path, monkeypatch):
     opened = []
     real = os.open
-    monkeypatch.setattr(atomic, "_WINDOWS", True)
+    monkeypatch.setattr(atomic, "ON_WINDOWS", True)
     monkeypatch.setattr(atomic.os, "open", lambda path, *rest: opened.append((path, *rest)) or real(path, *rest))
     atomic.write_text(tmp_path / "a.txt", "text")
     assert opened == [(tmp_path / "a.txt.new", os.O_RDWR)]
