@@ -8,12 +8,19 @@ from pathlib import Path
 
 from dualbinary.errors import InputError
 
-__all__ = ["move_into_place", "new_directory", "sync", "write_text"]
+__all__ = ["ON_WINDOWS", "move_into_place", "new_directory", "sync", "write_text"]
+
+ON_WINDOWS = os.name == "nt"
 
 
 def sync(path: Path) -> None:
-    """Ask the system to bring a file or directory to disk before the next step."""
-    descriptor = os.open(path, os.O_RDONLY)
+    """Ask the system to bring a file or directory to disk before the next step.
+
+    Windows opens no directories, and flushes what may be written to alone.
+    """
+    if ON_WINDOWS and path.is_dir():
+        return
+    descriptor = os.open(path, os.O_RDWR if ON_WINDOWS else os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -107,7 +107,10 @@ async def _serve(app: Any, listener: socket.socket, grace: int) -> None:
     server.capture_signals = contextlib.nullcontext
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, server.handle_exit, number, None)
+        try:
+            loop.add_signal_handler(number, server.handle_exit, number, None)
+        except NotImplementedError:  # Windows
+            signal.signal(number, server.handle_exit)
     await server.serve(sockets=[listener])
 
 

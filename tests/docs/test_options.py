@@ -26,7 +26,7 @@ COMMANDS = (
 # Of other programs (accelerate, cmake, compute-sanitizer), of scripts under tools/, and of studies.
 FOREIGN = {
     "--num_processes", "--use_fsdp", "--fsdp_version", "--build", "--preset", "--tool", "--full", "--emulated",
-    "--blocks", "--hellaswag", "--model", "--model_args",
+    "--blocks", "--hellaswag", "--model", "--model_args", "--upgrade",
 }  # fmt: skip
 
 

@@ -1,8 +1,11 @@
 """Files and directories that are there whole or not at all."""
 
+import os
+
 import pytest
 
 from dualbinary import InputError
+from dualbinary.files import atomic
 from dualbinary.files.atomic import new_directory, write_text
 
 
@@ -43,3 +46,13 @@ def test_a_directory_with_files_is_kept(tmp_path):
     with pytest.raises(InputError, match="exists and is not an empty directory"), new_directory(tmp_path):
         pass
     assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_windows_opens_no_directory(tmp_path, monkeypatch):
+    opened = []
+    real = os.open
+    monkeypatch.setattr(atomic, "ON_WINDOWS", True)
+    monkeypatch.setattr(atomic.os, "open", lambda path, *rest: opened.append((path, *rest)) or real(path, *rest))
+    atomic.write_text(tmp_path / "a.txt", "text")
+    assert opened == [(tmp_path / "a.txt.new", os.O_RDWR)]
+    assert (tmp_path / "a.txt").read_text() == "text"

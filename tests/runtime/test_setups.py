@@ -173,8 +173,12 @@ def mixed_up(host):
 
 SETUPS = {
     "the package was installed without a library": no_library,
-    "`DUALBINARY_LIBRARY` leads nowhere": lambda host: host.variable(library.LIBRARY_VARIABLE, host.folder / "no.so"),
-    "`DUALBINARY_LIBRARY` names a folder": lambda host: host.variable(library.LIBRARY_VARIABLE, host.folder),
+    "the variable `DUALBINARY_LIBRARY` leads nowhere": lambda host: host.variable(
+        library.LIBRARY_VARIABLE, host.folder / "no.so"
+    ),
+    "the variable `DUALBINARY_LIBRARY` names a folder": lambda host: host.variable(
+        library.LIBRARY_VARIABLE, host.folder
+    ),
     "the library is some other file": lambda host: host.library(b"hello"),
     "the library is empty": lambda host: host.library(b""),
     "the library was cut off": lambda host: host.library(own()[:-200]),
@@ -187,9 +191,11 @@ SETUPS = {
     "the library is of another version": lambda host: host.library(
         own().replace(digest().encode(), b"0123456789abcdef")
     ),
-    "`DUALBINARY_ISA` is no instruction set": lambda host: host.variable(library.ISA_VARIABLE, "mmx"),
-    "`DUALBINARY_ISA` is one that the processor lacks": lambda host: host.variable(library.ISA_VARIABLE, OTHER_ISA),
-    "`DUALBINARY_ISA` slows the kernels down": lambda host: host.variable(library.ISA_VARIABLE, "scalar"),
+    "the variable `DUALBINARY_ISA` is no instruction set": lambda host: host.variable(library.ISA_VARIABLE, "mmx"),
+    "the variable `DUALBINARY_ISA` is one that the processor lacks": lambda host: host.variable(
+        library.ISA_VARIABLE, OTHER_ISA
+    ),
+    "the variable `DUALBINARY_ISA` slows the kernels down": lambda host: host.variable(library.ISA_VARIABLE, "scalar"),
     "ONNX Runtime is missing": lambda host: host.module("onnxruntime", None),
     "ONNX Runtime is too old": lambda host: host.patch(ort, "__version__", "1.16.3"),
     "ONNX Runtime is newer than any that was tested": lambda host: host.patch(ort, "__version__", "1.99.0"),

@@ -1,6 +1,6 @@
 """Wheels of other systems, as far as they run here; `make wheels` has to have built them.
 
-Kernels of one architecture come from one compiler, so that a product is the same to the last bit on each of its systems.
+Kernels of one architecture come from one compiler, so that a product has the same bits on each of its systems.
 """
 
 import shutil

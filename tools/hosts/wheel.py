@@ -8,11 +8,11 @@ from dualbinary.files.systems import this_system
 from tools.hosts.task import NotHereError, Task
 from tools.wheels.environment import ROOT
 
-__all__ = ["NAME", "fresh_environment", "tokens"]
+__all__ = ["NAME", "PROGRAM", "fresh_environment", "tokens"]
 
 NAME = "wheel in a fresh environment"
 
-_PROGRAM = """
+PROGRAM = """\
 import sys
 from pathlib import Path
 from runtime_ext.decoder import Decoder
@@ -26,6 +26,7 @@ for i in range(int(count)):
     if i + 1 < int(count):
         logits = decoder.step([token])
 """
+"""Prints greedy tokens: `python -c PROGRAM OUT.onnx COUNT ID...`."""
 
 
 def tokens(task: Task) -> list[int]:
@@ -37,7 +38,7 @@ def tokens(task: Task) -> list[int]:
     if not wheels:
         raise NotHereError(f"dist has no wheel for {system.name if system else 'this system'}: `make wheels` builds it")
     python = fresh_environment(max(wheels, key=lambda path: path.stat().st_mtime), task.work / "wheel")
-    words = [python, "-I", "-c", _PROGRAM, task.model.resolve(), str(task.count), *map(str, task.prompt_ids)]
+    words = [python, "-I", "-c", PROGRAM, task.model.resolve(), str(task.count), *map(str, task.prompt_ids)]
     answer = subprocess.run(words, capture_output=True, text=True, check=True, cwd=python.parent)
     return [int(word) for word in answer.stdout.split()]
 

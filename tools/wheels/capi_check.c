@@ -2,9 +2,9 @@
  *
  *   capi_check LIBRARY PROBLEM
  *
- * PROBLEM holds int64 numbers: the eleven fields of dualbinary_spec, the rows M, the bytes of planes and of scales; then
- * planes, scales, and the rows X float32 [M, K]. The output is a line of the version and the kernel, and then Y [M, N],
- * each number's eight hexadecimal digits on a line, so that results can be compared bit by bit. */
+ * PROBLEM holds int64 numbers: the eleven fields of dualbinary_spec, the rows M, the bytes of planes and of scales;
+ * then planes, scales, and the rows X float32 [M, K]. The output is a line of the version and the kernel, and then
+ * Y [M, N], each number's eight hexadecimal digits on a line, so that results can be compared bit by bit. */
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>

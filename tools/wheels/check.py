@@ -13,7 +13,7 @@ from tools.wheels.environment import environment
 from tools.wheels.library_facts import LibraryFacts, library_facts
 from tools.wheels.targets import Target
 
-__all__ = ["EXPORTS", "WheelFacts", "check_wheel"]
+__all__ = ["EXPORTS", "WheelFacts", "check_wheel", "granted_tags"]
 
 EXPORTS = ("RegisterCustomOps", "RegisterDualBinaryCustomOps", "dualbinary_")
 """What the names of exported symbols begin with."""
@@ -93,13 +93,20 @@ def _version(text: str) -> tuple[int, ...]:
     return tuple(map(int, re.findall(r"\d+", text)))
 
 
-def _wrong_for_auditwheel(wheel: Path, target: Target) -> list[str]:
-    """Auditwheel's own opinion: the oldest tag that it grants has to be that of the name."""
+def granted_tags(wheel: Path) -> list[str]:
+    """The manylinux tags that auditwheel grants a wheel. Raises DualBinaryError where it grants none."""
     command = [environment() / "python", "-m", "auditwheel", "show", wheel]
     answer = subprocess.run(command, capture_output=True, text=True, check=False)
     granted = re.findall(r'"(manylinux_\w+)"', " ".join(answer.stdout.split()))
     if not granted:
-        return [f"auditwheel grants no tag: {(answer.stdout + answer.stderr).strip()[-300:]}"]
-    oldest = min(granted, key=_version)
+        raise DualBinaryError(
+            f"{wheel.name}: auditwheel grants no tag: {(answer.stdout + answer.stderr).strip()[-300:]}"
+        )
+    return granted
+
+
+def _wrong_for_auditwheel(wheel: Path, target: Target) -> list[str]:
+    """The oldest tag that auditwheel grants has to be that of the name."""
+    oldest = min((tag for tag in granted_tags(wheel) if tag.startswith("manylinux_")), key=_version)
     promised = next(tag for tag in target.platform.split(".") if tag.startswith("manylinux_"))
     return [] if _version(oldest) <= _version(promised) else [f"auditwheel grants {oldest}, the name says {promised}"]

@@ -11,6 +11,8 @@ set(CMAKE_RANLIB "$ENV{DUALBINARY_ZIG_RANLIB}")
 # Of libraries for macOS, CMake would change names when they are installed; they have none to change.
 set(CMAKE_INSTALL_NAME_TOOL ":")
 set(CMAKE_SKIP_RPATH ON)
+# zig would describe everything for a debugger, and "-s" leave it out again.
+set(CMAKE_CXX_FLAGS_INIT "-g0")
 set(CMAKE_SHARED_LINKER_FLAGS_INIT "-s")
 set(CMAKE_FIND_ROOT_PATH_MODE_PROGRAM NEVER)
 set(CMAKE_FIND_ROOT_PATH_MODE_LIBRARY ONLY)
