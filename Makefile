@@ -17,7 +17,7 @@ export HF_HUB_OFFLINE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help arm-library setup demo test test-all check check-arm check-baseline cuda gpu-check bench bench-cuda \
+.PHONY: help arm-library setup demo test test-all check check-arm check-baseline cuda gpu-check web bench bench-cuda \
 	bench-models bench-peers docs clean
 
 help: ## list the verbs
@@ -39,6 +39,13 @@ $(VENV)/.built: $(VENV)/.installed $(CPP_SOURCES) dualbinary/contract/op.toml du
 
 demo: setup ## a real model: export, check, generate, and a table of sizes and speeds
 	$(BIN)/python -m examples.demo
+
+# A folder that the exporter wrote.
+MODEL ?= out/demo/dualbinary
+
+web: ## the page of examples/web, built and served with MODEL=FOLDER (default: that of the demo); needs Node.js
+	cd examples/web && npm ci --no-audit --no-fund
+	cd examples/web && npm start -- $(abspath $(MODEL))
 
 test: setup ## the default tests
 	$(BIN)/python -m pytest $(PARALLEL) -m "not slow"

@@ -31,7 +31,10 @@ try {
   const loadSeconds = (performance.now() - begin) / 1000;
   const facts = await page.locator("#facts li").allTextContents();
   const ids = values.ids.split(",").map(Number);
-  const answer = await page.evaluate(([ids, count]) => window.dualbinary.greedy(ids, count), [ids, Number(values.count)]);
+  const answer = await page.evaluate(
+    ([ids, count]) => window.dualbinary.greedy(ids, count),
+    [ids, Number(values.count)],
+  );
   console.log(
     JSON.stringify({
       ids: answer.ids,
