@@ -89,12 +89,16 @@ export async function open({ gpu = false, page = {} } = {}) {
   return { browser, page: await browser.newPage(page) };
 }
 
-/** The largest memory that the browser's busiest tab has had, in bytes; null where the system does not tell. */
-export async function tabBytes(browser) {
+/**
+ * What the browser's busiest tab has taken: the largest memory that it had, in bytes, and seconds of processors; nulls
+ * where the system does not tell.
+ */
+export async function tabUse(browser) {
   const session = await browser.newBrowserCDPSession();
   const { processInfo } = await session.send("SystemInfo.getProcessInfo");
-  const peaks = processInfo.filter(({ type }) => type === "renderer").map(({ id }) => peakOf(id));
-  return Math.max(...peaks.filter(Boolean), 0) || null;
+  const tabs = processInfo.filter(({ type }) => type === "renderer").map(({ id, cpuTime }) => [peakOf(id), cpuTime]);
+  const [peakBytes, cpuSeconds] = tabs.sort(([one], [other]) => other - one)[0] ?? [null, null];
+  return { peakBytes, cpuSeconds };
 }
 
 function peakOf(pid) {

@@ -8,7 +8,7 @@ import { open, serve } from "./browser.js";
 const { values, positionals } = parseArgs({ allowPositionals: true, options: { dark: { type: "boolean" } } });
 const [folder, out, ...questions] = positionals;
 const view = {
-  viewport: { width: 860, height: 700 },
+  viewport: { width: 860, height: 640 },
   deviceScaleFactor: 1.5,
   colorScheme: values.dark ? "dark" : "light",
 };
@@ -27,7 +27,7 @@ try {
     .locator("#facts li", { hasText: "of memory" })
     .waitFor({ timeout: 60_000 })
     .catch(() => {});
-  await page.screenshot({ path: out });
+  await page.screenshot({ path: out, fullPage: true });
 } finally {
   await browser.close();
   server.close();
