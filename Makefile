@@ -17,8 +17,8 @@ export HF_HUB_OFFLINE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help arm-library setup demo hosts test test-all check check-arm check-baseline cuda gpu-check bench bench-cuda \
-	bench-models bench-peers docs wheels clean
+.PHONY: help arm-library setup demo hosts test test-all check check-arm check-baseline cuda gpu-check web bench \
+	bench-cuda bench-models bench-peers docs wheels clean
 
 help: ## list the verbs
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
@@ -42,6 +42,13 @@ demo: setup ## a real model: export, check, generate, and a table of sizes and s
 
 hosts: setup ## one export on every host that this machine has, token by token; says what others need
 	$(BIN)/python -m tools.hosts
+
+# A folder that the exporter wrote.
+MODEL ?= out/demo/dualbinary
+
+web: ## the page of examples/web, built and served with MODEL=FOLDER (default: that of the demo); needs Node.js
+	cd examples/web && npm ci --no-audit --no-fund
+	cd examples/web && npm start -- $(abspath $(MODEL))
 
 test: setup ## the default tests
 	$(BIN)/python -m pytest $(PARALLEL) -m "not slow"

@@ -20,6 +20,7 @@ __all__ = [
     "DEFAULT_PLANES",
     "FITTED",
     "MIN_LENGTH",
+    "STOCK",
     "TARGETS",
     "ExportOptions",
 ]
@@ -39,6 +40,9 @@ MAX_VERIFY_TOKENS = 64
 
 MIN_LENGTH = 8
 """Tokens that a model is made for at least."""
+
+STOCK = ("matmulnbits", "dequantizelinear")
+"""Values of `op` whose graph has no operator of ours."""
 
 FITTED = "planes of a plain directory (a checkpoint brings its own)"
 GRAPH = "graph"
@@ -143,7 +147,7 @@ class ExportOptions:
         "after each of them; 0: no such output",
         minimum=0,
         maximum=MAX_VERIFY_TOKENS,
-        shown="default 8; 3 with {accuracy_level} 4; 0 with {target} cuda, {op} matmulnbits or {layout_for}",
+        shown="default 8; 3 with {accuracy_level} 4; 0 with {target} cuda, {layout_for} or another {op}",
         metavar="N",
     )
     max_length: int | None = option(
@@ -179,8 +183,9 @@ class ExportOptions:
         "dualbinary",
         help="operator of the linear layers: dualbinary, for hosts that register the library, with a fallback function "
         "for the others; matmulnbits, ONNX Runtime's own alone, for WebGPU and other execution providers, which takes "
-        "even levels",
-        choices=("dualbinary", "matmulnbits"),
+        "even levels; dequantizelinear, standard operators over the same codes, for WebAssembly, which unpacks them "
+        "once where the session is told to",
+        choices=("dualbinary", *STOCK),
     )
     fallback: str = option(
         "ort4",
@@ -213,7 +218,7 @@ class ExportOptions:
             expected = "ort4, standard or none at {accuracy_level} 0, where ONNX Runtime is slow with two bits"
             raise OptionError("fallback", expected, self.fallback, "use {fallback} ort4, or {accuracy_level} 4")
         plain = OP.layouts[0].name
-        if self.op == "matmulnbits":
+        if self.op in STOCK:
             self._check_stock(plain)
             self._check_cache()
             return
@@ -271,11 +276,19 @@ class ExportOptions:
         """Refuse what says nothing of a graph without our operator."""
         for name, only in (("layout", plain), ("fallback", "ort4")):
             if (value := getattr(self, name)) != only:
-                expected = "no value with {op} matmulnbits, whose graph has neither our operator nor its fallback"
+                expected = f"no value with {{op}} {self.op}, whose graph has neither our operator nor its fallback"
                 raise OptionError(name, expected, value, f"leave {{{name}}} out, or use {{op}} dualbinary")
         if self.embedding_bits == 3:
-            expected = "2, 4, 8, 16 or 32 with {op} matmulnbits"
+            expected = f"2, 4, 8, 16 or 32 with {{op}} {self.op}"
             raise OptionError("embedding_bits", expected, 3, "use 4, or {op} dualbinary")
+        if self.op != "dequantizelinear":
+            return
+        if self.accuracy_level:
+            expected = "0 with {op} dequantizelinear, which computes in floats"
+            raise OptionError("accuracy_level", expected, self.accuracy_level, "leave {accuracy_level} out")
+        if self.target != "cpu":
+            expected = "cpu with {op} dequantizelinear, which a GPU would unpack at every call"
+            raise OptionError("target", expected, self.target, "use {op} matmulnbits")
 
     @property
     def verified_tokens(self) -> int:

@@ -20,6 +20,7 @@ from dualbinary.files.staging import check_output, check_space, staged
 from dualbinary.onnx_files.blocks import FusedBlocks, fuse_blocks
 from dualbinary.onnx_files.same_bits import state_same_bits
 from exporter import transformers_js
+from exporter.dequantized_products import dequantize_products
 from exporter.export_folder import ExportFolder
 from exporter.genai_notes import cache_notes, genai_notes
 from exporter.graph.architectures import VERIFIED
@@ -190,6 +191,8 @@ def _save(model: ir.Model, path: Path, data: Path, options: ExportOptions) -> tu
     proto = ir.to_proto(model)
     blocks = fuse_blocks(proto) if options.fuses else FusedBlocks.none(proto)
     state_same_bits(proto)
+    if options.op == "dequantizelinear":
+        dequantize_products(proto, data.parent)
     parts = [data]
     if options.layout_for is not None:
         transformers_js.adapt_graph(proto)

@@ -45,9 +45,11 @@ function readArguments() {
   }
   const { values, positionals } = parsed;
   if (values.help) return values;
-  if (positionals.length !== 1) throw new ModelError(`one MODEL_FOLDER is expected, got ${positionals.length}; --help says more`);
+  if (positionals.length !== 1)
+    throw new ModelError(`one MODEL_FOLDER is expected, got ${positionals.length}; --help says more`);
   const { ids, prompt } = values;
-  if (ids !== undefined && prompt !== undefined) throw new ModelError("--ids and --prompt are two ways to say one thing; give one");
+  if (ids !== undefined && prompt !== undefined)
+    throw new ModelError("--ids and --prompt are two ways to say one thing; give one");
   return {
     ...values,
     folder: positionals[0],

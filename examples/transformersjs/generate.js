@@ -28,9 +28,12 @@ env.localModelPath = path.dirname(path.resolve(folder));
 env.logLevel = LogLevel.ERROR;
 const name = path.basename(path.resolve(folder));
 
+// Only for exports with --op dequantizelinear, whose weights are then unpacked once and not at every step.
+const OPTIONS = { session_options: { extra: { session: { disable_quant_qdq: "1" } } } };
+
 const begin = performance.now();
 if (values.ids) {
-  const model = await AutoModelForCausalLM.from_pretrained(name);
+  const model = await AutoModelForCausalLM.from_pretrained(name, OPTIONS);
   const started = performance.now();
   const ids = values.ids.split(",").map(BigInt);
   const ones = new BigInt64Array(ids.length).fill(1n);
@@ -52,7 +55,7 @@ if (values.ids) {
   };
   console.log(values.json ? JSON.stringify({ ids: made, ...measures }) : made.join(","));
 } else {
-  const generator = await pipeline("text-generation", name);
+  const generator = await pipeline("text-generation", name, OPTIONS);
   const streamer = new TextStreamer(generator.tokenizer, { skip_prompt: true });
   const options = { max_new_tokens: Number(values.count), do_sample: false, streamer };
   await generator([{ role: "user", content: question }], options);

@@ -47,9 +47,17 @@ async function answer(request, response, roots, headers) {
     return;
   }
   const type = TYPES[path.extname(found.file)] ?? "application/octet-stream";
-  response.writeHead(200, { ...headers, "Content-Type": type, "Content-Length": found.size, "Cache-Control": "no-cache" });
+  response.writeHead(200, {
+    ...headers,
+    "Content-Type": type,
+    "Content-Length": found.size,
+    "Cache-Control": "no-cache",
+  });
   if (request.method === "HEAD") response.end();
-  else createReadStream(found.file).on("error", () => response.destroy()).pipe(response);
+  else
+    createReadStream(found.file)
+      .on("error", () => response.destroy())
+      .pipe(response);
 }
 
 const { values, positionals } = parseArgs({

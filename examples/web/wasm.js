@@ -7,7 +7,7 @@ import { parseArgs } from "node:util";
 
 import ort from "onnxruntime-web";
 
-import { Decoder } from "../node/lib/decoder.js";
+import { Decoder, SESSION } from "../node/lib/decoder.js";
 import { generate } from "../node/lib/generate.js";
 import { readModelFiles } from "../node/lib/model_files.js";
 
@@ -27,9 +27,15 @@ const names = files.data.filter((_, index) => found[index]);
 
 const begin = performance.now();
 ort.env.wasm.numThreads = Number(values.threads);
-const data = await Promise.all(names.map(async (name) => ({ path: name, data: await readFile(path.join(place, name)) })));
+const data = await Promise.all(
+  names.map(async (name) => ({ path: name, data: await readFile(path.join(place, name)) })),
+);
 const graph = await readFile(path.join(folder, files.model));
-const session = await ort.InferenceSession.create(graph, { executionProviders: ["wasm"], externalData: data });
+const session = await ort.InferenceSession.create(graph, {
+  ...SESSION,
+  executionProviders: ["wasm"],
+  externalData: data,
+});
 const times = [performance.now()];
 const made = [];
 const ids = values.ids.split(",").map(Number);

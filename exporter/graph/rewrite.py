@@ -36,7 +36,7 @@ from exporter.graph.plane_formats import input_orders, layer_formats, stored_tab
 from exporter.graph.rotations import Rotations
 from exporter.graph.signed_hadamard import HadamardKind, settle_hadamards
 from exporter.graph.wide_product import Calls
-from exporter.options import CUDA_PLANES, ExportOptions
+from exporter.options import CUDA_PLANES, STOCK, ExportOptions
 
 __all__ = ["rewrite"]
 
@@ -67,8 +67,10 @@ def rewrite(
     linear_pass = DualBinaryLinearPass(formats, input_orders(formats, parameters), rotations, options.accuracy_level)
     linear_pass(model)
     nodes = linear_pass.nodes
-    if options.op == "matmulnbits":
-        stock_pass = StockProductsPass(nodes, _DTYPES[options.activations], options.accuracy_level)
+    if options.op in STOCK:
+        # Of codes that become floats none is wider than it has to be; MatMulNBits takes such at level 4 alone.
+        level = options.accuracy_level if options.op == "matmulnbits" else 4
+        stock_pass = StockProductsPass(nodes, _DTYPES[options.activations], level, options.op)
         stock_pass(model)
         nodes = stock_pass.nodes
     pack_pass = PackQkvPass()
@@ -126,7 +128,7 @@ def _fitted_rotation(exact: Collection[str], options: ExportOptions, linear: Lin
 
 def _hadamard_kind(options: ExportOptions) -> HadamardKind:
     """CUDA devices and hosts that take no custom operator have standard operators in place of SignedHadamard."""
-    if options.target == "cuda" or options.op == "matmulnbits":
+    if options.target == "cuda" or options.op in STOCK:
         return "nodes"
     return "none" if options.fallback == "none" else "function"
 
@@ -135,7 +137,7 @@ def _table_form(options: ExportOptions) -> TableForm:
     bits, dtype, level = options.table_bits, _DTYPES[options.activations], options.accuracy_level
     if bits in _FLOAT_TABLES:
         return FloatTables(_FLOAT_TABLES[bits], dtype)
-    if options.op == "matmulnbits" or (options.target == "cuda" and bits > CUDA_PLANES):
+    if options.op in STOCK or (options.target == "cuda" and bits > CUDA_PLANES):
         return BlockTables(bits, dtype, level, check_ids=options.target == "cpu")
     return PlaneTables(bits, dtype, level, in_codes=options.stores_codes)
 

@@ -9,39 +9,30 @@ import subprocess
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from exporter.options import ExportOptions
 from exporter.pipeline import export
-from runtime_ext.decoder import Decoder
 from runtime_ext.text import TextCodec
-from tests.support.tiny_models import make_model
-from tests.support.tiny_tokenizers import write_tokenizer
-from tools.hosts.npm import EXAMPLES, installed, node, run_json
-from tools.hosts.task import NotHereError
+from tests.support.javascript import COUNT, PROMPT, answers, continued, greedy, make_source, node, package
 
-PROMPT = [72, 33, 40, 51, 60]
-COUNT = 12
-TEMPLATE = "{{ bos_token }}{% for m in messages %}[{{ m.role }}] {{ m.content }}{{ eos_token }}{% endfor %}[assistant] "
 FORMS = {
     "default": {},
     "fp16": {"dtype": "fp16"},
     "fp16 cache": {"kv_cache": "fp16"},
     "matmulnbits": {"op": "matmulnbits", "levels": "even"},
+    "dequantizelinear": {"op": "dequantizelinear", "levels": "even"},
 }
-
-
-def ready(name: str) -> Path:
-    try:
-        return installed(EXAMPLES / name)
-    except NotHereError as error:
-        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="module")
 def chat() -> Path:
-    return ready("node") / "chat.js"
+    return package("examples/node") / "chat.js"
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> Path:
+    return package("examples/transformersjs") / "generate.js"
 
 
 @pytest.fixture(scope="module")
@@ -51,25 +42,10 @@ def source(tmp_path_factory):
 
     def get(name: str) -> Path:
         if name not in made:
-            directory = make_model(name, tmp_path_factory.mktemp("source") / name)
-            write_tokenizer(directory)
-            (directory / "chat_template.jinja").write_text(TEMPLATE)
-            made[name] = directory
+            made[name] = make_source(name, tmp_path_factory.mktemp("source") / name)
         return made[name]
 
     return get
-
-
-def greedy(path: Path, ids: list[int], count: int) -> list[int]:
-    """What Python continues with, by the same function inside the model."""
-    decoder = Decoder.load(path, library=False)
-    decoder.start(len(ids) + count)
-    made: list[int] = []
-    logits = decoder.step(ids)
-    while len(made) < count:
-        made.append(int(np.argmax(logits)))
-        logits = decoder.step(made[-1:])
-    return made
 
 
 def said(*command: object) -> tuple[int, str]:
@@ -80,7 +56,7 @@ def said(*command: object) -> tuple[int, str]:
 @pytest.mark.parametrize("form", FORMS)
 def test_the_terminal_continues_as_python_does(chat, source, tmp_path, form):
     path = export(source("llama"), tmp_path / "model.onnx", ExportOptions(planes=4, **FORMS[form])).path
-    found = run_json(chat, tmp_path, "--ids", ",".join(map(str, PROMPT)), "--count", COUNT, "--json")
+    found = continued(chat, tmp_path, "--json")
     assert found["ids"] == greedy(path, PROMPT, COUNT)
     assert found["text"] == TextCodec(tmp_path).decode(found["ids"])
 
@@ -89,24 +65,18 @@ def test_the_terminal_continues_as_python_does(chat, source, tmp_path, form):
     ("name", "form"),
     [*(("llama", form) for form in FORMS), ("gpt2", "default"), ("gemma3_text", "default"), ("qwen3", "matmulnbits")],
 )
-def test_transformers_js_loads_its_folder_and_continues_as_python_does(source, tmp_path, name, form):
-    host = ready("transformersjs") / "generate.js"
+def test_transformers_js_loads_its_folder_and_continues_as_python_does(pipeline, source, tmp_path, name, form):
     options = ExportOptions(planes=4, layout_for="transformersjs", **FORMS[form])
     path = export(source(name), tmp_path / "model.onnx", options).path
-    found = run_json(host, tmp_path, "--ids", ",".join(map(str, PROMPT)), "--count", COUNT, "--json")
+    found = continued(pipeline, tmp_path, "--json")
     assert found["ids"] == greedy(path, PROMPT, COUNT)
 
 
-def test_the_pipeline_of_transformers_js_finds_the_chat_template(source, tmp_path):
-    host = ready("transformersjs") / "generate.js"
+def test_the_pipeline_of_transformers_js_finds_the_chat_template(pipeline, source, tmp_path):
     path = export(source("llama"), tmp_path / "model.onnx", ExportOptions(layout_for="transformersjs")).path
-    done = subprocess.run(
-        [node(), host, tmp_path, "Hi", "--count", str(COUNT)], check=True, capture_output=True, text=True
-    )
-    codec = TextCodec(tmp_path)
-    ids = greedy(path, codec.encode_messages([{"role": "user", "content": "Hi"}]), COUNT)
-    end = ids.index(2) if 2 in ids else COUNT
-    assert done.stdout.strip() == codec.decode(ids[:end]).strip()
+    command = [node(), pipeline, tmp_path, "Hi", "--count", str(COUNT)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == answers(path, tmp_path, ["Hi"], COUNT)[0].strip()
 
 
 @pytest.fixture(scope="module")
@@ -118,23 +88,15 @@ def folder(source, tmp_path_factory):
 
 def test_a_conversation_reads_its_turns_and_forgets_them(chat, folder):
     """Answers are those of the whole conversation read at once; Ctrl-C ends one; /reset begins anew."""
-    codec, decode = TextCodec(folder), []
-    messages: list[dict[str, str]] = []
-    for question in ("Hi", "And?"):
-        messages.append({"role": "user", "content": question})
-        ids = greedy(folder / "model.onnx", codec.encode_messages(messages), 5)
-        ids = ids[: ids.index(2)] if 2 in ids else ids
-        messages.append({"role": "assistant", "content": codec.decode(ids)})
-        decode.append(codec.decode(ids))
+    expected = [answer.strip() for answer in answers(folder / "model.onnx", folder, ["Hi", "And?"], 5)]
     questions = "Hi\nAnd?\n/reset\nHi\n/exit\n"
     done = subprocess.run(
         [node(), chat, folder, "--count", "5"], check=True, capture_output=True, text=True, input=questions
     )
-    answers = [text.split("\n[")[0] for text in done.stdout.split("> ")[1:]]
-    assert answers[0].strip() == decode[0].strip()
-    assert answers[1].strip() == decode[1].strip()
-    assert "forgotten" in answers[2]
-    assert answers[3].strip() == decode[0].strip()
+    said = [text.split("\n[")[0].strip() for text in done.stdout.split("> ")[1:]]
+    assert said[:2] == expected
+    assert said[2] == "forgotten"
+    assert said[3] == expected[0]
 
 
 def test_ctrl_c_ends_an_answer_and_not_the_chat(chat, folder):

@@ -10,32 +10,18 @@ import pytest
 
 from exporter.options import ExportOptions
 from exporter.pipeline import export
-from runtime_ext.text import TextCodec
-from tests.e2e.test_node import COUNT, PROMPT, TEMPLATE, greedy
-from tests.support.tiny_models import make_model
-from tests.support.tiny_tokenizers import write_tokenizer
-from tools.hosts.npm import EXAMPLES, built_page, installed, node, run_json
-from tools.hosts.task import NotHereError
-
-BROWSER = EXAMPLES.parent / "tools" / "browser"
-WEB = EXAMPLES / "web"
+from tests.support import javascript
+from tests.support.javascript import COUNT, PROMPT, built_page, continued, greedy, make_source, node, package
 
 
 @pytest.fixture(scope="module")
 def page() -> Path:
-    """The page, built."""
-    try:
-        return built_page()
-    except NotHereError as error:
-        pytest.skip(str(error))
+    return built_page()
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory) -> Path:
-    directory = make_model("llama", tmp_path_factory.mktemp("source") / "llama")
-    write_tokenizer(directory)
-    (directory / "chat_template.jinja").write_text(TEMPLATE)
-    return directory
+    return make_source("llama", tmp_path_factory.mktemp("source") / "llama")
 
 
 @pytest.fixture(scope="module")
@@ -46,28 +32,13 @@ def folder(source, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def answers(folder) -> list[str]:
-    """What the model says to two questions of one conversation, by Python."""
-    codec, messages, texts = TextCodec(folder), [], []
-    for question in ("Hi", "And?"):
-        messages.append({"role": "user", "content": question})
-        ids = greedy(folder / "model.onnx", codec.encode_messages(messages), 5)
-        texts.append(codec.decode(ids[: ids.index(2)] if 2 in ids else ids))
-        messages.append({"role": "assistant", "content": texts[-1]})
-    return texts
-
-
-@pytest.fixture(scope="module")
 def seen(page, folder) -> dict:
     """One visit of the page, for several tests."""
-    try:
-        installed(BROWSER)
-    except NotHereError as error:
-        pytest.skip(str(error))
-    return run_json(BROWSER / "visit.js", folder)
+    return javascript.seen(package("tools/browser") / "visit.js", folder)
 
 
-def test_a_conversation_has_the_answers_of_python(seen, answers):
+def test_a_conversation_has_the_answers_of_python(seen, folder):
+    answers = javascript.answers(folder / "model.onnx", folder, ["Hi", "And?"], 5)
     assert seen["problems"] == []
     assert seen["isolated"] is True
     assert seen["facts"][0] == "WebAssembly, 2 threads"
@@ -97,17 +68,24 @@ def test_what_is_wrong_is_said_on_the_page(seen):
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"op": "matmulnbits", "levels": "even"}, {"dtype": "fp16"}, {"layout_for": "transformersjs"}]
+    "options",
+    [
+        {},
+        {"op": "matmulnbits", "levels": "even"},
+        {"dtype": "fp16"},
+        {"op": "dequantizelinear", "levels": "even"},
+        {"layout_for": "transformersjs"},
+    ],
 )
 def test_webassembly_without_a_browser_continues_as_python_does(page, source, tmp_path, options):
     """The engine of the page in Node.js: seconds, where a browser takes many."""
     path = export(source, tmp_path / "model.onnx", ExportOptions(planes=4, **options)).path
-    found = run_json(WEB / "wasm.js", tmp_path, "--ids", ",".join(map(str, PROMPT)), "--count", COUNT)
+    found = continued(page.parent / "wasm.js", tmp_path)
     assert found["ids"] == greedy(path, PROMPT, COUNT)
 
 
 def test_the_server_gives_the_page_and_the_model_and_nothing_else(page, folder):
-    command = [node(), str(WEB / "serve.js"), "--port", "0", "--page", str(page), str(folder)]
+    command = [node(), str(page.parent / "serve.js"), "--port", "0", "--page", str(page), str(folder)]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert server.stdout is not None
@@ -126,7 +104,14 @@ def test_the_server_gives_the_page_and_the_model_and_nothing_else(page, folder):
         assert headers["Cross-Origin-Embedder-Policy"] == "require-corp"
         assert json.loads(get("/model/config.json")[1])["model_type"] == "llama"
         assert get("/model/model.onnx.data", "HEAD")[1] == b""
-        for path in ("/model/../../source", "/..%2f..%2fpackage.json", "/%2e%2e/package.json", "/model/", "/%zz", "/nowhere"):
+        for path in (
+            "/model/../../source",
+            "/..%2f..%2fpackage.json",
+            "/%2e%2e/package.json",
+            "/model/",
+            "/%zz",
+            "/nowhere",
+        ):
             assert get(path)[0] == 404, path
         assert get("/", "POST")[0] == 405
     finally:

@@ -92,7 +92,7 @@ def test_parts_of_the_data_give_the_same_logits(model_dir, tmp_path, monkeypatch
     names = [f"{parted.name}_data", *(f"{parted.name}_data_{number}" for number in range(1, len(parts)))]
     assert len(parts) > 2
     assert {part.name for part in parts} == set(names)
-    tensors = [tensor for tensor in onnx.load(parted, load_external_data=False).graph.initializer]
+    tensors = list(onnx.load(parted, load_external_data=False).graph.initializer)
     largest = max(onnx.numpy_helper.to_array(tensor, str(parted.parent)).nbytes for tensor in tensors)
     assert all(part.stat().st_size <= max(limit, largest) for part in parts)
     assert sum(part.stat().st_size for part in parts) == whole.with_name(f"{whole.name}_data").stat().st_size

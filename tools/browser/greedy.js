@@ -3,7 +3,7 @@
 
 import { parseArgs } from "node:util";
 
-import { open, serve, tabBytes } from "./browser.js";
+import { open, serve, tabUse } from "./browser.js";
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
@@ -31,7 +31,12 @@ try {
   const loadSeconds = (performance.now() - begin) / 1000;
   const facts = await page.locator("#facts li").allTextContents();
   const ids = values.ids.split(",").map(Number);
-  const answer = await page.evaluate(([ids, count]) => window.dualbinary.greedy(ids, count), [ids, Number(values.count)]);
+  const before = await tabUse(browser);
+  const answer = await page.evaluate(
+    ([ids, count]) => window.dualbinary.greedy(ids, count),
+    [ids, Number(values.count)],
+  );
+  const after = await tabUse(browser);
   console.log(
     JSON.stringify({
       ids: answer.ids,
@@ -39,7 +44,8 @@ try {
       load_seconds: loadSeconds,
       first_token_seconds: answer.secondsToFirst,
       tokens_per_second: answer.tokensPerSecond,
-      peak_bytes: await tabBytes(browser),
+      cpu_seconds: after.cpuSeconds - before.cpuSeconds,
+      peak_bytes: after.peakBytes,
     }),
   );
 } finally {

@@ -7,7 +7,11 @@ import { open, serve } from "./browser.js";
 
 const { values, positionals } = parseArgs({ allowPositionals: true, options: { dark: { type: "boolean" } } });
 const [folder, out, ...questions] = positionals;
-const view = { viewport: { width: 860, height: 640 }, deviceScaleFactor: 1.5, colorScheme: values.dark ? "dark" : "light" };
+const view = {
+  viewport: { width: 860, height: 640 },
+  deviceScaleFactor: 1.5,
+  colorScheme: values.dark ? "dark" : "light",
+};
 const server = await serve(folder);
 const { browser, page } = await open({ page: view });
 try {
@@ -19,8 +23,11 @@ try {
     await page.press("#question", "Enter");
     await page.waitForSelector("body[data-state=ready]", { timeout: 600_000 });
   }
-  await page.locator("#facts li", { hasText: "of memory" }).waitFor({ timeout: 60_000 }).catch(() => {});
-  await page.screenshot({ path: out });
+  await page
+    .locator("#facts li", { hasText: "of memory" })
+    .waitFor({ timeout: 60_000 })
+    .catch(() => {});
+  await page.screenshot({ path: out, fullPage: true });
 } finally {
   await browser.close();
   server.close();

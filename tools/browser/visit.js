@@ -38,8 +38,11 @@ try {
   await start(folder);
   seen.isolated = await page.evaluate(() => self.crossOriginIsolated);
   seen.unnamed = await page.evaluate(() => {
-    const named = (element) => element.labels?.length || element.textContent.trim() || element.ariaLabel || element.title;
-    return [...document.querySelectorAll("input, select, textarea, button")].filter((each) => !named(each)).map(({ id }) => id);
+    const named = (element) =>
+      element.labels?.length || element.textContent.trim() || element.ariaLabel || element.title;
+    return [...document.querySelectorAll("input, select, textarea, button")]
+      .filter((each) => !named(each))
+      .map(({ id }) => id);
   });
   await page.fill("#threads", "2").catch(() => page.click("summary").then(() => page.fill("#threads", "2")));
   await load();
@@ -93,7 +96,11 @@ try {
   await page.route(data, (route) => (route.request().method() === "HEAD" ? route.continue() : route.fulfill(HEAD)));
   await page.click("#load");
   await state("empty");
-  await page.waitForFunction(() => /file of weights|cut short|ended after/.test(document.querySelector("#notice").textContent), null, WAIT);
+  await page.waitForFunction(
+    () => /file of weights|cut short|ended after/.test(document.querySelector("#notice").textContent),
+    null,
+    WAIT,
+  );
   seen.short = await notice();
   await page.unroute(data);
 

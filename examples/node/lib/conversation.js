@@ -51,14 +51,21 @@ export class Conversation {
     const ids = this.#codec.encodeMessages(messages);
     const room = this.#files.context - ids.length;
     if (room < 1) {
-      throw new ModelError(`the conversation has ${ids.length} tokens and the model takes ${this.#files.context}; reset it`);
+      throw new ModelError(
+        `the conversation has ${ids.length} tokens and the model takes ${this.#files.context}; reset it`,
+      );
     }
     const fresh = this.#decoder.continueWith(ids);
     const [begin, toText, limit] = [performance.now(), textStream(this.#codec), Math.min(count, room)];
     const made = [];
     let [first, last] = [null, null];
     try {
-      for await (const token of generate(this.#decoder, fresh, { count: limit, stop: this.#files.stop, choose, signal })) {
+      for await (const token of generate(this.#decoder, fresh, {
+        count: limit,
+        stop: this.#files.stop,
+        choose,
+        signal,
+      })) {
         last = performance.now();
         first ??= last;
         made.push(token);

@@ -3,6 +3,9 @@
 import { toFloat32 } from "./float16.js";
 import { ModelError } from "./model_files.js";
 
+/** Session options for any export: what --op dequantizelinear stores packed is unpacked once, and not at every step. */
+export const SESSION = { extra: { session: { disable_quant_qdq: "1" } } };
+
 const PRESENT = /^present\./;
 const ARRAYS = { float32: Float32Array, float16: Uint16Array, int8: Int8Array };
 

@@ -8,7 +8,7 @@ import { Template } from "@huggingface/jinja";
 import { Tokenizer } from "@huggingface/tokenizers";
 import ort from "onnxruntime-node";
 
-import { Decoder } from "./decoder.js";
+import { Decoder, SESSION } from "./decoder.js";
 import { loadError, ModelError, readModelFiles } from "./model_files.js";
 import { TextCodec } from "./text.js";
 
@@ -26,14 +26,15 @@ export async function openFolder(folder, { threads = 0 } = {}) {
   const place = statSync(folder).isFile() ? path.dirname(folder) : folder;
   const files = await readModelFiles((name) => textOf(path.join(place, name)), place);
   const model = path.join(place, files.model);
-  if (!existsSync(model)) throw new ModelError(`${model}: no such file, but genai_config.json names it; copy it as well`);
+  if (!existsSync(model))
+    throw new ModelError(`${model}: no such file, but genai_config.json names it; copy it as well`);
   return { decoder: new Decoder(ort, await session(model, threads)), codec: codecOf(files, place), files };
 }
 
 /** There is no way to register a custom-op library here: what runs is the function inside the model. */
 async function session(model, threads) {
   try {
-    return await ort.InferenceSession.create(model, threads ? { intraOpNumThreads: threads } : {});
+    return await ort.InferenceSession.create(model, { ...SESSION, ...(threads && { intraOpNumThreads: threads }) });
   } catch (error) {
     throw loadError(model, error);
   }

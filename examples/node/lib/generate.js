@@ -41,7 +41,9 @@ export function greedy(logits) {
 export function sampler(temperature, kept = 50, random = Math.random) {
   if (temperature === 0) return greedy;
   return (logits) => {
-    const likely = Array.from(logits.keys()).sort((a, b) => logits[b] - logits[a]).slice(0, kept);
+    const likely = Array.from(logits.keys())
+      .sort((a, b) => logits[b] - logits[a])
+      .slice(0, kept);
     const weights = likely.map((token) => Math.exp((logits[token] - logits[likely[0]]) / temperature));
     let place = random() * weights.reduce((sum, weight) => sum + weight, 0);
     const chosen = weights.findIndex((weight) => (place -= weight) < 0);

@@ -3,7 +3,7 @@
 import { Template } from "@huggingface/jinja";
 import { Tokenizer } from "@huggingface/tokenizers";
 
-import { Decoder } from "../../node/lib/decoder.js";
+import { Decoder, SESSION } from "../../node/lib/decoder.js";
 import { loadError, ModelError, readModelFiles } from "../../node/lib/model_files.js";
 import { TextCodec } from "../../node/lib/text.js";
 
@@ -46,7 +46,11 @@ export async function loadModel(folder, { device, threads, runtime, onProgress, 
 
 /** All files of the graph and its weights. */
 async function download(folder, files, onProgress, signal) {
-  const place = files.model.split("/").slice(0, -1).map((part) => `${part}/`).join("");
+  const place = files.model
+    .split("/")
+    .slice(0, -1)
+    .map((part) => `${part}/`)
+    .join("");
   const names = [];
   for (const base of files.data) {
     for (let part = 0; ; part++) {
@@ -62,7 +66,9 @@ async function download(folder, files, onProgress, signal) {
   const total = names.reduce((sum, { size }) => sum + size, own);
   if (total > MOST_BYTES) {
     const size = (total / 1e9).toFixed(1);
-    throw new ModelError(`${size} GB are too much for a page, which has 4 GB in all; export fewer bits or a smaller model`);
+    throw new ModelError(
+      `${size} GB are too much for a page, which has 4 GB in all; export fewer bits or a smaller model`,
+    );
   }
   let loaded = 0;
   const onBytes = (count) => onProgress({ what: "Loading the model", loaded: (loaded += count), total });
@@ -92,7 +98,7 @@ async function createOn(device, { graph, data, caches }, threads, runtime) {
   ort.env.wasm.numThreads = used;
   ort.env.wasm.wasmPaths = runtime;
   ort.env.logLevel = "error";
-  const options = { executionProviders: [device], externalData: data };
+  const options = { ...SESSION, executionProviders: [device], externalData: data };
   if (device === "webgpu" && caches.length) {
     // Keys and values stay where the next step reads them.
     options.preferredOutputLocation = Object.fromEntries(caches.map((name) => [name, "gpu-buffer"]));

@@ -94,6 +94,8 @@ function room(length, name) {
     return new Uint8Array(length);
   } catch (error) {
     const size = `${Math.round(length / 1e6)} MB`;
-    throw new ModelError(`${name}: too little memory for ${size}; close other tabs, or export fewer bits`, { cause: error });
+    throw new ModelError(`${name}: too little memory for ${size}; close other tabs, or export fewer bits`, {
+      cause: error,
+    });
   }
 }

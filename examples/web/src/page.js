@@ -5,7 +5,9 @@ const [notice, log, stats, composer] = ["notice", "log", "stats", "composer"].ma
 const MEGABYTE = 1e6;
 const GIGABYTE = 2 ** 30;
 // A module that uses a vector of 128 bits: all that a browser needs for this runtime, and old ones lack.
-const VECTORS = [0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0, 10, 10, 1, 8, 0, 65, 0, 253, 15, 253, 98, 11];
+const VECTORS = [
+  0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0, 10, 10, 1, 8, 0, 65, 0, 253, 15, 253, 98, 11,
+];
 
 /** What the browser lacks, or null. */
 function missing() {

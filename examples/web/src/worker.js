@@ -49,7 +49,11 @@ const TASKS = {
     }
     const seconds = (times.at(-1) - times[1]) / 1000;
     conversation.reset();
-    post("tokens", { ids: made, secondsToFirst: (times[1] - times[0]) / 1000, tokensPerSecond: (made.length - 1) / seconds });
+    post("tokens", {
+      ids: made,
+      secondsToFirst: (times[1] - times[0]) / 1000,
+      tokensPerSecond: (made.length - 1) / seconds,
+    });
   },
 
   reset() {

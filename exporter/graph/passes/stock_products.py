@@ -30,10 +30,13 @@ class StockProductsPass(ir.passes.InPlacePass):
     Raises OptionError where a weight has free levels.
     """
 
-    def __init__(self, nodes: Sequence[PlaneNode], dtype: ir.DataType, accuracy_level: int) -> None:
-        """`dtype` is the activations' type."""
+    def __init__(
+        self, nodes: Sequence[PlaneNode], dtype: ir.DataType, accuracy_level: int, op: str = "matmulnbits"
+    ) -> None:
+        """`dtype` is the activations' type, `op` the option's value that asks for the pass."""
         super().__init__()
         self._given, self._dtype, self._accuracy_level = nodes, dtype, accuracy_level
+        self._op = op
         self.nodes: list[PlaneNode] = []
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -44,7 +47,7 @@ class StockProductsPass(ir.passes.InPlacePass):
                     f"dualbinary for {node.linears[0].module}, whose free levels are no single product of the stock "
                     "operator"
                 )
-                raise OptionError("op", expected, "matmulnbits", "use {op} dualbinary, or a model of even levels")
+                raise OptionError("op", expected, self._op, "use {op} dualbinary, or a model of even levels")
         for node in self._given:
             self.nodes.append(self._replace(model, node))
         if all(node.domain != OP.domain for node in model.graph):  # transforms of rotated inputs may be left

@@ -1,0 +1,67 @@
+"""`--op dequantizelinear`: the numbers of MatMulNBits, by standard operators that ONNX Runtime folds to floats."""
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+
+from dualbinary.errors import OptionError
+from exporter.options import ExportOptions
+from exporter.pipeline import export
+
+PROMPT = np.array([[5, 9, 3, 77]])
+# Both multiply the same floats; sums have up to 160 terms, and some are taken in another order.
+TOLERANCE = 1e-5
+
+
+def logits(path, told: bool = True) -> np.ndarray:
+    options = ort.SessionOptions()
+    if told:
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
+    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    feeds = {"input_ids": PROMPT, "attention_mask": np.ones_like(PROMPT)}
+    past = [value for value in session.get_inputs() if value.name.startswith("past")]
+    feeds |= {value.name: np.zeros((1, value.shape[1], 0, value.shape[3]), np.float32) for value in past}
+    return session.run(["logits"], feeds)[0]
+
+
+@pytest.mark.parametrize(
+    ("form", "opset"),
+    [
+        ({"planes": 4}, 23),
+        # Two bits are types of opset 25; groups of 64 end within the rows of 160 inputs, and 5 points fill no byte.
+        ({"planes": 2}, 25),
+        ({"planes": 2, "offset": False, "zero": 1, "group_size": 32}, 25),
+        ({"planes": 6, "offset": True}, 23),
+        ({"planes": 4, "zero": "group", "group_size": 32}, 23),
+        ({"planes": 4, "embedding_bits": 2}, 25),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("model", ["llama", "llama_tied"])
+def test_the_numbers_are_those_of_matmulnbits(pristine_model, tmp_path, model, form, opset):
+    stock, floats = (
+        export(pristine_model(model), tmp_path / op / "model.onnx", ExportOptions(op=op, levels="even", **form)).path
+        for op in ("matmulnbits", "dequantizelinear")
+    )
+    expected = logits(stock)
+    assert np.abs(logits(floats) - expected).max() < TOLERANCE * np.abs(expected).max()
+    graph = onnx.load(floats, load_external_data=False)
+    assert "MatMulNBits" not in {node.op_type for node in graph.graph.node}
+    assert next(entry.version for entry in graph.opset_import if entry.domain == "") == opset
+    # Codes of six planes are whole here, which are two halves of four bits there; others are no wider.
+    assert floats.with_name("model.onnx.data").stat().st_size <= stock.with_name("model.onnx.data").stat().st_size
+
+
+def test_a_session_that_is_not_told_computes_the_same(pristine_model, tmp_path):
+    path = export(
+        pristine_model("llama"), tmp_path / "model.onnx", ExportOptions(op="dequantizelinear", planes=2, levels="even")
+    ).path
+    told = logits(path)
+    assert np.abs(logits(path, told=False) - told).max() < TOLERANCE * np.abs(told).max()
+
+
+def test_what_says_nothing_is_refused():
+    for name, value in (("accuracy_level", 4), ("target", "cuda"), ("fallback", "ort2"), ("kv_cache", "int8")):
+        with pytest.raises(OptionError):
+            ExportOptions(op="dequantizelinear", **{name: value})
