@@ -1,7 +1,7 @@
 """ONNX Runtime's C# interface, compiled here: Mono's compiler, .NET's runtime from PyPI, sources from npm.
 
-Mono's compiler knows C# up to 7; a few newer forms in Microsoft's sources are written in older ones for it. Where .NET's
-SDK is installed, `dotnet run` does all this (examples/csharp).
+Mono's compiler knows C# up to 7; a few newer forms in Microsoft's sources are written in older ones for it. Where the
+SDK of .NET is installed, `dotnet run` does all this (examples/csharp).
 """
 
 import json
