@@ -134,3 +134,15 @@ def test_only_the_interface_is_exported():
         s for s in symbols if not s.startswith(("dualbinary_", "RegisterCustomOps", "RegisterDualBinaryCustomOps"))
     }
     assert not foreign
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks for a library by its file's name, as dlopen() of Linux does")
+def test_the_library_stays_when_a_host_unloads_it():
+    # As ONNX Runtime's Java interface does when session options are closed, under sessions that go on.
+    code = (
+        "import ctypes, sys, _ctypes; library = ctypes.CDLL(sys.argv[1]); version = library.dualbinary_version\n"
+        "version.restype = ctypes.c_char_p; _ctypes.dlclose(library._handle); print(version().decode())"
+    )
+    command = [sys.executable, "-c", code, str(runtime_ext.library_path())]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == runtime_ext.describe()["version"]
