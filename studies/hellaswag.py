@@ -12,6 +12,7 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from dualbinary import InputError
 from dualbinary.cli.console import add_common_options, run
@@ -22,7 +23,7 @@ __all__ = ["main", "questions"]
 LINES, ENDINGS = 6, 4
 
 
-def questions(text: str) -> Iterator[dict[str, object]]:
+def questions(text: str) -> Iterator[dict[str, Any]]:
     """Yield the questions of such a file with the fields of the data set. Raises InputError for lines that are none."""
     lines = text.splitlines()
     if len(lines) % LINES:

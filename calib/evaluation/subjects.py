@@ -176,7 +176,7 @@ def _ask(child: "subprocess.Popen[bytes]", vocabulary: int, window: Tensor) -> I
         _ended(child)
     for begin in range(0, len(tokens), chunk_size(vocabulary)):
         rows = np.empty((min(chunk_size(vocabulary), len(tokens) - begin), vocabulary), np.float32)
-        view = memoryview(rows).cast("B")
+        view = rows.data.cast("B")
         while len(view):
             view = view[child.stdout.readinto(view) or _ended(child) :]  # type: ignore[attr-defined]
         yield torch.from_numpy(rows).to(window.device)

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.nn import Module
@@ -37,8 +38,9 @@ def answering(directory: Path, options: TaskOptions, dtype: torch.dtype, *, prog
 
         tokenizer = load_tokenizer(directory if subject is None or subject.shares else subject.path)
         precision = None if dtype == torch.float32 else dtype
-        harness = HFLM(model, tokenizer=tokenizer, backend="causal", batch_size=BATCH, mixed_precision_dtype=precision)
-        return run_tasks(harness, options, progress=progress)
+        kind: Any = HFLM  # whose decorator hides its arguments
+        settings = {"backend": "causal", "batch_size": BATCH, "mixed_precision_dtype": precision}
+        return run_tasks(lambda: kind(model, tokenizer=tokenizer, **settings), options, progress=progress)
 
     return answer
 

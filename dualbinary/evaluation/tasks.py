@@ -7,9 +7,10 @@ each question, with the fields of the task's data set, all of one split.
 The harness is imported where it is needed: it takes seconds.
 """
 
+import importlib.util
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,8 +57,8 @@ def task_words(options: TaskOptions) -> list[str]:
     return words
 
 
-def run_tasks(model: Any, options: TaskOptions, *, progress: bool = True) -> tuple[TaskFigure, ...]:
-    """Let `model`, an lm_eval.api.model.LM, answer the tasks, and return every metric of each.
+def run_tasks(opened: Callable[[], Any], options: TaskOptions, *, progress: bool = True) -> tuple[TaskFigure, ...]:
+    """Let the lm_eval.api.model.LM that `opened` makes answer the tasks, and return every metric of each.
 
     Raises InputError where a task is unknown, or its data are not to be had, and where the harness is not installed;
     DualBinaryError where it fails.
@@ -68,7 +69,7 @@ def run_tasks(model: Any, options: TaskOptions, *, progress: bool = True) -> tup
 
         try:
             # Not simple_evaluate, which asks git, pip and the system about themselves, for half a minute and longer.
-            found = evaluate(lm=model, task_dict=tasks, limit=options.limit, log_samples=False)
+            found = evaluate(lm=opened(), task_dict=tasks, limit=options.limit, log_samples=False)
         except DualBinaryError:
             raise
         except Exception as error:  # code of the harness and of its tasks, which fail in ways of their own
@@ -86,7 +87,7 @@ def _load(options: TaskOptions, scratch: Path) -> Any:
     names = dict(_parted(name) for name in options.names)
     if options.tasks_dir is not None and not options.tasks_dir.is_dir():
         raise InputError(f"--tasks-dir {options.tasks_dir}: not a directory")
-    paths = [] if options.tasks_dir is None else [str(options.tasks_dir)]
+    paths: list[str | Path] = [] if options.tasks_dir is None else [str(options.tasks_dir)]
     manager = TaskManager(include_path=paths, include_defaults=False) if paths else None
     if manager is None or not set(names) <= set(manager.all_tasks):
         manager = TaskManager(include_path=paths or None)  # reads all that the harness has: seconds
@@ -179,13 +180,11 @@ def _quiet(progress: bool) -> Iterator[None]:
 @contextmanager
 def _without_bars(progress: bool) -> Iterator[None]:
     """Create no bars: the harness has no switch for those of its own, and some of its calls say disable=False."""
-    try:
-        from tqdm import tqdm
-    except ImportError:
-        progress = True  # nor is the harness there
-    if progress:
+    if progress or importlib.util.find_spec("tqdm") is None:
         yield
         return
+    from tqdm import tqdm
+
     original = tqdm.__init__
 
     def disabled(self: Any, *args: Any, **details: Any) -> None:

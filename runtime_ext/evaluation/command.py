@@ -89,4 +89,4 @@ def _tasks(args: argparse.Namespace, tasks: TaskOptions, progress: bool) -> tupl
     except ImportError as error:
         raise InputError(f"--tasks takes lm-evaluation-harness; pip install 'dualbinary[tasks]' ({error})") from None
     model = OnnxLanguageModel(args.model, load.threads, load.library, provider)
-    return run_tasks(model, tasks, progress=progress)
+    return run_tasks(lambda: model, tasks, progress=progress)

@@ -35,7 +35,6 @@ Scored = tuple[float, bool]
 Request = tuple[Any, list[int], list[int]]  # what it is called, tokens of the context, tokens to score
 
 
-@register_model("dualbinary")
 class OnnxLanguageModel(TemplateLM):
     """See the module's docstring; the arguments are those of `--model_args`."""
 
@@ -201,6 +200,9 @@ class OnnxLanguageModel(TemplateLM):
         if found is None:
             raise InputError(f"{self._path.parent}: the tokenizer has no {name}")
         return found
+
+
+register_model("dualbinary")(OnnxLanguageModel)  # no decorator, which would hide the arguments from a type checker
 
 
 def _shared(one: Sequence[int], other: Sequence[int]) -> int:
