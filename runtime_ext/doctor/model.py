@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import runtime_ext
 from dualbinary.contract.schema import digest
 from dualbinary.errors import DualBinaryError, InputError
 from dualbinary.files.json_objects import read_json_object
@@ -12,6 +11,7 @@ from dualbinary.files.model_files import GENAI_CONFIG
 from dualbinary.files.shared_library import missing_bytes, system_of_library
 from dualbinary.files.systems import LIBRARY, SYSTEMS, this_system
 from runtime_ext.doctor.findings import GOOD, NOTE, WRONG, Finding, checked
+from runtime_ext.library import checked_library
 
 __all__ = ["look_at_model"]
 
@@ -45,7 +45,7 @@ def _loaded(path: Path, provider: str) -> Iterator[Finding]:
 
     library = True
     try:
-        runtime_ext.library.checked_library()
+        checked_library()
     except DualBinaryError:
         library = False
     way = "by the library" if library else "by the function inside it, which is slower and takes more memory"

@@ -16,18 +16,17 @@ import onnxruntime_genai as genai
 import pytest
 
 import runtime_ext
-from dualbinary.files.systems import SYSTEMS, this_system
+from dualbinary.files.systems import SYSTEMS
 from dualbinary.onnx_files.relayout.convert import relayout
 from exporter.__main__ import main
 from tests.support.sessions import logits
 from tests.support.tiny_models import make_model
 from tests.support.tiny_tokenizers import write_tokenizer
-from tests.support.wheels import make_wheel
+from tests.support.wheels import here, make_wheel
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "howto" / "run_elsewhere.md"
 BLOCKS = re.findall(r"(?ms)^```python\n(.*?)^```", PAGE.read_text().partition("## One folder for all systems")[2])
-HERE = this_system()
-assert HERE is not None
+HERE = here()
 OTHER = next(system for system in SYSTEMS if system != HERE)
 PROMPT, LENGTH = [5, 6, 7], 7
 

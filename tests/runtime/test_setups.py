@@ -17,7 +17,6 @@ import pytest
 
 import runtime_ext
 from dualbinary.contract.schema import digest
-from dualbinary.files.systems import this_system
 from dualbinary.onnx_files.relayout.convert import relayout
 from exporter.options import ExportOptions
 from exporter.pipeline import export
@@ -27,6 +26,7 @@ from runtime_ext.doctor.command import diagnose
 from runtime_ext.doctor.findings import GOOD
 from tests.support.tiny_models import make_model
 from tests.support.tiny_sessions import make_tokenizer
+from tests.support.wheels import here
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "troubleshooting.md"
 SECTION = re.search(r"(?ms)^## A host that is set up wrongly\n(.*?)^## ", PAGE.read_text(encoding="utf-8"))
@@ -161,13 +161,11 @@ def linked_library(host):
 
 
 def stale(host):
-    (host.folder / this_system().installed_file).write_bytes(own().replace(digest().encode(), b"0123456789abcdef"))
+    (host.folder / here().installed_file).write_bytes(own().replace(digest().encode(), b"0123456789abcdef"))
 
 
 def mixed_up(host):
-    other = next(
-        file for file in ("libdualbinary-linux-arm64.so", "libdualbinary-linux-x64.so") if file != this_system().file
-    )
+    other = next(file for file in ("libdualbinary-linux-arm64.so", "libdualbinary-linux-x64.so") if file != here().file)
     (host.folder / other).write_bytes(own())
 
 

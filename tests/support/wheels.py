@@ -5,9 +5,16 @@ import zipfile
 from pathlib import Path
 
 from dualbinary.contract.schema import digest
-from dualbinary.files.systems import System
+from dualbinary.files.systems import System, this_system
 
-__all__ = ["library_bytes", "make_wheel"]
+__all__ = ["here", "library_bytes", "make_wheel"]
+
+
+def here() -> System:
+    """The system that the tests run on, which is one that wheels are built for."""
+    system = this_system()
+    assert system is not None
+    return system
 
 
 def library_bytes(system: System, contract: str | None = None) -> bytes:

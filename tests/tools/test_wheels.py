@@ -12,11 +12,12 @@ import pytest
 
 import runtime_ext
 from dualbinary import DualBinaryError
-from dualbinary.files.systems import SYSTEMS, this_system
+from dualbinary.files.systems import SYSTEMS
 from exporter.options import ExportOptions
 from exporter.pipeline import export
 from tests.support.tiny_models import make_model
 from tests.support.tiny_sessions import make_tokenizer
+from tests.support.wheels import here
 from tools.hosts.wheel import fresh_environment
 from tools.wheels.check import check_wheel
 from tools.wheels.library_facts import library_facts
@@ -39,9 +40,7 @@ def test_every_system_has_a_target_with_its_own_tag_and_triple():
 
 def test_the_library_here_is_read_as_what_it_is():
     facts = library_facts(runtime_ext.library_path())
-    system = this_system()
-    assert system is not None
-    assert f"{facts.os}-{facts.machine}" == system.name.replace("musl-", "")
+    assert f"{facts.os}-{facts.machine}" == here().name.replace("musl-", "")
     assert "RegisterCustomOps" in facts.exports
     assert not facts.paths
 
@@ -56,7 +55,7 @@ def test_the_library_here_is_read_as_what_it_is():
     ],
 )
 def test_a_wheel_that_is_not_as_it_must_be_is_refused_by_name(tmp_path, monkeypatch, extra, target, message):
-    (own,) = targets([this_system().name])
+    (own,) = targets([here().name])
     monkeypatch.setattr("tools.wheels.check.granted_tags", lambda wheel: [*own.platform.split(".")])
     wheel = tmp_path / f"dualbinary-0.1.0-{own.tag}.whl"
     with zipfile.ZipFile(wheel, "w") as archive:

@@ -86,7 +86,7 @@ def multiplied(
     before = runner(target)
     program = compiled(ROOT / "tools" / "wheels" / "capi_check.c", target, folder)
     problem = folder / "problem.bin"
-    numbers = [getattr(spec, name) for name, _ in Spec._fields_]
+    numbers = [getattr(spec, field[0]) for field in Spec._fields_]
     head = struct.pack("<14q", *numbers, len(x), planes.nbytes, scales.nbytes)
     problem.write_bytes(head + planes.tobytes() + scales.tobytes() + np.ascontiguousarray(x, np.float32).tobytes())
     lines = run([*before, program, library, problem], folder).splitlines()

@@ -11,6 +11,7 @@ from dualbinary import InputError
 
 __all__ = ["LibraryFacts", "library_facts"]
 
+_MACHINES = {"X86_64": "x64", "AMD64": "x64", "AARCH64": "arm64", "ARM64": "arm64"}
 _GLIBC = re.compile(r"GLIBC_(\d+(?:\.\d+)*)")
 
 
@@ -42,6 +43,11 @@ def library_facts(path: Path) -> LibraryFacts:
     return reader(binary)
 
 
+def _machine(value: Any) -> str:
+    """The architecture of a header, by what LIEF calls it."""
+    return _MACHINES.get(value.name, str(value.name))
+
+
 def _elf(binary: Any) -> LibraryFacts:
     versions = [
         tuple(map(int, found[1].split(".")))
@@ -52,7 +58,7 @@ def _elf(binary: Any) -> LibraryFacts:
     paths = [entry for entry in binary.dynamic_entries if entry.tag.name in ("RPATH", "RUNPATH")]
     return LibraryFacts(
         "linux",
-        {"X86_64": "x64", "AARCH64": "arm64"}.get(binary.header.machine_type.name, binary.header.machine_type.name),
+        _machine(binary.header.machine_type),
         tuple(sorted({symbol.name for symbol in binary.exported_symbols})),
         tuple(binary.libraries),
         f"glibc {'.'.join(map(str, max(versions)))}" if versions else "",
@@ -62,10 +68,9 @@ def _elf(binary: Any) -> LibraryFacts:
 
 
 def _pe(binary: Any) -> LibraryFacts:
-    machine = binary.header.machine.name
     return LibraryFacts(
         "windows",
-        {"AMD64": "x64", "ARM64": "arm64"}.get(machine, machine),
+        _machine(binary.header.machine),
         tuple(sorted(entry.name for entry in binary.get_export().entries)),
         tuple(sorted({library.name for library in binary.imports})),
         "",
@@ -81,11 +86,10 @@ def _fat(binary: Any) -> LibraryFacts:
 
 
 def _macho(binary: Any) -> LibraryFacts:
-    machine = binary.header.cpu_type.name
     build = binary.build_version or binary.version_min
     return LibraryFacts(
         "macos",
-        {"X86_64": "x64", "ARM64": "arm64"}.get(machine, machine),
+        _machine(binary.header.cpu_type),
         tuple(sorted(symbol.name.removeprefix("_") for symbol in binary.exported_symbols)),
         tuple(library.name for library in binary.libraries if library.command.name != "ID_DYLIB"),
         f"macOS {'.'.join(map(str, (build.minos if binary.build_version else build.version)[:2]))}",
