@@ -68,9 +68,7 @@ def rewrite(
     linear_pass(model)
     nodes = linear_pass.nodes
     if options.op in STOCK:
-        # Of codes that become floats none is wider than it has to be; MatMulNBits takes such at level 4 alone.
-        level = options.accuracy_level if options.op == "matmulnbits" else 4
-        stock_pass = StockProductsPass(nodes, _DTYPES[options.activations], level, options.op)
+        stock_pass = _stock_pass(nodes, options)
         stock_pass(model)
         nodes = stock_pass.nodes
     pack_pass = PackQkvPass()
@@ -111,6 +109,12 @@ def rewrite(
 def _attention_pass(graph: BuiltGraph, options: ExportOptions) -> GroupQueryAttentionPass:
     ragged = options.batch_steps == "many"
     return GroupQueryAttentionPass(graph.window, graph.longest_window, ragged_steps=ragged)
+
+
+def _stock_pass(nodes: list[PlaneNode], options: ExportOptions) -> StockProductsPass:
+    """Of codes that become floats none is wider than it has to be; MatMulNBits takes such at level 4 alone."""
+    level = options.accuracy_level if options.op == "matmulnbits" else 4
+    return StockProductsPass(nodes, _DTYPES[options.activations], level, options.op)
 
 
 def _table_parameters(embeddings: Iterable[ir.Node], head: Linear | None) -> list[str]:
