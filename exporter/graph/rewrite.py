@@ -66,7 +66,11 @@ def rewrite(
     rotations = Rotations.of(formats, tables, parameters, partial(_fitted_rotation, exact, options))
     linear_pass = DualBinaryLinearPass(formats, input_orders(formats, parameters), rotations, options.accuracy_level)
     linear_pass(model)
-    nodes = _stock_products(model, linear_pass.nodes, options) if options.op in STOCK else linear_pass.nodes
+    nodes = linear_pass.nodes
+    if options.op in STOCK:
+        stock_pass = _stock_pass(nodes, options)
+        stock_pass(model)
+        nodes = stock_pass.nodes
     pack_pass = PackQkvPass()
     pack_pass(model)
     last, verify = options.logits == "last", 0 if _has_states(model) else options.verified_tokens
@@ -102,18 +106,15 @@ def rewrite(
     return ExportGraph(model, tuple(nodes), *tables, pack_pass.joined, tables_pass.length, exact, signs=rotations.signs)
 
 
-def _stock_products(model: ir.Model, nodes: list[PlaneNode], options: ExportOptions) -> list[PlaneNode]:
-    """Put ONNX Runtime's own operator in the place of `nodes`; returns those that do their work now."""
-    # Of codes that become floats none is wider than it has to be; MatMulNBits takes such at level 4 alone.
-    level = options.accuracy_level if options.op == "matmulnbits" else 4
-    stock_pass = StockProductsPass(nodes, _DTYPES[options.activations], level, options.op)
-    stock_pass(model)
-    return stock_pass.nodes
-
-
 def _attention_pass(graph: BuiltGraph, options: ExportOptions) -> GroupQueryAttentionPass:
     ragged = options.batch_steps == "many"
     return GroupQueryAttentionPass(graph.window, graph.longest_window, ragged_steps=ragged)
+
+
+def _stock_pass(nodes: list[PlaneNode], options: ExportOptions) -> StockProductsPass:
+    """Of codes that become floats none is wider than it has to be; MatMulNBits takes such at level 4 alone."""
+    level = options.accuracy_level if options.op == "matmulnbits" else 4
+    return StockProductsPass(nodes, _DTYPES[options.activations], level, options.op)
 
 
 def _table_parameters(embeddings: Iterable[ir.Node], head: Linear | None) -> list[str]:

@@ -84,6 +84,12 @@ def test_webassembly_without_a_browser_continues_as_python_does(page, source, tm
     assert found["ids"] == greedy(path, PROMPT, COUNT)
 
 
+@pytest.mark.parametrize("host", javascript.HOSTS)
+def test_the_hosts_of_the_table_continue_as_python_does(source, folder, tmp_path, host):
+    path = folder / "model.onnx"
+    assert javascript.tokens_of_host(host, path, source, tmp_path) == greedy(path, PROMPT, COUNT)
+
+
 def test_the_server_gives_the_page_and_the_model_and_nothing_else(page, folder):
     command = [node(), str(page.parent / "serve.js"), "--port", "0", "--page", str(page), str(folder)]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)

@@ -10,8 +10,9 @@ from runtime_ext.decoder import Decoder
 from runtime_ext.text import TextCodec
 from tests.support.tiny_models import make_model
 from tests.support.tiny_tokenizers import write_tokenizer
-from tools.hosts import npm
-from tools.hosts.task import NotHereError
+from tools.hosts import browser, npm, transformersjs
+from tools.hosts import node as node_host
+from tools.hosts.task import NotHereError, Task
 
 ROOT = npm.EXAMPLES.parent
 PROMPT = [72, 33, 40, 51, 60]
@@ -82,3 +83,15 @@ def answers(path: Path, folder: Path, questions: list[str], count: int) -> list[
         ids = greedy(path, codec.encode_messages(messages), count)
         messages.append({"role": "assistant", "content": codec.decode(ids[: ids.index(END)] if END in ids else ids)})
     return [message["content"] for message in messages[1::2]]
+
+
+HOSTS = {"node": node_host, "browser": browser, "transformersjs": transformersjs}
+
+
+def tokens_of_host(name: str, model: Path, source: Path, work: Path) -> list[int]:
+    """What a host of tools/hosts says of PROMPT, continued by COUNT tokens; the test is skipped where it cannot."""
+    task = Task(model, source, work, tuple(PROMPT), COUNT)
+    try:
+        return HOSTS[name].tokens(task)
+    except NotHereError as error:
+        pytest.skip(str(error))

@@ -92,8 +92,9 @@ const WAYS = [
     "it needs the custom-op library, which JavaScript cannot register; export it without --fallback none",
   ],
   [
-    /bad_alloc|out of memory|allocation failed|failed to allocate|memory access out of bounds|maximum.*size/i,
-    "too little memory; close other programs or tabs, or export fewer bits (--planes 2) or a smaller model",
+    // WebAssembly's runtime says a mere number where it has no room for words.
+    /bad_alloc|out of memory|OOM|allocation failed|failed to allocate|memory access out of bounds|^\d+$/i,
+    "too little memory; close other programs or tabs, or export without --op dequantizelinear, or a smaller model",
   ],
   [
     /external data|ExternalData|cannot open|No such file|file_size|does not exist|out of bounds/i,
