@@ -25,7 +25,7 @@ from tqdm import tqdm
 from calib.config import FormatConfig, InitConfig, LayerConfig
 from calib.layers import QuantLinear, quant_linears
 from calib.models.source import SourceModel
-from calib.report.drawing import SERIES_COLORS, dots, new_figure, positive_log, svg
+from dualbinary.pages.drawing import SERIES_COLORS, dots, new_figure, positive_log, svg
 from calib.stages.layerwise import binarize
 from calib.weight_init import WEIGHT_INITS
 from dualbinary import InputError

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from calib.models.stored_checkpoint import StoredCheckpoint
-from calib.report.drawing import NO_METADATA, STYLE
+from dualbinary.pages.drawing import NO_METADATA, STYLE
 from calib.report.record import RECORD_FILE
 from dualbinary import InputError
 from dualbinary.cli.console import add_common_options, run

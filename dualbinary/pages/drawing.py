@@ -1,4 +1,4 @@
-"""Drawing of pictures of calibration: one style, SVG by matplotlib, text that stays text.
+"""Drawing of pictures of a page: one style, SVG by matplotlib, text that stays text.
 
 matplotlib is asked for when the first picture is drawn; names from files do not belong into one, since it reads some
 characters as mathematics.
