@@ -2,11 +2,12 @@
 
     dualbinary export ...       python -m exporter ...
     dualbinary import ...       python -m importer ...
-    dualbinary inspect ...      python -m importer --inspect ...
+    dualbinary inspect ...      python -m importer.inspect ...
     dualbinary convert ...      python -m importer.convert ...
-    dualbinary quantize ...     python -m calib ...
-    dualbinary generate ...     python -m runtime_ext generate ...     and so on for serve, bench and info
+    dualbinary quantize ...     python -m calib ...                    and so on for eval and report
+    dualbinary generate ...     python -m runtime_ext generate ...     and so on for chat, serve, bench and info
     dualbinary relayout ...     python -m dualbinary.onnx_files.relayout ...
+    dualbinary completion ...   prints a script for a shell
 
 The modules are run by name, not imported: this package depends on no other one.
 """
@@ -16,49 +17,76 @@ import runpy
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, NoReturn
 
-from dualbinary.cli.version import package_version
-from dualbinary.contract.schema import OP, digest
-
-__all__ = ["main"]
+__all__ = ["VERBS", "Verb", "main"]
 
 
 @dataclass(frozen=True)
 class Verb:
+    """A module that is run.
+
+    Attributes:
+        module: its name.
+        arguments: what it gets before the user's.
+        extra: of the distribution, with what the module imports; empty where the base has it all.
+        text: what it does.
+        parser: "module:function" that gives its command line; the function `parser` of its __main__ where empty.
+    """
+
     module: str
     arguments: tuple[str, ...]
-    extra: str  # of the distribution, with what the module imports; empty where the base has it all
+    extra: str
     text: str
+    parser: str = ""
 
 
 VERBS = {
+    "quantize": Verb("calib", (), "calib", "train a model to two bits per weight"),
+    "report": Verb(
+        "calib", ("report",), "calib", "what a training did, layer by layer; pictures", "calib.report.command:parser"
+    ),
+    "eval": Verb(
+        "calib", ("eval",), "calib", "how far a checkpoint is from its full-precision model", "calib.evaluate:parser"
+    ),
     "export": Verb("exporter", (), "export", "turn a Hugging Face model directory into an ONNX file"),
     "import": Verb("importer", (), "export", "make a checkpoint of a low-bit model of another tool"),
-    "inspect": Verb("importer", ("--inspect",), "export", "say what such a model is, before any work"),
     "convert": Verb(
         "importer.convert", (), "export", "write such a model for llama.cpp or as GPTQ, its levels as they are"
     ),
-    "quantize": Verb("calib", (), "calib", "train a model to two bits per weight"),
+    "inspect": Verb("importer.inspect", (), "export", "say what a model, a checkpoint or an exported file is"),
     "relayout": Verb("dualbinary.onnx_files.relayout", (), "relayout", "change the stored layout of an exported model"),
     "generate": Verb("runtime_ext", ("generate",), "", "continue a prompt with an exported model"),
+    "chat": Verb("runtime_ext", ("chat",), "", "talk to an exported model at the terminal"),
     "serve": Verb("runtime_ext", ("serve",), "serve", "answer requests of the OpenAI API with an exported model"),
     "bench": Verb("runtime_ext", ("bench",), "", "measure an exported model"),
     "info": Verb("runtime_ext", ("info",), "", "describe the runtime library and this machine"),
+    "completion": Verb(
+        "dualbinary.cli.completion", (), "completion", "print what makes a shell complete all of this at the Tab key"
+    ),
 }
+
+_EPILOG = """\
+from a model to an answer:
+  dualbinary export SmolLM2-135M s/model.onnx       weights as they are where four bits hold them, else fitted to them
+  dualbinary chat s/model.onnx
+
+`dualbinary VERB --help` describes a verb.
+"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the verb that comes first with all that follows; return its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    listing = "\n".join(f"  {name:<10} {verb.text}" for name, verb in VERBS.items())
+    listing = "\n".join(f"  {name:<11} {verb.text}" for name, verb in VERBS.items())
     parser = argparse.ArgumentParser(
         prog="dualbinary",
         usage="dualbinary [-h] [--version] VERB ...",
         description="Language models at about two bits per weight in ONNX Runtime.",
-        epilog=f"verbs:\n{listing}\n\n`dualbinary VERB --help` describes a verb.",
+        epilog=f"verbs:\n{listing}\n\n{_EPILOG}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=_version())
+    parser.add_argument("--version", action=_Version, nargs=0, help="say what is installed, and leave")
     parser.add_argument("verb", choices=VERBS, help=argparse.SUPPRESS)
     verb = VERBS[parser.parse_args(arguments[:1]).verb]
     return _run(verb, [*verb.arguments, *arguments[1:]])
@@ -84,8 +112,15 @@ def _run(verb: Verb, arguments: list[str]) -> int:
     return 0
 
 
-def _version() -> str:
-    return f"dualbinary {package_version()}, {OP.domain}::{OP.name} version {OP.version}, contract {digest()}"
+class _Version(argparse.Action):
+    """Prints the version; what it says is imported only then."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
+        from dualbinary.cli.version import package_version
+        from dualbinary.contract.schema import OP, digest
+
+        print(f"dualbinary {package_version()}, {OP.domain}::{OP.name} version {OP.version}, contract {digest()}")
+        parser.exit()
 
 
 if __name__ == "__main__":
