@@ -67,10 +67,14 @@ def _sizes(facts: ModelFacts) -> Chart:
 
 def _densities(layers: Sequence[Layer]) -> Chart:
     figure, (ones, bits) = new_figure(2)
+    from matplotlib.colors import to_hex  # there, or new_figure had refused
+
     planes = max(len(each.density or ()) for each in layers)
     for plane in range(planes):
         shares = [each.density[plane] if each.density and plane < len(each.density) else None for each in layers]
-        dots(ones, shares, f"plane {plane + 1}", SERIES_COLORS[plane % len(SERIES_COLORS)])
+        shade = (0.17 + 0.6 * plane / max(planes - 1, 1), 0.42, 0.69 - 0.5 * plane / max(planes - 1, 1))
+        color = to_hex(shade) if planes > len(SERIES_COLORS) else SERIES_COLORS[plane]
+        dots(ones, shares, f"plane {plane + 1}", color)
     ones.set(xlabel="layer", ylabel="share of bits set", ylim=(0, 1))
     dots(bits, [float(len(each.density or ())) for each in layers], "planes", SERIES_COLORS[4])
     dots(bits, [each.entropy for each in layers], "entropy", SERIES_COLORS[0])

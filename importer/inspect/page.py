@@ -66,4 +66,4 @@ def _format_rows(facts: ModelFacts) -> list[list[str]]:
 
 
 def _shares(density: Sequence[float]) -> str:
-    return " ".join(f"{value:.3f}" for value in density)
+    return " ".join(f"{value:.2f}" for value in density)
