@@ -8,15 +8,13 @@ import argparse
 import importlib
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dualbinary.cli import console
+from dualbinary.cli.verbs import VERBS, Verb
 from dualbinary.errors import DualBinaryError
 
-if TYPE_CHECKING:
-    from dualbinary.__main__ import Verb
-
-__all__ = ["SHELLS", "command_line", "main", "parser", "script"]
+__all__ = ["SHELLS", "command_lines", "main", "parser", "script"]
 
 SHELLS = ("bash", "zsh", "fish")
 
@@ -54,31 +52,30 @@ def script(shell: str) -> str:
         import shtab
     except ModuleNotFoundError as error:
         raise DualBinaryError(f"{error}; pip install 'dualbinary[completion]' has what is needed") from None
-    everything = command_line()
-    for each in _all_parsers(everything):
-        for action in each._actions:
+    everything = argparse.ArgumentParser(prog="dualbinary", description="Language models at about two bits per weight.")
+    everything.add_argument("--version", action="store_true", help="say what is installed, and leave")
+    commands = everything.add_subparsers(metavar="VERB")
+    for name, own in command_lines().items():
+        parents = [] if own is None else [own]
+        verb = commands.add_parser(name, help=VERBS[name].text, parents=parents, add_help=False)
+        for action in verb._actions:
             if action.type is Path:
                 action.complete = shtab.FILE  # type: ignore[attr-defined]
     return shtab.complete(everything, shell)
 
 
-def command_line() -> argparse.ArgumentParser:
-    """`dualbinary` with the command lines of all verbs under their names, as far as they can be imported."""
-    verbs = importlib.import_module("dualbinary.__main__").VERBS
-    result = argparse.ArgumentParser(prog="dualbinary", description="Language models at about two bits per weight.")
-    result.add_argument("--version", action="store_true", help="say what is installed, and leave")
-    commands = result.add_subparsers(metavar="VERB")
-    for name, verb in verbs.items():
+def command_lines() -> dict[str, argparse.ArgumentParser | None]:
+    """The command line of each verb; None where it cannot be imported, as an extra is not installed."""
+    found: dict[str, argparse.ArgumentParser | None] = {}
+    for name, verb in VERBS.items():
         try:
-            own = _parser_of(verb)
-        except ImportError:  # of an extra that is not installed
-            commands.add_parser(name, help=verb.text)
-            continue
-        commands.add_parser(name, help=verb.text, parents=[own], add_help=False)
-    return result
+            found[name] = _parser_of(verb)
+        except ImportError:
+            found[name] = None
+    return found
 
 
-def _parser_of(verb: "Verb") -> argparse.ArgumentParser:
+def _parser_of(verb: Verb) -> argparse.ArgumentParser:
     """The command line of a verb. Raises ImportError."""
     if verb.module == __name__:
         return parser()
@@ -89,16 +86,6 @@ def _parser_of(verb: "Verb") -> argparse.ArgumentParser:
     return next(
         action.choices[verb.arguments[0]] for action in found._actions if isinstance(action, argparse._SubParsersAction)
     )
-
-
-def _all_parsers(top: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:
-    inner = [
-        child
-        for action in top._actions
-        if isinstance(action, argparse._SubParsersAction)
-        for child in action.choices.values()
-    ]
-    return [top, *(each for child in inner for each in _all_parsers(child))]
 
 
 if __name__ == "__main__":
