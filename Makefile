@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PEERS := .venv-peers
+DOCS := .venv-docs
 # Two is what a small machine has; more workers would each load torch again for little gain.
 TEST_WORKERS ?= 2
 # Tests of one file share what is dear to make, so one worker runs them all. Files run in order of their names, not of
@@ -18,7 +19,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .PHONY: help arm-library setup demo hosts test test-all check check-arm check-baseline cuda gpu-check web bench \
-	bench-cuda bench-models bench-peers docs wheels clean
+	bench-cuda bench-models bench-peers docs site wheels clean
 
 help: ## list the verbs
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
@@ -142,6 +143,14 @@ docs: setup ## regenerate docs/op_reference.md, docs/reference and the golden ve
 	$(BIN)/python tools/api_reference.py
 	$(BIN)/python tools/config_fields_page.py
 
+site: $(DOCS)/.installed ## the documentation as a site in out/site, every link checked (python -m http.server -d out/site)
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --quiet --strict
+
+$(DOCS)/.installed: constraints-docs.txt
+	test -x $(DOCS)/bin/python || $(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/pip install --quiet -c $< mkdocs-material mdx-truly-sane-lists
+	touch $@
+
 clean: ## remove what can be made again, .venv and models too
-	rm -rf $(VENV) $(PEERS) .venv-cuda .venv-gpu .venv-wheels build dist models out .pytest_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) $(DOCS) .venv-cuda .venv-gpu .venv-wheels build dist models out .pytest_cache .hypothesis
 	find . -type d "(" -name __pycache__ -o -name .ruff_cache -o -name .import_linter_cache ")" -prune -exec rm -rf {} +

@@ -12,7 +12,7 @@ from dualbinary import InputError
 from dualbinary.cli.console import add_common_options, interrupt_when_terminated, run
 from dualbinary.cli.options import add_options, option, options_from
 from importer.checkpoint import ImportResult, write_model
-from importer.inspection import inspect_source
+from importer.inspect.source import inspect_source
 from importer.model import rounding_note
 from importer.readers import READERS, open_model
 

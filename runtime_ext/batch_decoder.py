@@ -19,13 +19,14 @@ lives on a device, or where rotations depend on the length of a sequence (LongRo
 results are the same, and a step takes as long as those of its sequences one after another.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime as ort
 
 from dualbinary import DualBinaryError, InputError
 from dualbinary.files.model_files import LONG_ROPE_AFTER
@@ -33,6 +34,9 @@ from runtime_ext.cache import cache_tensors, untouched_zeros
 from runtime_ext.decoder import PROMPT_CHUNK, Decoder
 from runtime_ext.load_errors import first_line
 from runtime_ext.providers import CPU, Provider
+
+if TYPE_CHECKING:
+    import onnxruntime as ort
 
 __all__ = ["BatchDecoder", "BatchSequence", "batch_decoder", "load_batch_decoder"]
 
@@ -170,7 +174,7 @@ class _Decoders(BatchDecoder):
 class _Group:
     """Sequences that ran together, and their states: `now` is what the next run reads, `after` what it writes."""
 
-    def __init__(self, members: tuple["_Row", ...], now: dict[str, npt.NDArray[np.number]]) -> None:
+    def __init__(self, members: tuple[_Row, ...], now: dict[str, npt.NDArray[np.number]]) -> None:
         self.members, self.now = members, now
         self.after = {name: np.empty_like(value) for name, value in now.items()}
         for place, member in enumerate(members):
@@ -256,7 +260,7 @@ class _Rows(BatchDecoder):
             buffer[second, :, : lengths[0]] = kept
         self._open[first], self._open[second] = self._open[second], self._open[first]
 
-    def _run(self, first: int, members: tuple["_Row", ...], ids: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+    def _run(self, first: int, members: tuple[_Row, ...], ids: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         """Logits [rows, vocabulary] after `ids` [rows, s] of `members`, which have the rows from `first` on."""
         new = ids.shape[1]
         past = np.array([[member.length] for member in members])
@@ -292,7 +296,7 @@ class _Rows(BatchDecoder):
             self._bindings[first, count] = binding
         return self._bindings[first, count]
 
-    def _group(self, members: tuple["_Row", ...]) -> _Group:
+    def _group(self, members: tuple[_Row, ...]) -> _Group:
         """The group of exactly these sequences in this order, with their states."""
         group = members[0].group
         if group.members == members and all(member.group is group for member in members):
@@ -303,4 +307,6 @@ class _Rows(BatchDecoder):
 
 def _value(array: npt.NDArray[np.number]) -> ort.OrtValue:
     """A value in the memory of `array`, which is contiguous."""
+    import onnxruntime as ort  # late: a command that prints its help does without
+
     return ort.OrtValue.ortvalue_from_numpy(array, "cpu", 0)

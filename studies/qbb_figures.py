@@ -25,12 +25,12 @@ from tqdm import tqdm
 from calib.config import FormatConfig, InitConfig, LayerConfig
 from calib.layers import QuantLinear, quant_linears
 from calib.models.source import SourceModel
-from calib.report.drawing import SERIES_COLORS, dots, new_figure, positive_log, svg
 from calib.stages.layerwise import binarize
 from calib.weight_init import WEIGHT_INITS
 from dualbinary import InputError
 from dualbinary.cli.console import add_common_options, run
 from dualbinary.files.atomic import write_text
+from dualbinary.pages.drawing import SERIES_COLORS, dots, new_figure, positive_log, svg
 
 __all__ = ["Row", "measure"]
 

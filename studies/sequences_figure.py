@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from calib.models.stored_checkpoint import StoredCheckpoint
-from calib.report.drawing import NO_METADATA, STYLE
 from calib.report.record import RECORD_FILE
 from dualbinary import InputError
 from dualbinary.cli.console import add_common_options, run
 from dualbinary.files.atomic import write_text
+from dualbinary.pages.drawing import NO_METADATA, STYLE
 from studies.calibration_runs import calibrated, difference
 
 KINDS = {"random": "#8a94a6", "discrepancy": "#c05621"}  # and their colors

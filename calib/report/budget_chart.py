@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from calib.report.drawing import SERIES_COLORS, dots, new_figure, positive_log, svg
+from dualbinary.pages.drawing import SERIES_COLORS, dots, new_figure, positive_log, svg
 
 __all__ = ["CAPTION", "budget_figure", "budget_sentence"]
 

@@ -4,32 +4,23 @@ Layers are on the axes by their number, never by name: names come from files tha
 some characters as mathematics.
 """
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from calib.report.analyses import AFTER, BEFORE
 from calib.report.budget_chart import CAPTION, budget_figure
-from calib.report.drawing import SERIES_COLORS, bars, dots, new_figure, positive_log, svg
 from calib.report.summary import Layer, layers_of, stages_of, totals
+from dualbinary.pages.drawing import SERIES_COLORS, bars, dots, new_figure, positive_log, svg
+from dualbinary.pages.page import Chart
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["Chart", "analysis_charts", "run_charts"]
+__all__ = ["analysis_charts", "run_charts"]
 
 STAGE_COLORS = {"init": "#8a94a6", "layer": "#2f855a", "block": "#2b6cb0", "e2e": "#c05621"}
 CONTOURS = 12
 SHOWN_LEVELS = 16  # more bars than that nobody tells apart
 LEVELS = ("lowest", "2nd", "3rd", "4th", "5th", "6th", "7th", "8th", "9th")
-
-
-@dataclass(frozen=True)
-class Chart:
-    """A picture with what is to be said about it; `svg` is markup, the rest is text."""
-
-    title: str
-    caption: str
-    svg: str
 
 
 def run_charts(record: dict[str, Any]) -> list[Chart]:

@@ -3,15 +3,14 @@
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from calib.report.analyses import AFTER, BEFORE
 from calib.report.charts import analysis_charts, run_charts
 from calib.report.summary import NOTES, flops, sentences, table_rows, totals_rows
+from dualbinary.pages.page import render
 
 __all__ = ["page"]
 
-TEMPLATE = "page.html"
+TEMPLATE = Path(__file__).with_name("page.html")
 OPERATIONS = {
     "full": "full precision",
     "quantised": "quantized, by the paper's rule",
@@ -22,18 +21,11 @@ OPERATIONS = {
 
 def page(record: dict[str, Any], analyses: dict[str, Any] | None) -> str:
     """The page of a record, and of analyses where there are any. Raises InputError where matplotlib is missing."""
-    # Whatever the files say is text: names are escaped, and only pictures made here are markup.
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     counted = flops(record)
     layer_titles, *layer_rows = table_rows(record)
     stage_titles, *stage_rows = totals_rows(record)
-    return environment.get_template(TEMPLATE).render(
+    return render(
+        TEMPLATE,
         record=record,
         sentences=sentences(record),
         stage_titles=stage_titles,

@@ -11,7 +11,7 @@ from dualbinary.contract.rotation import Rotation
 from exporter.options import ExportOptions
 from exporter.pipeline import export
 from importer.checkpoint import write_model
-from importer.inspection import inspect_source
+from importer.inspect.source import inspect_source
 from importer.readers import open_model
 from tests.support.folded_models import HEAD, PREFIX, TABLE, signs_of, write_folded_model
 from tests.support.gguf_files import Type, dequantized, write_tiny_model

@@ -18,9 +18,9 @@ from dualbinary.files.model_files import CONFIG_FILE
 from dualbinary.metrics.formats import format_words
 from importer.readers import open_model
 
-__all__ = ["Inspection", "inspect_source"]
+__all__ = ["BYTES", "Inspection", "inspect_source", "rotated_words"]
 
-_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "U8": 1, "I8": 1, "BOOL": 1}
+BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "U8": 1, "I8": 1, "BOOL": 1}
 _PLAIN_NOTE = "an export stores layers whose values lie on an even grid exactly, and fits the others to 4 bits"
 
 
@@ -94,7 +94,7 @@ def inspect_source(source: Path) -> Inspection:
     counts = _Counts()
     for weight in (*model.weights.values(), *model.inexact.values()):
         rotation = weight.rotation
-        kind = weight.kind if rotation is None else _rotated_words(weight.kind, rotation.block_size)
+        kind = weight.kind if rotation is None else rotated_words(weight.kind, rotation.block_size)
         counts.add(kind, weight.N * weight.K, weight.source_bits, getattr(weight, "why", ""), packed=True)
     rotations = [weight.rotation for weight in (*model.weights.values(), *model.inexact.values())]
     counts.sign_bits = 8.0 * sum(len(signs) for signs in {each.key[1] for each in rotations if each is not None})
@@ -108,24 +108,25 @@ def _own_or_plain(source: Path) -> Inspection:
     counts = _Counts()
     for name, tensor in stored.items():
         module, _, part = name.rpartition(".")
-        size, bits = math.prod(tensor.shape), 8.0 * _BYTES.get(tensor.dtype, 1)
+        size, bits = math.prod(tensor.shape), 8.0 * BYTES.get(tensor.dtype, 1)
         if config is None or part not in MODULE_PARTS:
             counts.add(tensor.dtype, size, bits)
         elif part == "planes":
             form, (_, rows, row_bytes) = config.format_of(module), tensor.shape
             weights = rows * row_bytes * 8
             scales = stored[f"{module}.scales"]
-            total = size * bits + math.prod(scales.shape) * 8.0 * _BYTES.get(scales.dtype, 1)
+            total = size * bits + math.prod(scales.shape) * 8.0 * BYTES.get(scales.dtype, 1)
             words, block_size = format_words(form), config.block_size_of(module)
             if block_size is not None:
-                words = _rotated_words(words, block_size)
+                words = rotated_words(words, block_size)
                 total += 8.0 * math.prod(stored[rotation_signs_name(module)].shape)
             counts.add(words, weights, total / max(weights, 1), packed=True)
     kind, notes = ("plain", (_PLAIN_NOTE,)) if config is None else ("dualbinary", ())
     return counts.inspection(source, kind, read_json_object(source / CONFIG_FILE), notes)
 
 
-def _rotated_words(words: str, block_size: int) -> str:
+def rotated_words(words: str, block_size: int) -> str:
+    """A form whose inputs are rotated."""
     return f"{words}, rotated in blocks of {block_size}"
 
 

@@ -1,4 +1,4 @@
-"""Drawing of pictures of calibration: one style, SVG by matplotlib, text that stays text.
+"""Drawing of pictures of a page: one style, SVG by matplotlib, text that stays text.
 
 matplotlib is asked for when the first picture is drawn; names from files do not belong into one, since it reads some
 characters as mathematics.
@@ -51,8 +51,8 @@ def svg(figure: "Figure", name: str) -> str:
     from matplotlib import rc_context
 
     for axes in figure.axes:
-        if axes.get_legend_handles_labels()[0]:
-            axes.legend(fontsize=8, frameon=False)
+        if handles := axes.get_legend_handles_labels()[0]:
+            axes.legend(fontsize=8, frameon=False, ncols=1 + len(handles) // 5)
     file = io.StringIO()
     with rc_context(STYLE):
         figure.savefig(file, format="svg", metadata=NO_METADATA, transparent=True)
