@@ -30,7 +30,11 @@ VERBS = {
         "calib", ("report",), "calib", "what a training did, layer by layer; pictures", "calib.report.command:parser"
     ),
     "eval": Verb(
-        "calib", ("eval",), "calib", "how good models are, and how far from full precision", "calib.evaluation.command:parser"
+        "calib",
+        ("eval",),
+        "calib",
+        "how good models are, how far from full precision",
+        "calib.evaluation.command:parser",
     ),
     "export": Verb("exporter", (), "export", "turn a Hugging Face model directory into an ONNX file"),
     "import": Verb("importer", (), "export", "make a checkpoint of a low-bit model of another tool"),

@@ -17,7 +17,8 @@ PAGES = [
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9_-]*[a-z0-9]")
 # Those whose help answers within a second or two; commands that import torch for it have few options of their own.
 COMMANDS = (
-    "runtime_ext eval", "runtime_ext doctor", "dualbinary bundle", "exporter", "importer", "importer.convert", "calib", "calib report", "dualbinary relayout", "importer.inspect",
+    "runtime_ext eval", "runtime_ext doctor", "dualbinary bundle",
+    "exporter", "importer", "importer.convert", "calib", "calib report", "dualbinary relayout", "importer.inspect",
     "runtime_ext generate", "runtime_ext chat", "runtime_ext serve", "runtime_ext bench", "runtime_ext info",
     "benchmarks.kernels.bench", "benchmarks.kernels.report", "benchmarks.cuda.bench", "benchmarks.cuda.products",
     "benchmarks.models.bench", "benchmarks.models.profile", "benchmarks.models.batch", "dualbinary.contract.codegen",
@@ -25,7 +26,7 @@ COMMANDS = (
 # Of other programs (accelerate, cmake, compute-sanitizer), of scripts under tools/, and of studies.
 FOREIGN = {
     "--num_processes", "--use_fsdp", "--fsdp_version", "--build", "--preset", "--tool", "--full", "--emulated",
-    "--blocks", "--hellaswag", "--model", "--model_args", "--upgrade", "--tasks",
+    "--blocks", "--hellaswag", "--model", "--model_args", "--upgrade", "--tasks", "--write",
 }  # fmt: skip
 
 
