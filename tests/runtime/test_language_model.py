@@ -3,6 +3,7 @@
 import json
 import sys
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ from runtime_ext.evaluation.language_model import OnnxLanguageModel
 TOLERANCE = 1e-3
 
 
-def requests(*pairs):
+def requests(*pairs) -> Any:
     """What the harness hands to a model: an object with the arguments of each request."""
     return [SimpleNamespace(args=pair) for pair in pairs]
 
@@ -222,7 +223,7 @@ def test_the_harness_own_command_knows_the_model(tiny_model, model, monkeypatch)
     found = []
 
     def cli_evaluate():
-        own = get_model("dualbinary").create_from_arg_string(f"path={tiny_model},library=False", {"batch_size": 1})
+        own: Any = get_model("dualbinary").create_from_arg_string(f"path={tiny_model},library=False", {"batch_size": 1})
         found.append(own.loglikelihood(requests(*PAIRS), disable_tqdm=True))
 
     monkeypatch.setattr("lm_eval.__main__.cli_evaluate", cli_evaluate)
