@@ -23,16 +23,17 @@ COMMANDS = (
     "benchmarks.kernels.bench", "benchmarks.kernels.report", "benchmarks.cuda.bench", "benchmarks.cuda.products",
     "benchmarks.models.bench", "benchmarks.models.profile", "benchmarks.models.batch", "dualbinary.contract.codegen",
 )  # fmt: skip
-# Of other programs (accelerate, cmake, compute-sanitizer), of scripts under tools/, and of studies.
+# Of other programs (accelerate, cmake, compute-sanitizer, prettier), of scripts under tools/, and of studies.
 FOREIGN = {
     "--num_processes", "--use_fsdp", "--fsdp_version", "--build", "--preset", "--tool", "--full", "--emulated",
     "--blocks", "--hellaswag", "--model", "--model_args", "--upgrade", "--tasks", "--write",
 }  # fmt: skip
+CHAT = ROOT / "examples" / "node" / "chat.js"  # shows its options in a text of its own, where Node.js is missing too
 
 
 @pytest.fixture(scope="module")
 def shown() -> set[str]:
-    flags = {"--help"}
+    flags = {"--help", *FLAG.findall(CHAT.read_text(encoding="utf-8"))}
     for command in COMMANDS:
         line = [sys.executable, "-m", *command.split(), "--help"]
         flags |= set(FLAG.findall(subprocess.run(line, cwd=ROOT, check=True, capture_output=True, text=True).stdout))

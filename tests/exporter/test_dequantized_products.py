@@ -1,5 +1,7 @@
 """`--op dequantizelinear`: the numbers of MatMulNBits, by standard operators that ONNX Runtime folds to floats."""
 
+from typing import Any
+
 import numpy as np
 import onnx
 import onnxruntime as ort
@@ -22,7 +24,7 @@ def logits(path, told: bool = True) -> np.ndarray:
     feeds = {"input_ids": PROMPT, "attention_mask": np.ones_like(PROMPT)}
     past = [value for value in session.get_inputs() if value.name.startswith("past")]
     feeds |= {value.name: np.zeros((1, value.shape[1], 0, value.shape[3]), np.float32) for value in past}
-    return session.run(["logits"], feeds)[0]
+    return np.asarray(session.run(["logits"], feeds)[0])
 
 
 @pytest.mark.parametrize(
@@ -62,6 +64,12 @@ def test_a_session_that_is_not_told_computes_the_same(pristine_model, tmp_path):
 
 
 def test_what_says_nothing_is_refused():
-    for name, value in (("accuracy_level", 4), ("target", "cuda"), ("fallback", "ort2"), ("kv_cache", "int8")):
+    refused: list[dict[str, Any]] = [
+        {"accuracy_level": 4},
+        {"target": "cuda"},
+        {"fallback": "ort2"},
+        {"kv_cache": "int8"},
+    ]
+    for options in refused:
         with pytest.raises(OptionError):
-            ExportOptions(op="dequantizelinear", **{name: value})
+            ExportOptions(op="dequantizelinear", **options)
