@@ -21,12 +21,15 @@ COMMANDS = (
     "exporter", "importer", "importer.convert", "calib", "calib report", "dualbinary relayout", "importer.inspect",
     "runtime_ext generate", "runtime_ext chat", "runtime_ext serve", "runtime_ext bench", "runtime_ext info",
     "benchmarks.kernels.bench", "benchmarks.kernels.report", "benchmarks.cuda.bench", "benchmarks.cuda.products",
-    "benchmarks.models.bench", "benchmarks.models.profile", "benchmarks.models.batch", "dualbinary.contract.codegen",
+    "benchmarks.models.bench", "benchmarks.models.profile", "benchmarks.models.batch",
+    "benchmarks.models.small_memory", "dualbinary.contract.codegen",
 )  # fmt: skip
-# Of other programs (accelerate, cmake, compute-sanitizer, prettier), of scripts under tools/, and of studies.
+# Of other programs (accelerate, cmake, ld, compute-sanitizer, prettier, examples/cpp_host), of scripts under tools/, and of studies.
 FOREIGN = {
     "--num_processes", "--use_fsdp", "--fsdp_version", "--build", "--preset", "--tool", "--full", "--emulated",
-    "--blocks", "--hellaswag", "--model", "--model_args", "--upgrade", "--tasks", "--write",
+    "--blocks", "--hellaswag", "--model", "--model_args", "--upgrade", "--tasks", "--write", "--install",
+    "--prefix", "--strip", "--config", "--cflags", "--libs", "--gc-sections", "--export-dynamic-symbol", "--genai",
+    "--system", "--context", "--ids", "--max-tokens",
 }  # fmt: skip
 CHAT = ROOT / "examples" / "node" / "chat.js"  # shows its options in a text of its own, where Node.js is missing too
 

@@ -6,8 +6,8 @@
 
 #if defined(LIBC)
 
-#define PASS(type, name, parameters, arguments) \
-  type name parameters;                         \
+#define PASS(type, name, parameters, arguments)            \
+  type name parameters;                                    \
   type passed_##name parameters { return name arguments; } \
   AS(name, "LIBC")
 
