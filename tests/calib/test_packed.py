@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -63,7 +64,7 @@ def checkpoint(tiny_model, tmp_path_factory):
     return get
 
 
-def load(directory, **options):
+def load(directory, **options) -> Any:
     return AutoModelForCausalLM.from_pretrained(directory, **{"dtype": torch.float32, **options})
 
 
@@ -232,8 +233,7 @@ def test_what_cannot_be_done_is_said(checkpoint, tiny_model, tmp_path):
         load(tiny_model("llama"), quantization_config=DualBinaryConfig(**block))
     with pytest.raises(InputError, match=r"quantization_config\.planes: expected an integer from 1 to 8, got 9"):
         DualBinaryConfig(**{**block, "planes": 9})
-    model = load(directory)
-    assert not model.hf_quantizer.is_trainable
+    assert not load(directory).hf_quantizer.is_trainable
     with pytest.raises(TypeError, match="PackedEmbedding"):
         load(checkpoint("tied table")[0]).resize_token_embeddings(300)
 
