@@ -18,6 +18,8 @@ from dualbinary import InputError
 from dualbinary.checkpoint import PER_CHANNEL
 from dualbinary.contract.scale_codes import BFLOAT16
 from dualbinary.contract.weight import EACH_GROUP, PlaneFormat
+from exporter.options import ExportOptions
+from exporter.pipeline import export
 from tests.support.quantized_checkpoints import quantize
 from tests.support.tiny_models import edit_config
 from tests.support.tiny_tokenizers import write_tokenizer
@@ -255,3 +257,14 @@ def test_tensors_that_do_not_fit_are_named(checkpoint, tmp_path, change):
     (tmp_path / "config.json").write_text((directory / "config.json").read_text())
     with pytest.raises(InputError, match=expected):
         load(tmp_path)
+
+
+def test_an_export_of_what_was_saved_is_that_of_the_checkpoint(checkpoint, tmp_path):
+    directory, _ = checkpoint("mixed")
+    load(directory).save_pretrained(tmp_path / "saved")
+    data = []
+    for source in (directory, tmp_path / "saved"):
+        out = tmp_path / source.name / "out" / "model.onnx"
+        export(source, out, ExportOptions())
+        data.append((out.parent / f"{out.name}.data").read_bytes())
+    assert data[0] == data[1]
