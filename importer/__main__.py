@@ -30,13 +30,22 @@ class ImportOptions:
     quiet: bool = option(False, help="no progress bar")
 
 
+_EXAMPLES = """\
+examples:
+  dualbinary import model.Q4_K_M.gguf checkpoint
+  dualbinary import Llama-3.2-1B-GPTQ checkpoint
+
+dualbinary export takes such a SOURCE too, and keeps no checkpoint; dualbinary inspect says what it is.
+"""
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     formats = "\n".join(f"  {reader.name:<20} {reader.holds}" for reader in READERS)
     result = argparse.ArgumentParser(
         prog="python -m importer",
         description="Make a checkpoint of a model that another tool quantized. Its integers become planes as they are.",
-        epilog=f"formats:\n{formats}\n\npython -m exporter takes such a SOURCE too, and keeps no checkpoint.",
+        epilog=f"formats:\n{formats}\n\n{_EXAMPLES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     result.add_argument("source", type=Path, metavar="SOURCE", help="a file, or a directory with config.json")

@@ -116,7 +116,9 @@ def _tables(model: Any, modules: Mapping[str, nn.Module]) -> tuple[dict[str, nn.
     of_layers = getattr(model.base_model, "embed_tokens_per_layer", None)  # of Gemma 4: an input of every layer
     ties = bool(getattr(model.config.get_text_config(), "tie_word_embeddings", False))
     found = (embedding, of_layers, None if ties else head)
-    tables = {names[id(module)]: module for module in found if isinstance(module, nn.Embedding | nn.Linear)}
+    tables: dict[str, nn.Module] = {
+        names[id(module)]: module for module in found if isinstance(module, nn.Embedding | nn.Linear)
+    }
     return tables, names[id(head)] if ties and isinstance(head, nn.Linear) else None
 
 

@@ -61,7 +61,7 @@ class DualBinaryQuantizer(HfQuantizer):
             return None
         return super().get_new_dtype(converter, param, dtype)
 
-    def get_state_dict_and_metadata(self, model: Any) -> tuple[dict[str, Any], dict[str, str]]:
+    def get_state_dict_and_metadata(self, model: Any) -> Any:
         """The tensors under the names that the files had, which config.json speaks of."""
         from calib.packed.model import stored_names
 
@@ -69,12 +69,12 @@ class DualBinaryQuantizer(HfQuantizer):
         names = stored_names(tensors, f"{model.base_model_prefix}.", self._stored)
         return {names[name]: tensor for name, tensor in tensors.items()}, {}
 
-    def is_serializable(self, *_: Any, **__: Any) -> bool:
+    def is_serializable(self, *_: Any, **__: Any) -> Any:
         """Packed modules are saved as they are stored."""
         return True
 
     @property
-    def is_trainable(self) -> bool:
+    def is_trainable(self) -> Any:
         """Bits and scales do not train here; `dualbinary quantize` trains them."""
         return False
 

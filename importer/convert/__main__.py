@@ -37,12 +37,22 @@ class ConvertOptions:
     quiet: bool = option(False, help="no progress bar")
 
 
+_EPILOG = """\
+examples:
+  dualbinary convert s/model.onnx smollm2.gguf                   an export, for llama.cpp
+  dualbinary convert smollm2-fdb smollm2.gguf --types Q4_0,Q8_0  a checkpoint, for a program that reads these types
+  dualbinary convert smollm2-even smollm2-gptq                   for vLLM and GPTQModel
+"""
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     result = argparse.ArgumentParser(
         prog="dualbinary convert",
         description="Write a model of this project for llama.cpp (OUT.gguf), or for vLLM and GPTQModel (a directory of "
         "GPTQ, version 2). Its levels stay what they are; what a format cannot hold is refused by name.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     result.add_argument("source", type=Path, metavar="SOURCE", help="a checkpoint, or OUT.onnx of an export")
     result.add_argument("out", type=Path, metavar="OUT", help="a file that ends in .gguf, or a directory to make")

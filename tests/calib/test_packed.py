@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,8 @@ from dualbinary import InputError
 from dualbinary.checkpoint import PER_CHANNEL
 from dualbinary.contract.scale_codes import BFLOAT16
 from dualbinary.contract.weight import EACH_GROUP, PlaneFormat
+from exporter.options import ExportOptions
+from exporter.pipeline import export
 from tests.support.quantized_checkpoints import quantize
 from tests.support.tiny_models import edit_config
 from tests.support.tiny_tokenizers import write_tokenizer
@@ -63,7 +66,7 @@ def checkpoint(tiny_model, tmp_path_factory):
     return get
 
 
-def load(directory, **options):
+def load(directory, **options) -> Any:
     return AutoModelForCausalLM.from_pretrained(directory, **{"dtype": torch.float32, **options})
 
 
@@ -232,8 +235,7 @@ def test_what_cannot_be_done_is_said(checkpoint, tiny_model, tmp_path):
         load(tiny_model("llama"), quantization_config=DualBinaryConfig(**block))
     with pytest.raises(InputError, match=r"quantization_config\.planes: expected an integer from 1 to 8, got 9"):
         DualBinaryConfig(**{**block, "planes": 9})
-    model = load(directory)
-    assert not model.hf_quantizer.is_trainable
+    assert not load(directory).hf_quantizer.is_trainable
     with pytest.raises(TypeError, match="PackedEmbedding"):
         load(checkpoint("tied table")[0]).resize_token_embeddings(300)
 
@@ -255,3 +257,14 @@ def test_tensors_that_do_not_fit_are_named(checkpoint, tmp_path, change):
     (tmp_path / "config.json").write_text((directory / "config.json").read_text())
     with pytest.raises(InputError, match=expected):
         load(tmp_path)
+
+
+def test_an_export_of_what_was_saved_is_that_of_the_checkpoint(checkpoint, tmp_path):
+    directory, _ = checkpoint("mixed")
+    load(directory).save_pretrained(tmp_path / "saved")
+    data = []
+    for source in (directory, tmp_path / "saved"):
+        out = tmp_path / source.name / "out" / "model.onnx"
+        export(source, out, ExportOptions())
+        data.append((out.parent / f"{out.name}.data").read_bytes())
+    assert data[0] == data[1]

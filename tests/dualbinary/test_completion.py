@@ -44,6 +44,7 @@ def test_bash_completes_verbs_options_values_and_files(scripts, tmp_path):
 @pytest.mark.parametrize("shell", completion.SHELLS)
 def test_every_option_of_every_verb_is_in_a_script(scripts, shell):
     for name, parser in completion.command_lines().items():
+        assert parser is not None, name
         flags = set(FLAG.findall(parser.format_usage()))
         assert flags or name == "completion", name
         for flag in flags:

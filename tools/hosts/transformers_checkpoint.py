@@ -1,5 +1,7 @@
 """transformers on the checkpoint itself, packed: no export, no ONNX Runtime."""
 
+from typing import Any
+
 from tools.hosts.task import NotHereError, Task
 
 __all__ = ["NAME", "tokens"]
@@ -17,7 +19,7 @@ def tokens(task: Task) -> list[int]:
 
     if read_quantization_config(task.source) is None:
         raise NotHereError(f"{task.source} is in full precision; give the checkpoint that was exported")
-    model = AutoModelForCausalLM.from_pretrained(task.source, dtype=torch.float32)
+    model: Any = AutoModelForCausalLM.from_pretrained(task.source, dtype=torch.float32)
     model.generation_config.eos_token_id = None
     ids = torch.tensor([task.prompt_ids])
     with torch.no_grad():

@@ -13,7 +13,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from mkdocs.structure.files import File, Files
+from mkdocs.structure.files import File, Files  # pyright: ignore[reportMissingImports]  # of .venv-docs
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = "docs"
