@@ -24,7 +24,8 @@ COMMANDS = (
     "benchmarks.models.bench", "benchmarks.models.profile", "benchmarks.models.batch",
     "benchmarks.models.small_memory", "dualbinary.contract.codegen",
 )  # fmt: skip
-# Of other programs (accelerate, cmake, ld, compute-sanitizer, prettier, examples/cpp_host), of scripts under tools/, and of studies.
+# Of other programs (accelerate, cmake, ld, compute-sanitizer, prettier, examples/cpp_host), of scripts under tools/,
+# and of studies.
 FOREIGN = {
     "--num_processes", "--use_fsdp", "--fsdp_version", "--build", "--preset", "--tool", "--full", "--emulated",
     "--blocks", "--hellaswag", "--model", "--model_args", "--upgrade", "--tasks", "--write", "--install",
