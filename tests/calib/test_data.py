@@ -25,6 +25,7 @@ from calib.data import windows
 from calib.data.collect import collect
 from calib.data.windows import load_tokenizer, ordinary_tokens, pack_windows, separator_token, tokenize
 from dualbinary import InputError
+from dualbinary.files import documents as reading
 from dualbinary.files.documents import expand, read_documents
 from examples import smollm2
 
@@ -160,7 +161,7 @@ def test_a_table_needs_a_column_of_strings(tmp_path):
 
 
 def test_long_and_many_documents_come_back_in_order(directory, monkeypatch):
-    monkeypatch.setattr(windows, "PIECE_CHARACTERS", 7)
+    monkeypatch.setattr(reading, "PIECE_CHARACTERS", 7)
     monkeypatch.setattr(windows, "BATCH_CHARACTERS", 20)
     monkeypatch.setattr(windows, "BATCH_PIECES", 3)
     given_texts = ["ä" * 30, "one\ntwo\nthree\nfour five", "x", "1234567", "\n" * 9, "", "end"]
@@ -181,7 +182,7 @@ def test_reading_stops_at_the_limit(directory, monkeypatch):
 
     assert [len(ids) for ids in tokenize(directory, documents(), limit=10)] == [4, 4, 2]
     assert len(read) < 10
-    monkeypatch.setattr(windows, "PIECE_CHARACTERS", 7)
+    monkeypatch.setattr(reading, "PIECE_CHARACTERS", 7)
     assert [len(ids) for ids in tokenize(directory, [(Path("f"), "a" * 30)], limit=10)] == [10]
 
 
