@@ -64,8 +64,19 @@ def compiled(source: Path, target: Target, folder: Path, *arguments: str | Path)
     folder.mkdir(parents=True, exist_ok=True)
     folder = folder.resolve()
     out = folder / f"{source.stem}{'.exe' if target.system == 'Windows' else ''}"
-    language = ["c++", "-std=c++20"] if source.suffix == ".cc" else ["cc", "-dynamic"]  # for musl, to open libraries
-    words = [zig(), *language, "-target", target.triple, "-O3", "-DNDEBUG", "-s", f"-I{ROOT / 'runtime_ext' / 'src'}", source]
+    # Dynamic, for musl: a program that is linked statically opens no libraries.
+    language = ["c++", "-std=c++20"] if source.suffix == ".cc" else ["cc", "-dynamic"]
+    words = [
+        zig(),
+        *language,
+        "-target",
+        target.triple,
+        "-O3",
+        "-DNDEBUG",
+        "-s",
+        f"-I{ROOT / 'runtime_ext' / 'src'}",
+        source,
+    ]
     command = [*words, *arguments, "-o", out]
     answer = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if answer.returncode:
