@@ -1,7 +1,6 @@
 """The table of hosts: who agrees, who does not, who is not here."""
 
 import json
-from types import SimpleNamespace
 
 import pytest
 
@@ -26,13 +25,16 @@ def arguments(tmp_path_factory) -> list[str]:
     return [*paths, "--prompt", "abc", "--count", str(COUNT)]
 
 
-def host(answer):
-    def tokens(task):
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
+class Answers:
+    NAME = "a host"
 
-    return SimpleNamespace(NAME="a host", tokens=tokens)
+    def __init__(self, answer: list[int] | Exception) -> None:
+        self._answer = answer
+
+    def tokens(self, task: Task) -> list[int]:
+        if isinstance(self._answer, Exception):
+            raise self._answer
+        return self._answer
 
 
 @pytest.fixture
@@ -51,7 +53,7 @@ def task(tmp_path) -> Task:
     ],
 )
 def test_a_host_is_held_against_the_tokens_of_the_first(task, answer, result, detail):
-    row = ask(host(answer), task, [7, 8, 9])
+    row = ask(Answers(answer), task, [7, 8, 9])
     assert (row.result, row.detail) == (result, detail)
 
 
