@@ -26,7 +26,7 @@ def arguments(tmp_path_factory) -> list[str]:
 
 
 class Answers:
-    NAME = "a host"
+    NAME: str = "a host"
 
     def __init__(self, answer: list[int] | Exception) -> None:
         self._answer = answer
