@@ -2,7 +2,8 @@
 
 Tables are few and their bits are too, so each is tried: both tables in planes, all layers in full precision. They are
 fitted to their weights. A run chooses those of the head in the metric of its inputs (calib.stages.tables), which leaves
-a share of the error of its outputs that some rows tell, as for layers (sensitivity.py); the KL counts by that share.
+a share of the error of its outputs that some rows tell, as for layers (sensitivity.py). So what the head adds to the KL
+of the embedding alone counts by that share.
 """
 
 from collections.abc import Sequence
@@ -49,14 +50,17 @@ def measure_tables(context: RunContext, windows: Tensor, forms: Sequence[PlaneFo
         shares = [_attach(context, place, form, metric) for place in table_places(source)]
         table = next(table for table in source.tables if table.heads)
         own = partial(head, product=table.product)
-        total = 0.0
+        both = embedding = 0.0
         for window, teacher in zip(used, teachers, strict=True):
             student = hidden(window)
             for begin in range(0, len(student), chunk := chunk_size(vocabulary)):
                 part = slice(begin, begin + chunk)
-                total += float(kl_divergence(head(teacher[part]), own(student[part])).sum())
+                wanted = head(teacher[part])
+                both += float(kl_divergence(wanted, own(student[part])).sum())
+                embedding += float(kl_divergence(wanted, head(student[part])).sum())
         detach_tables(source)
-        found.append(total / len(rows) * next(share for share in shares if share is not None))
+        share = next(share for share in shares if share is not None)
+        found.append((embedding + share * max(0.0, both - embedding)) / len(rows))
         context.progress("tables", index + 1, len(forms))
     return found
 
