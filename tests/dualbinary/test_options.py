@@ -19,15 +19,14 @@ from dualbinary.onnx_files.relayout.__main__ import RelayoutOptions
 from exporter import ExportOptions
 from exporter.__main__ import CommandOptions as ExporterCommandOptions
 from runtime_ext import bench, generate, info
-from runtime_ext.decoder import LoadOptions
 
 COMMANDS = {
     "exporter": (ExportOptions, ExporterCommandOptions),
     "calib": (CALIB_OPTIONS, CalibCommandOptions),
     "relayout": (RelayoutOptions,),
-    "generate": (LoadOptions, *generate.OPTIONS),
-    "bench": (LoadOptions, *bench.OPTIONS),
-    "info": (LoadOptions, *info.OPTIONS),
+    "generate": generate.OPTIONS,
+    "bench": bench.OPTIONS,
+    "info": info.OPTIONS,
 }
 
 
@@ -218,7 +217,7 @@ def test_help_of_a_command_has_limits_and_default_of_every_option(command, monke
             shown = f"{each.default:g}" if isinstance(each.default, float) else each.default
             facts.append(f"default {shown})")
         # The other options that such words speak of.
-        spoken_of = ("accuracy_level", "calibrate", "op", "target", "zero")
+        spoken_of = ("accuracy_level", "calibrate", "layout_for", "op", "target", "zero")
         flags = {name: f"--{name.replace('_', '-')}" for name in spoken_of}
         assert all(with_names(fact, flags) in line[0] for fact in facts)
 

@@ -24,7 +24,7 @@ from tools.hosts.task import Host, NotHereError, Task, host_of
 __all__ = ["main"]
 
 REFERENCE = "onnxruntime_library"
-ROOM = ("__main__", "task")  # files that are no hosts
+ROOM = ("__main__", "npm", "task")  # files that are no hosts
 ROOT = Path(__file__).resolve().parents[2]
 SAME, DIFFERENT, FAILED, NOT_HERE = "same", "DIFFERENT", "FAILED", "not here"
 
