@@ -180,6 +180,8 @@ def _format_of_start(given: Mapping[str, Any], model_dir: Path) -> dict[str, Any
 def _has_codes(directory: Path, tables: set[str]) -> bool:
     """Say that the scales of layers have 8 bits: tensors themselves say their types."""
     others = {scales_name(table) for table in tables}
+    if not any(directory.glob("*.safetensors")):  # which the run refuses, in better words
+        return False
     kinds = {
         tensor.dtype
         for name, tensor in stored_tensors(directory).items()

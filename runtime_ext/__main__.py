@@ -2,6 +2,8 @@
 
 import argparse
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -75,18 +77,30 @@ def main(argv: list[str] | None = None) -> int:
     except DualBinaryError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    return console.run(commands, lambda args: args.command(args), arguments)
+    return console.run(commands, _run, arguments)
 
 
-def _fill(listed: argparse.ArgumentParser, each: Command) -> None:
+def _run(args: argparse.Namespace) -> None:
+    with _packages_named():
+        args.command(args)
+
+
+@contextmanager
+def _packages_named() -> Iterator[None]:
+    """Say which package is missing, and how it comes, where that is one of those that every device should have."""
     try:
-        module = import_module(each.module)
+        yield
     except ModuleNotFoundError as error:
         if error.name not in _REQUIRED:
             raise
         raise DualBinaryError(
             f"the package {error.name} is not installed; `pip install dualbinary` brings what it needs"
         ) from error
+
+
+def _fill(listed: argparse.ArgumentParser, each: Command) -> None:
+    with _packages_named():
+        module = import_module(each.module)
     listed.set_defaults(command=module.command)
     listed.epilog = module.EXAMPLES
     listed.add_argument(

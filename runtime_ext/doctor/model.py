@@ -54,6 +54,8 @@ def _loaded(path: Path, provider: str) -> Iterator[Finding]:
     except DualBinaryError as error:
         yield Finding("load", WRONG, str(error))
         return
+    except ModuleNotFoundError:  # which is said of the machine already
+        return
     context = decoder.config.context_length
     yield Finding("load", GOOD if library else NOTE, f"{way}, for up to {context} tokens on the provider {provider}")
 

@@ -34,11 +34,11 @@ def test_json_is_one_object_with_every_finding(capsys, monkeypatch):
     assert {finding["check"]: finding["state"] for finding in answer["findings"]}["kernels"] == "note"
 
 
-@pytest.mark.parametrize("command", ["doctor", "generate"])
+@pytest.mark.parametrize("command", [("doctor", "out.onnx"), ("generate", "out.onnx", "--prompt", "x")])
 def test_a_host_without_onnxruntime_gets_a_sentence(command, tmp_path):
     (tmp_path / "onnxruntime.py").write_text("raise ModuleNotFoundError('gone', name='onnxruntime')")
     code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from runtime_ext.__main__ import main; "
-    code += f"sys.exit(main([{command!r}, 'out.onnx']))"
+    code += f"sys.exit(main({list(command)!r}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1

@@ -112,5 +112,7 @@ def granted_tags(wheel: Path) -> list[str]:
 def _wrong_for_auditwheel(wheel: Path, target: Target) -> list[str]:
     """The oldest tag that auditwheel grants has to be that of the name."""
     oldest = min((tag for tag in granted_tags(wheel) if tag.startswith("manylinux_")), key=_version)
-    promised = next(tag for tag in target.platform.split(".") if tag.startswith("manylinux_"))
+    promised = next((tag for tag in target.platform.split(".") if tag.startswith("manylinux_")), None)
+    if promised is None:  # a wrong name, which is said already
+        return []
     return [] if _version(oldest) <= _version(promised) else [f"auditwheel grants {oldest}, the name says {promised}"]
