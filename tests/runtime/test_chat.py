@@ -310,6 +310,7 @@ class Terminal:
 
 def _take_terminal():
     """Make the pseudo-terminal that of this process, so that Ctrl-C is a signal for it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # what runs in the background of a shell ignores it
     import fcntl
     import termios
 
