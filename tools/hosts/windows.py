@@ -49,4 +49,6 @@ def _compile(folder: Path) -> None:
     headers = sorted((Path.home() / ".cache" / "dualbinary").glob(_HEADERS))
     if not headers:
         raise NotHereError("ONNX Runtime's C headers are not in the cache: `make setup` fetches them")
-    compiled(ROOT / "examples" / "cpp_host" / "main.cc", target, folder, f"-I{headers[-1]}", imports)
+    host = ROOT / "examples" / "cpp_host"
+    rest = sorted({*host.glob("*.cc")} - {host / "main.cc"})
+    compiled(host / "main.cc", target, folder, *rest, f"-I{headers[-1]}", imports)
