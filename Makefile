@@ -19,7 +19,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .PHONY: help arm-library setup demo hosts test test-all check check-arm check-baseline cuda gpu-check web bench \
-	bench-cuda bench-models bench-peers docs site wheels clean
+	bench-cuda bench-models bench-peers docs site soak wheels clean
 
 help: ## list the verbs
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
@@ -134,6 +134,14 @@ $(PEERS)/.installed: benchmarks/models/constraints-peers.txt
 		--no-binary llama-cpp-python llama-cpp-python
 	$(PEERS)/bin/pip install --quiet -c $< onnxruntime-genai onnxruntime
 	touch $@
+
+SOAK_SECONDS ?= 3600
+
+soak: setup ## the demo's model under load for SOAK_SECONDS: answers as alone, constant memory, no leak by heaptrack
+	test -e out/demo/dualbinary/model.onnx || $(BIN)/python -m examples.demo
+	$(BIN)/python -m tools.soak out/demo/dualbinary/model.onnx --seconds $(SOAK_SECONDS) --context 1024
+	if command -v heaptrack > /dev/null; then \
+		$(BIN)/python -m tools.soak.leaks out/demo/dualbinary/model.onnx; fi
 
 wheels: setup ## wheels for Linux, Windows and macOS and the source distribution, all built and checked here, into dist/
 	$(BIN)/python -m tools.wheels

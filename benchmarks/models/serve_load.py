@@ -12,9 +12,7 @@ import argparse
 import asyncio
 import json
 import os
-import signal
 import statistics
-import subprocess
 import sys
 import time
 from dataclasses import asdict, dataclass, field
@@ -24,6 +22,7 @@ import httpx2
 import numpy as np
 
 from benchmarks.common.machine import OtherLoad
+from benchmarks.common.served import Served, resident_bytes, served
 from dualbinary import DualBinaryError, InputError
 from dualbinary.cli.console import add_common_options, run
 
@@ -72,25 +71,12 @@ def measure(path: Path, clients: int, seconds: float, words: int, slots: int, th
 
     Raises DualBinaryError where it does not start, or nothing is answered.
     """
-    command = [sys.executable, "-m", "runtime_ext", "serve", str(path), "--port", "0", "--json"]
-    command += ["--slots", str(slots), "--threads", str(threads), *options]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
-        assert server.stdout is not None
-        line = server.stdout.readline()
-        if not line:
-            raise DualBinaryError("the server did not start; it has said why")
-        facts = json.loads(line)
-        try:
-            # Its log would fill the pipe.
-            drain = subprocess.Popen(["cat"], stdin=server.stdout, stdout=subprocess.DEVNULL)
-            begin, used = time.monotonic(), _cpu_seconds(server.pid)
-            with OtherLoad() as load:
-                times, memory = asyncio.run(_run(facts["url"], facts["model"], server.pid, words, clients, seconds))
-            cores = (_cpu_seconds(server.pid) - used) / (time.monotonic() - begin)
-        finally:
-            server.send_signal(signal.SIGINT)
-            server.wait(60)
-        drain.wait(10)
+    options = ["--slots", str(slots), "--threads", str(threads), *options]
+    with served(path, options) as server:
+        begin, used = time.monotonic(), _cpu_seconds(server.pid)
+        with OtherLoad() as load:
+            times, memory = asyncio.run(_run(server, words, clients, seconds))
+        cores = (_cpu_seconds(server.pid) - used) / (time.monotonic() - begin)
     if not times.between:
         raise DualBinaryError(f"no answer came: {times.errors[:1]}")
     return Load(
@@ -113,17 +99,18 @@ def measure(path: Path, clients: int, seconds: float, words: int, slots: int, th
     )
 
 
-async def _run(url: str, model: str, pid: int, words: int, clients: int, seconds: float) -> tuple[_Times, list[int]]:
+async def _run(server: Served, words: int, clients: int, seconds: float) -> tuple[_Times, list[int]]:
     times, memory = _Times(), []
     end = time.monotonic() + seconds
     limits = httpx2.Limits(max_connections=clients)
-    async with httpx2.AsyncClient(base_url=url, timeout=seconds + 600, limits=limits) as http:
-        tasks = [asyncio.create_task(_client(http, model, words, number, end, times)) for number in range(clients)]
+    async with httpx2.AsyncClient(base_url=server.url, timeout=seconds + 600, limits=limits) as http:
+        asked = [_client(http, server.model, words, number, end, times) for number in range(clients)]
+        tasks = [asyncio.create_task(each) for each in asked]
         # The first answers touch pages and fill pools: memory counts from when every client has been answered once.
         while len(times.first) < clients and time.monotonic() < end:
             await asyncio.sleep(0.2)
         while True:
-            memory.append(_resident(pid))
+            memory.append(resident_bytes(server.pid))
             done, _ = await asyncio.wait(tasks, timeout=min(MEMORY_EVERY, max(end - time.monotonic(), 0.05)))
             if len(done) == clients:
                 break
@@ -172,11 +159,6 @@ async def _ask(http: httpx2.AsyncClient, body: dict[str, object], end: float, ti
             begun, last = True, now
             times.tokens += 1
     times.answers += 1
-
-
-def _resident(pid: int) -> int:
-    """Bytes of a process that are in memory."""
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def _cpu_seconds(pid: int) -> float:
