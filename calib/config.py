@@ -16,7 +16,7 @@ from pydantic import (
 )
 
 from calib.format_config import NEWEST, FormatConfig
-from calib.losses import LossWeights
+from calib.loss_weights import LossWeights
 from calib.settings import Settings
 from calib.weight_init import WEIGHT_INITS
 from calib.weight_init.base import InitSettings

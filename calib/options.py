@@ -18,8 +18,6 @@ from pydantic.fields import FieldInfo
 
 from calib.config import CalibConfig, explain
 from calib.layer_formats import override_text
-from calib.models.source import empty_model
-from calib.models.tables import table_names
 from calib.presets import DEFAULTS, PRESETS, preset
 from dualbinary import InputError
 from dualbinary.checkpoint import CONFIG_FILE, read_quantization_config, scales_name, stored_tensors
@@ -167,6 +165,9 @@ def _format_of_start(given: Mapping[str, Any], model_dir: Path) -> dict[str, Any
     found |= {"group_size": form.group_size, "offset": form.offset}
     if form.even:
         found |= {"levels": form.levels} if form.offset else {"levels": form.levels, "zero": form.zero}
+    from calib.models.source import empty_model  # late: --help and wrong options do without torch
+    from calib.models.tables import table_names
+
     tables = table_names(empty_model(model_dir)) if stored.overrides else set()
     if _has_codes(Path(start), tables):
         found["scale_type"] = "uint8"  # scales of other types become those of the run

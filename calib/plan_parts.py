@@ -24,7 +24,8 @@ from transformers.pytorch_utils import Conv1D
 
 from calib.config import CalibConfig
 from calib.layers import QuantLinear, full_precision, quant_linears
-from calib.losses import LossWeights, chunk_size, feature_error, sequence_loss
+from calib.loss_weights import LossWeights
+from calib.losses import chunk_size, feature_error, sequence_loss
 from calib.measure import layer_statistics
 from calib.models.blocks import BlockCall, autocast, choose_attention, record_calls
 from calib.models.source import decoder_blocks

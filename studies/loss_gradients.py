@@ -20,7 +20,8 @@ from torch.nn import functional
 
 from calib.data.generate import load_windows
 from calib.layers import full_precision
-from calib.losses import LossWeights, logit_error
+from calib.loss_weights import LossWeights
+from calib.losses import logit_error
 from calib.models.blocks import autocast, choose_attention, compute_dtype, outputs_visited
 from calib.models.head import head_of
 from calib.models.source import SourceModel

@@ -21,7 +21,8 @@ from tqdm import trange
 from calib.config import CalibConfig
 from calib.data.collect import collect, first_windows
 from calib.layers import QuantLinear
-from calib.losses import LossWeights, chunk_size, sequence_loss
+from calib.loss_weights import LossWeights
+from calib.losses import chunk_size, sequence_loss
 from calib.models.blocks import autocast, compute_dtype
 from calib.models.head import head_of
 from calib.models.source import SourceModel

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from calib.losses import LossWeights
+from calib.loss_weights import LossWeights
 from calib.stages.context import RunContext
 from calib.stages.objective import DistillationObjective
 from dualbinary import InputError

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from calib.layers import full_precision
-from calib.losses import LossWeights, chunk_size, pulled, sequence_loss
+from calib.loss_weights import LossWeights
+from calib.losses import chunk_size, pulled, sequence_loss
 from calib.models.blocks import autocast, outputs_visited
 from calib.models.head import head_of
 from calib.models.source import SourceModel

@@ -1,13 +1,18 @@
-"""The interface of weight initializations, and their result."""
+"""The interface of weight initializations, and their result. Settings are read without torch, which takes seconds."""
+
+from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from pydantic import Field
-from torch import Tensor
 
 from calib.settings import Settings
-from dualbinary.contract.weight import PlaneFormat
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from dualbinary.contract.weight import PlaneFormat
 
 __all__ = ["InitSettings", "InitialWeight", "WeightInit"]
 
@@ -34,7 +39,7 @@ class InitialWeight:
     scales: Tensor
     latent: Tensor
 
-    def rows(self, begin: int, end: int) -> "InitialWeight":
+    def rows(self, begin: int, end: int) -> InitialWeight:
         """Outputs `begin` to `end` alone."""
         part = slice(begin, end)
         return InitialWeight(self.planes[:, part].clone(), self.scales[:, part].clone(), self.latent[part].clone())

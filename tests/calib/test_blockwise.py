@@ -11,7 +11,7 @@ from calib.layers import quant_linears
 from calib.models.source import SourceModel
 from calib.models.stored_checkpoint import StoredCheckpoint
 from calib.save import save_checkpoint
-from calib.weight_init import from_planes
+from calib.weight_init.stored import from_planes
 from dualbinary import InputError
 from tests.support.fitted_layers import initialized
 

@@ -128,6 +128,17 @@ def test_a_wrong_value_is_named(arguments, named):
         parsed(*arguments)
 
 
+@pytest.mark.parametrize("arguments", [["--help"], ["model", "out", "--planes", "9"], ["model", "out", "--steps"]])
+def test_help_and_wrong_options_do_not_wait_for_torch(arguments):
+    script = (
+        "import sys; from calib.__main__ import main\n"
+        "try: main(sys.argv[1:])\n"
+        "except SystemExit: pass\n"
+        "sys.exit('torch' in sys.modules)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, check=False).returncode == 0
+
+
 def test_a_run_writes_a_checkpoint_with_its_record(finished):
     record = json.loads((finished / "calibration.json").read_text())
     assert [point["step"] for point in record["e2e"]["curve"] if "held_out" in point] == [0, 2, 4, 6, 8]

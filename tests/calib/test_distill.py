@@ -8,7 +8,8 @@ from torch.nn import functional
 
 from calib.config import CalibConfig, DistillConfig
 from calib.layers import full_precision, quant_linears
-from calib.losses import LossWeights, cross_entropy, dad_weights, entropy, kl_divergence, logit_error
+from calib.loss_weights import LossWeights
+from calib.losses import cross_entropy, dad_weights, entropy, kl_divergence, logit_error
 from calib.schedule import learning_rate
 from calib.stages.context import RunContext
 from calib.stages.distill import BETAS, distill

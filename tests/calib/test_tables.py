@@ -11,7 +11,8 @@ from torch.nn import functional
 from calib.__main__ import main
 from calib.config import BlockConfig, CalibConfig, DataConfig, DistillConfig, FormatConfig, InitConfig
 from calib.layers import full_precision
-from calib.losses import LossWeights, kl_divergence
+from calib.loss_weights import LossWeights
+from calib.losses import kl_divergence
 from calib.models.stored_checkpoint import StoredCheckpoint
 from calib.models.tables import attach_table, table_places
 from calib.pipeline import run

@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 
 from calib.quantizer import codes_of, dequantize, nearest, pack
 from calib.scale_parameters import checked_parameters, to_scales
-from calib.weight_init import WEIGHT_INITS, from_planes
+from calib.weight_init import WEIGHT_INITS
 from calib.weight_init.error_feedback import ErrorFeedback
 from calib.weight_init.random_signs import RandomSigns
+from calib.weight_init.stored import from_planes
 from dualbinary import InputError, padded_k
 from dualbinary.contract.weight import PlaneFormat
 from tests.support.fitted_layers import initialized

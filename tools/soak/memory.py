@@ -3,20 +3,22 @@
 import os
 import statistics
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from benchmarks.common.served import resident_bytes
 
 __all__ = ["Growth", "Memory", "growth"]
 
-WARM = 0.25  # the share of samples before which pools and caches fill
+WARM = 0.25  # the share of samples before which pools fill
+FEWEST = 8  # samples after it that say something
 ALLOWED = 0.02  # of the memory, or
 ALLOWED_BYTES = 8 << 20
 
 
 @dataclass(frozen=True)
 class Growth:
-    """Bytes in memory: medians of the first and the last quarter after the warm part, and the most there was."""
+    """Bytes in memory: medians of the first and the last quarter of the samples, and the most there was."""
 
     early: int
     late: int
@@ -28,9 +30,11 @@ class Growth:
         return self.late - self.early <= max(ALLOWED * self.early, ALLOWED_BYTES)
 
 
-def growth(samples: list[int]) -> Growth:
-    """What samples in the order of time, at least one, say."""
+def growth(samples: list[int]) -> Growth | None:
+    """What samples in the order of time say, without those of the beginning; None where there are too few."""
     warm = samples[int(WARM * len(samples)) :]
+    if len(warm) < FEWEST:
+        return None
     quarter = max(1, len(warm) // 4)
     early, late = statistics.median(warm[:quarter]), statistics.median(warm[-quarter:])
     return Growth(int(early), int(late), max(samples))
@@ -39,16 +43,15 @@ def growth(samples: list[int]) -> Growth:
 class Memory:
     """Samples of this process, or of the one that `follow` names, taken by a thread."""
 
-    def __init__(self, every: float) -> None:
-        """Take a sample `every` seconds once `begin` or `follow` is called."""
+    def __init__(self, every: float, warm: Callable[[], bool]) -> None:
+        """Take a sample `every` seconds once `begin` or `follow` is called and `warm` says that caches are filled."""
         self.samples: list[int] = []
-        self._every, self._pid = every, os.getpid()
+        self._every, self._warm, self._pid = every, warm, os.getpid()
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
 
     def begin(self) -> None:
         """Take samples from now on."""
-        self.samples.append(resident_bytes(self._pid))
         self._thread = threading.Thread(target=self._sample, daemon=True)
         self._thread.start()
 
@@ -65,4 +68,5 @@ class Memory:
 
     def _sample(self) -> None:
         while not self._stopped.wait(self._every):
-            self.samples.append(resident_bytes(self._pid))
+            if self._warm():
+                self.samples.append(resident_bytes(self._pid))
