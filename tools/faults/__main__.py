@@ -19,7 +19,7 @@ from dualbinary.errors import DualBinaryError
 
 __all__ = ["main"]
 
-KINDS = ("kills",)
+KINDS = ("kills", "crashes")
 
 
 def parser() -> argparse.ArgumentParser:

@@ -8,11 +8,14 @@ from typing import Any
 
 import transformers.models.llama.modeling_llama  # noqa: F401  # what children would else import one by one
 
-import calib.pipeline  # noqa: F401
+import calib.pipeline
+import exporter.pipeline  # noqa: F401
 from tests.support.tiny_models import make_model
 from tools.faults.calibrations import CASES
+from tools.faults.crashes import crash_writer
 from tools.faults.forked import Command, run
 from tools.faults.kills import kill_calibration
+from tools.faults.writers import make_material, writers
 
 __all__ = ["run_kinds"]
 
@@ -21,7 +24,7 @@ Row = dict[str, Any]
 
 def run_kinds(kinds: Iterable[str], room: Path, kills: int, seed: int, only: str) -> list[Row]:
     """Run `kinds` in the directory `room`; a row for each case."""
-    ways: dict[str, Callable[..., list[Row]]] = {"kills": _kills}
+    ways: dict[str, Callable[..., list[Row]]] = {"kills": _kills, "crashes": _crashes}
     rows = []
     for kind in kinds:
         place = room / kind
@@ -42,6 +45,20 @@ def _kills(room: Path, kills: int, seed: int, only: str) -> list[Row]:
         if found.wrong:
             outcome = f"WRONG: {found.wrong[:5]}"
         rows.append({"name": case.name, "tried": found.kills, "outcome": outcome, "wrong": found.wrong})
+    return rows
+
+
+def _crashes(room: Path, kills: int, seed: int, only: str) -> list[Row]:
+    made = make_material(tiny_model(room / "model"), room)
+    chosen = [writer for writer in writers(made) if only in writer.name]
+    rows = []
+    for writer in chosen:
+        place = room / writer.name.replace(" ", "-")
+        place.mkdir()
+        found = crash_writer(writer, place, -(-kills // len(chosen)), seed)
+        _tell(f"{writer.name}: {found.kills} kills, {len(found.wrong)} wrong")
+        outcome = f"WRONG: {found.wrong[:5]}" if found.wrong else "none or whole at once, the same bytes again"
+        rows.append({"name": writer.name, "tried": found.kills, "outcome": outcome, "wrong": found.wrong})
     return rows
 
 
