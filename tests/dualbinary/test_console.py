@@ -7,7 +7,6 @@ import pytest
 from dualbinary import DualBinaryError, InputError
 from dualbinary.cli import console
 
-
 ROOM = "make room and give the same command again"
 MEMORY = "free some, raise the limit (ulimit -v, a container's), or take a machine that has more"
 

@@ -12,7 +12,13 @@ from dualbinary.files.staging import check_output, staged
 from tools.faults.operations import killed_at
 
 NEW = {"config.json": "new", "model.onnx": "new", "model.onnx.data": "new", "onnx/more.json": "new", "z.json": "new"}
-OLD = {"chat_template.jinja": "old", "config.json": "old", "model.onnx": "old", "model.onnx.data": "old", "mine": "mine"}
+OLD = {
+    "chat_template.jinja": "old",
+    "config.json": "old",
+    "model.onnx": "old",
+    "model.onnx.data": "old",
+    "mine": "mine",
+}
 STALE = ("chat_template.jinja",)
 AFTER = {**NEW, "mine": "mine"}
 

@@ -19,7 +19,7 @@ from dualbinary.errors import DualBinaryError
 
 __all__ = ["main"]
 
-KINDS = ("kills", "crashes")
+KINDS = ("kills", "crashes", "disks", "interrupts", "damage", "memory")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -28,6 +28,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("kinds", nargs="*", metavar="KIND", help=f"of {', '.join(KINDS)}; default: all")
     result.add_argument("--kills", type=int, default=60, help="times a command is killed, over all cases of a kind")
     result.add_argument("--seed", type=int, default=0, help="of the moments")
+    result.add_argument("--every", type=int, default=1, help="before each N-th change of files alone, in crashes")
     result.add_argument("--only", metavar="WORD", default="", help="only cases whose name has this in it")
     result.add_argument("--room", type=Path, help="directory to work in; default: a temporary one")
     console.add_common_options(result)
@@ -40,11 +41,11 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _command(args: argparse.Namespace) -> None:
-    from tools.faults.kinds import run_kinds
+    from tools.faults.kinds import Asked, run_kinds
 
     begin = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="faults-", dir=args.room) as room:
-        rows = run_kinds(args.kinds or KINDS, Path(room), args.kills, args.seed, args.only)
+        rows = run_kinds(args.kinds or KINDS, Path(room), Asked(args.kills, args.seed, args.only, args.every))
     wrong = sum(len(row["wrong"]) for row in rows)
     if args.json:
         print(json.dumps({"seconds": round(time.monotonic() - begin, 1), "seed": args.seed, "rows": rows}))

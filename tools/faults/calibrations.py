@@ -10,6 +10,7 @@ from tools.faults.forked import Command
 
 __all__ = ["CASES", "Calibration", "main"]
 
+
 def main(words: list[str]) -> int:
     """The command on one thread: the matrices are too small for more."""
     torch.set_num_threads(1)
@@ -32,7 +33,7 @@ class Calibration:
 
     def commands(self, model: Path, out: Path, port: int, extra: tuple[str, ...] = ()) -> list[Command]:
         """One command for each process. Those of several meet at `port`."""
-        words = [model, out, *self.options.split(), *_SHORT.split(), *extra]
+        words = [model, out, *self.options.split(), *_SHORT.split(), *extra]  # a later option wins
         if self.processes == 1:
             return [Command(main, words)]
         shared = {"WORLD_SIZE": str(self.processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}

@@ -9,13 +9,15 @@ import resource
 import select
 import signal
 import time
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Command", "Ended", "Started", "run", "start"]
+__all__ = ["ESCAPED", "NOT_BEGUN", "Command", "Ended", "Started", "run", "start"]
 
 Main = Callable[[list[str]], int]
+ESCAPED, NOT_BEGUN = 70, 71  # exit codes: an exception that nobody caught; a signal before all
 TIMEOUT = 120.0  # seconds after which a command counts as hanging
 
 
@@ -87,7 +89,8 @@ def run(command: Command, log: Path) -> Ended:
 
 
 def _child(command: Command, log: Path) -> int:
-    code = 70  # an exception that nobody caught; its traceback is in the log
+    code = ESCAPED
+    entered = False
     try:
         os.setsid()
         target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
@@ -97,11 +100,12 @@ def _child(command: Command, log: Path) -> int:
         os.environ.update(command.environment or {})
         for kind, limit in (command.limits or {}).items():
             resource.setrlimit(kind, (limit, resource.getrlimit(kind)[1]))
+        entered = True
         code = command.main([str(word) for word in command.arguments])
     except SystemExit as leaving:
         code = leaving.code if isinstance(leaving.code, int) else 1
     except BaseException:
-        import traceback
-
+        if not entered:  # a signal came before the command began
+            return NOT_BEGUN
         traceback.print_exc()
     return code

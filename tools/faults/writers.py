@@ -66,7 +66,20 @@ class Writer:
 def make_material(model: Path, room: Path) -> Material:
     """Make what the writers read, of the full-precision `model`."""
     made = Material(model, room / "checkpoint", room / "gptq", room / "exported" / "model.onnx", room / "libraries")
-    free = "--stages init --init-method fit --group-size 32 --no-offset --levels even --planes 4 --quiet".split()
+    free = [
+        "--stages",
+        "init",
+        "--init-method",
+        "fit",
+        "--group-size",
+        "32",
+        "--no-offset",
+        "--levels",
+        "even",
+        "--planes",
+        "4",
+        "--quiet",
+    ]
     steps = [
         Command(calibrate, [model, made.checkpoint, *free]),
         Command(convert, [made.checkpoint, made.gptq, "--quiet"]),
