@@ -40,7 +40,10 @@ class ActivationCache:
         kinds: tuple[str, ...] = ("teacher", "student"),
         key_of: Callable[[str], bytes] = str.encode,
     ) -> None:
-        """`shape` is [windows, T, H]; `key_of` the run and the name of a file, which its digest begins with. Raises InputError where the limit or the disk is too small for it."""
+        """`shape` is [windows, T, H]; `key_of` a name gives what the digest of such a file begins with.
+
+        Raises InputError where the limit or the disk is too small.
+        """
         self.directory, self.shape, self.kinds = directory, shape, kinds
         directory.mkdir(exist_ok=True)
         self._key_of = key_of

@@ -7,7 +7,7 @@ that they replace are kept until all have moved and come back if one does not:
         names.json      what moves, written before anything does
         replaced/       older files, until all have moved; while it is there, the next run takes the moves back
 
-The graph moves away first and in last, so that there is none whose other files are not its own, whenever a process ends.
+The graph moves away first and in last: there is none whose other files are not its own, whenever a process ends.
 """
 
 import contextlib

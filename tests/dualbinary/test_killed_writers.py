@@ -96,7 +96,7 @@ def test_what_takes_moves_back_may_be_killed_as_well(tmp_path):
             again = tmp_path / "again"
             shutil.rmtree(again, ignore_errors=True)
             shutil.copytree(directory, again)
-            alive = killed(lambda: look(again), second, again)
+            alive = killed(lambda place=again: look(place), second, again)
             if "model.onnx" in visible(again):
                 assert visible(again) in (OLD, AFTER)
             look(again)

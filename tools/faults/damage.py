@@ -43,10 +43,8 @@ def damage_work(case: Calibration, model: Path, room: Path, seed: int) -> Damage
         return found
     wanted = contents(room / "whole")
     run(command(room / "other", "--keep-work", "--seed", "4"), log)
-    stopped, stopped_other = (
-        _stopped(room / name, command, log, seed) for name, seed in (("half", "3"), ("else", "4"))
-    )
-    for work, other in ((room / "whole.work", room / "other.work"), (stopped, stopped_other)):
+    stopped = [_stopped(room / name, command, log, number) for name, number in (("half", "3"), ("else", "4"))]
+    for work, other in ((room / "whole.work", room / "other.work"), stopped):
         for file in sorted(path for path in work.rglob("*") if path.is_file() and path.name != "lock"):
             name = str(file.relative_to(work))
             for how, damage in WAYS.items():

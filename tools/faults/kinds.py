@@ -46,14 +46,8 @@ class Asked:
 
 def run_kinds(kinds: Iterable[str], room: Path, asked: Asked) -> list[Row]:
     """Run `kinds` in the directory `room`; a row for each case."""
-    ways = {
-        "kills": _kills,
-        "crashes": _crashes,
-        "disks": _disks,
-        "interrupts": _interrupts,
-        "damage": _damage,
-        "memory": _memory,
-    }
+    ways = {"kills": _kills, "crashes": _crashes, "disks": _disks, "damage": _damage, "memory": _memory}
+    ways["interrupts"] = _interrupts
     rows = []
     for kind in kinds:
         place = room / kind

@@ -66,20 +66,8 @@ class Writer:
 def make_material(model: Path, room: Path) -> Material:
     """Make what the writers read, of the full-precision `model`."""
     made = Material(model, room / "checkpoint", room / "gptq", room / "exported" / "model.onnx", room / "libraries")
-    free = [
-        "--stages",
-        "init",
-        "--init-method",
-        "fit",
-        "--group-size",
-        "32",
-        "--no-offset",
-        "--levels",
-        "even",
-        "--planes",
-        "4",
-        "--quiet",
-    ]
+    form = ["--group-size", "32", "--no-offset", "--levels", "even", "--planes", "4"]
+    free = ["--stages", "init", "--init-method", "fit", *form, "--quiet"]
     steps = [
         Command(calibrate, [model, made.checkpoint, *free]),
         Command(convert, [made.checkpoint, made.gptq, "--quiet"]),
