@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from dualbinary.cli.console import add_common_options, interrupt_when_terminated, run
+from dualbinary.cli.console import add_common_options, interrupt_when_terminated, run, state_of
 from dualbinary.cli.options import option, options_from
 
 __all__ = ["CommandOptions", "main"]
@@ -70,7 +70,15 @@ def main(argv: list[str] | None = None) -> int:
         from calib.evaluation.command import main as evaluate
 
         return evaluate(arguments[1:])
-    return run(parser(), _command, arguments)
+    return run(parser, _command, arguments, kept=_kept)
+
+
+def _kept(args: argparse.Namespace) -> str:
+    from calib.pipeline import work_of
+
+    if args.plan or not work_of(args.out_dir).exists():
+        return state_of(args.out_dir)
+    return f"what is done is kept in {work_of(args.out_dir)}, and the same command goes on from there"
 
 
 def _command(args: argparse.Namespace) -> None:

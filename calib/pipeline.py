@@ -56,7 +56,7 @@ from dualbinary.cli.version import package_version
 from dualbinary.contract.weight import PlaneWeight
 from dualbinary.metrics.formats import format_words
 
-__all__ = ["RunResult", "run"]
+__all__ = ["RunResult", "run", "work_of"]
 
 WINDOWS = "windows"  # the result that holds the tokens
 WORK_SUFFIX = ".work"
@@ -90,6 +90,11 @@ class RunResult:
         return {"directory": str(self.directory), **self.record}
 
 
+def work_of(out_dir: Path) -> Path:
+    """The work directory of the run that writes `out_dir`."""
+    return out_dir.with_name(out_dir.name + WORK_SUFFIX)
+
+
 def run(
     model_dir: Path,
     out_dir: Path,
@@ -118,8 +123,7 @@ def run(
     choose_attention(source, team.device, config.data.length)
     initial_weights = _initial_weights(config, source)
     identity = {"config": config.to_json(), "model": _fingerprint(source), "dualbinary": package_version()}
-    work_path = out_dir.with_name(out_dir.name + WORK_SUFFIX)
-    with WorkDirectory(work_path, identity, fresh=fresh, reader=not team.leads) as work:
+    with WorkDirectory(work_of(out_dir), identity, fresh=fresh, reader=not team.leads) as work:
         generated = out_dir.with_name(out_dir.name + GENERATED_SUFFIX)
         if fresh and team.leads:
             generated.unlink(missing_ok=True)

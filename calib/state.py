@@ -5,9 +5,16 @@ OUT_DIR.work/
     lock                 held by the running process
     <name>.safetensors   one result each, with a JSON object beside the tensors; there whole or not at all
     streams/             cached activations around the current block (calib.stages.activation_cache)
+
+The metadata of a result hold a digest of its tensors, its object, its name and the run, so that neither a damaged file
+nor one of another run passes for it:
+
+    result   {"version": 2, "digest": "...", "object": {...}}
+    json     the object alone, in results of version 1, which are read as they are
 """
 
 import fcntl
+import hashlib
 import json
 import os
 import shutil
@@ -15,11 +22,12 @@ from pathlib import Path
 from typing import Any
 
 import safetensors
+import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dualbinary import InputError
-from dualbinary.files.atomic import move_into_place, write_text
+from dualbinary.files.atomic import move_into_place, write_text, writing
 from dualbinary.files.json_objects import read_json_object
 
 __all__ = ["WorkDirectory"]
@@ -27,7 +35,9 @@ __all__ = ["WorkDirectory"]
 RUN_FILE = "run.json"
 LOCK_FILE = "lock"
 SUFFIX = ".safetensors"
-METADATA = "json"  # the one key of the files' metadata
+METADATA, OLDER_METADATA = "result", "json"  # the one key of the files' metadata
+VERSION = 2
+DIGEST_BYTES = 32
 
 
 class WorkDirectory:
@@ -67,23 +77,47 @@ class WorkDirectory:
     def write_tensors(self, name: str, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
         """Store the result `name`; it is there whole or not at all, whenever the process ends."""
         target = self._file(name)
-        aside = target.with_name(target.name + ".new")
-        save_file({key: value.contiguous() for key, value in tensors.items()}, aside, {METADATA: json.dumps(metadata)})
-        move_into_place(aside, target)
+        whole = {key: value.contiguous() for key, value in tensors.items()}
+        metadata = json.loads(json.dumps(metadata))  # as it will be read
+        stored = {"version": VERSION, "digest": self._digest(name, whole, metadata), "object": metadata}
+        with writing(target), writing(target.with_name(target.name + ".new"), remove=True) as aside:
+            save_file(whole, aside, {METADATA: json.dumps(stored)})
+            move_into_place(aside, target)
 
     def read_tensors(self, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """The tensors and metadata of the result `name`. Raises InputError where it is damaged."""
+        """The tensors and metadata of the result `name`. Raises InputError where it is damaged, or of another run."""
         file = self._file(name)
         try:
             with safetensors.safe_open(file, framework="pt") as opened:
-                metadata = json.loads((opened.metadata() or {})[METADATA])
-            return load_file(file), metadata
-        except (OSError, KeyError, ValueError, safetensors.SafetensorError) as error:
+                stored = opened.metadata() or {}
+            tensors = load_file(file)
+            if METADATA not in stored:
+                return tensors, json.loads(stored[OLDER_METADATA])
+            found = json.loads(stored[METADATA])
+            version, digest, metadata = found["version"], found["digest"], found["object"]
+        except (OSError, KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:
             raise InputError(f"{file}: not a result of this tool ({error}); start over with --fresh") from None
+        if version != VERSION:
+            raise InputError(f"{file}: of version {version}, expected {VERSION}; start over with --fresh")
+        if digest != self._digest(name, tensors, metadata):
+            raise InputError(f"{file}: damaged, or of another run; start over with --fresh")
+        return tensors, metadata
 
     def remove(self) -> None:
         """Remove the directory, once its results are elsewhere."""
         shutil.rmtree(self.path)
+
+    def digest_key(self, name: str) -> bytes:
+        """What the digest of anything called `name` in this run begins with."""
+        return json.dumps([self._identity, name], sort_keys=True).encode()
+
+    def _digest(self, name: str, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> str:
+        digest = hashlib.blake2b(self.digest_key(name), digest_size=DIGEST_BYTES)
+        digest.update(json.dumps(metadata, sort_keys=True).encode())
+        for key, value in sorted(tensors.items()):
+            digest.update(json.dumps([key, str(value.dtype), list(value.shape)]).encode())
+            digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+        return digest.hexdigest()
 
     def _file(self, name: str) -> Path:
         return self.path / (name + SUFFIX)
@@ -107,7 +141,7 @@ class WorkDirectory:
             )
         # Without results there is nothing to protect: a run that failed at its data may come back with other data.
         if entries and not self._fresh:
-            differing = _differences(read_json_object(file), self._identity)
+            differing = _differences(_identity_in(file), self._identity)
             if differing:
                 raise InputError(
                     f"{self.path}: belongs to a run that differs in {', '.join(differing)}; "
@@ -125,6 +159,13 @@ class WorkDirectory:
         if self._lock is not None:
             os.close(self._lock)  # and with it the lock
             self._lock = None
+
+
+def _identity_in(file: Path) -> dict[str, Any]:
+    try:
+        return read_json_object(file)
+    except InputError as error:
+        raise InputError(f"{error}; start over with --fresh") from None
 
 
 def _differences(found: dict[str, Any], wanted: dict[str, Any], prefix: str = "") -> list[str]:

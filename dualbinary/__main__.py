@@ -60,6 +60,9 @@ def _run(verb: Verb, arguments: list[str]) -> int:
             print(leaving.code, file=sys.stderr)
             return 1
         return leaving.code or 0
+    except KeyboardInterrupt:  # before the command took it upon itself
+        print("interrupted", file=sys.stderr)
+        return 130
     except ModuleNotFoundError as error:
         if not verb.extra:
             raise

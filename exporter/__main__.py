@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from dualbinary import DualBinaryError, InputError
 from dualbinary.bundle import BundledLibrary, bundled_libraries
-from dualbinary.cli.console import add_common_options, interrupt_when_terminated, run
+from dualbinary.cli.console import add_common_options, interrupt_when_terminated, run, state_of
 from dualbinary.cli.options import add_options, option, options_from
 from dualbinary.errors import OptionError
 from dualbinary.files.sizes import parse_size
@@ -132,7 +132,13 @@ def main(argv: list[str] | None = None) -> int:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a model directory is complete; nothing may be fetched
     logging.getLogger("mobius").setLevel(logging.ERROR)
     interrupt_when_terminated()
-    return run(parser(), _command, argv)
+    return run(parser, _command, argv, kept=_kept)
+
+
+def _kept(args: argparse.Namespace) -> str:
+    if args.calibrate or args.bits or args.size:
+        return f"{state_of(args.out)}; the same command goes on with the calibration"
+    return state_of(args.out)
 
 
 def _command(args: argparse.Namespace) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dualbinary import InputError
-from dualbinary.cli.console import add_common_options, interrupt_when_terminated, run
+from dualbinary.cli.console import add_common_options, interrupt_when_terminated, run, state_of
 from dualbinary.cli.options import add_options, option, options_from
 from importer.checkpoint import ImportResult, write_model
 from importer.inspect.source import inspect_source
@@ -61,7 +61,11 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit code."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a model is complete; nothing may be fetched
     interrupt_when_terminated()
-    return run(parser(), _command, argv)
+    return run(parser, _command, argv, kept=_kept)
+
+
+def _kept(args: argparse.Namespace) -> str:
+    return "" if args.checkpoint is None else state_of(args.checkpoint)
 
 
 def _command(args: argparse.Namespace) -> None:

@@ -72,12 +72,8 @@ def main(argv: list[str] | None = None) -> int:
     """Parse the command line and return the exit code."""
     arguments = sys.argv[1:] if argv is None else argv
     first = next((word for word in arguments if not word.startswith("-")), "")
-    try:
-        commands = parser(first)
-    except DualBinaryError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return console.run(commands, _run, arguments)
+    console.interrupt_when_terminated()
+    return console.run(lambda: parser(first), _run, arguments)
 
 
 def _run(args: argparse.Namespace) -> None:

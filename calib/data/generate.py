@@ -29,12 +29,13 @@ from transformers import PreTrainedModel
 from calib.data.windows import load_tokenizer, ordinary_tokens
 from calib.models.blocks import autocast
 from dualbinary import DualBinaryError, InputError
-from dualbinary.files.atomic import move_into_place
+from dualbinary.files.atomic import move_into_place, writing
 
 __all__ = ["PARTS_SUFFIX", "count_windows", "generate_to", "load_windows"]
 
 PARTS_SUFFIX = ".parts"  # of the directory of finished batches
 TOKENS = "tokens"  # the one tensor of a file
+DIGEST = "digest"  # of the tokens, a key of that metadata
 METADATA = "json"  # the one key of its metadata: safetensors writes several in any order
 STORED_DTYPE = "I32"  # of it, in the words of safetensors
 MIN_GREEDY, MAX_GREEDY = 3, 5
@@ -87,11 +88,11 @@ def generate_to(
             tell = partial(_tell, progress, done, len(part), count * length)
             with autocast(place.type, dtype):
                 tokens = _write(model, first[part].to(place), greedy[part].to(place), length, random, tell)
-            _save(file, tokens, description)
+            _save(file, tokens, description, file.with_name(file.name + ".new"))
         parts.append(tokens)
         progress(done + tokens.numel(), count * length)
     tokens = torch.cat(parts)
-    _save(path, tokens, description)
+    _save(path, tokens, description, directory / path.name)  # where a killed run may leave what it had written
     shutil.rmtree(directory)
     return tokens
 
@@ -214,15 +215,33 @@ def _read(path: Path) -> tuple[Tensor, str]:
             dtype, shape = stored.get_dtype(), stored.get_shape()
             if dtype != STORED_DTYPE or len(shape) != 2 or 0 in shape:
                 raise InputError(f"{path}: {TOKENS} is {dtype} {shape}, expected {STORED_DTYPE} [sequences, length]")
-            return file.get_tensor(TOKENS).clone(), (file.metadata() or {}).get(METADATA, "")
+            tokens = file.get_tensor(TOKENS).clone()
+            return tokens, _checked(path, tokens, (file.metadata() or {}).get(METADATA, ""))
     except FileNotFoundError:
         raise InputError(f"{path}: missing") from None
     except (OSError, safetensors.SafetensorError) as error:
         raise InputError(f"{path}: not a file of generated sequences ({error})") from None
 
 
-def _save(path: Path, tokens: Tensor, description: str) -> None:
+def _save(path: Path, tokens: Tensor, description: str, aside: Path) -> None:
     """Write a file that is there whole or not at all, whenever the process ends."""
-    aside = path.with_name(path.name + ".new")
-    save_file({TOKENS: tokens.contiguous()}, aside, {METADATA: description})
-    move_into_place(aside, path)
+    stored = json.dumps({**json.loads(description), DIGEST: _digest(tokens)})
+    with writing(path), writing(aside, remove=True):
+        save_file({TOKENS: tokens.contiguous()}, aside, {METADATA: stored})
+        move_into_place(aside, path)
+
+
+def _digest(tokens: Tensor) -> str:
+    return hashlib.sha256(tokens.contiguous().numpy().tobytes()).hexdigest()
+
+
+def _checked(path: Path, tokens: Tensor, stored: str) -> str:
+    """The description of a file, without the digest of its tokens. Raises InputError where the tokens are others."""
+    try:
+        description = json.loads(stored)
+    except ValueError:
+        return stored
+    digest = description.pop(DIGEST, None) if isinstance(description, dict) else None
+    if digest is not None and digest != _digest(tokens):
+        raise InputError(f"{path}: damaged, its tokens are not those that were written; remove it")
+    return json.dumps(description)

@@ -25,7 +25,7 @@ from calib.models.blocks import compute_dtype
 from calib.models.source import SourceModel, check_length
 from calib.parallel import Team
 from dualbinary import InputError
-from dualbinary.cli.console import add_common_options, run
+from dualbinary.cli.console import add_common_options, interrupt_when_terminated, run
 from dualbinary.cli.options import add_options, option, options_from
 from dualbinary.contract.weight import PlaneFormat
 from dualbinary.evaluation.figures import ModelFigures
@@ -79,7 +79,8 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str]) -> int:
     """Run the command and return its exit code."""
-    return run(parser(), _command, argv)
+    interrupt_when_terminated()
+    return run(parser, _command, argv)
 
 
 def _command(args: argparse.Namespace) -> None:

@@ -43,7 +43,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str]) -> int:
     """Run the command and return its exit code."""
-    return run(parser(), _command, argv)
+    return run(parser, _command, argv)
 
 
 def _command(args: argparse.Namespace) -> None:

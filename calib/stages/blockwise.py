@@ -110,7 +110,8 @@ class _Activations:
         shape = windows, tokens.shape[1], hidden_size
         # What the teacher makes of a block is the target of reconstruction alone.
         kinds = ("teacher", "student") if "block" in config.stages else ("student",)
-        self.cache = ActivationCache(context.work.path / CACHE_DIRECTORY, shape, config.cache_gb, kinds)
+        directory, key_of = context.work.path / CACHE_DIRECTORY, context.work.digest_key
+        self.cache = ActivationCache(directory, shape, config.cache_gb, kinds, key_of)
         complete = self.cache.complete(block)
         parts = [*self.batches(windows), *self.batches(config.init.windows)]
         sizes = {part.stop - part.start for part in parts} | {settings.batch, settings.held_out % settings.batch}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dualbinary.bundle.libraries import bundled_libraries, write_libraries
-from dualbinary.cli.console import add_common_options, run
+from dualbinary.cli.console import add_common_options, interrupt_when_terminated, run
 from dualbinary.cli.options import add_options, option, options_from
 from dualbinary.errors import InputError
 from dualbinary.files.staging import staged
@@ -50,7 +50,8 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    return run(parser(), _command, argv)
+    interrupt_when_terminated()
+    return run(parser, _command, argv, kept=lambda args: f"{args.out} has all of the libraries, or those that it had")
 
 
 def _command(args: argparse.Namespace) -> None:

@@ -1,6 +1,8 @@
 """Writing files and directories so that they are there whole or not at all, whenever the process ends."""
 
+import glob
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,9 +10,11 @@ from pathlib import Path
 
 from dualbinary.errors import InputError
 
-__all__ = ["ON_WINDOWS", "move_into_place", "new_directory", "sync", "write_text"]
+__all__ = ["ON_WINDOWS", "is_abandoned", "move_into_place", "new_directory", "sync", "write_text", "writing"]
 
 ON_WINDOWS = os.name == "nt"
+_NUMBER = re.compile(r"\(os error (\d+)\)")  # as libraries in Rust, safetensors among them, end such a message
+_PARTIAL = ".partial"
 
 
 def sync(path: Path) -> None:
@@ -34,26 +38,48 @@ def move_into_place(aside: Path, target: Path) -> None:
     sync(target.parent)
 
 
+@contextmanager
+def writing(path: Path, *, remove: bool = False) -> Iterator[Path]:
+    """Yield `path`, a file or directory to write, and name it in errors of the operating system that name none.
+
+    Python names a file that cannot be opened, but not one that cannot be written; safetensors has an exception of its
+    own. With `remove`, what an exception leaves of a file goes.
+    """
+    try:
+        yield path
+    except BaseException as error:
+        if remove:
+            path.unlink(missing_ok=True)
+        number = _error_number(error)
+        if number is None:
+            raise
+        raise OSError(number, os.strerror(number), str(path)) from error
+
+
 def write_text(path: Path, text: str) -> None:
     """Write or replace the text file `path` in one step."""
-    aside = path.with_name(path.name + ".new")
-    aside.write_text(text, encoding="utf-8")
-    move_into_place(aside, path)
+    with writing(path), writing(path.with_name(path.name + ".new"), remove=True) as aside:
+        aside.write_text(text, encoding="utf-8")
+        move_into_place(aside, path)
 
 
 @contextmanager
 def new_directory(path: Path) -> Iterator[Path]:
     """Yield an empty directory beside `path` that becomes `path` when the block ends without an exception.
 
-    Raises InputError if `path` exists and is not an empty directory.
+    What a run that was killed left of it goes first. Raises InputError if `path` exists and is not an empty directory.
     """
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise InputError(f"{path}: exists and is not an empty directory; choose another or remove it")
     path.parent.mkdir(parents=True, exist_ok=True)
-    staging = path.parent / f".{path.name}.{os.getpid()}.partial"
+    staging = path.parent / f".{path.name}.{os.getpid()}{_PARTIAL}"
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*{_PARTIAL}"):
+        if left == staging or is_abandoned(left.name.removesuffix(_PARTIAL).rpartition(".")[2]):
+            shutil.rmtree(left, ignore_errors=True)
     staging.mkdir()
     try:
-        yield staging
+        with writing(path):
+            yield staging
         for part in (*staging.iterdir(), staging):
             sync(part)
         if path.exists():
@@ -63,3 +89,16 @@ def new_directory(path: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise
+
+
+def is_abandoned(owner: str) -> bool:
+    """Say that no process has the number `owner`, which the name of something temporary has, where that is known."""
+    return owner.isdigit() and Path("/proc").exists() and not Path(f"/proc/{owner}").exists()
+
+
+def _error_number(error: BaseException) -> int | None:
+    """The number of an error of the operating system whose message names no file."""
+    if isinstance(error, OSError):
+        return None if error.filename or not error.errno else error.errno
+    found = _NUMBER.search(str(error)) if isinstance(error, Exception) else None
+    return int(found[1]) if found else None

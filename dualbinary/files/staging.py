@@ -1,10 +1,17 @@
 """The files of a model appear together or not at all.
 
 Everything is written into a directory beside the output; at the end its files move into place, each in one step. Files
-that they replace are kept until all have moved and come back if one does not.
+that they replace are kept until all have moved and come back if one does not:
+
+    .dualbinary-export-PID/
+        names.json      what moves, written before anything does
+        replaced/       older files, until all have moved; while it is there, the next run takes the moves back
+
+The graph moves away first and in last: there is none whose other files are not its own, whenever a process ends.
 """
 
 import contextlib
+import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator
@@ -12,18 +19,21 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from dualbinary.errors import InputError
+from dualbinary.files.atomic import is_abandoned, sync, write_text, writing
 
 __all__ = ["check_output", "check_space", "scratch", "staged"]
 
 _PREFIX = ".dualbinary-export-"
 _SCRATCH = ".dualbinary-scratch-"
-_REPLACED = "replaced"
+_REPLACED, _DONE = "replaced", "done"  # the folder of older files, before and after all have moved
+_NAMES = "names.json"
 
 
 def check_output(out: Path, names: list[str], *, force: bool, model_dir: Path | None = None) -> None:
     """Raise InputError, before any work, where `names` cannot be written beside `out` or would replace something.
 
-    `model_dir` is a Hugging Face directory that must stay as it is.
+    `model_dir` is a Hugging Face directory that must stay as it is. What a run that was killed left half moved is taken
+    back first.
     """
     directory = out.parent
     if out.suffix != ".onnx":
@@ -37,6 +47,8 @@ def check_output(out: Path, names: list[str], *, force: bool, model_dir: Path | 
         ancestor = ancestor.parent
     if not ancestor.is_dir() or not os.access(ancestor, os.W_OK | os.X_OK):
         raise InputError(f"{ancestor}: not a directory that can be written")
+    if directory.is_dir():
+        _remove_abandoned(directory)
     for name in names:
         if (directory / name).exists() and not (directory / name).is_file():
             raise InputError(
@@ -64,7 +76,8 @@ def staged(directory: Path, stale: Iterable[str] = ()) -> Iterator[Path]:
     whether or not a new file takes their place.
     """
     with _own_directory(directory, _PREFIX) as stage:
-        yield stage
+        with writing(directory):
+            yield stage
         _move_all(stage, directory, stale)
 
 
@@ -81,6 +94,8 @@ def _own_directory(directory: Path, prefix: str) -> Iterator[Path]:
     directory.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(directory)
     own = directory / f"{prefix}{os.getpid()}"
+    if own.exists():  # of another process that had this number, as the first of a container always has
+        _take_back(own, directory)
     own.mkdir()
     try:
         yield own
@@ -92,32 +107,30 @@ def _own_directory(directory: Path, prefix: str) -> Iterator[Path]:
 
 
 def _move_all(stage: Path, directory: Path, stale: Iterable[str]) -> None:
-    new = {str(path.relative_to(stage)) for path in stage.rglob("*") if path.is_file()}
+    new = [str(path.relative_to(stage)) for path in stage.rglob("*") if path.is_file()]
+    gone = [name for name in {*new, *stale} if (directory / name).is_file()]
+    for path in (*stage.rglob("*"), stage):
+        sync(path)  # a file that has its name must have its content, also after the power fails
     old = stage / _REPLACED
+    write_text(stage / _NAMES, json.dumps({"new": new, "older": gone}))
     old.mkdir()
-    moved: list[str] = []
-    made: list[Path] = []
     try:
-        for name in sorted(new.union(stale)):
-            if (directory / name).is_file():
-                (old / name).parent.mkdir(parents=True, exist_ok=True)
-                os.replace(directory / name, old / name)
-            moved.append(name)
-            if name in new:
-                parent = (directory / name).parent
-                made += _missing_parents(parent)
-                parent.mkdir(parents=True, exist_ok=True)
-                os.replace(stage / name, directory / name)
+        for name in sorted(gone, key=_graphs_first):
+            (old / name).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(directory / name, old / name)
+        for name in sorted(new, key=_graphs_first, reverse=True):
+            (directory / name).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(stage / name, directory / name)
+        for parent in {(directory / name).parent for name in new}:
+            sync(parent)
+        os.replace(old, stage / _DONE)  # from here on the new files are the output
     except BaseException:
-        for name in moved:
-            with contextlib.suppress(OSError):
-                os.unlink(directory / name)
-            if (old / name).exists():
-                os.replace(old / name, directory / name)
-        for path in made:
-            with contextlib.suppress(OSError):
-                path.rmdir()
+        _take_back(stage, directory)
         raise
+
+
+def _graphs_first(name: str) -> tuple[bool, str]:
+    return not name.endswith(".onnx"), name
 
 
 def _missing_parents(directory: Path) -> list[Path]:
@@ -131,13 +144,34 @@ def _missing_parents(directory: Path) -> list[Path]:
 def _remove_abandoned(directory: Path) -> None:
     """Remove what a run that was killed left behind; older files that it had moved aside come back first."""
     for path in (*directory.glob(f"{_PREFIX}*"), *directory.glob(f"{_SCRATCH}*")):
-        owner = path.name.rpartition("-")[2]
-        if not owner.isdigit() or Path(f"/proc/{owner}").exists() or not Path("/proc").exists():
-            continue
-        replaced = path / _REPLACED
-        for old in [file for file in replaced.rglob("*") if file.is_file()]:
-            target = directory / old.relative_to(replaced)
-            if not target.exists():
-                target.parent.mkdir(parents=True, exist_ok=True)
-                os.replace(old, target)
-        shutil.rmtree(path, ignore_errors=True)
+        if is_abandoned(path.name.rpartition("-")[2]):
+            _take_back(path, directory)
+
+
+def _take_back(stage: Path, directory: Path) -> None:
+    """Undo the moves of `stage` unless all of them were done, and remove it. A process may end in here as well."""
+    replaced = stage / _REPLACED
+    if replaced.is_dir():
+        new, older = _moves(stage, directory)
+        for name in sorted(new, key=_graphs_first):
+            # What has no older file to come back there, or still will: else it has come back already.
+            if not (stage / name).exists() and (name not in older or (replaced / name).exists()):
+                (directory / name).unlink(missing_ok=True)
+                with contextlib.suppress(OSError):
+                    (directory / name).parent.rmdir()  # a folder that was made for it
+        for name in sorted(older, key=_graphs_first, reverse=True):
+            if (replaced / name).exists():
+                (directory / name).parent.mkdir(parents=True, exist_ok=True)
+                os.replace(replaced / name, directory / name)
+    shutil.rmtree(stage, ignore_errors=True)
+
+
+def _moves(stage: Path, directory: Path) -> tuple[list[str], list[str]]:
+    """Names of new files and of older ones that they replace, or that go."""
+    try:
+        names = json.loads((stage / _NAMES).read_text(encoding="utf-8"))
+        return names["new"], names["older"]
+    except FileNotFoundError:  # an earlier version of this package left it: what has no place taken comes back
+        replaced = stage / _REPLACED
+        files = [str(path.relative_to(replaced)) for path in replaced.rglob("*") if path.is_file()]
+        return [], [name for name in files if not (directory / name).exists()]

@@ -12,7 +12,7 @@ from typing import Literal
 from tqdm import tqdm
 
 from dualbinary import InputError
-from dualbinary.cli.console import add_common_options, interrupt_when_terminated, run
+from dualbinary.cli.console import add_common_options, interrupt_when_terminated, run, state_of
 from dualbinary.cli.options import add_options, option, options_from
 from importer.convert.checkpoint_source import open_checkpoint
 from importer.convert.gguf.write import write_gguf
@@ -65,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit code."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a model is complete; nothing may be fetched
     interrupt_when_terminated()
-    return run(parser(), _command, argv)
+    return run(parser, _command, argv, kept=lambda args: state_of(args.out))
 
 
 def _command(args: argparse.Namespace) -> None:

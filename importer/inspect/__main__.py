@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit code."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a model is complete; nothing may be fetched
     interrupt_when_terminated()
-    return run(parser(), _command, argv)
+    return run(parser, _command, argv)
 
 
 def _command(args: argparse.Namespace) -> None:

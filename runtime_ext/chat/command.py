@@ -115,6 +115,8 @@ class _Chat:
                 print(file=sys.stderr)
             return False
         except KeyboardInterrupt:
+            if not self._lines.interactive:
+                raise
             self._note("\nCtrl-D or /exit leaves")
             return True
         if not line.strip():

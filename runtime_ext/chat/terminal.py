@@ -57,7 +57,13 @@ class Lines:
         if self._readline is not None and self._history is not None:
             self._readline.set_history_length(HISTORY)
             self._history.parent.mkdir(parents=True, exist_ok=True)
-            self._readline.write_history_file(self._history)
+            aside = self._history.with_name(self._history.name + ".new")
+            try:
+                self._readline.write_history_file(aside)
+                aside.replace(self._history)
+            except BaseException:  # a full disk: the lines of earlier times stay
+                aside.unlink(missing_ok=True)
+                raise
 
 
 def message_of(line: str) -> str:

@@ -1,6 +1,7 @@
 """Sequences that a model writes itself: what they are made of, that a killed run resumes, and what a file may hold."""
 
 import copy
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -131,7 +132,9 @@ def test_a_file_holds_what_was_returned_and_how_it_was_made(tmp_path, model):
     assert torch.equal(load_windows(path, LENGTH, VOCABULARY), tokens)
     with safe_open(path, framework="pt") as file:
         metadata = json.loads(file.metadata()["json"])
+    digest = hashlib.sha256(tokens.numpy().tobytes()).hexdigest()
     assert {**metadata, "weights": None, "model": None} == {
+        "digest": digest,
         "model": None,
         "weights": None,
         "seed": 0,

@@ -7,6 +7,9 @@ import pytest
 from dualbinary import DualBinaryError, InputError
 from dualbinary.cli import console
 
+ROOM = "make room and give the same command again"
+MEMORY = "free some, raise the limit (ulimit -v, a container's), or take a machine that has more"
+
 
 def exit_code(error=None, argv=()):
     parser = argparse.ArgumentParser(prog="command")
@@ -27,7 +30,13 @@ def exit_code(error=None, argv=()):
         (InputError("planes: got 9"), 2, "error: planes: got 9"),
         (FileNotFoundError(2, "No such file or directory", "a.onnx"), 1, "error: a.onnx: No such file or directory"),
         (OSError("odd"), 1, "error: odd"),
-        (MemoryError(), 1, "error: MemoryError"),
+        (OSError(28, "No space left on device", "a.onnx"), 1, f"error: a.onnx: No space left on device; {ROOM}"),
+        (OSError(28, "No space", "from", None, "to.onnx"), 1, f"error: to.onnx: No space; {ROOM}"),
+        (MemoryError(), 1, f"error: not enough memory; {MEMORY}"),
+        (MemoryError("12 GiB"), 1, f"error: not enough memory (12 GiB); {MEMORY}"),
+        (OSError(12, "Cannot allocate"), 1, f"error: not enough memory ([Errno 12] Cannot allocate); {MEMORY}"),
+        (RuntimeError("std::bad_alloc"), 1, f"error: not enough memory (std::bad_alloc); {MEMORY}"),
+        (DualBinaryError("it was out of memory"), 1, "error: it was out of memory"),
         (KeyboardInterrupt(), 130, "interrupted"),
     ],
 )
@@ -52,6 +61,43 @@ def test_run_with_an_unknown_option_leaves_with_2():
     with pytest.raises(SystemExit) as leaving:
         exit_code(argv=["--nonsense"])
     assert leaving.value.code == 2
+
+
+def test_an_interrupted_command_says_what_is_kept(capsys):
+    def command(args):
+        raise KeyboardInterrupt
+
+    parser = argparse.ArgumentParser()
+    parser.add_argument("out")
+    assert console.run(lambda: parser, command, ["a.onnx"], kept=lambda args: f"{args.out} was not written") == 130
+    assert capsys.readouterr().err == "interrupted; a.onnx was not written\n"
+
+
+def test_a_command_may_be_interrupted_while_its_options_are_made(capsys):
+    def parser():
+        raise KeyboardInterrupt
+
+    assert console.run(parser, lambda args: None, [], kept=lambda args: args.out) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+TERMINATED = """
+import argparse, os, signal, sys
+from dualbinary.cli import console
+def command(args):
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+    finally:
+        os.kill(os.getpid(), signal.SIGTERM)  # once more, while it cleans up
+        print("clean", flush=True)
+console.interrupt_when_terminated()
+raise SystemExit(console.run(argparse.ArgumentParser(), command, [], kept=lambda args: "all is kept"))
+"""
+
+
+def test_a_command_that_is_terminated_cleans_up_and_ends_with_143():
+    done = subprocess.run([sys.executable, "-c", TERMINATED], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (143, "clean\n", "terminated; all is kept\n")
 
 
 ENDLESS = """

@@ -7,7 +7,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from dualbinary.cli.console import add_common_options, interrupt_when_terminated, run
+from dualbinary.cli.console import add_common_options, interrupt_when_terminated, run, state_of
 from dualbinary.cli.options import add_options, option, options_from
 from dualbinary.contract.layout import CODES
 from dualbinary.contract.schema import OP
@@ -58,7 +58,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit code."""
     interrupt_when_terminated()
-    return run(parser(), _command, argv)
+    return run(parser, _command, argv, kept=lambda args: state_of(args.out))
 
 
 def _command(args: argparse.Namespace) -> None:

@@ -13,6 +13,16 @@ namespace dualbinary::capi {
 // Of the last failure in this thread.
 inline thread_local std::string last_message;
 
+// What `error` says, kept for this thread.
+inline const char* message_of(const std::exception& error, const char* out_of_memory) noexcept {
+  try {
+    last_message = error.what();
+  } catch (const std::bad_alloc&) {
+    return out_of_memory;
+  }
+  return last_message.c_str();
+}
+
 // Runs `body`; an exception becomes a message, as none may cross a C frame.
 template <class Body>
 const char* guarded(const char* out_of_memory, const Body& body) {
@@ -22,8 +32,7 @@ const char* guarded(const char* out_of_memory, const Body& body) {
   } catch (const std::bad_alloc&) {
     return out_of_memory;
   } catch (const std::exception& error) {
-    last_message = error.what();
-    return last_message.c_str();
+    return message_of(error, out_of_memory);
   }
 }
 

@@ -40,6 +40,9 @@ std::uint8_t* map_huge(std::size_t bytes) {
 constexpr std::size_t kPooledBuffers = 16;
 
 struct Pool {
+  // Room for all of them at once: the end of a call, which gives a buffer back, must not fail.
+  Pool() { free.reserve(kPooledBuffers); }
+
   std::mutex mutex;
   std::vector<Buffer> free;
 };
@@ -90,7 +93,6 @@ Scratch::Scratch(std::size_t bytes) {
 Scratch::~Scratch() {
   const std::lock_guard lock(pool().mutex);
   auto& free = pool().free;
-  if (free.capacity() == 0) free.reserve(kPooledBuffers);
   if (free.size() == kPooledBuffers) free.erase(free.begin());  // the oldest, which may be too small for today's calls
   free.push_back(std::move(buffer_));
 }

@@ -46,7 +46,10 @@ OrtStatus* ORT_API_CALL compute(void* kernel, OrtKernelContext* context) noexcep
 
 OrtStatus* ORT_API_CALL infer(const OrtCustomOp* op, OrtShapeInferContext* context) noexcept {
   const OrtApi& api = *self(op).api;
-  return guarded(api, std::string(entry_of(op).name) + ": ", [&] { entry_of(op).infer(api, context); });
+  std::string where;
+  OrtStatus* status = guarded(api, "", [&] { where = std::string(entry_of(op).name) + ": "; });
+  if (status != nullptr) return status;
+  return guarded(api, where, [&] { entry_of(op).infer(api, context); });
 }
 
 OrtCustomOpInputOutputCharacteristic characteristic(const Port& port) {

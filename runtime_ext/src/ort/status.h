@@ -6,6 +6,7 @@
 #include <new>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 
 #include "onnxruntime_c_api.h"
 
@@ -35,20 +36,29 @@ inline void check(const OrtApi& api, OrtStatus* status) {
   throw failure;
 }
 
+// A status of `where` and `what`; of `what` alone where there is no memory for both.
+inline OrtStatus* new_status(const OrtApi& api, OrtErrorCode code, std::string_view where, const char* what) noexcept {
+  try {
+    return api.CreateStatus(code, std::string(where).append(what).c_str());
+  } catch (const std::exception&) {
+    return api.CreateStatus(code, what);
+  }
+}
+
 // Runs `body`; an exception becomes a status whose message starts with `where`.
 template <class Body>
-OrtStatus* guarded(const OrtApi& api, const std::string& where, const Body& body) {
+OrtStatus* guarded(const OrtApi& api, std::string_view where, const Body& body) noexcept {
   try {
     body();
     return nullptr;
   } catch (const OrtFailure& error) {
-    return api.CreateStatus(error.code(), (where + error.what()).c_str());
+    return new_status(api, error.code(), where, error.what());
   } catch (const std::invalid_argument& error) {
-    return api.CreateStatus(ORT_INVALID_ARGUMENT, (where + error.what()).c_str());
+    return new_status(api, ORT_INVALID_ARGUMENT, where, error.what());
   } catch (const std::bad_alloc&) {
-    return api.CreateStatus(ORT_FAIL, (where + "out of memory").c_str());
+    return new_status(api, ORT_FAIL, where, "out of memory");
   } catch (const std::exception& error) {
-    return api.CreateStatus(ORT_FAIL, (where + error.what()).c_str());
+    return new_status(api, ORT_FAIL, where, error.what());
   }
 }
 
