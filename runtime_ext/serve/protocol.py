@@ -10,7 +10,9 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-__all__ = ["ApiError", "ChatRequest", "CompletionRequest", "Request", "parse"]
+from dualbinary.files.json_objects import MAX_NESTING, nests_too_deep
+
+__all__ = ["ApiError", "ChatRequest", "CompletionRequest", "Request", "parse", "read_body"]
 
 _KINDS = ("str", "constrained-str")
 _SHOWN = 80  # characters of a value in a message
@@ -173,7 +175,11 @@ class ChatRequest(Request):
 class CompletionRequest(Request):
     """The body of POST /v1/completions. A prompt is a text or token ids; several are refused, but for a list of one."""
 
-    prompt: str | list[int] | Annotated[list[str], Field(min_length=1, max_length=1)]
+    prompt: (
+        str
+        | list[Annotated[int, Field(ge=-(2**63), lt=2**63)]]
+        | Annotated[list[str], Field(min_length=1, max_length=1)]
+    )
     max_tokens: Annotated[int, Field(ge=1)] | None = 16
     logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
 
@@ -190,6 +196,32 @@ class CompletionRequest(Request):
 
 
 R = TypeVar("R", bound=Request)
+
+
+def read_body(data: bytes) -> Any:
+    """The JSON value of a body. Raises ApiError for what is none, for a key given twice, and for NaN and infinities.
+
+    Of a key that is there twice a program before this server may have looked at the other value.
+    """
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        values = dict(pairs)
+        if len(values) < len(pairs):
+            seen: set[str] = set()
+            twice = next(key for key, _ in pairs if key in seen or seen.add(key))
+            raise ValueError(f"the key {_shown(twice)} is given twice")
+        return values
+
+    def refuse(name: str) -> None:
+        raise ValueError(f"{name} is no value of JSON")
+
+    try:
+        value = json.loads(data, object_pairs_hook=once, parse_constant=refuse)
+        if nests_too_deep(value):
+            raise ValueError(f"objects and lists more than {MAX_NESTING} deep in one another")
+        return value
+    except (ValueError, RecursionError) as error:
+        raise ApiError(400, f"the body is not JSON: {error}") from None
 
 
 def parse(kind: type[R], body: Any) -> R:
@@ -209,7 +241,10 @@ def parse(kind: type[R], body: Any) -> R:
 
 
 def _shown(value: Any) -> str:
-    text = json.dumps(value)
+    try:
+        text = json.dumps(value, default=repr)
+    except (ValueError, RecursionError):
+        text = f"a {type(value).__name__}"
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
