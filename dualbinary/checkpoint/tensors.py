@@ -34,6 +34,8 @@ SCALE_TYPES = {
 _BLOCKS = {"quantization_config": None, "compression_config": "compressed-tensors", "quantization": "mlx"}
 
 
+_MAX_NAME = 200  # characters of a file's name; those of published models have some 40
+
 MODULE_PARTS = ("planes", "scales", "input_order", "rotation_signs")
 """The last names of the tensors that stand for the weight of a module."""
 
@@ -133,7 +135,7 @@ def stored_tensors(model_dir: Path) -> dict[str, StoredTensor]:
                         _refuse_another(name, tensors[name], found)
                     if name not in tensors or (weight_map or {}).get(name) == file:
                         tensors[name] = found
-        except SafetensorError as error:
+        except (SafetensorError, OSError) as error:
             raise InputError(f"{path}: not a whole safetensors file ({error}); fetch or write it again") from None
     for name, file in (weight_map or {}).items():
         if name not in tensors or tensors[name].file.name != file:
@@ -255,8 +257,10 @@ class _Object(dict[str, Any]):
 
     def __init__(self, pairs: list[tuple[str, Any]]) -> None:
         super().__init__(pairs)
-        keys = [key for key, _ in pairs]
-        self.twice = next((key for key in keys if keys.count(key) > 1), None) if len(self) < len(keys) else None
+        seen: set[str] = set()
+        self.twice = (
+            next((key for key, _ in pairs if key in seen or seen.add(key)), None) if len(self) < len(pairs) else None
+        )
 
 
 def _refuse_key_twice(path: Path) -> None:
@@ -288,7 +292,8 @@ def _weight_map(model_dir: Path) -> dict[str, str] | None:
     if not isinstance(weight_map, dict) or not weight_map:
         raise InputError(f"{path}: weight_map must be an object of tensor and file names, got {shown(weight_map)}")
     for file in weight_map.values():
-        if not isinstance(file, str) or not file.endswith(".safetensors") or Path(file).name != file:
+        plain = isinstance(file, str) and len(file) <= _MAX_NAME and file.isprintable() and not set(file) & set("/\\:")
+        if not plain or not file.endswith(".safetensors"):
             raise InputError(f"{path}: {shown(file)} is not the name of a safetensors file beside the index")
     return weight_map
 

@@ -12,7 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 from dualbinary.errors import DualBinaryError, InputError, OptionError
 
-__all__ = ["add_common_options", "interrupt_when_terminated", "run"]
+__all__ = ["add_common_options", "interrupt_when_terminated", "printable", "run"]
+
+_LONGEST = 2000  # characters of an error: names and values in it come from files
 
 
 def add_common_options(parser: argparse.ArgumentParser) -> None:
@@ -62,6 +64,14 @@ def interrupt_when_terminated() -> None:
 
 def _one_line(error: BaseException, flags: Mapping[str, str]) -> str:
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    text = " ".join((error.message(flags) if isinstance(error, OptionError) else str(error)).split())
-    return text or type(error).__name__
+        text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    else:
+        text = " ".join((error.message(flags) if isinstance(error, OptionError) else str(error)).split())
+    if len(text) > _LONGEST:
+        text = f"{text[:_LONGEST]}..."
+    return printable(text) or type(error).__name__
+
+
+def printable(text: str) -> str:
+    """`text` with what a terminal would obey, such as ESC, and what cannot be encoded, as Python writes them."""
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
