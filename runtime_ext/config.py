@@ -57,10 +57,10 @@ class DecoderConfig:
 
 
 def metadata_count(metadata: Mapping[str, str], key: str, default: int) -> int:
-    """A number of tokens in the metadata of a file, `default` where it has none. Raises InputError for anything else."""
+    """A number of tokens in the metadata of a file, `default` where it has none. Raises InputError for other texts."""
     text = metadata.get(key, str(default))
     if re.fullmatch("[0-9]{1,9}", text) is None:
-        raise InputError(f"metadata {key}: expected a number of tokens, got {ascii(text[:80])}; export the model again")
+        raise InputError(f"metadata {key}: expected a number of tokens, got {text[:80]!a}; export the model again")
     return int(text)
 
 

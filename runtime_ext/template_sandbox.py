@@ -169,7 +169,7 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
         separators: tuple[str, str] | None = None,
         sort_keys: bool = False,
     ) -> str:
-        if isinstance(indent, int) and indent > _MAX_INDENT or sum(map(len, separators or ())) > _MAX_INDENT:
+        if (isinstance(indent, int) and indent > _MAX_INDENT) or sum(map(len, separators or ())) > _MAX_INDENT:
             raise SecurityError(f"tojson: expected an indent and separators of at most {_MAX_INDENT} characters")
         encoder = json.JSONEncoder(
             ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys, allow_nan=True

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from dualbinary.checkpoint.config import QUANT_METHOD, QuantizationConfig, shown, shown_name
+from dualbinary.checkpoint.foreign_code import refuse_foreign_code
 from dualbinary.contract.layout import check_tensors
 from dualbinary.contract.rotation import Rotation
 from dualbinary.contract.scale_codes import BFLOAT16, scale_values
@@ -72,11 +73,12 @@ def rotation_signs_name(module: str) -> str:
 def read_quantization_config(model_dir: Path) -> QuantizationConfig | None:
     """The block of a checkpoint of ours; None for a full-precision model directory.
 
-    Raises InputError where config.json cannot be read, the block is wrong or gives a key twice, or another method
-    quantized the model.
+    Raises InputError where config.json cannot be read or names code of a hub, the block is wrong or gives a key twice,
+    or another method quantized the model.
     """
     path = Path(model_dir) / CONFIG_FILE
     config = read_json_object(path)
+    refuse_foreign_code(path, config)
     block = config.get("quantization_config")
     if block is None:
         return None

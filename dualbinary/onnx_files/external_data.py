@@ -62,14 +62,15 @@ def check_external_data(path: Path) -> None:
     """
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            for entries in _external(content):
-                _check(path, entries)
+            found = list(_external(content))
     except _MalformedError:
         raise InputError(
             f"{path}: it is cut off, damaged, or no ONNX file; copy it again and compare its size with the original's"
         ) from None
-    except (OSError, ValueError):  # whoever loads it says what is wrong
+    except (OSError, ValueError):  # an empty file cannot be mapped; whoever loads it says what is wrong
         return
+    for entries in found:
+        _check(path, entries)
 
 
 def _check(path: Path, entries: list[tuple[str, str]]) -> None:

@@ -12,7 +12,7 @@ __all__ = ["bounded_connections"]
 
 
 def bounded_connections(limit: int, seconds: float) -> type[H11Protocol]:
-    """uvicorn's protocol with `limit` connections; the head of a request has to be there within so many seconds.
+    """The protocol of uvicorn with `limit` connections; the head of a request has to be there within so many seconds.
 
     What is above the limit is closed at once, which a client sees as a connection that was reset.
     """

@@ -112,8 +112,8 @@ class Request(_Checked):
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] = 1.0
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    top_k: Annotated[int, Field(ge=0)] = 0
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    top_k: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    max_tokens: Annotated[int, Field(ge=1, lt=2**63)] | None = None
 
     @model_validator(mode="after")
     def _stops(self) -> "Request":
@@ -151,7 +151,7 @@ class ChatRequest(Request):
     """The body of POST /v1/chat/completions."""
 
     messages: Annotated[list[Message], Field(min_length=1)]
-    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1, lt=2**63)] | None = None
     logprobs: bool = False
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
 
@@ -180,7 +180,7 @@ class CompletionRequest(Request):
         | list[Annotated[int, Field(ge=-(2**63), lt=2**63)]]
         | Annotated[list[str], Field(min_length=1, max_length=1)]
     )
-    max_tokens: Annotated[int, Field(ge=1)] | None = 16
+    max_tokens: Annotated[int, Field(ge=1, lt=2**63)] | None = 16
     logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
 
     @property

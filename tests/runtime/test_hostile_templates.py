@@ -14,13 +14,16 @@ LIST = "{% set l = ['x' * 1000] * 900 %}"
 
 ENDLESS = {
     "a loop of loops": "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
-    "lazy lists of lazy lists": "{{ range(99999) | map('string') | map('list') | map('map', 'upper') | map('list') | list }}",
-    "a macro that calls itself twice": "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(40) }}",
+    "lazy lists of lazy lists": "{{ range(99999) | map('string') | map('list') | map('map', 'upper') | map('list') | list"
+    " }}",
+    "a macro that calls itself twice": "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}"
+    "{% endmacro %}{{ f(40) }}",
     "a macro that calls itself": "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
     "blocks that call one another": "".join(
         f"{{% block b{n} %}}{{{{ self.b{n + 1}() }}}}{{{{ self.b{n + 1}() }}}}{{% endblock %}}" for n in range(20)
     ),
-    "a search in a long list at each round": "{% set l = ['x'] * 900000 %}{% for a in range(99999) %}{{ 'y' in l }}{% endfor %}",
+    "a search in a long list at each round": "{% set l = ['x'] * 900000 %}{% for a in range(99999) %}{{ 'y' in l }}"
+    "{% endfor %}",
     "a recursive loop": "{% for a in [1] recursive %}{{ loop([1, 2]) }}{% endfor %}",
 }
 GROWING = {
@@ -43,13 +46,15 @@ GROWING = {
     "a sum of lists": "{{ ([[1]] * 100000) | sum(start=[]) | length }}",
     "concatenation": "{% set n = namespace(s='x') %}{% for a in range(99) %}{% set n.s = n.s ~ n.s %}{% endfor %}",
     "addition": "{% set n = namespace(s='x') %}{% for a in range(99) %}{% set n.s = n.s + n.s %}{% endfor %}",
-    "lists in lists": "{% set n = namespace(l=[1]) %}{% for a in range(60) %}{% set n.l = [n.l, n.l] %}{% endfor %}{{ n.l }}",
+    "lists in lists": "{% set n = namespace(l=[1]) %}{% for a in range(60) %}{% set n.l = [n.l, n.l] %}"
+    "{% endfor %}{{ n.l }}",
     "dictionaries in dictionaries": "{% set n = namespace(l={}) %}{% for a in range(60) %}"
     "{% set n.l = {'a': n.l, 'b': n.l} %}{% endfor %}{{ n.l | tojson }}",
     "lists in lists, compared": "{% set n = namespace(a=[1], b=[1]) %}{% for a in range(60) %}{% set n.a = [n.a, n.a] %}"
     "{% set n.b = [n.b, n.b] %}{% endfor %}{{ n.a == n.b }}",
     "products of lists in lists": "{% set l = [1] * 1000 %}{% set l = [l] * 1000 %}{% set l = [l] * 1000 %}{{ l }}",
-    "many texts": "{% set n = namespace(l=[]) %}{% for a in range(9999) %}{% set n.l = [n.l, 'x' * 900000 ~ a] %}{% endfor %}",
+    "many texts": "{% set n = namespace(l=[]) %}{% for a in range(9999) %}{% set n.l = [n.l, 'x' * 900000 ~ a] %}"
+    "{% endfor %}",
     "many slices": "{% set s = 'x' * 900000 %}{% set n = namespace(l=[]) %}{% for a in range(9999) %}"
     "{% set n.l = [n.l, s[1:]] %}{% endfor %}",
     "output": "{% for a in range(9999) %}" + "x" * 1000 + "{% endfor %}",
@@ -107,7 +112,8 @@ def test_nothing_but_text_is_within_reach(tmp_path, source):
 def test_what_published_templates_do_is_within_bounds(tmp_path):
     messages = [{"role": "user", "content": "word " * 40}] * 300
     source = (
-        "{% set n = namespace(l=[], s='') %}{% for m in messages %}{% set n.l = n.l + [m] %}{% set n.s = n.s ~ m.role %}"
+        "{% set n = namespace(l=[], s='') %}{% for m in messages %}{% set n.l = n.l + [m] %}"
+        "{% set n.s = n.s ~ m.role %}"
         "{% if messages[loop.index0 - 1].role == m.role and n.l | length > 0 %}{{ m['content'] | trim }}{% endif %}"
         "{{ '%s: %s' % (m.role, m.content.split(' ')[-1]) }}{{ m.content.replace('word', 'w')[:5] | tojson }}"
         "{% endfor %}{{ messages | map(attribute='role') | unique | join(', ') }}"
