@@ -5,6 +5,7 @@ takes `pip install atheris==3.0.0`, which is no part of this project's requireme
 """
 
 import argparse
+import contextlib
 import json
 import sys
 import time
@@ -60,10 +61,8 @@ def _by_atheris(module: Target, args: argparse.Namespace) -> Outcome:
     atheris.Setup(words, one)
     for seed in module.seeds():
         one(seed)
-    try:
+    with contextlib.suppress(SystemExit):
         atheris.Fuzz()
-    except SystemExit:
-        pass
     outcome.seconds = time.monotonic() - began
     return outcome
 

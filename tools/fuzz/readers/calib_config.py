@@ -1,5 +1,6 @@
 """The configuration of a calibration run, --config: calib.config."""
 
+import contextlib
 import json
 from collections.abc import Iterator
 
@@ -20,7 +21,5 @@ def seeds() -> Iterator[bytes]:
 def try_input(data: bytes) -> None:
     """Read it as --config does, and write what was read."""
     with in_directory({"config.json": data}) as directory:
-        try:
+        with contextlib.suppress(InputError):
             json.dumps(CalibConfig.read(directory / "config.json").to_json())
-        except InputError:
-            pass

@@ -1,5 +1,6 @@
 """A chat template and the messages that it renders: runtime_ext.chat_template."""
 
+import contextlib
 import json
 from collections.abc import Iterator
 
@@ -36,7 +37,5 @@ def try_input(data: bytes) -> None:
     except (ValueError, RecursionError):
         return  # no part of what is tried here: requests.py
     with in_directory(files) as directory:
-        try:
+        with contextlib.suppress(InputError):
             ChatTemplate(directory).render(messages, {"eos_token": "</s>"})
-        except InputError:
-            pass

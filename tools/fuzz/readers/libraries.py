@@ -1,5 +1,6 @@
-"""What tells a shared library's system from its bytes, and a wheel that holds one (dualbinary.files, dualbinary.bundle)."""
+"""The bytes of shared libraries, which say for which system they are, and wheels that hold one."""
 
+import contextlib
 import io
 import struct
 import zipfile
@@ -37,7 +38,5 @@ def try_input(data: bytes) -> None:
     missing_bytes(data, len(data))
     with in_directory({_WHEEL.replace("-", "_"): b""}) as directory:
         (directory / _WHEEL).write_bytes(data)
-        try:
+        with contextlib.suppress(InputError):
             bundled_libraries([_LINUX], [directory])
-        except InputError:
-            pass

@@ -31,12 +31,22 @@ _LLAMA = {
 }
 _GPT2 = {"model_type": "gpt2", "n_embd": 8, "n_layer": 1, "n_head": 2, "n_positions": 16, "vocab_size": 16}
 _MIXTRAL = _LLAMA | {"model_type": "mixtral", "num_local_experts": 2, "num_experts_per_tok": 1, "sliding_window": 8}
-_LAYER = {"self_attn.q_proj": (8, 8), "self_attn.k_proj": (4, 8), "mlp.gate_proj": (16, 8), "mlp.down_proj": (8, 16)}
+_LAYER = {
+    "self_attn.q_proj": (8, 8),
+    "self_attn.k_proj": (4, 8),
+    "self_attn.v_proj": (4, 8),
+    "self_attn.o_proj": (8, 8),
+    "mlp.gate_proj": (16, 8),
+    "mlp.up_proj": (16, 8),
+    "mlp.down_proj": (8, 16),
+    "input_layernorm": (8,),
+    "post_attention_layernorm": (8,),
+}
 
 
 def _tensors() -> dict[str, np.ndarray]:
     shapes = {f"model.layers.0.{name}.weight": shape for name, shape in _LAYER.items()}
-    shapes["model.embed_tokens.weight"] = (16, 8)
+    shapes |= {"model.embed_tokens.weight": (16, 8), "model.norm.weight": (8,)}
     return {name: np.ones(shape, np.float16) for name, shape in shapes.items()}
 
 

@@ -1,5 +1,6 @@
 """An exported model, as `inspect`, `relayout` and a decoder's check of its data files read it."""
 
+import contextlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -63,7 +64,5 @@ def try_input(data: bytes) -> None:
             lambda: export_facts(path, read=True),
             lambda: relayout(path, directory / "out" / "model.onnx", "avx2"),
         ):
-            try:
+            with contextlib.suppress(InputError):
                 act()
-            except InputError:
-                pass

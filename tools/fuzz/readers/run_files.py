@@ -1,5 +1,6 @@
 """The JSON files beside an exported model: what a decoder, a tokenizer and the doctor read of them."""
 
+import contextlib
 import json
 from collections.abc import Iterator
 
@@ -40,7 +41,5 @@ def try_input(data: bytes) -> None:
     """Read them all, each as if the others were right."""
     with in_directory(files_of(data)) as directory:
         for read in (DecoderConfig.read, SpecialTokens.read, lambda folder: list(look_at_files(folder))):
-            try:
+            with contextlib.suppress(InputError):
                 read(directory)
-            except InputError:
-                pass

@@ -14,7 +14,7 @@ from tools.fuzz.readers.sections import files_of, in_directory, joined
 
 NAME = "text"
 
-_PLAIN = "Hello.\n\nThe sun is hot.\n".encode()
+_PLAIN = b"Hello.\n\nThe sun is hot.\n"
 _LINES = b"".join(json.dumps({"text": text}).encode() + b"\n" for text in ("one", "two\u00e9"))
 
 
