@@ -5,6 +5,8 @@ may be one buffer that is read and written; generation_config.json (Hugging Face
 Without either file the model still runs: the cache then grows, and generation stops at its token limit.
 """
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +15,12 @@ from dualbinary import InputError
 from dualbinary.files.json_objects import read_json_object
 from dualbinary.files.model_files import GENAI_CONFIG, GENERATION_CONFIG
 
-__all__ = ["DecoderConfig", "read_json"]
+__all__ = ["DecoderConfig", "metadata_count", "read_json"]
 
 # Where nothing states the context length: the shortest that the supported families were trained with.
 DEFAULT_CONTEXT_LENGTH = 2048
+# Sixteen times the longest of published models: masks and caches grow with it.
+MAX_CONTEXT_LENGTH = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -32,8 +36,9 @@ class DecoderConfig:
     share_buffer: bool = False
 
     def __post_init__(self) -> None:
-        if self.context_length < 1:
-            raise InputError(f"{GENAI_CONFIG}: context_length: expected at least 1, got {self.context_length}")
+        if not 1 <= self.context_length <= MAX_CONTEXT_LENGTH:
+            expected = f"expected 1 to {MAX_CONTEXT_LENGTH}"
+            raise InputError(f"{GENAI_CONFIG}: context_length: {expected}, got {self.context_length}")
 
     @classmethod
     def read(cls, directory: Path) -> "DecoderConfig":
@@ -49,6 +54,14 @@ class DecoderConfig:
             )
         except (TypeError, ValueError, OverflowError) as error:
             raise InputError(f"{directory}: {GENAI_CONFIG} or {GENERATION_CONFIG}: {error}") from error
+
+
+def metadata_count(metadata: Mapping[str, str], key: str, default: int) -> int:
+    """A number of tokens in the metadata of a file, `default` where it has none. Raises InputError for other texts."""
+    text = metadata.get(key, str(default))
+    if re.fullmatch("[0-9]{1,9}", text) is None:
+        raise InputError(f"metadata {key}: expected a number of tokens, got {text[:80]!a}; export the model again")
+    return int(text)
 
 
 def read_json(path: Path) -> dict[str, Any]:

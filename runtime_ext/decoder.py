@@ -47,7 +47,7 @@ from dualbinary import DualBinaryError, InputError
 from dualbinary.cli.options import option
 from dualbinary.files.model_files import LONG_ROPE_AFTER, SAME_BITS_TOKENS, VERIFY_LOGITS, VERIFY_TOKENS
 from runtime_ext.cache import cache_tensors
-from runtime_ext.config import DecoderConfig
+from runtime_ext.config import DecoderConfig, metadata_count
 from runtime_ext.load_errors import check_model_file, explained, first_line
 from runtime_ext.providers import CPU, Provider
 from runtime_ext.static_step import NO_CAPTURE, StaticStep, graph_options
@@ -132,13 +132,13 @@ class Decoder:
         size = next(value for value in session.get_outputs() if value.name == "logits").shape[-1:]
         self.vocabulary = size[0] if size and isinstance(size[0], int) else None
         metadata = session.get_modelmeta().custom_metadata_map
-        self._long_rope_after = int(metadata.get(LONG_ROPE_AFTER, 0))
+        self._long_rope_after = metadata_count(metadata, LONG_ROPE_AFTER, 0)
         self._logits = ["logits", *([VERIFY_LOGITS] if VERIFY_LOGITS in outputs else [])]
-        self._verify = 0 if self._static or not self.can_rewind else int(metadata.get(VERIFY_TOKENS, 0))
+        self._verify = 0 if self._static or not self.can_rewind else metadata_count(metadata, VERIFY_TOKENS, 0)
         every = next(value for value in session.get_outputs() if value.name == "logits").shape[1:2] != [1]
-        several = int(metadata.get(VERIFY_TOKENS, 1)) if VERIFY_LOGITS in outputs else 1
+        several = metadata_count(metadata, VERIFY_TOKENS, 1) if VERIFY_LOGITS in outputs else 1
         self.logits_per_run = PROMPT_CHUNK if every else several
-        same = int(metadata.get(SAME_BITS_TOKENS, 0)) if provider.name == "cpu" else 0
+        same = metadata_count(metadata, SAME_BITS_TOKENS, 0) if provider.name == "cpu" else 0
         self.same_bits_limit = min(self._verify, same)
         if self._long_rope_after and not self.can_rewind:
             raise InputError("its rotation has two sets of factors (LongRoPE), and its layers states: no run does both")

@@ -10,6 +10,7 @@ from pathlib import Path
 from dualbinary.contract.schema import OP
 from dualbinary.errors import InputError
 from dualbinary.files.model_files import CONFIG_FILE
+from dualbinary.onnx_files.external_data import check_external_data
 
 __all__ = ["check_model_file", "explained", "first_line", "kind_of_file"]
 
@@ -58,7 +59,10 @@ _MEANINGS = (
 
 
 def check_model_file(path: Path) -> None:
-    """Raise InputError where `path` is no file, is empty, or begins as another kind of file does."""
+    """Raise InputError where `path` is no file, begins as another kind of file does, or has data that are not its own.
+
+    Those are data outside of its folder, or beyond the end of their file.
+    """
     if path.is_dir():
         models = sorted(path.glob("*.onnx"))
         if models:
@@ -70,6 +74,7 @@ def check_model_file(path: Path) -> None:
         raise InputError(f"{path}: no such file; `python -m exporter MODEL_DIR {path.name}` makes one")
     if kind := kind_of_file(path):
         raise InputError(f"{path}: expected an ONNX file, got {kind}")
+    check_external_data(path)
 
 
 def kind_of_file(path: Path) -> str:

@@ -50,7 +50,7 @@ class SpecialTokens:
             special = {*named.values(), *map(_text, extra)}
             listed = [_token(ids[index], special) for index in sorted(ids)]
             listed += [_token(token, special) for token in (*named.values(), *extra)]
-        except (AttributeError, TypeError, ValueError) as error:
+        except (AttributeError, TypeError, ValueError, OverflowError, RecursionError) as error:
             names = f"{TOKENIZER_CONFIG}, {SPECIAL_TOKENS_MAP} or {ADDED_TOKENS}"
             raise InputError(f"{directory}: {names}: {error}") from error
         return cls(named, tuple(listed), bool(settings.get("split_special_tokens")))

@@ -9,6 +9,7 @@ from tokenizers import Tokenizer
 from tokenizers.decoders import ByteLevel, DecodeStream
 
 from dualbinary import InputError
+from dualbinary.files.json_objects import MAX_BYTES
 from dualbinary.files.model_files import TOKENIZER
 from runtime_ext.chat_template import ChatTemplate
 from runtime_ext.special_tokens import SpecialTokens
@@ -22,6 +23,8 @@ class TextCodec:
     def __init__(self, directory: Path) -> None:
         """Read tokenizer.json and the files that add to it. Raises InputError where one is missing or damaged."""
         path = directory / TOKENIZER
+        if path.is_file() and (size := path.stat().st_size) > MAX_BYTES:
+            raise InputError(f"{path}: expected a tokenizer of at most {MAX_BYTES} bytes, got {size}")
         if not path.is_file():
             raise InputError(f"{path}: no such file; copy the tokenizer of the original model beside the exported one")
         special = SpecialTokens.read(directory)
@@ -33,11 +36,13 @@ class TextCodec:
             # What was stored while training would cut and fill prompts; transformers ignores it as well.
             self._tokenizer.no_truncation()
             self._tokenizer.no_padding()
-        except Exception as error:  # the Rust library raises plain Exception
+            known = {token.content for token in self._tokenizer.get_added_tokens_decoder().values()}
+            self._tokenizer.add_tokens([token for token in special.listed if token.content not in known])
+            self._tokenizer.encode_special_tokens = special.as_text
+        except BaseException as error:  # the Rust library raises plain Exception, and a panic of it is none
+            if isinstance(error, KeyboardInterrupt | SystemExit):
+                raise
             raise InputError(f"{path}: not a tokenizer: {error}; copy that of the original model here") from error
-        known = {token.content for token in self._tokenizer.get_added_tokens_decoder().values()}
-        self._tokenizer.add_tokens([token for token in special.listed if token.content not in known])
-        self._tokenizer.encode_special_tokens = special.as_text
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a plain text, with the special tokens that the tokenizer adds by itself.
@@ -87,7 +92,9 @@ class TextCodec:
             return self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
         except UnicodeEncodeError as error:
             raise InputError(f"the prompt is not valid UTF-8 at character {error.start}; give it as UTF-8") from error
-        except Exception as error:  # the Rust library raises plain Exception
+        except BaseException as error:  # as above
+            if isinstance(error, KeyboardInterrupt | SystemExit):
+                raise
             raise InputError(f"the tokenizer cannot encode the prompt: {error}") from error
 
     def decode(self, ids: Iterable[int]) -> str:

@@ -1,6 +1,9 @@
 """Finding the libraries of other systems, in wheels or in another bundle, and checking that they fit this package."""
 
+import lzma
+import struct
 import zipfile
+import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +17,19 @@ from dualbinary.files.systems import System, this_system
 __all__ = ["BundledLibrary", "bundled_libraries", "write_libraries"]
 
 _FOLDER_IN_WHEEL = "runtime_ext"
+_MAX_BYTES = 1 << 28  # of a library; the largest, with CUDA kernels, has a tenth
+# What reading an archive that is damaged, encrypted or packed in an unknown way raises.
+_DAMAGE = (
+    zipfile.BadZipFile,
+    KeyError,
+    EOFError,
+    NotImplementedError,
+    RuntimeError,
+    UnicodeError,
+    zlib.error,
+    struct.error,
+)
+_DAMAGE += (OSError, lzma.LZMAError, ValueError)
 
 
 @dataclass(frozen=True)
@@ -74,8 +90,12 @@ def _of_wheel(wheel: Path, system: System) -> bytes:
     name = f"{_FOLDER_IN_WHEEL}/{system.installed_file}"
     try:
         with zipfile.ZipFile(wheel) as archive:
-            return archive.read(name)
-    except (zipfile.BadZipFile, KeyError) as error:
+            if (size := archive.getinfo(name).file_size) > _MAX_BYTES:
+                raise InputError(f"{wheel}: {name} has {size} bytes, expected {_MAX_BYTES} at most; fetch it again")
+            return archive.read(name)  # which stops at the size that it was asked for
+    except InputError:
+        raise
+    except _DAMAGE as error:
         raise InputError(f"{wheel}: expected a wheel with {name} ({error}); fetch or build it again") from error
 
 

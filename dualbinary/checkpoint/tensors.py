@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from dualbinary.checkpoint.config import QUANT_METHOD, QuantizationConfig, shown, shown_name
+from dualbinary.checkpoint.foreign_code import refuse_foreign_code
 from dualbinary.contract.layout import check_tensors
 from dualbinary.contract.rotation import Rotation
 from dualbinary.contract.scale_codes import BFLOAT16, scale_values
@@ -33,6 +34,8 @@ SCALE_TYPES = {
 # Where other tools say how they quantized, and who they are where the block does not name its method.
 _BLOCKS = {"quantization_config": None, "compression_config": "compressed-tensors", "quantization": "mlx"}
 
+
+_MAX_NAME = 200  # characters of a file's name; those of published models have some 40
 
 MODULE_PARTS = ("planes", "scales", "input_order", "rotation_signs")
 """The last names of the tensors that stand for the weight of a module."""
@@ -70,11 +73,12 @@ def rotation_signs_name(module: str) -> str:
 def read_quantization_config(model_dir: Path) -> QuantizationConfig | None:
     """The block of a checkpoint of ours; None for a full-precision model directory.
 
-    Raises InputError where config.json cannot be read, the block is wrong or gives a key twice, or another method
-    quantized the model.
+    Raises InputError where config.json cannot be read or names code of a hub, the block is wrong or gives a key twice,
+    or another method quantized the model.
     """
     path = Path(model_dir) / CONFIG_FILE
     config = read_json_object(path)
+    refuse_foreign_code(path, config)
     block = config.get("quantization_config")
     if block is None:
         return None
@@ -133,7 +137,7 @@ def stored_tensors(model_dir: Path) -> dict[str, StoredTensor]:
                         _refuse_another(name, tensors[name], found)
                     if name not in tensors or (weight_map or {}).get(name) == file:
                         tensors[name] = found
-        except SafetensorError as error:
+        except (SafetensorError, OSError) as error:
             raise InputError(f"{path}: not a whole safetensors file ({error}); fetch or write it again") from None
     for name, file in (weight_map or {}).items():
         if name not in tensors or tensors[name].file.name != file:
@@ -255,8 +259,10 @@ class _Object(dict[str, Any]):
 
     def __init__(self, pairs: list[tuple[str, Any]]) -> None:
         super().__init__(pairs)
-        keys = [key for key, _ in pairs]
-        self.twice = next((key for key in keys if keys.count(key) > 1), None) if len(self) < len(keys) else None
+        seen: set[str] = set()
+        self.twice = (
+            next((key for key, _ in pairs if key in seen or seen.add(key)), None) if len(self) < len(pairs) else None
+        )
 
 
 def _refuse_key_twice(path: Path) -> None:
@@ -288,7 +294,8 @@ def _weight_map(model_dir: Path) -> dict[str, str] | None:
     if not isinstance(weight_map, dict) or not weight_map:
         raise InputError(f"{path}: weight_map must be an object of tensor and file names, got {shown(weight_map)}")
     for file in weight_map.values():
-        if not isinstance(file, str) or not file.endswith(".safetensors") or Path(file).name != file:
+        plain = isinstance(file, str) and len(file) <= _MAX_NAME and file.isprintable() and not set(file) & set("/\\:")
+        if not plain or not file.endswith(".safetensors"):
             raise InputError(f"{path}: {shown(file)} is not the name of a safetensors file beside the index")
     return weight_map
 

@@ -16,8 +16,9 @@ from pathlib import Path
 
 from dualbinary.errors import DualBinaryError, InputError, OptionError
 
-__all__ = ["add_common_options", "interrupt_when_terminated", "run", "state_of"]
+__all__ = ["add_common_options", "interrupt_when_terminated", "printable", "run", "state_of"]
 
+_LONGEST = 2000  # characters of an error: names and values in it come from files
 _WAYS_OUT = {
     errno.ENOSPC: "make room and give the same command again",
     errno.EDQUOT: "make room within the quota and give the same command again",
@@ -130,11 +131,20 @@ def _says_memory(error: Exception) -> bool:
 def _one_line(error: Exception, flags: Mapping[str, str]) -> str:
     if _says_memory(error):
         detail = " ".join(str(error).split())
-        return f"not enough memory{f' ({detail})' if detail else ''}; {_FOR_MEMORY}"
+        return _shown(f"not enough memory{f' ({detail})' if detail else ''}; {_FOR_MEMORY}")
     if isinstance(error, OSError) and error.strerror:
         file = error.filename2 or error.filename  # of a copy, what was to be written
         text = f"{file}: {error.strerror}" if file else error.strerror
         way = _WAYS_OUT.get(error.errno or 0)
-        return f"{text}; {way}" if way else text
+        return _shown(f"{text}; {way}" if way else text)
     text = " ".join((error.message(flags) if isinstance(error, OptionError) else str(error)).split())
-    return text or type(error).__name__
+    return _shown(text) or type(error).__name__
+
+
+def _shown(text: str) -> str:
+    return printable(text if len(text) <= _LONGEST else f"{text[:_LONGEST]}...")
+
+
+def printable(text: str) -> str:
+    """`text` with what a terminal would obey, such as ESC, and what cannot be encoded, as Python writes them."""
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)

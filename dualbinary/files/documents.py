@@ -13,6 +13,7 @@ the same text cut at the same places.
 import bz2
 import glob
 import gzip
+import itertools
 import json
 import lzma
 import zlib
@@ -31,6 +32,9 @@ DAMAGE = (OSError, EOFError, lzma.LZMAError, zlib.error)  # what reading a compr
 ROWS = 256  # of a Parquet file in memory at a time
 # A tokenizer keeps more than a hundred bytes for each token of what it is given at a time.
 PIECE_CHARACTERS = 1 << 18
+# Of a file of plain text, or of a row group's text, and of a line of JSON: what a compressed file says of its size is
+# not to be believed, and a kilobyte can become gigabytes.
+MAX_CHARACTERS, MAX_LINE = 1 << 30, 1 << 26
 
 
 def read_documents(patterns: tuple[str, ...], separator: str | None) -> Iterator[tuple[Path, str]]:
@@ -120,13 +124,20 @@ def _open(path: Path) -> IO[str]:
 
 def _plain(path: Path, separator: str | None) -> Iterator[str]:
     with _open(path) as file:
-        text = file.read()
+        text = file.read(MAX_CHARACTERS + 1)
+    if len(text) > MAX_CHARACTERS:
+        raise InputError(f"{path}: holds more than {MAX_CHARACTERS} characters; split it, or use lines of JSON")
     yield from [text] if separator is None else text.split(separator)
 
 
 def _lines(path: Path) -> Iterator[str]:
     with _open(path) as file:
-        for number, line in enumerate(file, 1):
+        for number in itertools.count(1):
+            line = file.readline(MAX_LINE + 1)
+            if not line:
+                return
+            if len(line) > MAX_LINE:
+                raise InputError(f"{path}:{number}: expected lines of at most {MAX_LINE} characters; split the text")
             if line.strip():
                 yield _document(line, f"{path}:{number}")
 
@@ -156,6 +167,13 @@ def _table(path: Path) -> Iterator[str]:
         with parquet.ParquetFile(path) as file:
             if KEY not in file.schema_arrow.names:
                 raise InputError(f'{path}: expected a column "{KEY}", got {", ".join(file.schema_arrow.names)}')
+            for group in range(file.num_row_groups):
+                column = file.metadata.row_group(group).column(file.schema_arrow.names.index(KEY))
+                if column.total_uncompressed_size > MAX_CHARACTERS:
+                    raise InputError(
+                        f"{path}: row group {group} has {column.total_uncompressed_size} bytes of text, expected "
+                        f"{MAX_CHARACTERS} at most; write it again with smaller groups"
+                    )
             for batch in file.iter_batches(ROWS, columns=[KEY]):
                 for row in batch.column(0).to_pylist():
                     if not isinstance(row, str | None):

@@ -4,6 +4,7 @@ Only config.json and safetensors files are read, never pickles. Everything that 
 work.
 """
 
+import itertools
 import math
 from collections.abc import Iterator
 from functools import cached_property
@@ -28,6 +29,10 @@ from exporter.source.transformers_model import TransformersModel
 __all__ = ["ModelDirectory"]
 
 _MAX_CONTEXT = 1 << 21  # twice the longest of published models; the rotation's tables grow with it
+# Sixteen times the largest of published models: tables and lists of modules grow with these, too.
+_HEAD_SIZES = ("head_dim", "global_head_dim", "rotary_dim", "qk_rope_head_dim")
+_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
+_LARGEST = dict.fromkeys((*_HEAD_SIZES, *_EXPERTS), 1 << 13)
 _CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "seq_length")
 _WINDOWS = ("sliding_window", "window_size", "local_attention")  # names for it, by model type
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
@@ -108,15 +113,20 @@ class ModelDirectory:
 
     def _check_sizes(self) -> None:
         """Refuse sizes that would make the graph, not the weights, fill memory."""
-        for key, value in self.config.items():
+        parts = [self.config, *(value for value in self.config.values() if isinstance(value, dict))]
+        for key, value in (item for part in parts for item in part.items()):
             if isinstance(value, float) and math.isnan(value):
                 raise InputError(f"{self.directory / CONFIG_FILE}: {key} is not a number")
         bounds = {"max_position_embeddings": _MAX_CONTEXT, "n_positions": _MAX_CONTEXT}
         bounds |= dict.fromkeys(("num_hidden_layers", "n_layer", "n_layers"), len(self.tensors))
-        for key, maximum in bounds.items():
-            value = self.config.get(key)
+        decoders = [self.config, *([text] if isinstance(text := self.config.get("text_config"), dict) else [])]
+        for part, (key, maximum) in itertools.product(decoders, bounds.items()):
+            value = part.get(key)
             if value is not None and not (isinstance(value, int) and 1 <= value <= maximum):
                 raise InputError(f"{self.directory / CONFIG_FILE}: {key} must be 1 to {maximum}, got {value!r}")
+        for part, (key, maximum) in itertools.product(decoders, _LARGEST.items()):
+            if isinstance(value := part.get(key), int) and value > maximum:
+                raise InputError(f"{self.directory / CONFIG_FILE}: {key} must be at most {maximum}, got {value}")
 
     def _refuse_pickles(self) -> None:
         if (self.directory / SINGLE_FILE).is_file() or (self.directory / INDEX_FILE).is_file():

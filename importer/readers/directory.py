@@ -281,8 +281,8 @@ def _refuse_key_twice(path: Path) -> None:
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         result = dict(pairs)
         if len(result) < len(pairs):
-            keys = [key for key, _ in pairs]
-            twice = next(key for key in keys if keys.count(key) > 1)
+            seen: set[str] = set()
+            twice = next(key for key, _ in pairs if key in seen or seen.add(key))
             raise InputError(f"{path}: {json.dumps(twice)[:80]} is given twice; expected one value")
         return result
 

@@ -10,10 +10,11 @@ from dualbinary.files.json_objects import read_json_object
 from dualbinary.files.model_files import GENAI_CONFIG
 from dualbinary.files.shared_library import missing_bytes, system_of_library
 from dualbinary.files.systems import LIBRARY, SYSTEMS, this_system
+from dualbinary.onnx_files.external_data import is_plain_location
 from runtime_ext.doctor.findings import GOOD, NOTE, WRONG, Finding, checked
 from runtime_ext.library import checked_library
 
-__all__ = ["look_at_model"]
+__all__ = ["look_at_files", "look_at_model"]
 
 
 def look_at_model(path: Path, provider: str) -> Iterator[Finding]:
@@ -28,8 +29,13 @@ def look_at_model(path: Path, provider: str) -> Iterator[Finding]:
         return
     yield from _loaded(path, provider)
     yield checked("tokenizer", lambda: _tokenizer(path.parent))
-    yield from _genai(path.parent)
-    yield from _libraries(path.parent)
+    yield from look_at_files(path.parent)
+
+
+def look_at_files(folder: Path) -> Iterator[Finding]:
+    """Findings about the configuration and the libraries that lie beside a model."""
+    yield from _genai(folder)
+    yield from _libraries(folder)
 
 
 def _file(path: Path, check_model_file: Any) -> str:
@@ -88,7 +94,11 @@ def _genai(folder: Path) -> Iterator[Finding]:
         text = f"{GENAI_CONFIG} names no library: onnxruntime-genai runs the function, and with an overlay the library"
         yield Finding("configuration", GOOD, text)
         return
-    library = folder / str(named)
+    if not isinstance(named, str) or not is_plain_location(named):
+        text = f"{path} names {ascii(named)[:80]} as custom_ops_library, which is no file beside it; take the key out"
+        yield Finding("configuration", WRONG, text)
+        return
+    library = folder / named
     if not library.is_file():
         text = f"{path} names {named}, which is not beside it; onnxruntime-genai then loads nothing; copy it there, or "
         yield Finding("configuration", WRONG, text + "take the key custom_ops_library out")

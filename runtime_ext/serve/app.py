@@ -26,8 +26,8 @@ from runtime_ext.batcher import Job
 from runtime_ext.sampling import Sampler
 from runtime_ext.serve.answer import Answer, Delta
 from runtime_ext.serve.engine import Engine, EngineStoppedError, QueueFullError
-from runtime_ext.serve.protocol import ApiError, ChatRequest, CompletionRequest, Request, parse
-from runtime_ext.serve.replies import ChatReply, Reply, TextReply
+from runtime_ext.serve.protocol import ApiError, ChatRequest, CompletionRequest, Request, parse, read_body
+from runtime_ext.serve.replies import ChatReply, Reply, TextReply, as_json
 from runtime_ext.text import TextCodec
 
 __all__ = ["Limits", "make_app"]
@@ -79,24 +79,25 @@ class _Api:
         self._engine, self._codec, self._model, self._limits, self._log = engine, codec, model, limits, log
         # One text at a time: templates and tokenizers keep a core busy, and the model needs it.
         self._text_thread = ThreadPoolExecutor(1, "text")
+        self._texts = 0  # that wait for it
         self._created = int(time.time())
 
     async def health(self, request: HttpRequest) -> Response:
         """200 while the model runs, 503 when it does not."""
         alive = self._engine.alive
         facts = {"status": "ok" if alive else "stopped", "jobs": self._engine.jobs, "slots": self._engine.decoder.slots}
-        return JSONResponse(facts, 200 if alive else 503)
+        return _Json(facts, 200 if alive else 503)
 
     async def models(self, request: HttpRequest) -> Response:
         """The one model."""
         self._admit(request)
-        return JSONResponse({"object": "list", "data": [self._facts()]})
+        return _Json({"object": "list", "data": [self._facts()]})
 
     async def model(self, request: HttpRequest) -> Response:
         """The facts of a model by name."""
         self._admit(request)
         self._check_model(request.path_params["model"])
-        return JSONResponse(self._facts())
+        return _Json(self._facts())
 
     async def chat(self, request: HttpRequest) -> Response:
         """Continue a conversation."""
@@ -122,8 +123,12 @@ class _Api:
 
     def _admit(self, request: HttpRequest) -> None:
         """Raise ApiError for a request from elsewhere, or without the key."""
-        if self._limits.loopback and request.url.hostname not in _LOOPBACK:
-            raise ApiError(403, f"host {request.url.hostname}: this server answers requests for this machine alone")
+        try:
+            host = request.url.hostname
+        except ValueError:
+            raise ApiError(400, "host: expected the name or the address of this server") from None
+        if self._limits.loopback and host not in _LOOPBACK:
+            raise ApiError(403, f"host {host}: this server answers requests for this machine alone")
         if self._limits.key is None:
             return
         given = request.headers.get("authorization", "").removeprefix("Bearer ")
@@ -151,16 +156,18 @@ class _Api:
                         raise too_long
         except TimeoutError:
             raise ApiError(408, f"the body did not arrive within {self._limits.body_seconds:g} s") from None
-        try:
-            return json.loads(data)
-        except (ValueError, RecursionError) as error:
-            raise ApiError(400, f"the body is not JSON: {error}") from None
+        return read_body(bytes(data))
 
     async def _in_text_thread(self, encode: Callable[[Any], list[int]], text: Any) -> list[int]:
+        if self._texts >= self._engine.limit:
+            raise _full(f"{self._texts} requests wait for their text already, and no more are taken; try again later")
+        self._texts += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self._text_thread, encode, text)
         except InputError as error:
             raise ApiError(400, str(error)) from None
+        finally:
+            self._texts -= 1
 
     async def _answer(self, request: HttpRequest, asked: Request, prompt: list[int], reply: Reply) -> Response:
         sampled = asked.temperature > 0
@@ -181,7 +188,7 @@ class _Api:
         found = await unless_disconnected(request.receive, answering.all())
         if found is None:
             return Response(status_code=499)  # nobody reads it
-        return JSONResponse(reply.whole(found))
+        return _Json(reply.whole(found))
 
     def _submit(self, job: Job) -> None:
         try:
@@ -189,10 +196,19 @@ class _Api:
         except InputError as error:
             raise ApiError(400, str(error), code="context_length_exceeded") from None
         except QueueFullError as error:
-            headers = {"Retry-After": _RETRY_AFTER}
-            raise ApiError(429, str(error), kind="rate_limit_error", code="queue_full", headers=headers) from None
+            raise _full(str(error)) from None
         except EngineStoppedError as error:
             raise ApiError(503, str(error), kind="server_error") from None
+
+
+def _full(message: str) -> ApiError:
+    headers = {"Retry-After": _RETRY_AFTER}
+    return ApiError(429, message, kind="rate_limit_error", code="queue_full", headers=headers)
+
+
+class _Json(JSONResponse):
+    def render(self, content: object) -> bytes:
+        return as_json(content)
 
 
 class _Deltas:
@@ -322,7 +338,7 @@ async def _gone(receive: Callable[[], Awaitable[Message]]) -> None:
 
 
 async def _api_error(request: HttpRequest, error: ApiError) -> Response:
-    return JSONResponse(error.content, error.status, error.headers)
+    return _Json(error.content, error.status, error.headers)
 
 
 async def _http_error(request: HttpRequest, error: HTTPException) -> Response:

@@ -34,6 +34,7 @@ __all__ = ["API_KEY", "EXAMPLES", "OPTIONS", "ServeOptions", "command"]
 
 API_KEY = "DUALBINARY_API_KEY"  # environment variable; a command line can be read by others
 DEFAULT_CONTEXT = 4096
+HEAD_SECONDS = 30  # until the head of a request has arrived
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class ServeOptions:
         help="tokens of a sequence at most, prompt and answer together; 0: the model's context, at most 4096",
         minimum=0,
     )
+    connections: int = option(256, help="connections at a time; more are closed", minimum=1)
     queue: int = option(64, help="requests that may wait for a slot; more are refused", minimum=0)
     timeout: float = option(600.0, help="seconds until an answer has to be complete", above=0)
     max_body: int = option(1 << 20, help="bytes of a request at most", minimum=1)
@@ -78,27 +80,37 @@ def command(args: argparse.Namespace) -> None:
     name = options.model_name or _name_of(args.model)
     log = _Log(args.json)
     engine = Engine(batch, options.queue)
-    key = options.api_key or os.environ.get(API_KEY) or None
+    key = _key(options)
     limits = app.Limits(options.max_body, seconds=options.timeout, key=key, loopback=_is_loopback(options.host))
     with _listening(options) as listener:
         engine.start()
         try:
             log.listening(listener, name, batch.slots, batch.capacity, batch.cache_bytes_per_token, batch.batched)
-            asyncio.run(_serve(app.make_app(engine, codec, name, limits, log.answer), listener, options.grace))
+            asyncio.run(_serve(app.make_app(engine, codec, name, limits, log.answer), listener, options))
         finally:
             engine.stop()
 
 
-async def _serve(app: Any, listener: socket.socket, grace: int) -> None:
+def _key(options: ServeOptions) -> str | None:
+    """The key that clients have to send. Raises InputError for one that no client can."""
+    key = options.api_key or os.environ.get(API_KEY) or None
+    if key is not None and not key.isprintable():
+        raise InputError(f"{'--api-key' if options.api_key else API_KEY}: expected printable characters, got {key!a}")
+    return key
+
+
+async def _serve(app: Any, listener: socket.socket, options: ServeOptions) -> None:
     """Answer requests until a signal says to end."""
     uvicorn = importlib.import_module("uvicorn")
+    connections = importlib.import_module("runtime_ext.serve.connections")
     config = uvicorn.Config(
         app,
+        http=connections.bounded_connections(options.connections, HEAD_SECONDS),
         log_level="error",
         access_log=False,
         lifespan="off",
         server_header=False,
-        timeout_graceful_shutdown=grace,
+        timeout_graceful_shutdown=options.grace,
         timeout_keep_alive=30,
         ws="none",
     )

@@ -46,6 +46,11 @@ class Engine:
         self._thread.join()
 
     @property
+    def limit(self) -> int:
+        """Jobs that are taken at most: those with a slot, and those that wait."""
+        return self._limit
+
+    @property
     def alive(self) -> bool:
         """True while jobs are taken."""
         return self._thread.is_alive() and not self._stopping

@@ -10,7 +10,9 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-__all__ = ["ApiError", "ChatRequest", "CompletionRequest", "Request", "parse"]
+from dualbinary.files.json_objects import MAX_NESTING, nests_too_deep
+
+__all__ = ["ApiError", "ChatRequest", "CompletionRequest", "Request", "parse", "read_body"]
 
 _KINDS = ("str", "constrained-str")
 _SHOWN = 80  # characters of a value in a message
@@ -110,8 +112,8 @@ class Request(_Checked):
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] = 1.0
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    top_k: Annotated[int, Field(ge=0)] = 0
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    top_k: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    max_tokens: Annotated[int, Field(ge=1, lt=2**63)] | None = None
 
     @model_validator(mode="after")
     def _stops(self) -> "Request":
@@ -149,7 +151,7 @@ class ChatRequest(Request):
     """The body of POST /v1/chat/completions."""
 
     messages: Annotated[list[Message], Field(min_length=1)]
-    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1, lt=2**63)] | None = None
     logprobs: bool = False
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
 
@@ -173,8 +175,12 @@ class ChatRequest(Request):
 class CompletionRequest(Request):
     """The body of POST /v1/completions. A prompt is a text or token ids; several are refused, but for a list of one."""
 
-    prompt: str | list[int] | Annotated[list[str], Field(min_length=1, max_length=1)]
-    max_tokens: Annotated[int, Field(ge=1)] | None = 16
+    prompt: (
+        str
+        | list[Annotated[int, Field(ge=-(2**63), lt=2**63)]]
+        | Annotated[list[str], Field(min_length=1, max_length=1)]
+    )
+    max_tokens: Annotated[int, Field(ge=1, lt=2**63)] | None = 16
     logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
 
     @property
@@ -190,6 +196,32 @@ class CompletionRequest(Request):
 
 
 R = TypeVar("R", bound=Request)
+
+
+def read_body(data: bytes) -> Any:
+    """The JSON value of a body. Raises ApiError for what is none, for a key given twice, and for NaN and infinities.
+
+    Of a key that is there twice a program before this server may have looked at the other value.
+    """
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        values = dict(pairs)
+        if len(values) < len(pairs):
+            seen: set[str] = set()
+            twice = next(key for key, _ in pairs if key in seen or seen.add(key))
+            raise ValueError(f"the key {_shown(twice)} is given twice")
+        return values
+
+    def refuse(name: str) -> None:
+        raise ValueError(f"{name} is no value of JSON")
+
+    try:
+        value = json.loads(data, object_pairs_hook=once, parse_constant=refuse)
+        if nests_too_deep(value):
+            raise ValueError(f"objects and lists more than {MAX_NESTING} deep in one another")
+        return value
+    except (ValueError, RecursionError) as error:
+        raise ApiError(400, f"the body is not JSON: {error}") from None
 
 
 def parse(kind: type[R], body: Any) -> R:
@@ -209,7 +241,10 @@ def parse(kind: type[R], body: Any) -> R:
 
 
 def _shown(value: Any) -> str:
-    text = json.dumps(value)
+    try:
+        text = json.dumps(value, default=repr)
+    except (ValueError, RecursionError):
+        text = f"a {type(value).__name__}"
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 

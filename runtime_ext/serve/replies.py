@@ -1,5 +1,6 @@
 """The objects of an answer, as the OpenAI API has them: whole, and in the chunks of a stream."""
 
+import json
 import time
 import uuid
 from collections.abc import Sequence
@@ -7,9 +8,14 @@ from typing import Any
 
 from runtime_ext.serve.answer import Delta, Scored, Token
 
-__all__ = ["ChatReply", "Reply", "TextReply"]
+__all__ = ["ChatReply", "Reply", "TextReply", "as_json"]
 
 Json = dict[str, Any]
+
+
+def as_json(content: object) -> bytes:
+    """An object as it is sent: in ASCII, since half a surrogate pair, which a request may name, has no UTF-8."""
+    return json.dumps(content, separators=(",", ":"), allow_nan=False).encode("ascii")
 
 
 class Reply:

@@ -12,6 +12,7 @@ import uvicorn
 
 from runtime_ext.batch_decoder import BatchDecoder
 from runtime_ext.serve.app import Limits, make_app
+from runtime_ext.serve.connections import bounded_connections
 from runtime_ext.serve.engine import Engine
 from runtime_ext.text import TextCodec
 
@@ -25,13 +26,22 @@ def client(url: str, key: str = "none") -> Any:
 
 @contextlib.contextmanager
 def serving(
-    decoder: BatchDecoder, codec: TextCodec, *, queue: int = 8, limits: Limits | None = None, log: list | None = None
+    decoder: BatchDecoder,
+    codec: TextCodec,
+    *,
+    queue: int = 8,
+    limits: Limits | None = None,
+    log: list | None = None,
+    connections: int = 64,
+    head_seconds: float = 30,
 ) -> Iterator[tuple[str, Engine]]:
     """The base URL of the API, and the engine behind it. The model's name is "tiny"."""
     engine = Engine(decoder, queue)
     entries = log if log is not None else []
     app = make_app(engine, codec, "tiny", limits or Limits(), entries.append)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off", timeout_graceful_shutdown=1))
+    http = bounded_connections(connections, head_seconds)
+    config = uvicorn.Config(app, http=http, log_level="critical", lifespan="off", timeout_graceful_shutdown=1)
+    server = uvicorn.Server(config)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listener])))
         engine.start()

@@ -277,6 +277,16 @@ def _update_model_files(stage: Path, out: str, outcome: Outcome, sizes: dict[str
 
     `sizes` are the bytes of weights by the names of their planes.
     """
+    try:
+        _write_model_files(stage, out, outcome, sizes)
+    except (AttributeError, TypeError, KeyError, ZeroDivisionError) as error:
+        names = " or ".join(outcome.copied)
+        raise InputError(
+            f"{names}: not as an export writes it ({error}); export the model again, or move the file away"
+        ) from None
+
+
+def _write_model_files(stage: Path, out: str, outcome: Outcome, sizes: dict[str, int]) -> None:
     if GENAI_CONFIG in outcome.copied:
         config = read_json_object(stage / GENAI_CONFIG)
         decoder = config.get("model", {}).get("decoder", {})
