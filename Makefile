@@ -18,8 +18,8 @@ export HF_HUB_OFFLINE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help arm-library setup demo hosts test test-all check check-arm check-baseline cuda gpu-check web bench \
-	bench-cuda bench-models bench-peers docs site soak wheels clean
+.PHONY: help analyze arm-library fuzz reproducible sanitize setup demo hosts test test-all check check-arm check-baseline \
+	cuda gpu-check web bench bench-cuda bench-models bench-peers docs site soak wheels clean
 
 help: ## list the verbs
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
@@ -93,6 +93,21 @@ check-arm: arm-library ## cross-build for 64-bit Arm, and the library's tests un
 
 check-baseline: setup ## the library's tests under qemu on an x86-64 CPU without AVX
 	$(BIN)/python tools/emulate.py nehalem $(EMULATED_PYTEST)
+
+# Of each target.
+SECONDS ?= 60
+
+fuzz: setup ## every fuzz target for SECONDS=60; needs Clang for those of the library
+	$(BIN)/python -m tools.fuzz --seconds $(SECONDS) --jobs $(TEST_WORKERS) $(FUZZ_OPTIONS)
+
+sanitize: setup ## the library under the sanitizers of addresses, undefined behavior and threads, and the tests that run it
+	$(BIN)/python -m tools.sanitize --jobs $(TEST_WORKERS) $(SANITIZE_OPTIONS)
+
+analyze: setup ## clang-tidy, cppcheck and the analyzer of GCC over the C++ sources
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m tools.analyze --jobs $(TEST_WORKERS) $(ANALYZE_OPTIONS)
+
+reproducible: setup ## the library built twice in two folders, and their bytes compared
+	$(BIN)/python -m tools.reproducible --jobs $(TEST_WORKERS)
 
 # Such as 90, or "80 90"; empty for all. The library goes to build/cuda, or to build/cuda-90 and the like.
 CUDA_ARCHITECTURES ?=

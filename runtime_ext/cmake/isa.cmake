@@ -1,6 +1,10 @@
 # One row for each ISA beyond the baseline: its name in kernels.inc (DUALBINARY_HAS_<name>), source file and flags.
 # Only these files get the flags. What they may include, and why: src/kernels/kernel.h.
 
+set(DUALBINARY_SKIP_ISAS
+    ""
+    CACHE STRING "Names of rows to leave out, such as AVX512: builds for tests on one machine need not have what it cannot run")
+
 function(dualbinary_add_isa_kernels target)
   if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(aarch64|arm64|ARM64)$")
     # GCC's pass that schedules before registers are given out lengthens lives until they spill, in the innermost loops.
@@ -34,6 +38,9 @@ function(dualbinary_add_isa_kernels target)
 endfunction()
 
 function(dualbinary_isa target name source)
+  if(name IN_LIST DUALBINARY_SKIP_ISAS)
+    return()
+  endif()
   target_sources(${target} PRIVATE "${source}")
   set_source_files_properties("${source}" PROPERTIES COMPILE_OPTIONS "${ARGN}")
   target_compile_definitions(${target} PRIVATE "DUALBINARY_HAS_${name}=1")

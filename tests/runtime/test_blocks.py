@@ -245,6 +245,20 @@ def test_past_and_present_may_be_one_buffer():
             assert np.abs(got[row, :, used] - expected[row, :, used]).max() < PRODUCTS * np.abs(expected).max()
 
 
+@pytest.mark.parametrize("products", [False, True])
+def test_a_call_without_new_tokens_keeps_the_cache(products):
+    case = attention_case(1, (5, 2), 8, products=products)
+    case.inputs["X"] = case.inputs["X"][:, :0]
+    case.inputs["last_keys"] -= 1
+    case.inputs["longest"] -= 1
+    y, *present = compute(case)
+    assert y.shape[:2] == (2, 0)
+    for kind, got in zip(("key", "value"), present, strict=True):
+        for row, before in enumerate(case.before):
+            np.testing.assert_array_equal(got[row, :, :before], case.inputs[f"past_{kind}"][row, :, :before])
+            assert not got[row, :, before:].any()
+
+
 @pytest.mark.parametrize(
     "case",
     [mlp_case((70,), 192, 256), attention_case(70, (30,), 128), attention_case(1, (700,), 800)],
@@ -286,6 +300,8 @@ WRONG_ATTENTION = {
         "last_keys": np.array([16], np.int32),
     },
     "longest: expected at least the 1 new tokens, got 0": {"longest": np.array([0], np.int32)},
+    "longest: expected shape [1], got [0]": {"longest": np.zeros(0, np.int32)},
+    "longest: expected shape [1], got [2]": {"longest": np.array([6, 6], np.int32)},
     "last_keys: expected 0 to 5, got -1": {"last_keys": np.array([-1], np.int32)},
     "last_keys: expected 0 to 5, got 6": {"last_keys": np.array([6], np.int32)},
     "last_keys: expected shape [1], got [2]": {"last_keys": np.array([5, 5], np.int32)},

@@ -3,6 +3,7 @@
 import ctypes
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 
@@ -134,6 +135,22 @@ def test_only_the_interface_is_exported():
         s for s in symbols if not s.startswith(("dualbinary_", "RegisterCustomOps", "RegisterDualBinaryCustomOps"))
     }
     assert not foreign
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads an ELF file with readelf")
+@pytest.mark.parametrize(
+    ("option", "pattern"),
+    [
+        ("--segments", r"GNU_RELRO"),
+        ("--segments", r"GNU_STACK +(0x[0-9a-f]+ +){5}RW +0x"),  # readable and writable, no code
+        ("--dynamic", r"FLAGS_1.*NOW"),
+        ("--dyn-syms", r"__stack_chk_fail"),
+    ],
+)
+def test_the_library_is_hardened(option, pattern):
+    command = ["readelf", "--wide", option, str(runtime_ext.library_path())]
+    listing = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert re.search(pattern, listing), listing
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks for a library by its file's name, as dlopen() of Linux does")

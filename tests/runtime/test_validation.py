@@ -249,7 +249,7 @@ def test_a_kernel_too_coarse_for_the_level_is_refused(kernel):
         Weight(GOOD.planes, GOOD.scales, K=64, group_size=32, accuracy_level=0, kernel=kernel)
 
 
-def test_the_c_api_refuses_null_pointers_and_negative_rows():
+def test_the_c_api_refuses_null_pointers_and_impossible_rows():
     library = ctypes.CDLL(str(library_path()))
     for name in ("weight_create", "multiply", "describe"):
         getattr(library, f"dualbinary_{name}").restype = ctypes.c_char_p
@@ -269,6 +269,8 @@ def test_the_c_api_refuses_null_pointers_and_negative_rows():
     ]
     assert library.dualbinary_weight_create(ctypes.byref(spec), *tensors, None, ctypes.byref(weight)) is None
     assert library.dualbinary_multiply(weight, None, 0, rows, None, None, None) == b"x or y is NULL"
-    negative = ctypes.c_int64(-1)
-    assert b"rows: expected 0 or more" in library.dualbinary_multiply(weight, None, 0, negative, None, None, None)
+    most = (2**63 - 1) // 4 // 64  # of rows of 64 float32 that memory can hold
+    for wrong in (-1, most + 1, 2**63 - 1, -(2**63)):
+        message = library.dualbinary_multiply(weight, None, 0, ctypes.c_int64(wrong), None, None, None)
+        assert message == b"rows: expected 0 to %d, got %d" % (most, wrong)
     library.dualbinary_weight_destroy(weight)

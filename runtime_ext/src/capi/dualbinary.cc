@@ -1,5 +1,7 @@
 #include "capi/dualbinary.h"
 
+#include <algorithm>
+#include <cstdint>
 #include <memory>
 #include <string>
 
@@ -35,8 +37,11 @@ Element element(const char* name, std::int32_t type) {
   return static_cast<Element>(type);
 }
 
-void require_rows(std::int64_t rows, const void* x, const void* y) {
-  require(rows >= 0, "rows: expected 0 or more, got " + std::to_string(rows));
+// `width` is the longer of a row of x and one of y.
+void require_rows(std::int64_t rows, std::int64_t width, const void* x, const void* y) {
+  constexpr std::int64_t kLargestElement = 4;
+  const std::int64_t most = PTRDIFF_MAX / kLargestElement / width;  // of what memory can hold
+  require(rows >= 0 && rows <= most, "rows: expected 0 to " + std::to_string(most) + ", got " + std::to_string(rows));
   require(rows == 0 || (x != nullptr && y != nullptr), "x or y is NULL");
 }
 
@@ -87,7 +92,8 @@ const char* dualbinary_multiply(const dualbinary_weight* weight, const void* x, 
                                 dualbinary_parallel_for parallel_for, void* pool) {
   return guarded([&] {
     require(weight != nullptr, "weight is NULL");
-    require_rows(rows, x, y);
+    const dualbinary::Shape& shape = weight->weight.shape();
+    require_rows(rows, std::max(shape.K, shape.N), x, y);
     dualbinary::multiply(weight->weight, {x, element("type", type)}, rows, y, {parallel_for, pool});
   });
 }
@@ -100,7 +106,7 @@ const char* dualbinary_signed_hadamard(const dualbinary_hadamard* hadamard, cons
     const dualbinary::Hadamard checked{hadamard->K, hadamard->block_size, hadamard->inverse};
     dualbinary::check_inputs(checked);
     dualbinary::check_signs(checked, signs);
-    require_rows(rows, x, y);
+    require_rows(rows, checked.K, x, y);
     dualbinary::signed_hadamard(
         kernel == nullptr ? dualbinary::choose_hadamard_kernel() : dualbinary::hadamard_kernel_named(kernel), checked,
         signs, {x, element("type", type)}, rows, y, {parallel_for, pool});

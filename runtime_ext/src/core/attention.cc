@@ -289,14 +289,15 @@ void AttentionWork::append_phases(std::vector<Phase>& phases) const {
   const Plan* plan = plan_.get();
   const std::int64_t tokens = plan->call.batch * plan->S;
   const std::int64_t heads = plan->call.batch * plan->g;
-  if (tokens == 0) return;
   const bool copies = plan->call.keys.past != plan->call.keys.present;
+  if (tokens == 0 && !copies) return;
   phases.push_back({tokens + (copies ? 2 * heads : 0), [plan, tokens, heads](std::int64_t i) {
                       if (i < tokens) return plan->begin_token(i);
                       const std::int64_t j = (i - tokens) % heads;
                       const Cache& cache = i - tokens < heads ? plan->call.keys : plan->call.values;
                       plan->copy_past(cache, j / plan->g, j % plan->g);
                     }});
+  if (tokens == 0) return;
   if (plan->few) {
     phases.push_back({heads * plan->segments, [plan](std::int64_t i) { plan->few_piece(i); }});
     phases.push_back({heads, [plan](std::int64_t i) { plan->join_piece(i); }});

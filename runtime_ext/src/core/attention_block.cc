@@ -184,7 +184,13 @@ void BlockRun::run(const ParallelFor& parallel) {
 
 void run_attention(const AttentionBlock& block, const AttentionCall& call, const Activations& x, void* y,
                    const ParallelFor& parallel) {
-  if (call.batch * call.new_tokens == 0) return;
+  if (call.batch * call.new_tokens == 0) {
+    // Nothing to compute; but the cache has to become the next one.
+    std::vector<Phase> phases;
+    const AttentionWork work(call);
+    work.append_phases(phases);
+    return run_phases(phases, block_threads(), parallel);
+  }
   BlockRun(block, call, x, y).run(parallel);
 }
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <cstring>
 #include <limits>
 
 #include "contract.h"
@@ -127,8 +128,15 @@ double exact_output(const Shape& shape, const Stored& stored, const double* x, s
 }  // namespace
 
 double load_element(const void* data, Element type, std::int64_t index) {
-  if (type == Element::kFloat32) return static_cast<const float*>(data)[index];
-  const std::uint16_t bits = static_cast<const std::uint16_t*>(data)[index];
+  // By bytes: an initializer may begin anywhere in the file that holds it.
+  const auto* bytes = static_cast<const std::uint8_t*>(data);
+  if (type == Element::kFloat32) {
+    float value = 0;
+    std::memcpy(&value, bytes + index * static_cast<std::int64_t>(sizeof(value)), sizeof(value));
+    return value;
+  }
+  std::uint16_t bits = 0;
+  std::memcpy(&bits, bytes + index * static_cast<std::int64_t>(sizeof(bits)), sizeof(bits));
   return type == Element::kBFloat16 ? std::bit_cast<float>(std::uint32_t{bits} << 16) : f16_to_double(bits);
 }
 

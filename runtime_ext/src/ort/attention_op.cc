@@ -155,7 +155,7 @@ void AttentionNode::read_cache(const OrtApi& api, OrtKernelContext* context, Att
   const Given last_keys = given(api, context, kInputLastKeys);
   const Given longest = given(api, context, kInputLongest);
   check_dims("last_keys", {call.batch}, last_keys.info.dims);
-  if (longest.info.dims.size() > 1) check_dims("longest", {1}, longest.info.dims);
+  if (!longest.info.dims.empty()) check_dims("longest", {1}, longest.info.dims);
   call.last_keys = static_cast<const std::int32_t*>(last_keys.data);
   call.longest = *static_cast<const std::int32_t*>(longest.data);
   const Given keys = given(api, context, kInputPastKey);
@@ -187,7 +187,7 @@ void AttentionNode::read_tables(const OrtApi& api, OrtKernelContext* context, At
     throw std::invalid_argument("cos_table and sin_table: expected both or neither");
   }
   if (cos.value == nullptr) return;
-  if (cos.info.dims.size() != 2 || 2 * cos.info.dims[1] > sizes_.D) {
+  if (cos.info.dims.size() != 2 || cos.info.dims[1] > sizes_.D / 2) {
     refuse("cos_table", "shape [positions, up to " + std::to_string(sizes_.D / 2) + "]", to_string(cos.info.dims));
   }
   check_dims("sin_table", cos.info.dims, sin.info.dims);

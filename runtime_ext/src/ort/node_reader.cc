@@ -129,7 +129,10 @@ const void* tensor_data(const OrtApi& api, const OrtValue* value) {
 }
 
 std::int64_t rows_of(const std::vector<std::int64_t>& dims) {
-  return std::accumulate(dims.begin(), dims.end() - 1, std::int64_t{1}, std::multiplies<>());
+  const auto end = dims.end() - 1;
+  // A tensor without elements may have other dimensions of any size, which must not be multiplied.
+  if (std::find(dims.begin(), end, 0) != end) return 0;
+  return std::accumulate(dims.begin(), end, std::int64_t{1}, std::multiplies<>());
 }
 
 TensorInfo inferred_info(const OrtApi& api, const OrtShapeInferContext* context, int index,
