@@ -113,7 +113,7 @@ reproducible: setup ## the library built twice in two folders, and their bytes c
 CUDA_ARCHITECTURES ?=
 
 cuda: setup ## the kernels for NVIDIA GPUs, compiled and loaded; needs no GPU, and gets nvcc 13 where there is none
-	$(BIN)/python tools/build_cuda.py --jobs $(TEST_WORKERS) --architectures $(CUDA_ARCHITECTURES)
+	$(BIN)/python -m tools.build_cuda --jobs $(TEST_WORKERS) --architectures $(CUDA_ARCHITECTURES)
 
 gpu-check: setup ## all that needs an NVIDIA GPU: tests, compute-sanitizer, benchmark; one table
 	$(BIN)/python tools/gpu_check.py $(GPU_CHECK_OPTIONS)

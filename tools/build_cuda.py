@@ -1,4 +1,4 @@
-"""Build libdualbinary_cuda: `python tools/build_cuda.py [--architectures 90]` compiles it and sees that it loads.
+"""Build libdualbinary_cuda: `python -m tools.build_cuda [--architectures 90]` compiles it and sees that it loads.
 
 The compiler is nvcc 13: the one that CUDACXX names, else the one on PATH, else one from PyPI, which is installed into
 .venv-cuda on first use (constraints-cuda.txt). No GPU is needed. The library for all architectures is
@@ -19,6 +19,7 @@ from typing import Any
 from dualbinary import DualBinaryError, InputError
 from dualbinary.cli.console import add_common_options, run
 from runtime_ext.cuda_capi import describe
+from tools.environments import Environment
 
 ROOT = Path(__file__).resolve().parent.parent
 COMPILER_MAJOR = 13
@@ -59,13 +60,7 @@ def version(nvcc: Path) -> int | None:
 
 def installed_compiler() -> Path:
     """Return the one from PyPI; install it where it is missing, or where the pins have changed."""
-    done = ENVIRONMENT / ".installed"
-    if not done.is_file() or done.read_text() != CONSTRAINTS.read_text():
-        print(f"nvcc {COMPILER_MAJOR} was not found; installing it into {ENVIRONMENT.name}", file=sys.stderr)
-        call([sys.executable, "-m", "venv", ENVIRONMENT])
-        pip = [ENVIRONMENT / "bin" / "python", "-m", "pip", "install", "--quiet", "-c", CONSTRAINTS]
-        call([*pip, *COMPILER_PACKAGES])
-        done.write_text(CONSTRAINTS.read_text())
+    Environment(ENVIRONMENT, COMPILER_PACKAGES, CONSTRAINTS).python()
     found = sorted(ENVIRONMENT.glob("lib/python*/site-packages/nvidia/cu13/bin/nvcc"))
     if not found:
         raise DualBinaryError(f"{ENVIRONMENT.name} has no nvcc; remove it and try again")
@@ -117,7 +112,9 @@ def _command(args: argparse.Namespace) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; see the module's docstring."""
-    parser = argparse.ArgumentParser(prog="tools/build_cuda.py", description="Build the kernels for NVIDIA GPUs.")
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.build_cuda", description="Build the kernels for NVIDIA GPUs."
+    )
     parser.add_argument(
         "--architectures", nargs="*", default=[], metavar="SM", help="such as 80 90 (default: all that are supported)"
     )

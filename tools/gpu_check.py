@@ -127,7 +127,7 @@ def checks(session: Session, full: bool) -> Iterator[Check]:
 def build(session: Session, architecture: str) -> Check:
     """Compile for the device alone, and load."""
     check, output = session.child(
-        "build", session.python, "tools/build_cuda.py", "--architectures", architecture, "--json"
+        "build", session.python, "-m", "tools.build_cuda", "--architectures", architecture, "--json"
     )
     if check.result == FAIL:
         return check

@@ -12,6 +12,8 @@ import sys
 from pathlib import Path
 
 import runtime_ext
+from dualbinary import DualBinaryError
+from tools.environments import Environment
 from tools.hosts.task import NotHereError, Task
 
 __all__ = ["NAME", "tokens"]
@@ -56,26 +58,11 @@ def tokens(task: Task) -> list[int]:
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-def _environment(directory: Path) -> Path:
-    """The interpreter of the environment, which is made where it is not complete."""
-    python, done = directory / "bin" / "python", directory / "installed"
-    if not done.exists():
-        subprocess.run([sys.executable, "-m", "venv", directory], check=True)
-        command = [
-            python,
-            "-m",
-            "pip",
-            "install",
-            "--quiet",
-            "--disable-pip-version-check",
-            "-c",
-            CONSTRAINTS,
-            *PACKAGES,
-        ]
-        if subprocess.run(command, check=False).returncode:
-            raise NotHereError("its packages could not be installed; the package index is needed once")
-        done.touch()
-    return python
+def _environment(folder: Path) -> Path:
+    try:
+        return Environment(folder, PACKAGES, CONSTRAINTS).python()
+    except DualBinaryError as error:
+        raise NotHereError(f"its packages could not be installed; the package index is needed once: {error}") from error
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
 """The wheel of this machine in an environment of its own, with what pip brings for it and nothing of the checkout."""
 
+import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 from dualbinary.files.systems import this_system
+from tools.environments import Environment
 from tools.hosts.task import NotHereError, Task
 from tools.wheels.environment import ROOT
 
@@ -45,8 +46,5 @@ def tokens(task: Task) -> list[int]:
 
 def fresh_environment(wheel: Path, folder: Path) -> Path:
     """The Python of an environment in `folder` with the wheel, and the pinned versions of what it depends on."""
-    python = folder / "bin" / "python"
-    subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
-    pip = [python, "-m", "pip", "install", "--quiet", "-c", ROOT / "constraints.txt"]
-    subprocess.run([*pip, wheel], check=True, capture_output=True)
-    return python
+    shutil.rmtree(folder, ignore_errors=True)  # a wheel of the same name may be another one
+    return Environment(folder, (str(wheel),), ROOT / "constraints.txt").python()

@@ -6,32 +6,25 @@ import sys
 from pathlib import Path
 
 from dualbinary import DualBinaryError
+from tools.environments import Environment
 
 __all__ = ["ROOT", "call", "environment", "zig"]
 
 ROOT = Path(__file__).resolve().parents[2]
-_FOLDER = ROOT / ".venv-wheels"
-_CONSTRAINTS = ROOT / "constraints-wheels.txt"
 _PACKAGES = ("auditwheel", "build", "cmake", "lief", "ninja", "numpy", "scikit-build-core", "ziglang")
+_ENVIRONMENT = Environment(ROOT / ".venv-wheels", _PACKAGES, ROOT / "constraints-wheels.txt")
 
 
 def environment() -> Path:
     """Return its folder of programs; install it where it is missing, or where the pins have changed."""
-    done = _FOLDER / ".installed"
-    if not done.is_file() or done.read_text() != _CONSTRAINTS.read_text():
-        print(f"installing the compiler of all systems into {_FOLDER.name}", file=sys.stderr)
-        call([sys.executable, "-m", "venv", _FOLDER])
-        pip = [_FOLDER / "bin" / "python", "-m", "pip", "install", "--quiet", "-c", _CONSTRAINTS]
-        call([*pip, *_PACKAGES])
-        done.write_text(_CONSTRAINTS.read_text())
-    return _FOLDER / "bin"
+    return _ENVIRONMENT.python().parent
 
 
 def zig() -> Path:
     """The program zig, which is a C++ compiler, an archiver and more by its first argument."""
     found = sorted(environment().parent.glob("lib/python3.*/site-packages/ziglang/zig"))
     if not found:
-        raise DualBinaryError(f"{_FOLDER.name} has no zig; remove it and try again")
+        raise DualBinaryError(f"{_ENVIRONMENT.folder.name} has no zig; remove it and try again")
     return found[0]
 
 

@@ -1,4 +1,6 @@
 // The library's entry point for ONNX Runtime.
+#include <cstdlib>
+#include <cstring>
 #include <map>
 #include <mutex>
 #include <vector>
@@ -17,13 +19,26 @@ namespace {
 
 using Domains = std::vector<OrtCustomOpDomain*>;
 
+// Up to 1.23 ONNX Runtime ends the process on a node that leaves out an optional input of a custom op, as blocks do.
+// Where blocks are not registered their functions are inlined, and the products in these run here.
+constexpr int kBlocksSince = 24;
+
+// 23 of "1.23.2"; of a major version to come, more than all minor ones.
+int minor_version(const OrtApiBase& base) {
+  const char* text = base.GetVersionString();
+  const char* point = std::strchr(text, '.');
+  return std::atoi(text) > 1 || point == nullptr ? 1 << 16 : std::atoi(point + 1);
+}
+
 // All domains of the contract, with the same operators in each.
 Domains new_domains(const OrtApiBase& base, const OrtApi& api) {
   std::vector<const OrtCustomOp*> ops;
   for (const OrtCustomOp* op : new_cpu_ops(api)) ops.push_back(op);
   for (const OrtCustomOp* op : new_hadamard_ops(api)) ops.push_back(op);
-  for (const OrtCustomOp* op : new_mlp_ops(api)) ops.push_back(op);
-  for (const OrtCustomOp* op : new_attention_ops(api)) ops.push_back(op);
+  if (minor_version(base) >= kBlocksSince) {
+    for (const OrtCustomOp* op : new_mlp_ops(api)) ops.push_back(op);
+    for (const OrtCustomOp* op : new_attention_ops(api)) ops.push_back(op);
+  }
   if (const OrtApi* newer = base.GetApi(kCudaApiVersion); newer != nullptr) {
     for (const OrtCustomOp* op : new_cuda_ops(*newer)) ops.push_back(op);
   }
