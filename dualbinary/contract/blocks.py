@@ -85,12 +85,19 @@ class AttentionForm:
 
 
 def int8_rows(values: Floats) -> npt.NDArray[np.int8]:
-    """Keys or values [.., D] as an int8 cache has them, [.., D + 4]: numbers, then a float32 factor, low byte first."""
+    """Keys or values [.., D] as an int8 cache has them, [.., D + 4]: numbers, then a float32 factor, low byte first.
+
+    A row whose factor would be below the normal numbers of float32 is zeros. One that holds NaN or infinity has numbers
+    0 and the factor NaN: all of it is NaN when it is read.
+    """
     values = np.asarray(values, np.float32)
     largest = np.abs(values).max(axis=-1, keepdims=True)
-    factor = (largest / np.float32(_LEVELS)).astype("<f4")
-    inverse = np.divide(np.float32(_LEVELS), largest, out=np.zeros_like(largest), where=largest > 0)
-    numbers = np.rint(values * inverse).astype(np.int8)
+    finite = np.isfinite(largest)  # false for NaN too, which max() keeps
+    factor = largest / np.float32(_LEVELS)
+    usual = finite & (factor >= np.finfo(np.float32).tiny)
+    inverse = np.divide(np.float32(_LEVELS), largest, out=np.zeros_like(largest), where=usual)
+    numbers = np.rint(np.where(usual, values, 0) * inverse).astype(np.int8)
+    factor = np.where(usual, factor, np.where(finite, np.float32(0), np.float32(np.nan))).astype("<f4")
     return np.concatenate([numbers, np.ascontiguousarray(factor).view(np.int8)], axis=-1)
 
 

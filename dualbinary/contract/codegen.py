@@ -102,7 +102,7 @@ def reference_page() -> str:
 
 
 def _operator_section(operator: Operator) -> list[str]:
-    """What every operator says: formula, symbols, inputs and outputs, attributes."""
+    """What every operator says: formula, symbols, inputs and outputs, attributes, unusual numbers."""
     lines = [
         f"## {operator.name}",
         "",
@@ -135,7 +135,8 @@ def _operator_section(operator: Operator) -> list[str]:
         allowed = ", ".join(map(str, a.values)) or least
         default = "required" if a.default is None else str(a.default)
         lines.append(f"| {a.name} | {a.type} | {default} | {allowed} | {a.since} | {a.text} |")
-    return lines
+    lines += ["", "### Unusual numbers", "", "| given | result |", "| --- | --- |"]
+    return lines + [f"| {given} | {result} |" for given, result in operator.unusual.items()]
 
 
 def _product_sections() -> list[str]:

@@ -74,7 +74,8 @@ class Layout:
 class Operator:
     """What every operator has; domain and version are those of all. See `op.toml` for what the fields mean.
 
-    `products` are the prefixes of the products inside a block, whose attributes follow its own.
+    `products` are the prefixes of the products inside a block, whose attributes follow its own. `unusual` says what
+    happens to numbers such as NaN, by what is given.
     """
 
     domain: str
@@ -89,6 +90,7 @@ class Operator:
     outputs: tuple[Value, ...]
     attributes: tuple[Attribute, ...]
     products: tuple[str, ...]
+    unusual: dict[str, str]
 
     @property
     def domain_names(self) -> tuple[str, ...]:
@@ -139,10 +141,10 @@ def padded_k(k: int, group_size: int) -> int:
 def digest() -> str:
     """Sixteen hex digits that change when the contract changes in any way that a machine could notice.
 
-    Prose (`text`, `summary`, `formula`, `symbols`) is left out. The C++ library carries the value it was built with and
-    `runtime_ext` compares the two.
+    Prose (`text`, `summary`, `formula`, `symbols`, `unusual`) is left out. The C++ library carries the value it was
+    built with and `runtime_ext` compares the two.
     """
-    prose = {"text", "summary", "formula", "symbols"}
+    prose = {"text", "summary", "formula", "symbols", "unusual"}
 
     def strip(node: Any) -> Any:
         if isinstance(node, dict):

@@ -13,7 +13,7 @@ from dualbinary.contract.layout import CODES
 from dualbinary.contract.weight import EACH_GROUP, PlaneFormat
 from exporter.graph import free_body
 from exporter.graph.code_nodes import all_codes, byte_numbers, weight_codes
-from exporter.graph.free_body import offset_product
+from exporter.graph.free_body import offset_product, with_rows_that_are_none
 from exporter.graph.stock_forms import StockForm, StockPart, stock_form
 from exporter.graph.wide_product import Calls, is_wide, wide_product
 
@@ -49,13 +49,15 @@ def nbits_body(form: PlaneFormat, accuracy_level: int, calls: Calls) -> tuple[st
     lines += [*_scales(part, form.group_size // block), *_zero_points(part, form, stock, tables)]
     points = "" if stock.is_default(part) else ", points"
     operator = f"com.microsoft.MatMulNBits <K: int = @K, N: int = @N, bits = {stock.bits}, block_size = {block}, "
-    if is_wide(stock, accuracy_level):
+    wide = is_wide(stock, accuracy_level)
+    if wide:
         lines += wide_product(f"{operator}accuracy_level = 4>", f"number_codes, scale_floats{points}", block, calls)
     else:
         level = "accuracy_level: int = @accuracy_level"
         lines.append(f"product = {operator}{level}> (X, number_codes, block_scales{points})")
     if stock.centre is None:
-        return "\n".join([*lines, "Y = Identity (product)\n"]), tables
+        end = with_rows_that_are_none("product") if wide or accuracy_level else "Y = Identity (product)\n"
+        return "\n".join([*lines, end]), tables
     lines += _offset_row(form, stock.centre, tables)
     return "\n".join([*lines, f"{offset_product(_ROW, calls)}Y = Add (product, offset_sum)\n"]), tables
 

@@ -104,7 +104,7 @@ def _function(
     elif kind == "standard":
         text, more = text + free_body.standard_body(plane_format.planes, plane_format.offset), {}
     else:
-        body, more = free_body.nbits_body(int(kind.removeprefix("ort")), formats, calls)
+        body, more = free_body.nbits_body(int(kind.removeprefix("ort")), formats, accuracy_level, calls)
         text += body
     version = max(each.version for each in formats)
     weight = CODES if plane_format.layout == CODES else "planes"

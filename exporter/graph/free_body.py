@@ -17,21 +17,23 @@ from dualbinary import OP
 from dualbinary.contract.weight import PlaneFormat
 from exporter.graph.wide_product import Calls
 
-__all__ = ["nbits_body", "offset_product", "standard_body"]
+__all__ = ["nbits_body", "offset_product", "standard_body", "with_rows_that_are_none"]
 
 _BLOCK_SIZE = OP.limits["group_multiple"]
 # Largest block of MatMulNBits with a fast kernel, by bits. It takes blocks of 256 of two bits too, 100 times as slow.
 _MAX_BLOCK_SIZES = {4: 256, 2: 128}
 
 
-def nbits_body(bits: int, formats: Collection[PlaneFormat], calls: Calls) -> tuple[str, dict[str, np.ndarray]]:
+def nbits_body(
+    bits: int, formats: Collection[PlaneFormat], accuracy_level: int, calls: Calls
+) -> tuple[str, dict[str, np.ndarray]]:
     """Nodes from `X`, `planes` and `scale_values` to `Y`, and the table that they read.
 
     The formats differ in group size alone. Where all of these are block sizes, blocks are groups.
     """
     sizes = {each.group_size for each in formats}
     by_group = all(size & (size - 1) == 0 and size <= _MAX_BLOCK_SIZES[bits] for size in sizes)
-    return _nbits_text(bits, next(iter(formats)), by_group, calls), {"table": _code_table(bits)}
+    return _nbits_text(bits, next(iter(formats)), by_group, accuracy_level, calls), {"table": _code_table(bits)}
 
 
 def _code_table(bits: int) -> np.ndarray:
@@ -43,7 +45,7 @@ def _code_table(bits: int) -> np.ndarray:
     return shifted.sum(axis=2).astype(np.uint8)
 
 
-def _nbits_text(bits: int, plane_format: PlaneFormat, by_group: bool, calls: Calls) -> str:
+def _nbits_text(bits: int, plane_format: PlaneFormat, by_group: bool, accuracy_level: int, calls: Calls) -> str:
     """Text with one MatMulNBits per plane; `by_group` makes its quantization blocks the groups, else they have 32."""
     block = "block_size: int = @group_size" if by_group else f"block_size = {_BLOCK_SIZE}"
     lines = [
@@ -85,7 +87,10 @@ def _nbits_text(bits: int, plane_format: PlaneFormat, by_group: bool, calls: Cal
         ]
         lines.append(f"sum{p} = {'Identity (y0)' if p == 0 else f'Add (sum{p - 1}, y{p})'}")
     lines.append(f"sum = Identity (sum{plane_format.planes - 1})")
-    end = f"{offset_product(_LAST_ROW, calls)}Y = Add(sum, offset_sum)" if plane_format.offset else "Y = Identity(sum)"
+    if plane_format.offset:
+        end = f"{offset_product(_LAST_ROW, calls)}Y = Add(sum, offset_sum)"
+    else:
+        end = with_rows_that_are_none("sum") if accuracy_level else "Y = Identity(sum)"
     return "\n".join([*lines, end]) + "\n"
 
 
@@ -104,6 +109,18 @@ def _block_scales(p: int, by_group: bool) -> list[str]:
         f"rows{p} = Reshape (wide{p}, rows_shape{p})",
         f"scale{p} = Slice (rows{p}, zero, blocks, one)",
     ]
+
+
+def with_rows_that_are_none(product: str) -> str:
+    """Nodes that give `Y`: the product, but NaN in rows of X that hold NaN or infinity.
+
+    ONNX Runtime's MatMulNBits rounds X to int8 at level 4, and NaN to a number like others. Offsets need no such nodes:
+    the sums of X have it.
+    """
+    return (
+        "r_axis = Constant <value_ints: ints = [-1]> ()\nr_zeros = Sub (X, X)\n"
+        f"r_row = ReduceSum <keepdims = 1> (r_zeros, r_axis)\nY = Add ({product}, r_row)\n"
+    )
 
 
 _LAST_ROW = "o_last = Constant <value_int = -1> ()\no_row = Gather <axis = 0> (scale_values, o_last)\n"

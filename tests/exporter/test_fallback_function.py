@@ -13,12 +13,13 @@ from onnx import TensorProto, helper, numpy_helper
 from dualbinary import OP, InputError, dual_binary_matmul, pack_planes
 from dualbinary.contract.code_layout import CODE_PLANES
 from dualbinary.contract.scale_codes import BFLOAT16, round_scales, scale_values
-from dualbinary.contract.weight import PlaneFormat, PlaneWeight
+from dualbinary.contract.weight import EACH_GROUP, PlaneFormat, PlaneWeight
 from dualbinary.onnx_files.functions import own_layout, replace_unpacking
 from exporter.graph.fallback_function import fallback_functions, function_domains
 from exporter.graph.stock_forms import dequantize_stock, stock_form, stock_tensors
 from exporter.graph.wide_product import Calls
 from tests.support.even_cases import EvenCase, even_cases
+from tests.support.random_weights import random_weight
 
 
 @pytest.mark.parametrize("kind", ["ort4", "ort2", "standard"])
@@ -285,6 +286,36 @@ def test_functions_of_decoders_have_no_node_that_shapes_of_sequences_make_needle
     used = {node.op_type for node in proto.node}
     assert "Pad" not in used
     assert ("Shape" in used) == (planes == 8 and level == 0)  # whose rows are of any number of dimensions
+
+
+FORMS = [
+    PlaneFormat(2, 32, False),
+    PlaneFormat(2, 32, True),
+    PlaneFormat(4, 32, levels="even", zero=8.0),
+    PlaneFormat(4, 32, levels="even", zero=EACH_GROUP),
+    PlaneFormat(4, 32, levels="even", offset=True),
+    PlaneFormat(8, 32, levels="even", zero=128.0),
+]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize(("kind", "level"), [("ort4", 0), ("ort4", 4), ("ort2", 4), ("standard", 0)])
+@pytest.mark.parametrize("form", FORMS, ids=str)
+def test_a_row_that_is_not_finite_is_none_and_leaves_others_alone(form, kind, level, value, dtype):
+    if form.even and kind == "ort2":
+        pytest.skip("even levels have the width of their numbers")
+    rng = np.random.default_rng(0)
+    weight = random_weight(rng, 10, 90, form.for_inputs(90))
+    function, node = single(kind, weight.format, level), node_of(weight, level)
+    x = rng.normal(size=(3, 90)).astype(dtype)
+    special = x.copy()
+    special[1, 40] = value
+
+    usual, found = (run_nodes([function], each, [node])[0] for each in (x, special))
+
+    assert not np.isfinite(found[1]).any()
+    np.testing.assert_array_equal(found[[0, 2]], usual[[0, 2]])
 
 
 def test_more_formats_than_domains_are_refused():

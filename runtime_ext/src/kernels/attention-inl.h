@@ -2,6 +2,7 @@
 // says how many accumulators its registers hold: kScoreRows x kScoreVectors and kValueRows x kValueVectors.
 #pragma once
 
+#include <cfloat>
 #include <cstdint>
 #include <cstring>
 
@@ -37,16 +38,18 @@ void rotate_any(float* head, const float* cos, const float* sin, std::int64_t ha
 void store_int8(const float* head, std::int64_t size, std::uint8_t* row) {
   F32x16 most = F32x16::set(0);
   for (std::int64_t i = 0; i < size; i += kLanes) most = F32x16::max(most, load_some(head + i, size - i).absolute());
-  const float largest = most.reduce_max();
-  float factor = largest / 127;
+  float factor = most.reduce_max() / 127;
   // Anything that is no number has to stay none: 0 * NaN.
   bool finite = true;
   for (std::int64_t i = 0; i < size; ++i) finite = finite && head[i] - head[i] == 0;
   if (!finite) factor = __builtin_nanf("");
-  const float inverse = finite && largest > 0 ? 127 / largest : 0;
+  // The inverse of a factor that is not normal may overflow: such a row is zeros.
+  const bool usual = factor >= FLT_MIN;  // false for NaN
+  const float inverse = usual ? 127 / most.reduce_max() : 0;
+  if (finite && !usual) factor = 0;
   auto* numbers = reinterpret_cast<std::int8_t*>(row);
   for (std::int64_t i = 0; i < size; ++i) {
-    numbers[i] = finite ? static_cast<std::int8_t>(F32x16::round_scalar(head[i] * inverse)) : std::int8_t{0};
+    numbers[i] = usual ? static_cast<std::int8_t>(F32x16::round_scalar(head[i] * inverse)) : std::int8_t{0};
   }
   std::memcpy(row + size, &factor, sizeof(factor));
 }
@@ -95,8 +98,12 @@ template <class T>
   for (std::int64_t i = 0; i < count; i += kLanes) most = F32x16::max(most, F32x16::load(scores + i));
   largest = most.reduce_max();
   if (largest == kNoScore) {
-    for (std::int64_t i = 0; i < count; ++i) scores[i] = 0;
-    return 0;
+    float nothing = 0;  // or NaN, where a score is: comparisons may have lost it
+    for (std::int64_t i = 0; i < count; ++i) {
+      if (scores[i] != scores[i]) nothing = largest = scores[i];
+      scores[i] = 0;
+    }
+    return nothing;
   }
   const F32x16 shift = F32x16::set(largest);
   F32x16 sum = F32x16::set(0);
@@ -217,10 +224,11 @@ template <int kVectors, bool kWhole, class T>
   if (rows == 1) add_values<1, kVectors, kWhole, T>(p, p_stride, values, row_bytes, count, size, i, sums);
 }
 
-// sums [rows, size] += p [rows, count] times values [count, size].
+// sums [rows, size] += p [rows, count] times values [count, size]. Called from several places, and long: not inlined.
 template <class T>
-void add_all_values(const float* p, std::int64_t p_stride, std::int64_t rows, const std::uint8_t* values,
-                    std::int64_t row_bytes, std::int64_t count, std::int64_t size, float* sums) {
+[[gnu::noinline]] void add_all_values(const float* p, std::int64_t p_stride, std::int64_t rows,
+                                      const std::uint8_t* values, std::int64_t row_bytes, std::int64_t count,
+                                      std::int64_t size, float* sums) {
   std::int64_t i = 0;
   for (; i + kValueVectors * kLanes <= size; i += kValueVectors * kLanes) {
     add_columns<kValueVectors, true, T>(p, p_stride, rows, values, row_bytes, count, size, i, sums);
@@ -229,6 +237,37 @@ void add_all_values(const float* p, std::int64_t p_stride, std::int64_t rows, co
     add_columns<1, true, T>(p, p_stride, rows, values, row_bytes, count, size, i, sums);
   }
   if (i < size) add_columns<1, false, T>(p, p_stride, rows, values, row_bytes, count, size, i, sums);
+}
+
+// The same for rows [r, r + rows) of the queries, each with what it sees of the `count` values from key `begin` on:
+// those that it does not see may be no numbers, and 0 * NaN is none. Order and bits are those of a row alone.
+template <class T>
+void add_seen_values(const Queries& queries, std::int64_t r, std::int64_t rows, const float* p, std::int64_t p_stride,
+                     const std::uint8_t* values, std::int64_t row_bytes, std::int64_t begin, std::int64_t count,
+                     float* sums) {
+  const std::int64_t size = queries.head_size;
+  const auto place = [&](std::int64_t key) { return key < begin ? 0 : key - begin < count ? key - begin : count; };
+  const auto add = [&](std::int64_t j, std::int64_t some, std::int64_t low, std::int64_t high) {
+    if (low >= high) return;
+    add_all_values<T>(p + j * p_stride + low, p_stride, some, values + low * row_bytes, row_bytes, high - low, size,
+                      sums + j * size);
+  };
+  std::int64_t low = 0;  // of what all of them see
+  std::int64_t high = count;
+  for (std::int64_t j = r; j < r + rows; ++j) {
+    if (low < place(queries.first[j])) low = place(queries.first[j]);
+    if (high > place(queries.last[j] + 1)) high = place(queries.last[j] + 1);
+  }
+  if (low > high) low = high = count;  // nothing: each row for itself
+  for (std::int64_t j = 0; j < rows; ++j) {
+    const std::int64_t end = place(queries.last[r + j] + 1);
+    add(j, 1, place(queries.first[r + j]), low < end ? low : end);
+  }
+  add(0, rows, low, high);
+  for (std::int64_t j = 0; j < rows; ++j) {
+    const std::int64_t first = place(queries.first[r + j]);
+    add(j, 1, first < high ? high : first, place(queries.last[r + j] + 1));
+  }
 }
 
 // The factors of `count` rows side by side, and ones up to the next multiple of sixteen.
@@ -277,7 +316,8 @@ void few_of(const Queries& queries, const CachedRows& cache, std::int64_t begin,
       if constexpr (kHasFactors) multiply(value_factors, padded, scores[j]);
       for (std::int64_t i = 0; i < size; ++i) result.sums[(r + j) * size + i] = 0;
     }
-    add_all_values<T>(scores[0], kKeySegment, rows, values, cache.row_bytes, count, size, result.sums + r * size);
+    add_seen_values<T>(queries, r, rows, scores[0], kKeySegment, values, cache.row_bytes, begin, count,
+                       result.sums + r * size);
   }
 }
 
@@ -388,8 +428,16 @@ void many_any(const Queries& queries, const float* keys, const float* values, st
     }
     result.total[r] += sum;
   }
-  add_all_values<float>(scores, kKeyTile, queries.rows, reinterpret_cast<const std::uint8_t*>(values),
-                        size * static_cast<std::int64_t>(sizeof(float)), end - begin, size, result.sums);
+  const auto* packed = reinterpret_cast<const std::uint8_t*>(values);
+  const std::int64_t row_bytes = size * static_cast<std::int64_t>(sizeof(float));
+  bool all = true;
+  for (r = 0; r < queries.rows; ++r) all = all && queries.first[r] <= begin && queries.last[r] + 1 >= end;
+  if (all) return add_all_values<float>(scores, kKeyTile, r, packed, row_bytes, end - begin, size, result.sums);
+  for (r = 0; r < queries.rows; r += kValueRows) {
+    const std::int64_t rows = queries.rows - r < kValueRows ? queries.rows - r : kValueRows;
+    add_seen_values<float>(queries, r, rows, scores + r * kKeyTile, kKeyTile, packed, row_bytes, begin, end - begin,
+                           result.sums + r * size);
+  }
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
 // The elementwise kernels for any instruction set that has F32x16, sixteen float32 lanes.
 #pragma once
 
+#include <cfloat>
 #include <cstdint>
 
 #include "kernels/elementwise.h"
@@ -42,7 +43,7 @@ template <Activation kActivation>
   if constexpr (kActivation == Activation::kSilu) return by_sigmoid(x, x);
   if constexpr (kActivation == Activation::kGeluTanh) return gelu_tanh(x);
   if constexpr (kActivation == Activation::kGeluErf) return gelu_erf(x);
-  const F32x16 positive = F32x16::max(x, F32x16::set(0));
+  const F32x16 positive = F32x16::max(F32x16::set(0), x);  // in this order: of NaN it is NaN
   return F32x16::multiply(positive, positive);
 }
 
@@ -55,16 +56,24 @@ void load_any(const void* x, Element type, std::int64_t count, float* y) {
   }
 }
 
-// Factors that do not overflow: of x whose squares would, they are taken from x by its largest number.
-float norm_factor(const float* x, std::int64_t count, float epsilon) {
+// The sum of squares of x * scale.
+float sum_of_squares(const float* x, std::int64_t count, float scale) {
   F32x16 sums[4] = {F32x16::set(0), F32x16::set(0), F32x16::set(0), F32x16::set(0)};
   for (std::int64_t i = 0; i < count; i += kLanes) {
-    const F32x16 v = load_some(x + i, count - i);
+    const F32x16 v = F32x16::multiply(load_some(x + i, count - i), F32x16::set(scale));
     F32x16& sum = sums[i / kLanes % 4];
     sum = F32x16::multiply_add(v, v, sum);
   }
-  const float sum = F32x16::add(F32x16::add(sums[0], sums[1]), F32x16::add(sums[2], sums[3])).reduce_add();
-  return 1 / __builtin_sqrtf(sum / static_cast<float>(count) + epsilon);
+  return F32x16::add(F32x16::add(sums[0], sums[1]), F32x16::add(sums[2], sums[3])).reduce_add();
+}
+
+// 1 / sqrt(mean of x^2 + epsilon). Squares beyond float32 are taken of x * kSmall, and epsilon is nothing beside them.
+float norm_factor(const float* x, std::int64_t count, float epsilon) {
+  constexpr float kSmall = 0x1p-100F;
+  const float sum = sum_of_squares(x, count, 1);
+  const auto numbers = static_cast<float>(count);
+  if (sum <= FLT_MAX || sum != sum) return 1 / __builtin_sqrtf(sum / numbers + epsilon);
+  return kSmall / __builtin_sqrtf(sum_of_squares(x, count, kSmall) / numbers);
 }
 
 void rms_norm_any(const float* x, const float* weight, std::int64_t count, float epsilon, float* y) {
