@@ -66,9 +66,7 @@ def _layer(module: str, config: QuantizationConfig, tensors: dict[str, StoredTen
     words, block_size = format_words(form), config.block_size_of(module)
     if block_size is not None:
         words = rotated_words(words, block_size)
-    weight = (
-        load_module(tensors, module, N, K, form).with_own_scales() if read else None
-    )
+    weight = load_module(tensors, module, N, K, form).with_own_scales() if read else None
     return Layer(module, N, K, words, 8 * size / (N * K), size, **counts_of(weight))
 
 

@@ -240,8 +240,8 @@ def pattern(text: str, where: str) -> re.Pattern[str]:
     shown = ascii(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}...")
     if len(text) > _MAX_PATTERN or _multiplies(text):
         raise InputError(
-            f"{where}: {shown} could take for ever to match; expected at most {_MAX_REPEATED} repetitions, none of them "
-            "inside another one"
+            f"{where}: {shown} could take for ever to match; expected at most {_MAX_REPEATED} repetitions, none "
+            "of them inside another one"
         )
     try:
         return re.compile(text)

@@ -186,7 +186,9 @@ def _checkpoints() -> Iterator[Case]:
         "planes of another shape": lambda header: header[f"{module}.planes"].update(shape=[3, 64]),
         "scales without planes": lambda header: header.update(other=header.pop(f"{module}.planes")),
         "planes without scales": lambda header: header.update(other=header.pop(f"{module}.scales")),
-        "signs of no planes": lambda header: header.update({"b.rotation_signs": header.pop(f"{module}.rotation_signs")}),
+        "signs of no planes": lambda header: header.update(
+            {"b.rotation_signs": header.pop(f"{module}.rotation_signs")}
+        ),
     }
     for damage, change in tensors.items():
         yield Case("checkpoint", damage, with_header(files, change), _INSPECT)

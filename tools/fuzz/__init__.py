@@ -1,1 +1,1 @@
-"""Fuzzing: of what reads files and requests in Python (readers/), and of the C++ library."""
+"""Fuzzing: targets of the C++ library (runtime_ext/fuzz) and of what reads files in Python (readers/)."""
