@@ -66,7 +66,7 @@ PROMPT_CHUNK = 256
 class LoadOptions:
     """Options of a command that loads a model."""
 
-    threads: int = option(0, help="threads of the session; 0: one per core", minimum=0)
+    threads: int = option(0, help="threads of the session; 0: one per core", minimum=0, maximum=4096)
     library: bool = option(
         True, help="run the operator by the library; without it, by the function inside the model, if it has one"
     )

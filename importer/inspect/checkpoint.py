@@ -3,6 +3,7 @@
 import math
 from pathlib import Path
 
+from dualbinary import InputError
 from dualbinary.checkpoint import (
     MODULE_PARTS,
     QuantizationConfig,
@@ -29,6 +30,10 @@ def checkpoint_facts(directory: Path, config: QuantizationConfig, *, read: bool)
     """
     tensors = stored_tensors(directory)
     modules = [name.removesuffix(".planes") for name in tensors if name.endswith(".planes")]
+    for name in tensors:
+        module, _, part = name.rpartition(".")
+        if part in MODULE_PARTS and not {planes_name(module), scales_name(module)} <= tensors.keys():
+            raise InputError(f"{name}: expected planes and scales of {module}, one of which is missing")
     others: dict[str, list[int]] = {}
     for name, tensor in tensors.items():
         if name.rpartition(".")[2] in MODULE_PARTS:
@@ -61,9 +66,7 @@ def _layer(module: str, config: QuantizationConfig, tensors: dict[str, StoredTen
     words, block_size = format_words(form), config.block_size_of(module)
     if block_size is not None:
         words = rotated_words(words, block_size)
-    weight = (
-        load_module(tensors, module, N, K, form).with_own_scales() if read and scales_name(module) in tensors else None
-    )
+    weight = load_module(tensors, module, N, K, form).with_own_scales() if read else None
     return Layer(module, N, K, words, 8 * size / (N * K), size, **counts_of(weight))
 
 

@@ -45,6 +45,8 @@ def open_auto_round(path: Path, config: dict[str, Any]) -> LowBitModel:
         raise InputError(f"{_WHERE}.act_bits: inputs in fixed ranges belong to the model; give one of weights alone")
     refuse_transforms(block)
     packing = str(block.get("packing_format") or block.get("backend") or "auto_round:auto_gptq").lower()
+    if not any(name in packing for name in ("awq", "gptq", "auto_round")):
+        raise InputError(f"{_WHERE}.packing_format: expected one of AWQ or GPTQ, got {packing[:80]!a}")
     directory = Directory.open(path, config)
     said = _Said(block, {name.rpartition(".")[0] for name in directory.stored})
     notes = said.notes()

@@ -55,6 +55,8 @@ _PACKED = re.compile(
 )
 """Names of tensors that belong to a quantized weight in some format, and never to a plain one."""
 
+_MAX_NAME = 256  # letters of a tensor; patterns of config.json are searched in them
+
 _BLOCKS = ("quantization_config", "quantization", "compression_config")
 _ROTATIONS = re.compile(r"hadamard|quarot|spinquant|rotation|^transform_config$", re.IGNORECASE)
 
@@ -87,7 +89,10 @@ class Directory:
         """
         _refuse_key_twice(path / CONFIG_FILE)
         _refuse_rotations(config)
-        return cls(path, config, stored_tensors(path))
+        stored = stored_tensors(path)
+        if longest := next((name for name in stored if len(name) > _MAX_NAME), None):
+            raise InputError(f"{path}: {longest[:40]!a}...: expected names of at most {_MAX_NAME} letters")
+        return cls(path, config, stored)
 
     def modules(self, suffix: str) -> list[str]:
         """The modules with a tensor of this last name, in the order of their names."""

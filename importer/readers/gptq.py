@@ -28,6 +28,10 @@ from importer.readers.words import dense, dense_words, planar
 
 __all__ = ["CONVENTIONS", "Layer", "layers_of", "open_gptq", "packed_weight", "recognises", "settle", "zeros_of"]
 
+_SHOWN = 80  # characters of a pattern in a message
+_MAX_PATTERN, _MAX_REPEATED = 1000, 4
+_REPEATS = "*+{"
+
 WIDTHS = (2, 3, 4, 5, 6, 7, 8)
 
 _OLD_CONFIG = "quantize_config.json"  # of AutoGPTQ, beside a config.json without a block
@@ -228,11 +232,37 @@ def overrides(dynamic: object, where: str) -> list[tuple[re.Pattern[str], bool, 
 
 
 def pattern(text: str, where: str) -> re.Pattern[str]:
-    """A regular expression of a config. Raises InputError where it is none."""
+    """A regular expression of a config. Raises InputError where it is none, or one that could search for ever.
+
+    Names of modules have a few points at which a search can go on in two ways. What multiplies these is refused: a
+    repeated group that repeats or chooses inside, and more than a few repetitions in a row.
+    """
+    shown = ascii(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}...")
+    if len(text) > _MAX_PATTERN or _multiplies(text):
+        raise InputError(
+            f"{where}: {shown} could take for ever to match; expected at most {_MAX_REPEATED} repetitions, none "
+            "of them inside another one"
+        )
     try:
         return re.compile(text)
-    except re.error as error:
-        raise InputError(f"{where}: {text!r} is not a regular expression ({error})") from None
+    except (re.error, OverflowError, RecursionError) as error:
+        raise InputError(f"{where}: {shown} is not a regular expression ({error})") from None
+
+
+def _multiplies(text: str) -> bool:
+    """Whether a pattern has too many repetitions, or one of what repeats or chooses itself."""
+    plain = re.sub(r"\\.|\[\^?\]?[^]]*\]", "x", text, flags=re.DOTALL)  # what is escaped or in brackets is one letter
+    groups = [False]  # whether each group that is open, and the whole, has a repetition or a choice inside
+    inner = False  # whether the group that ended just now had
+    for letter in plain:
+        if letter in _REPEATS and inner:
+            return True
+        inner = letter == ")" and len(groups) > 1 and groups.pop()
+        if letter == "(":
+            groups.append(False)
+        elif letter in _REPEATS or letter == "|" or inner:
+            groups[-1] = True
+    return sum(plain.count(letter) for letter in _REPEATS) > _MAX_REPEATED
 
 
 def declared(

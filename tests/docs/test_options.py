@@ -30,7 +30,7 @@ FOREIGN = {
     "--num_processes", "--use_fsdp", "--fsdp_version", "--build", "--preset", "--tool", "--full", "--emulated",
     "--blocks", "--hellaswag", "--model", "--model_args", "--upgrade", "--tasks", "--write", "--install",
     "--prefix", "--strip", "--config", "--cflags", "--libs", "--gc-sections", "--export-dynamic-symbol", "--genai",
-    "--system", "--context", "--ids", "--max-tokens",
+    "--system", "--context", "--ids", "--max-tokens", "--seconds",
 }  # fmt: skip
 CHAT = ROOT / "examples" / "node" / "chat.js"  # shows its options in a text of its own, where Node.js is missing too
 

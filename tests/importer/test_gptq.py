@@ -290,3 +290,18 @@ def test_a_key_given_twice_is_one_error(tmp_path, rng):
     (path / "config.json").write_text(text)
     with pytest.raises(InputError, match='"bits" is given twice'):
         open_gptq(path, config)
+
+
+@pytest.mark.parametrize("expression", ["(m+)+x", "(a|a)*x", "((a+)b)*", "(.*)*", "(?:a*){5}", "(a(b|c)d)+", ".*" * 9])
+def test_patterns_that_could_search_for_ever_are_refused(tmp_path, expression):
+    config_block = block(4, 32, dynamic={expression: {"bits": 4}})
+    with pytest.raises(InputError, match="could take for ever to match"):
+        open_gptq(*save(tmp_path, model_tensors(np.random.default_rng(1), 4, 32), config_block))
+
+
+@pytest.mark.parametrize(
+    "expression", [r"-:.*lm_head", r".*layers\.(7|8)\..*(?:gate|up).*", r"((((q))))+_proj", r"\(a+\)+", r"[+*(]+x"]
+)
+def test_patterns_of_published_models_are_taken(tmp_path, expression):
+    config_block = block(4, 32, dynamic={expression: {"bits": 4}})
+    assert open_gptq(*save(tmp_path, model_tensors(np.random.default_rng(1), 4, 32), config_block)).weights

@@ -14,8 +14,8 @@ LIST = "{% set l = ['x' * 1000] * 900 %}"
 
 ENDLESS = {
     "a loop of loops": "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
-    "lazy lists of lazy lists": "{{ range(99999) | map('string') | map('list') | map('map', 'upper') | map('list') | list"
-    " }}",
+    "lazy lists of lazy lists": "{{ range(99999) | map('string') | map('list') | map('map', 'upper')"
+    " | map('list') | list }}",
     "a macro that calls itself twice": "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}"
     "{% endmacro %}{{ f(40) }}",
     "a macro that calls itself": "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
@@ -50,8 +50,8 @@ GROWING = {
     "{% endfor %}{{ n.l }}",
     "dictionaries in dictionaries": "{% set n = namespace(l={}) %}{% for a in range(60) %}"
     "{% set n.l = {'a': n.l, 'b': n.l} %}{% endfor %}{{ n.l | tojson }}",
-    "lists in lists, compared": "{% set n = namespace(a=[1], b=[1]) %}{% for a in range(60) %}{% set n.a = [n.a, n.a] %}"
-    "{% set n.b = [n.b, n.b] %}{% endfor %}{{ n.a == n.b }}",
+    "lists in lists, compared": "{% set n = namespace(a=[1], b=[1]) %}{% for a in range(60) %}"
+    "{% set n.a = [n.a, n.a] %}{% set n.b = [n.b, n.b] %}{% endfor %}{{ n.a == n.b }}",
     "products of lists in lists": "{% set l = [1] * 1000 %}{% set l = [l] * 1000 %}{% set l = [l] * 1000 %}{{ l }}",
     "many texts": "{% set n = namespace(l=[]) %}{% for a in range(9999) %}{% set n.l = [n.l, 'x' * 900000 ~ a] %}"
     "{% endfor %}",

@@ -20,8 +20,8 @@ HEAD = """# Damaged and hostile inputs
 
 {count} inputs that are wrong, what was damaged in each, and what is said about it. Each ends with exit code {code} (a
 request with a status from 400 on), one sentence, no traceback, and no output.
-[A test](../../tests/tools/test_damage.py) gives them all to their commands. DIR is the directory of the input; values at the edges of 2^31 and 2^63 are written as
-powers. What is promised is in [security](../security.md)."""
+[A test](../../tests/tools/test_damage.py) gives them all to their commands. DIR is the directory of the input; values
+at the edges of 2^31 and 2^63 are written as powers. What is promised is in [security](../security.md)."""
 _SHOWN = 160  # characters of a message in the page
 
 
@@ -79,16 +79,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         for fault in faults(case, outcome):
             wrong += 1
             print(f"{case.entry}: {case.damage}: {fault[:300]}", file=sys.stderr, flush=True)
-        if args.out is None:
-            print(f"{case.entry} | {case.damage} | {outcome.code} | {outcome.message[:_SHOWN]}", flush=True)
+        print(f"{case.entry} | {case.damage} | {outcome.code} | {outcome.message[:_SHOWN]}", flush=True)
     asked = list(requests()) if args.entry in (None, "HTTP request") else []
     replies = list(zip(asked, answers(asked), strict=True)) if asked else []
     for request, (status, message) in replies:
         if not 400 <= status < 500:
             wrong += 1
             print(f"HTTP request: {request.damage}: status {status}", file=sys.stderr)
-        if args.out is None:
-            print(f"HTTP request | {request.damage} | {status} | {printable(message[:_SHOWN])}")
+        print(f"HTTP request | {request.damage} | {status} | {printable(message[:_SHOWN])}")
     if args.out is not None:
         args.out.write_text(page(found, replies), encoding="utf-8")
     return 1 if wrong else 0

@@ -186,7 +186,9 @@ def _checkpoints() -> Iterator[Case]:
         "planes of another shape": lambda header: header[f"{module}.planes"].update(shape=[3, 64]),
         "scales without planes": lambda header: header.update(other=header.pop(f"{module}.planes")),
         "planes without scales": lambda header: header.update(other=header.pop(f"{module}.scales")),
-        "signs of another type": lambda header: header[f"{module}.rotation_signs"].update(dtype="U8"),
+        "signs of no planes": lambda header: header.update(
+            {"b.rotation_signs": header.pop(f"{module}.rotation_signs")}
+        ),
     }
     for damage, change in tensors.items():
         yield Case("checkpoint", damage, with_header(files, change), _INSPECT)
@@ -194,7 +196,7 @@ def _checkpoints() -> Iterator[Case]:
     yield Case(
         "checkpoint", "a file of the index is missing", {n: c for n, c in shards.items() if n[0] != "b"}, _INSPECT
     )
-    yield Case("checkpoint", "it is another quantizer's", block(lambda it: it.update(quant_method="awq2")), _EXPORT)
+    yield Case("checkpoint", "it is another quantizer's", block(lambda it: it.update(quant_method="awq2")), _INSPECT)
 
 
 def _ggufs() -> Iterator[Case]:
@@ -258,10 +260,13 @@ def _quantizers() -> Iterator[Case]:
         (0, "group_size is 2^63", lambda block: block.update(group_size=1 << 63)),
         (0, "group_size is -2", lambda block: block.update(group_size=-2)),
         (0, "checkpoint_format is unknown", lambda block: block.update(checkpoint_format="marlin_9")),
+        (0, "a pattern that searches for ever", lambda block: block.update(dynamic={"(m+)+x": {"bits": 4}})),
+        (0, "a pattern of many repetitions", lambda block: block.update(dynamic={".*" * 9 + "x": {"bits": 4}})),
+        (0, "a pattern that is none", lambda block: block.update(dynamic={"(": {"bits": 4}})),
         (1, "bits is 3", lambda block: block.update(bits=3)),
         (1, "version is unknown", lambda block: block.update(version="gemv")),
         (1, "group_size is null", lambda block: block.update(group_size=None)),
-        (2, "packing_format is unknown", lambda block: block.update(packing_format="auto_round:x")),
+        (2, "packing_format is unknown", lambda block: block.update(packing_format="cube")),
         (3, "bits is -1", lambda block: block.update(bits=-1)),
         (3, "mode is unknown", lambda block: block.update(mode="mxfp9")),
         (5, "config_groups is a list", lambda block: block.update(config_groups=[])),

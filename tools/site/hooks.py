@@ -21,6 +21,7 @@ OUTSIDE = {
     "README.md": "readme.md",
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changes.md",
+    "SECURITY.md": "report.md",
     "benchmarks/README.md": "measuring.md",
     "studies/README.md": "studies.md",
     "findings/README.md": "findings.md",
@@ -49,9 +50,17 @@ def on_config(config: Any) -> Any:
         {"Tutorial": "tutorial.md"},
         {"How to": pages("howto")},
         {"Reference": [*pages("reference"), "op_reference.md", "layouts.md"]},
-        {"Help": ["troubleshooting.md", "glossary.md"]},
+        {"Help": ["troubleshooting.md", "security.md", "reliability.md", "glossary.md"]},
         {"Background": ["methods.md", "architecture.md", "benchmarks.md", "measuring.md", "studies.md", "findings.md"]},
-        {"Project": ["contributing.md", "changes.md", {"Decisions": pages("decisions")}, {"Log": pages("log")}]},
+        {
+            "Project": [
+                "contributing.md",
+                "changes.md",
+                "report.md",
+                {"Decisions": pages("decisions")},
+                {"Log": pages("log")},
+            ]
+        },
     ]
     return config
 

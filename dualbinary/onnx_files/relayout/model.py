@@ -21,6 +21,7 @@ from dualbinary.contract.scale_codes import BFLOAT16
 from dualbinary.contract.schema import OP
 from dualbinary.contract.weight import EACH_GROUP, PlaneFormat, PlaneWeight
 from dualbinary.errors import InputError
+from dualbinary.onnx_files.external_data import is_plain_location
 
 __all__ = [
     "External",
@@ -174,9 +175,10 @@ def external_data(tensor: onnx.TensorProto, directory: Path) -> External | None:
     if tensor.data_location != onnx.TensorProto.EXTERNAL:
         return None
     entries = {entry.key: entry.value for entry in tensor.external_data}
-    path = (directory / entries.get("location", "")).resolve()
-    if not path.is_relative_to(directory.resolve()) or not path.is_file():
-        raise InputError(f"tensor '{tensor.name}': its data file '{entries.get('location')}' is not beside the model")
+    location = entries.get("location", "")
+    path = (directory / location).resolve() if is_plain_location(location) else None
+    if path is None or not path.is_relative_to(directory.resolve()) or not path.is_file():
+        raise InputError(f"tensor '{tensor.name}': its data file {location[:80]!a} is not beside the model")
     try:
         needed = math.prod(tensor.dims) * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
         offset = int(entries.get("offset", 0))

@@ -20,6 +20,5 @@ def seeds() -> Iterator[bytes]:
 
 def try_input(data: bytes) -> None:
     """Read it as --config does, and write what was read."""
-    with in_directory({"config.json": data}) as directory:
-        with contextlib.suppress(InputError):
-            json.dumps(CalibConfig.read(directory / "config.json").to_json())
+    with in_directory({"config.json": data}) as directory, contextlib.suppress(InputError):
+        json.dumps(CalibConfig.read(directory / "config.json").to_json())

@@ -36,6 +36,5 @@ def try_input(data: bytes) -> None:
         messages = json.loads(files.pop("messages.json", b"[]"))
     except (ValueError, RecursionError):
         return  # no part of what is tried here: requests.py
-    with in_directory(files) as directory:
-        with contextlib.suppress(InputError):
-            ChatTemplate(directory).render(messages, {"eos_token": "</s>"})
+    with in_directory(files) as directory, contextlib.suppress(InputError):
+        ChatTemplate(directory).render(messages, {"eos_token": "</s>"})
