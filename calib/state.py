@@ -80,7 +80,7 @@ class WorkDirectory:
         whole = {key: value.contiguous() for key, value in tensors.items()}
         metadata = json.loads(json.dumps(metadata))  # as it will be read
         stored = {"version": VERSION, "digest": self._digest(name, whole, metadata), "object": metadata}
-        with writing(target), writing(target.with_name(target.name + ".new"), remove=True) as aside:
+        with writing(target.with_name(target.name + ".new"), remove=True) as aside, writing(target):
             save_file(whole, aside, {METADATA: json.dumps(stored)})
             move_into_place(aside, target)
 
