@@ -52,7 +52,10 @@ def test_a_result_of_another_run_or_of_another_place_is_refused(written, tmp_pat
         other.write_tensors("block-000", TENSORS, {"error": 0.1})
     for source in (tmp_path / "other.work/block-000.safetensors", written / "block-001.safetensors"):
         shutil.copyfile(source, written / "block-000.safetensors")
-        with WorkDirectory(written, IDENTITY) as work, pytest.raises(InputError, match=r"damaged, or of another run.*-f"):
+        with (
+            WorkDirectory(written, IDENTITY) as work,
+            pytest.raises(InputError, match=r"damaged, or of another run.*-f"),
+        ):
             work.read_tensors("block-000")
 
 

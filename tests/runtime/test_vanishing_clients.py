@@ -53,9 +53,7 @@ def test_clients_that_vanish_at_random_moments_change_no_other_answer(tiny_model
 
         wanted = ask()
         draws = [random.Random(f"vanishing {number}") for number in range(VANISHING)]
-        threads = [
-            threading.Thread(target=vanish, args=(url, draw, number)) for number, draw in enumerate(draws)
-        ]
+        threads = [threading.Thread(target=vanish, args=(url, draw, number)) for number, draw in enumerate(draws)]
         for thread in threads[: VANISHING // 2]:
             thread.start()
         answers = [ask()]
