@@ -74,7 +74,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _kept(args: argparse.Namespace) -> str:
-    from calib.pipeline import work_of
+    from calib.state import work_of
 
     if options_from(args, CommandOptions).plan or not work_of(args.out_dir).exists():
         return state_of(args.out_dir)

@@ -12,7 +12,7 @@ from calib.data.generate import load_windows
 from calib.stages.activation_cache import ActivationCache
 from calib.state import WorkDirectory
 from dualbinary import InputError
-from tools.faults.small_disk import can_mount, small_disk
+from tests.support.faults import can_mount, small_disk
 
 IDENTITY = {"config": {"seed": 1}}
 TENSORS = {"planes": torch.arange(24, dtype=torch.uint8).view(2, 3, 4), "scales": torch.randn(3, 3, 1).half()}
