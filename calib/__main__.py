@@ -74,9 +74,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _kept(args: argparse.Namespace) -> str:
-    from calib.pipeline import work_of
+    from calib.state import work_of
 
-    if args.plan or not work_of(args.out_dir).exists():
+    if options_from(args, CommandOptions).plan or not work_of(args.out_dir).exists():
         return state_of(args.out_dir)
     return f"what is done is kept in {work_of(args.out_dir)}, and the same command goes on from there"
 

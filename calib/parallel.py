@@ -8,7 +8,8 @@ rounding. What lies outside the decoder's blocks, embeddings and head, is whole 
 """
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import cached_property
 from typing import Self
@@ -21,7 +22,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from dualbinary import InputError
+from dualbinary import DualBinaryError, InputError
 
 __all__ = ["ALONE", "Team"]
 
@@ -104,8 +105,9 @@ class Team:
     def add_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Sum the gradients of all processes; sharded ones are summed already."""
         if self.size > 1 and not self.sharded:
-            for parameter in parameters:
-                dist.all_reduce(parameter.grad)
+            with _together():
+                for parameter in parameters:
+                    dist.all_reduce(parameter.grad)
 
     def total(self, values: Sequence[float]) -> list[float]:
         """Sums of the values of all processes."""
@@ -113,13 +115,15 @@ class Team:
             return list(values)
         kind = torch.float32 if self.device == "mps" else torch.float64
         summed = torch.tensor(values, dtype=kind, device=self.device)
-        dist.all_reduce(summed)
+        with _together():
+            dist.all_reduce(summed)
         return summed.tolist()
 
     def wait(self) -> None:
         """Return when all processes are here."""
         if self.size > 1:
-            dist.barrier()
+            with _together():
+                dist.barrier()
 
     @staticmethod
     def whole(value: Tensor) -> Tensor:
@@ -134,6 +138,19 @@ class Team:
         if isinstance(target, DTensor):
             value = distribute_tensor(value.to(target.device), target.device_mesh, target.placements)
         target.copy_(value)
+
+
+@contextmanager
+def _together() -> Iterator[None]:
+    """Within it, processes wait for one another. Raises DualBinaryError where one of them is gone."""
+    try:
+        yield
+    except RuntimeError as error:  # of gloo or NCCL
+        why = " ".join(str(error).split())
+        raise DualBinaryError(
+            f"another process of this run ended, and says itself why ({why[:200]}); the same command goes on from "
+            "what is done"
+        ) from error
 
 
 ALONE = Team()

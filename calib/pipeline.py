@@ -47,7 +47,7 @@ from calib.stages.context import RunContext
 from calib.stages.distill import distill
 from calib.stages.filter import RECORD_KEY, choose
 from calib.stages.tables import quantize_tables, wants_tables
-from calib.state import WorkDirectory
+from calib.state import WorkDirectory, work_of
 from calib.weight_init.base import InitialWeight
 from calib.weight_init.stored import from_planes
 from dualbinary import InputError
@@ -56,10 +56,9 @@ from dualbinary.cli.version import package_version
 from dualbinary.contract.weight import PlaneWeight
 from dualbinary.metrics.formats import format_words
 
-__all__ = ["RunResult", "run", "work_of"]
+__all__ = ["RunResult", "run"]
 
 WINDOWS = "windows"  # the result that holds the tokens
-WORK_SUFFIX = ".work"
 GENERATED_SUFFIX = ".generated.safetensors"  # text that the model wrote, for --generated of other runs
 
 Progress = Callable[..., None]
@@ -88,11 +87,6 @@ class RunResult:
     def to_json(self) -> dict[str, Any]:
         """The record and where it is."""
         return {"directory": str(self.directory), **self.record}
-
-
-def work_of(out_dir: Path) -> Path:
-    """The work directory of the run that writes `out_dir`."""
-    return out_dir.with_name(out_dir.name + WORK_SUFFIX)
 
 
 def run(

@@ -30,14 +30,20 @@ from dualbinary import InputError
 from dualbinary.files.atomic import move_into_place, write_text, writing
 from dualbinary.files.json_objects import read_json_object
 
-__all__ = ["WorkDirectory"]
+__all__ = ["WorkDirectory", "work_of"]
 
+WORK_SUFFIX = ".work"
 RUN_FILE = "run.json"
 LOCK_FILE = "lock"
 SUFFIX = ".safetensors"
 METADATA, OLDER_METADATA = "result", "json"  # the one key of the files' metadata
 VERSION = 2
 DIGEST_BYTES = 32
+
+
+def work_of(out_dir: Path) -> Path:
+    """The work directory of the run that writes `out_dir`."""
+    return out_dir.with_name(out_dir.name + WORK_SUFFIX)
 
 
 class WorkDirectory:
@@ -80,7 +86,7 @@ class WorkDirectory:
         whole = {key: value.contiguous() for key, value in tensors.items()}
         metadata = json.loads(json.dumps(metadata))  # as it will be read
         stored = {"version": VERSION, "digest": self._digest(name, whole, metadata), "object": metadata}
-        with writing(target), writing(target.with_name(target.name + ".new"), remove=True) as aside:
+        with writing(target.with_name(target.name + ".new"), remove=True) as aside, writing(target):
             save_file(whole, aside, {METADATA: json.dumps(stored)})
             move_into_place(aside, target)
 

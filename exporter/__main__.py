@@ -136,7 +136,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _kept(args: argparse.Namespace) -> str:
-    if args.calibrate or args.bits or args.size:
+    command = options_from(args, CommandOptions)
+    if command.calibrate or command.bits or command.size:
         return f"{state_of(args.out)}; the same command goes on with the calibration"
     return state_of(args.out)
 

@@ -226,7 +226,7 @@ def _read(path: Path) -> tuple[Tensor, str]:
 def _save(path: Path, tokens: Tensor, description: str, aside: Path) -> None:
     """Write a file that is there whole or not at all, whenever the process ends."""
     stored = json.dumps({**json.loads(description), DIGEST: _digest(tokens)})
-    with writing(path), writing(aside, remove=True):
+    with writing(aside, remove=True), writing(path):
         save_file({TOKENS: tokens.contiguous()}, aside, {METADATA: stored})
         move_into_place(aside, path)
 

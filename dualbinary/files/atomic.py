@@ -40,7 +40,7 @@ def move_into_place(aside: Path, target: Path) -> None:
 
 @contextmanager
 def writing(path: Path, *, remove: bool = False) -> Iterator[Path]:
-    """Yield `path`, a file or directory to write, and name it in errors of the operating system that name none.
+    """Yield `path`, a file or directory to write, and name it in errors of the operating system that name no file.
 
     Python names a file that cannot be opened, but not one that cannot be written; safetensors has an exception of its
     own. With `remove`, what an exception leaves of a file goes.
@@ -58,7 +58,7 @@ def writing(path: Path, *, remove: bool = False) -> Iterator[Path]:
 
 def write_text(path: Path, text: str) -> None:
     """Write or replace the text file `path` in one step."""
-    with writing(path), writing(path.with_name(path.name + ".new"), remove=True) as aside:
+    with writing(path.with_name(path.name + ".new"), remove=True) as aside, writing(path):
         aside.write_text(text, encoding="utf-8")
         move_into_place(aside, path)
 

@@ -23,8 +23,8 @@ from dualbinary.files.atomic import is_abandoned, sync, write_text, writing
 
 __all__ = ["check_output", "check_space", "scratch", "staged"]
 
-_PREFIX = ".dualbinary-export-"
-_SCRATCH = ".dualbinary-scratch-"
+_OWN = ".dualbinary-"
+_PREFIX = f"{_OWN}export-"
 _REPLACED, _DONE = "replaced", "done"  # the folder of older files, before and after all have moved
 _NAMES = "names.json"
 
@@ -82,9 +82,12 @@ def staged(directory: Path, stale: Iterable[str] = ()) -> Iterator[Path]:
 
 
 @contextmanager
-def scratch(directory: Path) -> Iterator[Path]:
-    """Yield an empty directory in `directory` that goes when the block ends, or when a later run finds it abandoned."""
-    with _own_directory(directory, _SCRATCH) as path:
+def scratch(directory: Path, name: str = "scratch") -> Iterator[Path]:
+    """Yield an empty directory in `directory` that goes when the block ends, or when a later run finds it abandoned.
+
+    Two at a time in one directory have two names.
+    """
+    with _own_directory(directory, f"{_OWN}{name}-") as path:
         yield path
 
 
@@ -143,7 +146,7 @@ def _missing_parents(directory: Path) -> list[Path]:
 
 def _remove_abandoned(directory: Path) -> None:
     """Remove what a run that was killed left behind; older files that it had moved aside come back first."""
-    for path in (*directory.glob(f"{_PREFIX}*"), *directory.glob(f"{_SCRATCH}*")):
+    for path in directory.glob(f"{_OWN}*-*"):
         if is_abandoned(path.name.rpartition("-")[2]):
             _take_back(path, directory)
 

@@ -4,7 +4,6 @@ It is as long as the windows and rotations that the model declares ask for, and 
 file is from the original's own weights is told, too; that is no fault, as quantization changes them.
 """
 
-import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import numpy as np
 import torch
 
 from dualbinary import DualBinaryError
+from dualbinary.files.staging import scratch
 from exporter.pipeline import ExportResult
 from exporter.verify.cases import Case, cases, expected_logits, token_ids
 from exporter.verify.dequantized import write_dequantized
@@ -106,9 +106,9 @@ def check(result: ExportResult, out: Path, library: Path | None, tokens: int | N
     source, options = result.parameters.source, result.options
     exported = ExportedModel(out, library, options.target)
     parameters = result.report["totals"]["parameters"]
-    with tempfile.TemporaryDirectory(prefix=".dualbinary-check-", dir=out.parent) as scratch:
-        write_dequantized(result, out, Path(scratch))
-        reference = Reference(Path(scratch), source.directory)
+    with scratch(out.parent, "check") as place:
+        write_dequantized(result, out, place)
+        reference = Reference(place, source.directory)
     lengths = plan(reference.config, parameters, 0 if exported.last else exported.width, tokens, result.graph.positions)
     ids = token_ids(source, lengths.tokens, reference.rows)
     found: list[CaseResult] = []

@@ -9,7 +9,7 @@ import pytest
 
 from dualbinary.files.atomic import new_directory, write_text
 from dualbinary.files.staging import check_output, staged
-from tools.faults.operations import killed_at
+from tests.support.faults import killed_at
 
 NEW = {"config.json": "new", "model.onnx": "new", "model.onnx.data": "new", "onnx/more.json": "new", "z.json": "new"}
 OLD = {

@@ -159,7 +159,7 @@ def test_disk_that_fills_up_is_one_error(model_dir, tmp_path):
     done = subprocess.run(command, check=False, capture_output=True, text=True, preexec_fn=limit)
 
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith("error: ")
+    assert done.stderr.splitlines()[-1].startswith(f"error: {tmp_path / 'out'}: File too large; raise the limit")
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "out").exists()
 
@@ -191,7 +191,9 @@ def test_interrupted_export_leaves_nothing(tmp_path, pristine_model, number):
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
 
-    assert process.returncode == 130
+    assert process.returncode == 128 + number
+    words = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
+    assert errors.splitlines()[-1] == f"{words[number]}; {out} was not written"
     assert "Traceback" not in errors
     assert not out.parent.exists()
 

@@ -19,7 +19,7 @@ from dualbinary.errors import DualBinaryError
 
 __all__ = ["main"]
 
-KINDS = ("kills", "crashes", "disks", "interrupts", "damage", "memory")
+KINDS = ("kills", "crashes", "interrupts", "disks", "gone", "damage", "memory")
 
 
 def parser() -> argparse.ArgumentParser:

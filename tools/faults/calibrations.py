@@ -19,7 +19,7 @@ def main(words: list[str]) -> int:
 
 _SHORT = "--length 16 --device cpu --seed 3 --quiet"
 _DATA = "--generate 8 --init-windows 3"
-_BLOCK = "--init-refits 1 --init-polishes 1 --block-windows 3 --block-held-out 2"
+_BLOCK = "--group-size 32 --init-refits 1 --init-polishes 1 --block-windows 3 --block-held-out 2"
 _E2E = "--e2e-steps 4 --e2e-batch 2 --e2e-held-out 2 --e2e-evaluate-every 2"
 
 
@@ -37,7 +37,7 @@ class Calibration:
         if self.processes == 1:
             return [Command(main, words)]
         shared = {"WORLD_SIZE": str(self.processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-        shared |= {"ACCELERATE_USE_CPU": "true", "GLOO_SOCKET_IFNAME": "lo"}
+        shared |= {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
         ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(self.processes)]
         return [Command(main, words, shared | rank) for rank in ranks]
 

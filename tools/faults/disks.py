@@ -5,9 +5,11 @@ output, older output as it was; and the same command goes on once there is room,
 """
 
 import contextlib
+import random
 import resource
 import shutil
 import signal
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,7 +22,7 @@ from tools.faults.writers import Writer
 __all__ = ["Disks", "fill_for_calibration", "fill_for_writer", "vanish"]
 
 PLENTY = 256 << 20
-FILE_LIMITS = (0, 1 << 10, 1 << 14, 1 << 16)  # bytes of a file at most
+FILE_LIMITS = (1 << 13, 1 << 14, 1 << 16)  # bytes of a file at most; what a command says goes to a file as well
 
 
 @dataclass
@@ -102,10 +104,15 @@ def fill_for_writer(writer: Writer, room: Path, sizes: list[int]) -> Disks:
     return found
 
 
-def vanish(command: Command, place: Path, log: Path, moments: list[float]) -> Disks:
-    """Run `command` in `place`, and take that away, make it a file, or make its disk read-only, after some seconds."""
-    found = Disks("")
-    for seconds in moments:
+def vanish(name: str, command_in: Callable[[Path], Command], room: Path, times: int, seed: int) -> Disks:
+    """Take the directory away that a command writes into, make it a file, or its disk read-only, at random moments."""
+    found, log, draw = Disks(name), room / "log", random.Random(f"{seed} {name}")
+    place = room / "disk" / "place"
+    (room / "whole").mkdir()
+    most = run(command_in(room / "whole"), log).seconds
+    command = command_in(place)
+    for _ in range(times):
+        seconds = draw.uniform(0, most)
         for way in ("removed", "a file", "read-only"):
             with small_disk(place.parent, PLENTY) as disk, contextlib.suppress(FileNotFoundError):
                 place.mkdir()

@@ -79,7 +79,11 @@ def start(command: Command, log: Path) -> Started:
     log.parent.mkdir(parents=True, exist_ok=True)
     pid = os.fork()
     if pid == 0:
-        os._exit(_child(command, log))
+        code = ESCAPED
+        try:
+            code = _child(command, log)
+        finally:
+            os._exit(code)  # whatever happens, a child must not go on with what the parent does
     return Started(pid, log)
 
 

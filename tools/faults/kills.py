@@ -2,7 +2,7 @@
 
 For each case: one run to its end, which says what it takes and what it gives. Then runs that SIGKILL ends at a moment
 drawn evenly from that time, each going on where the one before was killed, until one gets through; then another series.
-Of several processes all are killed, or one, and the others must end by themselves.
+Of several processes all are killed, or one, and the others end by themselves or by their launcher's hand.
 """
 
 import random
@@ -20,6 +20,7 @@ from tools.faults.outputs import contents, differences, litter
 
 __all__ = ["Kills", "kill_calibration"]
 
+PATIENCE = 15.0  # seconds of a process whose peer is gone
 ENOUGH = 40  # kills in a row, after which one run may go on to its end
 
 
@@ -54,7 +55,7 @@ def kill_calibration(
         ended = job.run(out, moment)
         killed = sum(one.killed for one in ended)
         if killed:
-            found.kills, row = found.kills + killed, row + 1
+            found.kills, row = found.kills + 1, row + 1
         found.wrong += _wrong(ended, killed, whole_before)
         if not killed:
             tell(f"{case.name}: {found.kills} kills, {row} in this series")
@@ -88,6 +89,10 @@ class _Job:
             victims = self.draw.choice([processes, *([one] for one in processes)])
             for process in victims:
                 process.send(SIGKILL)
+            for process in processes:
+                # One that waits for a peer that never came does so for long; a launcher ends it.
+                if not process.wait(PATIENCE):
+                    process.send(SIGKILL)
         return [process.end() for process in processes]
 
     def outputs(self, out: Path) -> dict[str, str]:

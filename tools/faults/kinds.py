@@ -9,11 +9,11 @@ from typing import Any
 import transformers.models.llama.modeling_llama  # noqa: F401  # what children would else import one by one
 
 import exporter.pipeline  # noqa: F401
-from tests.support.tiny_models import make_model
+from tests.support import tiny_sessions
 from tools.faults.calibrations import CASES, Calibration
 from tools.faults.crashes import crash_writer
 from tools.faults.damage import damage_work
-from tools.faults.disks import fill_for_calibration, fill_for_writer
+from tools.faults.disks import fill_for_calibration, fill_for_writer, vanish
 from tools.faults.forked import Command, run
 from tools.faults.interrupts import interrupt
 from tools.faults.kills import kill_calibration
@@ -47,7 +47,7 @@ class Asked:
 def run_kinds(kinds: Iterable[str], room: Path, asked: Asked) -> list[Row]:
     """Run `kinds` in the directory `room`; a row for each case."""
     ways = {"kills": _kills, "crashes": _crashes, "disks": _disks, "damage": _damage, "memory": _memory}
-    ways["interrupts"] = _interrupts
+    ways |= {"interrupts": _interrupts, "gone": _gone}
     rows = []
     for kind in kinds:
         place = room / kind
@@ -139,6 +139,21 @@ def _memory(room: Path, asked: Asked) -> list[Row]:
     return rows
 
 
+def _gone(room: Path, asked: Asked) -> list[Row]:
+    if not can_mount():
+        return [{"name": "all", "tried": 0, "outcome": "not here: mounting a disk takes root", "wrong": []}]
+    rows: list[Row] = []
+    chosen = _commands(room, asked)
+    for name, command in chosen.items():
+        place = room / name.replace(" ", "-")
+        place.mkdir()
+        found = vanish(name, command, place, -(-asked.kills // len(chosen) // 3), asked.seed)
+        _tell(f"{name}: {found.full} failed, {len(found.wrong)} wrong")
+        outcome = f"WRONG: {found.wrong[:5]}" if found.wrong else "one sentence"
+        rows.append({"name": name, "tried": found.full, "outcome": outcome, "wrong": found.wrong})
+    return rows
+
+
 def _damage(room: Path, asked: Asked) -> list[Row]:
     model = tiny_model(room / "model")
     rows: list[Row] = []
@@ -154,10 +169,13 @@ def _damage(room: Path, asked: Asked) -> list[Row]:
 
 
 def tiny_model(directory: Path) -> Path:
-    """The tiny Llama of the tests, made by a child: this process must not start threads."""
+    """The tiny Llama of the tests with its tokenizer, made by a child: this process must not start threads."""
 
     def main(words: list[str]) -> int:
-        make_model("llama", Path(words[0]))
+        made = tiny_sessions.make_weights(Path(words[0]))
+        tiny_sessions.make_tokenizer().save(str(made / "tokenizer.json"))
+        names = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": tiny_sessions.END}
+        tiny_sessions.write_json(made / "tokenizer_config.json", names)
         return 0
 
     run(Command(main, [directory]), directory.with_name("model.log"))

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dualbinary import InputError
-from dualbinary.files.atomic import move_into_place
+from dualbinary.files.atomic import move_into_place, writing
 from dualbinary.metrics.formats import format_words
 from importer.convert.gguf.blocks import FORMS, BlockForm, blocks_of
 from importer.convert.gguf.metadata import architecture_of, check_metadata, factor_tensors, model_metadata
@@ -217,7 +217,7 @@ def _write(out: Path, metadata: dict[str, Any], tensors: dict[str, _Tensor], pro
 
     out.parent.mkdir(parents=True, exist_ok=True)
     aside = out.with_name(f".{out.name}.partial")
-    try:
+    with writing(aside, remove=True), writing(out):
         writer = gguf.GGUFWriter(aside, metadata["general.architecture"])
         for key, value in metadata.items():
             if key != "general.architecture":
@@ -239,8 +239,6 @@ def _write(out: Path, metadata: dict[str, Any], tensors: dict[str, _Tensor], pro
         writer.write_padding(file, file.tell())
         writer.close()
         move_into_place(aside, out)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def _number(tensor: _Tensor) -> Any:
