@@ -18,7 +18,7 @@ export HF_HUB_OFFLINE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help arm-library setup demo hosts test test-all check check-arm check-baseline cuda gpu-check web bench \
+.PHONY: help arm-library setup demo hosts compat next test test-all check check-arm check-baseline cuda gpu-check web bench \
 	bench-cuda bench-models bench-peers docs site wheels clean
 
 help: ## list the verbs
@@ -43,6 +43,12 @@ demo: setup ## a real model: export, check, generate, and a table of sizes and s
 
 hosts: setup ## one export on every host that this machine has, token by token; says what others need
 	$(BIN)/python -m tools.hosts
+
+compat: setup ## models of every version on other versions of ONNX Runtime and Python, token by token
+	$(BIN)/python -m tools.compat
+
+next: setup ## the newest transformers, onnx, mobius, ONNX Runtime and genai, each and together: what breaks
+	$(BIN)/python -m tools.next
 
 # A folder that the exporter wrote.
 MODEL ?= out/demo/dualbinary
