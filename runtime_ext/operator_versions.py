@@ -6,6 +6,7 @@ whose fields are 1, a domain, and 2, a version (onnx.proto). The graph is one fi
 
 import mmap
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 __all__ = ["opset_imports"]
@@ -18,16 +19,17 @@ _MOST_BYTES = 10  # of a number of 64 bits
 def opset_imports(path: Path) -> dict[str, int]:
     """Versions by domain, "" for that of ONNX. What cannot be read has none: ONNX Runtime says what is wrong with it."""
     found: dict[str, int] = {}
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        try:
-            for field, value in _fields(data, 0, len(data)):
-                if field == _IMPORTS and isinstance(value, slice):
-                    entry = dict(_fields(data, value.start, value.stop))
-                    domain, version = entry.get(_DOMAIN, slice(0, 0)), entry.get(_VERSION, 0)
-                    if isinstance(domain, slice) and isinstance(version, int):
-                        found[bytes(data[domain]).decode("utf-8", "replace")] = version
-        except (IndexError, ValueError):
-            pass
+    with (
+        path.open("rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
+        suppress(IndexError, ValueError),
+    ):
+        for field, value in _fields(data, 0, len(data)):
+            if field == _IMPORTS and isinstance(value, slice):
+                entry = dict(_fields(data, value.start, value.stop))
+                domain, version = entry.get(_DOMAIN, slice(0, 0)), entry.get(_VERSION, 0)
+                if isinstance(domain, slice) and isinstance(version, int):
+                    found[bytes(data[domain]).decode("utf-8", "replace")] = version
     return found
 
 
