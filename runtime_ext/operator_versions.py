@@ -17,7 +17,7 @@ _MOST_BYTES = 10  # of a number of 64 bits
 
 
 def opset_imports(path: Path) -> dict[str, int]:
-    """Versions by domain, "" for that of ONNX. What cannot be read has none: ONNX Runtime says what is wrong with it."""
+    """Versions by domain, "" for that of ONNX. What cannot be read has none: ONNX Runtime says what is wrong."""
     found: dict[str, int] = {}
     with (
         path.open("rb") as file,
