@@ -18,8 +18,8 @@ export HF_HUB_OFFLINE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help analyze arm-library fuzz reproducible sanitize setup demo hosts test test-all check check-arm check-baseline \
-	cuda gpu-check web bench bench-cuda bench-models bench-peers docs site soak wheels clean
+.PHONY: help analyze arm-library bench bench-cuda bench-models bench-peers check check-arm check-baseline clean compat cuda \
+	demo docs fuzz gpu-check hosts next reproducible sanitize setup site soak test test-all web wheels
 
 help: ## list the verbs
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
@@ -43,6 +43,12 @@ demo: setup ## a real model: export, check, generate, and a table of sizes and s
 
 hosts: setup ## one export on every host that this machine has, token by token; says what others need
 	$(BIN)/python -m tools.hosts
+
+compat: setup ## models of every version on other versions of ONNX Runtime and Python, token by token
+	$(BIN)/python -m tools.compat
+
+next: setup ## the newest transformers, onnx, mobius, ONNX Runtime and genai, each and together: what breaks
+	$(BIN)/python -m tools.next
 
 # A folder that the exporter wrote.
 MODEL ?= out/demo/dualbinary

@@ -232,6 +232,12 @@ class CalibConfig(Settings):
     @classmethod
     def from_json(cls, value: object, origin: str) -> "CalibConfig":
         """Read what `to_json` wrote. Raises InputError, naming `origin` and the key, for anything else."""
+        version = value.get("version") if isinstance(value, dict) else None
+        if type(version) is int and version > CONFIG_VERSION:
+            raise InputError(
+                f"{origin}: version: {version} is newer than {CONFIG_VERSION}, the newest that this release reads; "
+                "upgrade dualbinary"
+            )
         try:
             return cls.model_validate_json(pydantic.TypeAdapter(Any).dump_json(value))
         except pydantic.ValidationError as error:

@@ -45,10 +45,12 @@ import numpy.typing as npt
 import runtime_ext
 from dualbinary import DualBinaryError, InputError
 from dualbinary.cli.options import option
+from dualbinary.contract.versions import check_operator_versions
 from dualbinary.files.model_files import LONG_ROPE_AFTER, SAME_BITS_TOKENS, VERIFY_LOGITS, VERIFY_TOKENS
 from runtime_ext.cache import cache_tensors
 from runtime_ext.config import DecoderConfig, metadata_count
 from runtime_ext.load_errors import check_model_file, explained, first_line
+from runtime_ext.operator_versions import opset_imports
 from runtime_ext.providers import CPU, Provider
 from runtime_ext.static_step import NO_CAPTURE, StaticStep, graph_options
 
@@ -158,6 +160,8 @@ class Decoder:
         import onnxruntime as ort  # as above
 
         check_model_file(path)
+        if library:  # a function inside the model has the meaning that the file was written for
+            check_operator_versions(opset_imports(path), path)
         providers = provider.session_providers()
         options = session_options(threads, library)
         try:

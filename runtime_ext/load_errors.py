@@ -7,7 +7,7 @@ wording has been the same from 1.17 to 1.32; a message that is not known here is
 import re
 from pathlib import Path
 
-from dualbinary.contract.schema import OP
+from dualbinary.contract.schema import ATTENTION, MLP, OP
 from dualbinary.errors import InputError
 from dualbinary.files.model_files import CONFIG_FILE
 from dualbinary.onnx_files.external_data import check_external_data
@@ -45,6 +45,11 @@ _MEANINGS = (
     (
         r"(Unsupported model IR version|Unknown model file format version|is under development and support for this)",
         f"it was made for a newer ONNX Runtime than {{ort}}; {_UPGRADE}",
+    ),
+    (
+        rf"({OP.domain}[\w.]*:(?:{MLP.name}|{ATTENTION.name}))\(-?\d*\) is not a registered function/op",
+        "it has {0} without a function in its place, so that the library alone runs it, in ONNX Runtime 1.24 or newer "
+        "(here: {ort}); leave --no-library out, or export it without --fallback none",
     ),
     (
         rf"({OP.domain}[\w.]*:\w+)\(-?\d*\) is not a registered function/op",

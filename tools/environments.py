@@ -58,18 +58,18 @@ class Environment:
         (own / "below.pth").write_text(f"import site; site.addsitedir({str(site)!r})\n", encoding="utf-8")
 
 
-def newest_version(requirement: str, interpreter: Path = Path(sys.executable)) -> str:
-    """The newest release that pip finds for `requirement`, such as "onnx" or "onnxruntime==1.24.*", and this Python.
+def newest_version(name: str, of: str = "", interpreter: Path = Path(sys.executable)) -> str:
+    """The newest release of the package `name`, or of its series `of` such as "1.24", that pip finds for this Python.
 
-    Raises DualBinaryError where there is none. Nothing is installed.
+    Raises DualBinaryError where there is none. Nothing is downloaded.
     """
-    name = requirement.split("=")[0]
-    words = ["install", "--dry-run", "--ignore-installed", "--no-deps", "--no-input", requirement]
-    said = _call([interpreter, "-m", "pip", "--disable-pip-version-check", *words])
-    would = [word for line in said.splitlines() if line.startswith("Would install") for word in line.split()[2:]]
-    if len(would) != 1:
-        raise DualBinaryError(f"pip found no release of {name}: {said.strip().splitlines()[-1:]}")
-    return would[0].rpartition("-")[2]
+    said = _call([interpreter, "-m", "pip", "--disable-pip-version-check", "index", "versions", name])
+    line = next((line for line in said.splitlines() if line.startswith("Available versions:")), "")
+    releases = [word.strip() for word in line.partition(":")[2].split(",")]  # newest first, as pip sorts them
+    for release in releases:
+        if release and f"{release}.".startswith(f"{of}." if of else ""):
+            return release
+    raise DualBinaryError(f"pip finds no release of {name} {of}".rstrip())
 
 
 def _call(command: list[str | Path]) -> str:

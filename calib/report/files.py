@@ -38,8 +38,13 @@ def _check(kind: type[Part], value: dict[str, Any], origin: str) -> None:
 def read_checked(file: Path, kind: type[Part], version: int) -> dict[str, Any]:
     """The object in `file`, a `kind`. Raises InputError where it is damaged or of another version."""
     value = read_json_object(file)
-    if value.get("version") != version:
-        raise InputError(f"{file}: version {value.get('version')!r}, expected {version}; another release wrote it")
+    found = value.get("version")
+    if type(found) is int and found > version:
+        raise InputError(
+            f"{file}: version {found} is newer than {version}, the newest that this release reads; upgrade dualbinary"
+        )
+    if found != version:
+        raise InputError(f"{file}: expected version {version}, got {found!r}; another release wrote it")
     _check(kind, value, str(file))
     return value
 

@@ -34,8 +34,7 @@ class Host:
 
 def host_of_onnxruntime(version: str, work: Path) -> Host:
     """The newest patch of `version`, such as "1.24", or of all for "newest", in the Python that runs."""
-    wanted = "onnxruntime" if version == "newest" else f"onnxruntime=={version}.*"
-    found = newest_version(wanted)
+    found = newest_version("onnxruntime", "" if version == "newest" else version)
     folder = work.resolve() / f"onnxruntime-{found}"
     name = f"ONNX Runtime {found}" + (", newest" if version == "newest" else "")
     return Host(name, Environment(folder, (f"onnxruntime=={found}", *_PACKAGES)))
@@ -44,7 +43,7 @@ def host_of_onnxruntime(version: str, work: Path) -> Host:
 def host_of_python(version: str, work: Path) -> Host:
     """The newest ONNX Runtime in Python `version`, such as "3.13". Raises NotHereError where that is missing."""
     interpreter = _interpreter(version)
-    found = newest_version("onnxruntime", interpreter)
+    found = newest_version("onnxruntime", interpreter=interpreter)
     folder = work.resolve() / f"python-{version}"
     packages = (f"onnxruntime=={found}", *_PACKAGES)
     return Host(f"Python {version}, ONNX Runtime {found}", Environment(folder, packages, interpreter=interpreter))

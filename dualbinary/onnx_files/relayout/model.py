@@ -19,6 +19,7 @@ from dualbinary.contract.layout import CODES, check_tensors, to_plain
 from dualbinary.contract.levels import Levels
 from dualbinary.contract.scale_codes import BFLOAT16
 from dualbinary.contract.schema import OP
+from dualbinary.contract.versions import check_operator_versions
 from dualbinary.contract.weight import EACH_GROUP, PlaneFormat, PlaneWeight
 from dualbinary.errors import InputError
 from dualbinary.onnx_files.external_data import is_plain_location
@@ -110,7 +111,7 @@ class StoredWeight:
 
 
 def load_model(path: Path) -> onnx.ModelProto:
-    """The model at `path` without its external data. Raises InputError where it is none."""
+    """The model at `path` without its external data. Raises InputError where it is none, or of a newer release."""
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     try:
@@ -119,6 +120,7 @@ def load_model(path: Path) -> onnx.ModelProto:
         raise InputError(f"{path}: not an ONNX model") from None
     if not model.graph.node:
         raise InputError(f"{path}: not an ONNX model, or one without nodes")
+    check_operator_versions({entry.domain: entry.version for entry in model.opset_import}, path)
     return model
 
 

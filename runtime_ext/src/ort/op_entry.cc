@@ -1,5 +1,6 @@
 #include "ort/op_entry.h"
 
+#include <stdexcept>
 #include <string>
 #include <utility>
 
@@ -12,6 +13,9 @@ namespace {
 
 // A node of an older version means the same in a newer one, whose attributes have the defaults that it lacks.
 constexpr int kFirstVersion = 1;
+// ONNX Runtime does not tell an operator under which version of its domain a node stands, so that a node of a version
+// after 2 has to say it itself.
+constexpr char kVersionAttribute[] = "op_version";
 
 // OrtCustomOp's callbacks get the struct back, so what belongs to one entry follows it.
 struct Op : OrtCustomOp {
@@ -28,6 +32,14 @@ struct Instance {
   std::unique_ptr<NodeInstance> node;
 };
 
+void refuse_newer(const OrtApi& api, const OrtKernelInfo* info) {
+  const auto version = KernelAttributes(api, info).read(kVersionAttribute);
+  if (version.value_or(0) <= contract::kOpVersion) return;
+  throw std::invalid_argument(std::string(kVersionAttribute) + ": " + std::to_string(*version) + " is newer than " +
+                              std::to_string(contract::kOpVersion) +
+                              ", the newest version of the operators that this library knows; upgrade dualbinary");
+}
+
 OrtStatus* ORT_API_CALL create_kernel(const OrtCustomOp* op, const OrtApi* runtime_api, const OrtKernelInfo* info,
                                       void** kernel) noexcept {
   std::string where;
@@ -35,6 +47,7 @@ OrtStatus* ORT_API_CALL create_kernel(const OrtCustomOp* op, const OrtApi* runti
   if (status != nullptr) return status;
   return guarded(*runtime_api, where, [&] {
     const OrtApi& api = *self(op).api;
+    refuse_newer(api, info);
     *kernel = new Instance{api, where, entry_of(op).create(api, info)};
   });
 }
