@@ -163,16 +163,23 @@ def picture(found: dict[str, Any], order: list[Product]) -> str:
     """SVG: errors of products, and the KL of each alone, in the order of the model."""
     figure, (left, right) = new_figure(2)
     rows = {row["product"]: row for row in found["products"]}
-    kinds = sorted({each.name.rpartition(".")[2] for each in order})
-    for kind, color in zip(kinds, SERIES_COLORS * len(kinds), strict=False):
-        chosen = [rows[each.name] if each.name.endswith(f".{kind}") else None for each in order]
-        dots(left, [row and row["error"] for row in chosen], kind.replace("_proj", ""), color)
-        dots(right, [row and max(row.get("kl", 0.0), 1e-9) for row in chosen], kind.replace("_proj", ""), color)
+    kinds = dict.fromkeys(_kind(each.name) for each in order)
+    for kind, color in zip(kinds, SERIES_COLORS, strict=False):
+        chosen = [rows[each.name] if _kind(each.name) == kind else None for each in order]
+        dots(left, [row and row["error"] for row in chosen], kind, color)
+        dots(right, [row and max(row.get("kl", 0.0), _EPS) for row in chosen], kind, color)
     left.set(xlabel="product", ylabel="relative error at level 4")
     right.set(xlabel="product", ylabel="KL with it alone at level 4")
     for axes in (left, right):
         positive_log(axes, [1.0])
     return svg(figure, "activation_error")
+
+
+def _kind(product: str) -> str:
+    leaf = product.rpartition(".")[2]
+    if leaf.startswith(("q_", "k_", "v_")):
+        return "q, k, v"
+    return {"o": "o", "gate": "gate, up", "down": "down"}.get(leaf.partition("_")[0], "others")
 
 
 @contextmanager
