@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dualbinary.errors import InputError
 
-__all__ = ["ON_WINDOWS", "move_into_place", "new_directory", "sync", "write_text"]
+__all__ = ["ON_WINDOWS", "check_file", "move_into_place", "new_directory", "sync", "write_text"]
 
 ON_WINDOWS = os.name == "nt"
 
@@ -35,10 +35,26 @@ def move_into_place(aside: Path, target: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write or replace the text file `path` in one step."""
+    """Write or replace the text file `path` in one step.
+
+    Raises InputError where `path` is a directory or its directory does not exist.
+    """
+    check_file(path)
     aside = path.with_name(path.name + ".new")
-    aside.write_text(text, encoding="utf-8")
-    move_into_place(aside, path)
+    try:
+        aside.write_text(text, encoding="utf-8")
+        move_into_place(aside, path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
+
+
+def check_file(path: Path) -> None:
+    """Raise InputError where no file can be written at `path`, for a command to know before it works for long."""
+    if path.is_dir():
+        raise InputError(f"{path}: a directory; expected a file to write")
+    if not path.parent.is_dir():
+        raise InputError(f"{path}: its directory does not exist; make it, or choose another file")
 
 
 @contextmanager
