@@ -26,7 +26,8 @@ def test_a_text_that_cannot_be_written_leaves_the_old_one(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "message"), [("folder", "folder: a directory"), ("no/such.json", "such.json: its directory does not exist")]
+    ("name", "message"),
+    [("folder", "folder: a directory"), ("no/such.json", "such.json: its directory does not exist")],
 )
 def test_a_place_for_no_file_is_refused_and_nothing_is_left(tmp_path, name, message):
     (tmp_path / "folder").mkdir()
