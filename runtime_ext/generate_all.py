@@ -53,7 +53,7 @@ def read_prompts(path: Path) -> list[str]:
     Raises InputError for a file that is not there, holds no prompt or other bytes than UTF-8, or a damaged string.
     """
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # without the mark that editors put first
     except ValueError as error:
         raise InputError(f"{path}: not UTF-8 text ({error})") from None
     except OSError as error:

@@ -32,7 +32,7 @@ from dualbinary.evaluation.figures import ModelFigures
 from dualbinary.evaluation.table import render
 from dualbinary.evaluation.tasks import TaskOptions
 from dualbinary.evaluation.texts import TEXT_HELP, NamedText, check_windows, named_texts
-from dualbinary.files.atomic import write_text
+from dualbinary.files.atomic import check_file, write_text
 from dualbinary.files.model_files import TOKENIZER
 
 __all__ = ["EvalOptions", "main"]
@@ -87,8 +87,8 @@ def _command(args: argparse.Namespace) -> None:
     options, tasks = options_from(args, EvalOptions), options_from(args, TaskOptions)
     if not options.text and not tasks.names:
         raise InputError("nothing to measure; give --text FILE, or --tasks NAME")
-    if options.out is not None and not options.out.parent.is_dir():
-        raise InputError(f"--out {options.out}: its directory does not exist")
+    if options.out is not None:
+        check_file(options.out)
     check_windows(options.windows, options.length)
     subjects = [open_subject(path) for path in args.subjects]
     source = SourceModel(args.model_dir, ANY_FORMAT)

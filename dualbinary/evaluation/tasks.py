@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from dualbinary.cli.options import option
-from dualbinary.errors import DualBinaryError, InputError
+from dualbinary.errors import DualBinaryError, InputError, OptionError
 from dualbinary.evaluation.figures import TaskFigure
 
 __all__ = ["TaskOptions", "run_tasks", "task_words"]
@@ -41,6 +41,12 @@ class TaskOptions:
     tasks_dir: Path | None = option(None, help="folder of YAML files that define more tasks", metavar="DIR")
     limit: int | None = option(None, help="the first N questions of each task", minimum=1)
     shots: int | None = option(None, help="examples before each question", shown="default: the task's", minimum=0)
+
+    def __post_init__(self) -> None:
+        """Raise OptionError for what says how tasks run where there are none."""
+        for name in ("tasks_dir", "limit", "shots"):
+            if (value := getattr(self, name)) is not None and not self.tasks:
+                raise OptionError(name, "no value without {tasks}", value, f"name {{tasks}}, or leave {{{name}}} out")
 
     @property
     def names(self) -> list[str]:

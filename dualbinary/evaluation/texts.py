@@ -35,7 +35,8 @@ def named_texts(words: Sequence[str]) -> list[NamedText]:
         text = _named(word)
         if text.name in texts:
             raise InputError(
-                f"--text {word}: another text is called {text.name} as well; give it a name, as in b={word}"
+                f"--text {word}: another text is called {text.name} as well; give it a name of its own, as in "
+                f"b={','.join(text.files)}"
             )
         expand(text.files)
         texts[text.name] = text

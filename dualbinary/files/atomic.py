@@ -10,7 +10,9 @@ from pathlib import Path
 
 from dualbinary.errors import InputError
 
-__all__ = ["ON_WINDOWS", "is_abandoned", "move_into_place", "new_directory", "sync", "write_text", "writing"]
+__all__ = [
+    "ON_WINDOWS", "check_file", "is_abandoned", "move_into_place", "new_directory", "sync", "write_text", "writing",
+]
 
 ON_WINDOWS = os.name == "nt"
 _NUMBER = re.compile(r"\(os error (\d+)\)")  # as libraries in Rust, safetensors among them, end such a message
@@ -57,10 +59,22 @@ def writing(path: Path, *, remove: bool = False) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write or replace the text file `path` in one step."""
+    """Write or replace the text file `path` in one step.
+
+    Raises InputError where `path` is a directory or its directory does not exist.
+    """
+    check_file(path)
     with writing(path.with_name(path.name + ".new"), remove=True) as aside, writing(path):
         aside.write_text(text, encoding="utf-8")
         move_into_place(aside, path)
+
+
+def check_file(path: Path) -> None:
+    """Raise InputError where no file can be written at `path`, for a command to know before it works for long."""
+    if path.is_dir():
+        raise InputError(f"{path}: a directory; expected a file to write")
+    if not path.parent.is_dir():
+        raise InputError(f"{path}: its directory does not exist; make it, or choose another file")
 
 
 @contextmanager

@@ -29,6 +29,7 @@ __all__ = ["EXAMPLES", "OPTIONS", "ChatOptions", "command"]
 
 DEFAULT_CONTEXT = 4096
 WAY_ON = "/undo takes back the last question, /reset begins anew"
+WAY_IN = "ask in fewer words, or choose a larger --context"
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,8 @@ class _Chat:
                 raise
             self._note("\nCtrl-D or /exit leaves")
             return True
+        except InputError as error:
+            return self._said(error)
         if not line.strip():
             return True
         try:
@@ -135,10 +138,14 @@ class _Chat:
                 self._answer()
             return not outcome.leave
         except (InputError, OSError) as error:
-            if not self._lines.interactive:
-                raise
-            self._note(f"error: {error}")
-            return True
+            return self._said(error)
+
+    def _said(self, error: InputError | OSError) -> bool:
+        """Say what is wrong with a line, and go on; raises it where nobody sees that."""
+        if not self._lines.interactive:
+            raise error
+        self._note(f"error: {error}")
+        return True
 
     def _answer(self) -> None:
         """Answer the last message, or take it back where that cannot be."""
@@ -152,7 +159,7 @@ class _Chat:
                         print(piece, end="", flush=True)
         except ContextFullError as error:
             self._conversation.undo()
-            raise ContextFullError(f"{error}; {WAY_ON}") from None
+            raise ContextFullError(f"{error}; {WAY_ON if self._conversation.messages else WAY_IN}") from None
         except InputError:
             self._conversation.undo()
             raise

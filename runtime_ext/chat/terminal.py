@@ -40,12 +40,23 @@ class Lines:
                 raise InputError(f"{history}: not a file of lines that were typed ({error.strerror})") from None
 
     def read(self) -> str:
-        """The next message. Raises EOFError where there are no more, KeyboardInterrupt at Ctrl-C."""
-        if not self.interactive:
-            line = sys.stdin.readline()
-            if not line:
-                raise EOFError
-            return message_of(line.rstrip("\r\n"))
+        """The next message. Raises EOFError where there are no more, KeyboardInterrupt at Ctrl-C, InputError for bytes.
+
+        A JSON string of a pipe is never a command: a program can put into one what others have written.
+        """
+        try:
+            return self._typed() if self.interactive else self._piped()
+        except UnicodeDecodeError as error:
+            raise InputError(f"a line is not UTF-8 text ({error}); give it as UTF-8") from None
+
+    def _piped(self) -> str:
+        line = sys.stdin.readline()
+        if not line:
+            raise EOFError
+        message = message_of(line.rstrip("\r\n"))
+        return f"/{message}" if line.startswith('"') and message.startswith("/") else message
+
+    def _typed(self) -> str:
         lines = [input(PROMPT)]
         while lines[-1].endswith("\\"):
             lines[-1] = lines[-1][:-1]

@@ -19,7 +19,7 @@ from dualbinary.evaluation.figures import ModelFigures, TaskFigure, TextFigures
 from dualbinary.evaluation.table import render
 from dualbinary.evaluation.tasks import TaskOptions, run_tasks
 from dualbinary.evaluation.texts import TEXT_HELP, check_windows, named_texts
-from dualbinary.files.atomic import write_text
+from dualbinary.files.atomic import check_file, write_text
 from runtime_ext.decoder import Decoder, LoadOptions
 from runtime_ext.evaluation.scoring import text_windows, window_nll
 from runtime_ext.providers import Provider
@@ -52,6 +52,8 @@ def command(args: argparse.Namespace) -> None:
     options, tasks = options_from(args, EvalOptions), options_from(args, TaskOptions)
     if not options.text and not tasks.names:
         raise InputError("nothing to measure; give --text FILE, or --tasks NAME")
+    if options.out is not None:
+        check_file(options.out)
     check_windows(options.windows, options.length)
     progress = not options.quiet and sys.stderr.isatty()
     texts = _texts(args, options, progress) if options.text else ()

@@ -6,7 +6,7 @@ import pytest
 
 from dualbinary import InputError
 from dualbinary.files import atomic
-from dualbinary.files.atomic import new_directory, write_text
+from dualbinary.files.atomic import check_file, new_directory, write_text
 
 
 def test_a_text_replaces_the_file_and_leaves_nothing_beside(tmp_path):
@@ -23,6 +23,28 @@ def test_a_text_that_cannot_be_written_leaves_the_old_one(tmp_path):
     with pytest.raises(UnicodeEncodeError):
         write_text(file, "\ud800")
     assert file.read_text() == "old"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("folder", "folder: a directory"), ("no/such.json", "such.json: its directory does not exist")],
+)
+def test_a_place_for_no_file_is_refused_and_nothing_is_left(tmp_path, name, message):
+    (tmp_path / "folder").mkdir()
+    for write in (check_file, lambda path: write_text(path, "text")):
+        with pytest.raises(InputError, match=message):
+            write(tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+def test_a_text_that_cannot_be_moved_leaves_nothing_beside(tmp_path, monkeypatch):
+    def move(aside, target):
+        raise PermissionError
+
+    monkeypatch.setattr(atomic, "move_into_place", move)
+    with pytest.raises(PermissionError):
+        write_text(tmp_path / "a.json", "text")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_new_directory_appears_when_its_block_ends(tmp_path):

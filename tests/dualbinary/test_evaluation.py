@@ -1,12 +1,15 @@
 """Texts by name, what several texts say together, and the table."""
 
 import math
+from pathlib import Path
 
 import pytest
 
 from dualbinary import InputError
+from dualbinary.errors import OptionError
 from dualbinary.evaluation.figures import ModelFigures, TaskFigure, TextFigures
 from dualbinary.evaluation.table import render
+from dualbinary.evaluation.tasks import TaskOptions
 from dualbinary.evaluation.texts import NamedText, check_windows, named_texts
 
 
@@ -36,7 +39,7 @@ def test_a_word_is_a_text_with_a_name(word, name, parts):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["a.txt", "a=b.txt"], "another text is called a as well"),
+        (["a.txt", "a=b.txt"], "another text is called a as well; give it a name of its own, as in b=b.txt"),
         (["=a.txt"], "expected NAME=FILE"),
         (["a=b.txt,"], "expected NAME=FILE"),
         (["missing.txt"], "no such file"),
@@ -47,6 +50,13 @@ def test_a_word_is_a_text_with_a_name(word, name, parts):
 def test_words_that_name_no_text_are_refused(words, message):
     with pytest.raises(InputError, match=message):
         named_texts(words)
+
+
+@pytest.mark.parametrize(("name", "value"), [("limit", 3), ("shots", 0), ("tasks_dir", Path("tasks"))])
+def test_what_says_how_tasks_run_needs_tasks(name, value):
+    with pytest.raises(OptionError, match=f"{name}: expected no value without tasks"):
+        TaskOptions(**{name: value})
+    assert getattr(TaskOptions(("piqa",), **{name: value}), name) == value
 
 
 @pytest.mark.parametrize(("count", "length"), [(0, 8), (1, 1)])

@@ -130,7 +130,7 @@ def test_save_writes_markdown_and_replaces_nothing(chat, tiny_model, tmp_path):
         ("/undue", "/undue: no such command; /help lists them, and // begins a message with a slash"),
         ("/save", "/save: name the file, as in /save talk.md"),
         ('"unfinished', "begins as a JSON string and is none"),
-        ("x" * tiny.CONTEXT_LENGTH, "leaves no room for an answer in 64; /undo takes back the last question, /reset"),
+        ("x" * tiny.CONTEXT_LENGTH, "leaves no room for an answer in 64; ask in fewer words"),
     ],
 )
 def test_wrong_lines_of_a_pipe_end_the_command(chat, tiny_model, line, message):
@@ -138,6 +138,26 @@ def test_wrong_lines_of_a_pipe_end_the_command(chat, tiny_model, line, message):
     assert code == 2
     assert message in err
     assert not out
+
+
+def test_bytes_that_are_no_text_end_the_command_with_one_line(tiny_model, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9\n"), encoding="utf-8"))
+    assert main(["chat", str(tiny_model), *FEW]) == 2
+    assert "error: a line is not UTF-8 text" in capsys.readouterr().err
+
+
+def test_a_question_that_is_too_long_by_itself_is_told_a_way_that_helps(chat, tiny_model):
+    assert "; ask in fewer words, or choose a larger --context" in chat(tiny_model, ["x" * 20], "--context", "16")[2]
+    assert "; /undo takes back" in chat(tiny_model, ["x", "x" * 60], *FEW)[2]
+
+
+def test_a_json_string_of_a_pipe_is_never_a_command(chat, tiny_model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = chat(tiny_model, map(json.dumps, ("/save t", "/exit", "//a")), "--json", "--max-new-tokens", "1")
+    assert (code, len(objects(out))) == (0, 3), err
+    assert not list(tmp_path.iterdir())
+    code, out, _ = chat(tiny_model, [json.dumps("//a")], "--json", "--max-new-tokens", "1")
+    assert objects(out)[0]["prompt_tokens"] == len("//a") + 3
 
 
 def test_slashes_and_line_ends_get_into_messages(chat, tiny_model):

@@ -230,6 +230,11 @@ def test_generate_answers_a_file_of_prompts_in_order_as_each_alone(run, tiny_mod
     assert read_prompts(tmp_path / "answers.txt") == [report["text"] for report in reports]
 
 
+def test_the_mark_that_editors_put_before_a_text_is_no_prompt(tmp_path):
+    (tmp_path / "prompts.txt").write_bytes(b"\xef\xbb\xbf" + json.dumps("one\ntwo").encode() + b"\r\nthree\r\n")
+    assert read_prompts(tmp_path / "prompts.txt") == ["one\ntwo", "three"]
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
