@@ -63,7 +63,8 @@ void check_products(Bytes& bytes, const dualbinary_weight* weight, const dualbin
         bytes.pick<std::int64_t>({-1, std::numeric_limits<std::int64_t>::max(),
                                   std::numeric_limits<std::int64_t>::min(), std::int64_t{1} << 62});
     if (multiply(weight, *x, type, wrong, first, nullptr).empty()) defect("an impossible number of rows was taken");
-    if (multiply(weight, *x, 2 + bytes.below(9), rows, first, nullptr).empty()) defect("a wrong type was taken");
+    if (multiply(weight, *x, static_cast<std::int32_t>(2 + bytes.below(9)), rows, first, nullptr).empty())
+      defect("a wrong type was taken");
   }
   const std::string error = multiply(weight, *x, type, rows, first, nullptr);
   if (error != multiply(weight, *x, type, rows, second, backwards)) defect("two equal products gave different errors");

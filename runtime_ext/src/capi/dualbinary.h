@@ -107,8 +107,8 @@ typedef struct {
 } dualbinary_hadamard;
 
 /* y [rows, K] = the transform of x [rows, K]; both are of `type`, float32 or float16. `signs` [K] are 1 or -1. `kernel`
- * is a name from hadamard_kernels of dualbinary_describe, or NULL for the best; all give the same bits. The rest is as
- * in dualbinary_multiply. */
+ * is a name from hadamard_kernels of dualbinary_describe, or NULL for the best; all give the same numbers, bit by bit
+ * but for what is no number. The rest is as in dualbinary_multiply. */
 DUALBINARY_API const char* dualbinary_signed_hadamard(const dualbinary_hadamard* hadamard, const int8_t* signs,
                                                       const char* kernel, const void* x, int32_t type, int64_t rows,
                                                       void* y, dualbinary_parallel_for parallel_for, void* pool);

@@ -19,6 +19,9 @@ constexpr std::int64_t kFewTokens = 8;
 
 std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
+// Tables of a file may begin at any byte.
+bool is_aligned(const void* floats) { return reinterpret_cast<std::uintptr_t>(floats) % alignof(float) == 0; }
+
 [[noreturn]] void refuse(const std::string& name, const std::string& expected, std::int64_t got) {
   throw std::invalid_argument(name + ": expected " + expected + ", got " + std::to_string(got));
 }
@@ -134,16 +137,17 @@ void AttentionWork::Plan::begin_token(std::int64_t row) const {
   const float* cos = nullptr;
   const float* sin = nullptr;
   if (call.tables.cos != nullptr) {
-    const std::int64_t offset = place * half;
-    if (call.tables.type == Element::kFloat32) {
-      cos = static_cast<const float*>(call.tables.cos) + offset;
-      sin = static_cast<const float*>(call.tables.sin) + offset;
+    const bool f32 = call.tables.type == Element::kFloat32;
+    const std::int64_t offset = place * half * (f32 ? 4 : 2);
+    const std::uint8_t* rows[] = {static_cast<const std::uint8_t*>(call.tables.cos) + offset,
+                                  static_cast<const std::uint8_t*>(call.tables.sin) + offset};
+    if (f32 && is_aligned(rows[0]) && is_aligned(rows[1])) {
+      cos = reinterpret_cast<const float*>(rows[0]);
+      sin = reinterpret_cast<const float*>(rows[1]);
     } else {
       floats.resize(static_cast<std::size_t>(2 * half));
-      a.elementwise.load(static_cast<const std::uint16_t*>(call.tables.cos) + offset, call.tables.type, half,
-                         floats.data());
-      a.elementwise.load(static_cast<const std::uint16_t*>(call.tables.sin) + offset, call.tables.type, half,
-                         floats.data() + half);
+      a.elementwise.load(rows[0], call.tables.type, half, floats.data());
+      a.elementwise.load(rows[1], call.tables.type, half, floats.data() + half);
       cos = floats.data();
       sin = floats.data() + half;
     }

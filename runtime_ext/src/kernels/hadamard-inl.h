@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 
 #include "kernels/hadamard.h"
 
@@ -58,10 +59,9 @@ void transform_small(const HadamardRun& run) {
   T x[kHadamardLanes] = {};
   T y[kHadamardLanes];
   std::int8_t signs[kHadamardLanes] = {};
-  for (std::int64_t i = whole; i < run.count; ++i) {
-    x[i - whole] = static_cast<const T*>(run.x)[i];
-    signs[i - whole] = run.signs[i];
-  }
+  const auto left = static_cast<std::size_t>(run.count - whole);
+  std::memcpy(x, static_cast<const T*>(run.x) + whole, left * sizeof(T));
+  std::memcpy(signs, run.signs + whole, left);
   HadamardRun rest = run;
   rest.x = x;
   rest.signs = signs;

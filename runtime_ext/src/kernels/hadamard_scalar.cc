@@ -15,8 +15,7 @@ void transform(const HadamardRun& run) {
     const std::int8_t* signs = run.signs + at;
     float* work = f32 ? static_cast<float*>(run.y) + at : run.work;
     for (std::int64_t i = 0; i < run.block_size; ++i) {
-      const float x =
-          f32 ? static_cast<const float*>(run.x)[at + i] : static_cast<float>(load_element(run.x, run.type, at + i));
+      const auto x = static_cast<float>(load_element(run.x, run.type, at + i));
       work[i] = x * (run.inverse ? run.scale : static_cast<float>(signs[i]) * run.scale);
     }
     for (std::int64_t apart = 1; apart < run.block_size; apart *= 2) {

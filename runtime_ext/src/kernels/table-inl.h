@@ -158,11 +158,12 @@ bool build_segment(const T* x, std::int64_t count, std::int64_t size, const Star
   build_entries<F32x16, kDigits>(values, size, inverse, entries, digit_bytes);
   terms.step = step;
   terms.sum = rule.pairs ? F32x16::load(values).reduce_add() : sum.reduce_add();
-  terms.start = F32x16::round_scalar(rule.share * terms.sum * inverse);
+  // In steps first: the sum of inputs near the largest float, times a zero point, would be infinite, and no integer.
+  terms.start = F32x16::round_scalar(rule.share * (terms.sum * inverse));
   if (rule.centers) terms.start -= kBias<kDigits> * nibbles;
   if (rule.pairs) {
     terms.second_sum = F32x16::load(values + kTableEntries).reduce_add();
-    terms.second_start = F32x16::round_scalar(rule.share * terms.second_sum * inverse);
+    terms.second_start = F32x16::round_scalar(rule.share * (terms.second_sum * inverse));
   }
   return true;
 }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 
 namespace dualbinary {
 namespace {
@@ -13,7 +14,7 @@ template <class T>
 [[gnu::always_inline]] inline F32x16 load_some(const T* p, std::int64_t count) {
   if (count >= kLanes) return F32x16::load(p);
   T padded[kLanes] = {};
-  for (std::int64_t i = 0; i < count; ++i) padded[i] = p[i];
+  if (count > 0) std::memcpy(padded, p, static_cast<std::size_t>(count) * sizeof(T));
   return F32x16::load(padded);
 }
 
