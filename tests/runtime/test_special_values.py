@@ -125,8 +125,10 @@ def test_bfloat16_scales_of_every_value_follow_ieee_rules(kernel, value):
 @pytest.mark.parametrize("rows", [1, 19])
 def test_results_beyond_float16_are_infinite_and_others_are_not(kernel, rows):
     problem = problem_for(kernel, M=rows, K=190, N=40, group_size=96, x_type=np.float16)
-    problem.x[rows // 2] *= np.float16(20000)
+    with np.errstate(over="ignore"):
+        problem.x[rows // 2] *= np.float16(20000)
     problem.scales[:] *= np.float16(30)
+    problem.x[:] = np.clip(problem.x, -65504, 65504)
     y = product(kernel, problem)
     assert np.isinf(y[rows // 2]).any()
     assert np.isfinite(np.delete(y, rows // 2, axis=0)).all()
