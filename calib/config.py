@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pydantic
+import pydantic_core
 from pydantic import (
     Field,
     PositiveInt,
@@ -242,6 +243,8 @@ class CalibConfig(Settings):
             return cls.model_validate_json(pydantic.TypeAdapter(Any).dump_json(value))
         except pydantic.ValidationError as error:
             raise InputError(f"{origin}: {explain(error)}") from None
+        except pydantic_core.PydanticSerializationError as error:  # half a surrogate pair, which JSON can write
+            raise InputError(f"{origin}: {error}") from None
 
     @classmethod
     def read(cls, path: Path) -> "CalibConfig":

@@ -11,7 +11,7 @@ from typing import Any
 from jinja2.exceptions import SecurityError
 from jinja2.utils import Namespace
 
-__all__ = ["MAX_SIZE", "Budget"]
+__all__ = ["MAX_SIZE", "MAX_STEPS", "Budget"]
 
 # Rounds of loops, calls of macros and items of lazy lists. The longest published templates take some hundred for a
 # message.
@@ -105,6 +105,8 @@ class Budget:
             return len(value)
         if isinstance(value, int):
             return value.bit_length()
+        if isinstance(value, Namespace):  # as a text it would show all that it holds, and it can hold itself
+            raise SecurityError("a namespace is no value")
         if not isinstance(value, list | tuple | dict):
             return 1  # a name of the template, whose values are counted where they are taken out
         known = self._sizes.get(id(value))
@@ -113,8 +115,3 @@ class Budget:
 
 def _parts(value: Any) -> Iterable[Any]:
     return [*value, *value.values()] if isinstance(value, dict) else value
-
-
-def is_namespace(value: Any) -> bool:
-    """Whether a value is one of Jinja's namespaces, which as a text would show all that they hold."""
-    return isinstance(value, Namespace)

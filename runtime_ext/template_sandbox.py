@@ -7,7 +7,7 @@ that the template's tree is changed: `~`, slices and lists with values in them b
 
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from functools import wraps
 from typing import Any, NoReturn
@@ -18,15 +18,16 @@ from jinja2.ext import Extension
 from jinja2.parser import Parser
 from jinja2.runtime import Context, Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
 
-from runtime_ext.template_budget import MAX_SIZE, Budget, is_namespace
+from runtime_ext.template_budget import MAX_SIZE, MAX_STEPS, Budget
 
 __all__ = ["TemplateSandbox"]
 
 # Nothing that a prompt is made by: they search their text by patterns, or multiply it.
 _NO_FILTERS = ("urlize", "wordwrap", "xmlattr", "pprint", "filesizeformat", "striptags")
-_NO_METHODS = ("translate", "format_map", "maketrans")
+_NO_METHODS = ("translate", "format_map", "maketrans", "encode", "decode", "to_bytes")
 _STRIPS = ("strip", "lstrip", "rstrip", "trim")
 _MAX_SHORT = 1000  # characters to strip, of which each is compared with each
 _MAX_INDENT = 16
@@ -75,6 +76,8 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
         if getattr(called, "__self__", None) is self:  # one of those below, which ask for themselves
             return called(*args)
         self.budget.tick()
+        if isinstance(called, Macro) or called is Namespace:  # which keep what they are given, until it is used
+            return super().call(context, called, *args, **kwargs)
         name = getattr(called, "__name__", "")
         owner = getattr(getattr(called, "__wrapped__", called), "__self__", None)  # Jinja wraps the method format
         given = (owner, *args, *kwargs.values()) if isinstance(owner, str | bytes | list | tuple | dict) else None
@@ -101,8 +104,6 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
 
     def shown(self, value: Any) -> Any:
         """A value that is about to become text. Raises SecurityError where that is too long."""
-        if is_namespace(value):
-            raise SecurityError("a namespace is no text")
         self.budget.size(value)
         return value
 
@@ -132,27 +133,15 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
         sizes = [self.budget.size(value) for value in values]
         if name in _STRIPS and any(size > _MAX_SHORT for size in sizes[1:]):
             raise SecurityError(f"{name}: more than {_MAX_SHORT} characters to strip")
-        text = values[0] if values else None
-        if not isinstance(text, str | bytes | list | tuple):
-            return
-        numbers = [abs(value) for value in values[1:] if isinstance(value, int)]
-        most = max([*sizes[1:], *numbers], default=0)
-        if name == "replace":
-            places = text.count(values[1]) if len(values) > 1 and values[1] and isinstance(text, str) else len(text) + 1
-            self.budget.refuse(sizes[0] + places * most, name)
-        elif name == "join":
-            parts = max((len(value) for value in values if isinstance(value, list | tuple | str | range)), default=0)
-            self.budget.refuse(sum(sizes) + parts * min(sizes[0] if isinstance(text, str) else most, MAX_SIZE), name)
-        elif name == "format":
-            self.budget.refuse(_formatted(str(text), "{" if "{" in str(text) else "%", sum(sizes[1:]) + most), name)
-        elif name == "indent":
-            self.budget.refuse(sizes[0] + (str(text).count("\n") + 1) * most, name)
-        elif name == "expandtabs":
-            self.budget.refuse(sizes[0] + str(text).count("\t") * max(most, 8), name)
+        if name in _GROWTH and values:
+            text = values[0] if isinstance(values[0], str) else str(values[0])
+            numbers = [abs(value) for value in values[1:] if isinstance(value, int)]
+            most = max([*sizes[1:], *numbers], default=0)
+            self.budget.refuse(len(text) + sum(sizes) + _GROWTH[name](text, values, most), name)
 
     def _size_of_result(self, operator: str, left: Any, right: Any) -> float:
         if operator == "%":
-            return _formatted(left, "%", self.budget.size(right) + _largest(right)) if isinstance(left, str) else 0
+            return _formatted(left, self.budget.size(right) + _largest(right)) if isinstance(left, str) else 0
         sizes = [self.budget.size(side) if not isinstance(side, float) else 0 for side in (left, right)]
         if operator == "**":
             return sizes[0] * abs(right) if isinstance(right, int | float) else 0
@@ -226,10 +215,36 @@ def _called(name: str, args: list[nodes.Expr], node: nodes.Node) -> nodes.Node:
     return nodes.Call(nodes.EnvironmentAttribute(name), args, [], None, None).set_lineno(node.lineno)
 
 
-def _formatted(text: str, sign: str, values: int) -> int:
+def _formatted(text: str, values: int) -> int:
     """The most characters of a format with values of so many in all: each place may have all, and a width."""
+    if re.search(r"\{[^{}]*\{", text):
+        raise SecurityError("format: a field inside a field")
     width = max((int(digits) if len(digits) < 8 else 10**8 for digits in re.findall(r"[0-9]+", text)), default=0)
-    return len(text) + text.count(sign) * (values + width)
+    return len(text) + (text.count("%") + text.count("{")) * (values + width)
+
+
+def _replaced(text: str, values: tuple[Any, ...], most: int) -> int:
+    """By the most frequent of the texts, in whatever order they are given."""
+    places = [text.count(each) if each else len(text) + 1 for each in values[1:] if isinstance(each, str)]
+    return max(places, default=0) * most
+
+
+def _joined(text: str, values: tuple[Any, ...], most: int) -> int:
+    """What stands between is the text of the method, and a value of the filter; lazy lists have as many as may be."""
+    counts = [len(each) for each in values if isinstance(each, list | tuple | dict | range | str)]
+    lazy = [MAX_STEPS for each in values if isinstance(each, Iterator)]
+    between = max((len(each) for each in values[: 2 if lazy else None] if isinstance(each, str)), default=0)
+    return max([*counts, *lazy], default=0) * between if len(values) > 1 else 0
+
+
+# How many characters more the outcome may have than what is given: text, all values, the largest of them.
+_GROWTH: dict[str, Callable[[str, tuple[Any, ...], int], int]] = {
+    "replace": _replaced,
+    "join": _joined,
+    "format": lambda text, values, most: _formatted(text, most * len(values)),
+    "indent": lambda text, values, most: (text.count("\n") + 1) * max(most, 4),
+    "expandtabs": lambda text, values, most: text.count("\t") * max(most, 8),
+}
 
 
 def _largest(value: Any) -> int:

@@ -39,6 +39,15 @@ GROWING = {
     "the filter replace": BIG + "{{ s | replace('x', 'y' * 100000) }}",
     "join": BIG + "{{ ','.join([s] * 1000) }}",
     "the filter join": LIST + "{{ l | join('y' * 100000) }}",
+    "a width that is a text": "{{ '{:{}}'.format(1, '999999999') }}",
+    "places of both kinds": "{{ ('{' ~ '%(a)s' * 1000) | format(a='x' * 9000) }}",
+    "replace with names in another order": "{{ ('x' * 9999) | replace(new='y' * 99999, old='x') }}",
+    "replace in a number": "{{ (10 ** 4000) | replace('0', 'y' * 999999) }}",
+    "join of a lazy list": "{{ range(99999) | map('string') | join('y' * 100000) }}",
+    "namespaces in namespaces": "{% set n = namespace(l=1) %}{% for a in range(60) %}"
+    "{% set n.l = namespace(a=n.l, b=n.l) %}{% endfor %}{{ n.l | string }}",
+    "namespaces in lists": "{% set n = namespace(l=1) %}{% for a in range(60) %}"
+    "{% set n.l = namespace(a=n.l, b=n.l) %}{% endfor %}{{ [n.l] }}",
     "indent": "{{ ('a\\n' * 400000) | indent(100000) }}",
     "tabs": "{{ ('\\t' * 400000).expandtabs(100000) }}",
     "tojson of an indent": "{{ [[1]] | tojson(indent=999999) }}",
@@ -77,6 +86,7 @@ FORBIDDEN = {
     "a translation": "{{ 'a'.translate({97: 'bb'}) }}",
     "the patterns of urlize": "{{ 'http://a' | urlize }}",
     "words without end": "{{ lipsum(n=1000) }}",
+    "bytes": "{{ 'a'.encode('punycode') }}",
     "a clock that is no pattern": r"{{ strftime_now('\ud800') }}",
 }
 

@@ -55,7 +55,7 @@ WHOLE = {
     **{f"quantizer {number}": (lambda n=number: bases.quantizer(n), ("inspect", "{dir}")) for number in range(8)},
     "a decoder": (
         bases.decoder,
-        ("generate", "{dir}/model.onnx", "Hi", "--chat", "--max-new-tokens", "1", "--no-library"),
+        ("generate", "{dir}/model.onnx", "--prompt", "Hi", "--chat", "--max-new-tokens", "1", "--no-library"),
     ),
     "a product": (bases.product, ("relayout", "{dir}/model.onnx", "{out}/model.onnx", "--layout", "avx2", "--quiet")),
 }

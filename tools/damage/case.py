@@ -38,7 +38,10 @@ class Case:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The outcome: the exit code, lines of standard error, and names of files that were left."""
+    """The outcome: the exit code, lines of standard error, and names of files that were left.
+
+    A calibration's work directory, from which it would resume, is not among these.
+    """
 
     code: int
     lines: tuple[str, ...]
@@ -64,8 +67,13 @@ def give(case: Case) -> Outcome:
             except SystemExit as leaving:  # argparse
                 code = leaving.code if isinstance(leaving.code, int) else 1
         after = {str(path.relative_to(directory)) for path in directory.rglob("*")}
-        left = sorted(after - before) + sorted(str(path.name) for path in out.parent.glob("out/**/*"))
-        text = said.getvalue().replace(str(directory), "DIR").replace(str(out), "OUT")
+        left = sorted(after - before) + sorted(path.name for path in out.glob("**/*") if ".work" not in str(path))
+        text = (
+            said.getvalue()
+            .replace(str(directory), "DIR")
+            .replace(str(out), "OUT")
+            .replace(str(directory.parent), "TMP")
+        )
         lines = tuple(line for line in text.splitlines() if line and not line.startswith("[transformers]"))
         return Outcome(code, lines, tuple(left))
 

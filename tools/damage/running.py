@@ -13,7 +13,7 @@ from tools.damage.case import Case
 __all__ = ["cases"]
 
 _INFO = ("info", "{dir}/model.onnx", "--no-library")
-_CHAT = ("generate", "{dir}/model.onnx", "Hi", "--chat", "--max-new-tokens", "1", "--no-library")
+_CHAT = ("generate", "{dir}/model.onnx", "--prompt", "Hi", "--chat", "--max-new-tokens", "1", "--no-library")
 _RELAYOUT = ("relayout", "{dir}/model.onnx", "{out}/model.onnx", "--layout", "avx2", "--quiet")
 _INSPECT = ("inspect", "{dir}/model.onnx")
 
@@ -278,13 +278,13 @@ def _command_lines() -> Iterator[Case]:
         "a verb that is none": ("fly",),
         "an option that is none": ("info", model, "--fly"),
         "no prompt": ("generate", model, "--no-library"),
-        "an empty prompt": ("generate", model, "", "--no-library"),
-        "a prompt that is not UTF-8": ("generate", model, "\udcff", "--no-library"),
-        "-1 new tokens": ("generate", model, "x", "--max-new-tokens", "-1"),
+        "an empty prompt": ("generate", model, "--prompt", "", "--no-library"),
+        "a prompt that is not UTF-8": ("generate", model, "--prompt", "\udcff", "--no-library"),
+        "-1 new tokens": ("generate", model, "--prompt", "x", "--max-new-tokens", "-1"),
         "10^30 threads": ("info", model, "--threads", "1" + "0" * 30),
-        "a temperature that is no number": ("generate", model, "x", "--temperature", "nan"),
-        "a temperature of infinity": ("generate", model, "x", "--temperature", "inf"),
-        "top_p of 2": ("generate", model, "x", "--temperature", "1", "--top-p", "2"),
+        "a temperature that is no number": ("generate", model, "--prompt", "x", "--temperature", "nan"),
+        "a temperature of infinity": ("generate", model, "--prompt", "x", "--temperature", "inf"),
+        "top_p of 2": ("generate", model, "--prompt", "x", "--temperature", "1", "--top-p", "2"),
         "port 70000": ("serve", model, "--port", "70000"),
         "an address of nobody": ("serve", model, "--no-library", "--host", "256.1.1.1"),
         "0 slots": ("serve", model, "--slots", "0"),

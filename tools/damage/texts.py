@@ -13,7 +13,7 @@ from tools.damage.case import Case
 
 __all__ = ["cases"]
 
-_RUN = ("quantize", "{dir}", "{out}/new", "--quiet", "--windows", "1", "--length", "8")
+_RUN = ("quantize", "{dir}", "{out}/new", "--quiet")
 _WHEEL = "wheels/dualbinary-1-py3-none-manylinux_2_28_x86_64.whl"
 
 
