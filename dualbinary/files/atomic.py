@@ -1,5 +1,6 @@
 """Writing files and directories so that they are there whole or not at all, whenever the process ends."""
 
+import errno
 import glob
 import os
 import re
@@ -14,6 +15,7 @@ __all__ = ["ON_WINDOWS", "is_abandoned", "move_into_place", "new_directory", "sy
 
 ON_WINDOWS = os.name == "nt"
 _NUMBER = re.compile(r"\(os error (\d+)\)")  # as libraries in Rust, safetensors among them, end such a message
+_OF_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 _PARTIAL = ".partial"
 
 
@@ -40,7 +42,7 @@ def move_into_place(aside: Path, target: Path) -> None:
 
 @contextmanager
 def writing(path: Path, *, remove: bool = False) -> Iterator[Path]:
-    """Yield `path`, a file or directory to write, and name it in errors of the operating system that name no file.
+    """Yield `path`, a file or directory to write, and name it in errors of a full or unwritable disk that name no file.
 
     Python names a file that cannot be opened, but not one that cannot be written; safetensors has an exception of its
     own. With `remove`, what an exception leaves of a file goes.
@@ -97,8 +99,10 @@ def is_abandoned(owner: str) -> bool:
 
 
 def _error_number(error: BaseException) -> int | None:
-    """The number of an error of the operating system whose message names no file."""
+    """The number of an error that only writing has, and whose message names no file."""
     if isinstance(error, OSError):
-        return None if error.filename or not error.errno else error.errno
-    found = _NUMBER.search(str(error)) if isinstance(error, Exception) else None
-    return int(found[1]) if found else None
+        number = None if error.filename else error.errno
+    else:
+        found = _NUMBER.search(str(error)) if isinstance(error, Exception) else None
+        number = int(found[1]) if found else None
+    return number if number in _OF_WRITING else None
