@@ -14,7 +14,7 @@ from dualbinary.errors import InputError
 __all__ = ["ON_WINDOWS", "is_abandoned", "move_into_place", "new_directory", "sync", "write_text", "writing"]
 
 ON_WINDOWS = os.name == "nt"
-_NUMBER = re.compile(r"\(os error (\d+)\)")  # as libraries in Rust, safetensors among them, end such a message
+_NUMBER = re.compile(r"serializing: .*\(os error (\d+)\)")  # as safetensors says that it could not write
 _OF_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 _PARTIAL = ".partial"
 
@@ -101,8 +101,6 @@ def is_abandoned(owner: str) -> bool:
 def _error_number(error: BaseException) -> int | None:
     """The number of an error that only writing has, and whose message names no file."""
     if isinstance(error, OSError):
-        number = None if error.filename else error.errno
-    else:
-        found = _NUMBER.search(str(error)) if isinstance(error, Exception) else None
-        number = int(found[1]) if found else None
-    return number if number in _OF_WRITING else None
+        return None if error.filename or error.errno not in _OF_WRITING else error.errno
+    found = _NUMBER.search(str(error)) if isinstance(error, Exception) else None
+    return int(found[1]) if found else None

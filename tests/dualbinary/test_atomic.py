@@ -50,7 +50,11 @@ def test_a_directory_with_files_is_kept(tmp_path):
 
 @pytest.mark.parametrize(
     ("error", "number"),
-    [(OSError(28, "No space"), 28), (OSError(27, "Too large"), 27), (RuntimeError("I/O error (os error 28)"), 28)],
+    [
+        (OSError(28, "No space"), 28),
+        (OSError(27, "Too large"), 27),
+        (RuntimeError("Error while serializing: I/O error: full (os error 28)"), 28),
+    ],
 )
 def test_what_cannot_be_written_is_named(tmp_path, error, number):
     with pytest.raises(OSError, match="model") as raised, writing(tmp_path / "model"):
