@@ -1,5 +1,6 @@
 """Writing files and directories so that they are there whole or not at all, whenever the process ends."""
 
+import errno
 import glob
 import os
 import re
@@ -15,7 +16,8 @@ __all__ = [
 ]
 
 ON_WINDOWS = os.name == "nt"
-_NUMBER = re.compile(r"\(os error (\d+)\)")  # as libraries in Rust, safetensors among them, end such a message
+_NUMBER = re.compile(r"serializing: .*\(os error (\d+)\)")  # as safetensors says that it could not write
+_OF_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 _PARTIAL = ".partial"
 
 
@@ -42,7 +44,7 @@ def move_into_place(aside: Path, target: Path) -> None:
 
 @contextmanager
 def writing(path: Path, *, remove: bool = False) -> Iterator[Path]:
-    """Yield `path`, a file or directory to write, and name it in errors of the operating system that name no file.
+    """Yield `path`, a file or directory to write, and name it in errors of a full or unwritable disk that name no file.
 
     Python names a file that cannot be opened, but not one that cannot be written; safetensors has an exception of its
     own. With `remove`, what an exception leaves of a file goes.
@@ -111,8 +113,8 @@ def is_abandoned(owner: str) -> bool:
 
 
 def _error_number(error: BaseException) -> int | None:
-    """The number of an error of the operating system whose message names no file."""
+    """The number of an error that only writing has, and whose message names no file."""
     if isinstance(error, OSError):
-        return None if error.filename or not error.errno else error.errno
+        return None if error.filename or error.errno not in _OF_WRITING else error.errno
     found = _NUMBER.search(str(error)) if isinstance(error, Exception) else None
     return int(found[1]) if found else None

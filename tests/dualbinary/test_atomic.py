@@ -6,7 +6,7 @@ import pytest
 
 from dualbinary import InputError
 from dualbinary.files import atomic
-from dualbinary.files.atomic import check_file, new_directory, write_text
+from dualbinary.files.atomic import check_file, new_directory, write_text, writing
 
 
 def test_a_text_replaces_the_file_and_leaves_nothing_beside(tmp_path):
@@ -68,6 +68,45 @@ def test_a_directory_with_files_is_kept(tmp_path):
     with pytest.raises(InputError, match="exists and is not an empty directory"), new_directory(tmp_path):
         pass
     assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("error", "number"),
+    [
+        (OSError(28, "No space"), 28),
+        (OSError(27, "Too large"), 27),
+        (RuntimeError("Error while serializing: I/O error: full (os error 28)"), 28),
+    ],
+)
+def test_what_cannot_be_written_is_named(tmp_path, error, number):
+    with pytest.raises(OSError, match="model") as raised, writing(tmp_path / "model"):
+        raise error
+    assert (raised.value.errno, raised.value.filename) == (number, str(tmp_path / "model"))
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space", "other"), RuntimeError("no such file (os error 2)"), KeyError("os error 28")]
+)
+def test_an_error_that_has_a_name_or_is_of_reading_stays_what_it_is(tmp_path, error):
+    with pytest.raises(type(error)) as raised, writing(tmp_path / "model"):
+        raise error
+    assert raised.value is error
+
+
+def test_what_an_exception_leaves_of_a_file_goes(tmp_path):
+    file = tmp_path / "half"
+    with pytest.raises(KeyboardInterrupt), writing(file, remove=True):
+        file.write_text("half")
+        raise KeyboardInterrupt
+    assert not file.exists()
+
+
+def test_what_a_killed_run_left_of_a_directory_goes(tmp_path):
+    for left in (".new.999999999.partial", f".new.{os.getpid()}.partial", ".newer.999999999.partial"):
+        (tmp_path / left).mkdir()
+    with new_directory(tmp_path / "new") as staging:
+        (staging / "a").write_text("1")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".newer.999999999.partial", "new"]
 
 
 def test_windows_opens_no_directory(tmp_path, monkeypatch):

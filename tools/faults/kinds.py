@@ -27,7 +27,7 @@ Row = dict[str, Any]
 KB = 1 << 10
 CALIBRATION_DISKS = [16 * KB, 64 * KB, 128 * KB, 256 * KB, 320 * KB, 384 * KB, 512 * KB, 768 * KB]
 DAMAGED = ("tables", "keep", "quick")  # which have a result of each kind between them
-WRITER_DISKS = [0, 8 * KB, 64 * KB, 256 * KB, 512 * KB]
+WRITER_DISKS = [4 * KB, 8 * KB, 64 * KB, 256 * KB, 512 * KB]
 
 
 @dataclass(frozen=True)
