@@ -152,6 +152,8 @@ class FormatConfig(Settings):
             raise ValueError("size: expected no --bits beside it, two budgets; leave out one of them")
         if self.method == "qbb" and (self.bits is not None or self.size is not None):
             raise ValueError("bits: a budget belongs to --method fdb, not to qbb")
+        if self.measured is not None and not self.has_budget:
+            raise ValueError("measured: expected no value without --bits or --size, which spend what was measured")
         if self.zero is not None and (self.levels != "even" or self.offset):
             raise ValueError("zero: belongs to --levels even with --no-offset; add both, or leave it out")
         _ = self.plane_format

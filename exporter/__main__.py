@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 __all__ = ["CommandOptions", "main"]
 
+WHEELS = Path("dist")
+
 _EPILOG = """\
 examples:
   python -m exporter Llama-3.2-1B llama/llama.onnx                      exact where a layer can be, or fitted to 4 bits
@@ -99,8 +101,11 @@ class CommandOptions:
         "docs/howto/run_elsewhere.md says how hosts take theirs",
         metavar="SYSTEMS",
     )
-    bundle_from: Path = option(
-        Path("dist"), help="folder of wheels, or of another bundle, that {bundle} takes libraries from", metavar="DIR"
+    bundle_from: Path | None = option(
+        None,
+        help="folder of wheels, or of another bundle, that {bundle} takes libraries from",
+        shown=f"default {WHEELS}",
+        metavar="DIR",
     )
     force: bool = option(False, help="replace existing files")
     quiet: bool = option(False, help="no progress bar")
@@ -172,11 +177,16 @@ def _command(args: argparse.Namespace) -> None:
 def _bundled(options: ExportOptions, command: CommandOptions, library: InstalledLibrary) -> list[BundledLibrary]:
     """The libraries of the systems that --bundle names."""
     if command.bundle is None:
+        if command.bundle_from is not None:
+            raise OptionError("bundle_from", "no value without {bundle}", command.bundle_from, "name {bundle} all")
         return []
+    if options.layout_for is not None:
+        expected = f"no value with {{layout_for}} {options.layout_for}, which registers no library"
+        raise OptionError("bundle", expected, command.bundle, "leave {bundle} out")
     if options.op != "dualbinary":
         expected = "no value with {op} " + options.op + ", whose graph needs no library"
         raise OptionError("bundle", expected, command.bundle, "leave {bundle} out, or use {op} dualbinary")
-    return bundled_libraries(named_systems(command.bundle.split(",")), [command.bundle_from], library.path)
+    return bundled_libraries(named_systems(command.bundle.split(",")), [command.bundle_from or WHEELS], library.path)
 
 
 def _wish(command: CommandOptions) -> Wish | None:

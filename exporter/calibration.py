@@ -19,7 +19,7 @@ from dualbinary.files.model_files import CONFIG_FILE
 from dualbinary.files.sizes import size_words
 from dualbinary.files.staging import check_output
 from dualbinary.fitting.table_forms import TABLE_BITS
-from exporter.options import ExportOptions
+from exporter.options import STOCK, ExportOptions
 
 __all__ = ["Wish", "calibrated"]
 
@@ -79,11 +79,12 @@ def _refuse_contradictions(options: ExportOptions, wish: Wish) -> None:
         )
     if options.planes == "auto" and wish.preset:
         raise InputError("--planes auto is for weights as they are; leave it out with --calibrate")
+    decided = [name for name in given if name != "rotate"]
     if wish.budget is None:
+        _refuse_operator(options, wish, chosen=wish.preset == "quick" and not decided)
         return
     if wish.bits is not None and wish.size is not None:
         raise InputError("--bits and --size: expected one of them, a budget for layers or one for the whole file")
-    decided = [name for name in given if name != "rotate"]
     if decided:
         names = ", ".join("--" + name.replace("_", "-") for name in decided)
         raise InputError(f"--{wish.budget} decides the format of every layer; leave out {names}")
@@ -96,6 +97,21 @@ def _refuse_contradictions(options: ExportOptions, wish: Wish) -> None:
             if (value := getattr(options, name)) not in allowed:
                 expected = f"{', '.join(str(one) for one in allowed if one)} with {{size}}"
                 raise OptionError(name, expected, value, f"leave {{{name}}} out")
+
+
+def _refuse_operator(options: ExportOptions, wish: Wish, *, chosen: bool) -> None:
+    """Refuse what cannot run the formats that the run will have, before it works; `chosen`: by a budget of its own."""
+    made = f"{{calibrate}} {wish.preset}"
+    if chosen:
+        for name, only in (("op", "dualbinary"), ("target", "cpu")):
+            if (value := getattr(options, name)) != only:
+                expected = f"{only} with {made} alone, whose formats are those of the library's CPU kernels"
+                way = f"leave {{{name}}} out, or add {{planes}} 4 and {{levels}} even"
+                raise OptionError(name, expected, value, way)
+    elif options.op in STOCK and options.levels != "even":
+        way = ", or add {levels} even" if wish.preset == "quick" else ", or use {calibrate} quick with {levels} even"
+        expected = f"dualbinary with {made}, whose planes have scales of their own"
+        raise OptionError("op", expected, options.op, "leave {op} out" + way)
 
 
 def _words(model_dir: Path, options: ExportOptions, wish: Wish) -> Sequence[str]:

@@ -15,7 +15,7 @@ from dualbinary.metrics.statistics import PAPER_RULE, paper_flops
 from exporter.graph.export_graph import ExportGraph, PlaneNode, VocabularyTable
 from exporter.graph.layers import Linear
 from exporter.graph.parameters import Parameters
-from exporter.options import ExportOptions
+from exporter.options import STOCK, ExportOptions
 from exporter.stored.tensor_jobs import LayerStats
 
 __all__ = ["REPORT_VERSION", "export_report", "fit_notes", "table_notes"]
@@ -98,6 +98,8 @@ def fit_notes(layers: Sequence[Mapping[str, Any]], options: ExportOptions) -> li
         advice = "; for two bits per weight use --calibrate fast|best [--text FILE], which trains two planes"
         if form.planes + form.offset < 4:
             advice = ": so few planes need training, expect text without sense; --calibrate fast trains two planes"
+        if options.op in STOCK:  # which has no product of those planes
+            advice = ""
         notes.append(f"{count} are fitted without data, {form.planes} planes at {bits:.3f} bits per weight{advice}")
     return notes
 

@@ -19,6 +19,7 @@ from calib.budget.few import Choice
 from calib.budget.forms import candidates, table_candidates
 from calib.budget.sensitivity import Unit, measure_units
 from calib.budget.tables import measure_tables
+from calib.config import CalibConfig
 from calib.layers import QuantLinear
 from calib.models.source import SourceModel, parameter_count
 from calib.models.tables import table_places
@@ -111,6 +112,7 @@ def _measured_before(
     context: RunContext, forms: Callable[[QuantLinear], list[PlaneFormat]]
 ) -> Iterator[tuple[int, Unit]]:
     """The units of another run, from its record. Raises InputError where it is of another model or chose otherwise."""
+    _check_same_losses(context.config)
     path, source = Path(str(context.config.format.measured)), context.source
     record = read_record_file(path)
     rows = [row for row in (record.get("budget") or {"units": []})["units"] if row["modules"][0] in source.linears]
@@ -124,6 +126,22 @@ def _measured_before(
         )
     for row, given in found:
         yield row["place"], Unit(tuple(row["modules"]), dict(zip(given, row["losses"], strict=True)))
+
+
+def _check_same_losses(config: CalibConfig) -> None:
+    """Raise InputError where a format of a layer costs something else in the run that --measured names."""
+    path = Path(str(config.format.measured))
+    other = CalibConfig.read(path)
+    both = [
+        {"--rotate": one.format.rotate, "--init-method": one.init.method, "stage init": "init" in one.stages}
+        for one in (config, other)
+    ]
+    for name, mine in both[0].items():
+        if (theirs := both[1][name]) != mine:
+            raise InputError(
+                f"--measured {path}: expected what was measured with {name} {mine}, as this run has it, got {theirs}; "
+                "use the same, or leave it out to measure anew"
+            )
 
 
 def _tables(context: RunContext, windows: Tensor) -> Choice:

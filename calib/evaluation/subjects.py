@@ -27,6 +27,7 @@ from calib.models.source import SourceModel, check_length
 from calib.models.stored_checkpoint import StoredCheckpoint
 from dualbinary import DualBinaryError, InputError
 from dualbinary.checkpoint import CONFIG_FILE, read_quantization_config
+from dualbinary.files.model_files import refuse_export_folder
 
 __all__ = ["Bench", "Checkpoint", "Directory", "OnnxFile", "Subject", "open_subject"]
 
@@ -75,6 +76,7 @@ def open_subject(path: Path) -> Subject:
         raise InputError(
             f"{path}: has no {CONFIG_FILE}; expected a checkpoint, a model directory, or an .onnx file in it"
         )
+    refuse_export_folder(path)
     return Directory(path) if read_quantization_config(path) is None else Checkpoint(path)
 
 

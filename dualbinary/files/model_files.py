@@ -1,5 +1,8 @@
 """Names of the files of a model directory, of those of an exported model, and in it, where others need to know them."""
 
+from pathlib import Path
+
+from dualbinary.errors import InputError
 from dualbinary.files.systems import LIBRARY, SYSTEMS
 
 __all__ = [
@@ -21,6 +24,7 @@ __all__ = [
     "TOKENIZER_FILES",
     "VERIFY_LOGITS",
     "VERIFY_TOKENS",
+    "refuse_export_folder",
 ]
 
 CONFIG_FILE = "config.json"
@@ -68,3 +72,13 @@ VERIFY_TOKENS = "dualbinary.verify_tokens"
 
 SAME_BITS_TOKENS = "dualbinary.same_bits_tokens"
 """Another key: new tokens up to which each has the logits of a run of its own, to the bit, by the kernels for CPUs."""
+
+
+def refuse_export_folder(directory: Path) -> None:
+    """Raise InputError, with the file to give, for the folder of an exported model where its file is meant.
+
+    Such a folder has a config.json as well, and would be taken for a model directory without weights.
+    """
+    files = sorted(directory.glob("*.onnx"))
+    if files and not any(any(directory.glob(weights)) for weights in ("*.safetensors", "*.bin")):
+        raise InputError(f"{directory}: the folder of an exported model; give its file, {files[0]}")

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["InspectOptions", "main", "parser"]
 
+PAGES = (".html", ".htm")  # what a page may replace
+
 _EPILOG = """\
 examples:
   dualbinary inspect model.Q4_K_M.gguf                  a model of another tool: what an import makes of it
@@ -61,12 +63,14 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _command(args: argparse.Namespace) -> None:
-    from dualbinary.files.atomic import write_text
+    from dualbinary.files.atomic import check_file, write_text
     from importer.inspect.facts import ModelFacts
 
     options = options_from(args, InspectOptions)
-    if options.html is not None and options.html.is_dir():
-        raise InputError(f"--html {options.html}: a directory; expected a file to write")
+    if options.html is not None:
+        check_file(options.html)
+        if options.html.exists() and options.html.suffix not in PAGES:
+            raise InputError(f"--html {options.html}: exists and is no page; choose a name that ends in {PAGES[0]}")
     found = _inspect(args.source, read=options.densities or options.html is not None)
     if options.html is not None:
         if not isinstance(found, ModelFacts):
@@ -90,8 +94,10 @@ def _inspect(source: Path, *, read: bool) -> "ModelFacts | Inspection":
 
         return export_facts(source, read=read)
     from dualbinary.checkpoint import quantized_by, read_quantization_config
-    from dualbinary.files.model_files import CONFIG_FILE
+    from dualbinary.files.model_files import CONFIG_FILE, refuse_export_folder
 
+    if source.is_dir():
+        refuse_export_folder(source)
     if source.is_dir() and (source / CONFIG_FILE).is_file() and quantized_by(source) is None:
         config = read_quantization_config(source)
         if config is not None:

@@ -277,6 +277,20 @@ def test_measures_of_another_model_are_refused(budgeted, tiny_model, tmp_path):
         run(tiny_model("gemma3_text"), tmp_path / "out", config(format=form))
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"format": {"rotate": 32}}, "with --rotate 32, as this run has it, got None"),
+        ({"init": InitConfig(method="fit", windows=8)}, "with --init-method fit, as this run has it, got"),
+    ],
+)
+def test_measures_of_another_basis_or_fit_are_refused(budgeted, model, tmp_path, changes, message):
+    form = {"bits": 2.5, "measured": str(budgeted[0] / "calibration.json"), **changes.get("format", {})}
+    asked = config(format=form).model_copy(update={name: value for name, value in changes.items() if name != "format"})
+    with pytest.raises(InputError, match=message):
+        run(model, tmp_path / "out", asked)
+
+
 def test_the_report_tells_of_the_budget(budgeted, capsys):
     out, record = budgeted
     page = out.parent / "report.html"

@@ -84,6 +84,7 @@ def test_a_file_of_the_first_version_means_the_same():
             "init.method: expected one of .*cascaded.* for qbb, got paper",
         ),
         ({"stages": ["e2e"], "start": "a", "targets": "b"}, "targets: only the stages init and layer"),
+        ({"format": {"measured": "calibration.json"}}, "measured: expected no value without --bits or --size"),
     ],
 )
 def test_what_does_not_go_together_is_named(changes, named):

@@ -11,6 +11,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from calib.__main__ import main
+from calib.evaluation.subjects import open_subject
+from dualbinary import InputError
 from exporter.__main__ import main as export
 from runtime_ext.__main__ import main as runtime
 from tests.support.tiny_models import make_model
@@ -195,6 +197,13 @@ def test_what_cannot_be_measured_is_one_clear_error(model, exported, texts, tmp_
     with pytest.raises(SystemExit) as ended:  # with the code of the child, which has said why
         main(["eval", str(model), str(damaged), *text, *WINDOWS, "--windows", "1"])
     assert ended.value.code == 2
+
+
+def test_the_folder_of_an_export_is_refused_before_any_work(tmp_path):
+    for name in ("config.json", "model.onnx"):
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(InputError, match=r"the folder of an exported model; give its file, .*model\.onnx"):
+        open_subject(tmp_path)
 
 
 QUESTIONS = [("Aman", ["walks", "is"], 0), ("Itrains", ["inSpain", "again"], 1), ("Theboy", ["runs", "sat", "eats"], 2)]

@@ -83,6 +83,10 @@ def test_an_impossible_size_says_the_smallest(pristine_model, tmp_path, short_wi
         (["--size", "much"], "--size: expected a number of bytes"),
         (["--size", "1kB"], "what is not quantized alone"),
         (["--bits", "0.5"], "--bits: expected above 1 and at most 8.5"),
+        (["--calibrate", "quick", "--op", "matmulnbits"], "--op: expected dualbinary with --calibrate quick alone"),
+        (["--calibrate", "quick", "--target", "cuda"], "--target: expected cpu with --calibrate quick alone"),
+        (["--calibrate", "quick", "--planes", "4", "--op", "matmulnbits"], "or add --levels even"),
+        (["--calibrate", "fast", "--op", "dequantizelinear"], "--op: expected dualbinary with --calibrate fast"),
     ],
 )
 def test_wishes_that_contradict_are_refused(pristine_model, tmp_path, capfd, arguments, message):

@@ -46,6 +46,13 @@ def test_two_planes_without_training_warn(pristine_model, tmp_path, capfd):
     assert "need training" in capfd.readouterr().err
 
 
+def test_stock_operators_are_not_sent_to_planes_that_they_do_not_take(pristine_model, tmp_path, capfd):
+    out = str(tmp_path / "model.onnx")
+    assert main([str(pristine_model("llama")), out, "--op", "matmulnbits"]) == 0
+    error = capfd.readouterr().err
+    assert "are fitted without data" in error and "--calibrate" not in error
+
+
 def test_disagreement_fails_the_command(pristine_model, tmp_path, capfd, monkeypatch):
     import exporter.verify as verify
 
@@ -143,6 +150,11 @@ def test_calibrate_trains_two_planes_and_exports_them(pristine_model, tmp_path, 
         (["--text", "a.txt"], "--text is for --calibrate"),
         (["--check-tokens", "64", "--no-check"], "--check-tokens is for --check"),
         (["--calibrate", "fast", "--planes", "2"], "--calibrate fast decides planes"),
+        (["--bundle-from", "dist"], "--bundle-from: expected no value without --bundle"),
+        (
+            ["--bundle", "all", "--layout-for", "transformersjs"],
+            "--bundle: expected no value with --layout-for transformersjs",
+        ),
     ],
 )
 def test_wrong_options_are_refused(pristine_model, tmp_path, capfd, arguments, message):

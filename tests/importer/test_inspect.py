@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -123,12 +124,25 @@ def test_the_page_is_one_file_that_loads_nothing(inspect, checkpoint, exported, 
     assert len(ids) == len(set(ids))
 
 
-def test_what_cannot_be_shown_is_said_and_nothing_is_written(inspect, checkpoint, tmp_path):
+def test_a_page_replaces_pages_alone(inspect, exported, tmp_path):
+    model = shutil.copytree(exported["dualbinary"].parent, tmp_path / "export") / "model.onnx"
+    before = model.read_bytes()
+    code, out, err = inspect(model, "--html", model)
+    assert (code, out) == (2, "")
+    assert "exists and is no page; choose a name that ends in .html" in err
+    assert model.read_bytes() == before
+    for _ in range(2):
+        assert inspect(model, "--html", tmp_path / "page.html")[0] == 0
+
+
+def test_what_cannot_be_shown_is_said_and_nothing_is_written(inspect, checkpoint, exported, tmp_path):
     code, _, err = inspect(checkpoint.parent / "model", "--html", tmp_path / "page.html")
     assert code == 2
     assert "neither an export nor a checkpoint" in err
     assert not (tmp_path / "page.html").exists()
     assert "a directory; expected a file" in inspect(checkpoint, "--html", tmp_path)[2]
+    assert "its directory does not exist" in inspect(checkpoint, "--html", tmp_path / "no" / "page.html")[2]
+    assert f"give its file, {exported['dualbinary']}" in inspect(exported["dualbinary"].parent)[2]
     (tmp_path / "bad.onnx").write_bytes(b"not a model")
     code, _, err = inspect(tmp_path / "bad.onnx")
     assert code == 2
