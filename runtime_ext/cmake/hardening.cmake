@@ -1,6 +1,6 @@
 # Flags by which a defect of this library would be harder to use, and by which equal sources give equal bytes wherever they
 # are built. Only flags that compiler and linker take, and not where sanitizers watch: these want the program as it is
-# written, and its real paths. docs/reliability.md has what they cost.
+# written, and its real paths.
 #
 #   stack protector, stack clash    an overflow of a buffer on the stack ends the process
 #   _FORTIFY_SOURCE                 so does a copy past an object whose size the compiler knows

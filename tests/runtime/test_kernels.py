@@ -14,6 +14,7 @@ from dualbinary.contract.scale_codes import scale_values
 from runtime_ext.capi import Weight
 from tests.support.kernels import (
     AVAILABLE,
+    EVEN_LEVELS,
     EXACT,
     FAST_KERNELS,
     FREE_LEVELS,
@@ -240,6 +241,18 @@ def test_sums_that_overflow_float32_on_the_way_are_right_in_the_end(kernel):
     problem.scales[:, :, 1] = -1e6
     problem.planes[:, :, 4:] = problem.planes[:, :, :4]  # the second group cancels the first
     np.testing.assert_array_equal(product(kernel, problem), np.zeros((1, 40), np.float32))
+
+
+@each(sorted(EVEN_LEVELS))
+@pytest.mark.parametrize("twice_zero", [0, 510])
+def test_large_sums_beside_a_far_zero_point_keep_their_accuracy(kernel, twice_zero):
+    # Their product is beyond float32, and in steps of the inputs it is not. It went through an integer that overflowed,
+    # which a sanitizer sees; results were those of the exact kernel then.
+    levels = Levels(even=True, twice_zero=twice_zero)
+    problem = make_problem(M=2, K=128, N=40, group_size=32, planes=8, levels=levels, scale_type=np.float32)
+    problem.x[:] = 1e35 * (1 + np.abs(problem.x) / 8)
+    problem.scales[:] *= 1e-3
+    assert_close(product(kernel, problem), problem, error_bound(kernel, problem))
 
 
 @each(LEVELS)
