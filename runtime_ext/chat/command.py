@@ -77,7 +77,7 @@ def command(args: argparse.Namespace) -> None:
         raise OptionError("context", f"at most the {decoder.config.context_length} of the model", room)
     codec = TextCodec(args.model.parent)
     conversation = Conversation(decoder, codec, room, speculation_for(decoder, options, load))
-    conversation.system = options.system
+    conversation.set_system(options.system)
     chat = _Chat(conversation, sampler, options.max_new_tokens, lines, as_json=args.json)
     chat.hello(args.model)
     try:
@@ -101,7 +101,7 @@ class _Chat:
         """Say what is there, where somebody sees it. Raises InputError where the model has no chat template."""
         conversation = self._conversation
         conversation.messages.append({"role": "user", "content": "hello"})
-        conversation.prompt()  # a template that does not take the system prompt says so before the first question
+        conversation.prompt()
         conversation.messages.clear()
         if self._lines.interactive:
             name = model.resolve().parent.name or model.stem

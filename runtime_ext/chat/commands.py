@@ -46,7 +46,7 @@ def _reset(conversation: Conversation, argument: str) -> Outcome:
 
 
 def _system(conversation: Conversation, argument: str) -> Outcome:
-    conversation.system = argument
+    conversation.set_system(argument)
     return Outcome("the system prompt is set" if argument else "there is no system prompt now")
 
 

@@ -81,6 +81,18 @@ class Conversation:
         system = [{"role": "system", "content": self.system}] if self.system else []
         return self.codec.encode_messages([*system, *self.messages])
 
+    def set_system(self, text: str) -> None:
+        """Have the system prompt `text` from now on, none where it is empty.
+
+        Raises InputError, and keeps the one before, where the template takes no system prompt or leaves it out.
+        """
+        if text:
+            asked = [{"role": "user", "content": "hello"}]
+            found = self.codec.chat_text([{"role": "system", "content": text}, *asked])
+            if text.strip() not in found and found == self.codec.chat_text(asked):
+                raise InputError("the chat template leaves system prompts out; say it in the first question")
+        self.system = text
+
     def undo(self) -> str | None:
         """Take back the last question and its answer, and return the question; None where there is none."""
         users = [place for place, message in enumerate(self.messages) if message["role"] == "user"]

@@ -151,6 +151,32 @@ def test_a_question_that_is_too_long_by_itself_is_told_a_way_that_helps(chat, ti
     assert "; /undo takes back" in chat(tiny_model, ["x", "x" * 60], *FEW)[2]
 
 
+class Template:
+    """A codec with a chat template that renders every message, none of the system, or refuses those."""
+
+    def __init__(self, kind):
+        self._kind = kind
+
+    def chat_text(self, messages):
+        if self._kind == "refuses" and messages[0]["role"] == "system":
+            raise InputError("System role not supported")
+        return rendered((m["role"], m["content"]) for m in messages if self._kind == "all" or m["role"] != "system")
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"), [("drops", "leaves system prompts out"), ("refuses", "System role not supported")]
+)
+def test_a_system_prompt_that_would_not_be_read_is_refused(tiny_model, kind, message):
+    conversation = Conversation(Decoder.load(tiny_model, library=False), Template(kind), 64, None)
+    with pytest.raises(InputError, match=message):
+        conversation.set_system("Be brief.")
+    assert conversation.system == ""
+    conversation.set_system("")
+    conversation.codec = Template("all")
+    conversation.set_system("Be brief.")
+    assert conversation.system == "Be brief."
+
+
 def test_a_json_string_of_a_pipe_is_never_a_command(chat, tiny_model, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code, out, err = chat(tiny_model, map(json.dumps, ("/save t", "/exit", "//a")), "--json", "--max-new-tokens", "1")
