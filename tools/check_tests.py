@@ -19,8 +19,8 @@ PACKAGES = (
     "tests",
     "tools",
 )
-# Benchmarks, studies and tools are what these test; for all others measures.py and javascript.py are the way to them.
-TESTED_HERE = ("tests/benchmarks/", "tests/studies/", "tests/tools/", "tests/support/measures.py")
+# Benchmarks, studies and tools are what these test; for all others tests.support is the way to them.
+TESTED_HERE = ("tests/benchmarks/", "tests/studies/", "tests/tools/", "tests/support/")
 TESTED_HERE += ("tests/support/javascript.py",)
 PATCHES = ("setattr", "delattr", "getattr", "object")
 NAMED_TUPLE = ("_asdict", "_fields", "_make", "_replace")
@@ -53,7 +53,7 @@ def _wrong_import(name: str, module: str) -> str | None:
     if package == "tests" and rest.partition(".")[0] != "support":
         return f"imports {module}; tests import no other test, so move what they share to tests/support"
     if package in ("benchmarks", "studies", "tools") and not name.startswith(TESTED_HERE):
-        return f"imports {module}; take it from tests.support.measures"
+        return f"imports {module}; take it from tests.support"
     return None
 
 

@@ -12,7 +12,14 @@ from pathlib import Path
 from dualbinary.errors import InputError
 
 __all__ = [
-    "ON_WINDOWS", "check_file", "is_abandoned", "move_into_place", "new_directory", "sync", "write_text", "writing",
+    "ON_WINDOWS",
+    "check_file",
+    "is_abandoned",
+    "move_into_place",
+    "new_directory",
+    "sync",
+    "write_text",
+    "writing",
 ]
 
 ON_WINDOWS = os.name == "nt"

@@ -21,7 +21,7 @@ from exporter.pipeline import export
 from importer.inspect.export import export_facts
 from runtime_ext.decoder import Decoder
 from runtime_ext.operator_versions import opset_imports
-from tools.golden import CASES, FOLDER, logits_of
+from tests.support.versions import CASES, FOLDER, logits_of
 
 MODELS = [name for name, case in CASES.items() if case.model]
 CHECKPOINTS = [name for name, case in CASES.items() if case.calib]
