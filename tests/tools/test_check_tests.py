@@ -12,8 +12,8 @@ NAME = "tests/calib/test_x.py"
     [
         ("from tests.calib.test_y import helper", "imports tests.calib.test_y.helper; tests import no other test"),
         ("def test_x():\n    import tests.runtime.test_y", ":2: imports tests.runtime.test_y"),
-        ("from benchmarks.common.timing import ratio", "take it from tests.support.measures"),
-        ("from tools import check_files", "take it from tests.support.measures"),
+        ("from benchmarks.common.timing import ratio", "take it from tests.support"),
+        ("from tools import check_files", "take it from tests.support"),
         ("from calib.plan import _total", "calib.plan._total is private"),
         ("x = layer._handle", ":1: _handle is private"),
         ("x = made()[0].y._handle", "_handle is private"),
