@@ -20,7 +20,7 @@ def bounded_connections(limit: int, seconds: float) -> type[H11Protocol]:
     class Bounded(H11Protocol):
         _timer: asyncio.TimerHandle | None = None
 
-        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+        def connection_made(self, transport: asyncio.Transport) -> None:
             super().connection_made(transport)
             if len(self.connections) > limit:
                 transport.abort()

@@ -1,16 +1,17 @@
 """`python -m tools.fuzz.readers NAME --seconds N [--seed S] [--json]`: fuzz one reader; exit code 1 where it crashed.
 
-Inputs are made by the mutations of mutate.py, the same for the same seed. With --atheris, coverage guides them: it
-takes `pip install atheris==3.0.0`, which is no part of this project's requirements.
+Inputs are made by the mutations of mutate.py, the same for the same seed. With --atheris, coverage guides them, one
+target at a time: it takes `pip install atheris==3.0.0`, which is no part of this project's requirements.
 """
 
 import argparse
-import contextlib
+import importlib
 import json
+import os
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from tools.fuzz.readers import TARGETS, Target, target
 from tools.fuzz.readers.engine import Crash, Outcome, run_target
@@ -28,23 +29,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     failed = False
     for name in TARGETS if args.name == "all" else (args.name,):
         module = target(name)
-        outcome = (
-            _by_atheris(module, args) if args.atheris else run_target(module, seconds=args.seconds, seed=args.seed)
-        )
+        if args.atheris:
+            _by_atheris(module, args)
+        outcome = run_target(module, seconds=args.seconds, seed=args.seed)
         failed = failed or bool(outcome.crashes)
-        if args.json:
-            print(json.dumps(outcome.to_dict()), flush=True)
-            continue
-        print(f"{name}: {outcome.executions} inputs in {outcome.seconds:.1f} s, {len(outcome.crashes)} crashes")
-        for crash in outcome.crashes.values():
-            print(f"  {crash.error}\n    {crash.input[:2000].hex()}", flush=True)
+        _report(outcome, args.json)
     return 1 if failed else 0
 
 
-def _by_atheris(module: Target, args: argparse.Namespace) -> Outcome:
-    """Under atheris, which ends the process by itself where its time is over: one target, in a process of its own."""
+def _report(outcome: Outcome, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(outcome.to_dict()), flush=True)
+        return
+    print(f"{outcome.target}: {outcome.executions} inputs in {outcome.seconds:.1f} s, {len(outcome.crashes)} crashes")
+    for crash in outcome.crashes.values():
+        print(f"  {crash.error}\n    {crash.input[:2000].hex()}", flush=True)
+
+
+def _by_atheris(module: Target, args: argparse.Namespace) -> NoReturn:
+    """Run one target under atheris, which never returns: report where the time is over, and end the process."""
     try:
-        import atheris  # type: ignore[import-not-found]  # for this option alone
+        atheris: Any = importlib.import_module("atheris")
     except ImportError:
         raise SystemExit("--atheris: expected atheris; pip install atheris==3.0.0, or leave the option out") from None
     outcome, began = Outcome(module.NAME), time.monotonic()
@@ -55,16 +60,18 @@ def _by_atheris(module: Target, args: argparse.Namespace) -> Outcome:
             module.try_input(data)
         except Exception as error:
             outcome.crashes.setdefault(repr(error), Crash(data, f"{type(error).__name__}: {error}"))
+        outcome.seconds = time.monotonic() - began
+        if outcome.seconds > args.seconds:
+            _report(outcome, args.json)
+            sys.stdout.flush()
+            os._exit(1 if outcome.crashes else 0)
 
     atheris.instrument_all()
-    words: list[Any] = [sys.argv[0], f"-max_total_time={int(args.seconds)}", f"-seed={args.seed + 1}"]
-    atheris.Setup(words, one)
+    atheris.Setup([sys.argv[0], f"-seed={args.seed + 1}"], one)
     for seed in module.seeds():
         one(seed)
-    with contextlib.suppress(SystemExit):
-        atheris.Fuzz()
-    outcome.seconds = time.monotonic() - began
-    return outcome
+    atheris.Fuzz()
+    raise AssertionError("unreachable")
 
 
 if __name__ == "__main__":
