@@ -20,8 +20,14 @@ PACKAGES = (
     "tools",
 )
 # Benchmarks, studies and tools are what these test; for all others measures.py and javascript.py are the way to them.
-TESTED_HERE = ("tests/benchmarks/", "tests/studies/", "tests/tools/", "tests/support/measures.py")
-TESTED_HERE += ("tests/support/javascript.py",)
+TESTED_HERE = (
+    "tests/benchmarks/",
+    "tests/studies/",
+    "tests/tools/",
+    "tests/support/measures.py",
+    "tests/support/faults.py",
+)
+TESTED_HERE += ("tests/support/javascript.py", "tests/support/faults.py")
 PATCHES = ("setattr", "delattr", "getattr", "object")
 NAMED_TUPLE = ("_asdict", "_fields", "_make", "_replace")
 
