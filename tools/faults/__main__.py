@@ -24,7 +24,8 @@ KINDS = ("kills", "crashes", "interrupts", "disks", "gone", "damage", "memory")
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    result = argparse.ArgumentParser(
+    text = "Kill, starve and damage what the commands do, and say what came of it."
+    result = argparse.ArgumentParser(prog="python -m tools.faults", description=text)
         prog="python -m tools.faults",
         description="Kill, starve and damage what the commands do, and say what came of it.",
     )
