@@ -21,7 +21,6 @@ PACKAGES = (
 )
 # Benchmarks, studies and tools are what these test; for all others tests.support is the way to them.
 TESTED_HERE = ("tests/benchmarks/", "tests/studies/", "tests/tools/", "tests/support/")
-TESTED_HERE += ("tests/support/javascript.py",)
 PATCHES = ("setattr", "delattr", "getattr", "object")
 NAMED_TUPLE = ("_asdict", "_fields", "_make", "_replace")
 

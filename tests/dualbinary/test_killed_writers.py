@@ -127,6 +127,7 @@ def test_a_directory_appears_whole_and_leaves_nothing(tmp_path):
         with new_directory(place / "new") as staging:
             write(NEW, staging)
 
+    number = 0
     for number in range(100):
         room = tmp_path / str(number)
         room.mkdir()
@@ -144,6 +145,7 @@ def test_a_directory_appears_whole_and_leaves_nothing(tmp_path):
 
 def test_a_text_is_the_older_or_the_newer_one(tmp_path):
     file = tmp_path / "a.json"
+    number = 0
     for number in range(9):
         file.write_text("old")
         alive = killed(lambda: write_text(file, "new"), number, tmp_path)

@@ -91,7 +91,7 @@ def case_of(name):
 def test_no_allocation_of_the_library_can_end_the_process(failing_malloc, tmp_path, name, threads):
     model, inputs = case_of(name)
     (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
-    np.savez(tmp_path / "inputs.npz", **inputs)
+    np.savez(tmp_path / "inputs.npz", allow_pickle=False, **inputs)
     environment = {**os.environ, "LD_PRELOAD": str(failing_malloc)}
     command = [sys.executable, "-c", CHILD, tmp_path / "model.onnx", tmp_path / "inputs.npz", str(threads)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)

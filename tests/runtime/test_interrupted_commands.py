@@ -27,6 +27,11 @@ sys.exit(main(sys.argv[2:]))
 ENDS = {signal.SIGINT: (130, "interrupted"), signal.SIGTERM: (143, "terminated")}
 
 
+def started(command):
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, text=True, stdin=pipe, stdout=pipe, stderr=pipe)
+
+
 @pytest.mark.parametrize("number", ENDS, ids=lambda number: number.name)
 @pytest.mark.parametrize(
     ("moment", "words"),
@@ -41,8 +46,7 @@ ENDS = {signal.SIGINT: (130, "interrupted"), signal.SIGTERM: (143, "terminated")
 def test_a_command_ends_with_one_word(tiny_model, number, moment, words):
     arguments = [str(tiny_model) if word == "MODEL" else word for word in words]
     command = [sys.executable, "-c", CHILD, moment, *arguments]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(command, text=True, **pipes) as process:
+    with started(command) as process:
         assert process.stderr is not None
         assert process.stderr.readline() == "working\n"
         process.send_signal(number)
@@ -55,8 +59,7 @@ def test_a_command_ends_with_one_word(tiny_model, number, moment, words):
 @pytest.mark.parametrize("number", ENDS, ids=lambda number: number.name)
 def test_a_chat_that_waits_for_a_line_of_a_pipe_ends_too(tiny_model, number):
     command = [sys.executable, "-c", CHILD, "step", "chat", str(tiny_model), "--json", "--max-new-tokens", "2"]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(command, text=True, **pipes) as process:
+    with started(command) as process:
         assert process.stdin is not None and process.stdout is not None and process.stderr is not None
         process.stdin.write("Hi\n")
         process.stdin.flush()

@@ -24,7 +24,8 @@ KINDS = ("kills", "crashes", "interrupts", "disks", "gone", "damage", "memory")
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    result = argparse.ArgumentParser(prog="python -m tools.faults", description=__doc__.splitlines()[0].split(": ")[1])
+    text = "Kill, starve and damage what the commands do, and say what came of it."
+    result = argparse.ArgumentParser(prog="python -m tools.faults", description=text)
     result.add_argument("kinds", nargs="*", metavar="KIND", help=f"of {', '.join(KINDS)}; default: all")
     result.add_argument("--kills", type=int, default=60, help="times a command is killed, over all cases of a kind")
     result.add_argument("--seed", type=int, default=0, help="of the moments")

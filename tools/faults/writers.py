@@ -10,7 +10,7 @@ from pathlib import Path
 
 from calib.__main__ import main as calibrate
 from dualbinary.bundle.__main__ import main as bundle
-from dualbinary.files.systems import this_system
+from dualbinary.files.systems import System, this_system
 from dualbinary.onnx_files.relayout.__main__ import main as relayout
 from exporter.__main__ import main as export
 from importer.__main__ import main as import_model
@@ -78,7 +78,7 @@ def make_material(model: Path, room: Path) -> Material:
         if ended.code:
             raise RuntimeError(f"{step.arguments}: exit code {ended.code}: {ended.errors}")
     made.libraries.mkdir()
-    shutil.copyfile(library_path(), made.libraries / this_system().file)
+    shutil.copyfile(library_path(), made.libraries / _system().file)
     return made
 
 
@@ -86,7 +86,7 @@ def writers(made: Material) -> tuple[Writer, ...]:
     """All of them."""
     quiet = ("--quiet",)
     export_options = ("--quiet", "--no-check")
-    systems = ("--systems", this_system().name, "--from", str(made.libraries))
+    systems = ("--systems", _system().name, "--from", str(made.libraries))
     return (
         Writer("export", export, made.model, "model.onnx", export_options, ("--planes", "2"), "--force"),
         Writer("export of a checkpoint", export, made.checkpoint, "model.onnx", export_options),
@@ -94,5 +94,11 @@ def writers(made: Material) -> tuple[Writer, ...]:
         Writer("convert to GGUF", convert, made.checkpoint, "model.gguf", quiet, (), "--force"),
         Writer("convert to GPTQ", convert, made.checkpoint, "gptq", quiet),
         Writer("relayout", relayout, made.exported, "model.onnx", ("--layout", "avx2", *quiet), (), "--force"),
-        Writer("bundle", bundle, made.model, this_system().file, systems, beside="model.onnx"),
+        Writer("bundle", bundle, made.model, _system().file, systems, beside="model.onnx"),
     )
+
+
+def _system() -> System:
+    system = this_system()
+    assert system is not None  # the harness is for Linux
+    return system
