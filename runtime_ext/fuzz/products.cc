@@ -131,7 +131,7 @@ bool set_input(Bytes& bytes, OrtKernelInfo& node, int index, ONNXTensorElementDa
     node.constant.resize(at + 1);
   }
   node.constant[at] = bytes.rarely() ? !constant : constant;
-  node.inputs[at] = new_tensor(bytes, type, spoiled(bytes, std::move(dims)), node.constant[at]);
+  node.inputs[at] = new_tensor(bytes, type, spoiled(bytes, std::move(dims)), constant);
   return node.inputs[at].has_value();
 }
 
