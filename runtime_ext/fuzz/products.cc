@@ -53,7 +53,7 @@ Spec make_spec(Bytes& bytes, std::int64_t K, std::int64_t N) {
   spec.planes = spec.layout == kLayoutCodes ? bytes.pick<std::int64_t>({2, 4, 8}) : 1 + bytes.below(kMaxPlanes);
   spec.planes = bytes.or_edge(spec.planes);
   const bool offset = bytes.flag();
-  spec.scale_rows = bytes.or_edge((even ? 1 : spec.planes) + (offset ? 1 : 0));
+  spec.scale_rows = bytes.or_edge((even ? 1 : std::clamp<std::int64_t>(spec.planes, 0, kMaxPlanes)) + (offset ? 1 : 0));
   spec.accuracy_level = bytes.or_edge(bytes.flag() ? kAttrAccuracyLevel4 : kAttrAccuracyLevel0);
   const std::int64_t zeros = std::int64_t{2} << std::clamp<std::int64_t>(spec.planes, 0, kMaxPlanes);
   if (even && !offset) spec.twice_zero = bytes.below(zeros) - 1;
@@ -131,7 +131,7 @@ bool set_input(Bytes& bytes, OrtKernelInfo& node, int index, ONNXTensorElementDa
     node.constant.resize(at + 1);
   }
   node.constant[at] = bytes.rarely() ? !constant : constant;
-  node.inputs[at] = new_tensor(bytes, type, spoiled(bytes, std::move(dims)), node.constant[at]);
+  node.inputs[at] = new_tensor(bytes, type, spoiled(bytes, std::move(dims)), constant);
   return node.inputs[at].has_value();
 }
 

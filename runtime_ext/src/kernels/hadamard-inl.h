@@ -60,7 +60,8 @@ void transform_small(const HadamardRun& run) {
   T y[kHadamardLanes];
   std::int8_t signs[kHadamardLanes] = {};
   const auto left = static_cast<std::size_t>(run.count - whole);
-  std::memcpy(x, static_cast<const T*>(run.x) + whole, left * sizeof(T));
+  std::memcpy(x, static_cast<const std::uint8_t*>(run.x) + static_cast<std::size_t>(whole) * sizeof(T),
+              left * sizeof(T));
   std::memcpy(signs, run.signs + whole, left);
   HadamardRun rest = run;
   rest.x = x;

@@ -14,7 +14,8 @@ template <class T>
 [[gnu::always_inline]] inline F32x16 load_some(const T* p, std::int64_t count) {
   if (count >= kLanes) return F32x16::load(p);
   T padded[kLanes] = {};
-  if (count > 0) std::memcpy(padded, p, static_cast<std::size_t>(count) * sizeof(T));
+  const auto* bytes = reinterpret_cast<const std::uint8_t*>(p);  // of a table that may begin at any byte
+  if (count > 0) std::memcpy(padded, bytes, static_cast<std::size_t>(count) * sizeof(T));
   return F32x16::load(padded);
 }
 
