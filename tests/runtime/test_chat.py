@@ -151,10 +151,11 @@ def test_a_question_that_is_too_long_by_itself_is_told_a_way_that_helps(chat, ti
     assert "; /undo takes back" in chat(tiny_model, ["x", "x" * 60], *FEW)[2]
 
 
-class Template:
+class Template(TextCodec):
     """A codec with a chat template that renders every message, none of the system, or refuses those."""
 
-    def __init__(self, kind):
+    def __init__(self, directory, kind):
+        super().__init__(directory)
         self._kind = kind
 
     def chat_text(self, messages):
@@ -167,12 +168,12 @@ class Template:
     ("kind", "message"), [("drops", "leaves system prompts out"), ("refuses", "System role not supported")]
 )
 def test_a_system_prompt_that_would_not_be_read_is_refused(tiny_model, kind, message):
-    conversation = Conversation(Decoder.load(tiny_model, library=False), Template(kind), 64, None)
+    conversation = Conversation(Decoder.load(tiny_model, library=False), Template(tiny_model.parent, kind), 64, None)
     with pytest.raises(InputError, match=message):
         conversation.set_system("Be brief.")
     assert conversation.system == ""
     conversation.set_system("")
-    conversation.codec = Template("all")
+    conversation.codec = Template(tiny_model.parent, "all")
     conversation.set_system("Be brief.")
     assert conversation.system == "Be brief."
 
@@ -340,7 +341,7 @@ class Terminal:
     def type(self, text):
         os.write(self._leader, text.encode())
 
-    def until(self, text, seconds=60):
+    def until(self, text, seconds=60.0):
         """What is shown up to `text`, which the next call begins after."""
         end = time.monotonic() + seconds
         while text not in self._text:
@@ -362,7 +363,7 @@ class Terminal:
                 break
         return self.until(text)
 
-    def more(self, seconds=60):
+    def more(self, seconds=60.0):
         """Wait until something is shown; whether it was."""
         ready, _, _ = select.select([self._leader], [], [], seconds)
         if ready:
