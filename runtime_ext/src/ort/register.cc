@@ -19,8 +19,8 @@ namespace {
 
 using Domains = std::vector<OrtCustomOpDomain*>;
 
-// Up to 1.23 ONNX Runtime ends the process on a node that leaves out an optional input of a custom op, as blocks do.
-// Where blocks are not registered their functions are inlined, and the products in these run here.
+// Up to 1.23 ONNX Runtime ends the process at nodes of blocks (docs/reliability.md). Where blocks are not registered
+// their functions are inlined, and the products in these run here.
 constexpr int kBlocksSince = 24;
 
 // 23 of "1.23.2"; of a major version to come, more than all minor ones.
