@@ -195,11 +195,13 @@ def test_a_run_trains_on_what_it_keeps_and_another_can_take_its_scores(model, fi
     assert main([str(model), str(tmp_path / "third"), *shared, *scores, "--seed", "1"]) == 2
     assert "has no scores of these" in capsys.readouterr().err
     assert main([str(model), str(tmp_path / "fourth"), *shared, "--keep-by", "random"]) == 0
-    record = json.loads((tmp_path / "fourth/calibration.json").read_text())
-    assert record["filter"]["scores"] is None
-    assert len(record["filter"]["chosen"]) == 4
-    assert record["filter"]["chosen"] != found["chosen"]
-    assert (tmp_path / "fourth/model.safetensors").read_bytes() != first.read_bytes()  # it learned from others
+    other = json.loads((tmp_path / "fourth/calibration.json").read_text())
+    assert other["filter"]["scores"] is None
+    assert len(other["filter"]["chosen"]) == 4
+    assert other["filter"]["chosen"] != found["chosen"]
+    # It learned from others, whether or not that made it better on this machine.
+    losses = [[entry.get("loss") for entry in each["e2e"]["curve"]] for each in (record, other)]
+    assert losses[0] != losses[1]
 
 
 def killed(model, out, seconds):
