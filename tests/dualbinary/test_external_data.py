@@ -152,7 +152,9 @@ def test_a_file_that_is_cut_off_is_refused_or_ends_with_a_field(tmp_path_factory
 
 
 def test_a_file_in_itself_without_end_is_refused(tmp_path):
-    content = b""
+    graph = onnx.GraphProto()
+    graph.initializer.append(outside("model.onnx.data"))
+    content = graph.SerializeToString()
     for number in [6, 5, 1] * 40:  # a graph in an attribute of a node of a graph ...
         content = bytes([number << 3 | 2]) + _length(content) + content
     path = tmp_path / "model.onnx"
