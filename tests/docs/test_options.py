@@ -12,7 +12,7 @@ LOG = ROOT / "docs" / "log"  # quotes what was typed then
 PAGES = [
     path
     for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md")))
-    if LOG not in path.parents
+    if LOG not in path.parents and path.name != "bad_inputs.md"  # which has wrong ones
 ]
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9_-]*[a-z0-9]")
 # Those whose help answers within a second or two; commands that import torch for it have few options of their own.
@@ -22,7 +22,7 @@ COMMANDS = (
     "runtime_ext generate", "runtime_ext chat", "runtime_ext serve", "runtime_ext bench", "runtime_ext info",
     "benchmarks.kernels.bench", "benchmarks.kernels.report", "benchmarks.cuda.bench", "benchmarks.cuda.products",
     "benchmarks.models.bench", "benchmarks.models.profile", "benchmarks.models.batch",
-    "benchmarks.models.small_memory", "dualbinary.contract.codegen",
+    "benchmarks.models.small_memory", "dualbinary.contract.codegen", "tools.faults", "tools.soak",
 )  # fmt: skip
 # Of other programs (accelerate, cmake, ld, compute-sanitizer, prettier, examples/cpp_host), of scripts under tools/,
 # and of studies.
