@@ -64,7 +64,9 @@ def first_figures(value):
 
 
 DAMAGES = {
-    "version 2 is newer than 1, the newest that this release reads; upgrade dualbinary": lambda value: value.update(version=2),
+    "version 2 is newer than 1, the newest that this release reads; upgrade dualbinary": lambda value: value.update(
+        version=2
+    ),
     "model": lambda value: value.pop("model"),
     "config": lambda value: value["config"].update(format={"planes": 9}),
     "blocks": lambda value: value.update(blocks=[]),
