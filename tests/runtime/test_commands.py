@@ -158,7 +158,7 @@ def test_info_names_the_instruction_sets_that_can_be_forced(run):
             ("--prompt", "x", "--top-p", 0.5),
             "--temperature: expected above 0 with --top-k or --top-p",
         ),
-        ("generate", ("--prompt", "x", "--threads", -1), "--threads: expected at least 0, got -1"),
+        ("generate", ("--prompt", "x", "--threads", -1), "--threads: expected 0 to 4096, got -1"),
         ("generate", ("--prompt", "x", "--temperature", 1, "--seed", -1), "--seed: expected at least 0, got -1"),
         ("generate", ("--prompt", "caf\udce9"), "the prompt is not valid UTF-8 at character 3"),
         ("generate", (), "--prompt: expected one of --prompt and --prompts, got neither"),

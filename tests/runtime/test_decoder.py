@@ -195,7 +195,7 @@ def test_a_model_that_is_no_decoder_is_refused_by_what_it_lacks(tmp_path, inputs
         ("genai_config.json", "[]", "expected a JSON object"),
         ("genai_config.json", '{"model": 3}', "model: expected an object"),
         ("genai_config.json", '{"model": {"context_length": "x"}}', "invalid literal"),
-        ("genai_config.json", '{"model": {"context_length": 0}}', "at least 1"),
+        ("genai_config.json", '{"model": {"context_length": 0}}', "expected 1 to"),
         ("generation_config.json", '{"eos_token_id": {}}', "eos_token_id|int"),
     ],
 )
