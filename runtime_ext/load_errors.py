@@ -79,7 +79,12 @@ def check_model_file(path: Path) -> None:
         raise InputError(f"{path}: no such file; `python -m exporter MODEL_DIR {path.name}` makes one")
     if kind := kind_of_file(path):
         raise InputError(f"{path}: expected an ONNX file, got {kind}")
-    check_external_data(path)
+    try:
+        check_external_data(path)
+    except InputError:
+        if kind := _data_kind(path):
+            raise InputError(f"{path}: {kind}") from None
+        raise
 
 
 def kind_of_file(path: Path) -> str:

@@ -232,7 +232,8 @@ const OrtApi* fake_api() {
 const std::vector<const OrtCustomOp*>& entries(const std::string& name) {
   static const OrtSessionOptions* const options = [] {
     // A runtime of version 17 has no CUDA devices for custom ops, so that only what runs here is registered.
-    const OrtApiBase base{[](std::uint32_t version) noexcept { return version == 17 ? fake_api() : nullptr; }, nullptr};
+    const OrtApiBase base{[](std::uint32_t version) noexcept { return version == 17 ? fake_api() : nullptr; },
+                          []() noexcept { return "1.32.0"; }};
     auto* registered = new OrtSessionOptions;
     if (RegisterDualBinaryCustomOps(registered, &base) != nullptr) throw std::logic_error("registration failed");
     return registered;

@@ -342,5 +342,5 @@ def test_a_run_that_is_ended_leaves_nothing(tmp_path):
         _, errors = process.communicate(timeout=60)
     finally:
         process.kill()
-    assert process.returncode == 130, errors
+    assert process.returncode == 143, errors
     assert {file.name for file in out.iterdir()} == {"notes.txt"}
