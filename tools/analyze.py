@@ -1,6 +1,6 @@
 """`python -m tools.analyze [--only NAME ..]`: clang-tidy, cppcheck and GCC's analyzer over the C++ sources.
 
-Each is one row: how many files it read and what it found. .clang-tidy says which checks there are and why some are not;
+Each is one row: what it found. .clang-tidy says which checks there are and why some are not;
 what is not asked of the others stands here beside its reason. An analyzer that this machine lacks is named, with the
 way to get it, and makes the exit code 2; a finding makes it 1.
 """
@@ -20,6 +20,7 @@ from pathlib import Path
 
 from dualbinary import DualBinaryError, InputError
 from dualbinary.cli import console
+from tools.cmake_presets import build_preset
 
 __all__ = ["main"]
 
@@ -58,7 +59,6 @@ class Row:
     """What one analyzer said."""
 
     analyzer: str
-    files: int
     findings: tuple[str, ...]
     seconds: float
 
@@ -82,13 +82,7 @@ def program(name: str, package: str) -> str:
 
 def units() -> list[Unit]:
     """Every source file of the preset dev, which is configured here. Raises DualBinaryError where that fails."""
-    for step in (
-        ["--preset", "dev", f"-DPython3_EXECUTABLE={sys.executable}"],
-        ["--build", "--preset", "dev", "--target", "dualbinary_contract"],
-    ):
-        done = subprocess.run(["cmake", *step], cwd=ROOT, capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            raise DualBinaryError(f"cmake {' '.join(step)} failed: {(done.stdout + done.stderr).strip()[-2000:]}")
+    build_preset("dev", 1, targets=("dualbinary_contract",))
     entries = json.loads((BUILD / "compile_commands.json").read_text(encoding="utf-8"))
     return [Unit(Path(e["file"]), tuple(shlex.split(e["command"])), Path(e["directory"])) for e in entries]
 
@@ -121,11 +115,7 @@ def clang_tidy(those: list[Unit], jobs: int) -> tuple[str, ...]:
 
 def cppcheck(those: list[Unit], jobs: int) -> tuple[str, ...]:
     """Warnings, performance and portability."""
-    command = [
-        program("cppcheck", "cppcheck"),
-        *CPPCHECK,
-        "--template={file}:{line}:{column}: {severity}: {message} [{id}]",
-    ]
+    command = [program("cppcheck", "cppcheck"), *CPPCHECK]
     includes = [f"-I{ROOT / 'runtime_ext' / 'src'}", f"-I{BUILD / 'runtime_ext' / 'generated'}"]
     return each(jobs, lambda unit: said([*command, *includes, str(unit.path)]), those)
 
@@ -156,7 +146,7 @@ def command(args: argparse.Namespace) -> None:
         except InputError as error:
             missing.append(str(error))
             continue
-        rows.append(Row(name, len(those), findings, time.perf_counter() - begin))
+        rows.append(Row(name, findings, time.perf_counter() - begin))
         if not args.json:
             print(f"{name:<12} {len(findings):>4} findings {rows[-1].seconds:8.1f} s", flush=True)
             print("".join(f"  {finding}\n" for finding in findings), end="", flush=True)

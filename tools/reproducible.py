@@ -7,7 +7,6 @@ git tracks here, changes included; the compiler is the same. Exit code 1 where a
 import argparse
 import hashlib
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from pathlib import Path
 
 from dualbinary import DualBinaryError
 from dualbinary.cli import console
+from tools.cmake_presets import build_preset
 
 __all__ = ["copy_sources", "differences", "main"]
 
@@ -36,16 +36,7 @@ def copy_sources(folder: Path) -> None:
 
 def build(folder: Path, jobs: int) -> Path:
     """Build the preset release there, and return its folder. Raises DualBinaryError where that fails."""
-    environment = {**os.environ, "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}
-    for step in (
-        ["--preset", "release", f"-DPython3_EXECUTABLE={sys.executable}"],
-        ["--build", "--preset", "release", "--parallel", str(jobs)],
-    ):
-        done = subprocess.run(
-            ["cmake", *step], cwd=folder, env=environment, capture_output=True, text=True, check=False
-        )
-        if done.returncode != 0:
-            raise DualBinaryError(f"cmake {' '.join(step)} failed: {(done.stdout + done.stderr).strip()[-2000:]}")
+    build_preset("release", jobs, folder=folder)
     return folder / "build"
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from dualbinary import DualBinaryError, InputError
 from dualbinary.cli import console
 from tools.built_isas import skipped_isas
+from tools.cmake_presets import build_preset
 
 __all__ = ["main"]
 
@@ -83,16 +84,8 @@ def preloaded(sanitizer: str) -> str:
 
 def build(sanitizer: str, jobs: int) -> Path:
     """Build the library of a preset, and return its path. Raises DualBinaryError where that fails."""
-    environment = {**os.environ, "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}
-    skipped = ";".join(skipped_isas())
-    steps = (
-        ["--preset", sanitizer, f"-DPython3_EXECUTABLE={sys.executable}", f"-DDUALBINARY_SKIP_ISAS={skipped}"],
-        ["--build", "--preset", sanitizer, "--parallel", str(jobs), "--target", "dualbinary"],
-    )
-    for step in steps:
-        done = subprocess.run(["cmake", *step], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            raise DualBinaryError(f"cmake {' '.join(step)} failed: {(done.stdout + done.stderr).strip()[-2000:]}")
+    skipped = (f"-DDUALBINARY_SKIP_ISAS={';'.join(skipped_isas())}",)
+    build_preset(sanitizer, jobs, settings=skipped, targets=("dualbinary",))
     return ROOT / "build" / sanitizer / "libdualbinary.so"
 
 
