@@ -6,12 +6,12 @@ import re
 import shlex
 import shutil
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 from dualbinary import DualBinaryError, InputError
 from tools.built_isas import skipped_isas
+from tools.cmake_presets import build_preset
 from tools.fuzz.outcome import Crash, Outcome
 
 __all__ = ["build", "clang", "run", "targets", "write_seeds"]
@@ -49,16 +49,8 @@ def clang() -> str:
 
 def build(jobs: int = 2) -> None:
     """Build all targets. Raises DualBinaryError, with the compiler's last words, where that fails."""
-    settings = [f"-DPython3_EXECUTABLE={sys.executable}", f"-DDUALBINARY_SKIP_ISAS={';'.join(skipped_isas())}"]
-    environment = {**os.environ, "CXX": clang()}
-    environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    for command in (["--preset", "fuzz", *settings], ["--build", "--preset", "fuzz", "--parallel", str(jobs)]):
-        done = subprocess.run(
-            ["cmake", *command], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
-        )
-        if done.returncode != 0:
-            words = (done.stdout + done.stderr).strip()[-2000:]
-            raise DualBinaryError(f"cmake {' '.join(command)} failed: {words}")
+    skipped = f"-DDUALBINARY_SKIP_ISAS={';'.join(skipped_isas())}"
+    build_preset("fuzz", jobs, settings=(f"-DCMAKE_CXX_COMPILER={clang()}", skipped))
 
 
 def write_seeds(folder: Path) -> None:
