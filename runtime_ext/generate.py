@@ -43,6 +43,7 @@ __all__ = [
     "speculation_for",
 ]
 
+SLOTS = 4  # sequences at once, unless said otherwise
 EXAMPLES = """\
 examples:
   dualbinary generate OUT.onnx --prompt "Once upon a time" --max-new-tokens 200
@@ -81,7 +82,7 @@ class GenerateOptions:
     prompts: Path | None = option(
         None, help="file of prompts, each a line or, to hold line ends, a JSON string on a line", metavar="FILE"
     )
-    slots: int = option(4, help="sequences at once, with {prompts}", minimum=1)
+    slots: int | None = option(None, help="sequences at once, of {prompts}", shown=f"default: {SLOTS}", minimum=1)
     chat: bool = option(False, help="put the prompt into the model's chat template")
     max_new_tokens: int = option(128, help="tokens to generate at most", minimum=1)
     speculate: str = speculate_option("speculation, of {prompt}")
@@ -91,6 +92,8 @@ class GenerateOptions:
         """Raise OptionError unless there is one source of prompts, and one of guesses."""
         if (self.prompt is None) == (self.prompts is None):
             raise OptionError("prompt", "one of {prompt} and {prompts}", "neither" if self.prompt is None else "both")
+        if self.slots is not None and self.prompts is None:
+            raise OptionError("slots", "no value without {prompts}", self.slots, "name {prompts}, or leave {slots} out")
         if self.draft is not None and self.speculate != "auto":
             raise OptionError("speculate", "no value with {draft}, which makes the guesses", self.speculate)
         if self.prompts is not None and (self.draft is not None or self.speculate == "ngram"):
@@ -206,9 +209,8 @@ def _answer_all(
     samplers = [replace(sampler) for _ in prompts]
     began = time.perf_counter()
     count = 0
-    for prompt, result in zip(
-        prompts, generate_all(decoder, prompts, options.max_new_tokens, samplers, options.slots), strict=True
-    ):
+    answers = generate_all(decoder, prompts, options.max_new_tokens, samplers, options.slots or SLOTS)
+    for prompt, result in zip(prompts, answers, strict=True):
         text = codec.decode(result.tokens)
         count += len(result.tokens)
         print(json.dumps(_report(args.model, len(prompt), text, result)) if args.json else as_line(text), flush=True)

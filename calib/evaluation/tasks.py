@@ -12,9 +12,9 @@ from torch.nn import Module
 from calib.data.windows import load_tokenizer
 from calib.evaluation.measure import Answering
 from calib.evaluation.subjects import OnnxFile, Subject
-from dualbinary import DualBinaryError, InputError
+from dualbinary import DualBinaryError
 from dualbinary.evaluation.figures import TaskFigure
-from dualbinary.evaluation.tasks import TaskOptions, run_tasks, task_words
+from dualbinary.evaluation.tasks import TaskOptions, check_tasks, run_tasks, task_words
 
 __all__ = ["answering"]
 
@@ -24,12 +24,9 @@ BATCH = 8  # requests at a time: more gain little on a CPU, and logits take T * 
 def answering(directory: Path, options: TaskOptions, dtype: torch.dtype, *, progress: bool) -> Answering:
     """What runs the tasks of `options`; the full-precision model and its checkpoints have the tokenizer of `directory`.
 
-    Raises InputError where the harness is not installed.
+    Raises InputError where the harness is not installed, or has not these tasks.
     """
-    try:
-        import lm_eval  # noqa: F401 - before minutes of work on texts
-    except ImportError as error:
-        raise InputError(f"--tasks takes lm-evaluation-harness; pip install 'dualbinary[tasks]' ({error})") from None
+    check_tasks(options)
 
     def answer(subject: Subject | None, model: Module | None) -> tuple[TaskFigure, ...]:
         if isinstance(subject, OnnxFile):

@@ -10,7 +10,7 @@ The harness is imported where it is needed: it takes seconds.
 import importlib.util
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ from dualbinary.cli.options import option
 from dualbinary.errors import DualBinaryError, InputError, OptionError
 from dualbinary.evaluation.figures import TaskFigure
 
-__all__ = ["TaskOptions", "run_tasks", "task_words"]
+__all__ = ["TaskOptions", "check_tasks", "run_tasks", "task_words"]
 
 KINDS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
 SPLIT = "test"  # what the questions of a file are called
@@ -84,23 +84,43 @@ def run_tasks(opened: Callable[[], Any], options: TaskOptions, *, progress: bool
     return tuple(_figures(found))
 
 
-def _load(options: TaskOptions, scratch: Path) -> Any:
-    """The tasks with their data, as lm_eval's TaskManager gives them, each with its number of examples."""
+def check_tasks(options: TaskOptions) -> None:
+    """Raise InputError where the harness is not installed, or a task or a file of `options` is not there.
+
+    Seconds, to be spent before the minutes that measure texts.
+    """
+    _manager(options, _named(options))
+
+
+def _named(options: TaskOptions) -> dict[str, Path | None]:
+    """By the name of each task: the file of its questions, if one was given."""
+    return dict(_parted(name) for name in options.names)
+
+
+def _manager(options: TaskOptions, names: Collection[str]) -> Any:
+    """lm_eval's TaskManager, which has all of `names`."""
     try:
         from lm_eval.tasks import TaskManager
     except ImportError as error:
         raise InputError(f"--tasks takes lm-evaluation-harness; pip install 'dualbinary[tasks]' ({error})") from None
-    names = dict(_parted(name) for name in options.names)
     if options.tasks_dir is not None and not options.tasks_dir.is_dir():
         raise InputError(f"--tasks-dir {options.tasks_dir}: not a directory")
     paths: list[str | Path] = [] if options.tasks_dir is None else [str(options.tasks_dir)]
     manager = TaskManager(include_path=paths, include_defaults=False) if paths else None
     if manager is None or not set(names) <= set(manager.all_tasks):
         manager = TaskManager(include_path=paths or None)  # reads all that the harness has: seconds
-    loaded: Any = {"tasks": {}, "groups": {}, "group_map": {}}
-    for name, file in names.items():
+    for name in names:
         if name not in manager.all_tasks:
             raise InputError(f"--tasks {name}: lm-evaluation-harness has no such task; `lm_eval ls tasks` lists them")
+    return manager
+
+
+def _load(options: TaskOptions, scratch: Path) -> Any:
+    """The tasks with their data, as lm_eval's TaskManager gives them, each with its number of examples."""
+    names = _named(options)
+    manager = _manager(options, names)
+    loaded: Any = {"tasks": {}, "groups": {}, "group_map": {}}
+    for name, file in names.items():
         try:
             spec = name if file is None else _with_file(manager.task_index[name], name, file, scratch)
             found = manager.load([spec])

@@ -17,7 +17,7 @@ from dualbinary import InputError
 from dualbinary.cli.options import option, options_from
 from dualbinary.evaluation.figures import ModelFigures, TaskFigure, TextFigures
 from dualbinary.evaluation.table import render
-from dualbinary.evaluation.tasks import TaskOptions, run_tasks
+from dualbinary.evaluation.tasks import TaskOptions, check_tasks, run_tasks
 from dualbinary.evaluation.texts import TEXT_HELP, check_windows, named_texts
 from dualbinary.files.atomic import check_file, write_text
 from runtime_ext.decoder import Decoder, LoadOptions
@@ -55,6 +55,8 @@ def command(args: argparse.Namespace) -> None:
     if options.out is not None:
         check_file(options.out)
     check_windows(options.windows, options.length)
+    if tasks.names:
+        check_tasks(tasks)
     progress = not options.quiet and sys.stderr.isatty()
     texts = _texts(args, options, progress) if options.text else ()
     answers = _tasks(args, tasks, progress) if tasks.names else ()

@@ -1,13 +1,15 @@
 """`python -m tools.fuzz --seconds N [--target NAME ..]`: each fuzz target for N seconds, and what was found.
 
 Targets of the C++ library are built with Clang first, with address and undefined-behavior sanitizers; those in Python
-need nothing. What a C++ target learned stays in the work folder, so that runs add up. An input that found a defect is
-a file there, and a line says how to run it again; then the exit code is 1.
+need nothing. What a C++ target learned stays in the work folder, so that runs add up; those in Python begin elsewhere
+with another --seed. An input that found a defect is a file there, or is printed, and a line says how to run it again;
+then the exit code is 1.
 """
 
 import argparse
 import json
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
@@ -47,7 +49,7 @@ def show(outcome: Outcome) -> None:
 
 
 def command(args: argparse.Namespace) -> None:
-    """Run the targets one after another."""
+    """Run the targets, --jobs of them at once."""
     in_cpp, in_python = chosen(args.target)
     if args.list:
         print(json.dumps({"cpp": in_cpp, "python": in_python}) if args.json else "\n".join([*in_cpp, *in_python]))
@@ -57,15 +59,19 @@ def command(args: argparse.Namespace) -> None:
         cpp.build(args.jobs)
     if not args.json:
         print(f"{'target':<24} {'executions':>12} {'seconds':>9} {'crashes':>8}")
-    outcomes = []
-    for name in [*in_cpp, *in_python]:
+
+    def run(name: str) -> Outcome:
         print(f"{name}: {args.seconds} seconds", file=sys.stderr, flush=True)
-        run_target = name in in_cpp
-        outcomes.append(
-            cpp.run(name, args.seconds, args.work) if run_target else python_readers.run(name, args.seconds)
-        )
-        if not args.json:
-            show(outcomes[-1])
+        if name in in_cpp:
+            return cpp.run(name, args.seconds, args.work)
+        return python_readers.run(name, args.seconds, args.seed)
+
+    outcomes = []
+    with ThreadPoolExecutor(args.jobs) as pool:
+        for outcome in pool.map(run, [*in_cpp, *in_python]):
+            outcomes.append(outcome)
+            if not args.json:
+                show(outcome)
     executions = sum(outcome.executions for outcome in outcomes)
     crashes = sum(len(outcome.crashes) for outcome in outcomes)
     if args.json:
@@ -85,7 +91,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seconds", type=positive, default=60, metavar="N", help="for each target (default 60)")
     parser.add_argument("--target", nargs="+", metavar="NAME", help="some of the targets (default: all)")
     parser.add_argument("--list", action="store_true", help="print the names of the targets, and run nothing")
-    parser.add_argument("--jobs", type=positive, default=2, metavar="N", help="compilers at once (default 2)")
+    parser.add_argument(
+        "--jobs", type=positive, default=2, metavar="N", help="targets, or compilers, at once (default 2)"
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the targets in Python (default 0)")
     parser.add_argument(
         "--work", type=Path, default=Path("out/fuzz"), metavar="DIR", help="what targets learned and found"
     )

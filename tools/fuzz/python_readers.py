@@ -1,6 +1,7 @@
 """Targets in Python: modules of readers/, each run by `python -m tools.fuzz.readers NAME` in a process of its own."""
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -25,19 +26,18 @@ def targets() -> list[str]:
     return sorted(found)
 
 
-def run(target: str, seconds: int) -> Outcome:
+def run(target: str, seconds: int, seed: int = 0) -> Outcome:
     """Run one target for so many seconds. Raises DualBinaryError where its process does not answer."""
-    command = [sys.executable, "-m", "tools.fuzz.readers", target, "--seconds", str(seconds), "--json"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, errors="replace", check=False)
+    command = ["-m", "tools.fuzz.readers", target, "--seconds", str(seconds), "--seed", str(seed), "--json"]
+    done = subprocess.run(
+        [sys.executable, *command], cwd=ROOT, capture_output=True, text=True, errors="replace", check=False
+    )
     try:
         answer = json.loads(done.stdout)
-        crashes = tuple(_crash(target, crash) for crash in answer["crashes"])
+        # Equal seeds make equal inputs, so the same command finds it again; the bytes are those of a test for it.
+        again = shlex.join(["python", *command])
+        crashes = tuple(Crash(f"{found['error']} (input {found['input']})", again) for found in answer["crashes"])
         return Outcome(answer["target"], int(answer["executions"]), float(answer["seconds"]), crashes)
     except (ValueError, KeyError, TypeError) as error:
         words = done.stderr.strip()[-2000:]
         raise DualBinaryError(f"{target}: ended with {done.returncode} and without an answer: {words}") from error
-
-
-def _crash(target: str, crash: dict[str, str]) -> Crash:
-    # Equal seeds make equal inputs, so the same command finds it again; the bytes are those of a test for it.
-    return Crash(f"{crash['error']} (input {crash['input']})", f"python -m tools.fuzz.readers {target} --json")
