@@ -18,10 +18,10 @@ struct Sizes {
 
 Sizes make_sizes(Bytes& bytes) {
   Sizes s{};
-  s.H = 1 + bytes.below(80);
+  s.H = bytes.size(80);
   s.g = 1 + bytes.below(3);
   s.h = s.g * (1 + bytes.below(bytes.rarely() ? 70 : 4));
-  s.D = 8 * (1 + bytes.below(bytes.rarely() ? 33 : 5));
+  s.D = 8 * (1 + bytes.below(bytes.rarely() ? 33 : 3));
   s.B = bytes.rarely() ? 0 : 1 + bytes.below(2);
   s.S = bytes.rarely() ? bytes.below(90) : bytes.pick<std::int64_t>({1, 1, 2, 3, 8, 9, 0});
   s.past = bytes.below(bytes.rarely() ? 300 : 12);

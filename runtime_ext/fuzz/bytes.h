@@ -27,6 +27,15 @@ class Bytes {
     return value % count;
   }
 
+  // 1 to `most`, mostly few: what is beyond a block, a group and a vector of them is met, and calls stay fast.
+  std::int64_t size(std::int64_t most) {
+    constexpr std::int64_t kFew = 40;
+    return 1 + below(byte() < 192 && most > kFew ? kFew : most);
+  }
+
+  // A power of two from 2 on: mostly up to 128, rarely beyond the largest block of a transform.
+  std::int64_t power() { return std::int64_t{2} << below(!rarely() ? 7 : rarely() ? 17 : 12); }
+
   bool flag() { return (byte() & 1) != 0; }
 
   // What an attacker would write, one time in sixteen: often enough to be met, rare enough that most calls get through.

@@ -50,14 +50,20 @@ void fill(Bytes& bytes, OrtValue& value) {
   const bool floats = value.type == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT ||
                       value.type == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16 ||
                       value.type == ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16;
-  for (std::size_t i = 0; i + size <= value.bytes; i += size) {
+  if (!floats || mode >= 224) {
+    std::size_t done = 0;
+    for (; done + sizeof(std::uint64_t) <= value.bytes; done += sizeof(std::uint64_t)) {
+      write(value.data + done, noise.next());
+    }
+    for (; done < value.bytes; ++done) value.data[done] = static_cast<std::uint8_t>(noise.next());
+    return;
+  }
+  for (std::uint8_t* at = value.data; at != value.data + value.bytes; at += size) {
     const std::uint64_t number = noise.next();
-    if (floats && mode < 192) {
-      write_number(value.data + i, value.type, number);
-    } else if (floats && mode < 224 && number % 16 == 0) {
-      write_special(value.data + i, size, number >> 8);
+    if (mode >= 192 && number % 16 == 0) {
+      write_special(at, size, number >> 8);
     } else {
-      std::memcpy(value.data + i, &number, size);
+      write_number(at, value.type, number);
     }
   }
 }

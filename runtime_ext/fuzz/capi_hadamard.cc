@@ -36,7 +36,7 @@ bool same_numbers(bool half, const std::vector<std::uint8_t>& a, const std::vect
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   Bytes bytes(data, size);
-  const std::int64_t block = std::int64_t{2} << bytes.below(bytes.rarely() ? 17 : 9);
+  const std::int64_t block = bytes.power();
   const std::int64_t K = block * (1 + bytes.below(3));
   const std::int64_t rows = bytes.below(7);
   const bool half = bytes.flag();

@@ -75,7 +75,7 @@ void check_products(Bytes& bytes, const dualbinary_weight* weight, const dualbin
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   Bytes bytes(data, size);
-  const dualbinary::Spec spec = make_spec(bytes, 1 + bytes.below(kMostK), 1 + bytes.below(kMostN));
+  const dualbinary::Spec spec = make_spec(bytes, bytes.size(kMostK), bytes.size(kMostN));
   const auto scale_type = onnx_type(spec.scale_type);
   const auto planes = new_tensor(bytes, ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8, make_planes_dims(bytes, spec));
   auto scales = new_tensor(bytes, scale_type, make_scales_dims(bytes, spec));

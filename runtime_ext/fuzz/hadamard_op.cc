@@ -15,7 +15,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   Bytes bytes(data, size);
   const auto& ops = entries(kOpName);
   const OrtCustomOp& op = *ops[static_cast<std::size_t>(bytes.below(static_cast<std::int64_t>(ops.size())))];
-  const std::int64_t block = std::int64_t{2} << bytes.below(bytes.rarely() ? 17 : 8);
+  const std::int64_t block = bytes.power();
   const std::int64_t K = block * (1 + bytes.below(3)) + (bytes.rarely() ? 1 : 0);
   OrtKernelInfo node;
   set_attribute(bytes, node, kAttrBlockSize, bytes.or_edge(block));

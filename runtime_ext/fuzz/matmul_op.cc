@@ -16,8 +16,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   Bytes bytes(data, size);
   const auto& ops = entries(kOpName);
   const OrtCustomOp& op = *ops[static_cast<std::size_t>(bytes.below(static_cast<std::int64_t>(ops.size())))];
-  const std::int64_t K = 1 + bytes.below(kMostK);
-  const std::int64_t N = 1 + bytes.below(kMostN);
+  const std::int64_t K = bytes.size(kMostK);
+  const std::int64_t N = bytes.size(kMostN);
   dualbinary::Spec spec = make_spec(bytes, K, N);
   const auto scale_type = op.GetInputType(&op, kInputScales);
   for (const auto type : {dualbinary::Element::kFloat32, dualbinary::Element::kFloat16, dualbinary::Element::kCode8,

@@ -16,8 +16,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   Bytes bytes(data, size);
   const auto& ops = entries(kOpName);
   const OrtCustomOp& op = *ops[static_cast<std::size_t>(bytes.below(static_cast<std::int64_t>(ops.size())))];
-  const std::int64_t H = 1 + bytes.below(kMostH);
-  const std::int64_t I = 1 + bytes.below(kMostI);
+  const std::int64_t H = bytes.size(kMostH);
+  const std::int64_t I = bytes.size(kMostI);
   const auto type = op.GetInputType(&op, kInputX);
   OrtKernelInfo node;
   set_attribute(bytes, node, kAttrHiddenSize, bytes.or_edge(H));
