@@ -16,15 +16,18 @@ struct Sizes {
   std::int64_t H, g, h, D, B, S, past;
 };
 
+// One of them is large, rarely: more would take seconds.
 Sizes make_sizes(Bytes& bytes) {
+  enum Large { kNone, kHeads, kHeadSize, kTokens, kCache, kCount };
+  const std::int64_t large = bytes.rarely() ? 1 + bytes.below(kCount - 1) : kNone;
   Sizes s{};
   s.H = bytes.size(80);
   s.g = 1 + bytes.below(3);
-  s.h = s.g * (1 + bytes.below(bytes.rarely() ? 70 : 4));
-  s.D = 8 * (1 + bytes.below(bytes.rarely() ? 33 : 3));
+  s.h = s.g * (1 + bytes.below(large == kHeads ? 70 : 4));
+  s.D = 8 * (1 + bytes.below(large == kHeadSize ? 33 : 3));
   s.B = bytes.rarely() ? 0 : 1 + bytes.below(2);
-  s.S = bytes.rarely() ? bytes.below(90) : bytes.pick<std::int64_t>({1, 1, 2, 3, 8, 9, 0});
-  s.past = bytes.below(bytes.rarely() ? 300 : 12);
+  s.S = large == kTokens ? bytes.below(90) : bytes.pick<std::int64_t>({1, 1, 2, 3, 8, 9, 0});
+  s.past = bytes.below(large == kCache ? 300 : 12);
   return s;
 }
 
