@@ -19,7 +19,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .PHONY: help analyze arm-library bench bench-cuda bench-models bench-peers check check-arm check-baseline clean compat cuda \
-	demo docs fuzz gpu-check hosts next reproducible sanitize setup site soak test test-all web wheels
+	demo docs fuzz gpu-calibrate gpu-check hosts next reproducible sanitize setup site soak test test-all web wheels
 
 help: ## list the verbs
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
@@ -123,6 +123,14 @@ cuda: setup ## the kernels for NVIDIA GPUs, compiled and loaded; needs no GPU, a
 
 gpu-check: setup ## all that needs an NVIDIA GPU: tests, compute-sanitizer, benchmark; one table
 	$(BIN)/python tools/gpu_check.py $(GPU_CHECK_OPTIONS)
+
+# Minutes count from the first stage to the last; see tools/gpu_calibrate.py.
+CALIBRATE_MODEL ?= models/SmolLM2-135M-Instruct
+CALIBRATE_OUT ?= out/gpu_calibration
+MINUTES ?= 10
+
+gpu-calibrate: setup ## a calibration that fills MINUTES=10 of a large GPU, by the preset gpu; give TEXT="FILE .."
+	$(BIN)/python -m tools.gpu_calibrate $(CALIBRATE_MODEL) $(CALIBRATE_OUT) --text $(TEXT) --minutes $(MINUTES)
 
 # These continue a run that was stopped; after a change of the library or of options, remove the file first.
 bench: setup ## speed of the kernels beside MatMulNBits and a plain read of memory

@@ -31,6 +31,12 @@ PRESETS = {
         block={"windows": 192},
         e2e={"steps": 1000, "held_out": 16, "evaluate_every": 100},
     ),
+    "gpu": Preset(
+        "best with batches that fill a large GPU; `make gpu-calibrate` chooses the steps that there is time for",
+        init={"windows": 128, "refits": 4, "polishes": 2},
+        block={"windows": 192},
+        e2e={"steps": 4000, "batch": 8, "micro_batch": 8, "held_out": 16, "evaluate_every": 100},
+    ),
     "paper": Preset(
         "DB-LLM as far as it is published: groups of 64 without offset, its initialization, text that the model writes,"
         " deviation-aware distillation with gamma 0.5",

@@ -9,6 +9,7 @@ import onnx_ir as ir
 from dualbinary import OP
 from dualbinary.contract.scale_codes import dtype_name
 from dualbinary.contract.weight import PlaneFormat
+from dualbinary.files.model_files import REPORT_VERSION
 from dualbinary.metrics.formats import count_formats
 from dualbinary.metrics.operations import Operations, operations
 from dualbinary.metrics.statistics import PAPER_RULE, paper_flops
@@ -18,9 +19,8 @@ from exporter.graph.parameters import Parameters
 from exporter.options import STOCK, ExportOptions
 from exporter.stored.tensor_jobs import LayerStats
 
-__all__ = ["REPORT_VERSION", "export_report", "fit_notes", "table_notes"]
+__all__ = ["export_report", "fit_notes", "table_notes"]
 
-REPORT_VERSION = 1
 _PAST_KEYS = {"Attention": 4, "GroupQueryAttention": 3}  # the inputs that are past keys
 
 

@@ -17,6 +17,7 @@ __all__ = [
     "GENERATION_CONFIG",
     "LONG_ROPE_AFTER",
     "OPTIONAL_FILES",
+    "REPORT_VERSION",
     "SAME_BITS_TOKENS",
     "SPECIAL_TOKENS_MAP",
     "TOKENIZER",
@@ -31,6 +32,7 @@ CONFIG_FILE = "config.json"
 GENAI_CONFIG = "genai_config.json"
 GENERATION_CONFIG = "generation_config.json"
 EXPORT_REPORT = "export_report.json"
+REPORT_VERSION = 1  # of its keys
 CONFIGS = (GENAI_CONFIG, CONFIG_FILE, GENERATION_CONFIG, EXPORT_REPORT)
 """Files that every export has."""
 

@@ -107,6 +107,14 @@ def test_model_files_come_along_and_say_what_is_true(model, tmp_path):
     assert report["totals"]["file_bytes"] == (out.parent / "other.onnx.data").stat().st_size
 
 
+def test_a_report_of_a_version_to_come_is_refused(model, tmp_path):
+    path = model.parent / "export_report.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"report_version": 2}))
+    with pytest.raises(InputError, match=r"report_version 2 is newer than 1, .* upgrade dualbinary"):
+        relayout(model, tmp_path / "new" / "other.onnx", "avx2")
+    assert not (tmp_path / "new" / "other.onnx").exists()
+
+
 def test_in_the_same_directory_model_files_stay(model):
     before = contents(model.parent)
     outcome = relayout(model, model.with_name("fast.onnx"), "avx2")

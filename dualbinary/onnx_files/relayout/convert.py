@@ -16,7 +16,7 @@ from dualbinary.contract.schema import OP
 from dualbinary.contract.weight import EACH_GROUP, PER_CHANNEL, PlaneFormat
 from dualbinary.errors import InputError
 from dualbinary.files.json_objects import read_json_object
-from dualbinary.files.model_files import CONFIGS, EXPORT_REPORT, GENAI_CONFIG, OPTIONAL_FILES
+from dualbinary.files.model_files import CONFIGS, EXPORT_REPORT, GENAI_CONFIG, OPTIONAL_FILES, REPORT_VERSION
 from dualbinary.files.staging import check_output, check_space, staged
 from dualbinary.onnx_files.blocks import fuse_blocks, unfuse_blocks
 from dualbinary.onnx_files.data_file import INLINE_BYTES, AlignedFile
@@ -296,6 +296,11 @@ def _write_model_files(stage: Path, out: str, outcome: Outcome, sizes: dict[str,
             (stage / GENAI_CONFIG).write_text(text, encoding="utf-8")
     if EXPORT_REPORT in outcome.copied:
         report = read_json_object(stage / EXPORT_REPORT)
+        if (version := report.get("report_version", REPORT_VERSION)) > REPORT_VERSION:
+            raise InputError(
+                f"{EXPORT_REPORT}: report_version {version} is newer than {REPORT_VERSION}, the newest that this "
+                "release reads; upgrade dualbinary"
+            )
         report.setdefault("options", {})[_LAYOUT] = outcome.layout
         totals: dict[str, Any] = report.get("totals", {})
         if totals.get("quantised_weights") and totals.get("parameters"):

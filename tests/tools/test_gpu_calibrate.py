@@ -1,0 +1,76 @@
+"""`make gpu-calibrate`: both checkpoints on a CPU, and the number of steps that a time has room for."""
+
+import json
+
+import pytest
+
+from dualbinary.checkpoint import read_quantization_config
+from tests.support.tiny_models import make_model
+from tests.support.tiny_tokenizers import write_tokenizer
+from tools.gpu_calibrate import Pace, main, steps_in
+
+SMALL = ["--device", "cpu", "--length", "32", "--quiet", "--e2e-batch", "2", "--e2e-micro-batch", "1"]
+SMALL += ["--init-windows", "4", "--init-refits", "1", "--init-polishes", "0"]
+SMALL += ["--block-windows", "4", "--block-held-out", "2", "--e2e-held-out", "2"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [(0, 0), (11, 0), (12.5, 0), (14, 2), (22.5, 9), (1e9, 50)],  # a twentieth is kept; 11, then 1.1 for a step
+)
+def test_steps_fill_the_time_that_is_left(seconds, expected):
+    pace = Pace(step=1.0, measurement=1.0, around=10.0)
+    assert steps_in(seconds, pace, every=10, most=50) == expected
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    directory = make_model("llama", tmp_path_factory.mktemp("models") / "llama")
+    write_tokenizer(directory)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    path = tmp_path_factory.mktemp("text") / "letters.txt"
+    path.write_text("".join(chr(ord("!") + i * i % 90) for i in range(2000)))
+    return path
+
+
+def test_both_checkpoints_are_made_and_none_of_them_again(model, text, tmp_path, capsys):
+    out = tmp_path / "out"
+    common = [str(model), str(out), "--text", str(text), "--steps", "3", "--json"]
+    assert main([*common, "--minutes", "0.001", "--", *SMALL]) == 1
+    error = capsys.readouterr().err
+    assert "no time for a step of distillation" in error
+    assert f"{out / 'blocks'} is whole" in error
+    assert read_quantization_config(out / "blocks")
+    assert not (out / "distilled").exists()
+    made = (out / "blocks" / "calibration.json").stat().st_mtime_ns
+
+    assert main([*common, "--minutes", "10", "--", *SMALL]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert figures == json.loads((out / "minutes.json").read_text())
+    assert figures["steps"] == 3
+    assert figures["best_loss"] <= figures["first_loss"]
+    assert read_quantization_config(out / "distilled")
+    assert (out / "blocks" / "calibration.json").stat().st_mtime_ns == made
+    assert sorted(path.name for path in out.iterdir()) == ["blocks", "distilled", "minutes.json"]
+
+    assert main([*common, "--", *SMALL]) == 2
+    assert f"{out / 'distilled'}: is there already" in capsys.readouterr().err
+
+
+def test_what_calib_refuses_ends_with_its_exit_code(model, tmp_path, capfd):
+    missing = tmp_path / "missing.txt"
+    with pytest.raises(SystemExit) as ended:
+        main([str(model), str(tmp_path / "out"), "--text", str(missing), "--", *SMALL])
+    assert ended.value.code == 2
+    assert str(missing) in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("wrong", ["0", "-1", "nan", "soon"])
+def test_minutes_are_above_zero(wrong, capsys):
+    with pytest.raises(SystemExit):
+        main(["model", "out", "--text", "x", "--minutes", wrong])
+    assert f"expected minutes above 0, got {wrong}" in capsys.readouterr().err
