@@ -58,12 +58,14 @@ class Environment:
         (own / "below.pth").write_text(f"import site; site.addsitedir({str(site)!r})\n", encoding="utf-8")
 
 
-def newest_version(name: str, of: str = "", interpreter: Path = Path(sys.executable)) -> str:
-    """The newest release of the package `name`, or of its series `of` such as "1.24", that pip finds for this Python.
+def newest_version(name: str, of: str = "", *, python: str = "") -> str:
+    """The newest release of the package `name`, or of its series `of` such as "1.24", that pip finds.
 
-    Raises DualBinaryError where there is none. Nothing is downloaded.
+    It is for the Python of version `python`, such as "3.13", which need not have pip; else for this one. Raises
+    DualBinaryError where there is none. Nothing is downloaded.
     """
-    said = _call([interpreter, "-m", "pip", "--disable-pip-version-check", "index", "versions", name])
+    words = ["--python-version", python] if python else []
+    said = _call([sys.executable, "-m", "pip", "--disable-pip-version-check", "index", "versions", *words, name])
     line = next((line for line in said.splitlines() if line.startswith("Available versions:")), "")
     releases = [word.strip() for word in line.partition(":")[2].split(",")]  # newest first, as pip sorts them
     for release in releases:

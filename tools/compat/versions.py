@@ -43,7 +43,7 @@ def host_of_onnxruntime(version: str, work: Path) -> Host:
 def host_of_python(version: str, work: Path) -> Host:
     """The newest ONNX Runtime in Python `version`, such as "3.13". Raises NotHereError where that is missing."""
     interpreter = _interpreter(version)
-    found = newest_version("onnxruntime", interpreter=interpreter)
+    found = newest_version("onnxruntime", python=version)
     folder = work.resolve() / f"python-{version}"
     packages = (f"onnxruntime=={found}", *_PACKAGES)
     return Host(f"Python {version}, ONNX Runtime {found}", Environment(folder, packages, interpreter=interpreter))

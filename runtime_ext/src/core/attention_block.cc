@@ -43,7 +43,8 @@ class BlockRun {
   float* context_;  // [rows, h D]
   float* result_;   // [rows, H]
   float* stream_;   // [rows, H], of X and then of the sum
-  std::optional<Scratch> prepared_;
+  std::optional<Scratch> scratch_;
+  std::uint8_t* prepared_ = nullptr;  // of a tile of either product, in scratch_
   std::optional<Tile> tile_in_;
   std::optional<Tile> tile_out_;
 };
@@ -67,8 +68,9 @@ BlockRun::BlockRun(const AttentionBlock& block, const AttentionCall& call, const
   call_.out = context_;
   if (block.qkv == nullptr) return;
   const std::int64_t rows = std::max(tile_rows_of(*block.qkv), tile_rows_of(*block.o));
-  prepared_.emplace(std::max(Tile::prepared_bytes(*block.qkv, block.qkv->kernel_for(rows_), rows),
-                             Tile::prepared_bytes(*block.o, block.o->kernel_for(rows_), rows)));
+  const std::size_t bytes = std::max(Tile::prepared_bytes(*block.qkv, block.qkv->kernel_for(rows_), rows),
+                                     Tile::prepared_bytes(*block.o, block.o->kernel_for(rows_), rows));
+  prepared_ = scratch_.emplace(bytes).data();
 }
 
 // Rows of a tile, all of equal size: a short last one would read all weights for little work.
@@ -85,9 +87,9 @@ void BlockRun::append_rows(std::vector<Phase>& phases, std::function<void(std::i
 // X, or its norm, times qkv, for rows [first, first + rows).
 void BlockRun::append_in(std::vector<Phase>& phases, std::int64_t first, std::int64_t rows) {
   const float* bias = block_.qkv_bias;
-  tile_in_.emplace(*block_.qkv, block_.qkv->kernel_for(rows_), Activations{stream_ + first * H_, kFloats}, rows,
-                   qkv_ + first * width_, prepared_->data());
-  phases.push_back(prepare_phase(*tile_in_, [this, first](std::int64_t row) {
+  Tile& tile = tile_in_.emplace(*block_.qkv, block_.qkv->kernel_for(rows_), Activations{stream_ + first * H_, kFloats},
+                                rows, qkv_ + first * width_, prepared_);
+  phases.push_back(prepare_phase(tile, [this, first](std::int64_t row) {
     float* to = stream_ + (first + row) * H_;
     const float* stream = x_.floats(first + row, to);
     if (block_.norm != nullptr) {
@@ -105,7 +107,7 @@ void BlockRun::append_in(std::vector<Phase>& phases, std::int64_t first, std::in
       }
     };
   }
-  phases.push_back(multiply_phase(*tile_in_, width_, std::move(add_bias)));
+  phases.push_back(multiply_phase(tile, width_, std::move(add_bias)));
 }
 
 // Y = X + result + bias, numbers [begin, begin + count) of a row.
@@ -124,18 +126,19 @@ void BlockRun::write_sum(std::int64_t row, std::int64_t begin, std::int64_t coun
 // What attention gave times o, and the residual sum, for rows [first, first + rows).
 void BlockRun::append_out(std::vector<Phase>& phases, std::int64_t first, std::int64_t rows) {
   const float* bias = block_.o_bias;
-  tile_out_.emplace(*block_.o, block_.o->kernel_for(rows_), Activations{context_ + first * heads_, kFloats}, rows,
-                    result_ + first * H_, prepared_->data());
-  phases.push_back(prepare_phase(*tile_out_, [](std::int64_t) {}));
+  Tile& tile =
+      tile_out_.emplace(*block_.o, block_.o->kernel_for(rows_), Activations{context_ + first * heads_, kFloats}, rows,
+                        result_ + first * H_, prepared_);
+  phases.push_back(prepare_phase(tile, [](std::int64_t) {}));
   if (block_.post_norm == nullptr) {
-    phases.push_back(multiply_phase(*tile_out_, H_, [this, first, rows, bias](std::int64_t begin, std::int64_t count) {
+    phases.push_back(multiply_phase(tile, H_, [this, first, rows, bias](std::int64_t begin, std::int64_t count) {
       for (std::int64_t row = first; row < first + rows; ++row) {
         write_sum(row, begin, count, bias != nullptr ? bias + begin : nullptr);
       }
     }));
     return;
   }
-  phases.push_back(multiply_phase(*tile_out_, H_, nullptr));
+  phases.push_back(multiply_phase(tile, H_, nullptr));
   phases.push_back({rows, [this, first, bias](std::int64_t i) {
                       float* result = result_ + (first + i) * H_;
                       if (bias != nullptr) elementwise().add(nullptr, result, bias, H_, kFloats, result);

@@ -3,9 +3,9 @@
 #include <algorithm>
 #include <atomic>
 #include <exception>
-#include <memory>
 #include <mutex>
 #include <thread>
+#include <vector>
 
 namespace dualbinary {
 namespace {
@@ -30,7 +30,7 @@ struct alignas(64) Progress {
 
 struct Run {
   std::span<const Phase> phases;
-  std::unique_ptr<Progress[]> progress;
+  std::vector<Progress> progress;
   std::atomic<bool> failed{false};
   std::mutex mutex;
   std::exception_ptr failure;
@@ -73,7 +73,7 @@ void run_phases(std::span<const Phase> phases, std::int64_t threads, const Paral
     }
     return;
   }
-  Run run{phases, std::make_unique<Progress[]>(phases.size()), false, {}, {}};
+  Run run{phases, std::vector<Progress>(phases.size()), false, {}, {}};
   parallel.run(
       parallel.pool, [](void* data, std::size_t) { static_cast<Run*>(data)->work(); }, &run,
       static_cast<std::size_t>(threads));

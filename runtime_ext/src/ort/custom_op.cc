@@ -1,5 +1,7 @@
 #include "ort/custom_op.h"
 
+#include <optional>
+#include <stdexcept>
 #include <utility>
 #include <vector>
 
@@ -43,9 +45,10 @@ std::unique_ptr<NodeInstance> create(const OrtApi& api, const OrtKernelInfo* inf
   const OrtValue* planes = constant_input(api, info, contract::kInputPlanes, "planes");
   const OrtValue* scales = constant_input(api, info, contract::kInputScales, "scales");
   const TensorInfo x{x_type, {spec.K}};  // its dimensions are checked by each run
-  const Shape shape = check_inputs(spec, x, read_info(api, planes), read_info(api, scales)).value();
+  const std::optional<Shape> shape = check_inputs(spec, x, read_info(api, planes), read_info(api, scales));
+  if (!shape) throw std::logic_error("constant tensors have all their dimensions");
   const Stored stored{static_cast<const std::uint8_t*>(tensor_data(api, planes)), tensor_data(api, scales)};
-  return std::make_unique<MatMulNode>(shape, create_kernel({api, info, shape, stored}));
+  return std::make_unique<MatMulNode>(*shape, create_kernel({api, info, *shape, stored}));
 }
 
 // Y has the type and dimensions of X, symbols included, but for the last, which is N.

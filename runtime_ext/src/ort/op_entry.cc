@@ -1,5 +1,6 @@
 #include "ort/op_entry.h"
 
+#include <memory>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -34,7 +35,7 @@ struct Instance {
 
 void refuse_newer(const OrtApi& api, const OrtKernelInfo* info) {
   const auto version = KernelAttributes(api, info).read(kVersionAttribute);
-  if (version.value_or(0) <= contract::kOpVersion) return;
+  if (!version || *version <= contract::kOpVersion) return;
   throw std::invalid_argument(std::string(kVersionAttribute) + ": " + std::to_string(*version) + " is newer than " +
                               std::to_string(contract::kOpVersion) +
                               ", the newest version of the operators that this library knows; upgrade dualbinary");
@@ -48,7 +49,7 @@ OrtStatus* ORT_API_CALL create_kernel(const OrtCustomOp* op, const OrtApi* runti
   return guarded(*runtime_api, where, [&] {
     const OrtApi& api = *self(op).api;
     refuse_newer(api, info);
-    *kernel = new Instance{api, where, entry_of(op).create(api, info)};
+    *kernel = std::make_unique<Instance>(Instance{api, where, entry_of(op).create(api, info)}).release();
   });
 }
 
