@@ -51,6 +51,8 @@ GCC = (
     "-Wno-analyzer-possible-null-argument",  # operator new throws
     "-Wno-analyzer-possible-null-dereference",
     "-Wno-analyzer-malloc-leak",  # of what a std::unique_ptr holds
+    "-Wno-analyzer-null-dereference",  # of elements of a std::vector, which it takes for empty
+    "-Wno-analyzer-null-argument",
 )
 
 
