@@ -39,6 +39,7 @@ def header() -> str:
         "// The operators mean the same in each of them.",
         f"inline constexpr const char* kDomains[] = {{{domains}}};",
         f"inline constexpr int kOpVersion = {OP.version};",
+        f'inline constexpr char kVersionAttribute[] = "{OP.version_attribute}";',
         f'inline constexpr char kDigest[] = "{digest()}";',
         "",
         *_operator_constants(OP),
@@ -87,6 +88,12 @@ _DOMAINS = (
 )
 
 
+_VERSIONS = (
+    f"A node of a version after 2 says so in the attribute `{OP.version_attribute}`: ONNX Runtime does not tell an operator "
+    "under which version of its domain a node stands, and a library that does not know the version refuses the node."
+)
+
+
 def reference_page() -> str:
     """Text of docs/op_reference.md."""
     lines = [
@@ -95,6 +102,8 @@ def reference_page() -> str:
         "<!-- Generated from dualbinary/contract/op.toml by dualbinary.contract.codegen. Do not edit. -->",
         "",
         _DOMAINS,
+        "",
+        _VERSIONS,
     ]
     for operator in OPERATORS:
         lines += ["", *_operator_section(operator), *(_product_sections() if operator is OP else [])]

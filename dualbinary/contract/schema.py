@@ -81,6 +81,7 @@ class Operator:
     domain: str
     domains: int
     version: int
+    version_attribute: str
     name: str
     summary: str
     formula: str

@@ -147,10 +147,10 @@ def test_the_library_refuses_a_node_that_says_a_newer_version(future):
     model = onnx.load(future)
     for node in model.graph.node:
         if node.op_type == OP.name:
-            node.attribute.append(helper.make_attribute("op_version", OP.version + 1))
+            node.attribute.append(helper.make_attribute(OP.version_attribute, OP.version + 1))
     options = ort.SessionOptions()
     options.register_custom_ops_library(str(runtime_ext.library_path()))
-    message = rf"op_version: {OP.version + 1} is newer than {OP.version}, the newest .* upgrade dualbinary"
+    message = rf"{OP.version_attribute}: {OP.version + 1} is newer than {OP.version}, the newest .* upgrade dualbinary"
     with pytest.raises(Exception, match=message):
         ort.InferenceSession(model.SerializeToString(), options)
 

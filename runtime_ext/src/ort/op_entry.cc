@@ -14,9 +14,6 @@ namespace {
 
 // A node of an older version means the same in a newer one, whose attributes have the defaults that it lacks.
 constexpr int kFirstVersion = 1;
-// ONNX Runtime does not tell an operator under which version of its domain a node stands, so that a node of a version
-// after 2 has to say it itself.
-constexpr char kVersionAttribute[] = "op_version";
 
 // OrtCustomOp's callbacks get the struct back, so what belongs to one entry follows it.
 struct Op : OrtCustomOp {
@@ -34,9 +31,9 @@ struct Instance {
 };
 
 void refuse_newer(const OrtApi& api, const OrtKernelInfo* info) {
-  const auto version = KernelAttributes(api, info).read(kVersionAttribute);
+  const auto version = KernelAttributes(api, info).read(contract::kVersionAttribute);
   if (!version || *version <= contract::kOpVersion) return;
-  throw std::invalid_argument(std::string(kVersionAttribute) + ": " + std::to_string(*version) + " is newer than " +
+  throw std::invalid_argument(std::string(contract::kVersionAttribute) + ": " + std::to_string(*version) + " is newer than " +
                               std::to_string(contract::kOpVersion) +
                               ", the newest version of the operators that this library knows; upgrade dualbinary");
 }
