@@ -5,6 +5,7 @@ For tests, benchmarks and experiments; `src/capi/dualbinary.h` documents the fun
 
 import ctypes
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -62,7 +63,8 @@ class Weight:
     Scales may have any type of the contract, and be [C, 1, Kp/G] where `levels` allow it. `layout` is a number of the
     contract; blocks [B, bytes] come with scales [C, N, 0], are of `planes_in_blocks` planes, and are used where they
     are; codes are [N, Kp/G + E, G*P/8]. `kernel` is a name from describe()["kernels"], or None for the best at this
-    accuracy_level. The arrays are kept and must not be changed. Raises InputError where the library refuses something.
+    accuracy_level. `library` is another build's file, in place of this package's. The arrays are kept and must not be
+    changed. Raises InputError where the library refuses something.
     """
 
     def __init__(
@@ -77,11 +79,12 @@ class Weight:
         layout: int = OP.layouts[0].number,
         planes_in_blocks: int | None = None,
         kernel: str | None = None,
+        library: Path | None = None,
     ) -> None:
         self.N, count = outputs_and_planes(planes, scales, layout, group_size)
         self.K = K
         self._planes, self._scales = np.ascontiguousarray(planes), np.ascontiguousarray(scales)
-        self._library = _typed_library()
+        self._library = _typed_library(library)
         self._handle = ctypes.c_void_p()
         spec = Spec(
             K,
@@ -204,8 +207,8 @@ def _as_callback(parallel: ParallelFor) -> Any:
     return _PARALLEL_FOR(run)
 
 
-def _typed_library() -> ctypes.CDLL:
-    library = load(library_path())
+def _typed_library(path: Path | None = None) -> ctypes.CDLL:
+    library = load(path or library_path())
     pointer, size = ctypes.c_void_p, ctypes.c_size_t
     signatures: dict[str, tuple[Any, list[Any]]] = {
         "weight_create": (ctypes.c_char_p, [pointer, pointer, size, pointer, size, ctypes.c_char_p, pointer]),

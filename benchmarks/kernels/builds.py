@@ -6,7 +6,6 @@ bytes than the caches hold, one thread, and its row is the ratio of the medians,
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -19,7 +18,6 @@ from benchmarks.common.timing import interleave, ratio
 from dualbinary.cli.console import add_common_options, run
 from dualbinary.contract.levels import Levels
 from runtime_ext.capi import Weight
-from runtime_ext.library import LIBRARY_VARIABLE
 
 __all__ = ["main"]
 
@@ -43,14 +41,15 @@ class Row:
 def weights(library: Path, form: str, level: int) -> list[Weight]:
     """The same weights in each build."""
     planes, even = FORMS[form]
-    os.environ[LIBRARY_VARIABLE] = str(library)
     random = np.random.default_rng(0)
     made: list[Weight] = []
     while not made or len(made) * made[0].nbytes < BYTES:
         bits = random.integers(0, 256, (planes, N, K // 8), np.uint8)
         scales = random.random((1 if even else planes, N, K // GROUP_SIZE)).astype(np.float16)
         levels = Levels(even=True, twice_zero=2**planes - 1) if even else Levels()
-        made.append(Weight(bits, scales, K=K, group_size=GROUP_SIZE, levels=levels, accuracy_level=level))
+        made.append(
+            Weight(bits, scales, K=K, group_size=GROUP_SIZE, levels=levels, accuracy_level=level, library=library)
+        )
     return made
 
 

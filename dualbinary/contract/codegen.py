@@ -89,8 +89,8 @@ _DOMAINS = (
 
 
 _VERSIONS = (
-    f"A node of a version after 2 says so in the attribute `{OP.version_attribute}`: ONNX Runtime does not tell an operator "
-    "under which version of its domain a node stands, and a library that does not know the version refuses the node."
+    f"A node of a version after 2 says so in the attribute `{OP.version_attribute}`: ONNX Runtime does not tell an "
+    "operator under which version of its domain a node stands, and a library that does not know it refuses the node."
 )
 
 

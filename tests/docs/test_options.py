@@ -22,7 +22,8 @@ COMMANDS = (
     "runtime_ext generate", "runtime_ext chat", "runtime_ext serve", "runtime_ext bench", "runtime_ext info",
     "benchmarks.kernels.bench", "benchmarks.kernels.report", "benchmarks.cuda.bench", "benchmarks.cuda.products",
     "benchmarks.models.bench", "benchmarks.models.profile", "benchmarks.models.batch",
-    "benchmarks.models.small_memory", "dualbinary.contract.codegen", "tools.faults", "tools.soak", "tools.gpu_calibrate",
+    "benchmarks.models.small_memory", "dualbinary.contract.codegen", "tools.faults", "tools.soak",
+    "tools.gpu_calibrate",
 )  # fmt: skip
 # Of other programs (accelerate, cmake, ld, compute-sanitizer, prettier, examples/cpp_host), of scripts under tools/,
 # and of studies.
