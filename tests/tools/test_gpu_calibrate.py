@@ -7,6 +7,7 @@ import pytest
 from dualbinary.checkpoint import read_quantization_config
 from tests.support.tiny_models import make_model
 from tests.support.tiny_tokenizers import write_tokenizer
+from tools import gpu_calibrate
 from tools.gpu_calibrate import Pace, main, steps_in
 
 SMALL = ["--device", "cpu", "--length", "32", "--quiet", "--e2e-batch", "2", "--e2e-micro-batch", "1"]
@@ -23,6 +24,49 @@ def test_steps_fill_the_time_that_is_left(seconds, expected):
     assert steps_in(seconds, pace, every=10, most=50) == expected
 
 
+def fake(paces):
+    """In place of calib: what it was asked for, a directory, and a record of so many seconds a step."""
+    asked = []
+
+    def calibrated(model, out, args, *words):
+        asked.append((out.name, *words))
+        out.mkdir(parents=True)
+        steps = int(words[words.index("--e2e-steps") + 1]) if "--e2e-steps" in words else 0
+        curve = [{"seconds": paces * step} for step in range(steps + 1)]
+        return {
+            "e2e": {"curve": curve, "seconds": paces * steps, "first_loss": 2.0, "best_loss": 1.0, "best_step": steps}
+        }
+
+    return asked, calibrated
+
+
+def test_steps_follow_from_the_time_of_a_few(tmp_path, monkeypatch, capsys):
+    out = tmp_path / "out"
+    asked, calibrated = fake(paces=1.0)
+    monkeypatch.setattr(gpu_calibrate, "calibrated", calibrated)
+    assert main(["model", str(out), "--text", "x", "--minutes", "1", "--json"]) == 0
+    names = [name for name, *_ in asked]
+    assert names == ["blocks", "trial", "distilled"]
+    assert asked[0][1:] == ("--stages", "init,block", "--text", "x")
+    figures = json.loads(capsys.readouterr().out)
+    assert 50 <= figures["steps"] <= 57  # of 60 seconds, a twentieth less
+    assert str(figures["steps"]) in asked[2]
+    assert figures == json.loads((out / "minutes.json").read_text())
+    assert main(["model", str(out), "--text", "x", "--minutes", "1"]) == 2
+    assert len(asked) == 3
+    assert f"{out / 'distilled'}: is there already" in capsys.readouterr().err
+
+
+def test_without_time_the_first_checkpoint_stays(tmp_path, monkeypatch, capsys):
+    out = tmp_path / "out"
+    monkeypatch.setattr(gpu_calibrate, "calibrated", fake(paces=100.0)[1])
+    assert main(["model", str(out), "--text", "x", "--minutes", "1"]) == 1
+    error = capsys.readouterr().err
+    assert "no time for a step of distillation" in error
+    assert f"{out / 'blocks'} is whole" in error
+    assert sorted(path.name for path in out.iterdir()) == ["blocks"]
+
+
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     directory = make_model("llama", tmp_path_factory.mktemp("models") / "llama")
@@ -37,6 +81,7 @@ def text(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_both_checkpoints_are_made_and_none_of_them_again(model, text, tmp_path, capsys):
     out = tmp_path / "out"
     common = [str(model), str(out), "--text", str(text), "--steps", "3", "--json"]

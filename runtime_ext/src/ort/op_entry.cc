@@ -33,8 +33,8 @@ struct Instance {
 void refuse_newer(const OrtApi& api, const OrtKernelInfo* info) {
   const auto version = KernelAttributes(api, info).read(contract::kVersionAttribute);
   if (!version || *version <= contract::kOpVersion) return;
-  throw std::invalid_argument(std::string(contract::kVersionAttribute) + ": " + std::to_string(*version) + " is newer than " +
-                              std::to_string(contract::kOpVersion) +
+  throw std::invalid_argument(std::string(contract::kVersionAttribute) + ": " + std::to_string(*version) +
+                              " is newer than " + std::to_string(contract::kOpVersion) +
                               ", the newest version of the operators that this library knows; upgrade dualbinary");
 }
 
