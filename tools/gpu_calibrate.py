@@ -5,9 +5,9 @@
     OUT_DIR/minutes.json    what took how long
 
 A few steps are timed before their number is chosen; the schedule of rates depends on it. A checkpoint that is there is
-not made again, and calib resumes what was ended in between. The windows that choose the best state of distillation may
-be some that the first checkpoint learned from. What follows `--` goes to calib: `-- --device cpu --length 64` tries
-this command without a GPU.
+not made again, and what was ended in between resumes: distillation with the steps that minutes.json has for it, so
+remove that file to choose anew. The windows that choose the best state of distillation may be some that the first
+checkpoint learned from. What follows `--` goes to calib: `-- --device cpu --length 64` tries this without a GPU.
 """
 
 import argparse
@@ -23,9 +23,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from calib.presets import preset
+from calib.state import work_of
 from dualbinary import DualBinaryError, InputError
 from dualbinary.cli.console import add_common_options, run
 from dualbinary.files.atomic import write_text
+from dualbinary.files.json_objects import read_json_object
 
 __all__ = ["main", "steps_in"]
 
@@ -73,39 +75,48 @@ def timed(blocks: Path, args: argparse.Namespace, text: list[str]) -> Pace:
     return Pace(step, max(found["seconds"] - times[-1], 0.0), max(whole - found["seconds"], 0.0))
 
 
-def command(args: argparse.Namespace) -> None:
-    """Make both checkpoints."""
-    began = time.perf_counter()
-    blocks, distilled = args.out_dir / "blocks", args.out_dir / "distilled"
-    args.out_dir.mkdir(parents=True, exist_ok=True)
-    text = ["--text", *args.text]
-    if not blocks.exists():
-        calibrated(args.model_dir, blocks, args, "--stages", "init,block", *text)
-    figures: dict[str, Any] = {"blocks_seconds": time.perf_counter() - began}
-    if distilled.exists():
-        raise InputError(f"{distilled}: is there already; give another OUT_DIR, or remove it")
+def chosen(blocks: Path, args: argparse.Namespace, text: list[str], began: float) -> dict[str, Any]:
+    """The number of steps for the time that is left, and the pace it follows from. DualBinaryError where it is 0."""
     pace = timed(blocks, args, text)
     left = args.minutes * 60 - (time.perf_counter() - began)
     e2e = preset(PRESET).e2e
-    steps = steps_in(left, pace, e2e.evaluate_every, args.steps or e2e.steps)
+    steps = steps_in(left, pace, e2e.evaluate_every, e2e.steps if args.steps is None else args.steps)
     if steps == 0:
         raise DualBinaryError(
             f"no time for a step of distillation: {left:.0f} seconds are left of {args.minutes:g} minutes; give more "
             f"--minutes. {blocks} is whole"
         )
     print(f"{steps} steps of {pace.step:.3f} s; {left:.0f} s are left", file=sys.stderr, flush=True)
-    words = ["--start", str(blocks), "--stages", "e2e", "--e2e-steps", str(steps)]
-    record = calibrated(args.model_dir, distilled, args, *words, *text)
-    losses = {name: record["e2e"][name] for name in ("first_loss", "best_loss", "best_step")}
-    figures |= {"pace": asdict(pace), "steps": steps, **losses, "minutes": (time.perf_counter() - began) / 60}
-    write_text(args.out_dir / "minutes.json", json.dumps(figures, indent=1) + "\n")
+    return {"pace": asdict(pace), "steps": steps}
+
+
+def command(args: argparse.Namespace) -> None:
+    """Make both checkpoints."""
+    began = time.perf_counter()
+    blocks, distilled, told = (args.out_dir / name for name in ("blocks", "distilled", "minutes.json"))
+    if distilled.exists():
+        raise InputError(f"{distilled}: is there already; give another OUT_DIR, or remove it")
+    args.out_dir.mkdir(parents=True, exist_ok=True)
+    text = ["--text", *args.text]
+    if not blocks.exists():
+        calibrated(args.model_dir, blocks, args, "--stages", "init,block", *text)
+    if work_of(distilled).exists() and told.is_file():  # calib resumes with the same steps alone
+        figures = read_json_object(told)
+    else:
+        figures = {"blocks_seconds": time.perf_counter() - began, **chosen(blocks, args, text, began)}
+        write_text(told, json.dumps(figures, indent=1) + "\n")
+    words = ["--start", str(blocks), "--stages", "e2e", "--e2e-steps", str(figures["steps"])]
+    found = calibrated(args.model_dir, distilled, args, *words, *text)["e2e"]
+    losses = {name: found[name] for name in ("first_loss", "best_loss", "best_step")}
+    figures |= {**losses, "minutes": (time.perf_counter() - began) / 60}
+    write_text(told, json.dumps(figures, indent=1) + "\n")
     if args.json:
         print(json.dumps(figures))
-    else:
-        print(
-            f"{distilled}: {steps} steps, held-out loss {record['e2e']['first_loss']:.4f} -> "
-            f"{record['e2e']['best_loss']:.4f}, {figures['minutes']:.1f} minutes in all"
-        )
+        return
+    held_out = (
+        "" if found["best_loss"] is None else f"held-out loss {found['first_loss']:.4f} -> {found['best_loss']:.4f}, "
+    )
+    print(f"{distilled}: {figures['steps']} steps, {held_out}{figures['minutes']:.1f} minutes")
 
 
 def minutes(text: str) -> float:

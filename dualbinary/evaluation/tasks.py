@@ -13,6 +13,7 @@ import logging
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -105,14 +106,21 @@ def _manager(options: TaskOptions, names: Collection[str]) -> Any:
         raise InputError(f"--tasks takes lm-evaluation-harness; pip install 'dualbinary[tasks]' ({error})") from None
     if options.tasks_dir is not None and not options.tasks_dir.is_dir():
         raise InputError(f"--tasks-dir {options.tasks_dir}: not a directory")
-    paths: list[str | Path] = [] if options.tasks_dir is None else [str(options.tasks_dir)]
-    manager = TaskManager(include_path=paths, include_defaults=False) if paths else None
+    directory = options.tasks_dir
+    manager = _opened(TaskManager, directory, defaults=False) if directory is not None else None
     if manager is None or not set(names) <= set(manager.all_tasks):
-        manager = TaskManager(include_path=paths or None)  # reads all that the harness has: seconds
+        manager = _opened(TaskManager, directory, defaults=True)
     for name in names:
         if name not in manager.all_tasks:
             raise InputError(f"--tasks {name}: lm-evaluation-harness has no such task; `lm_eval ls tasks` lists them")
     return manager
+
+
+@cache
+def _opened(manager: Any, directory: Path | None, *, defaults: bool) -> Any:
+    """The manager of a folder's tasks, with `defaults` of all that the harness has: seconds, and once a process."""
+    paths = None if directory is None else [str(directory)]
+    return manager(include_path=paths, include_defaults=defaults)
 
 
 def _load(options: TaskOptions, scratch: Path) -> Any:
