@@ -23,7 +23,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from calib.presets import preset
-from calib.state import work_of
 from dualbinary import DualBinaryError, InputError
 from dualbinary.cli.console import add_common_options, run
 from dualbinary.files.atomic import write_text
@@ -100,7 +99,7 @@ def command(args: argparse.Namespace) -> None:
     text = ["--text", *args.text]
     if not blocks.exists():
         calibrated(args.model_dir, blocks, args, "--stages", "init,block", *text)
-    if work_of(distilled).exists() and told.is_file():  # calib resumes with the same steps alone
+    if told.is_file():  # calib resumes with the same steps alone
         figures = read_json_object(told)
     else:
         figures = {"blocks_seconds": time.perf_counter() - began, **chosen(blocks, args, text, began)}
@@ -113,10 +112,9 @@ def command(args: argparse.Namespace) -> None:
     if args.json:
         print(json.dumps(figures))
         return
-    held_out = (
-        "" if found["best_loss"] is None else f"held-out loss {found['first_loss']:.4f} -> {found['best_loss']:.4f}, "
-    )
-    print(f"{distilled}: {figures['steps']} steps, {held_out}{figures['minutes']:.1f} minutes")
+    print(f"{distilled}: {figures['steps']} steps, {figures['minutes']:.1f} minutes")
+    if found["best_loss"] is not None:
+        print(f"held-out loss {found['first_loss']:.4f} -> {found['best_loss']:.4f}")
 
 
 def minutes(text: str) -> float:

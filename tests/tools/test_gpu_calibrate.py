@@ -57,6 +57,24 @@ def test_steps_follow_from_the_time_of_a_few(tmp_path, monkeypatch, capsys):
     assert f"{out / 'distilled'}: is there already" in capsys.readouterr().err
 
 
+def test_an_interrupted_distillation_goes_on_with_the_same_steps(tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    asked, calibrated = fake(paces=1.0)
+
+    def interrupted(model, path, args, *words):
+        if path.name == "distilled":
+            raise KeyboardInterrupt
+        return calibrated(model, path, args, *words)
+
+    monkeypatch.setattr(gpu_calibrate, "calibrated", interrupted)
+    assert main(["model", str(out), "--text", "x", "--minutes", "1"]) == 130
+    steps = json.loads((out / "minutes.json").read_text())["steps"]
+    monkeypatch.setattr(gpu_calibrate, "calibrated", calibrated)
+    assert main(["model", str(out), "--text", "x", "--minutes", "30"]) == 0
+    assert [name for name, *_ in asked] == ["blocks", "trial", "distilled"]
+    assert str(steps) in asked[-1]
+
+
 def test_without_time_the_first_checkpoint_stays(tmp_path, monkeypatch, capsys):
     out = tmp_path / "out"
     monkeypatch.setattr(gpu_calibrate, "calibrated", fake(paces=100.0)[1])
