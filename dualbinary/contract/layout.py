@@ -41,7 +41,7 @@ def pack_planes(bits: npt.ArrayLike, group_size: int) -> npt.NDArray[np.uint8]:
     bits = np.asarray(bits)
     if bits.ndim != 3:
         raise InputError(f"bits must have shape [P, N, K], got {list(bits.shape)}")
-    if bits.size and not np.isin(bits, (0, 1)).all():
+    if not ((bits == 0) | (bits == 1)).all():
         raise InputError("bits must hold only 0 and 1")
     k = bits.shape[2]
     padding = padded_k(k, group_size) - k

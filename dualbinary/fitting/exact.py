@@ -8,6 +8,7 @@ What is left of all forms is tried in the order of their bits, on those rows and
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from itertools import islice
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +20,7 @@ from dualbinary.contract.weight import EACH_GROUP, PER_CHANNEL, PlaneFormat, Pla
 from dualbinary.fitting.closed_form import fit, group_ranges
 from dualbinary.fitting.exact_groups import STORED_TYPES, Found, StoredType, on_grid, on_offset_grid, on_two_planes
 
-__all__ = ["SAMPLE_ROWS", "exact_form", "exact_weight"]
+__all__ = ["SAMPLE_ROWS", "Exact", "exact_form", "exact_weight", "find_exact"]
 
 Rows = Iterable[npt.NDArray[np.float32]]
 
@@ -37,33 +38,62 @@ MORE_PLANES = 2  # than the sample needs, because other rows may need them
 SCALE_DTYPES = (np.dtype(np.float16), BFLOAT16, np.dtype(np.float32))
 
 
-def exact_form(rows: Callable[[], Rows], stored: str) -> PlaneFormat | None:
-    """The form of the fewest bits that holds a weight [N, K] exactly, in layout plain; None where there is none.
+class Exact(NamedTuple):
+    """A form, in layout plain, that holds a weight exactly, and the weight in it where that was asked for."""
+
+    form: PlaneFormat
+    weight: PlaneWeight | None
+
+
+def find_exact(rows: Callable[[], Rows], stored: str, *, keep: bool) -> Exact | None:
+    """The form of the fewest bits that holds a weight [N, K] exactly, with the weight if `keep`; None without one.
 
     `rows` begins to read the weight, a few rows after another, at least SAMPLE_ROWS of them first or all; `stored` is
     the name of the type that they are stored in: float16, bfloat16 or float32.
     """
-    first = next(iter(rows()))
-    sample = first[:SAMPLE_ROWS]
+    sample = next(iter(rows()))[:SAMPLE_ROWS]
     if not np.isfinite(sample).all():
         return None
-    for form in islice(_candidates(sample, _narrowest(sample, stored)), TRIALS):
-        if _holds_all(rows(), form, stored):
-            return form
+    kind = _narrowest(sample, stored)
+    for form in islice(_candidates(sample, kind), TRIALS):
+        parts = _parts(rows(), form, kind, keep)
+        if parts is not None:
+            return Exact(form, _joined(parts) if keep else None)
     return None
 
 
+def exact_form(rows: Callable[[], Rows], stored: str) -> PlaneFormat | None:
+    """The form that find_exact finds."""
+    found = find_exact(rows, stored, keep=False)
+    return found and found.form
+
+
 def exact_weight(weight: npt.NDArray[np.float32], form: PlaneFormat, stored: str) -> PlaneWeight | None:
-    """The weight [N, K] in a form that exact_form found for it; None where it is not exact."""
-    form = form.for_inputs(weight.shape[1])
-    parts = []
-    for chunk in _chunks(weight):
-        part = _weight(chunk, form, stored, weight[:SAMPLE_ROWS])
-        if part is None:
-            return None
-        parts.append(part)
-    scales = parts[0].scales if form.per_tensor else np.concatenate([part.scales for part in parts], axis=1)
-    return PlaneWeight(np.concatenate([part.planes for part in parts], axis=1), scales, weight.shape[1], form)
+    """The weight [N, K] in a form that find_exact found for it; None where it is not exact."""
+    parts = _parts([weight], form, _narrowest(weight[:SAMPLE_ROWS], stored), keep=True)
+    return None if parts is None else _joined(parts)
+
+
+def _parts(rows: Rows, form: PlaneFormat, kind: StoredType, keep: bool) -> list[PlaneWeight] | None:
+    """All rows in a form, some after another, none of them unless `keep`; None where some are not exact in it."""
+    first: npt.NDArray[np.float32] | None = None
+    parts: list[PlaneWeight] = []
+    for some in rows:
+        first = some[:SAMPLE_ROWS] if first is None else first
+        for chunk in _chunks(some):
+            part = _weight(chunk, form, kind, first) if np.isfinite(chunk).all() else None
+            if part is None:
+                return None
+            if keep:
+                parts.append(part)
+    return parts
+
+
+def _joined(parts: list[PlaneWeight]) -> PlaneWeight:
+    """Rows of a weight below one another."""
+    first = parts[0]
+    scales = first.scales if first.format.per_tensor else np.concatenate([part.scales for part in parts], axis=1)
+    return PlaneWeight(np.concatenate([part.planes for part in parts], axis=1), scales, first.K, first.format)
 
 
 def _narrowest(sample: npt.NDArray[np.float32], stored: str) -> StoredType:
@@ -73,16 +103,6 @@ def _narrowest(sample: npt.NDArray[np.float32], stored: str) -> StoredType:
         if (STORED_TYPES[name].round(values) == values).all():
             return STORED_TYPES[name]
     return STORED_TYPES[stored]
-
-
-def _holds_all(rows: Rows, form: PlaneFormat, stored: str) -> bool:
-    first: npt.NDArray[np.float32] | None = None
-    for part in rows:
-        first = part[:SAMPLE_ROWS] if first is None else first
-        for chunk in _chunks(part):
-            if not np.isfinite(chunk).all() or _weight(chunk, form, stored, first) is None:
-                return False
-    return True
 
 
 def _equal(weight: PlaneWeight, values: npt.NDArray[np.float32], stored: StoredType) -> bool:
@@ -95,10 +115,10 @@ def _chunks(weight: npt.NDArray[np.float32]) -> Iterator[npt.NDArray[np.float32]
 
 
 def _weight(
-    chunk: npt.NDArray[np.float32], form: PlaneFormat, stored: str, first: npt.NDArray[np.float32]
+    chunk: npt.NDArray[np.float32], form: PlaneFormat, kind: StoredType, first: npt.NDArray[np.float32]
 ) -> PlaneWeight | None:
     """Rows of a weight whose first rows are `first` in a form; None where they are not exact in it."""
-    form, kind = form.for_inputs(chunk.shape[1]), _narrowest(first, stored)
+    form = form.for_inputs(chunk.shape[1])
     if form.even:
         return _even_weight(chunk, form, kind, first)
     two = _two_planes(chunk, form, kind) if form.planes == 2 and not form.offset else None
@@ -196,7 +216,6 @@ def _stored_scales(values: npt.NDArray[np.float64], form: PlaneFormat) -> npt.ND
 def _candidates(sample: npt.NDArray[np.float32], kind: StoredType) -> Iterator[PlaneFormat]:
     """Forms that hold the sample exactly, in the order of their bits."""
     k = sample.shape[1]
-    stored = next(name for name, each in STORED_TYPES.items() if each is kind)
     sizes = [size for size in GROUP_SIZES if size < padded_k(k, 32)]
     forms = [*_even_forms(sample, kind), *_free_forms(sample)]
     every = [
@@ -211,7 +230,7 @@ def _candidates(sample: npt.NDArray[np.float32], kind: StoredType) -> Iterator[P
     few = [form for form in every if form.row_bits(k) <= MOST_BITS * k]
     for form in sorted(few, key=lambda form: form.row_bits(k)):
         # A row says no soonest.
-        if all(_weight(rows, form, stored, sample) is not None for rows in (sample[:1], sample)):
+        if all(_weight(rows, form, kind, sample) is not None for rows in (sample[:1], sample)):
             yield form
 
 

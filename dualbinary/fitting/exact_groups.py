@@ -6,7 +6,7 @@ two free planes, 0, a, b and a + b, need no search: two values of the group do a
 """
 
 from collections.abc import Callable, Iterator
-from itertools import combinations, product
+from itertools import combinations
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -194,21 +194,27 @@ def _enter_pairs(
     best = slope / square
     # Neighbors in the type of the scales, or in what the values leave open where that is more.
     unit = np.maximum(np.ldexp(1.0, np.frexp(best)[1] - scale.digits), 0.25 / np.sqrt(square))
-    left = np.arange(len(rows))
-    for neighbor, place in product(NEIGHBORS, PLACES):
-        step = scale.round(best[left] + neighbor * unit[left])
-        over = values[left] - step[:, None] * numbers[left]
-        low, high = (over - reach[left]).max(axis=1), (over + reach[left]).min(axis=1)
-        offset = scale.round(low + (high - low) * place)
+    nearest = reach.min(axis=1)
+    for neighbor in NEIGHBORS:
+        step = scale.round(best + neighbor * unit)
+        levels = step[:, None] * numbers
+        over = values - levels
+        low, high = (over - reach).max(axis=1), (over + reach).min(axis=1)
         # Most steps leave no offset: low is above high by more than the rounding of either.
-        hopeful = np.flatnonzero(low <= high + reach[left].min(axis=1))
-        part = step[hopeful, None] * numbers[left[hopeful]] + offset[hopeful, None]
-        right = hopeful[(stored.round(part) == values[left[hopeful]]).all(axis=1)]
-        at = rows[left[right]]
-        found.step[at], found.center[at], found.exact[at] = step[right], offset[right], True
-        left = np.delete(left, right)
-        if not len(left):
+        open_still = low <= high + nearest
+        solved = np.zeros(len(rows), bool)
+        for place in PLACES:
+            some = np.flatnonzero(open_still)
+            offset = scale.round(low[some] + (high[some] - low[some]) * place)
+            right = (stored.round(levels[some] + offset[:, None]) == values[some]).all(axis=1)
+            at = rows[some[right]]
+            found.step[at], found.center[at], found.exact[at] = step[some[right]], offset[right], True
+            solved[some[right]], open_still[some[right]] = True, False
+        if solved.all():
             return
+        if solved.any():
+            given = (rows, values, numbers, reach, nearest, best, unit)
+            rows, values, numbers, reach, nearest, best, unit = (each[~solved] for each in given)
 
 
 def _middle(values: _Double, numbers: _Double, stored: StoredType) -> _Double:
@@ -231,16 +237,15 @@ def _keep(
 ) -> None:
     """Enter for groups `rows` the first of M trials, step and center [M, R], that gives their values back."""
     values, most, stored = against
-    possible = possible & np.isfinite(step) & (step != 0)
-    for m in range(len(step)):
-        chosen = np.flatnonzero(possible[m] & ~found.exact[rows])
-        if not len(chosen):
-            continue
-        part, units, zero = values[rows[chosen]], step[m, chosen, None], center[m, chosen, None]
-        q = np.clip(np.rint(part / units + zero), 0, most)
-        right = (stored.round(units * (q - zero)) == part).all(axis=1)
-        at = rows[chosen[right]]
-        found.step[at], found.center[at], found.exact[at] = units[right, 0], zero[right, 0], True
+    possible = possible & np.isfinite(step) & (step != 0) & ~found.exact[rows]
+    trial, group = np.nonzero(possible)
+    part, units, zero = values[rows[group]], step[trial, group, None], center[trial, group, None]
+    q = np.clip(np.rint(part / units + zero), 0, most)
+    right = np.flatnonzero((stored.round(units * (q - zero)) == part).all(axis=1))
+    # In the order of trials, so that the first place of a group is that of its first trial.
+    chosen, first = np.unique(group[right], return_index=True)
+    at = rows[chosen]
+    found.step[at], found.center[at], found.exact[at] = units[right[first], 0], zero[right[first], 0], True
 
 
 def _trials(

@@ -1,6 +1,6 @@
 """The graph that an export stores, and the initializers in it that wait for quantized weights."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import onnx_ir as ir
@@ -8,6 +8,7 @@ import onnx_ir as ir
 from dualbinary.contract.rotation import Rotation
 from dualbinary.contract.weight import PlaneFormat
 from exporter.graph.layers import Linear
+from exporter.graph.plane_formats import ExactWeights
 from exporter.graph.stock_forms import StockForm
 
 __all__ = ["ExportGraph", "PlaneNode", "StockNode", "VocabularyTable"]
@@ -88,7 +89,7 @@ class ExportGraph:
         head: that of the head, which is one of an embedding where they are tied; None where no table is the head.
         joined_biases: name of a bias that a pass made to the names of the parameters it joins.
         positions: the number that tables of the rotation have; None for a model without such tables.
-        exact: parameters that the format of their layer holds exactly as they are stored.
+        exact: weights that the format of their layer holds exactly as they are stored.
         signs: the signs of rotations, each once.
     """
 
@@ -98,5 +99,5 @@ class ExportGraph:
     head: VocabularyTable | None
     joined_biases: dict[str, tuple[str, ...]]
     positions: int | None
-    exact: frozenset[str] = frozenset()
+    exact: ExactWeights = field(default_factory=ExactWeights)
     signs: tuple[ir.Value, ...] = ()

@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -12,34 +12,58 @@ from tqdm import tqdm
 
 from dualbinary import OP, padded_k
 from dualbinary.contract.layout import CODES
-from dualbinary.contract.weight import PlaneFormat
-from dualbinary.fitting.exact import SAMPLE_ROWS, exact_form
+from dualbinary.contract.weight import PlaneFormat, PlaneWeight
+from dualbinary.fitting.exact import SAMPLE_ROWS, Exact, find_exact
 from exporter.graph.layers import Linear
 from exporter.graph.parameters import Parameters
 from exporter.options import CUDA_PLANES, ExportOptions
 
-__all__ = ["input_orders", "layer_formats", "stored_table_form", "stored_type"]
+__all__ = ["ExactWeights", "input_orders", "layer_formats", "stored_table_form", "stored_type"]
 
 _CHOSEN_SCALE_DTYPES = {8: np.dtype(np.uint8), 32: np.dtype(np.float32)}  # 16: the file's own
 _ROUTERS = (".gate", ".router", ".router.proj")  # of mixtures of experts: tiny, and wrong choices are expensive
 _ROW_ELEMENTS = 1 << 22  # read at a time
 _MAX_THREADS = 4
+KEPT_BYTES = 256 << 20  # of weights that were found exact, whatever the model's size; others are computed again
 _TYPES = {torch.float16: "float16", torch.bfloat16: "bfloat16", torch.float32: "float32"}
+
+
+@dataclass(frozen=True, eq=False)
+class ExactWeights:
+    """What is stored exactly: parameters of layers whose format holds them as their files do.
+
+    Attributes:
+        parameters: all of them.
+        kept: those whose weight is still in memory, in layout plain; who takes it removes it.
+    """
+
+    parameters: frozenset[str] = frozenset()
+    kept: dict[str, PlaneWeight] = field(default_factory=dict[str, PlaneWeight])
+
+    def __contains__(self, parameter: object) -> bool:
+        return parameter in self.parameters
+
+    def take(self, parameter: str, form: PlaneFormat) -> PlaneWeight | None:
+        """The weight in `form`, no longer kept; None where it has to be computed."""
+        weight = self.kept.pop(parameter, None)
+        return weight if weight is not None and weight.format == form.for_inputs(weight.K) else None
 
 
 def layer_formats(
     linears: Iterable[Linear], parameters: Parameters, options: ExportOptions, progress: bool
-) -> tuple[dict[Linear, PlaneFormat], frozenset[str]]:
-    """The formats of the layers that get planes, and the parameters that theirs hold exactly as they are stored."""
+) -> tuple[dict[Linear, PlaneFormat], ExactWeights]:
+    """The formats of the layers that get planes, and the weights that theirs hold exactly as they are stored."""
     if parameters.source.quantization is not None:
         stored = {linear: _stored_format(linear, parameters, options) for linear in linears}
-        return {linear: form for linear, form in stored.items() if form is not None}, frozenset()
+        return {linear: form for linear, form in stored.items() if form is not None}, ExactWeights()
     fitted = [linear for linear in linears if not linear.module.endswith(_ROUTERS)]
     most = CUDA_PLANES if options.target == "cuda" else OP.limits["max_planes"]
     found = _exact_forms(fitted, parameters, progress) if options.finds_exact_forms else ()
-    exact = {linear: form for linear, form in found if form is not None and form.planes <= most}
-    formats = {linear: _laid_out(exact.get(linear) or _fit_format(linear, options), options) for linear in fitted}
-    return formats, frozenset(linear.parameter for linear in exact)
+    exact = {linear: each for linear, each in found if each is not None and each.form.planes <= most}
+    forms = {linear: exact[linear].form if linear in exact else _fit_format(linear, options) for linear in fitted}
+    kept = {linear.parameter: each.weight for linear, each in exact.items() if each.weight is not None}
+    names = frozenset(linear.parameter for linear in exact)
+    return {linear: _laid_out(form, options) for linear, form in forms.items()}, ExactWeights(names, kept)
 
 
 def input_orders(linears: Iterable[Linear], parameters: Parameters) -> dict[Linear, np.ndarray]:
@@ -57,8 +81,10 @@ def stored_type(parameter: str, parameters: Parameters) -> str | None:
 
 def _exact_forms(
     linears: Sequence[Linear], parameters: Parameters, progress: bool
-) -> Iterator[tuple[Linear, PlaneFormat | None]]:
-    def search(linear: Linear) -> PlaneFormat | None:
+) -> Iterator[tuple[Linear, Exact | None]]:
+    kept = 0
+
+    def search(linear: Linear) -> Exact | None:
         stored = stored_type(linear.parameter, parameters)
         if stored is None:
             return None
@@ -67,8 +93,12 @@ def _exact_forms(
         def rows() -> Iterator[np.ndarray]:
             return (part.numpy() for part in parameters.read_rows(linear.parameter, step, torch.float32))
 
-        form = exact_form(rows, stored)
-        return form and form.for_inputs(linear.K)
+        nonlocal kept  # of several threads each may go beyond the limit by a layer
+        found = find_exact(rows, stored, keep=kept < KEPT_BYTES)
+        if found is None:
+            return None
+        kept += 0 if found.weight is None else found.weight.planes.nbytes + found.weight.scales.nbytes
+        return found._replace(form=found.form.for_inputs(linear.K))
 
     shown = {"unit": "layer", "desc": "exact forms", "file": sys.stderr, "leave": False}
     with ThreadPoolExecutor(min(os.cpu_count() or 1, _MAX_THREADS)) as pool:

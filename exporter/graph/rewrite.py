@@ -32,7 +32,7 @@ from exporter.graph.passes.vocabulary import FloatTables, TableForm, VocabularyP
 from exporter.graph.passes.vocabulary_blocks import BlockTables
 from exporter.graph.passes.vocabulary_planes import PlaneTables
 from exporter.graph.passes.zero_points import ExplicitZeroPointsPass
-from exporter.graph.plane_formats import input_orders, layer_formats, stored_table_form
+from exporter.graph.plane_formats import ExactWeights, input_orders, layer_formats, stored_table_form
 from exporter.graph.rotations import Rotations
 from exporter.graph.signed_hadamard import HadamardKind, settle_hadamards
 from exporter.graph.wide_product import Calls
@@ -123,7 +123,7 @@ def _table_parameters(embeddings: Iterable[ir.Node], head: Linear | None) -> lis
     return names + [str(value.name) for node in embeddings for value in node.inputs[:1] if value is not None]
 
 
-def _fitted_rotation(exact: Collection[str], options: ExportOptions, linear: Linear) -> Rotation | None:
+def _fitted_rotation(exact: ExactWeights, options: ExportOptions, linear: Linear) -> Rotation | None:
     """The rotation of a layer of a plain directory; one that is stored exactly has none."""
     if options.rotate is None or linear.parameter in exact:
         return None

@@ -24,7 +24,7 @@ from dualbinary.metrics.statistics import WeightStatistics, rounding_error, weig
 from exporter.graph.export_graph import ExportGraph, PlaneNode, StockNode, VocabularyTable
 from exporter.graph.layers import Linear
 from exporter.graph.parameters import Parameters
-from exporter.graph.plane_formats import stored_type
+from exporter.graph.plane_formats import ExactWeights, stored_type
 from exporter.graph.stock_forms import stock_tensors
 from exporter.graph.values import is_parameter
 from exporter.stored.vocabulary_tables import quantize_table, require_finite
@@ -99,8 +99,7 @@ def _plane_job(node: PlaneNode, graph: ExportGraph, parameters: Parameters, stat
     def compute() -> list[np.ndarray]:
         parts = []
         for linear in node.linears:
-            exact = linear.parameter in graph.exact
-            given = linear, node.plane_format, parameters, exact, node.rotation
+            given = linear, node.plane_format, parameters, graph.exact, node.rotation
             weight, stats[linear.module] = _layer_weight(*given)
             parts.append(weight)
         weight = PlaneWeight.concatenate(parts)
@@ -164,7 +163,7 @@ def _parameter_job(value: ir.Value, graph: ExportGraph, parameters: Parameters) 
 
 
 def _layer_weight(
-    linear: Linear, plane_format: PlaneFormat, parameters: Parameters, exact: bool, rotation: Rotation | None
+    linear: Linear, plane_format: PlaneFormat, parameters: Parameters, exact: ExactWeights, rotation: Rotation | None
 ) -> tuple[PlaneWeight, LayerStats]:
     """The weight of a layer in layout plain, stored in a checkpoint, packed exactly or fitted, and its statistics.
 
@@ -183,14 +182,16 @@ def _layer_weight(
 
 
 def _plain_weight(
-    linear: Linear, form: PlaneFormat, parameters: Parameters, exact: bool, rotation: Rotation | None
+    linear: Linear, form: PlaneFormat, parameters: Parameters, exact: ExactWeights, rotation: Rotation | None
 ) -> tuple[PlaneWeight, LayerStats]:
     """The weight of a layer of a plain directory: exact in its form where that was found to hold it, or fitted."""
     values = parameters.read(linear.parameter, torch.float32).numpy()
     if rotation is not None:
         values = rotation.rotated(values)
     kind = stored_type(linear.parameter, parameters)
-    weight = exact_weight(values, form, kind) if exact and kind is not None else None
+    weight = None
+    if linear.parameter in exact and kind is not None:
+        weight = exact.take(linear.parameter, form) or exact_weight(values, form, kind)
     if weight is None:
         result = fit(values, form, name=linear.parameter)
         errors = {"squared_error": result.squared_error, "squared_norm": result.squared_norm}

@@ -13,6 +13,7 @@ from calib.models.stored_checkpoint import StoredCheckpoint
 from calib.save import save_checkpoint
 from calib.weight_init.stored import from_planes
 from dualbinary import InputError
+from tests.support.families import by_kind
 from tests.support.fitted_layers import initialized
 
 LENGTH = 16
@@ -33,7 +34,7 @@ def familiar(random_tokens):
 LONGER = BlockConfig(windows=6, held_out=3, epochs=12, batch=2)
 
 
-@pytest.mark.parametrize("name", ["llama", "bloom", "gpt2", "gemma3_text", "opt", "phi3"])
+@pytest.mark.parametrize("name", by_kind(["llama", "bloom", "gpt2", "gemma3_text", "opt", "phi3"]))
 def test_no_block_is_worse_for_having_been_trained(tiny_model, calibrated_blocks, blockwise_config, familiar, name):
     result = calibrated_blocks(tiny_model(name), familiar, config=blockwise_config(block=LONGER))
 

@@ -69,13 +69,21 @@ def answer(path: Path, provider: Provider, static_steps: bool = False) -> list[i
     return list(generate(decoder, TextCodec(path.parent).encode(PROMPT), STEPS, Sampler(), Generation([])))
 
 
-def steps(path: Path, provider: Provider) -> np.ndarray:
+def steps(path: Path, provider: Provider, static_steps: bool = False) -> np.ndarray:
     """Logits of the last token of a prompt, and of each token fed after it."""
-    decoder = Decoder.load(path, provider=provider)
+    decoder = Decoder.load(path, provider=provider, static_steps=static_steps)
     decoder.start(len(TOKENS))
     return np.stack([decoder.step(TOKENS[:5]), *(decoder.step([token]) for token in TOKENS[5:])])
 
 
+def test_steps_of_one_shape_give_the_same_tokens_on_the_cpu_provider(tiny):
+    path = tiny("llama")
+    found, fixed = (steps(path, CPU, static_steps) for static_steps in (False, True))
+    assert np.array_equal(found.argmax(-1), fixed.argmax(-1))
+    assert np.abs(found - fixed).max() <= TOLERANCE * np.abs(found).max()
+
+
+@pytest.mark.slow
 @pytest.mark.real_model
 def test_the_answer_on_the_cpu_provider_is_paris(smol):
     tokens = answer(smol, CPU)

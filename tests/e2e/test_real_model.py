@@ -127,8 +127,10 @@ def test_prompts_that_share_three_slots_get_the_tokens_that_each_gets_alone(expo
     assert {found.finish_reason for found in together} == {"stop", "length"}
 
 
-@pytest.mark.parametrize("request_", [4, 7])
-@pytest.mark.parametrize("temperature", [0, 0.7])
+@pytest.mark.parametrize(
+    ("request_", "temperature"),
+    [(4, 0), (7, 0.7), *(pytest.param(*both, marks=pytest.mark.slow) for both in [(4, 0.7), (7, 0)])],
+)
 def test_guesses_change_no_token_of_an_answer_and_save_runs(exported, request_, temperature):
     decoder, codec = Decoder.load(exported.path), TextCodec(exported.path.parent)
     prompt = codec.encode_chat(read_prompts()[request_][1])

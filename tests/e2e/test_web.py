@@ -72,8 +72,8 @@ def test_what_is_wrong_is_said_on_the_page(seen):
     [
         {},
         {"op": "matmulnbits", "levels": "even"},
-        {"dtype": "fp16"},
-        {"op": "dequantizelinear", "levels": "even"},
+        pytest.param({"dtype": "fp16"}, marks=pytest.mark.slow),
+        pytest.param({"op": "dequantizelinear", "levels": "even"}, marks=pytest.mark.slow),
         {"layout_for": "transformersjs"},
     ],
 )

@@ -31,6 +31,7 @@ def report_of(out):
     return json.loads((out.parent / "export_report.json").read_text())
 
 
+@pytest.mark.slow
 def test_quick_takes_any_format(pristine_model, tmp_path, short_windows):
     out = tmp_path / "out" / "model.onnx"
     form = ["--planes", "3", "--levels", "even", "--group-size", "32", "--offset"]
@@ -48,7 +49,7 @@ def test_bits_are_those_of_the_report(pristine_model, tmp_path, short_windows):
     assert report["blocks"] == {"mlp": 2, "attention": 2, "other_attention": 0}  # as in an export of one format
 
 
-@pytest.mark.parametrize("model", ["llama", "llama_tied"])
+@pytest.mark.parametrize("model", [pytest.param("llama", marks=pytest.mark.slow), "llama_tied"])
 def test_a_file_is_as_large_as_was_asked(pristine_model, tmp_path, short_windows, model):
     directory, out = pristine_model(model), tmp_path / "out" / "model.onnx"
     size = other_bytes(directory, ExportOptions()) + 190_000

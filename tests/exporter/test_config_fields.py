@@ -35,6 +35,7 @@ from tests.support.exact_models import (
     relative_error,
     torch_logits,
 )
+from tests.support.families import by_kind
 from tests.support.tiny_models import edit_config
 
 _SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_attention_heads", "moe_intermediate_size", "ffn_dim")
@@ -122,7 +123,7 @@ def made(tmp_path_factory):
     return get
 
 
-@pytest.mark.parametrize("model_type", CASES)
+@pytest.mark.parametrize("model_type", by_kind(CASES))
 def test_every_field_that_transformers_reads_is_honored(made, tmp_path, model_type):
     table = field_table(model_type)
     assert table is not None
@@ -139,7 +140,7 @@ def test_every_field_that_transformers_reads_is_honored(made, tmp_path, model_ty
     assert set(table.honored) - moved <= excused
 
 
-@pytest.mark.parametrize("model_type", CASES)
+@pytest.mark.parametrize("model_type", by_kind(CASES))
 def test_fields_without_effect_and_those_of_other_types_change_nothing(made, tmp_path, model_type):
     pristine = made(model_type)
     directory = shutil.copytree(pristine.directory, tmp_path / "model")

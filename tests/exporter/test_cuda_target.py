@@ -17,6 +17,7 @@ from exporter.graph.cuda_support import CUDA_SUPPORT, copies_and_gaps
 from exporter.options import ExportOptions
 from exporter.pipeline import export
 from exporter.verify import check
+from tests.support.families import by_kind
 from tests.support.quantized_checkpoints import quantize
 from tests.support.tiny_models import CONFIGS, WITH_STATES
 
@@ -45,7 +46,7 @@ def inputs_of_cache(out):
     return [value for value in ir.load(out).graph.inputs if str(value.name).startswith("past_key_values.")]
 
 
-@pytest.mark.parametrize("name", [name for name in CONFIGS if name not in WITH_STATES])
+@pytest.mark.parametrize("name", by_kind(name for name in CONFIGS if name not in WITH_STATES))
 def test_every_node_has_a_kernel_and_nothing_is_copied(pristine_model, fitted, name):
     result, out = fitted(pristine_model(name), target="cuda")
 

@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from dualbinary import DualBinaryError
+from exporter.graph import plane_formats
 from exporter.options import ExportOptions
 
 LINEAR = "_proj.weight"
@@ -44,6 +45,19 @@ def test_export_of_ternary_weights_has_their_own_bits_and_says_exact(tiny_model,
     assert result.report["totals"]["bits_per_weight"] == pytest.approx(bits, abs=0.3)  # short rows are padded
     assert any(f"{len(rows)} of {len(rows)} layers are stored exactly" in line for line in result.warnings)
     assert not any("fitted" in line for line in result.warnings)
+
+
+@pytest.mark.parametrize("make", [ternary, one_step])
+@pytest.mark.parametrize("layout", ["plain", "avx512"])
+def test_weights_that_memory_does_not_keep_are_computed_again(tiny_model, exported, monkeypatch, make, layout):
+    """Of a tensor's one step some layouts make one for each group, so that what was kept is of another form."""
+    directory = on_grids(tiny_model("llama"), make)
+    files = []
+    for limit in (1 << 30, 0):
+        monkeypatch.setattr(plane_formats, "KEPT_BYTES", limit)
+        _, out = exported(directory, layout=layout, fallback="none")
+        files.append(out.with_name(f"{out.name}.data").read_bytes())
+    assert files[0] == files[1]
 
 
 def test_export_of_some_exact_weights_gives_them_nodes_of_their_own(tiny_model, exported):

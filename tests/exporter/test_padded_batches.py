@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from exporter.options import ExportOptions
 from exporter.pipeline import export
+from tests.support.families import by_kind
 from tests.support.sessions import open_session, outputs, step
 from tests.support.tiny_models import CONFIGS, VOCABULARY
 
@@ -70,7 +71,7 @@ def _assert_rows_equal_rows_alone(session, masks: np.ndarray, last_only: bool, s
         assert np.abs(got - expected).max() <= _TOLERANCE * np.abs(expected).max(), row
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", by_kind(CONFIGS))
 def test_rows_of_a_padded_batch_equal_rows_alone(pristine_model, fitted, name):
     _, out = fitted(pristine_model(name), logits="all")
 

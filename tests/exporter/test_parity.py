@@ -8,6 +8,7 @@ from safetensors.torch import load_file, save_file
 from exporter.graph.architectures import VERIFIED
 from exporter.verify import check
 from runtime_ext.decoder import Decoder
+from tests.support.families import by_kind
 from tests.support.same_bits import assert_same_bits
 from tests.support.sessions import logits
 from tests.support.tiny_models import CONFIGS, VOCABULARY
@@ -18,8 +19,9 @@ _DECIDED_BY_ROUNDING = {("granitemoe", "fp16")}
 _WITHOUT_BLOCKS = {("deepseek_v3", "fp16")}
 
 
-@pytest.mark.parametrize("dtype", ["fp32", "fp16"])
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize(
+    ("name", "dtype"), [*((name, "fp32") for name in CONFIGS), *by_kind((name, "fp16") for name in CONFIGS)]
+)
 def test_export_agrees_with_transformers(pristine_model, fitted, library, name, dtype):
     fuse = "none" if (name, dtype) in _WITHOUT_BLOCKS else "all"
     result, out = fitted(pristine_model(name), dtype=dtype, logits="all", fuse=fuse)
