@@ -38,7 +38,7 @@ def test_export_agrees_with_transformers(pristine_model, fitted, library, name, 
     assert outcome.cases[0].top1 >= 0.95
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", by_kind(CONFIGS))
 def test_logits_of_the_last_token_agree_with_transformers(pristine_model, exported, library, name):
     result, out = exported(pristine_model(name))
 

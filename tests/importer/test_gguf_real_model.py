@@ -33,6 +33,7 @@ def opened():
     return open_gguf(smollm2.fetch_gguf(), {})
 
 
+@pytest.mark.slow
 def test_weights_are_those_that_transformers_dequantizes(opened):
     file = smollm2.fetch_gguf()
     config = transformers.GgufConfig(dequantize=True)
