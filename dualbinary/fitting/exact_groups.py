@@ -213,8 +213,9 @@ def _enter_pairs(
         if solved.all():
             return
         if solved.any():
-            given = (rows, values, numbers, reach, nearest, best, unit)
-            rows, values, numbers, reach, nearest, best, unit = (each[~solved] for each in given)
+            left, rows = ~solved, rows[~solved]
+            values, numbers, reach = values[left], numbers[left], reach[left]
+            nearest, best, unit = nearest[left], best[left], unit[left]
 
 
 def _middle(values: _Double, numbers: _Double, stored: StoredType) -> _Double:
