@@ -26,6 +26,7 @@ from dualbinary.files.json_objects import read_json_object
 
 __all__ = [
     "STAGES",
+    "START_TOKEN",
     "BlockConfig",
     "CalibConfig",
     "DataConfig",
@@ -35,10 +36,12 @@ __all__ = [
     "LayerConfig",
 ]
 
-# Version 2 adds the keys format.method, layer and targets, version 3 those of NEWEST. What an older version says means
-# what it meant, and a configuration is written in version 2 where that can say it.
-CONFIG_VERSION, OLDER_VERSION = 3, 2
+# Version 2 adds the keys format.method, layer and targets, version 3 those of NEWEST, version 4 data.start_token, which
+# is false in older ones. What an older version says means what it meant, and a configuration is written in the oldest
+# version that can say it.
+CONFIG_VERSION, FORMS_VERSION, OLDER_VERSION = 4, 3, 2
 STAGES = ("init", "layer", "block", "e2e")
+START_TOKEN = "start_token"  # the key of DataConfig
 
 Rate = Annotated[float, Field(ge=0, lt=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -60,6 +63,11 @@ class DataConfig(Settings):
     )
     text_share: Share = Field(default=0.5, description="share of text where there is text and generated sequences")
     length: int = Field(default=512, ge=8, description="T, tokens in a window")
+    start_token: bool | None = Field(
+        default=None,
+        description="begin windows with the token that the tokenizer puts before a text, as <bos> (default: where it "
+        "puts one)",
+    )
 
     @model_validator(mode="after")
     def _can_choose(self) -> "DataConfig":
@@ -141,9 +149,9 @@ class DistillConfig(_DistillTraining, LossWeights, _DistillBatches):
 class CalibConfig(Settings):
     """A run: stages in order, format, data and what each stage does."""
 
-    version: Literal[1, 2, 3] = CONFIG_VERSION
+    version: Literal[1, 2, 3, 4] = CONFIG_VERSION
     stages: tuple[Literal["init", "layer", "block", "e2e"], ...] = Field(
-        default=("init", "block", "e2e"), description="stages to run, in this order; layer is QBB's"
+        default=("init", "block", "e2e"), description="stages to run, joined by commas, in this order; layer is QBB's"
     )
     start: str | None = Field(default=None, description="a checkpoint to start from, in place of the stage init")
     targets: str | None = Field(
@@ -228,7 +236,16 @@ class CalibConfig(Settings):
     def to_json(self) -> dict[str, Any]:
         """The value as JSON data, in the oldest version that can say it; `from_json` gives it back."""
         value = self.model_dump(mode="json")
-        return value if value["format"].keys() & set(NEWEST) else {**value, "version": OLDER_VERSION}
+        if value["data"][START_TOKEN] is not False:
+            return value
+        del value["data"][START_TOKEN]
+        return {**value, "version": FORMS_VERSION if value["format"].keys() & set(NEWEST) else OLDER_VERSION}
+
+    def with_start_token(self, known: bool) -> "CalibConfig":
+        """What was asked for by a tokenizer that has such a token, or has none."""
+        if self.data.start_token is not None:
+            return self
+        return self.model_copy(update={"data": self.data.model_copy(update={START_TOKEN: known})})
 
     @classmethod
     def from_json(cls, value: object, origin: str) -> "CalibConfig":
@@ -239,6 +256,9 @@ class CalibConfig(Settings):
                 f"{origin}: version: {version} is newer than {CONFIG_VERSION}, the newest that this release reads; "
                 "upgrade dualbinary"
             )
+        data = value.get("data", {}) if isinstance(value, dict) else None
+        if isinstance(value, dict) and isinstance(data, dict) and type(version) is int and version <= FORMS_VERSION:
+            value = {**value, "data": {START_TOKEN: False, **data}}  # windows of older versions begin anywhere
         try:
             return cls.model_validate_json(pydantic.TypeAdapter(Any).dump_json(value))
         except pydantic.ValidationError as error:

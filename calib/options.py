@@ -16,7 +16,7 @@ from typing import Any
 import pydantic
 from pydantic.fields import FieldInfo
 
-from calib.config import CalibConfig, explain
+from calib.config import START_TOKEN, CalibConfig, explain
 from calib.layer_formats import override_text
 from calib.presets import DEFAULTS, PRESETS, preset
 from dualbinary import InputError
@@ -58,6 +58,7 @@ KINDS = {
     "rotate": int,
     "bits": float,
     "size": str,
+    "start_token": bool,
 }  # where a command line reads another type than a file
 BOUNDS = {"ge": "minimum", "le": "maximum", "gt": "above", "lt": "below"}  # names of pydantic's limits
 FORM_OF_LAYERS = tuple(f"format.{key}" for key in ("method", "planes", "group_size", "offset", "levels", "zero"))
@@ -109,6 +110,7 @@ def config_from(args: argparse.Namespace) -> CalibConfig:
     name = args.preset or DEFAULTS[given.get("format.method", found.get("method", "fdb"))]
     config = CalibConfig.read(args.config) if args.config else preset(name)
     value = config.to_json()
+    value["data"].setdefault(START_TOKEN, config.data.start_token)
     value["format"] |= found
     _drop_other_budgets(value["format"], given)
     if "data.generated" in given:

@@ -27,7 +27,7 @@ from torch.nn import Module
 from calib.budget.plan import WINDOWS as BUDGET_WINDOWS
 from calib.budget.plan import check_budget, chosen_budget, spend_budget
 from calib.config import CalibConfig
-from calib.data.collect import collect, generated_count
+from calib.data.collect import collect, generated_count, with_known_start
 from calib.data.generate import PARTS_SUFFIX, generate_to
 from calib.layers import QuantLinear, quant_linears
 from calib.measure import layer_statistics
@@ -112,6 +112,7 @@ def run(
     source = SourceModel(model_dir, config.format.layer_formats, config.skip, rotation_of)
     if config.needs_tokens:
         check_length(source.model, config.data.length)
+    config = with_known_start(config, source.directory, source.vocabulary)
     if config.format.has_budget:
         check_budget(source, config)
     choose_attention(source, team.device, config.data.length)
@@ -215,7 +216,7 @@ class _Job(RunContext):
             self.config.data,
             self.source.directory,
             self._windows_wanted(),
-            self.source.model.config.get_text_config().vocab_size,
+            self.source.vocabulary,
             self.config.seed,
             self._generate,
         )
@@ -266,8 +267,8 @@ class _Job(RunContext):
         model, length, told = self.source.model, self.config.data.length, partial(self.progress, "generate")
         self.source.load(model, linear_dtype=self.dtype)
         Module.to(model, self.team.device)  # transformers' own `to` has a signature that no checker understands
-        seed, path = self.config.seed, self.generated
-        tokens = generate_to(path, model, count, length, seed=seed, dtype=self.dtype, progress=told)
+        options = {"seed": self.config.seed, "dtype": self.dtype, "start": bool(self.config.data.start_token)}
+        tokens = generate_to(self.generated, model, count, length, **options, progress=told)
         self.source.unload(model)
         return tokens
 

@@ -55,6 +55,13 @@ class TextCodec:
         """Token ids of a text without special tokens, but for those that it names itself. Raises InputError."""
         return self._encode(text, add_special_tokens=False)
 
+    @cached_property
+    def start_token(self) -> int | None:
+        """The id that the tokenizer puts before every text, as <bos>; None where it puts none."""
+        plain = self.encode_plain("a")
+        first, *rest = self.encode("a") or [None]
+        return first if rest[: len(plain)] == plain else None
+
     def special(self, name: str) -> tuple[str, int] | None:
         """A special token, as `bos_token`: its text and its id; None where the model has none of that name."""
         text = self._names.get(name)

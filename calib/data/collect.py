@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from calib.config import DataConfig
+from calib.config import CalibConfig, DataConfig
 from calib.data.generate import count_windows, load_windows
-from calib.data.windows import load_tokenizer, pack_windows, separator_token, tokenize
+from calib.data.windows import load_tokenizer, pack_windows, separator_token, start_token, started, tokenize
 from dualbinary import InputError
 from dualbinary.files.documents import read_documents
 
-__all__ = ["MAX_TOKENS", "collect", "first_windows", "generated_count"]
+__all__ = ["MAX_TOKENS", "collect", "first_windows", "generated_count", "with_known_start"]
 
 MAX_TOKENS = 64_000_000  # of text that is read; a run uses a hundredth of it, and 250 MB of memory hold it
 
@@ -64,6 +64,24 @@ def collect(
     return windows, origin
 
 
+def with_known_start(config: CalibConfig, directory: Path, vocabulary: int) -> CalibConfig:
+    """`config` with a `data.start_token` that is true or false. Raises InputError where it asks for what is not there.
+
+    Without a tokenizer, which generated sequences do not need, there is no such token.
+    """
+    if not config.needs_tokens:
+        return config.with_start_token(False)
+    try:
+        start = start_token(load_tokenizer(directory), vocabulary)
+    except InputError:
+        start = None
+    if config.data.start_token and start is None:
+        raise InputError(
+            f"--start-token: the tokenizer of {directory} puts no token before a text, as <bos>; leave it out"
+        )
+    return config.with_start_token(start is not None)
+
+
 def generated_count(config: DataConfig) -> int:
     """Sequences that the model writes or has written. Raises InputError where their file cannot be used."""
     return config.generate if config.generated is None else count_windows(Path(config.generated))
@@ -72,18 +90,21 @@ def generated_count(config: DataConfig) -> int:
 def first_windows(directory: Path, files: tuple[str, ...], count: int, length: int, vocabulary: int) -> Tensor:
     """The first `count` windows of a text to measure on, int32 [count, length], read as it is, file after file.
 
-    No special tokens, and no more is read than that takes. Raises InputError where the text is shorter.
+    Each begins with the token that the tokenizer puts before a text, where it puts one; no other special tokens, and
+    no more is read than that takes. Raises InputError where the text is shorter.
     """
     if count < 1 or length < 2:
         raise InputError(f"--windows {count} --length {length}: expected at least 1 window of 2 tokens")
-    wanted = count * length
+    start = start_token(load_tokenizer(directory), vocabulary)
+    cut = length if start is None else length - 1
+    wanted = count * cut
     documents = tokenize(directory, read_documents(files, None), vocabulary=vocabulary, limit=wanted)
     tokens = torch.cat([torch.empty(0, dtype=torch.int32), *map(torch.from_numpy, documents)])
     if len(tokens) < wanted:
         raise InputError(
-            f"the text has {len(tokens)} tokens, expected {count} windows of {length}; lower --windows or give more"
+            f"the text has {len(tokens)} tokens, expected {count} windows of {cut}; lower --windows or give more"
         )
-    return tokens.view(count, length)
+    return started(tokens.view(count, cut), start)
 
 
 def _text(
@@ -106,8 +127,9 @@ def _text(
         files[path]["documents"] += 1
         files[path]["tokens"] += len(ids)
         tokens.append(ids)
-    separator = separator_token(load_tokenizer(directory), vocabulary)
-    return pack_windows(tokens, config.length, separator, count, seed)
+    tokenizer = load_tokenizer(directory)
+    start = start_token(tokenizer, vocabulary) if config.start_token else None
+    return pack_windows(tokens, config.length, separator_token(tokenizer, vocabulary), count, seed, start)
 
 
 def _generated(config: DataConfig, count: int, vocabulary: int, seed: int, generate: Callable[[int], Tensor]) -> Tensor:

@@ -1,6 +1,7 @@
 """Text that the full-precision model writes itself, for calibration without data (LLM-QAT, arXiv 2305.17888).
 
-A sequence begins with a random token, drawn evenly from the ordinary tokens of the vocabulary, without special ones,
+A sequence begins, behind the token that the tokenizer puts before a text (<bos>) where `start` asks for it, with a
+random token, drawn evenly from the ordinary tokens of the vocabulary, without special ones,
 and none a second time before all have begun one. So rare tokens come up as well. The next three to five tokens are the
 likeliest, which makes a sensible beginning of it; all others are drawn from the whole distribution at temperature 1,
 for variety. QBB (NeurIPS 2024) says of its own text only that it begins with a random token.
@@ -26,7 +27,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from calib.data.windows import load_tokenizer, ordinary_tokens
+from calib.data.windows import load_tokenizer, ordinary_tokens, start_token, started
 from calib.models.blocks import autocast
 from dualbinary import DualBinaryError, InputError
 from dualbinary.files.atomic import move_into_place, writing
@@ -53,16 +54,19 @@ def generate_to(
     *,
     seed: int,
     dtype: torch.dtype,
+    start: bool = False,
     progress: Progress = lambda *_: None,
 ) -> Tensor:
     """Let `model` write `count` sequences of `length` tokens, int32 [count, length], to `path` and return them.
 
-    `model` is loaded, works on the device where it is, and stays in evaluation mode; matrix products are in `dtype`.
+    With `start` each begins with the token that its tokenizer puts before a text. `model` is loaded, works on the
+    device where it is, and stays in evaluation mode; matrix products are in `dtype`.
     Same arguments, same sequences (on one kind of machine): a file that is there already is read, one that other
     arguments made is an InputError. PATH.parts holds what is done so far. `progress(done, total)` is told tokens.
     Raises InputError where the model cannot write that, DualBinaryError where its logits are not numbers.
     """
-    description = _describe(model, seed, count, length, dtype)
+    start_id = _start_id(model) if start else None
+    description = _describe(model, seed, count, length, dtype, start_id)
     if path.exists():
         tokens, found = _read(path)
         if found != description:
@@ -87,7 +91,8 @@ def generate_to(
             random = torch.Generator(place).manual_seed(seed * 1_000_003 + index)
             tell = partial(_tell, progress, done, len(part), count * length)
             with autocast(place.type, dtype):
-                tokens = _write(model, first[part].to(place), greedy[part].to(place), length, random, tell)
+                prefix = started(first[part, None], start_id).to(place)
+                tokens = _write(model, prefix, greedy[part].to(place), length, random, tell)
             _save(file, tokens, description, file.with_name(file.name + ".new"))
         parts.append(tokens)
         progress(done + tokens.numel(), count * length)
@@ -119,7 +124,9 @@ def load_windows(path: Path, length: int, vocabulary: int) -> Tensor:
     return tokens
 
 
-def _describe(model: PreTrainedModel, seed: int, count: int, length: int, dtype: torch.dtype) -> str:
+def _describe(
+    model: PreTrainedModel, seed: int, count: int, length: int, dtype: torch.dtype, start_id: int | None
+) -> str:
     """Everything that the sequences of a file depend on, as JSON; of the weights, the first of each tensor."""
     weights = [parameter[(0,) * parameter.dim()].item() for parameter in model.parameters()]
     return json.dumps(
@@ -130,6 +137,7 @@ def _describe(model: PreTrainedModel, seed: int, count: int, length: int, dtype:
             "count": count,
             "length": length,
             "dtype": str(dtype).removeprefix("torch."),
+            **({} if start_id is None else {"start": start_id}),
         }
     )
 
@@ -137,6 +145,14 @@ def _describe(model: PreTrainedModel, seed: int, count: int, length: int, dtype:
 def _origin(model: PreTrainedModel) -> Path:
     """The directory that the model came from, or the name of its kind where it was made from nothing."""
     return Path(model.config.name_or_path or str(model.config.model_type))
+
+
+def _start_id(model: PreTrainedModel) -> int:
+    """The token that its tokenizer puts before a text. Raises InputError where there is none."""
+    found = start_token(load_tokenizer(_origin(model)), model.config.get_text_config().vocab_size)
+    if found is None:
+        raise InputError(f"{_origin(model)}: its tokenizer puts no token before a text")
+    return found
 
 
 def _starts(model: PreTrainedModel) -> Tensor:
@@ -173,15 +189,16 @@ def _tell(progress: Progress, done: int, sequences: int, total: int, position: i
 @torch.no_grad()
 def _write(
     model: PreTrainedModel,
-    first: Tensor,
+    prefix: Tensor,
     greedy: Tensor,
     length: int,
     random: torch.Generator,
     tell: Callable[[int], None],
 ) -> Tensor:
-    """One batch, int32 [batch, length] on the CPU: `first` [batch], `greedy` [batch] likeliest ones, then drawn."""
-    tokens = torch.empty(len(first), length, dtype=torch.int64, device=first.device)
-    tokens[:, 0] = first
+    """One batch, int32 [batch, length] on the CPU: `prefix` [batch, n], `greedy` [batch] likeliest ones, then drawn."""
+    given = prefix.shape[1]
+    tokens = torch.empty(len(prefix), length, dtype=torch.int64, device=prefix.device)
+    tokens[:, :given] = prefix
     only_last = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
     cache = None
     for position in range(1, length):
@@ -192,8 +209,9 @@ def _write(
         logits = output.logits[:, -1].float()
         if logits.isnan().any():
             raise DualBinaryError(f"the model's logits are not numbers at token {position} of what it writes")
-        drawn = torch.multinomial(logits.softmax(-1), 1, generator=random)[:, 0]
-        tokens[:, position] = torch.where(position <= greedy, logits.argmax(-1), drawn)
+        if position >= given:
+            drawn = torch.multinomial(logits.softmax(-1), 1, generator=random)[:, 0]
+            tokens[:, position] = torch.where(position < given + greedy, logits.argmax(-1), drawn)
         tell(position + 1)
     return tokens.int().cpu()
 

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from dualbinary import InputError
 from dualbinary.files.documents import pieces
 
-__all__ = ["load_tokenizer", "ordinary_tokens", "pack_windows", "separator_token", "tokenize"]
+__all__ = ["load_tokenizer", "ordinary_tokens", "pack_windows", "separator_token", "start_token", "started", "tokenize"]
 
 Tokens = npt.NDArray[np.int32]
 
@@ -20,6 +20,8 @@ Tokens = npt.NDArray[np.int32]
 # texts: so long documents go to it in pieces, and pieces in batches.
 BATCH_CHARACTERS = 1 << 22
 BATCH_PIECES = 1 << 10
+
+PROBE = "a"  # a text that any tokenizer has tokens for
 
 
 def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
@@ -47,6 +49,16 @@ def separator_token(tokenizer: PreTrainedTokenizerBase, vocabulary: int) -> int 
     """The id that ends a document; None where the tokenizer has none, or none below `vocabulary`."""
     end = tokenizer.eos_token_id
     return end if isinstance(end, int) and end < vocabulary else None
+
+
+def start_token(tokenizer: PreTrainedTokenizerBase, vocabulary: int) -> int | None:
+    """The id that the tokenizer puts before every text, as <bos>; None where it puts none, or none below `vocabulary`.
+
+    A model that has seen it first in whatever it was trained on makes little of a text without it.
+    """
+    plain = tokenizer(PROBE, add_special_tokens=False)["input_ids"]
+    first, *rest = tokenizer(PROBE)["input_ids"] or [None]
+    return first if first is not None and rest[: len(plain)] == plain and first < vocabulary else None
 
 
 def tokenize(
@@ -79,11 +91,18 @@ def tokenize(
                 return
 
 
-def pack_windows(documents: Iterable[Tokens], length: int, separator_id: int | None, limit: int, seed: int) -> Tensor:
+def pack_windows(
+    documents: Iterable[Tokens],
+    length: int,
+    separator_id: int | None,
+    limit: int,
+    seed: int,
+    start_id: int | None = None,
+) -> Tensor:
     """Windows int64 [<= limit, length]: `documents` joined, cut, and a random sample in random order, by `seed`.
 
-    `separator_id` stands between documents. What is left at the end, shorter than a window, is dropped. No window
-    comes twice; where there are fewer than `limit`, all of them come.
+    `separator_id` stands between documents, `start_id` at the beginning of every window. What is left at the end,
+    shorter than a window, is dropped. No window comes twice; where there are fewer than `limit`, all of them come.
     """
     parts: list[Tokens] = []
     for ids in documents:
@@ -92,10 +111,16 @@ def pack_windows(documents: Iterable[Tokens], length: int, separator_id: int | N
         if len(ids):
             parts.append(ids)
     stream = np.concatenate([*parts, np.zeros(0, np.int32)])
-    count = len(stream) // length
-    windows = torch.from_numpy(stream[: count * length].reshape(count, length))
+    cut = length if start_id is None else length - 1
+    count = len(stream) // cut
+    windows = started(torch.from_numpy(stream[: count * cut].reshape(count, cut)), start_id)
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
     return windows[order[:limit]].long()
+
+
+def started(windows: Tensor, start_id: int | None) -> Tensor:
+    """Windows [W, T] with `start_id` before each, [W, T + 1]; as they are without one."""
+    return windows if start_id is None else torch.nn.functional.pad(windows, (1, 0), value=start_id)
 
 
 def _batches(all_pieces: Iterable[tuple[str, bool]]) -> Iterator[list[tuple[str, bool]]]:

@@ -137,6 +137,11 @@ class SourceModel:
         self.tables: list[QuantTable] = []
         self.linears = self._replace_linears(skip)
 
+    @property
+    def vocabulary(self) -> int:
+        """V: tokens are below it."""
+        return self.model.config.get_text_config().vocab_size
+
     def set_formats(self, formats: LayerFormats) -> None:
         """Give all layers, none of which is quantized yet, other formats. Raises InputError where they do not fit."""
         formats.check({name: layer.in_features for name, layer in self.linears.items()})

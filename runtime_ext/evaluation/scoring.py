@@ -16,18 +16,22 @@ __all__ = ["log_probabilities", "text_windows", "window_logits", "window_nll"]
 
 
 def text_windows(codec: TextCodec, text: NamedText, count: int, length: int) -> npt.NDArray[np.int64]:
-    """The first `count` windows of a text, int64 [count, length], without special tokens; no more is read than that.
+    """The first `count` windows of a text, int64 [count, length]; no more is read than that.
 
-    The same as those of `python -m calib eval`. Raises InputError where the text is shorter.
+    Each begins with the token that the tokenizer puts before a text, where it puts one, and has no other special ones:
+    the same as those of `python -m calib eval`. Raises InputError where the text is shorter.
     """
+    start = codec.start_token
+    cut = length if start is None else length - 1
     tokens: list[int] = []
     documents: Iterator[tuple[Path, str]] = read_documents(text.files, None)
     for piece, _ in pieces(document for _, document in documents):
         tokens += codec.encode_plain(piece)
-        if len(tokens) >= count * length:
-            return np.array(tokens[: count * length], np.int64).reshape(count, length)
+        if len(tokens) >= count * cut:
+            windows = np.array(tokens[: count * cut], np.int64).reshape(count, cut)
+            return windows if start is None else np.pad(windows, ((0, 0), (1, 0)), constant_values=start)
     raise InputError(
-        f"the text {text.name} has {len(tokens)} tokens, expected {count} windows of {length}; lower --windows or give "
+        f"the text {text.name} has {len(tokens)} tokens, expected {count} windows of {cut}; lower --windows or give "
         "more"
     )
 

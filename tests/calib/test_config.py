@@ -44,6 +44,7 @@ def configs(draw):
                 generate=st.integers(0, 9),
                 text_share=shares,
                 length=st.integers(8, 9999),
+                start_token=st.none() | st.booleans(),
             )
         ),
         init=draw(st.builds(InitConfig, method=st.sampled_from(methods), windows=counts, refits=counts)),
@@ -70,9 +71,19 @@ def test_there_and_back_through_a_file(tmp_path):
 
 
 def test_a_file_of_the_first_version_means_the_same():
-    old = CalibConfig().to_json()
+    old = CalibConfig().with_start_token(False).to_json()
     del old["layer"], old["targets"], old["format"]["method"]
-    assert CalibConfig.from_json({**old, "version": 1, "seed": 3}, "a file") == CalibConfig(seed=3)
+    found = CalibConfig.from_json({**old, "version": 1, "seed": 3}, "a file")
+    assert found == CalibConfig(seed=3, data=DataConfig(start_token=False))
+
+
+def test_windows_of_older_versions_begin_anywhere():
+    for version in (1, 2, 3):
+        for value in ({}, {"data": {"length": 64}}):
+            assert CalibConfig.from_json({"version": version, **value}, "a file").data.start_token is False
+    assert CalibConfig.from_json({"version": 4}, "a file").data.start_token is None
+    with pytest.raises(InputError, match="data: "):
+        CalibConfig.from_json({"version": 2, "data": 3}, "a file")
 
 
 @pytest.mark.parametrize(
@@ -98,7 +109,7 @@ def test_what_is_left_out_has_its_default():
 
 
 WRONG = [
-    ("version", 4),
+    ("version", 5),
     ("stages", []),
     ("stages", ["init", "layer", "block"]),  # layer is of another method
     ("stages", ["block", "init"]),
@@ -148,6 +159,7 @@ WRONG = [
     ("data.scores", "calibration.json"),  # of nothing that is kept
     ("data.text_share", 1.5),
     ("data.length", 7),
+    ("data.start_token", 1),
     ("init.method", "best"),
     ("init.method", "cascaded"),  # of another method
     ("layer.solver", "magic"),
@@ -293,10 +305,12 @@ def test_even_levels_have_their_middle_as_zero_where_none_is_given():
 
 def test_a_configuration_is_written_in_the_words_of_its_oldest_version():
     """The work directory of a run says whose it is with these: one that began before goes on."""
-    config = CalibConfig()
+    assert CalibConfig().to_json()["version"] == CalibConfig().with_start_token(True).to_json()["version"] == 4
+    config = CalibConfig().with_start_token(False)
     assert config.to_json()["version"] == 2
+    assert "start_token" not in config.to_json()["data"]
     assert config.to_json()["format"].keys() == {"method", "planes", "group_size", "offset"}
-    newer = CalibConfig(format=FormatConfig(levels="even", override=("*.q_proj:planes=3",)))
+    newer = config.model_copy(update={"format": FormatConfig(levels="even", override=("*.q_proj:planes=3",))})
     assert newer.to_json()["version"] == 3
     assert newer.to_json()["format"].keys() - config.to_json()["format"].keys() == {"levels", "override"}
 

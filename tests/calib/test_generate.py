@@ -17,6 +17,7 @@ from calib.data import generate as generating
 from calib.data.generate import generate_to, load_windows
 from dualbinary import DualBinaryError, InputError
 from tests.support.tiny_models import VOCABULARY, make_model
+from tests.support.tiny_tokenizers import write_tokenizer
 
 LENGTH = 12
 ORDINARY = VOCABULARY - 3  # begin, end and padding are not
@@ -113,6 +114,33 @@ def test_special_tokens_and_ids_beyond_the_tokenizer_begin_nothing(tmp_path, mod
     added.save_pretrained(directory)
     model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
     assert sorted(written(tmp_path / "a", model, 9, 2)[:, 0].tolist()) == list(range(1, 10))
+
+
+@torch.no_grad()
+def test_behind_a_start_token_the_second_one_sweeps_and_likeliest_ones_follow(tmp_path):
+    directory = make_model("llama", tmp_path / "model")
+    write_tokenizer(directory)
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
+    tokens = written(tmp_path / "a", model, start=True).long()
+    assert tokens.shape == (10, LENGTH)
+    assert tokens[:, 0].unique().tolist() == [1]
+    assert len(tokens[:, 1].unique()) == 10
+    assert tokens[:, 1].min() > 2
+    likeliest = model(tokens, use_cache=False).logits.argmax(-1)
+    assert torch.equal(tokens[:, 2:5], likeliest[:, 1:4])
+    assert not torch.equal(tokens[:, 7:], likeliest[:, 6:-1])
+    with safe_open(tmp_path / "a", framework="pt") as file:
+        assert json.loads(file.metadata()["json"])["start"] == 1
+    with pytest.raises(InputError, match="holds sequences of another run"):
+        written(tmp_path / "a", model)
+
+
+def test_a_start_token_that_no_tokenizer_has_is_refused(tmp_path):
+    directory = make_model("llama", tmp_path / "model")
+    write_tokenizer(directory, bos=False)
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
+    with pytest.raises(InputError, match="its tokenizer puts no token before a text"):
+        written(tmp_path / "a", model, start=True)
 
 
 def test_the_seed_decides(tmp_path, model):
