@@ -22,7 +22,7 @@ from torch import Tensor
 from calib.budget.curvature import measure_curvature
 from calib.budget.sensitivity import measure_units
 from calib.config import CalibConfig
-from calib.data.collect import collect
+from calib.data.collect import collect, with_known_start
 from calib.layers import QuantLinear
 from calib.losses import chunk_size, kl_divergence
 from calib.models.blocks import autocast, choose_attention, compute_dtype
@@ -45,7 +45,8 @@ def compare(model_dir: Path, text: str, blocks: int, count: int, planes: list[in
     config = CalibConfig.from_json(value, "study")
     source = SourceModel(model_dir, config.format.layer_formats)
     choose_attention(source, "cpu", config.data.length)
-    vocabulary = source.model.config.get_text_config().vocab_size
+    vocabulary = source.vocabulary
+    config = with_known_start(config, model_dir, vocabulary)
     windows, _ = collect(config.data, model_dir, count, vocabulary, config.seed, lambda _: torch.empty(0))
     dtype = compute_dtype("auto", "cpu")
     source.load(source.model, linear_dtype=dtype)

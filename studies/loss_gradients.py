@@ -90,7 +90,7 @@ def plain_squares(source: SourceModel, windows: Tensor, dtype: torch.dtype) -> d
 def _command(args: argparse.Namespace) -> None:
     checkpoint = StoredCheckpoint(args.checkpoint)
     source = SourceModel(args.model_dir, checkpoint.format)
-    vocabulary = source.model.config.get_text_config().vocab_size
+    vocabulary = source.vocabulary
     windows = load_windows(args.generated, args.length, vocabulary)[: args.windows].long()
     if args.windows < 1:
         raise InputError(f"--windows {args.windows}: expected at least 1")

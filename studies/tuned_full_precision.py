@@ -19,7 +19,7 @@ from torch.nn.utils import parametrize
 from tqdm import trange
 
 from calib.config import CalibConfig
-from calib.data.collect import collect, first_windows
+from calib.data.collect import collect, first_windows, with_known_start
 from calib.layers import QuantLinear
 from calib.loss_weights import LossWeights
 from calib.losses import chunk_size, sequence_loss
@@ -91,7 +91,8 @@ def _command(args: argparse.Namespace) -> None:
     base["e2e"] |= {"steps": args.steps}
     config = CalibConfig.from_json({**base, "seed": args.seed}, "options")
     source = SourceModel(args.model_dir, config.format.plane_format)
-    vocabulary = source.model.config.get_text_config().vocab_size
+    vocabulary = source.vocabulary
+    config = with_known_start(config, args.model_dir, vocabulary)
     # A run takes windows for blockwise calibration and to hold out as well, so the same number is asked for.
     wanted = max(config.init.windows, config.block.windows, args.steps) + config.e2e.held_out
     windows, _ = collect(config.data, args.model_dir, wanted, vocabulary, args.seed, _no_generation)

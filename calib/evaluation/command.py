@@ -130,7 +130,7 @@ def _windows(
     if not texts:
         return {}
     check_length(source.model, options.length)
-    vocabulary = source.model.config.get_text_config().vocab_size
+    vocabulary = source.vocabulary
 
     def read(directory: Path, text: NamedText) -> Tensor:
         return first_windows(directory, text.files, options.windows, options.length, vocabulary)

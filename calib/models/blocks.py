@@ -86,7 +86,7 @@ def check_calls(source: SourceModel, tokens: Tensor) -> None:
     def given(ids: Tensor) -> list[Any]:
         return [(call.args, call.kwargs) for call in record_calls(source, ids)[1]]
 
-    others = (tokens + 1) % source.model.config.get_text_config().vocab_size
+    others = (tokens + 1) % source.vocabulary
     if not _same(given(tokens), given(others)):
         raise _unfit(source, "gives its blocks more of the text than their hidden states")
 

@@ -41,7 +41,7 @@ def analyze(
         raise InputError(
             f"--points {options.points}: expected an odd number from 3, so that the layer itself is in the middle"
         )
-    vocabulary = source.model.config.get_text_config().vocab_size
+    vocabulary = source.vocabulary
     tokens = first_windows(options.model, options.analyze, options.windows, options.length, vocabulary)
     files = [file.name for file in expand(options.analyze)]
     value = {
