@@ -65,12 +65,14 @@ def generate_to(
     arguments made is an InputError. PATH.parts holds what is done so far. `progress(done, total)` is told tokens.
     Raises InputError where the model cannot write that, DualBinaryError where its logits are not numbers.
     """
+    directory = path.with_name(path.name + PARTS_SUFFIX)
     start_id = _start_id(model) if start else None
     description = _describe(model, seed, count, length, dtype, start_id)
     if path.exists():
         tokens, found = _read(path)
         if found != description:
             raise InputError(f"{path}: holds sequences of another run; remove it, or read them with --generated")
+        shutil.rmtree(directory, ignore_errors=True)  # what a run that was killed at its very end did not get to
         return tokens
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if limit is not None and length > limit:
@@ -80,7 +82,6 @@ def generate_to(
     generator = torch.Generator().manual_seed(seed)
     first = _sweep(_starts(model), count, generator)
     greedy = torch.randint(MIN_GREEDY, MAX_GREEDY + 1, (count,), generator=generator)
-    directory = path.with_name(path.name + PARTS_SUFFIX)
     directory.mkdir(parents=True, exist_ok=True)
     parts: list[Tensor] = []
     for index, part in enumerate(torch.arange(count).split(_batch_size(model, length))):

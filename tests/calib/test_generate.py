@@ -249,6 +249,18 @@ def test_a_finished_file_is_read_and_never_overwritten(tmp_path, model):
     assert torch.equal(load_file(path)["tokens"], expected)
 
 
+def test_a_run_that_is_killed_when_all_is_written_leaves_nothing_to_the_next(tmp_path, model, monkeypatch):
+    def kill(_directory):
+        raise Killed
+
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr(generating.shutil, "rmtree", kill)
+        written(tmp_path / "a", model)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a", "a.parts"]
+    written(tmp_path / "a", model)
+    assert [file.name for file in tmp_path.iterdir()] == ["a"]
+
+
 def test_bfloat16_products_write_text_too(tmp_path, model):
     path = tmp_path / "a"
     generate_to(path, model, 5, LENGTH, seed=0, dtype=torch.bfloat16)
