@@ -244,9 +244,9 @@ def parsed(*arguments):
 
 
 def test_the_option_is_a_power_of_two_and_off(tiny_model):
-    assert CalibConfig().to_json()["version"] == 2
+    assert CalibConfig().with_start_token(False).to_json()["version"] == 2
     assert "rotate" not in CalibConfig().to_json()["format"]
-    one = parsed("--rotate", "512")
+    one = parsed("--rotate", "512", "--no-start-token")
     assert (one.format.rotate, one.to_json()["version"]) == (512, 3)
     assert CalibConfig.from_json(one.to_json(), "file") == one
     for wrong in ("96", "8", "65536"):
