@@ -50,14 +50,16 @@ def reconstruct(
     Raises DualBinaryError where the loss stops being finite.
     """
     trained = len(inputs) - config.held_out
+    held_out = range(trained, len(inputs), config.batch)
+    before = _mean_error(run, inputs, targets, held_out, config.batch)
+    if not layers:  # all of the block keeps full precision
+        return Reconstruction(before, before)
     groups = []
     for layer in layers:
         size = layer.weight.float().square().mean().sqrt().item()
         groups.append({"params": [layer.latent], "rate": config.latent_rate * size})
         groups.append({"params": [layer.scales], "rate": config.scale_rate * size})
     optimizer = torch.optim.Adam(groups, lr=0.0, betas=BETAS, eps=1e-12, foreach=True)
-    held_out = range(trained, len(inputs), config.batch)
-    before = _mean_error(run, inputs, targets, held_out, config.batch)
     initial = [(layer.current_planes(), layer.stored_scales.detach().clone()) for layer in layers]
     steps_per_epoch = trained // config.batch
     steps = config.epochs * steps_per_epoch

@@ -225,3 +225,17 @@ def test_skipped_layers_stay_as_they_are(tiny_model, calibrated_blocks, blockwis
     everything = calibrated_blocks(tiny_model("llama"), tokens)
     assert result.reports[0]["error_before"] < everything.reports[0]["error_before"]
     assert result.source.skipped == [f"model.layers.{index}.mlp.down_proj" for index in range(2)]
+
+
+@pytest.mark.parametrize("skipped", [0, 1])
+def test_a_block_may_keep_full_precision(tiny_model, calibrated_blocks, blockwise_config, tokens, skipped):
+    """It hands on what it is given: nothing where it is the first, what quantized blocks made where it is the last."""
+    config = blockwise_config(skip=(f"model.layers.{skipped}.*",))
+    result = calibrated_blocks(tiny_model("llama"), tokens, config=config)
+    kept, other = result.reports[skipped], result.reports[1 - skipped]
+    assert kept["layers"] == {}
+    assert kept["error_after"] == kept["error_before"]
+    assert (kept["error_before"] < 1e-10) == (skipped == 0)
+    assert len(other["layers"]) == 7
+    assert other["error_after"] <= other["error_before"]
+    assert all(name.startswith(f"model.layers.{1 - skipped}.") for name in result.layers)
