@@ -31,7 +31,7 @@ from dualbinary import InputError
 from dualbinary.cli.console import add_common_options, run
 from dualbinary.fitting.exact import exact_form
 
-__all__ = ["main", "take_off_grid"]
+__all__ = ["CHECKED_TOKENS", "main", "open_model", "take_off_grid"]
 
 # Which norm is before attention and which before the MLP, and what a gain is beyond the stored weight.
 NORMS = {
@@ -83,16 +83,21 @@ def _linears(model: Any) -> Iterator[np.ndarray]:
             yield module.weight.numpy()
 
 
+def open_model(model_dir: Path, out_dir: Path, types: tuple[str, ...]) -> Any:
+    """A float32 model of one of `types`, to be written to `out_dir` in another form. Raises InputError."""
+    if not (model_dir / "config.json").is_file():
+        raise InputError(f"{model_dir}: no config.json; expected a Hugging Face directory")
+    if out_dir.exists():
+        raise InputError(f"{out_dir} exists; name a directory that does not")
+    model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32).eval()
+    if model.config.model_type not in types:
+        raise InputError(f"{model_dir}: expected a model of type {' or '.join(types)}, got {model.config.model_type}")
+    return model
+
+
 @torch.inference_mode()
 def _command(args: argparse.Namespace) -> None:
-    if not (args.model_dir / "config.json").is_file():
-        raise InputError(f"{args.model_dir}: no config.json; expected a Hugging Face directory")
-    if args.out_dir.exists():
-        raise InputError(f"{args.out_dir} exists; name a directory that does not")
-    model = AutoModelForCausalLM.from_pretrained(args.model_dir, dtype=torch.float32).eval()
-    kind = model.config.model_type
-    if kind not in NORMS:
-        raise InputError(f"{args.model_dir}: expected a model of type {' or '.join(NORMS)}, got {kind}")
+    model = open_model(args.model_dir, args.out_dir, tuple(NORMS))
     tokens = torch.randint(0, model.config.vocab_size, (1, CHECKED_TOKENS), generator=torch.Generator().manual_seed(0))
     before = model(tokens, use_cache=False).logits
     take_off_grid(model, args.spread, args.fold_gains, args.seed)

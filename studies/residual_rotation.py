@@ -27,12 +27,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM
 
-from dualbinary import InputError
 from dualbinary.cli.console import add_common_options, run
 from dualbinary.contract.rotation import Rotation, random_rotation
-from studies.off_grid import CHECKED_TOKENS
+from studies.off_grid import CHECKED_TOKENS, open_model
 
 __all__ = ["TYPES", "main", "rotate_residual"]
 
@@ -89,14 +87,8 @@ def _rotated(rows: Tensor, rotation: Rotation) -> Tensor:
 
 @torch.inference_mode()
 def _command(args: argparse.Namespace) -> None:
-    if not (args.model_dir / "config.json").is_file():
-        raise InputError(f"{args.model_dir}: no config.json; expected a Hugging Face directory")
-    if args.out_dir.exists():
-        raise InputError(f"{args.out_dir} exists; name a directory that does not")
-    model = AutoModelForCausalLM.from_pretrained(args.model_dir, dtype=torch.float32).eval()
+    model = open_model(args.model_dir, args.out_dir, TYPES)
     config: Any = model.config
-    if config.model_type not in TYPES:
-        raise InputError(f"{args.model_dir}: expected a model of type {', '.join(TYPES)}, got {config.model_type}")
     tokens = torch.randint(0, config.vocab_size, (1, CHECKED_TOKENS), generator=torch.Generator().manual_seed(0))
     before = model(tokens, use_cache=False).logits
     model.lm_head.weight = nn.Parameter(model.lm_head.weight.clone(), requires_grad=False)

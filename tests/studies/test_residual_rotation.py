@@ -37,7 +37,10 @@ def test_logits_stay_and_weights_turn(name, options, tmp_path, capsys):
 def test_other_types_and_directories_are_one_clear_error(tmp_path, capsys):
     directory = make_model("gemma2", tmp_path / "model")
     for arguments, named in (
-        ([directory, tmp_path / "out"], "expected a model of type llama, mistral, qwen2, qwen3, smollm3, got gemma2"),
+        (
+            [directory, tmp_path / "out"],
+            "of type llama or mistral or qwen2 or qwen3 or smollm3, got gemma2",
+        ),
         ([directory, directory], "exists"),
         ([tmp_path, tmp_path / "out"], "no config.json"),
     ):
