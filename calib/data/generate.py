@@ -1,10 +1,10 @@
 """Text that the full-precision model writes itself, for calibration without data (LLM-QAT, arXiv 2305.17888).
 
-A sequence begins, behind the token that the tokenizer puts before a text (<bos>) where `start` asks for it, with a
-random token, drawn evenly from the ordinary tokens of the vocabulary, without special ones,
-and none a second time before all have begun one. So rare tokens come up as well. The next three to five tokens are the
-likeliest, which makes a sensible beginning of it; all others are drawn from the whole distribution at temperature 1,
-for variety. QBB (NeurIPS 2024) says of its own text only that it begins with a random token.
+A sequence begins with a random token, drawn evenly from the ordinary tokens of the vocabulary, without special ones,
+and none a second time before all have begun one; before it stands the token that the tokenizer puts before a text
+(<bos>), where that is asked for. So rare tokens come up as well. The next three to five tokens are the likeliest, which
+makes a sensible beginning of it; all others are drawn from the whole distribution at temperature 1, for variety. QBB
+(NeurIPS 2024) says of its own text only that it begins with a random token.
 
 An end-of-text token ends nothing: windows have equal lengths, and a model continues with a new document after it, as
 it did in its training.

@@ -85,6 +85,7 @@ def _exact_forms(
     kept = 0
 
     def search(linear: Linear) -> Exact | None:
+        nonlocal kept  # of several threads each may go beyond the limit by a layer
         stored = stored_type(linear.parameter, parameters)
         if stored is None:
             return None
@@ -93,7 +94,6 @@ def _exact_forms(
         def rows() -> Iterator[np.ndarray]:
             return (part.numpy() for part in parameters.read_rows(linear.parameter, step, torch.float32))
 
-        nonlocal kept  # of several threads each may go beyond the limit by a layer
         found = find_exact(rows, stored, keep=kept < KEPT_BYTES)
         if found is None:
             return None
