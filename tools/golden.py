@@ -89,6 +89,8 @@ CASES = {
     "op2_codes": Case("88a0acb", export=("--levels", "even", "--planes", "4", "--group-size", "32"), model=True),
     # Checkpoint 4: rotated inputs.
     "checkpoint4": Case("60b106a", (*_INIT, "--rotate", "32")),
+    # Configuration 4: windows that begin with the start of a text.
+    "checkpoint4_start": Case("8d589e9", (*_INIT, "--start-token")),
     # Blocks, and SignedHadamard inside of none.
     "op2_blocks": Case("60b106a", export=("--planes", "2", "--group-size", "32"), model=True),
 }

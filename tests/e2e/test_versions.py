@@ -35,6 +35,7 @@ DIGESTS = {
     "checkpoint2": "8ae118fc26b57836",
     "checkpoint3": "17422fab6035964f",
     "checkpoint4": "22d5be31b642b702",
+    "checkpoint4_start": "50fcbc7297706d36",
     "op1": "ace00402841dcba3",
     "op2_blocks": "75d99811d7aba6fa",
     "op2_codes": "59e0ae7f19cab1e4",
