@@ -26,11 +26,12 @@ help: ## list the verbs
 
 setup: $(VENV)/.built ## create .venv and build the library into it (once; minutes)
 
-# Everything pinned and no build isolation: the versions that were tested are the ones that run.
+# Everything pinned and no build isolation: the versions that were tested are the ones that run. Most modules of these
+# packages are never imported, so Python compiles them when it first imports them.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet -c constraints.txt scikit-build-core cmake ninja numpy setuptools
-	$(BIN)/pip install --quiet -c constraints.txt --no-build-isolation --editable '.[dev]'
+	$(BIN)/pip install --quiet --no-compile -c constraints.txt scikit-build-core cmake ninja numpy setuptools
+	$(BIN)/pip install --quiet --no-compile -c constraints.txt --no-build-isolation --editable '.[dev]'
 	touch $@
 
 # Only the library: seconds, because the build tree under build/ is kept.

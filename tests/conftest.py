@@ -1,5 +1,6 @@
 """One profile for all property tests, one thread for PyTorch, and the rule when a test of a GPU runs."""
 
+import gc
 import os
 import shutil
 import subprocess
@@ -10,6 +11,10 @@ from hypothesis import HealthCheck, settings
 # Read when PyTorch is imported, here and in commands that tests start. Several tests run at a time, and operations on
 # tiny tensors gain nothing from threads; one of these that waits for another takes a core from a test.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Modules of PyTorch and transformers, and ONNX graphs, are many objects and no garbage: a twentieth of the time went into
+# looking through them.
+gc.set_threshold(100_000, 20)
 
 # The same examples in every run, so that a failure is one for everybody; no deadline, since machines differ.
 settings.register_profile(

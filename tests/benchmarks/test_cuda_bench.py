@@ -18,7 +18,8 @@ from tests.support import cuda_stand_ins as stand_ins
 from tests.support.cuda_libraries import emulated_library
 
 TINY = ["--shapes", "48x256", "--group-sizes", "64", "--rounds", "2", "--seconds", "0"]
-KERNELS = ["decode_b1", "decode_s8", "prefill_wgmma", "prefill_mma"]
+PREFILL = ["prefill_wgmma", "prefill_mma"]
+KERNELS = ["decode_b1", "decode_s8", *PREFILL]
 
 
 @pytest.fixture(scope="module")
@@ -39,12 +40,10 @@ def test_the_command_measures_every_kernel_that_takes_the_rows_and_continues(lib
     assert {row["kernel"] for row in first["results"] if "@" not in row["contender"]} == {"decode_b1"}
     assert set(first["records"][0]["missing"]) == set(PEERS)
 
-    both = run(capsys, library, "--emulated", "--out", path, "--kernels", "all", "--rows", 1, 130)
+    both = run(capsys, library, "--emulated", "--out", path, "--kernels", "all", "--rows", 1, 17)
     assert both["records"][:1] == first["records"]
-    assert [record["M"] for record in both["records"]] == [1, 130]
-    assert [row["contender"] for row in both["results"] if row["M"] == 130] == our_names(
-        [0, 4], [None, "prefill_wgmma", "prefill_mma"]
-    )
+    assert [record["M"] for record in both["records"]] == [1, 17]
+    assert [row["contender"] for row in both["results"] if row["M"] == 17] == our_names([0, 4], [None, *PREFILL])
     for record in both["records"]:
         for contender in record["contenders"].values():
             assert set(contender["seconds"]) == {"launch"}
@@ -100,7 +99,7 @@ def test_a_library_that_is_not_there_is_named(tmp_path, capsys, monkeypatch):
 
 def test_on_a_gpu_graphs_and_launches_are_timed_and_peers_that_fail_are_reasons(library, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", stand_ins.TorchOfGpu())
-    found = run(capsys, library, "--rows", 1, 130)
+    found = run(capsys, library, "--rows", 1, 17)
     assert found["settings"]["device"] == "emulated"
     for record in found["records"]:
         assert set(record["contenders"]) == {"dualbinary-0", "dualbinary-4", "cublas-fp16"}
@@ -151,10 +150,11 @@ def test_kernels_that_disagree_have_no_speed(library):
     products.close()
 
 
-def test_every_kernel_is_held_against_the_reference(library, capsys):
-    assert cuda_products.main(["--library", str(library), "--emulated", "--json", "--rows", "4", "16", "130"]) == 0
+@pytest.mark.parametrize("rows", [["4"], pytest.param(["16", "130"], marks=pytest.mark.slow)], ids=str)
+def test_every_kernel_is_held_against_the_reference(library, capsys, rows):
+    assert cuda_products.main(["--library", str(library), "--emulated", "--json", "--rows", *rows]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert set(found["products"]) == set(KERNELS)
+    assert set(found["products"]) == set(KERNELS if rows == ["4"] else KERNELS[1:])
     assert 0 < found["largest"] < 1
 
 
@@ -167,7 +167,7 @@ def test_a_wrong_product_is_named(library, capsys, monkeypatch):
 
 def test_products_run_in_memory_of_the_driver(library, tmp_path):
     stand_ins.make_driver(tmp_path)
-    command = [sys.executable, "-m", "benchmarks.cuda.products", "--library", str(library), "--rows", "7", "70"]
+    command = [sys.executable, "-m", "benchmarks.cuda.products", "--library", str(library), "--rows", "7"]
     environment = {**os.environ, "LD_LIBRARY_PATH": str(tmp_path)}
     done = subprocess.run(command, cwd=stand_ins.ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

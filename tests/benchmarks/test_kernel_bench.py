@@ -112,7 +112,7 @@ def test_a_forced_instruction_set_ends_with_the_session(capsys, monkeypatch, bef
         monkeypatch.delenv("DUALBINARY_ISA", raising=False)
     else:
         monkeypatch.setenv("DUALBINARY_ISA", before)
-    found = run(capsys, "--rows", 1, "--isas", "scalar", "--peers")
+    found = run(capsys, "--rows", 1, "--threads", 1, "--isas", "scalar", "--peers")
     assert {row["contender"] for row in found["results"]} == {"dualbinary-4@scalar", "dualbinary-0@scalar"}
     assert os.environ.get("DUALBINARY_ISA") == before
 

@@ -8,6 +8,7 @@ import pytest
 
 from benchmarks.models import long_context
 from benchmarks.models.filled_cache import longer_state
+from tests.support.commands_here import run_here
 
 CELLS, ROW = 64, 3
 
@@ -38,10 +39,12 @@ def test_the_command_makes_files_and_measures(tmp_path, monkeypatch, capsys):
     tiny = replace(long_context.SHAPE, hidden=256, intermediate=256, vocabulary=256, heads=4, kv_heads=2)
     monkeypatch.setattr(long_context, "SHAPE", tiny)
     monkeypatch.setattr(long_context, "VARIANTS", [v for v in long_context.VARIANTS if v.cache == "int8"])
+    ran = run_here(monkeypatch)
     options = ["--contexts", "8", "40", "--threads", "1", "--rounds", "1", "--layers", "1", "--no-peers", "--json"]
 
     assert long_context.main([*options, "--work", str(tmp_path)]) == 0
 
+    assert ran == ["exporter", "importer"]
     (row,) = json.loads(capsys.readouterr().out)["rows"]
     assert (row["variant"], row["threads"]) == ("dualbinary int8", 1)
     assert set(row["seconds"]) == {"8", "40"}

@@ -1,6 +1,5 @@
 """Fixtures of calibration's tests: tiny model directories, tokens, and blockwise calibration of a tiny model."""
 
-import itertools
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from calib import plan_parts
 from calib.config import BlockConfig, CalibConfig, FormatConfig, InitConfig
 from calib.models.source import SourceModel
 from calib.rotation import random_rotation
@@ -20,6 +20,14 @@ from calib.stages.context import RunContext
 from calib.state import WorkDirectory
 from dualbinary.contract.weight import PlaneWeight
 from tests.support.tiny_models import VOCABULARY, make_model
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _plans_try_once():
+    """What a plan measures it measures once: its figures are for nobody here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plan_parts, "ENOUGH", 1e-9)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -62,13 +70,16 @@ class BlockwiseRun:
 
 @pytest.fixture(scope="session")
 def blockwise_config():
-    """A small configuration of blockwise calibration; keywords change it."""
+    """A small configuration of blockwise calibration; keywords change it.
+
+    It begins with the fit of the weights alone: one that looks at inputs takes twice as long as all the rest.
+    """
 
     def get(**changes: Any) -> CalibConfig:
         values: dict[str, Any] = {
             "stages": ("init", "block"),
             "format": FormatConfig(planes=2, group_size=64, offset=True),
-            "init": InitConfig(windows=4, refits=1, polishes=1),
+            "init": InitConfig(method="fit"),
             "block": BlockConfig(windows=6, held_out=3, batch=2),
             "dtype": "float32",
         }
@@ -77,10 +88,9 @@ def blockwise_config():
     return get
 
 
-@pytest.fixture
-def calibrated_blocks(blockwise_config, tmp_path):
+@pytest.fixture(scope="session")
+def calibrated_blocks(blockwise_config, tmp_path_factory):
     """Calibrate the blocks of a model directory as a new process would, and read the results."""
-    numbers = itertools.count()
 
     def run(directory: Path, tokens: Tensor | None, *, path: Path | None = None, **options: Any) -> BlockwiseRun:
         config = options.pop("config", None) or blockwise_config()
@@ -88,7 +98,7 @@ def calibrated_blocks(blockwise_config, tmp_path):
         dtype = options.pop("dtype", torch.float32)
         rotation_of = partial(random_rotation, limit=config.format.rotate, seed=config.seed)
         source = SourceModel(directory, config.format.layer_formats, config.skip, rotation_of)
-        with WorkDirectory(path or tmp_path / f"work-{next(numbers)}", config.to_json(), **options) as work:
+        with WorkDirectory(path or tmp_path_factory.mktemp("work"), config.to_json(), **options) as work:
             context = RunContext(
                 source, config, work, dtype, progress=lambda _, *told, **figures: progress(*told, **figures)
             )

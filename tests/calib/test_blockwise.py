@@ -1,6 +1,9 @@
 """Blockwise calibration: what each block gains, and which stages, initial weights and limits there are."""
 
 import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -31,12 +34,32 @@ def familiar(random_tokens):
     return random_tokens(6, LENGTH)[[*range(6), *range(3)]]
 
 
-LONGER = BlockConfig(windows=6, held_out=3, epochs=12, batch=2)
+LONGER = BlockConfig(windows=6, held_out=3, epochs=4, batch=2)
+OF_INPUTS = InitConfig(method="activation", windows=4, refits=0, polishes=0)
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """The usual calibration of a tiny Llama, what it told of its progress, and its work directory."""
+
+    result: Any
+    progress: list[tuple[int, int]]
+    work: Path
+
+
+@pytest.fixture(scope="module")
+def calibrated(tiny_model, calibrated_blocks, tokens, tmp_path_factory):
+    seen, work = [], tmp_path_factory.mktemp("calibrated") / "work"
+    result = calibrated_blocks(
+        tiny_model("llama"), tokens, path=work, progress=lambda done, total, **_: seen.append((done, total))
+    )
+    return Calibrated(result, seen, work)
 
 
 @pytest.mark.parametrize("name", by_kind(["llama", "bloom", "gpt2", "gemma3_text", "opt", "phi3"]))
 def test_no_block_is_worse_for_having_been_trained(tiny_model, calibrated_blocks, blockwise_config, familiar, name):
-    result = calibrated_blocks(tiny_model(name), familiar, config=blockwise_config(block=LONGER))
+    config = blockwise_config(block=LONGER, init=OF_INPUTS)
+    result = calibrated_blocks(tiny_model(name), familiar, config=config)
 
     assert [report["name"] for report in result.reports] == [name for name, _ in result.source.blocks]
     assert all(report["error_after"] <= report["error_before"] for report in result.reports)
@@ -54,11 +77,10 @@ def test_no_block_is_worse_for_having_been_trained(tiny_model, calibrated_blocks
         assert scales.isfinite().all()
 
 
-def test_errors_are_those_of_the_whole_model(tiny_model, calibrated_blocks, blockwise_config, tokens):
+def test_errors_are_those_of_the_whole_model(calibrated, blockwise_config, tokens):
     """The report of the last block against whole models: a full-precision one and the calibrated one."""
-    config = blockwise_config()
-    result = calibrated_blocks(tiny_model("llama"), tokens, config=config)
-    source, held_out = result.source, tokens[-config.block.held_out :]
+    result = calibrated.result
+    source, held_out = result.source, tokens[-blockwise_config().block.held_out :]
     teacher = SourceModel(source.directory, source.formats)
     for one in (source, teacher):
         one.load(one.model)
@@ -74,33 +96,30 @@ def test_errors_are_those_of_the_whole_model(tiny_model, calibrated_blocks, bloc
     assert result.reports[-1]["error_after"] == pytest.approx(float(errors.mean()), rel=1e-4)
 
 
-def test_progress_counts_tokens_up_to_all_of_them(tiny_model, calibrated_blocks, tokens):
-    seen = []
-    calibrated_blocks(tiny_model("llama"), tokens, progress=lambda done, total, **_: seen.append((done, total)))
+def test_progress_counts_tokens_up_to_all_of_them(calibrated):
+    seen = calibrated.progress
     assert {total for _, total in seen} == {2 * WINDOWS * LENGTH}
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
     assert seen[-1][0] == 2 * WINDOWS * LENGTH
 
 
-def test_nothing_but_results_is_left(tiny_model, calibrated_blocks, tokens, tmp_path):
-    calibrated_blocks(tiny_model("llama"), tokens, path=tmp_path / "work")
-    names = {file.relative_to(tmp_path / "work").as_posix() for file in (tmp_path / "work").rglob("*")}
+def test_nothing_but_results_is_left(calibrated):
+    names = {file.relative_to(calibrated.work).as_posix() for file in calibrated.work.rglob("*")}
     assert names == {"lock", "run.json", "block-000.safetensors", "block-001.safetensors"}
 
 
-def test_the_seed_decides_the_order(tiny_model, calibrated_blocks, blockwise_config, familiar):
-    configs = [blockwise_config(seed=seed, block=LONGER) for seed in (0, 0, 1)]
-    results = [calibrated_blocks(tiny_model("llama"), familiar, config=config) for config in configs]
+def test_the_seed_decides_the_order(tiny_model, calibrated_blocks, blockwise_config, tokens):
+    configs = [blockwise_config(seed=seed) for seed in (0, 0, 1)]
+    results = [calibrated_blocks(tiny_model("llama"), tokens, config=config) for config in configs]
     assert results[0].reports == results[1].reports
     for name, tensors in results[0].layers.items():
         assert all(map(torch.equal, tensors, results[1].layers[name])), name
     assert results[0].reports != results[2].reports
 
 
-def test_in_bfloat16_it_comes_out_near(tiny_model, calibrated_blocks, tokens):
-    exact, rounded = (
-        calibrated_blocks(tiny_model("llama"), tokens, dtype=dtype).reports for dtype in (torch.float32, torch.bfloat16)
-    )
+def test_in_bfloat16_it_comes_out_near(tiny_model, calibrated_blocks, calibrated, tokens):
+    exact = calibrated.result.reports
+    rounded = calibrated_blocks(tiny_model("llama"), tokens, dtype=torch.bfloat16).reports
     for left, right in zip(exact, rounded, strict=True):
         # Products in bfloat16 add some 1e-5 (2^-9, squared, of each) to errors near 1; but whether training helped a
         # block, by a few hundredths on three windows, may come out otherwise, and the next block inherits that.
@@ -127,15 +146,17 @@ def test_a_start_without_data_needs_no_tokens(tiny_model, calibrated_blocks, blo
 
 
 def test_a_start_alone_leaves_what_it_chose(tiny_model, calibrated_blocks, blockwise_config, tokens):
-    alone = calibrated_blocks(tiny_model("llama"), tokens, config=blockwise_config(stages=("init",)))
-    both = calibrated_blocks(tiny_model("llama"), tokens)
+    alone, both = (
+        calibrated_blocks(tiny_model("llama"), tokens, config=blockwise_config(init=OF_INPUTS, stages=stages))
+        for stages in (("init",), ("init", "block"))
+    )
     for left, right in zip(alone.reports[0]["layers"].values(), both.reports[0]["layers"].values(), strict=True):
         assert left == {"init": right["init"]}  # the first block does not see what happens to others
 
 
-def test_a_checkpoint_gives_initial_weights(tiny_model, calibrated_blocks, blockwise_config, tokens, tmp_path):
+def test_a_checkpoint_gives_initial_weights(tiny_model, calibrated_blocks, blockwise_config, familiar, tmp_path):
     """Reconstruction that learns nothing gives the checkpoint back; one that learns makes it better."""
-    first = calibrated_blocks(tiny_model("llama"), tokens, config=blockwise_config(stages=("init",)))
+    first = calibrated_blocks(tiny_model("llama"), None, config=blockwise_config(stages=("init",)))
     directory = tmp_path / "checkpoint"
     save_checkpoint(first.source, directory, first.weight)
     checkpoint = StoredCheckpoint(directory)
@@ -146,22 +167,22 @@ def test_a_checkpoint_gives_initial_weights(tiny_model, calibrated_blocks, block
     still = blockwise_config(
         stages=("block",), start=str(directory), block=BlockConfig(windows=6, held_out=3, latent_rate=0, scale_rate=0)
     )
-    unchanged = calibrated_blocks(tiny_model("llama"), tokens, config=still, initial_weights=initial_weight)
+    unchanged = calibrated_blocks(tiny_model("llama"), familiar, config=still, initial_weights=initial_weight)
     for name, tensors in first.layers.items():
         assert all(map(torch.equal, tensors, unchanged.layers[name]))
     assert all(report["error_after"] == report["error_before"] for report in unchanged.reports)
 
     learns = blockwise_config(
-        stages=("block",), start=str(directory), block=BlockConfig(windows=6, held_out=3, epochs=8)
+        stages=("block",), start=str(directory), block=BlockConfig(windows=6, held_out=3, epochs=4)
     )
-    better = calibrated_blocks(tiny_model("llama"), tokens, config=learns, initial_weights=initial_weight)
+    better = calibrated_blocks(tiny_model("llama"), familiar, config=learns, initial_weights=initial_weight)
     assert better.reports[0]["error_before"] == unchanged.reports[0]["error_before"]
     assert better.reports[0]["error_after"] < unchanged.reports[0]["error_after"]
     assert all(list(stages) == ["block"] for report in better.reports for stages in report["layers"].values())
 
 
-def test_a_damaged_result_is_named(tiny_model, calibrated_blocks, tokens, tmp_path):
-    calibrated_blocks(tiny_model("llama"), tokens, path=tmp_path / "work")
+def test_a_damaged_result_is_named(tiny_model, calibrated_blocks, calibrated, tokens, tmp_path):
+    shutil.copytree(calibrated.work, tmp_path / "work")
     save_file({}, tmp_path / "work" / "block-001.safetensors")
     with pytest.raises(InputError, match=r"block-001\.safetensors: not a result"):
         calibrated_blocks(tiny_model("llama"), tokens, path=tmp_path / "work")
@@ -218,12 +239,11 @@ def test_forward_batches_of_any_size_give_the_same(
         assert left["error_before"] == pytest.approx(right["error_before"], rel=1e-4)
 
 
-def test_skipped_layers_stay_as_they_are(tiny_model, calibrated_blocks, blockwise_config, tokens):
+def test_skipped_layers_stay_as_they_are(tiny_model, calibrated_blocks, calibrated, blockwise_config, tokens):
     config = blockwise_config(skip=("*.down_proj",))
     result = calibrated_blocks(tiny_model("llama"), tokens, config=config)
     assert len(result.layers) == 12
-    everything = calibrated_blocks(tiny_model("llama"), tokens)
-    assert result.reports[0]["error_before"] < everything.reports[0]["error_before"]
+    assert result.reports[0]["error_before"] < calibrated.result.reports[0]["error_before"]
     assert result.source.skipped == [f"model.layers.{index}.mlp.down_proj" for index in range(2)]
 
 

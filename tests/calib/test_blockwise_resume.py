@@ -55,26 +55,39 @@ def tokens(random_tokens):
 
 @pytest.fixture(scope="module")
 def quick(blockwise_config):
-    """Two layers of each block and a rough initialization, for the tests that run again and again."""
-    return blockwise_config(skip=("*.mlp.*", "*.k_proj", "*.v_proj"), init=InitConfig(windows=4, refits=0, polishes=0))
+    """Two layers of each block and a start that looks at inputs briefly, for the tests that run again and again."""
+    init = InitConfig(method="activation", windows=4, refits=0, polishes=0)
+    return blockwise_config(skip=("*.mlp.*", "*.k_proj", "*.v_proj"), init=init)
 
 
 CALLS = 2 * (6 // 2 + 1)  # of the progress callback: three steps and the end of each of two blocks
 
 
-def test_killed_at_every_call_it_resumes_to_the_same_bits(tiny_model, calibrated_blocks, tokens, quick, tmp_path):
+@pytest.fixture(scope="module")
+def whole(tiny_model, calibrated_blocks, tokens, quick):
+    """What a run gives that nothing ends."""
     calls = []
-    whole = calibrated_blocks(tiny_model("llama"), tokens, config=quick, progress=lambda *_, **__: calls.append(1))
+    result = calibrated_blocks(tiny_model("llama"), tokens, config=quick, progress=lambda *_, **__: calls.append(1))
     assert len(calls) == CALLS
-    for call in range(CALLS):
-        path = tmp_path / f"killed-{call}"
-        with pytest.raises(Killed):
-            calibrated_blocks(tiny_model("llama"), tokens, config=quick, path=path, progress=killed_at(call))
-        assert_same(whole, calibrated_blocks(tiny_model("llama"), tokens, config=quick, path=path))
+    return result
 
 
-def test_killed_again_and_again_it_resumes_to_the_same_bits(tiny_model, calibrated_blocks, tokens, quick, tmp_path):
-    whole = calibrated_blocks(tiny_model("llama"), tokens, config=quick)
+# The first step and a later one of the first block, its end, and a step of the second; then all others.
+@pytest.mark.parametrize(
+    "call", [pytest.param(n, marks=[] if n in (0, 2, 3, 5) else pytest.mark.slow) for n in range(CALLS)]
+)
+def test_killed_at_every_call_it_resumes_to_the_same_bits(
+    tiny_model, calibrated_blocks, tokens, quick, whole, tmp_path, call
+):
+    path = tmp_path / "killed"
+    with pytest.raises(Killed):
+        calibrated_blocks(tiny_model("llama"), tokens, config=quick, path=path, progress=killed_at(call))
+    assert_same(whole, calibrated_blocks(tiny_model("llama"), tokens, config=quick, path=path))
+
+
+def test_killed_again_and_again_it_resumes_to_the_same_bits(
+    tiny_model, calibrated_blocks, tokens, quick, whole, tmp_path
+):
     generator = random.Random(0)
     for _ in range(6):
         with suppress(Killed):
@@ -83,11 +96,11 @@ def test_killed_again_and_again_it_resumes_to_the_same_bits(tiny_model, calibrat
     assert_same(whole, calibrated_blocks(tiny_model("llama"), tokens, config=quick, path=tmp_path / "killed"))
 
 
-@pytest.mark.parametrize("moment", ["before", "after"])
+# After a file is hardly another state than before the next one: that one is not begun.
+@pytest.mark.parametrize("moment", ["before", pytest.param("after", marks=pytest.mark.slow)])
 def test_killed_at_every_file_it_resumes_to_the_same_bits(
-    tiny_model, calibrated_blocks, tokens, quick, tmp_path, monkeypatch, moment
+    tiny_model, calibrated_blocks, tokens, quick, whole, tmp_path, monkeypatch, moment
 ):
-    whole = calibrated_blocks(tiny_model("llama"), tokens, config=quick)
     replace, left = Path.replace, [0]
 
     def killing(self, target):
@@ -113,9 +126,8 @@ def test_killed_at_every_file_it_resumes_to_the_same_bits(
 
 
 @pytest.mark.parametrize("loss", ["all", "one", "cut"])
-def test_lost_activations_are_made_again(tiny_model, calibrated_blocks, tokens, quick, tmp_path, loss):
+def test_lost_activations_are_made_again(tiny_model, calibrated_blocks, tokens, quick, whole, tmp_path, loss):
     path = tmp_path / "lost"
-    whole = calibrated_blocks(tiny_model("llama"), tokens, config=quick)
     with pytest.raises(Killed):
         calibrated_blocks(tiny_model("llama"), tokens, config=quick, path=path, progress=killed_at(CALLS - 2))
     assert (path / "block-000.safetensors").exists()

@@ -123,7 +123,7 @@ def config(**changes) -> CalibConfig:
         stages=("init",),
         format=FormatConfig(**form),
         data=DataConfig(generate=8, length=16),
-        init=InitConfig(windows=8, refits=1, polishes=1),
+        init=changes.pop("init", InitConfig(method="fit", windows=8)),
         dtype="float32",
         **changes,
     )
@@ -207,17 +207,24 @@ def test_a_killed_run_ends_with_the_same_bytes(budgeted, model, tmp_path):
     assert (out / "model.safetensors").read_bytes() == (budgeted[0] / "model.safetensors").read_bytes()
 
 
-def test_an_override_keeps_its_layers_out_of_the_choice(model, tmp_path):
-    pinned = {"override": ("*.down_proj:planes=4,group_size=32,levels=even,offset=false",)}
-    record = run(model, tmp_path / "out", config(format=pinned)).record
-    formats = record["model"]["formats"]
+@pytest.fixture(scope="module")
+def pinned(model, tmp_path_factory):
+    """The record of a run with a format for some layers, and a start that feeds errors back."""
+    form = {"override": ("*.down_proj:planes=4,group_size=32,levels=even,offset=false",)}
+    feeding_back = InitConfig(windows=8, refits=0, polishes=0)
+    return run(model, tmp_path_factory.mktemp("pinned") / "out", config(format=form, init=feeding_back)).record
+
+
+def test_an_override_keeps_its_layers_out_of_the_choice(pinned):
+    record, formats = pinned, pinned["model"]["formats"]
     down = {one["format"] for name, one in formats.items() if name.endswith("down_proj")}
     assert down == {"4 planes, G=32, even levels, zero 7.5, float16 scales"}
     assert record["model"]["bits_per_weight"] <= 3.0
 
 
-def test_a_size_counts_the_tables_too(model, tmp_path):
-    smallest = run(model, tmp_path / "small", config(format={"bits": 1.7})).record["budget"]["bytes"]
+def test_a_size_counts_the_tables_too(budgeted, model, tmp_path):
+    little = {"bits": 1.7, "measured": str(budgeted[0] / "calibration.json")}
+    smallest = run(model, tmp_path / "small", config(format=little)).record["budget"]["bytes"]
     size = 3 * smallest
     out = tmp_path / "out"
     record = run(model, out, config(format={"bits": None, "size": size})).record
@@ -227,12 +234,12 @@ def test_a_size_counts_the_tables_too(model, tmp_path):
     assert len({table["format"] for table in record["tables"]}) == 1
 
 
-def test_the_fit_without_data_is_measured_as_such(model, tmp_path):
-    plain = config(format={"bits": 2.5})
-    fitted = plain.model_copy(update={"init": InitConfig(method="fit", windows=8)})
-    first, second = (run(model, tmp_path / name, one).record for name, one in (("a", plain), ("b", fitted)))
-    losses = [[unit["losses"] for unit in record["budget"]["units"]] for record in (first, second)]
-    assert losses[0] != losses[1]
+def test_the_fit_without_data_is_measured_as_such(budgeted, pinned):
+    units = [record["budget"]["units"] for record in (budgeted[1], pinned)]
+    fitted, feeding_back = ({tuple(unit["modules"]): unit["losses"] for unit in one} for one in units)
+    chosen = [modules for modules, losses in feeding_back.items() if len(losses) > 1]
+    assert chosen
+    assert all(fitted[modules] != feeding_back[modules] for modules in chosen)
 
 
 @pytest.mark.parametrize(
@@ -281,7 +288,7 @@ def test_measures_of_another_model_are_refused(budgeted, tiny_model, tmp_path):
     ("changes", "message"),
     [
         ({"format": {"rotate": 32}}, "with --rotate 32, as this run has it, got None"),
-        ({"init": InitConfig(method="fit", windows=8)}, "with --init-method fit, as this run has it, got"),
+        ({"init": InitConfig(windows=8)}, "with --init-method error-feedback, as this run has it, got"),
     ],
 )
 def test_measures_of_another_basis_or_fit_are_refused(budgeted, model, tmp_path, changes, message):

@@ -1,5 +1,7 @@
 """Two processes do what one does, each with the whole model or with half of every block; launched as a user would."""
 
+import contextlib
+import io
 import json
 import os
 import subprocess
@@ -9,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from calib.__main__ import main
 from tests.support.tiny_models import VOCABULARY, make_model
 
 STEPS, BATCH, T = 6, 4, 32
@@ -62,25 +65,44 @@ def no_shutdown(tmp_path_factory):
     return directory
 
 
-def calibrate(model, out, *launch, **variables):
-    command = [sys.executable, *launch, "-m", "calib", model, out, "--generated", model.parent / "windows.safetensors"]
-    command += [*arguments(OPTIONS), "--json"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", **variables}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    assert done.returncode == 0, done.stderr
-    line = next(line for line in done.stdout.splitlines() if line.startswith("{"))
+def calibration(model, out):
+    """The arguments of `python -m calib`."""
+    words = [str(model), str(out), "--generated", str(model.parent / "windows.safetensors")]
+    return [*words, *arguments(OPTIONS), "--json"]
+
+
+def results(out, printed):
+    line = next(line for line in printed.splitlines() if line.startswith("{"))
     return json.loads(line), load_file(out / "model.safetensors")
 
 
 @pytest.fixture(scope="module")
 def alone(model, tmp_path_factory):
-    return calibrate(model, tmp_path_factory.mktemp("alone") / "out")
+    out, printed = tmp_path_factory.mktemp("alone") / "out", io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        assert main(calibration(model, out)) == 0
+    return results(out, printed.getvalue())
 
 
-@pytest.mark.parametrize("kind", [["--multi_gpu"], ["--use_fsdp", "--fsdp_version", "2"]], ids=["data", "sharded"])
-def test_two_processes_agree_with_one(model, alone, no_shutdown, tmp_path, kind):
-    launch = ["-m", "accelerate.commands.launch", *arguments(LAUNCH), *kind]
-    record, tensors = calibrate(model, tmp_path / "out", *launch, PYTHONPATH=str(no_shutdown))
+def launched(*kind):
+    return ["accelerate.commands.launch", *arguments(LAUNCH), *kind, "-m", "calib"]
+
+
+@pytest.mark.parametrize(
+    "launch",
+    [
+        pytest.param(["tests.support.forked_team"], id="data"),
+        pytest.param(launched("--multi_gpu"), id="data, launched", marks=pytest.mark.slow),
+        pytest.param(launched("--use_fsdp", "--fsdp_version", "2"), id="sharded, launched"),
+    ],
+)
+def test_two_processes_agree_with_one(model, alone, no_shutdown, tmp_path, launch):
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", *launch, *calibration(model, out)]
+    environment = {**os.environ, "MASTER_ADDR": "127.0.0.1", "PYTHONPATH": str(no_shutdown)}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    record, tensors = results(out, done.stdout)
     wanted, wanted_tensors = alone
     assert wanted["e2e"]["best_step"] == STEPS  # it learned; else nothing would be compared
     assert record["e2e"]["best_step"] == STEPS

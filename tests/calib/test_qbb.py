@@ -21,8 +21,8 @@ from dualbinary.checkpoint import read_quantization_config
 from dualbinary.contract.weight import PlaneFormat
 from tests.support.tiny_models import make_model
 
-SMALL = ["--generate", "24", "--length", "32", "--e2e-steps", "6", "--e2e-held-out", "3", "--e2e-evaluate-every", "2"]
-SMALL += ["--block-windows", "6", "--block-held-out", "3", "--init-windows", "6", "--device", "cpu", "--quiet"]
+SMALL = ["--generate", "10", "--length", "16", "--e2e-steps", "4", "--e2e-held-out", "3", "--e2e-evaluate-every", "2"]
+SMALL += ["--block-windows", "6", "--block-held-out", "3", "--init-windows", "4", "--device", "cpu", "--quiet"]
 
 
 @pytest.fixture(scope="module")

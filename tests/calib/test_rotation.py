@@ -57,7 +57,7 @@ def config(**changes) -> CalibConfig:
     values = {
         "format": FormatConfig(planes=2, group_size=64, rotate=64, embedding_bits=4),
         "data": DataConfig(generate=12, length=16),
-        "init": InitConfig(windows=4, refits=1, polishes=1),
+        "init": InitConfig(method="activation", windows=4, refits=0, polishes=0),
         "block": BlockConfig(windows=6, held_out=3, batch=2),
         "e2e": DistillConfig(steps=4, held_out=3, evaluate_every=2, latent_rate=0.001),
         "dtype": "float32",

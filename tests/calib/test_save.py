@@ -1,6 +1,7 @@
 """The checkpoint of a calibrated model: bits that it keeps, planes that come back, and the ONNX file made of it."""
 
 import shutil
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -17,25 +18,35 @@ from dualbinary.checkpoint import read_quantization_config
 from dualbinary.contract.weight import PlaneFormat
 from dualbinary.files.json_objects import read_json_object
 from exporter.__main__ import main as exporter_main
+from tests.support.families import by_kind
 from tests.support.sessions import logits
 from tests.support.tiny_models import edit_config
 
 LENGTH = 24
 FORMAT = PlaneFormat(2, 64, offset=True)
+SKIPPED = ("*.down_proj", "model.layers.0.self_attn.q_proj")
 
 
-@pytest.fixture
-def saved(tiny_model, calibrated_blocks, blockwise_config, random_tokens, tmp_path):
-    """Calibrate the blocks of a tiny model and save it; returns the result and the directory."""
+@pytest.fixture(scope="module")
+def saved(tiny_model, calibrated_blocks, blockwise_config, random_tokens, tmp_path_factory):
+    """A tiny model, its blocks trained or its planes fitted alone, and where it was saved; neither is to be changed."""
 
-    def run(name: str, *, directory: Path | None = None, **changes):
-        result = calibrated_blocks(
-            directory or tiny_model(name), random_tokens(7, LENGTH), config=blockwise_config(**changes)
-        )
-        save_checkpoint(result.source, tmp_path / "checkpoint", result.weight)
-        return result, tmp_path / "checkpoint"
+    @cache
+    def run(name: str, dtype: torch.dtype = torch.float32, skip: tuple[str, ...] = (), *, trained: bool = False):
+        config = blockwise_config(skip=skip, stages=("init", "block") if trained else ("init",))
+        tokens = random_tokens(7, LENGTH) if trained else None
+        result = calibrated_blocks(tiny_model(name, dtype), tokens, config=config)
+        directory = tmp_path_factory.mktemp("saved") / "checkpoint"
+        save_checkpoint(result.source, directory, result.weight)
+        return result, directory
 
     return run
+
+
+def model_logits(source, tokens: torch.Tensor) -> np.ndarray:
+    """Logits [T, V] of the torch model as it stands."""
+    with torch.no_grad():
+        return source.model(input_ids=tokens, use_cache=False).logits[0].numpy()
 
 
 def stored_tensors(directory: Path) -> dict[str, torch.Tensor]:
@@ -45,18 +56,17 @@ def stored_tensors(directory: Path) -> dict[str, torch.Tensor]:
     return tensors
 
 
-@torch.no_grad()
 def student_logits(result, tokens: torch.Tensor) -> np.ndarray:
     """Logits [T, V] of the torch model with the calibrated planes."""
     result.source.load(result.source.model)
     assert all(layer.quantized for layer in result.source.linears.values())
-    return result.source.model(input_ids=tokens, use_cache=False).logits[0].numpy()
+    return model_logits(result.source, tokens)
 
 
 # Plain; tied and with biases; joined projections; transposed and joined; interleaved by head and joined.
-@pytest.mark.parametrize("name", ["llama", "llama_tied", "phi3", "gpt2", "bloom", "gemma3_text", "opt"])
+@pytest.mark.parametrize("name", by_kind(["llama", "llama_tied", "phi3", "gpt2", "bloom", "gemma3_text", "opt"]))
 def test_the_exporter_makes_the_same_model_of_it(saved, random_tokens, tmp_path, name):
-    result, checkpoint = saved(name)
+    result, checkpoint = saved(name, trained=name == "llama")
     out = tmp_path / "onnx" / "model.onnx"
     assert (
         exporter_main([str(checkpoint), str(out), "--embedding-bits", "32", "--logits", "all", "--quiet", "--no-check"])
@@ -73,7 +83,7 @@ def test_the_exporter_makes_the_same_model_of_it(saved, random_tokens, tmp_path,
 
 
 def test_layers_that_were_left_out_are_exported_as_they_are(saved, random_tokens, tmp_path):
-    result, checkpoint = saved("llama", skip=("*.down_proj", "model.layers.0.self_attn.q_proj"))
+    result, checkpoint = saved("llama", skip=SKIPPED)
     out = tmp_path / "onnx" / "model.onnx"
     assert (
         exporter_main([str(checkpoint), str(out), "--embedding-bits", "32", "--logits", "all", "--quiet", "--no-check"])
@@ -85,12 +95,10 @@ def test_layers_that_were_left_out_are_exported_as_they_are(saved, random_tokens
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
-def test_what_is_not_quantized_is_kept_bit_for_bit(tiny_model, calibrated_blocks, random_tokens, tmp_path, dtype):
-    directory = tiny_model("llama", dtype)
-    result = calibrated_blocks(directory, random_tokens(7, LENGTH))
-    save_checkpoint(result.source, tmp_path / "checkpoint", result.weight)
+def test_what_is_not_quantized_is_kept_bit_for_bit(saved, tiny_model, dtype):
+    result, checkpoint = saved("llama", dtype)
 
-    before, after = load_file(directory / "model.safetensors"), stored_tensors(tmp_path / "checkpoint")
+    before, after = load_file(tiny_model("llama", dtype) / "model.safetensors"), stored_tensors(checkpoint)
     linears = {f"{name}.weight" for name in result.source.linears}
     kept = before.keys() - linears
     parts = {f"{name}.{part}" for name in result.source.linears for part in ("planes", "scales")}
@@ -106,7 +114,7 @@ def test_what_is_not_quantized_is_kept_bit_for_bit(tiny_model, calibrated_blocks
 
 
 def test_config_json_says_what_was_done(saved, tiny_model):
-    result, checkpoint = saved("llama", skip=("*.down_proj",))
+    result, checkpoint = saved("llama", skip=SKIPPED)
     config = read_json_object(checkpoint / "config.json")
     block = config.pop("quantization_config")
     assert config == read_json_object(tiny_model("llama") / "config.json")
@@ -116,7 +124,7 @@ def test_config_json_says_what_was_done(saved, tiny_model):
     assert read_quantization_config(checkpoint) is not None
 
 
-def test_files_beside_the_model_and_the_record_are_copied(tiny_model, calibrated_blocks, random_tokens, tmp_path):
+def test_files_beside_the_model_and_the_record_are_copied(tiny_model, calibrated_blocks, blockwise_config, tmp_path):
     directory = Path(shutil.copytree(tiny_model("llama"), tmp_path / "model"))
     contents = {
         "tokenizer.json": '{"a": 1}', "merges.txt": "a b", "chat_template.jinja": "{{ x }}", "tokenizer.model": "spm",
@@ -125,7 +133,7 @@ def test_files_beside_the_model_and_the_record_are_copied(tiny_model, calibrated
         (directory / name).write_text(content)
     (directory / "pytorch_model.bin").write_bytes(b"old weights")
     (tmp_path / "calibration.json").write_text('{"version": 1}')
-    result = calibrated_blocks(directory, random_tokens(7, LENGTH))
+    result = calibrated_blocks(directory, None, config=blockwise_config(stages=("init",)))
 
     save_checkpoint(result.source, tmp_path / "checkpoint", result.weight, record=tmp_path / "calibration.json")
 
@@ -158,7 +166,7 @@ def test_a_failure_leaves_nothing(tiny_model, tmp_path):
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "bloom"])
 def test_a_checkpoint_gives_back_what_was_saved(saved, random_tokens, name):
-    result, directory = saved(name)
+    result, directory = saved(name, trained=name == "llama")
     wanted = student_logits(result, random_tokens(1, LENGTH))
     source = SourceModel(result.source.directory, FORMAT)
     source.load(source.model)
@@ -171,13 +179,11 @@ def test_a_checkpoint_gives_back_what_was_saved(saved, random_tokens, name):
         assert torch.equal(layer.current_planes(), result.layers[key][0])
         assert torch.equal(layer.scales, result.layers[key][1].float())
         assert layer.quantized
-    with torch.no_grad():
-        found = source.model(input_ids=random_tokens(1, LENGTH), use_cache=False).logits[0].numpy()
-    assert np.array_equal(found, wanted)
+    assert np.array_equal(model_logits(source, random_tokens(1, LENGTH)), wanted)
 
 
 def test_layers_that_a_checkpoint_left_out_stay_in_full_precision(saved, tiny_model):
-    result, directory = saved("llama", skip=("*.down_proj",))
+    result, directory = saved("llama", skip=SKIPPED)
     source = SourceModel(tiny_model("llama"), FORMAT)
     source.load(source.model)
     StoredCheckpoint(directory).apply(source)
@@ -227,8 +233,9 @@ NAME = "model.layers.0.self_attn.q_proj"
     ],
     ids=["planes", "scales", "dtype", "finite", "scales missing", "planes missing", "input order"],
 )
-def test_a_damaged_checkpoint_is_refused_by_name(saved, change, message):
-    result, directory = saved("llama")
+def test_a_damaged_checkpoint_is_refused_by_name(saved, tmp_path, change, message):
+    result, checkpoint = saved("llama")
+    directory = Path(shutil.copytree(checkpoint, tmp_path / "damaged"))
     rewrite(directory, change)
     with pytest.raises(InputError, match=message) as error:
         StoredCheckpoint(directory).read(NAME, tuple(result.source.linears[NAME].weight.shape))

@@ -20,7 +20,7 @@ from tests.support.tiny_models import VOCABULARY, make_model
 from tests.support.tiny_tokenizers import write_tokenizer
 
 BOS = 1
-SMALL = ["--stages", "init", "--init-windows", "3", "--init-refits", "1", "--length", "16", "--quiet"]
+SMALL = ["--stages", "init", "--init-windows", "3", "--init-method", "activation", "--length", "16", "--quiet"]
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """Vocabulary tables of the student: chosen in the metric of the head, trained with the layers, stored and read back."""
 
 import json
+from functools import cache
 
 import numpy as np
 import pytest
@@ -35,7 +36,7 @@ def config(**changes) -> CalibConfig:
     values = {
         "format": FormatConfig(planes=2, group_size=64, embedding_bits=3),
         "data": DataConfig(generate=12, length=16),
-        "init": InitConfig(windows=4, refits=1, polishes=1),
+        "init": InitConfig(method="activation", windows=4, refits=0, polishes=0),
         "block": BlockConfig(windows=6, held_out=3, batch=2),
         "e2e": DistillConfig(steps=4, held_out=3, evaluate_every=2, scale_rate=0.003),
         "dtype": "float32",
@@ -58,12 +59,23 @@ def with_tables(directory):
     return source
 
 
-@pytest.fixture(scope="module", params=list(NAMES))
-def finished(request, tiny_model, tmp_path_factory):
+@pytest.fixture(scope="module")
+def whole_run(tiny_model, tmp_path_factory):
+    """The checkpoint of a whole run by the name of its model."""
+
+    @cache
+    def get(name):
+        out = tmp_path_factory.mktemp(name) / "out"
+        run(tiny_model(name), out, config())
+        return out
+
+    return get
+
+
+@pytest.fixture(params=list(NAMES))
+def finished(request, whole_run):
     """Name of a model, and the checkpoint of a whole run."""
-    out = tmp_path_factory.mktemp(request.param) / "out"
-    run(tiny_model(request.param), out, config())
-    return request.param, out
+    return request.param, whole_run(request.param)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -148,7 +160,16 @@ class Killed(BaseException):
     """Ends a run as a signal would."""
 
 
-@pytest.mark.parametrize("stage", ["tables", "e2e"])
+@pytest.mark.parametrize(
+    ("finished", "stage"),
+    [
+        ("llama", "tables"),
+        ("llama_tied", "e2e"),
+        pytest.param("llama", "e2e", marks=pytest.mark.slow),
+        pytest.param("llama_tied", "tables", marks=pytest.mark.slow),
+    ],
+    indirect=["finished"],
+)
 def test_goes_on_after_a_kill_to_the_same_bytes(tiny_model, finished, tmp_path, stage):
     name, out = finished
     calls = 0

@@ -1,8 +1,11 @@
 """Options that the pages name are options of a command, under the spelling that its help shows."""
 
+import contextlib
+import io
 import re
-import subprocess
+import runpy
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -40,9 +43,21 @@ CHAT = ROOT / "examples" / "node" / "chat.js"  # shows its options in a text of 
 def shown() -> set[str]:
     flags = {"--help", *FLAG.findall(CHAT.read_text(encoding="utf-8"))}
     for command in COMMANDS:
-        line = [sys.executable, "-m", *command.split(), "--help"]
-        flags |= set(FLAG.findall(subprocess.run(line, cwd=ROOT, check=True, capture_output=True, text=True).stdout))
+        flags |= set(FLAG.findall(help_of(command)))
     return flags
+
+
+def help_of(command: str) -> str:
+    """What `python -m command --help` prints, in this process: a start of Python takes longer than the help."""
+    module, *words = command.split()
+    said = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(said), warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a module that a package of its imports runs a second time
+        patch.setattr(sys, "argv", [module, *words, "--help"])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_module(module, run_name="__main__", alter_sys=True)
+    assert not ended.value.code, command
+    return said.getvalue()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())

@@ -83,10 +83,11 @@ def test_files_that_move_are_all_there_or_all_come_back(tmp_path, before):
     assert moments == {True, False}
 
 
-def test_what_takes_moves_back_may_be_killed_as_well(tmp_path):
+@pytest.mark.parametrize("step", [5, pytest.param(3, marks=pytest.mark.slow)])
+def test_what_takes_moves_back_may_be_killed_as_well(tmp_path, step):
     """Every second kill is in the recovery from the first one."""
     found = 0
-    for first in range(0, 100, 3):
+    for first in range(0, 100, step):
         directory = tmp_path / "made" / str(first)
         directory.mkdir(parents=True)
         write(OLD, directory)

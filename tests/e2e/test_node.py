@@ -53,7 +53,13 @@ def said(*command: object) -> tuple[int, str]:
     return done.returncode, done.stderr.strip()
 
 
-@pytest.mark.parametrize("form", FORMS)
+def by_form(cases):
+    """Parameters of a test: a stock operator, which both hosts leave to ONNX Runtime, is slow but on one of them."""
+    stock = {("llama", "matmulnbits"), ("llama", "dequantizelinear"), ("matmulnbits",)}
+    return [pytest.param(*case, marks=pytest.mark.slow if case in stock else []) for case in cases]
+
+
+@pytest.mark.parametrize("form", by_form((form,) for form in FORMS))
 def test_the_terminal_continues_as_python_does(chat, source, tmp_path, form):
     path = export(source("llama"), tmp_path / "model.onnx", ExportOptions(planes=4, **FORMS[form])).path
     found = continued(chat, tmp_path, "--json")
@@ -63,7 +69,14 @@ def test_the_terminal_continues_as_python_does(chat, source, tmp_path, form):
 
 @pytest.mark.parametrize(
     ("name", "form"),
-    [*(("llama", form) for form in FORMS), ("gpt2", "default"), ("gemma3_text", "default"), ("qwen3", "matmulnbits")],
+    by_form(
+        [
+            *(("llama", form) for form in FORMS),
+            ("gpt2", "default"),
+            ("gemma3_text", "default"),
+            ("qwen3", "matmulnbits"),
+        ]
+    ),
 )
 def test_transformers_js_loads_its_folder_and_continues_as_python_does(pipeline, source, tmp_path, name, form):
     options = ExportOptions(planes=4, layout_for="transformersjs", **FORMS[form])

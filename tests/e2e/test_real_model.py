@@ -6,7 +6,6 @@
 import json
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import pytest
 import torch
 import transformers
 
+from dualbinary.__main__ import main
 from dualbinary.contract.weight import PlaneFormat
 from dualbinary.fitting.closed_form import fit
 from examples import smollm2
@@ -28,8 +28,9 @@ from runtime_ext.library import describe, genai_overlay, library_path
 from runtime_ext.sampling import Sampler
 from runtime_ext.speculation import NgramGuesser, Speculation
 from runtime_ext.text import TextCodec
-from tests.support.measures import perplexity, read_prompts, run_measured
+from tests.support.measures import perplexity, read_prompts
 from tests.support.pace import Always
+from tests.support.real_export import RealExport, real_export
 from tests.support.reference_model import ReferenceModel
 
 pytestmark = pytest.mark.real_model
@@ -45,6 +46,7 @@ watched the line of foam that the propeller drew behind them, and counted how ma
 was gone. He had a book about the sea at home, and in it was a picture of a fish that carried its own light.
 """
 STEPS = 32
+SHORT = 12  # more than the answer to a question takes
 MAX_PERPLEXITY_RATIO = 1.4
 # The promise for this model, PyTorch included: loading the libraries alone takes a third of it.
 MAX_EXPORT_RSS = 1.5e9
@@ -54,27 +56,24 @@ MAX_SIZE_RATIO = 0.40
 MAX_SIZE_RATIO_TWO_PLANES = 0.26
 
 
-@dataclass(frozen=True)
-class Export:
-    path: Path
-    summary: dict[str, Any]
-    peak_rss_bytes: int
-
-
-def run_exporter(out: Path, *options: str) -> Export:
-    """Export in a new process, and keep its output and its peak memory."""
-    output, peak = run_measured(out.parent, "exporter", smollm2.prepare(), out, "--json", *options)
-    return Export(out, json.loads(output), peak)
+def run_exporter(out: Path, *options: str) -> dict[str, Any]:
+    """What the command says of an export, as JSON."""
+    command = [sys.executable, "-m", "exporter", smollm2.prepare(), out, "--json", *options]
+    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
 
 
 def source_bytes() -> int:
     return (smollm2.prepare() / "model.safetensors").stat().st_size
 
 
+def data_bytes(path: Path) -> int:
+    return path.with_name(f"{path.name}.data").stat().st_size
+
+
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory) -> Export:
+def exported(tmp_path_factory) -> RealExport:
     """The default export, not yet checked."""
-    return run_exporter(tmp_path_factory.mktemp("exported") / "out.onnx")
+    return real_export(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +88,7 @@ def answer(path: Path, library: bool) -> list[int]:
 
 
 def test_export_is_small_and_takes_little_memory(exported):
-    assert exported.path.with_name("out.onnx.data").stat().st_size <= MAX_SIZE_RATIO * source_bytes()
+    assert data_bytes(exported.path) <= MAX_SIZE_RATIO * source_bytes()
     assert exported.peak_rss_bytes < MAX_EXPORT_RSS
 
 
@@ -97,15 +96,16 @@ def test_export_is_small_and_takes_little_memory(exported):
 @pytest.mark.parametrize("dtype", ["fp32", "fp16"])
 def test_check_passes(tmp_path, dtype):
     """run_exporter fails where the command does, which it does where ONNX Runtime and PyTorch disagree."""
-    summary = run_exporter(tmp_path / "out.onnx", "--check", "--dtype", dtype).summary
+    summary = run_exporter(tmp_path / "out.onnx", "--check", "--dtype", dtype)
     assert summary["check"]["passed"]
     assert summary["check"]["kernel"] == "library"
 
 
 @pytest.mark.slow
 def test_two_planes_take_a_quarter_of_the_bfloat16_weights(tmp_path):
-    path = run_exporter(tmp_path / "out.onnx", "--planes", "2", "--no-offset").path
-    assert path.with_name("out.onnx.data").stat().st_size <= MAX_SIZE_RATIO_TWO_PLANES * source_bytes()
+    path = tmp_path / "out.onnx"
+    run_exporter(path, "--planes", "2", "--no-offset")
+    assert data_bytes(path) <= MAX_SIZE_RATIO_TWO_PLANES * source_bytes()
 
 
 def test_the_answer_is_paris(exported, greedy):
@@ -119,10 +119,10 @@ def test_prompts_that_share_three_slots_get_the_tokens_that_each_gets_alone(expo
     prompts = [codec.encode(" ".join(words[:count])) for count in (3, 90, 21, 150, 7, 40)]
     prompts.append(codec.encode_chat("What is the capital of France?"))
     samplers = [[Sampler(temperature=place % 2, seed=place) for place in range(len(prompts))] for _ in range(2)]
-    together = list(generate_all(decoder, prompts, STEPS, samplers[0], slots=3))
+    together = list(generate_all(decoder, prompts, SHORT, samplers[0], slots=3))
     for found, prompt, sampler in zip(together, prompts, samplers[1], strict=True):
         expected = Generation([])
-        list(generate(decoder, prompt, STEPS, sampler, expected))
+        list(generate(decoder, prompt, SHORT, sampler, expected))
         assert (found.tokens, found.finish_reason) == (expected.tokens, expected.finish_reason)
     assert {found.finish_reason for found in together} == {"stop", "length"}
 
@@ -149,9 +149,7 @@ def test_a_layout_ready_for_this_cpu_gives_the_same_tokens(exported, greedy, tmp
     if layout == "plain":
         pytest.skip("this CPU has no kernel with its own layout")
     path = tmp_path / "out.onnx"
-    subprocess.run(
-        [sys.executable, "-m", "dualbinary", "relayout", exported.path, path, "--layout", layout], check=True
-    )
+    assert main(["relayout", str(exported.path), str(path), "--layout", layout]) == 0
     copies = describe()["packed"]["copies"]
     assert answer(path, library=True) == greedy
     assert describe()["packed"]["copies"] == copies, "a layout that is ready was packed again"
@@ -199,7 +197,8 @@ def test_perplexity_stays_near_the_original(exported):
 
 @pytest.mark.slow
 def test_a_cache_of_int8_takes_a_quarter_and_keeps_answer_and_perplexity(exported, tmp_path):
-    path = run_exporter(tmp_path / "out.onnx", "--kv-cache", "int8").path
+    path = tmp_path / "out.onnx"
+    run_exporter(path, "--kv-cache", "int8")
     codec, usual, decoder = TextCodec(path.parent), Decoder.load(exported.path), Decoder.load(path)
     assert decoder.cache_bytes_per_token <= 0.27 * usual.cache_bytes_per_token
     assert codec.decode(answer(path, library=True)).startswith(" Paris")

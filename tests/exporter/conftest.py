@@ -1,14 +1,20 @@
 """Fixtures of the exporter's tests: tiny model directories, the library, one call that exports."""
 
+import contextlib
 import shutil
-from functools import partial
+import subprocess
+import sys
+from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import runtime_ext
-from exporter.options import DEFAULT_PLANES, ExportOptions
+from calib.__main__ import main as calibrate
+from exporter.options import ExportOptions
 from exporter.pipeline import ExportResult, export
+from tests.support.quick_fit import QUICK
 from tests.support.tiny_models import make_model
 
 
@@ -53,8 +59,37 @@ def exported(tmp_path):
 
 @pytest.fixture
 def fitted(exported):
-    """`exported` with the planes that it fits, named: no form is looked for that holds a weight exactly.
+    """`exported` with the format of a quick fit, unless another one is given."""
+    return partial(exported, **QUICK)
 
-    Weights of tiny models, which are random, have none, and looking for it takes half of the time of their export.
-    """
-    return partial(exported, planes=DEFAULT_PLANES)
+
+@pytest.fixture(scope="module")
+def kept(pristine_model, tmp_path_factory):
+    """The export of a tiny model by name and options, as of `fitted`, once for a file of tests; not to be changed."""
+
+    @cache
+    def get(name: str, **options: Any) -> tuple[ExportResult, Path]:
+        out = tmp_path_factory.mktemp("kept") / "model.onnx"
+        return export(pristine_model(name), out, ExportOptions(**QUICK | options)), out
+
+    return get
+
+
+@pytest.fixture
+def calibration_here(monkeypatch):
+    """Have calib run in this process where an export would start one; what is put in the list are more arguments."""
+    real, more = subprocess.run, []
+
+    def run(command, **options):
+        if "calib" not in command:
+            return real(command, **options)
+        words = command[command.index("calib") + 1 :]
+        with contextlib.redirect_stdout(sys.stderr):
+            try:
+                code = calibrate([*words, *more])
+            except SystemExit as end:
+                code = end.code
+        return subprocess.CompletedProcess(command, code)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    return more

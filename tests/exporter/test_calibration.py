@@ -1,7 +1,6 @@
-"""`--calibrate quick`, `--bits` and `--size`: the child process, true sizes of files, and what is refused."""
+"""`--calibrate quick`, `--bits` and `--size`: true sizes of files, and what is refused."""
 
 import json
-import subprocess
 
 import pytest
 
@@ -12,15 +11,9 @@ from exporter.size import other_bytes
 
 
 @pytest.fixture
-def short_windows(monkeypatch):
+def short_windows(calibration_here):
     """Windows that fit the tiny models."""
-    real = subprocess.run
-
-    def run(command, **options):
-        small = ["--length", "32", "--init-windows", "4", "--device", "cpu"] if "calib" in command else []
-        return real([*command, *small], **options)
-
-    monkeypatch.setattr(subprocess, "run", run)
+    calibration_here += ["--length", "32", "--init-windows", "4", "--device", "cpu"]
 
 
 def file_bytes(out):

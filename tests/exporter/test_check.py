@@ -32,10 +32,10 @@ def long_rope(tiny_model, switch: int):
     return directory
 
 
-def test_a_window_is_seen_from_both_sides(tiny_model, exported, library):
+def test_a_window_is_seen_from_both_sides(tiny_model, fitted, library):
     directory = tiny_model("mistral_window")
     edit_config(directory, sliding_window=WINDOW)
-    result, out = exported(directory)
+    result, out = fitted(directory)
 
     outcome = check(result, out, library)
     assert outcome.passed
@@ -47,9 +47,9 @@ def test_a_window_is_seen_from_both_sides(tiny_model, exported, library):
     assert not outcome.passed
 
 
-def test_both_sides_of_a_switch_of_rotations_are_seen(tiny_model, exported, library):
+def test_both_sides_of_a_switch_of_rotations_are_seen(tiny_model, fitted, library):
     directory = long_rope(tiny_model, 60)
-    result, out = exported(directory)
+    result, out = fitted(directory)
 
     outcome = check(result, out, library)
     assert outcome.passed, outcome
@@ -60,8 +60,8 @@ def test_both_sides_of_a_switch_of_rotations_are_seen(tiny_model, exported, libr
         assert not check(result, out, library).passed
 
 
-def test_padding_on_the_left_is_seen(pristine_model, exported, library):
-    result, out = exported(pristine_model("llama"))
+def test_padding_on_the_left_is_seen(pristine_model, fitted, library):
+    result, out = fitted(pristine_model("llama"))
     model = onnx.load(str(out), load_external_data=False)
     for node in model.graph.node:  # all tokens count, as if nothing were padding
         node.input[:] = ["ones" if name == "attention_mask" else name for name in node.input]
@@ -137,7 +137,7 @@ def test_the_distance_from_the_original_is_that_of_its_quantization(tiny_model, 
 
 
 @pytest.mark.parametrize("kind", ["none", "beyond"])
-def test_a_tokenizer_without_usable_ids_does_not_matter(tiny_model, exported, library, kind):
+def test_a_tokenizer_without_usable_ids_does_not_matter(tiny_model, fitted, library, kind):
     directory = tiny_model("llama")
     tokenizer = write_tokenizer(directory)
     if kind == "none":
@@ -149,7 +149,7 @@ def test_a_tokenizer_without_usable_ids_does_not_matter(tiny_model, exported, li
         text["model"]["vocab"]["e"] = 1000  # the table has 256 rows
         (directory / "tokenizer.json").write_text(json.dumps(text))
 
-    result, out = exported(directory)
+    result, out = fitted(directory)
 
     assert check(result, out, library).passed
 

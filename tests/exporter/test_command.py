@@ -107,6 +107,7 @@ def test_library_that_cannot_be_used_is_said_with_the_reason(pristine_model, tmp
     assert "/nowhere/libdualbinary.so: no such file" in capfd.readouterr().err
 
 
+@pytest.mark.usefixtures("calibration_here")
 def test_calibration_that_fails_says_so_and_exports_nothing(pristine_model, tmp_path, capfd):
     out = tmp_path / "out" / "model.onnx"
 

@@ -24,7 +24,7 @@ from tests.support.exact_models import (
 from tests.support.tiny_models import edit_config
 
 # Without the format named, an export looks for one that keeps the weights as they are: here it would find some, slowly.
-QUICK = ExportOptions(planes=4)
+QUICK = ExportOptions(planes=4, levels="even")
 _SIZES = {
     "vocab_size": 64,
     "hidden_size": 64,

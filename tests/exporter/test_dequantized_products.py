@@ -28,19 +28,18 @@ def logits(path, told: bool = True) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("form", "opset"),
+    ("model", "form", "opset"),
     [
-        ({"planes": 4}, 23),
+        *((model, {"planes": 4}, 23) for model in ("llama", "llama_tied")),
         # Two bits are types of opset 25; groups of 64 end within the rows of 160 inputs, and 5 points fill no byte.
-        ({"planes": 2}, 25),
-        ({"planes": 2, "offset": False, "zero": 1, "group_size": 32}, 25),
-        ({"planes": 6, "offset": True}, 23),
-        ({"planes": 4, "zero": "group", "group_size": 32}, 23),
-        ({"planes": 4, "embedding_bits": 2}, 25),
+        ("llama", {"planes": 2}, 25),
+        ("llama", {"planes": 2, "offset": False, "zero": 1, "group_size": 32}, 25),
+        ("llama", {"planes": 6, "offset": True}, 23),
+        ("llama", {"planes": 4, "zero": "group", "group_size": 32}, 23),
+        *((model, {"planes": 4, "embedding_bits": 2}, 25) for model in ("llama", "llama_tied")),
     ],
     ids=str,
 )
-@pytest.mark.parametrize("model", ["llama", "llama_tied"])
 def test_the_numbers_are_those_of_matmulnbits(pristine_model, tmp_path, model, form, opset):
     stock, floats = (
         export(pristine_model(model), tmp_path / op / "model.onnx", ExportOptions(op=op, levels="even", **form)).path

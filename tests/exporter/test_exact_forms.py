@@ -47,8 +47,15 @@ def test_export_of_ternary_weights_has_their_own_bits_and_says_exact(tiny_model,
     assert not any("fitted" in line for line in result.warnings)
 
 
-@pytest.mark.parametrize("make", [ternary, one_step])
-@pytest.mark.parametrize("layout", ["plain", "avx512"])
+@pytest.mark.parametrize(
+    ("make", "layout"),
+    [
+        (ternary, "plain"),
+        (one_step, "avx512"),
+        pytest.param(ternary, "avx512", marks=pytest.mark.slow),
+        pytest.param(one_step, "plain", marks=pytest.mark.slow),
+    ],
+)
 def test_weights_that_memory_does_not_keep_are_computed_again(tiny_model, exported, monkeypatch, make, layout):
     """Of a tensor's one step some layouts make one for each group, so that what was kept is of another form."""
     directory = on_grids(tiny_model("llama"), make)

@@ -299,7 +299,7 @@ FORMS = [
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("value", [np.nan, np.inf, pytest.param(-np.inf, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("kind", "level"), [("ort4", 0), ("ort4", 4), ("ort2", 4), ("standard", 0)])
 @pytest.mark.parametrize("form", FORMS, ids=str)
 def test_a_row_that_is_not_finite_is_none_and_leaves_others_alone(form, kind, level, value, dtype):

@@ -31,62 +31,62 @@ def write_shards(model_dir, first, second, weight_map):
 
 
 @pytest.mark.parametrize("name", ["llama_tied", "opt"])
-def test_weights_of_the_decoder_alone_are_those_of_the_tied_model(tiny_model, exported, library, name):
+def test_weights_of_the_decoder_alone_are_those_of_the_tied_model(tiny_model, fitted, library, name):
     model_dir = tiny_model(name)
     rewrite_weights(model_dir, without_prefix)
 
-    result, out = exported(model_dir)
+    result, out = fitted(model_dir)
 
     assert check(result, out, library).passed
 
 
-def test_weights_of_the_decoder_alone_are_refused_where_the_head_is_not_tied(tiny_model, exported):
+def test_weights_of_the_decoder_alone_are_refused_where_the_head_is_not_tied(tiny_model, fitted):
     model_dir = tiny_model("llama")
     rewrite_weights(
         model_dir, lambda tensors: {n: t for n, t in without_prefix(tensors).items() if n != "lm_head.weight"}
     )
 
     with pytest.raises(InputError, match=r"no tensor for lm_head\.weight"):
-        exported(model_dir)
+        fitted(model_dir)
 
 
-def test_tied_head_of_gpt_neox_is_the_embedding(tiny_model, exported, library):
+def test_tied_head_of_gpt_neox_is_the_embedding(tiny_model, fitted, library):
     model_dir = tiny_model("gpt_neox")
     rewrite_weights(model_dir, lambda tensors: {n: t for n, t in tensors.items() if n != "embed_out.weight"})
     edit_config(model_dir, tie_word_embeddings=True)
 
-    result, out = exported(model_dir)
+    result, out = fitted(model_dir)
 
     assert len(result.graph.tables) == 1
     assert check(result, out, library).passed
 
 
 @pytest.mark.parametrize("name", ["bloom", "gpt_neox", "codegen"])
-def test_key_value_heads_of_a_type_that_has_none_mean_nothing(tiny_model, exported, library, name):
+def test_key_value_heads_of_a_type_that_has_none_mean_nothing(tiny_model, fitted, library, name):
     model_dir = tiny_model(name)
     edit_config(model_dir, num_key_value_heads=2, n_kv_heads=1)
 
-    result, out = exported(model_dir)
+    result, out = fitted(model_dir)
 
     assert check(result, out, library).passed
 
 
-def test_type_without_a_table_does_not_see_what_transformers_does_not_read(tiny_model, exported, monkeypatch):
+def test_type_without_a_table_does_not_see_what_transformers_does_not_read(tiny_model, fitted, monkeypatch):
     monkeypatch.setattr("exporter.graph.architectures.configuration.field_table", lambda model_type: None)
     model_dir = tiny_model("bloom")
     edit_config(model_dir, num_key_value_heads=2)
 
-    exported(model_dir)
+    fitted(model_dir)
 
 
-def test_stored_dtype_may_be_automatic(tiny_model, exported):
+def test_stored_dtype_may_be_automatic(tiny_model, fitted):
     model_dir = tiny_model("llama")
     edit_config(model_dir, dtype=None, torch_dtype="auto")
 
-    exported(model_dir)
+    fitted(model_dir)
 
 
-def test_fused_tensor_of_another_shape_is_named_with_both_shapes(tiny_model, exported):
+def test_fused_tensor_of_another_shape_is_named_with_both_shapes(tiny_model, fitted):
     model_dir = tiny_model("gpt_neox")
     name = "gpt_neox.layers.0.attention.query_key_value.weight"
     rewrite_weights(model_dir, lambda tensors: {**tensors, name: tensors[name][:-3]})
@@ -94,19 +94,19 @@ def test_fused_tensor_of_another_shape_is_named_with_both_shapes(tiny_model, exp
     with pytest.raises(
         InputError, match=rf"{name}: config.json asks for shape \[384, 128\], the file has \[381, 128\]"
     ):
-        exported(model_dir)
+        fitted(model_dir)
 
 
-def test_old_name_of_a_rotation_is_refused_with_the_new_one(tiny_model, exported):
+def test_old_name_of_a_rotation_is_refused_with_the_new_one(tiny_model, fitted):
     model_dir = tiny_model("phi3")
     rope = {"type": "su", "short_factor": [1.0] * 16, "long_factor": [2.0] * 16}
     edit_config(model_dir, rope_parameters=None, rope_theta=1e4, rope_scaling=rope, original_max_position_embeddings=64)
 
     with pytest.raises(InputError, match=r"refuses it: .*; write 'longrope' as the type of rope_scaling"):
-        exported(model_dir)
+        fitted(model_dir)
 
 
-def test_tensor_that_two_shards_hold_alike_is_taken_once(tiny_model, exported, library):
+def test_tensor_that_two_shards_hold_alike_is_taken_once(tiny_model, fitted, library):
     model_dir = tiny_model("llama")
     tensors = load_file(model_dir / WEIGHTS)
     names = sorted(tensors)
@@ -114,47 +114,47 @@ def test_tensor_that_two_shards_hold_alike_is_taken_once(tiny_model, exported, l
     weight_map = dict.fromkeys(first, SHARDS[0]) | dict.fromkeys(second, SHARDS[1])
     write_shards(model_dir, first, second | {names[0]: tensors[names[0]]}, weight_map)
 
-    result, out = exported(model_dir)
+    result, out = fitted(model_dir)
 
     assert check(result, out, library).passed
 
 
-def test_tensors_of_one_name_that_differ_are_refused(tiny_model, exported):
+def test_tensors_of_one_name_that_differ_are_refused(tiny_model, fitted):
     model_dir = tiny_model("llama")
     tensors = load_file(model_dir / WEIGHTS)
     name = "model.norm.weight"
     write_shards(model_dir, tensors, {name: tensors[name] + 1}, dict.fromkeys(tensors, SHARDS[0]) | {name: SHARDS[1]})
 
     with pytest.raises(InputError, match=f"{SHARDS[0]} and {SHARDS[1]} hold different tensors called {name}"):
-        exported(model_dir)
+        fitted(model_dir)
 
 
-def test_weights_beyond_float16_can_have_float32_scales(tiny_model, exported, library):
+def test_weights_beyond_float16_can_have_float32_scales(tiny_model, fitted, library):
     model_dir = tiny_model("llama")
     name = "model.layers.0.mlp.up_proj.weight"
     rewrite_weights(model_dir, lambda tensors: {**tensors, name: tensors[name] * 1e7})
 
     with pytest.raises(InputError, match=r"use float32 scales \(--scale-bits 32 of an export\)"):
-        exported(model_dir)
-    result, out = exported(model_dir, scale_bits=32)
+        fitted(model_dir)
+    result, out = fitted(model_dir, scale_bits=32)
 
     assert check(result, out, library).passed
 
 
 @pytest.mark.parametrize("model_type", REFUSED)
-def test_types_that_the_builder_gets_wrong_are_refused_by_name(tiny_model, exported, model_type):
+def test_types_that_the_builder_gets_wrong_are_refused_by_name(tiny_model, fitted, model_type):
     model_dir = tiny_model("llama")
     edit_config(model_dir, model_type=model_type)
 
     with pytest.raises(
         InputError, match=f"model_type '{model_type}' cannot be exported: the graph builder gets it wrong"
     ):
-        exported(model_dir)
+        fitted(model_dir)
 
 
-def test_type_that_transformers_lacks_is_refused(tiny_model, exported):
+def test_type_that_transformers_lacks_is_refused(tiny_model, fitted):
     model_dir = tiny_model("llama")
     edit_config(model_dir, model_type="internlm2")
 
     with pytest.raises(InputError, match=r"transformers .* has no model_type 'internlm2'"):
-        exported(model_dir)
+        fitted(model_dir)

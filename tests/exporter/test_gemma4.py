@@ -18,8 +18,8 @@ def attention_of(out):
     return [node for node in ir.load(out).graph if node.op_type == "GroupQueryAttention"]
 
 
-def test_layers_without_keys_read_the_cache_of_the_last_one_that_has_some(pristine_model, fitted):
-    _, out = fitted(pristine_model("gemma4_text"))
+def test_layers_without_keys_read_the_cache_of_the_last_one_that_has_some(kept):
+    _, out = kept("gemma4_text")
 
     nodes = attention_of(out)
     assert [node.attributes["kv_num_heads"].as_int() for node in nodes] == [2, 1, 2, 1]
@@ -31,8 +31,8 @@ def test_layers_without_keys_read_the_cache_of_the_last_one_that_has_some(pristi
     assert "past_key_values.2.key" not in inputs
 
 
-def test_a_shared_buffer_gives_what_growing_caches_give(pristine_model, fitted):
-    _, out = fitted(pristine_model("gemma4_text"))
+def test_a_shared_buffer_gives_what_growing_caches_give(kept):
+    _, out = kept("gemma4_text")
     decoder = Decoder(open_session(str(out)), DecoderConfig.read(out.parent))
     assert decoder.config.share_buffer
 
@@ -83,8 +83,8 @@ def test_weights_that_transformers_leaves_unread_change_nothing(tiny_model, fitt
 @pytest.mark.parametrize(
     ("options", "kinds"), [({}, {8}), ({"embedding_bits": 2}, {2}), ({"embedding_bits": 16}, {16})]
 )
-def test_the_table_of_layer_inputs_is_stored_as_the_embedding_is(pristine_model, fitted, options, kinds):
-    result, out = fitted(pristine_model("gemma4_text"), **options)
+def test_the_table_of_layer_inputs_is_stored_as_the_embedding_is(kept, options, kinds):
+    result, out = kept("gemma4_text", **options)
 
     rows = {row["parameter"]: row for row in result.report["tables"]}
     assert set(rows) == {"model.embed_tokens.weight", "model.embed_tokens_per_layer.weight"}
@@ -94,8 +94,8 @@ def test_the_table_of_layer_inputs_is_stored_as_the_embedding_is(pristine_model,
     assert "model.embed_tokens_per_layer.weight" not in names
 
 
-def test_routers_of_experts_stay_in_full_precision(pristine_model, fitted):
-    result, _ = fitted(pristine_model("gemma4_text_experts"))
+def test_routers_of_experts_stay_in_full_precision(kept):
+    result, _ = kept("gemma4_text_experts")
 
     modules = [linear.module for node in result.graph.nodes for linear in node.linears]
     assert not any("router" in module for module in modules)

@@ -14,6 +14,7 @@ from exporter.options import ExportOptions
 from exporter.pipeline import export
 from exporter.verify import check
 from runtime_ext.decoder import Decoder
+from tests.support.quick_fit import QUICK
 from tests.support.reference_model import ReferenceModel
 
 # The reference's products are exact and those of the library keep 15 bits (2e-4 of the logits of these models, of
@@ -38,8 +39,8 @@ def started(path, **options) -> Decoder:
 
 @pytest.mark.parametrize("kind", SIZES)
 @pytest.mark.parametrize("name", MODELS)
-def test_logits_are_those_of_the_contract(pristine_model, exported, name, kind):
-    _, out = exported(pristine_model(name), kv_cache=kind)
+def test_logits_are_those_of_the_contract(kept, name, kind):
+    _, out = kept(name, kv_cache=kind)
 
     got, expected = steps(started(out)), steps(ReferenceModel(out))
 
@@ -49,8 +50,8 @@ def test_logits_are_those_of_the_contract(pristine_model, exported, name, kind):
 
 
 @pytest.mark.parametrize("kind", SIZES)
-def test_a_token_takes_its_numbers_and_a_factor(pristine_model, exported, kind):
-    result, out = exported(pristine_model("llama"), kv_cache=kind)
+def test_a_token_takes_its_numbers_and_a_factor(kept, kind):
+    result, out = kept("llama", kv_cache=kind)
     decoder = Decoder.load(out)
     numbers = 2 * 2 * 2 * 32  # layers, keys and values, heads, head size
     assert decoder.cache_bytes_per_token == numbers * SIZES[kind] + (2 * 2 * 2 * 4 if kind == "int8" else 0)
@@ -61,8 +62,8 @@ def test_a_token_takes_its_numbers_and_a_factor(pristine_model, exported, kind):
 
 
 @pytest.mark.parametrize(("kind", "dtype"), [("fp16", "fp32"), ("int8", "fp32"), ("int8", "fp16")])
-def test_the_check_passes_with_and_without_the_library(pristine_model, exported, library, kind, dtype):
-    result, out = exported(pristine_model("llama"), kv_cache=kind, dtype=dtype, logits="all")
+def test_the_check_passes_with_and_without_the_library(kept, library, kind, dtype):
+    result, out = kept("llama", kv_cache=kind, dtype=dtype, logits="all")
     for path in (library, None):
         outcome = check(result, out, path)
         assert outcome.passed
@@ -71,17 +72,17 @@ def test_the_check_passes_with_and_without_the_library(pristine_model, exported,
         assert 1e-4 < outcome.relative_error < 3e-2
 
 
-def test_the_nodes_of_the_function_give_what_the_block_gives(pristine_model, exported):
+def test_the_nodes_of_the_function_give_what_the_block_gives(kept):
     """But for keys of the same call, which nodes round behind attention: one of all, with a token at a time."""
-    _, out = exported(pristine_model("llama"), kv_cache="int8")
+    _, out = kept("llama", kv_cache="int8")
     by_block, by_nodes = started(out), started(out, library=False)
     for token in range(5, 20):
         got, expected = by_nodes.step([token]), by_block.step([token])
         assert np.abs(got - expected).max() < 1.5e-2 * np.abs(expected).max()
 
 
-def test_relayout_takes_such_a_model_apart_and_joins_it(pristine_model, exported, tmp_path):
-    _, out = exported(pristine_model("llama"), kv_cache="int8")
+def test_relayout_takes_such_a_model_apart_and_joins_it(kept, tmp_path):
+    _, out = kept("llama", kv_cache="int8")
     there, back = tmp_path / "there" / "model.onnx", tmp_path / "back" / "model.onnx"
     relayout(out, there, next(layout.name for layout in OP.layouts if layout.blocks))
     relayout(there, back, "plain")
@@ -132,7 +133,7 @@ def test_a_model_whose_attention_stays_nodes_is_refused_before_any_work(pristine
 def test_layers_with_states_keep_them(pristine_model, tmp_path):
     """LFM2 has short convolutions beside attention: only keys and values change their type."""
     out = tmp_path / "model.onnx"
-    export(pristine_model("lfm2"), out, ExportOptions(kv_cache="int8"))
+    export(pristine_model("lfm2"), out, ExportOptions(kv_cache="int8", **QUICK))
     inputs = onnx.load(out, load_external_data=False).graph.input
     kinds = {value.name.split(".")[0]: value.type.tensor_type.elem_type for value in inputs if "past" in value.name}
     assert kinds == {"past_key_values": onnx.TensorProto.INT8, "past": onnx.TensorProto.FLOAT}

@@ -9,8 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exporter.options import ExportOptions
-from exporter.pipeline import export
 from tests.support.families import by_kind
 from tests.support.sessions import open_session, outputs, step
 from tests.support.tiny_models import CONFIGS, VOCABULARY
@@ -72,24 +70,22 @@ def _assert_rows_equal_rows_alone(session, masks: np.ndarray, last_only: bool, s
 
 
 @pytest.mark.parametrize("name", by_kind(CONFIGS))
-def test_rows_of_a_padded_batch_equal_rows_alone(pristine_model, fitted, name):
-    _, out = fitted(pristine_model(name), logits="all")
+def test_rows_of_a_padded_batch_equal_rows_alone(kept, name):
+    _, out = kept(name, logits="all")
 
     _assert_rows_equal_rows_alone(open_session(str(out)), _masks(list(_LAYOUTS.values())), last_only=False)
 
 
 @pytest.mark.parametrize("name", ["llama", "llama_head20", "gpt2", "bloom", "gemma2"])
-def test_logits_of_the_last_token_are_those_of_the_last_token(pristine_model, fitted, name):
-    _, out = fitted(pristine_model(name))
+def test_logits_of_the_last_token_are_those_of_the_last_token(kept, name):
+    _, out = kept(name)
 
     _assert_rows_equal_rows_alone(open_session(str(out)), _masks(list(_LAYOUTS.values())), last_only=True)
 
 
 @pytest.fixture(scope="module")
-def llama(pristine_model, tmp_path_factory):
-    out = tmp_path_factory.mktemp("padded") / "model.onnx"
-    export(pristine_model("llama"), out, ExportOptions(logits="all"))
-    return open_session(str(out))
+def llama(kept):
+    return open_session(str(kept("llama", logits="all")[1]))
 
 
 @given(st.lists(st.lists(st.booleans(), min_size=_WIDTH, max_size=_WIDTH).filter(any), min_size=1, max_size=4))
@@ -100,8 +96,8 @@ def test_any_mask_gives_each_row_its_own_logits(llama, rows):
 
 @pytest.mark.parametrize("name", ["llama", "llama_head20", "gpt2", "bloom", "gemma2"])
 @pytest.mark.parametrize("width", [1, 8, 9])
-def test_the_second_output_has_the_last_tokens_of_each_row_where_they_are_few(pristine_model, exported, name, width):
-    _, out = exported(pristine_model(name), verify_tokens=8)
+def test_the_second_output_has_the_last_tokens_of_each_row_where_they_are_few(kept, name, width):
+    _, out = kept(name, verify_tokens=8)
     session = open_session(str(out))
     masks = np.array([[1] * width, [0] * (width - 1) + [1], [1] + [0] * (width - 1), ([1, 0, 1] * width)[:width]])
     if name == "llama_head20":
@@ -122,8 +118,8 @@ def test_the_second_output_has_the_last_tokens_of_each_row_where_they_are_few(pr
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "bloom", "gemma2"])
 @pytest.mark.parametrize("logits", ["last", "all"])
-def test_rows_take_several_tokens_after_a_prompt_where_the_export_asks_for_it(pristine_model, fitted, name, logits):
-    _, out = fitted(pristine_model(name), logits=logits, batch_steps="many")
+def test_rows_take_several_tokens_after_a_prompt_where_the_export_asks_for_it(kept, name, logits):
+    _, out = kept(name, logits=logits, batch_steps="many")
     session = open_session(str(out))
     masks = _masks([_LAYOUTS["left"], _LAYOUTS["right"], _LAYOUTS["holes"]])
     ids = _batch(masks)
@@ -139,8 +135,8 @@ def test_rows_take_several_tokens_after_a_prompt_where_the_export_asks_for_it(pr
 
 
 @pytest.mark.parametrize("logits", ["last", "all"])
-def test_genai_continues_the_rows_of_a_batch_as_it_continues_each_alone(pristine_model, fitted, logits):
-    _, out = fitted(pristine_model("llama"), logits=logits)
+def test_genai_continues_the_rows_of_a_batch_as_it_continues_each_alone(kept, logits):
+    _, out = kept("llama", logits=logits)
     model = genai.Model(str(out.parent))
     rng = np.random.default_rng(0)
     prompts = [rng.integers(3, VOCABULARY, length).tolist() for length in (12, 5, 2)]

@@ -27,7 +27,11 @@ from tests.support.sessions import logits
 LAYOUTS = [layout.name for layout in OP.layouts]
 BLOCKS = [layout.name for layout in OP.layouts if layout.blocks]
 READABLE = [name for name in runtime_ext.describe()["layouts"] if name in BLOCKS]
-FORMS = [{}, {"planes": 2, "offset": False, "group_size": 96, "scale_bits": 8}, {"planes": 3, "fallback": "standard"}]
+FORMS = [
+    {},
+    {"levels": "free", "planes": 2, "offset": False, "group_size": 96, "scale_bits": 8},
+    {"levels": "free", "planes": 3, "fallback": "standard"},
+]
 
 
 def contents(directory: Path) -> dict[str, bytes]:
@@ -41,16 +45,17 @@ def layouts_of(path: Path) -> set[int]:
 
 
 @pytest.fixture
-def model(pristine_model, exported):
-    """A tiny model as it is exported."""
-    return exported(pristine_model("llama"))[1]
+def model(kept, tmp_path):
+    """A tiny model as it is exported, free to be changed."""
+    exported = kept("llama")[1]
+    return shutil.copytree(exported.parent, tmp_path / "exported") / exported.name
 
 
 @pytest.mark.parametrize(
     ("form", "before"), [(FORMS[0], ("codes",)), (FORMS[1], ("plain", "codes"))], ids=["even", "free, even head"]
 )
-def test_every_way_and_back_gives_the_same_bytes(pristine_model, exported, tmp_path, form, before):
-    _, plain = exported(pristine_model("qwen2"), **form)
+def test_every_way_and_back_gives_the_same_bytes(kept, tmp_path, form, before):
+    _, plain = kept("qwen2", **form)
     numbers = layouts_of(plain)
     assert numbers == {OP.layout_named(name).number for name in before}
     for name in BLOCKS:
@@ -68,11 +73,11 @@ def test_every_way_and_back_gives_the_same_bytes(pristine_model, exported, tmp_p
 
 
 @pytest.mark.parametrize(("layout", "form"), zip(BLOCKS, FORMS, strict=True), ids=str)
-def test_an_export_in_blocks_holds_what_relayout_makes(pristine_model, exported, tmp_path, layout, form):
+def test_an_export_in_blocks_holds_what_relayout_makes(kept, tmp_path, layout, form):
     form = form | {"embedding_bits": 16}  # an export leaves the planes of a head in layout plain
-    _, plain = exported(pristine_model("qwen2"), **form)
+    _, plain = kept("qwen2", **form)
     relayout(plain, tmp_path / "converted" / "model.onnx", layout)
-    result, out = exported(pristine_model("qwen2"), layout=layout, **form)
+    result, out = kept("qwen2", layout=layout, **form)
     # The function's nodes may stand in another form of the same text; data, configuration and report are the same.
     names = set(contents(out.parent)) - {"model.onnx"}
     assert {n: contents(out.parent)[n] for n in names} == {n: contents(tmp_path / "converted")[n] for n in names}
@@ -84,8 +89,8 @@ def test_an_export_in_blocks_holds_what_relayout_makes(pristine_model, exported,
 
 @pytest.mark.parametrize("layout", READABLE)
 @pytest.mark.parametrize("level", [0, 4])
-def test_a_session_gives_the_logits_of_layout_plain(pristine_model, exported, tmp_path, monkeypatch, layout, level):
-    _, plain = exported(pristine_model("llama"), accuracy_level=level)
+def test_a_session_gives_the_logits_of_layout_plain(kept, tmp_path, monkeypatch, layout, level):
+    _, plain = kept("llama", accuracy_level=level)
     relayout(plain, tmp_path / "model.onnx", layout)
     kernels = {kernel["layout"]: kernel["isa"] for kernel in runtime_ext.describe()["kernels"]}
     monkeypatch.setenv("DUALBINARY_ISA", kernels[layout])

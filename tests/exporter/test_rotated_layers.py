@@ -68,8 +68,16 @@ def nodes_of(out: Path, inverse: int | None = None) -> list[onnx.NodeProto]:
     return [node for node, value in zip(nodes, values, strict=True) if inverse in (None, value)]
 
 
-@pytest.mark.parametrize("options", [{}, {"op": "matmulnbits"}, {"fallback": "none"}, {"layout": "avx2"}], ids=str)
-@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        *(("llama", options) for options in ({}, {"op": "matmulnbits"}, {"fallback": "none"}, {"layout": "avx2"})),
+        *(("llama_tied", options) for options in ({}, {"op": "matmulnbits"})),
+        pytest.param("llama_tied", {"fallback": "none"}, marks=pytest.mark.slow),
+        pytest.param("llama_tied", {"layout": "avx2"}, marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
 def test_an_export_computes_what_the_plain_model_does(pristine_model, tmp_path, library, name, options):
     sizes = BLOCKS | dict.fromkeys(TABLES[name], 128)
     tables = dict.fromkeys(TABLES[name], FORM)

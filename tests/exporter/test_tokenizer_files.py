@@ -10,6 +10,7 @@ from exporter.options import ExportOptions
 from exporter.pipeline import export
 from runtime_ext.text import TextCodec
 from tests.support import tiny_sessions as tiny
+from tests.support.quick_fit import QUICK
 from tests.support.sessions import logits
 from tests.support.tiny_models import VOCABULARY
 
@@ -21,15 +22,15 @@ def export_with(tiny_model, tmp_path, added=0, settings=None):
     tokenizer.save(str(directory / "tokenizer.json"))
     tiny.write_json(directory / "tokenizer_config.json", settings or {})
     out = tmp_path / "out" / "model.onnx"
-    result = export(directory, out, ExportOptions())
+    result = export(directory, out, ExportOptions(**QUICK))
     assert json.loads((out.parent / "export_report.json").read_text())["warnings"] == list(result.warnings)
     return [warning for warning in result.warnings if "tokenizer" in warning]
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 8, 16, 32])
 @pytest.mark.parametrize("name", ["llama", "llama_tied"])
-def test_an_id_beyond_the_table_fails_and_is_named(pristine_model, exported, name, bits):
-    _, out = exported(pristine_model(name), embedding_bits=bits)
+def test_an_id_beyond_the_table_fails_and_is_named(kept, name, bits):
+    _, out = kept(name, embedding_bits=bits)
     assert np.isfinite(logits(out, np.array([[3, VOCABULARY - 1]]))).all()
     with pytest.raises(Exception, match=f"idx={VOCABULARY} "):  # ONNX Runtime's exceptions share no narrower base
         logits(out, np.array([[3, VOCABULARY]]))
@@ -60,7 +61,7 @@ def test_the_command_prints_the_warning_as_a_note(tiny_model, tmp_path, capsys):
 def test_a_damaged_tokenizer_is_mentioned(tiny_model, tmp_path):
     directory = tiny_model("llama")
     (directory / "tokenizer.json").write_text("{}")
-    result = export(directory, tmp_path / "out" / "model.onnx", ExportOptions())
+    result = export(directory, tmp_path / "out" / "model.onnx", ExportOptions(**QUICK))
     assert any("tokenizer.json is not a tokenizer" in warning for warning in result.warnings)
 
 
@@ -77,6 +78,6 @@ def test_a_chat_template_comes_along_from_all_its_places(tiny_model, tmp_path, p
         tiny.write_json(directory / place, {"chat_template": tiny.CHAT_TEMPLATE})
     else:
         (directory / place).write_text(tiny.CHAT_TEMPLATE)
-    export(directory, tmp_path / "out" / "model.onnx", ExportOptions())
+    export(directory, tmp_path / "out" / "model.onnx", ExportOptions(**QUICK))
     assert TextCodec(tmp_path / "out").encode_chat("hi") == TextCodec(directory).encode_chat("hi")
     assert "hi" in TextCodec(tmp_path / "out").decode(TextCodec(tmp_path / "out").encode_chat("hi"))

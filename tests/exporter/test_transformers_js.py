@@ -13,6 +13,7 @@ from exporter import transformers_js
 from exporter.options import ExportOptions
 from exporter.pipeline import export
 from runtime_ext.decoder import Decoder, session_options
+from tests.support.quick_fit import QUICK
 from tests.support.tiny_tokenizers import write_tokenizer
 
 TEMPLATE = "{{ messages[0].content }}"
@@ -20,7 +21,7 @@ PROMPT = [5, 9, 3]
 
 
 def export_for_js(model_dir, folder, **options):
-    return export(model_dir, folder / "model.onnx", ExportOptions(layout_for="transformersjs", **options))
+    return export(model_dir, folder / "model.onnx", ExportOptions(layout_for="transformersjs", **QUICK | options))
 
 
 def read(path):
@@ -49,7 +50,7 @@ def test_files_have_the_names_that_the_configuration_says(model_dir, tmp_path):
 
 
 def test_the_model_runs_and_is_the_usual_one(model_dir, tmp_path):
-    usual = export(model_dir, tmp_path / "usual" / "model.onnx", ExportOptions(verify_tokens=0)).path
+    usual = export(model_dir, tmp_path / "usual" / "model.onnx", ExportOptions(verify_tokens=0, **QUICK)).path
     path = export_for_js(model_dir, tmp_path / "out").path
 
     sizes = {value.name: value.type.tensor_type.shape.dim[0].dim_param for value in onnx.load(path).graph.input}
@@ -112,7 +113,7 @@ def test_older_files_survive_an_export_that_fails_and_go_with_one_that_is_forced
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     with pytest.raises(InputError, match=r"already holds onnx/model_q4\.onnx"):
         export_for_js(model_dir, out)
-    options = ExportOptions(layout_for="transformersjs", accuracy_level=4)
+    options = ExportOptions(layout_for="transformersjs", accuracy_level=4, **QUICK)
     with monkeypatch.context() as broken:
         broken.setattr("exporter.pipeline.genai_notes", lambda _: 1 / 0)
         with pytest.raises(ZeroDivisionError):

@@ -36,7 +36,7 @@ def exported(source, tmp_path, **options):
     [
         ("llama, folded", "PQ2_0", 128, True),
         ("llama, folded and tied", "PTQ1_0", 64, True),
-        ("qwen3, folded", "PTQ1_0", 128, True),
+        pytest.param("qwen3, folded", "PTQ1_0", 128, True, marks=pytest.mark.slow),
         ("qwen3, folded", "PQ2_0", 32, False),
         ("qwen35, folded", "PQ2_0", 128, True),
     ],

@@ -354,9 +354,10 @@ class Terminal:
 
         Python notices one that comes after the prompt is shown and before it waits for keys, only at the next key.
         """
-        for _ in range(6):
+        for _ in range(20):
+            time.sleep(0.3)
             self.type("\x03")
-            end = time.monotonic() + 10
+            end = time.monotonic() + 3
             while time.monotonic() < end and text not in self._text:
                 self.more(max(0, end - time.monotonic()))
             if text in self._text:

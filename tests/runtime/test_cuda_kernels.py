@@ -141,7 +141,10 @@ def test_every_kernel_gives_the_reference(device, kernel, data, level):
     assert_product(multiply(device, problem, level, kernel), problem, level, kernel)
 
 
-@pytest.mark.parametrize("group_size", [32, 64, 96, 128, 160, 4096])
+@pytest.mark.parametrize(
+    "group_size",
+    [32, 160, 4096, *(pytest.param(size, marks=pytest.mark.slow) for size in (64, 96, 128))],  # 160: over a tile's end
+)
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_groups_of_any_size_in_a_weight_of_real_length(device, kernel, group_size):
     # 4096 inputs and four row tiles for each of the emulation's blocks.
@@ -183,8 +186,18 @@ def test_activations_at_an_address_that_is_aligned_for_one_element(device, kerne
         assert_product(device.read(out, y), problem, 0, kernel)
 
 
-@pytest.mark.parametrize("x_type", [np.float32, np.float16, BFLOAT16])
-@pytest.mark.parametrize(("kernel", "rows"), [("decode_b1", 2), ("decode_s8", 6), ("prefill_mma", 20)])
+SPECIAL = {"decode_b1": (2, np.float32), "decode_s8": (6, BFLOAT16), "prefill_mma": (20, np.float16)}
+"""Rows, and the type of X; the other types are slow."""
+
+
+@pytest.mark.parametrize(
+    ("kernel", "rows", "x_type"),
+    [
+        pytest.param(kernel, rows, x_type, marks=[] if x_type is usual else pytest.mark.slow)
+        for kernel, (rows, usual) in SPECIAL.items()
+        for x_type in (np.float32, np.float16, BFLOAT16)
+    ],
+)
 @given(
     place=st.integers(0, 319),
     value=st.sampled_from([np.nan, np.inf, -np.inf, 6e4, 1e-6]),
@@ -279,17 +292,17 @@ def test_an_aligned_float16_matrix_needs_no_workspace():
 
 
 def test_the_packed_weight_takes_two_bits_and_its_scales():
-    problem = make_problem(K=4096, N=4096, group_size=128)
+    problem = make_problem(K=4096, N=512, group_size=128)
     with CudaWeight(emulated_library(), problem.planes, problem.scales, K=4096, group_size=128) as weight:
-        assert weight.nbytes / (4096 * 4096) * 8 == pytest.approx(2.25, rel=1e-3)
+        assert weight.nbytes / (4096 * 512) * 8 == pytest.approx(2.25, rel=1e-3)
 
 
 @pytest.mark.parametrize(("planes", "group_size", "twice_zero", "bits"), [(2, 128, 2, 2.125), (4, 32, 16, 4.5)])
 def test_a_packed_weight_of_even_levels_has_one_scale_a_group(planes, group_size, twice_zero, bits):
     form = {"K": 4096, "group_size": group_size, "levels": Levels(True, twice_zero)}
-    problem = make_problem(N=1024, planes=planes, **form)
+    problem = make_problem(N=512, planes=planes, **form)
     with CudaWeight(emulated_library(), problem.planes, problem.scales, **form) as weight:
-        assert weight.nbytes / (4096 * 1024) * 8 == pytest.approx(bits, rel=1e-3)
+        assert weight.nbytes / (4096 * 512) * 8 == pytest.approx(bits, rel=1e-3)
 
 
 # The probe: A, B and D of each instruction.

@@ -86,8 +86,11 @@ def case_of(name):
     return problems.op_model(problem), {"X": problem.x}
 
 
-@pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(
+    ("threads", "name"),
+    [(1, "product"), *((2, name) for name in CASES)]
+    + [pytest.param(1, name, marks=pytest.mark.slow) for name in CASES if name != "product"],
+)
 def test_no_allocation_of_the_library_can_end_the_process(failing_malloc, tmp_path, name, threads):
     model, inputs = case_of(name)
     (tmp_path / "model.onnx").write_bytes(model.SerializeToString())

@@ -12,6 +12,10 @@ MEMORY = 400 << 20  # bytes: all that a template may make in one text of a byte 
 BIG = "{% set s = 'x' * 1000000 %}"
 LIST = "{% set l = ['x' * 1000] * 900 %}"
 
+BLOCKS = (
+    "".join(f"{{% block b{n} %}}{{{{ self.b{n + 1}() }}}}{{{{ self.b{n + 1}() }}}}{{% endblock %}}" for n in range(17))
+    + "{% block b17 %}{% endblock %}"
+)
 ENDLESS = {
     "a loop of loops": "{% for a in range(400) %}{% for b in range(400) %}{% endfor %}{% endfor %}",
     "lazy lists of lazy lists": "{{ range(99999) | map('string') | map('list') | map('map', 'upper')"
@@ -19,10 +23,6 @@ ENDLESS = {
     "a macro that calls itself twice": "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}"
     "{% endmacro %}{{ f(17) }}",
     "a macro that calls itself": "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
-    "blocks that call one another": "".join(
-        f"{{% block b{n} %}}{{{{ self.b{n + 1}() }}}}{{{{ self.b{n + 1}() }}}}{{% endblock %}}" for n in range(17)
-    )
-    + "{% block b17 %}{% endblock %}",
     "a recursive loop": "{% for a in [1] recursive %}{{ loop([1, 2]) }}{% endfor %}",
 }
 GROWING = {
@@ -101,10 +101,23 @@ def test_a_template_that_does_not_end_is_ended(tmp_path, source):
         render(tmp_path, source)
 
 
-def test_time_is_bounded_too(tmp_path, monkeypatch):
+SLOW = {
+    "long rounds": "{% set l = ['x'] * 90000 %}{% for a in range(2000) %}{{ 'y' in l }}{% endfor %}",
+    "blocks that call one another": BLOCKS,
+}
+
+
+@pytest.mark.parametrize("source", SLOW.values(), ids=SLOW)
+def test_time_is_bounded_too(tmp_path, monkeypatch, source):
     monkeypatch.setattr("runtime_ext.template_budget.MAX_SECONDS", 0.05)
     with pytest.raises(InputError, match=r"the chat template failed: more than 0\.05 seconds"):
-        render(tmp_path, "{% set l = ['x'] * 90000 %}{% for a in range(2000) %}{{ 'y' in l }}{% endfor %}")
+        render(tmp_path, source)
+
+
+@pytest.mark.slow
+def test_the_time_itself_ends_what_the_number_of_steps_does_not(tmp_path):
+    with pytest.raises(InputError, match="the chat template failed: more than 10 seconds"):
+        render(tmp_path, BLOCKS)
 
 
 @pytest.mark.parametrize("source", GROWING.values(), ids=GROWING)

@@ -213,9 +213,14 @@ def test_what_names_no_task_is_one_clear_error(tiny_model, tasks, capsys):
     assert "its data cannot be read" in capsys.readouterr().err
 
 
-def test_without_the_harness_the_extra_is_named(tiny_model, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    "own",
+    [True, pytest.param(False, marks=pytest.mark.slow)],  # the harness reads thousands of files to know its own tasks
+)
+def test_without_the_harness_the_extra_is_named(tiny_model, tasks, monkeypatch, capsys, own):
     monkeypatch.setitem(sys.modules, "runtime_ext.evaluation.language_model", None)
-    assert main(["eval", str(tiny_model), "--no-library", "--tasks", "piqa"]) == 2
+    words = ["--tasks", "endings", "--tasks-dir", str(tasks)] if own else ["--tasks", "piqa"]
+    assert main(["eval", str(tiny_model), "--no-library", *words]) == 2
     assert "pip install 'dualbinary[tasks]'" in capsys.readouterr().err
 
 

@@ -7,6 +7,7 @@ import pytest
 from dualbinary import InputError
 from studies.activation_error import main
 from studies.level_variants import Model
+from tests.support.commands_here import run_here
 from tests.support.tiny_models import make_model
 from tests.support.tiny_tokenizers import write_tokenizer
 
@@ -28,9 +29,10 @@ def text(tmp_path):
     return path
 
 
-def test_a_run_tells_the_error_of_each_layer(directory, text, tmp_path):
-    out = tmp_path / "figures.json"
+def test_a_run_tells_the_error_of_each_layer(directory, text, tmp_path, monkeypatch):
+    out, ran = tmp_path / "figures.json", run_here(monkeypatch)
     assert main([str(directory), "--text", str(text), "--windows", "1", "--length", "32", "--out", str(out)]) == 0
+    assert ran == ["exporter"]
     found = json.loads(out.read_text())
     names = [row["product"] for row in found["products"]]
     assert len(names) == len(set(names)) == 4 * LAYERS + 1  # and the head

@@ -7,10 +7,7 @@ keep guard zones around it, so that an output that is left out or a write beside
 """
 
 import ctypes
-import fcntl
 import os
-import subprocess
-import sys
 from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,10 +18,11 @@ import pytest
 
 from runtime_ext.cuda_capi import describe
 from runtime_ext.library import library_path
+from tests.support.cmake_builds import BUILDS, build
 
 ROOT = Path(__file__).parents[2]
-BUILD = ROOT / "build" / "emulated"
-ADAPTER_BUILD = ROOT / "build" / "cuda_adapter"
+BUILD = BUILDS / "emulated"
+ADAPTER_BUILD = BUILDS / "cuda_adapter"
 GUARD = 256
 """Bytes on both sides of an array that no kernel may touch; X begins right after one, at the alignment of tensors."""
 POISON = 0xFF
@@ -34,7 +32,7 @@ POISON = 0xFF
 @cache
 def emulated_library() -> Path:
     """Build libdualbinary_cuda_emulated, or bring it up to date."""
-    _build(ROOT, BUILD, "dualbinary_cuda_emulated", "-DDUALBINARY_CUDA_EMULATED=ON", "-DCMAKE_BUILD_TYPE=Release")
+    build(ROOT, BUILD, "dualbinary_cuda_emulated", "-DDUALBINARY_CUDA_EMULATED=ON", "-DCMAKE_BUILD_TYPE=Release")
     return BUILD / "libdualbinary_cuda_emulated.so"
 
 
@@ -44,22 +42,8 @@ def adapter_libraries() -> Path:
 
     The directory that holds them, brought up to date. The op's library is to be copied: it keeps what it opens.
     """
-    _build(ROOT / "tests" / "runtime" / "cuda_adapter", ADAPTER_BUILD, "all")
+    build(ROOT / "tests" / "runtime" / "cuda_adapter", ADAPTER_BUILD, "all")
     return ADAPTER_BUILD
-
-
-def _build(source: Path, folder: Path, target: str, *options: str) -> None:
-    """Configure and build with CMake. Workers that test at the same time build once: the others wait."""
-    folder.mkdir(parents=True, exist_ok=True)
-    python = f"-DPython3_EXECUTABLE={sys.executable}"
-    with open(folder / "lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        configure = ["cmake", "-S", source, "-B", folder, "-G", "Ninja", python, *options]
-        subprocess.run(configure, check=True, capture_output=True)
-        command = ["cmake", "--build", folder, "--target", target, "--parallel", "2"]
-        built = subprocess.run(command, check=False, capture_output=True, text=True)
-    if built.returncode:
-        pytest.fail(f"{target} of {source} does not build:\n{built.stdout[-4000:]}")
 
 
 class Device(Protocol):

@@ -28,7 +28,7 @@ def configuration(model_type: str, values: dict[str, Any]) -> Any:
 
 
 def exact_model(config: Any) -> Any:
-    """A random model with weights k/24 for k from -8 to 7, which four planes with an offset fit exactly."""
+    """A random model with weights k/24 for k from -8 to 7, the even levels of four planes."""
     torch.manual_seed(0)
     model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").float().eval()
     with torch.no_grad():
@@ -55,7 +55,8 @@ def loaded(directory: Path) -> Any:
 
 def exported_logits(directory: Path, out: Path) -> np.ndarray:
     """Logits [tokens, V] of the exported file: the prompt at once, then token by token."""
-    export(directory, out, ExportOptions(planes=4, embedding_bits=32, logits="all", fallback="none"), force=True)
+    form: dict[str, Any] = {"planes": 4, "levels": "even", "zero": 8.0}
+    export(directory, out, ExportOptions(**form, embedding_bits=32, logits="all", fallback="none"), force=True)
     session, past, parts, begin = open_session(str(out)), None, [], 0
     for end in range(TOKENS - _DECODED, TOKENS + 1):
         rows, past = step(session, _IDS[:, begin:end], np.ones((1, end), np.int64), past)

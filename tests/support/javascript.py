@@ -39,9 +39,9 @@ def built_page() -> Path:
         pytest.skip(str(error))
 
 
-def continued(script: Path, *arguments: object) -> dict[str, Any]:
-    """What a script says of PROMPT, continued by COUNT tokens."""
-    return npm.run_json(script, *arguments, "--ids", ",".join(map(str, PROMPT)), "--count", COUNT)
+def continued(*command: object) -> dict[str, Any]:
+    """What a script says of PROMPT, continued by COUNT tokens; options of Node.js may come before the script."""
+    return npm.run_json(*command, "--ids", ",".join(map(str, PROMPT)), "--count", COUNT)
 
 
 def seen(script: Path, *arguments: object) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from exporter import installed_library
 from tools.damage import bases
 from tools.damage.__main__ import cases, faults, page
 from tools.damage.case import Case, give
@@ -19,6 +20,15 @@ def rows(text: str) -> list[list[str]]:
     """What was damaged, what read it, and the code; sentences of libraries differ by their versions."""
     found = [re.split(r"(?<!\\)\|", line)[1:4] for line in text.splitlines() if line.startswith("| ")]
     return [cells for cells in found if cells[0].strip() not in ("damage", "---")]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def library_is_looked_for_once():
+    """Each export asks a child process for the library, which takes most of the time of one that is refused."""
+    found = installed_library.installed_library()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(installed_library, "installed_library", lambda: found)
+        yield
 
 
 @pytest.mark.parametrize("entry", ENTRIES)

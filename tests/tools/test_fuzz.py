@@ -22,8 +22,8 @@ linux_compiler = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def programs(tmp_path_factory):
-    return build_programs(TARGETS, tmp_path_factory.mktemp("fuzz"))
+def programs():
+    return build_programs(TARGETS)
 
 
 @linux_compiler

@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import venv
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,6 @@ from exporter.pipeline import export
 from tests.support.tiny_models import make_model
 from tests.support.tiny_sessions import make_tokenizer
 from tests.support.wheels import here
-from tools.hosts.wheel import fresh_environment
 from tools.wheels.check import check_wheel
 from tools.wheels.library_facts import library_facts
 from tools.wheels.targets import targets
@@ -70,15 +70,23 @@ def test_a_wheel_that_is_not_as_it_must_be_is_refused_by_name(tmp_path, monkeypa
 def python(tmp_path_factory):
     """The Python of a fresh environment with the wheel that pip builds of this checkout, and its dependencies alone."""
     folder = tmp_path_factory.mktemp("wheel")
-    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", folder, ROOT]
-    environment = {**os.environ, "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}
-    subprocess.run(pip, check=True, env=environment, capture_output=True)
+    pip("wheel", "--no-deps", "--no-build-isolation", "-w", folder, ROOT)
     (wheel,) = folder.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
     assert "runtime_ext/libdualbinary.so" in names
     assert not [name for name in names if re.search(r"\.(cc|o|cmake)$", name)]
-    return fresh_environment(wheel, folder / "environment")
+    venv.create(folder / "environment", symlinks=True)  # this Python's pip installs; another one would take seconds
+    python = folder / "environment" / "bin" / "python"
+    pip("--python", python, "install", "--no-compile", "-c", ROOT / "constraints.txt", wheel)
+    return python
+
+
+def pip(*words):
+    environment = {**os.environ, "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}
+    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet", *words]
+    done = subprocess.run(command, check=False, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.fixture(scope="module")

@@ -72,9 +72,10 @@ async function unpack() {
  *
  * @param {object} [options]
  * @param {boolean} [options.gpu] with WebGPU by shaders on the CPU.
+ * @param {boolean} [options.haste] WebAssembly is compiled once and quickly, which computes more slowly.
  * @param {object} [options.page] of playwright's newPage.
  */
-export async function open({ gpu = false, page = {} } = {}) {
+export async function open({ gpu = false, haste = false, page = {} } = {}) {
   const own = ["/usr/bin/chromium", "/usr/bin/google-chrome"].find(existsSync);
   const executablePath = process.env.CHROMIUM || (gpu ? null : own) || path.join(UNPACKED, "chromium");
   const env = { ...process.env };
@@ -85,6 +86,7 @@ export async function open({ gpu = false, page = {} } = {}) {
     env.FONTCONFIG_PATH = path.join(UNPACKED, "fonts");
   }
   const args = gpu ? [...FLAGS, ...SOFTWARE_GPU] : [...FLAGS, "--disable-gpu"];
+  if (haste) args.push("--js-flags=--liftoff-only");
   const browser = await chromium.launch({ executablePath, args, env, headless: true });
   return { browser, page: await browser.newPage(page) };
 }
