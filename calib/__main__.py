@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+from dualbinary.checkpoint import read_quantization_config
 from dualbinary.cli.console import add_common_options, interrupt_when_terminated, run, state_of
 from dualbinary.cli.options import option, options_from
+from dualbinary.files.documents import expand
 
 __all__ = ["CommandOptions", "main"]
 
@@ -85,12 +87,14 @@ def _command(args: argparse.Namespace) -> None:
     from calib.options import config_from
 
     config, command = config_from(args), options_from(args, CommandOptions)
+    read_quantization_config(args.model_dir)  # what is wrong is said before PyTorch is loaded, which takes seconds
     if command.plan:
         from calib.plan import make_plan
 
         plan = make_plan(args.model_dir, config, command.device)
         print(json.dumps(plan.to_json()) if args.json else plan.table())
         return
+    expand(config.data.text)
     from calib.parallel import Team
     from calib.pipeline import run as calibrate
     from calib.progress import Bars

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from dualbinary import DualBinaryError, InputError
 from dualbinary.bundle import BundledLibrary, bundled_libraries
+from dualbinary.checkpoint import read_quantization_config
 from dualbinary.cli.console import add_common_options, interrupt_when_terminated, run, state_of
 from dualbinary.cli.options import add_options, option, options_from
 from dualbinary.errors import OptionError
@@ -154,9 +155,12 @@ def _command(args: argparse.Namespace) -> None:
     wish = _wish(command)
     if command.text and wish is None:
         raise InputError("--text is for --calibrate, --bits and --size, none of which is given")
+    foreign = needs_import(args.model_dir)
+    if not foreign:
+        read_quantization_config(args.model_dir)  # before anything is loaded, which takes seconds
     library = installed_library()
     bundled = _bundled(options, command, library)  # before any work: a library may be missing
-    if needs_import(args.model_dir):
+    if foreign:
         if wish is not None:
             asked = "--calibrate" if wish.preset else f"--{wish.budget}"
             raise InputError(f"{args.model_dir}: {asked} takes a full-precision model, which this is not")

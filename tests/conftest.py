@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, settings
 # tiny tensors gain nothing from threads; one of these that waits for another takes a core from a test.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# Modules of PyTorch and transformers, and ONNX graphs, are many objects and no garbage: a twentieth of the time went into
-# looking through them.
+# Modules of PyTorch and transformers, and ONNX graphs, are many objects and no garbage: a twentieth of the time went
+# into looking through them.
 gc.set_threshold(100_000, 20)
 
 # The same examples in every run, so that a failure is one for everybody; no deadline, since machines differ.

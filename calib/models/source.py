@@ -121,13 +121,11 @@ class SourceModel:
         self.directory = Path(directory)
         self.rotation_of = rotation_of
         self.formats = LayerFormats(formats) if isinstance(formats, PlaneFormat) else formats
-        if not self.directory.is_dir():
-            raise InputError(f"{directory}: not a directory; expected a Hugging Face model directory with config.json")
-        self.config = read_json_object(self.directory / CONFIG_FILE)
         if read_quantization_config(self.directory) is not None:
             raise InputError(
                 f"{directory}: already a dualbinary checkpoint; give the full-precision model it came from"
             )
+        self.config = read_json_object(self.directory / CONFIG_FILE)
         self.tensors: dict[str, StoredTensor] = stored_tensors(self.directory)
         self.model = empty_model(self.directory)
         self.blocks = decoder_blocks(self.model)

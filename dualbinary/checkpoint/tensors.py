@@ -73,9 +73,11 @@ def rotation_signs_name(module: str) -> str:
 def read_quantization_config(model_dir: Path) -> QuantizationConfig | None:
     """The block of a checkpoint of ours; None for a full-precision model directory.
 
-    Raises InputError where config.json cannot be read or names code of a hub, the block is wrong or gives a key twice,
-    or another method quantized the model.
+    Raises InputError where `model_dir` is no directory, config.json cannot be read or names code of a hub, the block is
+    wrong or gives a key twice, or another method quantized the model.
     """
+    if not Path(model_dir).is_dir():
+        raise InputError(f"{model_dir}: not a directory; expected a Hugging Face model directory with config.json")
     path = Path(model_dir) / CONFIG_FILE
     config = read_json_object(path)
     refuse_foreign_code(path, config)

@@ -55,8 +55,6 @@ class ModelDirectory:
     def __init__(self, directory: Path) -> None:
         """Open `directory` and read all headers. Raises InputError for anything that cannot be exported."""
         self.directory = directory
-        if not directory.is_dir():
-            raise InputError(f"{directory}: not a directory; expected a Hugging Face model directory with config.json")
         self.quantization = read_quantization_config(directory)
         self.config = read_json_object(directory / CONFIG_FILE)
         model_type = self.config.get("model_type")
