@@ -88,7 +88,7 @@ def calibration_here(monkeypatch):
             try:
                 code = calibrate([*words, *more])
             except SystemExit as end:
-                code = end.code
+                code = int(end.code or 0)
         return subprocess.CompletedProcess(command, code)
 
     monkeypatch.setattr(subprocess, "run", run)

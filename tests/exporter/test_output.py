@@ -192,10 +192,7 @@ def test_interrupted_export_leaves_nothing(tmp_path, model_dir):
     assert process.stdout is not None
     assert process.stdout.readline() == "working\n"
     process.send_signal(signal.SIGINT)
-    for line in process.stdout:
-        if line != "working\n":
-            break
-    assert line == f"{128 + signal.SIGINT}\n"
+    assert next(line for line in process.stdout if line != "working\n") == f"{128 + signal.SIGINT}\n"
     assert not out.parent.exists()
     assert process.stdout.readline() == "working\n"
     process.send_signal(signal.SIGTERM)
