@@ -30,7 +30,6 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 import torch
-from tokenizers import Tokenizer
 
 import runtime_ext
 from dualbinary import DualBinaryError, InputError
@@ -40,6 +39,7 @@ from dualbinary.files.atomic import write_text
 from dualbinary.pages.drawing import SERIES_COLORS, dots, new_figure, positive_log, svg
 from runtime_ext.cache import cache_tensors
 from studies.level_variants import Model, Product
+from studies.windows import windows_of
 
 __all__ = ["Probe", "main", "picture", "table"]
 
@@ -199,24 +199,11 @@ def _exported(source: Path) -> Iterator[Path]:
         yield path
 
 
-def _windows(directory: Path, text: Path, count: int, length: int) -> np.ndarray:
-    for path in (directory / "tokenizer.json", text):
-        if not path.is_file():
-            raise InputError(f"{path}: no such file")
-    tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
-    first = tokenizer.encode("").ids[:1]  # <bos>, where the tokenizer writes one
-    ids = tokenizer.encode(text.read_text(encoding="utf-8"), add_special_tokens=False).ids
-    share = length - len(first)
-    if count < 1 or share < 1 or len(ids) < count * share:
-        raise InputError(f"{text}: {len(ids)} tokens, {count} windows of {length} need {count * length}")
-    return np.array([first + ids[i * share : (i + 1) * share] for i in range(count)], np.int64)
-
-
 def _command(args: argparse.Namespace) -> None:
     if args.out is not None and args.out.suffix != ".json":
         raise InputError(f"--out: expected a name that ends in .json, got {args.out}")
     with _exported(args.model) as path:
-        windows = _windows(path.parent, args.text, args.windows, args.length)
+        windows = windows_of(path.parent, args.text, args.windows, args.length)
         model = Model(path, args.threads)
 
         def keep(found: dict[str, Any]) -> None:

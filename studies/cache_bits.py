@@ -19,11 +19,11 @@ from typing import Any
 
 import torch
 import transformers
-from tokenizers import Tokenizer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from dualbinary import InputError
 from dualbinary.cli.console import add_common_options, run
+from studies.windows import windows_of
 
 __all__ = ["Form", "rounded"]
 
@@ -91,20 +91,9 @@ def _attend(forms: list[tuple[Form, Form] | None]) -> Any:
     return attend
 
 
-def _windows(directory: Path, text: Path, count: int, length: int) -> torch.Tensor:
-    for path in (directory / "tokenizer.json", text):
-        if not path.is_file():
-            raise InputError(f"{path}: no such file")
-    tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
-    ids = tokenizer.encode(text.read_text(encoding="utf-8"), add_special_tokens=False).ids
-    if len(ids) < count * length:
-        raise InputError(f"{text}: {len(ids)} tokens, {count} windows of {length} need {count * length}")
-    return torch.tensor(ids[: count * length]).view(count, length)
-
-
 def _command(args: argparse.Namespace) -> None:
     pairs = {name: _pair(name) for name in args.forms}
-    windows = _windows(args.model, args.text, args.windows, args.length)
+    windows = torch.from_numpy(windows_of(args.model, args.text, args.windows, args.length))
     forms: list[tuple[Form, Form] | None] = [None]
     ALL_ATTENTION_FUNCTIONS.register(_NAME, _attend(forms))
     transformers.AttentionInterface.register(_NAME, ALL_ATTENTION_FUNCTIONS[_NAME])

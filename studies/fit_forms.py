@@ -19,16 +19,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer
 from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM
 
-from dualbinary import InputError, padded_k
+from dualbinary import padded_k
 from dualbinary.cli.console import add_common_options, run
 from dualbinary.contract.scale_codes import dtype_name
 from dualbinary.contract.weight import EACH_GROUP, PlaneFormat
 from dualbinary.fitting.closed_form import fit
+from studies.windows import windows_of
 
 __all__ = ["FORMS"]
 
@@ -68,20 +68,12 @@ class _Model:
     """The float32 model, its layers and its windows of tokens."""
 
     def __init__(self, directory: Path, text: Path, windows: int, length: int) -> None:
-        for path in (directory / "tokenizer.json", text):
-            if not path.is_file():
-                raise InputError(f"{path}: no such file")
+        self.windows = torch.from_numpy(windows_of(directory, text, windows, length))
         self.model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
         head = self.model.get_output_embeddings()
         linears = ((name, module) for name, module in self.model.named_modules() if isinstance(module, nn.Linear))
         self.layers = {name: module for name, module in linears if module is not head}
         self.original = {name: layer.weight.detach().numpy().copy() for name, layer in self.layers.items()}
-        tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
-        ids = tokenizer.encode(text.read_text(encoding="utf-8"), add_special_tokens=False).ids
-        if len(ids) < windows * length:
-            raise InputError(f"{text}: {len(ids)} tokens, {windows} windows of {length} need {windows * length}")
-        self.windows = torch.tensor(ids[: windows * length]).reshape(windows, length)
-        self.start = torch.tensor(tokenizer.encode("").ids, dtype=torch.int64)  # such as <bos>, where there is one
 
     def losses(self) -> np.ndarray:
         """The mean loss of each window."""
@@ -89,8 +81,7 @@ class _Model:
             return np.array([self._loss(window) for window in self.windows])
 
     def _loss(self, window: Tensor) -> float:
-        ids = torch.cat([self.start, window])
-        logits = self.model(ids[None], use_cache=False).logits[0, len(self.start) : -1]
+        logits = self.model(window[None], use_cache=False).logits[0, :-1]
         return float(nn.functional.cross_entropy(logits, window[1:]))
 
     def fit(self, form: PlaneFormat) -> tuple[float, float]:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 import onnxruntime_genai as genai
 import pytest
 import torch
@@ -21,7 +20,7 @@ from dualbinary.contract.weight import PlaneFormat
 from dualbinary.fitting.closed_form import fit
 from examples import smollm2
 from exporter.source.model_directory import ModelDirectory
-from runtime_ext.decoder import Decoder, session_options
+from runtime_ext.decoder import Decoder
 from runtime_ext.generate import Generation, generate
 from runtime_ext.generate_all import generate_all
 from runtime_ext.library import describe, genai_overlay, library_path
@@ -185,14 +184,13 @@ def test_the_cpp_host_gives_the_same_tokens(exported, greedy, cpp_host):
 def test_perplexity_stays_near_the_original(exported):
     """1.4 is the promise; WikiText-2 gave 1.24 (docs/log). This text is the test's, since none may be fetched."""
     ids = TextCodec(exported.path.parent).encode(PROSE)
-    session = ort.InferenceSession(str(exported.path), session_options(), providers=["CPUExecutionProvider"])
     model = transformers.AutoModelForCausalLM.from_pretrained(smollm2.prepare(), dtype=torch.float32)
     with torch.inference_mode():
         tokens = torch.tensor([ids])
         original = model(tokens, labels=tokens).loss.exp().item()
 
     assert len(ids) > 150
-    assert perplexity(session, np.array([ids])) < MAX_PERPLEXITY_RATIO * original
+    assert perplexity(Decoder.load(exported.path), np.array([ids])) < MAX_PERPLEXITY_RATIO * original
 
 
 @pytest.mark.slow
@@ -203,8 +201,7 @@ def test_a_cache_of_int8_takes_a_quarter_and_keeps_answer_and_perplexity(exporte
     assert decoder.cache_bytes_per_token <= 0.27 * usual.cache_bytes_per_token
     assert codec.decode(answer(path, library=True)).startswith(" Paris")
     ids = np.array([codec.encode(PROSE)])
-    sessions = [ort.InferenceSession(str(p), session_options()) for p in (path, exported.path)]
-    rounded, exact = (perplexity(session, ids) for session in sessions)
+    rounded, exact = (perplexity(each, ids) for each in (decoder, usual))
     # 0.1 % over 20,000 tokens of WikiText-2 (docs/log/models.md); a text of 200 tokens has ten times the spread.
     assert abs(rounded / exact - 1) < 1e-2
     # In 30 layers the roundings of two computations part: each is 1/440 of a row's largest number off, in the mean.

@@ -122,4 +122,4 @@ def test_perplexity_is_read_through_the_states(model, greedy):
         row = found[0, -1].astype(np.float64)
         losses.append(np.log(np.exp(row - row.max()).sum()) + row.max() - row[greedy[end]])
 
-    assert perplexity(session, np.array([greedy])) == pytest.approx(np.exp(np.mean(losses)), rel=1e-3)
+    assert perplexity(Decoder.load(model), np.array([greedy])) == pytest.approx(np.exp(np.mean(losses)), rel=1e-3)
