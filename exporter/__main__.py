@@ -155,11 +155,11 @@ def _command(args: argparse.Namespace) -> None:
     wish = _wish(command)
     if command.text and wish is None:
         raise InputError("--text is for --calibrate, --bits and --size, none of which is given")
+    library = installed_library()
+    bundled = _bundled(options, command, library)  # before any work: a library may be missing
     foreign = needs_import(args.model_dir)
     if not foreign:
         read_quantization_config(args.model_dir)  # before anything is loaded, which takes seconds
-    library = installed_library()
-    bundled = _bundled(options, command, library)  # before any work: a library may be missing
     if foreign:
         if wish is not None:
             asked = "--calibrate" if wish.preset else f"--{wish.budget}"
