@@ -157,10 +157,7 @@ def _command(args: argparse.Namespace) -> None:
         raise InputError("--text is for --calibrate, --bits and --size, none of which is given")
     library = installed_library()
     bundled = _bundled(options, command, library)  # before any work: a library may be missing
-    foreign = needs_import(args.model_dir)
-    if not foreign:
-        read_quantization_config(args.model_dir)  # before anything is loaded, which takes seconds
-    if foreign:
+    if needs_import(args.model_dir):
         if wish is not None:
             asked = "--calibrate" if wish.preset else f"--{wish.budget}"
             raise InputError(f"{args.model_dir}: {asked} takes a full-precision model, which this is not")
@@ -169,6 +166,7 @@ def _command(args: argparse.Namespace) -> None:
         with imported(args.model_dir, args.out.parent, **ways) as (checkpoint, notes):
             _export_and_check(args, checkpoint, options, command, library, bundled, notes)
         return
+    read_quantization_config(args.model_dir)  # what is wrong is said before PyTorch is loaded, which takes seconds
     if command.requantize:
         raise InputError(f"--requantize is for models that another tool quantized, which {args.model_dir} is not")
     model_dir = args.model_dir

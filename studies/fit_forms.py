@@ -3,7 +3,7 @@
     python -m studies.fit_forms MODEL_DIR --text FILE [--windows 20] [--length 512] [--only TEXT] [--json]
 
 Each row fits every linear layer of the decoder to one form without data, puts the dequantized weights back into the
-float32 model in PyTorch and measures its perplexity on the first windows of the text, which do not overlap. The ratio
+float32 model in PyTorch and measures its perplexity on the first windows of the text, those of `calib eval`. The ratio
 is to the model as it is; +- is the standard error of its logarithm over the windows, which all rows share. Bits count
 planes, scales, factors and zero points. Token embedding and head stay as they are.
 """

@@ -8,9 +8,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-__all__ = ["run_measured", "run_tree_measured"]
+__all__ = ["run_measured", "run_tree_measured", "watched"]
 
 _PERIOD = 0.01  # seconds between two looks at a command's processes
 
@@ -36,21 +38,25 @@ def run_measured(scratch: Path, module: str, *arguments: object) -> tuple[str, i
 
 
 def run_tree_measured(module: str, *arguments: object) -> tuple[str, int]:
-    """Run `python -m module arguments` as `run_measured` does, and count the processes that it starts.
+    """Run `python -m module arguments` as `run_measured` does, and count what it starts as `watched` does."""
+    return watched([sys.executable, "-m", module, *map(str, arguments)])
 
-    The second value is a bound from above: the sum of the peaks that all processes of one moment had until then. A
-    peak that a process had in its last 10 ms alone is missed.
+
+def watched(command: Sequence[str], **options: Any) -> tuple[str, int]:
+    """Run a command, which must succeed, with `options` of Popen; return its output and the peak of all its processes.
+
+    The peak, in bytes, is a bound from above: the sum of the peaks that all processes of one moment had until then. A
+    peak that a process had in its last 10 ms alone is missed. Raises CalledProcessError, with the output.
     """
-    command = [sys.executable, "-m", module, *map(str, arguments)]
     most = 0
     with tempfile.TemporaryFile("w+") as output:
-        process = subprocess.Popen(command, stdout=output)
+        process = subprocess.Popen(command, stdout=output, **options)
         while process.poll() is None:
             most = max(most, sum(map(_peak, _tree(process.pid))))
             time.sleep(_PERIOD)
-        if process.returncode:
-            raise subprocess.CalledProcessError(process.returncode, command)
         output.seek(0)
+        if process.returncode:
+            raise subprocess.CalledProcessError(process.returncode, command, output.read())
         return output.read(), most
 
 

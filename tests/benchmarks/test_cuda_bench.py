@@ -167,7 +167,7 @@ def test_a_wrong_product_is_named(library, capsys, monkeypatch):
 
 def test_products_run_in_memory_of_the_driver(library, tmp_path):
     stand_ins.make_driver(tmp_path)
-    command = [sys.executable, "-m", "benchmarks.cuda.products", "--library", str(library), "--rows", "7"]
+    command = [sys.executable, "-m", "benchmarks.cuda.products", "--library", str(library), "--rows", "2", "7"]
     environment = {**os.environ, "LD_LIBRARY_PATH": str(tmp_path)}
     done = subprocess.run(command, cwd=stand_ins.ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -1,9 +1,6 @@
 """Fixtures of the exporter's tests: tiny model directories, the library, one call that exports."""
 
-import contextlib
 import shutil
-import subprocess
-import sys
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -11,9 +8,9 @@ from typing import Any
 import pytest
 
 import runtime_ext
-from calib.__main__ import main as calibrate
 from exporter.options import ExportOptions
 from exporter.pipeline import ExportResult, export
+from tests.support.commands_here import run_here
 from tests.support.quick_fit import QUICK
 from tests.support.tiny_models import make_model
 
@@ -78,18 +75,6 @@ def kept(pristine_model, tmp_path_factory):
 @pytest.fixture
 def calibration_here(monkeypatch):
     """Have calib run in this process where an export would start one; what is put in the list are more arguments."""
-    real, more = subprocess.run, []
-
-    def run(command, **options):
-        if "calib" not in command:
-            return real(command, **options)
-        words = command[command.index("calib") + 1 :]
-        with contextlib.redirect_stdout(sys.stderr):
-            try:
-                code = calibrate([*words, *more])
-            except SystemExit as end:
-                code = int(end.code or 0)
-        return subprocess.CompletedProcess(command, code)
-
-    monkeypatch.setattr(subprocess, "run", run)
+    more: list[str] = []
+    run_here(monkeypatch, more)
     return more

@@ -1,7 +1,6 @@
 """Values of config.json as published checkpoints have them, in the spellings of transformers 4 and 5."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +20,9 @@ from tests.support.exact_models import (
     relative_error,
     torch_logits,
 )
+from tests.support.quick_fit import QUICK
 from tests.support.tiny_models import edit_config
 
-# Without the format named, an export looks for one that keeps the weights as they are: here it would find some, slowly.
-QUICK = ExportOptions(planes=4, levels="even")
 _SIZES = {
     "vocab_size": 64,
     "hidden_size": 64,
@@ -210,7 +208,7 @@ def test_spellings_of_transformers_4_mean_the_same(tmp_path, name):
     out = tmp_path / "out" / "model.onnx"
 
     def files() -> list[bytes]:
-        export(directory, out, QUICK, force=True)
+        export(directory, out, ExportOptions(**QUICK), force=True)
         return [out.read_bytes(), out.with_name("model.onnx.data").read_bytes()]
 
     expected = files()
@@ -251,7 +249,7 @@ def test_padding_row_that_transformers_does_not_load_is_refused(tmp_path):
 def test_other_names_of_decoders_are_exported(tmp_path, names):
     directory = _saved(tmp_path / "model", "llama", {"tie_word_embeddings": True}, {"architectures": names})
 
-    assert export(directory, tmp_path / "out" / "model.onnx", QUICK).verified
+    assert export(directory, tmp_path / "out" / "model.onnx", ExportOptions(**QUICK)).verified
 
 
 @pytest.mark.parametrize(
@@ -286,7 +284,7 @@ def test_window_that_config_json_leaves_out_is_that_of_the_class(tmp_path):
     directory = _saved(tmp_path / "model", "gemma2", {"head_dim": 16}, {"sliding_window": None, "layer_types": None})
     out = tmp_path / "out" / "model.onnx"
 
-    export(directory, out, replace(QUICK, fuse="none"))
+    export(directory, out, ExportOptions(**QUICK, fuse="none"))
 
     nodes = [node for node in ir.load(out).graph if node.op_type == "GroupQueryAttention"]
     windows = [

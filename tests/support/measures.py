@@ -8,13 +8,13 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.common.peak_memory import run_measured
+from benchmarks.common.peak_memory import run_measured, watched
 from benchmarks.common.synthetic_llama import LlamaShape, write_llama
 from benchmarks.models.speculate import read_prompts
 from runtime_ext.decoder import Decoder
 from runtime_ext.evaluation.scoring import window_nll
 
-__all__ = ["LlamaShape", "perplexity", "read_prompts", "run_measured", "write_llama"]
+__all__ = ["LlamaShape", "perplexity", "read_prompts", "run_measured", "watched", "write_llama"]
 
 
 def perplexity(decoder: Decoder, windows: npt.NDArray[np.int64]) -> float:

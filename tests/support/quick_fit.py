@@ -7,4 +7,5 @@ from exporter.options import DEFAULT_PLANES
 __all__ = ["QUICK"]
 
 QUICK: dict[str, Any] = {"planes": DEFAULT_PLANES, "levels": "even"}
-"""Options of an export. No form is looked for that holds a weight exactly: those of tiny models are random."""
+"""Options of an export. No form is looked for that holds a weight exactly: random ones have none, and one that
+others have takes long to find."""

@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,12 +11,12 @@ import pytest
 
 from examples import smollm2
 from tests.support.made_once import made_once
+from tests.support.measures import watched
 
 __all__ = ["COMMAND", "RealExport", "environment", "real_export"]
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = "python -m exporter models/SmolLM2-135M-Instruct out/model.onnx"
-_PERIOD = 0.01  # seconds between two looks at the command's memory
 _RECORD = "record.json"
 
 
@@ -48,22 +47,9 @@ def environment() -> dict[str, str]:
 
 def _make(directory: Path) -> None:
     (directory / "models").symlink_to(smollm2.prepare().parent)
-    said = directory / "said.txt"
-    with said.open("wb") as sink:
-        process = subprocess.Popen(
-            COMMAND.split(), cwd=directory, env=environment(), stdout=sink, stderr=subprocess.STDOUT
-        )
-        peak = 0
-        while process.poll() is None:
-            peak = _peak(process.pid) or peak
-            time.sleep(_PERIOD)
-    output = said.read_text(encoding="utf-8")
-    assert process.returncode == 0, f"{COMMAND}\n{output}"
+    try:
+        output, peak = watched(COMMAND.split(), cwd=directory, env=environment(), stderr=subprocess.STDOUT)
+    except subprocess.CalledProcessError as error:
+        pytest.fail(f"{COMMAND}\n{error.output}")
     record = {"output": output, "peak_rss_bytes": peak}
     (directory / _RECORD).write_text(json.dumps(record), encoding="utf-8")
-
-
-def _peak(process: int) -> int:
-    """Peak memory of a process since its exec, in bytes; 0 where it has ended."""
-    status = Path(f"/proc/{process}/status").read_text(encoding="utf-8")
-    return int(status.split("VmHWM:")[1].split()[0]) * 1024 if "VmHWM:" in status else 0
