@@ -126,7 +126,8 @@ def test_ctrl_c_ends_an_answer_and_not_the_chat(chat, folder):
         time.sleep(0.3)
         os.write(controller, b"\x03")
         # The tiny model ends by itself after some 100 tokens; in either case the chat is there for more.
-        assert b"tokens, first after" in read_until(controller, b"]")
+        # What it says at random may have any character, but not these words.
+        read_until(controller, b"tokens, first after")
         os.write(controller, b"/exit\n")
         assert chatting.wait(20) == 0
     finally:
@@ -137,7 +138,7 @@ def test_ctrl_c_ends_an_answer_and_not_the_chat(chat, folder):
 
 def read_until(controller: int, end: bytes) -> bytes:
     text = b""
-    while not text.endswith(end) and end not in text[-200:]:
+    while end not in text:
         text += os.read(controller, 4096)
     return text
 
