@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import select
 import shutil
 import signal
 import subprocess
@@ -139,6 +140,7 @@ def test_ctrl_c_ends_an_answer_and_not_the_chat(chat, folder):
 def read_until(controller: int, end: bytes) -> bytes:
     text = b""
     while end not in text:
+        assert select.select([controller], [], [], 60)[0], text
         text += os.read(controller, 4096)
     return text
 
