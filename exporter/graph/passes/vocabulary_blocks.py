@@ -1,11 +1,14 @@
 """Vocabulary tables in quantization blocks, for operators of ONNX Runtime alone.
 
-1. 2 and 4 bits: quantization blocks of a row share a float16 scale. The embedding is read by GatherBlockQuantized, the
-   head is a MatMulNBits.
+1. 2 and 4 bits: quantization blocks of a row share a scale of float16 precision. The embedding is read by
+   GatherBlockQuantized, the head is a MatMulNBits.
 2. 8 bits: two nibbles, w = 16*s*(high - 8) + s*(low - 8), each as in case 1, summed. ONNX Runtime multiplies 8-bit
    weights with unrounded activations only by a scalar loop (60 ms against 1.1 ms for one of the two on SmolLM2's head,
    decision 0007), and rounding activations would break accuracy_level 0. It also runs where 8 bits are not known yet.
 3. Rows that no quantization block divides stay float16.
+
+Scales are stored as float32 where activations are: OpenVINO 2026.4 reads GatherBlockQuantized with constant scales
+alone, and takes none for constant that went through a Cast.
 
 GatherBlockQuantized reads zeros for an id beyond the table and says nothing, so ids first go through a Gather from the
 numbers 0..V-1, which fails and names the id. ONNX Runtime makes the numbers once, when it loads the model.
@@ -44,7 +47,8 @@ class BlockTables:
         kinds = ("high", "low") if self._bits > _NIBBLE_BITS else ("codes",)
         shape = [rows, width // block_size, block_size * self._code_bits // 8]
         codes = [parameter(model, f"{name}.{kind}", shape, ir.DataType.UINT8) for kind in kinds]
-        scales = parameter(model, f"{name}.scales", [*shape[:2], 1], ir.DataType.FLOAT16)
+        stored = ir.DataType.FLOAT if self._dtype == ir.DataType.FLOAT else ir.DataType.FLOAT16
+        scales = parameter(model, f"{name}.scales", [*shape[:2], 1], stored)
         return VocabularyTable(name, self._bits, rows, width, (*codes, scales), block_size)
 
     def look_up(self, build: NodeBuilder, table: VocabularyTable, ids: ir.Value | None) -> ir.Value:
