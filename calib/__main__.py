@@ -17,7 +17,7 @@ __all__ = ["CommandOptions", "main"]
 
 _EPILOG = """\
 examples:
-  python -m calib SmolLM2-135M smollm2-fdb --text 'books/*.txt'                 15 minutes on two cores
+  python -m calib SmolLM2-135M smollm2-fdb --text 'books/*.txt'                 2.5 bits a weight
   python -m calib SmolLM2-135M smollm2-fdb --preset best --text text.jsonl
   python -m calib SmolLM2-135M smollm2-fdb --generate 512                      no text: the model writes its own
   python -m calib SmolLM2-135M smollm2-fdb --text a.txt --plan                 time, memory and disk, without starting

@@ -4,7 +4,8 @@
     init, layer, ...   --init-windows, --layer-rounds, --block-epochs, --e2e-steps, ...
 
 A value comes from the option, else from --config FILE, else from --preset NAME; without either, from the default preset
-of --method. Without any of these the format is that of the checkpoint that --start names.
+of --method. Where none of them says a format of layers, or but a budget, it is that of the checkpoint that --start
+names.
 """
 
 import argparse
@@ -19,11 +20,13 @@ from pydantic.fields import FieldInfo
 from calib.config import START_TOKEN, CalibConfig, explain
 from calib.layer_formats import override_text
 from calib.presets import DEFAULTS, PRESETS, preset
+from calib.weight_init import WEIGHT_INITS
 from dualbinary import InputError
 from dualbinary.checkpoint import CONFIG_FILE, read_quantization_config, scales_name, stored_tensors
 from dualbinary.cli import options
 from dualbinary.cli.options import Option
 from dualbinary.errors import OptionError
+from dualbinary.files.json_objects import read_json_object
 
 __all__ = ["OPTIONS", "add_options", "config_from"]
 
@@ -63,6 +66,7 @@ KINDS = {
 BOUNDS = {"ge": "minimum", "le": "maximum", "gt": "above", "lt": "below"}  # names of pydantic's limits
 FORM_OF_LAYERS = tuple(f"format.{key}" for key in ("method", "planes", "group_size", "offset", "levels", "zero"))
 BUDGETS = ("format.bits", "format.size")
+BUDGET_SCALES = "uint8"  # of all formats that a budget chooses among
 ESCAPES = {"\\n": "\n", "\\t": "\t", "\\f": "\f"}
 
 
@@ -84,7 +88,10 @@ def _option(key: str, field: FieldInfo, **details: Any) -> Option:
     limits = {BOUNDS[name]: getattr(part, name) for part in field.metadata for name in BOUNDS if hasattr(part, name)}
     shown = None
     if default not in (None, ()) and not isinstance(default, bool):
-        shown = f"fast: {','.join(default) if isinstance(default, tuple) else default}"
+        where = "without a budget" if f"format.{key}" in (*FORM_OF_LAYERS[1:], "format.scale_type") else "fast"
+        shown = f"{where}: {','.join(default) if isinstance(default, tuple) else default}"
+    elif key == "bits":
+        shown = f"fast: {preset(DEFAULTS['fdb']).format.bits}"
     metavar = METAVARS.get(key, None if kind in (int, float) else "PATH")
     # No default: the preset has it.
     return Option(field.description or key, None, shown, **limits, **details, metavar=metavar, nargs="+", kind=kind)
@@ -106,13 +113,15 @@ def add_options(parser: argparse.ArgumentParser, *others: type) -> None:
 def config_from(args: argparse.Namespace) -> CalibConfig:
     """The configuration that the parsed arguments ask for. Raises InputError."""
     given = {name: value for name, value in vars(args).items() if name in OPTIONS}
-    found = {} if args.config or args.preset else _format_of_start(given, args.model_dir)
-    name = args.preset or DEFAULTS[given.get("format.method", found.get("method", "fdb"))]
-    config = CalibConfig.read(args.config) if args.config else preset(name)
+    base = CalibConfig.read(args.config) if args.config else preset(args.preset) if args.preset else None
+    found = _format_of_start(given, args.model_dir) if base is None or base.format.has_budget else {}
+    config = base or preset(DEFAULTS[given.get("format.method", found.get("method", "fdb"))])
     value = config.to_json()
     value["data"].setdefault(START_TOKEN, config.data.start_token)
     value["format"] |= found
-    _drop_other_budgets(value["format"], given)
+    if args.config and given.keys() & {*FORM_OF_LAYERS, *BUDGETS}:
+        _forget_choice(value["format"], args.config)
+    _settle_budget(value["format"], given, of_preset=not args.config)
     if "data.generated" in given:
         value["data"]["generate"] = 0  # unless it is asked for as well, which is refused
     for name in given:
@@ -129,12 +138,36 @@ def config_from(args: argparse.Namespace) -> CalibConfig:
         raise _option_error(error) from None
 
 
-def _drop_other_budgets(form: dict[str, Any], given: Mapping[str, Any]) -> None:
-    """Without the budget of a preset where another one is given, or a format."""
+def _settle_budget(form: dict[str, Any], given: Mapping[str, Any], *, of_preset: bool) -> None:
+    """Remove a budget that nobody gave where something that is given takes its place.
+
+    That is another budget, a format, a checkpoint to start from, and where the budget is `of_preset` scales of another
+    type and an initialization that knows no even levels or asks for no text. Raises OptionError for scales that the
+    budget which remains does not have.
+    """
+    row = WEIGHT_INITS.get(given.get("init.method", "error-feedback"))
+    unfit = row is not None and not (row.needs_inputs and "even" in row.methods)
+    unfit |= given.get("format.scale_type", BUDGET_SCALES) != BUDGET_SCALES
+    decides = given.keys() & {*FORM_OF_LAYERS, *BUDGETS, "start"}
+    if given.get("format.method") == "fdb":  # which a budget is of
+        decides -= {"format.method"}
     for name in ("bits", "size"):
-        others = {*FORM_OF_LAYERS, *BUDGETS} - {f"format.{name}"}
-        if f"format.{name}" not in given and others & given.keys():
+        if f"format.{name}" not in given and (decides or (of_preset and unfit)):
             form.pop(name, None)
+    scales = given.get("format.scale_type", form.get("scale_type", BUDGET_SCALES))
+    for name in BUDGETS:
+        if scales != BUDGET_SCALES and (name in given or name.removeprefix("format.") in form):
+            raise OptionError("format.scale_type", f"{BUDGET_SCALES} with {{{name}}}", scales, "leave it out")
+
+
+def _forget_choice(form: dict[str, Any], record: Path) -> None:
+    """Remove the formats that a budget chose, as the `record` of its run says them, and the default among them."""
+    units = read_json_object(record).get("budget", {}).get("units", [])
+    chosen = {module for unit in units for module in unit["modules"]}
+    if chosen:
+        form["override"] = [text for text in form.get("override", []) if text.partition(":")[0] not in chosen]
+        for key in ("planes", "group_size", "offset", "levels", "zero", "scale_type"):
+            form.pop(key, None)
 
 
 def _option_error(error: pydantic.ValidationError) -> InputError:
@@ -155,15 +188,17 @@ def _option_error(error: pydantic.ValidationError) -> InputError:
 
 def _format_of_start(given: Mapping[str, Any], model_dir: Path) -> dict[str, Any]:
     """The format of the layers of the checkpoint that --start names, unless some of a format is given."""
-    start = given.get("start")
-    own = [name for name in given if name.startswith("format.") and name != "format.embedding_bits"]
+    start, beside = given.get("start"), ("format.embedding_bits", "format.scale_type", "format.method")
+    own = [name for name in given if name.startswith("format.") and name not in beside]
     if start is None or own or not (Path(start) / CONFIG_FILE).is_file():
         return {}
     stored = read_quantization_config(Path(start))
     if stored is None:
         raise InputError(f"--start {start}: holds a full-precision model; expected a checkpoint of calibration")
-    form = stored.plane_format
-    found: dict[str, Any] = {"method": "qbb" if stored.method == "qbb" else "fdb", "planes": form.planes}
+    form, method = stored.plane_format, "qbb" if stored.method == "qbb" else "fdb"
+    if given.get("format.method", method) != method:
+        return {}
+    found: dict[str, Any] = {"method": method, "planes": form.planes}
     found |= {"group_size": form.group_size, "offset": form.offset}
     if form.even:
         found |= {"levels": form.levels} if form.offset else {"levels": form.levels, "zero": form.zero}

@@ -163,19 +163,19 @@ class Plan:
 def make_plan(model_dir: Path, config: CalibConfig, device: str | None = None) -> Plan:
     """The plan of `config` for the model whose config.json is in `model_dir`, on this machine. Raises InputError."""
     device = Team.launched(device).device
-    budget, config = config.format.has_budget, config.model_copy(update={"format": config.format.as_planned})
+    planned = config.model_copy(update={"format": config.format.as_planned})
     model = empty_model(model_dir)
     check_length(model, config.data.length)  # a block is measured on windows, also where the run looks at none
-    shapes = _named_as_stored(Shapes.of(model), config.format.layer_formats, model.base_model_prefix)
+    shapes = _named_as_stored(Shapes.of(model), planned.format.layer_formats, model.base_model_prefix)
     dtype = compute_dtype(config.dtype, device)
     machine = Machine.measure(device, dtype)
     products = machine if dtype == torch.float32 else Machine.measure(device, torch.float32)
     try:
-        formats = [form for form, _, _ in _first_block(shapes).layers(config.format.layer_formats)]
-        parts = measure_parts(model, config, device, dtype, products.flops, formats)
+        formats = [form for form, _, _ in _first_block(shapes).layers(planned.format.layer_formats)]
+        parts = measure_parts(model, planned, device, dtype, products.flops, formats)
     except InputError:  # its blocks cannot be run one by one
         parts = None
-    return plan(model_dir.resolve().name, shapes, config, machine, parts, budget=budget)
+    return plan(model_dir.resolve().name, shapes, config, machine, parts)
 
 
 def plan(
@@ -184,18 +184,23 @@ def plan(
     config: CalibConfig,
     machine: Machine,
     parts: Parts | None = None,
-    *,
-    budget: bool = False,
 ) -> Plan:
     """The plan of `config` for a model of these shapes, whose first block takes `parts`; computed where None.
 
-    With a `budget` that the formats of `config` stand for, it is measured first.
+    A budget is measured first; one format of about as many bits stands for those that it chooses.
     """
+    budget, config = config.format.has_budget, config.model_copy(update={"format": config.format.as_planned})
     result = Plan(name, machine, shapes, 8 * _planes(shapes, config) / shapes.weights)
     parts = parts or _computed(shapes, config, machine)
     if budget:
-        token, loss = shapes.times_first * parts.teacher, parts.loss_forward
-        seconds, tokens = measuring_seconds(shapes.weights, len(shapes.blocks), config.data.length, token, loss)
+        seconds, tokens = measuring_seconds(
+            shapes.blocks,
+            config.data.length,
+            token=shapes.times_first * parts.teacher,
+            loss=parts.loss_forward,
+            initial=shapes.times_first * parts.initial,
+            refits=config.init.refits,
+        )
         result.stages["budget"] = Stage(seconds, LIBRARIES + _student_bytes(shapes, config), 0, tokens)
     if {"init", "layer", "block"} & set(config.stages):
         result.stages["init+block"] = _blockwise(shapes, config, parts)

@@ -18,7 +18,10 @@ class Preset:
 
 
 PRESETS = {
-    "fast": Preset("the default: 135 million weights in about 15 minutes on two cores"),
+    "fast": Preset(
+        "the default: 2.5 bits where they count; 135 million weights in about 20 minutes on two cores",
+        format={"bits": 2.5},
+    ),
     "quick": Preset(
         "the weight initialization alone, in minutes, 3.5 bits where they count; for --bits and any --planes",
         stages=["init"],
@@ -27,12 +30,14 @@ PRESETS = {
     ),
     "best": Preset(
         "a more thorough initialization and three times the steps, for what more text still gives",
+        format={"bits": 2.5},
         init={"windows": 128, "refits": 4, "polishes": 2},
         block={"windows": 192},
         e2e={"steps": 1000, "held_out": 16, "evaluate_every": 100},
     ),
     "gpu": Preset(
         "best with batches that fill a large GPU; `make gpu-calibrate` chooses the steps that there is time for",
+        format={"bits": 2.5},
         init={"windows": 128, "refits": 4, "polishes": 2},
         block={"windows": 192},
         e2e={"steps": 4000, "batch": 8, "micro_batch": 8, "held_out": 16, "evaluate_every": 100},

@@ -1,12 +1,13 @@
 """Load an export in OpenVINO, without ONNX Runtime, and continue a text.
 
     python -m exporter MODEL_DIR OUT.onnx --op matmulnbits
-    python -m examples.openvino_generate OUT.onnx "The capital of France is" [DEVICE]
+    python -m examples.openvino_generate OUT.onnx "The capital of France is"
 
-OpenVINO reads MatMulNBits and the other operators of such a file; it takes no functions inside of a model, which other
-exports have. DEVICE is a name of OpenVINO's, CPU unless one is given.
+OpenVINO reads MatMulNBits and the other operators of such a file; it takes no functions inside of a model, which the
+default exports have.
 """
 
+import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,8 +23,8 @@ NEW_TOKENS = 32
 
 def continued(model: Path, ids: Sequence[int], count: int, device: str = "CPU") -> list[int]:
     """Return the `count` likeliest tokens after `ids`, one after another."""
-    # Otherwise OpenVINO computes in bfloat16 on CPUs that have it.
-    settings = {"INFERENCE_PRECISION_HINT": "f32"} if device == "CPU" else {}
+    # Otherwise OpenVINO computes in bfloat16 on CPUs that have it; GPUs and NPUs compute in float16.
+    settings = {} if device.startswith(("GPU", "NPU")) else {"INFERENCE_PRECISION_HINT": "f32"}
     compiled = openvino.compile_model(model, device, settings)
     feeds = {"input_ids": np.array([ids])}
     pasts: dict[str, str] = {}  # by the output that gives the next one
@@ -45,12 +46,25 @@ def continued(model: Path, ids: Sequence[int], count: int, device: str = "CPU") 
     return found[len(ids) :]
 
 
-def main(model: str, prompt: str, device: str = "CPU") -> None:
-    """Print `prompt` with its likeliest continuation."""
-    tokenizer = Tokenizer.from_file(str(Path(model).with_name("tokenizer.json")))
-    ids = tokenizer.encode(prompt).ids
-    print(tokenizer.decode([*ids, *continued(Path(model), ids, NEW_TOKENS, device)]))
+def main(argv: list[str] | None = None) -> None:
+    """Print a text with its likeliest continuation."""
+    parser = argparse.ArgumentParser(description="Continue a text in OpenVINO.")
+    parser.add_argument("model", type=Path, metavar="OUT.onnx", help="exported with --op matmulnbits")
+    parser.add_argument("prompt", metavar="TEXT")
+    parser.add_argument("--device", default="CPU", help="as OpenVINO calls it: CPU, GPU, NPU (default CPU)")
+    args = parser.parse_args(argv)
+    files = [args.model, args.model.with_name("tokenizer.json")]
+    for missing in (file for file in files if not file.is_file()):
+        sys.exit(f"{missing}: no such file")
+    tokenizer = Tokenizer.from_file(str(files[1]))
+    ids = tokenizer.encode(args.prompt).ids
+    if not ids:
+        sys.exit("TEXT: expected some tokens, got none")
+    try:
+        print(tokenizer.decode([*ids, *continued(args.model, ids, NEW_TOKENS, args.device)]))
+    except RuntimeError as error:  # the only class of OpenVINO's errors
+        sys.exit(f"{args.model}: OpenVINO does not run it; was it exported with --op matmulnbits?\n{error}")
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

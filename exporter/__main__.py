@@ -38,7 +38,7 @@ examples:
   python -m exporter Llama-3.2-1B llama/llama.onnx                      exact where a layer can be, or fitted to 4 bits
   python -m exporter Llama-3.2-1B-fdb llama/llama.onnx --check          a checkpoint of two trained planes, as stored
   python -m exporter Llama-3.2-1B.Q4_K_M.gguf llama/llama.onnx         a model that another tool quantized, exactly
-  python -m exporter SmolLM2-135M s/s.onnx --calibrate fast --text a.txt  two planes, trained here and now
+  python -m exporter SmolLM2-135M s/s.onnx --calibrate fast --text a.txt  2.5 bits, trained here and now
   python -m exporter SmolLM2-135M s/s.onnx --calibrate quick --bits 3.5   minutes: 3.5 bits where they count
   python -m exporter SmolLM2-135M s/s.onnx --size 60MB                    a file of that size, fitted without data
 
@@ -53,9 +53,10 @@ class CommandOptions:
 
     calibrate: str | None = option(
         None,
-        help="first run python -m calib, whose --plan says how long that takes. fast, best: train two planes; quick: "
-        "minutes, errors of rounding fed into weights that are rounded later, for any number of planes. The checkpoint "
-        "stays beside OUT.onnx; the same command continues a run that was interrupted",
+        help="first run python -m calib, whose --plan says how long that takes. fast, best: train 2.5 bits a weight, "
+        "spent where they count (for {target} cuda one format of two planes); quick: minutes, errors of rounding fed "
+        "into weights that are rounded later, for any number of planes. The checkpoint stays beside OUT.onnx; the same "
+        "command continues a run that was interrupted",
         choices=("quick", "fast", "best"),
         group=FITTED,
     )

@@ -26,6 +26,8 @@ __all__ = ["Wish", "calibrated"]
 GENERATED = {"quick": 16, "fast": 256, "best": 256}  # windows that the model writes without text
 MEASURED = 4  # likewise, where formats alone are asked about
 FORMAT = ("planes", "group_size", "offset", "levels", "zero", "rotate")
+TRAINED = ("fast", "best")  # presets with a budget of their own, in whose place these planes come for other kernels
+PLANES = 2
 
 
 @dataclass(frozen=True)
@@ -72,9 +74,9 @@ def calibrated(
 
 def _refuse_contradictions(options: ExportOptions, wish: Wish) -> None:
     given = [name for name in FORMAT if getattr(options, name) is not None]
-    if wish.preset in ("fast", "best") and not wish.budget and given:
+    if wish.preset in TRAINED and not wish.budget and given:
         raise InputError(
-            f"--calibrate {wish.preset} decides planes, group size and offset; leave --planes, --group-size, --offset, "
+            f"--calibrate {wish.preset} decides the format of every layer; leave --planes, --group-size, --offset, "
             "--levels, --zero and --rotate out, or use --calibrate quick"
         )
     if options.planes == "auto" and wish.preset:
@@ -103,15 +105,20 @@ def _refuse_operator(options: ExportOptions, wish: Wish, *, chosen: bool) -> Non
     """Refuse what cannot run the formats that the run will have, before it works; `chosen`: by a budget of its own."""
     made = f"{{calibrate}} {wish.preset}"
     if chosen:
-        for name, only in (("op", "dualbinary"), ("target", "cpu")):
-            if (value := getattr(options, name)) != only:
-                expected = f"{only} with {made} alone, whose formats are those of the library's CPU kernels"
+        for name, only in (("op", ("dualbinary",)), ("target", ("cpu",)), ("scale_bits", (8, None))):
+            if (value := getattr(options, name)) not in only:
+                expected = f"{only[0]} with {made} alone, whose formats are those of the library's CPU kernels"
                 way = f"leave {{{name}}} out, or add {{planes}} 4 and {{levels}} even"
                 raise OptionError(name, expected, value, way)
     elif options.op in STOCK and options.levels != "even":
         way = ", or add {levels} even" if wish.preset == "quick" else ", or use {calibrate} quick with {levels} even"
         expected = f"dualbinary with {made}, whose planes have scales of their own"
         raise OptionError("op", expected, options.op, "leave {op} out" + way)
+
+
+def _takes_budgets(options: ExportOptions) -> bool:
+    """The formats of a budget, which are those of the library's CPU kernels, can be exported as `options` say."""
+    return options.target == "cpu" and options.scale_bits in (None, 8)
 
 
 def _words(model_dir: Path, options: ExportOptions, wish: Wish) -> Sequence[str]:
@@ -127,6 +134,8 @@ def _words(model_dir: Path, options: ExportOptions, wish: Wish) -> Sequence[str]
             raise InputError(f"--size {wish.size}: expected more than {size_words(other)}, what is not quantized alone")
         words += ["--size", str(wish.size), "--other-bytes", str(other)]
         words += [] if options.embedding_bits is None else ["--embedding-bits", str(options.embedding_bits)]
+    if wish.preset in TRAINED and not wish.budget and not _takes_budgets(options):
+        words += ["--planes", str(PLANES)]
     for name in FORMAT:
         value = getattr(options, name)
         flag = name.replace("_", "-")

@@ -95,9 +95,9 @@ def fit_notes(layers: Sequence[Mapping[str, Any]], options: ExportOptions) -> li
             notes.append(f"{count} are stored exactly, at {bits:.3f} bits per weight")
             continue
         form = options.fit_form
-        advice = "; for two bits per weight use --calibrate fast|best [--text FILE], which trains two planes"
+        advice = "; for two bits per weight use --calibrate fast|best [--text FILE], which trains them"
         if form.planes + form.offset < 4:
-            advice = ": so few planes need training, expect text without sense; --calibrate fast trains two planes"
+            advice = ": so few planes need training, expect text without sense; --calibrate fast trains them"
         if options.op in STOCK:  # which has no product of those planes
             advice = ""
         notes.append(f"{count} are fitted without data, {form.planes} planes at {bits:.3f} bits per weight{advice}")

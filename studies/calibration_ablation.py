@@ -24,6 +24,7 @@ from studies.calibration_runs import calibrated, difference, file_name
 START = "init error-feedback"
 BLOCK = "+ block"
 LOSS = "+ e2e "
+FORMAT = "--planes 2"  # the same for all layers, so that rows differ in one thing
 FEATURES = "--e2e-kl 0 --e2e-mse 1 --e2e-features 1"
 PLAIN = LOSS + "KL"  # the other losses are compared with it
 
@@ -54,11 +55,11 @@ def rows(steps: int) -> list[Row]:
         "KL, rising swap": "--e2e-swap 0.5 --e2e-swap-schedule rising",
     }
     return [
-        Row("init paper", None, "--stages init --init-method paper"),
-        Row("init fit", None, "--stages init --init-method fit"),
-        Row("init activation", None, "--stages init --init-method activation"),
-        Row(START, None, "--stages init"),
-        Row(BLOCK, None, "--stages init,block"),
+        Row("init paper", None, f"{FORMAT} --stages init --init-method paper"),
+        Row("init fit", None, f"{FORMAT} --stages init --init-method fit"),
+        Row("init activation", None, f"{FORMAT} --stages init --init-method activation"),
+        Row(START, None, f"{FORMAT} --stages init"),
+        Row(BLOCK, None, f"{FORMAT} --stages init,block"),
         Row("init, then e2e KL", START, e2e),
         *(Row(LOSS + name, BLOCK, f"{e2e} {options}") for name, options in losses.items()),
     ]

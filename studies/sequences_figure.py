@@ -15,7 +15,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from calib.models.stored_checkpoint import StoredCheckpoint
 from calib.report.record import RECORD_FILE
 from dualbinary import InputError
 from dualbinary.cli.console import add_common_options, run
@@ -45,13 +44,10 @@ def points(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def _point(count: int, kind: str, args: argparse.Namespace) -> dict[str, Any]:
-    plane_format = StoredCheckpoint(args.start).format
     steps = f"--stages e2e --e2e-steps {count} --e2e-evaluate-every {count} --keep {count} --keep-by {kind}"
-    offset = "--offset" if plane_format.offset else "--no-offset"
-    shape = f"--planes {plane_format.planes} --group-size {plane_format.group_size} {offset}"
     scored = args.work_dir / _name("discrepancy", min(args.counts)) / RECORD_FILE
     scores = ["--scores", str(scored)] if kind == "discrepancy" and scored.is_file() else []
-    arguments = ["--generated", str(args.generated), "--start", str(args.start), *steps.split(), *shape.split()]
+    arguments = ["--generated", str(args.generated), "--start", str(args.start), *steps.split()]
     arguments += [*scores, *args.options.split()]
     result = calibrated(_name(kind, count), args.model_dir, args.work_dir, arguments, args.test)
     record = json.loads((args.work_dir / _name(kind, count) / RECORD_FILE).read_text())

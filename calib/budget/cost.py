@@ -1,16 +1,28 @@
 """What measuring a budget takes, for plans."""
 
+from collections.abc import Sequence
+
+from calib.budget.forms import candidates
 from calib.budget.plan import WINDOWS
+from calib.budget.sensitivity import ROWS
 from calib.budget.trial import TOKENS
 
 __all__ = ["measuring_seconds"]
 
 UNITS = 4  # of a block
 PASSES = 6  # of a token of the windows: gradients take four, inputs and their groups two
-FIT_SECONDS = 3e-7  # of a weight: the fits of some rows to all formats, and of all to that of the trial
+FIT_SECONDS = 1e-7  # of a weight and a format, on a CPU; docs/log/calibration.md, 2026-11-30
 
 
-def measuring_seconds(weights: int, blocks: int, length: int, token: float, loss: float) -> tuple[float, int]:
-    """Seconds and tokens; `token` seconds pass a token through all blocks, `loss` compares its logits with others."""
-    measured, tried = WINDOWS * length, UNITS * blocks * min(TOKENS, length)
-    return (PASSES * measured + tried) * token + (measured + tried) * loss + weights * FIT_SECONDS, measured + tried
+def measuring_seconds(
+    blocks: Sequence[Sequence[tuple[int, int]]], length: int, *, token: float, loss: float, initial: float, refits: int
+) -> tuple[float, int]:
+    """Seconds and tokens for layers [N, K] of `blocks` and windows of `length` tokens.
+
+    `token` seconds pass a token through all blocks, `loss` compares its logits with others, and `initial` initializes
+    all layers with as many `refits`, of which a trial has none.
+    """
+    measured, tried = WINDOWS * length, UNITS * len(blocks) * min(TOKENS, length)
+    fitted = sum(min(ROWS, N) * K * len(candidates(K)) for block in blocks for N, K in block)
+    passes = (PASSES * measured + tried) * token + (measured + tried) * loss
+    return passes + fitted * FIT_SECONDS + 2 * initial / (2 + refits), measured + tried

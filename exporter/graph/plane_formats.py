@@ -13,6 +13,7 @@ from tqdm import tqdm
 from dualbinary import OP, padded_k
 from dualbinary.contract.layout import CODES
 from dualbinary.contract.weight import PlaneFormat, PlaneWeight
+from dualbinary.errors import OptionError
 from dualbinary.fitting.exact import SAMPLE_ROWS, Exact, find_exact
 from exporter.graph.layers import Linear
 from exporter.graph.parameters import Parameters
@@ -135,6 +136,9 @@ def _with_chosen_scales(parameter: str, parameters: Parameters, options: ExportO
     if parameters.source.quantization is None or not parameters.has_planes(parameter):
         return None
     form = parameters.stored_format(parameter)
+    if options.scale_bits == 16 and form.scale_dtype == _CHOSEN_SCALE_DTYPES[8]:
+        expected = f"8, or 32, for {parameter}, whose scales are stored as codes of 8 bits"
+        raise OptionError("scale_bits", expected, 16, "leave {scale_bits} out")
     return replace(form, scale_dtype=_CHOSEN_SCALE_DTYPES.get(options.scale_bits or 16, form.scale_dtype))
 
 

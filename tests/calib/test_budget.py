@@ -12,12 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from calib.__main__ import main, parser
+from calib.__main__ import main
 from calib.budget.allocate import Option, allocate, frontier, hull
 from calib.budget.few import FORMATS, TOTAL, Choice, allocate_few
 from calib.budget.forms import candidates, table_candidates
 from calib.config import CalibConfig, DataConfig, FormatConfig, InitConfig
-from calib.options import config_from
 from calib.pipeline import run
 from calib.report.record import read_record
 from dualbinary import InputError
@@ -351,13 +350,3 @@ def test_a_plan_counts_the_measuring(model, tmp_path, capsys):
     assert list(stages) == ["budget", "init+block"]
     assert stages["budget"]["seconds"] > 0
     assert not (tmp_path / "out.work").exists()
-
-
-def test_a_format_or_another_budget_takes_the_place_of_that_of_a_preset():
-    def form(*arguments):
-        return config_from(parser().parse_args(["model", "out", "--preset", "quick", *arguments])).format
-
-    assert form().bits == 3.5
-    assert (form("--planes", "4").bits, form("--planes", "4").planes) == (None, 4)
-    assert (form("--size", "60MB").bits, form("--size", "60MB").size) == (None, 60_000_000)
-    assert (form("--rotate", "64").bits, form("--bits", "2.5").bits) == (3.5, 2.5)

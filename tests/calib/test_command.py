@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from calib.__main__ import main, parser
-from calib.config import CalibConfig, DataConfig
+from calib.config import CalibConfig, DataConfig, FormatConfig
 from calib.options import config_from
 from calib.plan import Machine, Shapes, plan
 from calib.presets import PRESETS, preset
@@ -22,6 +22,7 @@ from dualbinary.checkpoint import QuantizationConfig
 from tests.support.tiny_models import make_model
 
 SMALL = {
+    "planes": 2,  # a budget has its own tests
     "generate": 12,
     "length": 16,
     "init-windows": 4,
@@ -88,7 +89,7 @@ def test_the_format_is_that_of_the_start_unless_options_say_one(finished):
     config = parsed("--start", str(finished))
     stored = json.loads((finished / "calibration.json").read_text())["config"]["format"]
     assert json.loads(config.format.model_dump_json()) == stored
-    assert parsed("--start", str(finished), "--group-size", "96").format == preset("fast").format
+    assert parsed("--start", str(finished), "--group-size", "96").format == FormatConfig()
 
 
 def test_a_start_of_bases_brings_the_preset_of_its_method(tmp_path):
@@ -271,7 +272,7 @@ def test_a_plan_needs_no_weights(model, tmp_path, capsys):
     assert main([str(tmp_path), str(tmp_path / "out"), "--plan", "--json", "--device", "cpu"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["weights"] == 2 * (128 * 128 * 2 + 128 * 64 * 2 + 3 * 128 * 160)
-    assert set(found["stages"]) == {"init+block", "e2e"}
+    assert set(found["stages"]) == {"budget", "init+block", "e2e"}
 
 
 @pytest.mark.parametrize("name", ["gpt2", "opt"])

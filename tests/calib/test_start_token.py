@@ -21,6 +21,7 @@ from tests.support.tiny_tokenizers import write_tokenizer
 
 BOS = 1
 SMALL = ["--stages", "init", "--init-windows", "3", "--init-method", "activation", "--length", "16", "--quiet"]
+SMALL += ["--planes", "2"]
 
 
 @pytest.fixture(scope="module")

@@ -33,13 +33,19 @@ def test_quick_takes_any_format(pristine_model, tmp_path, short_windows):
     assert {(row["planes"], row["group_size"], row["levels"], row["offset"]) for row in rows} == {(3, 32, "even", True)}
 
 
-def test_bits_are_those_of_the_report(pristine_model, tmp_path, short_windows):
+def test_bits_are_those_of_the_report(pristine_model, tmp_path, short_windows, capfd):
     out = tmp_path / "out" / "model.onnx"
     assert main([str(pristine_model("llama")), str(out), "--bits", "3.2", "--check", "--quiet"]) == 0
     report = report_of(out)
     assert 3.0 < report["totals"]["bits_per_weight"] <= 3.2
     assert {row["scale_type"] for row in report["layers"]} == {"uint8"}
     assert report["blocks"] == {"mlp": 2, "attention": 2, "other_attention": 0}  # as in an export of one format
+    capfd.readouterr()
+    again = [str(out.parent / "model-checkpoint"), str(tmp_path / "again" / "model.onnx"), "--quiet"]
+    assert main([*again, "--scale-bits", "16"]) == 2
+    assert "--scale-bits: expected 8, or 32, for model.layers.0.self_attn.q_proj" in capfd.readouterr().err
+    assert main([*again, "--scale-bits", "32"]) == 0
+    assert {row["scale_type"] for row in report_of(tmp_path / "again" / "model.onnx")["layers"]} == {"float32"}
 
 
 @pytest.mark.parametrize("model", [pytest.param("llama", marks=pytest.mark.slow), "llama_tied"])
@@ -67,6 +73,22 @@ def test_an_impossible_size_says_the_smallest(pristine_model, tmp_path, short_wi
 
 
 @pytest.mark.parametrize(
+    ("arguments", "scales"),
+    [([], {"uint8"}), (["--target", "cuda"], {"float16"}), (["--scale-bits", "32"], {"float32"})],
+)
+def test_trained_presets_have_a_format_that_the_kernels_of_the_target_run(
+    pristine_model, tmp_path, short_windows, calibration_here, arguments, scales
+):
+    calibration_here += ["--stages", "init", "--generate", "6", "--init-refits", "0"]
+    out = tmp_path / "out" / "model.onnx"
+    assert main([str(pristine_model("llama")), str(out), "--calibrate", "fast", "--quiet", *arguments]) == 0
+    rows = report_of(out)["layers"]
+    assert {row["scale_type"] for row in rows} == scales
+    formats = {(row["planes"], row["group_size"], row["levels"], row["offset"]) for row in rows}
+    assert (formats == {(2, 96, "free", True)}) is bool(arguments)
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--bits", "3", "--size", "1MB"], "--bits and --size: expected one of them"),
@@ -79,6 +101,7 @@ def test_an_impossible_size_says_the_smallest(pristine_model, tmp_path, short_wi
         (["--bits", "0.5"], "--bits: expected above 1 and at most 8.5"),
         (["--calibrate", "quick", "--op", "matmulnbits"], "--op: expected dualbinary with --calibrate quick alone"),
         (["--calibrate", "quick", "--target", "cuda"], "--target: expected cpu with --calibrate quick alone"),
+        (["--calibrate", "quick", "--scale-bits", "16"], "--scale-bits: expected 8 with --calibrate quick alone"),
         (["--calibrate", "quick", "--planes", "4", "--op", "matmulnbits"], "or add --levels even"),
         (["--calibrate", "fast", "--op", "dequantizelinear"], "--op: expected dualbinary with --calibrate fast"),
     ],
