@@ -19,7 +19,7 @@ class Preset:
 
 PRESETS = {
     "fast": Preset(
-        "the default: 2.5 bits where they count; 135 million weights in about 20 minutes on two cores",
+        "the default: 2.5 bits where they count, by distillation",
         format={"bits": 2.5},
     ),
     "quick": Preset(

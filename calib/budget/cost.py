@@ -11,7 +11,7 @@ __all__ = ["measuring_seconds"]
 
 UNITS = 4  # of a block
 PASSES = 6  # of a token of the windows: gradients take four, inputs and their groups two
-FIT_SECONDS = 1e-7  # of a weight and a format, on a CPU; docs/log/calibration.md, 2026-11-30
+FIT_SECONDS = 1e-7  # of a weight and a format, an estimate for an idle CPU; docs/log/calibration.md, 2026-11-30
 
 
 def measuring_seconds(
