@@ -64,7 +64,8 @@ KINDS = {
     "start_token": bool,
 }  # where a command line reads another type than a file
 BOUNDS = {"ge": "minimum", "le": "maximum", "gt": "above", "lt": "below"}  # names of pydantic's limits
-FORM_OF_LAYERS = tuple(f"format.{key}" for key in ("method", "planes", "group_size", "offset", "levels", "zero"))
+METHOD = "format.method"
+FORM_OF_LAYERS = (METHOD, *(f"format.{key}" for key in ("planes", "group_size", "offset", "levels", "zero")))
 BUDGETS = ("format.bits", "format.size")
 BUDGET_SCALES = "uint8"  # of all formats that a budget chooses among
 ESCAPES = {"\\n": "\n", "\\t": "\t", "\\f": "\f"}
@@ -129,6 +130,8 @@ def config_from(args: argparse.Namespace) -> CalibConfig:
         (value[section] if section else value)[key] = given[name]
     if given.get("start") and "stages" not in given:
         value["stages"] = [stage for stage in value["stages"] if stage != "init"]
+        if not value["stages"]:
+            raise InputError("--start: takes the place of the only stage, init; add --stages e2e, or block,e2e")
     separator = value["data"]["separator"]
     for escape, character in ESCAPES.items() if separator else ():
         value["data"]["separator"] = separator = separator.replace(escape, character)
@@ -142,15 +145,19 @@ def _settle_budget(form: dict[str, Any], given: Mapping[str, Any], *, of_preset:
     """Remove a budget that nobody gave where something that is given takes its place.
 
     That is another budget, a format, a checkpoint to start from, and where the budget is `of_preset` scales of another
-    type and an initialization that knows no even levels or asks for no text. Raises OptionError for scales that the
-    budget which remains does not have.
+    type and an initialization that knows no even levels or asks for no text. Raises InputError for a format beside a
+    budget that is given, and for scales that the budget which remains does not have.
     """
     row = WEIGHT_INITS.get(given.get("init.method", "error-feedback"))
     unfit = row is not None and not (row.needs_inputs and "even" in row.methods)
     unfit |= given.get("format.scale_type", BUDGET_SCALES) != BUDGET_SCALES
     decides = given.keys() & {*FORM_OF_LAYERS, *BUDGETS, "start"}
-    if given.get("format.method") == "fdb":  # which a budget is of
-        decides -= {"format.method"}
+    beside = [OPTIONS[name].names[0] for name in FORM_OF_LAYERS if name in given and name != METHOD]
+    for name in BUDGETS:
+        if name in given and beside:
+            raise InputError(f"{OPTIONS[name].names[0]} decides the format of every layer; leave out {', '.join(beside)}")
+    if given.get(METHOD) == "fdb":  # which a budget is of
+        decides -= {METHOD}
     for name in ("bits", "size"):
         if f"format.{name}" not in given and (decides or (of_preset and unfit)):
             form.pop(name, None)

@@ -14,9 +14,11 @@ normal equations need are differences of prefix sums: a round costs a few operat
 vectorized over thousands of groups. Even levels have a search of their own (even.py).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -81,13 +83,23 @@ def fit(
     step = max(1, CHUNK_ELEMENTS // (kp // form.group_size * max(form.group_size, least_group)))
     error = norm = 0.0
     chunks = (slice(start, min(start + step, n)) for start in range(0, n, step))
-    with ThreadPoolExecutor(threads) as pool:
-        for done, chunk_error, chunk_norm in pool.map(rows.fit, chunks):
+    with _mapping(threads) as each:
+        for done, chunk_error, chunk_norm in each(rows.fit, chunks):
             error += chunk_error
             norm += chunk_norm
             if progress:
                 progress(done)
     return FitResult(PlaneWeight(rows.packed, rows.scales, k, form), error, norm)
+
+
+@contextmanager
+def _mapping(threads: int) -> Iterator[Callable[..., Iterable[Any]]]:
+    """`map` on so many threads; on one, the caller's own: a pool would take longer than the fit of a small weight."""
+    if threads == 1:
+        yield map
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        yield pool.map
 
 
 class _RowFit:

@@ -72,6 +72,19 @@ def test_a_budget_that_is_asked_for_stays(asking, capsys):
     assert not form("--config", str(asking), "--planes", "4").has_budget
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--bits", "3", "--planes", "2", "--no-offset"], "--bits decides the format of every layer; leave out --planes, --offset"),
+        (["--size", "60MB", "--levels", "even"], "--size decides the format of every layer; leave out --levels"),
+        (["--preset", "quick", "--start", "somewhere"], "--start: takes the place of the only stage, init; add --stages"),
+    ],
+)
+def test_wishes_that_contradict_are_refused(capsys, arguments, message):
+    assert main(["model", "out", *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
 def test_a_start_brings_its_formats_whatever_has_a_budget(budgeted, asking):
     model, out = budgeted
     stored = CalibConfig.read(out / "calibration.json").format
