@@ -187,12 +187,12 @@ def plan(
 ) -> Plan:
     """The plan of `config` for a model of these shapes, whose first block takes `parts`; computed where None.
 
-    A budget is measured first; one format of about as many bits stands for those that it chooses.
+    A budget is measured first, unless it was; one format of about as many bits stands for those that it chooses.
     """
-    budget, config = config.format.has_budget, config.model_copy(update={"format": config.format.as_planned})
-    result = Plan(name, machine, shapes, 8 * _planes(shapes, config) / shapes.weights)
+    asked, config = config.format, config.model_copy(update={"format": config.format.as_planned})
+    result = Plan(name, machine, shapes, asked.bits or 8 * _planes(shapes, config) / shapes.weights)
     parts = parts or _computed(shapes, config, machine)
-    if budget:
+    if asked.has_budget and asked.measured is None:
         seconds, tokens = measuring_seconds(
             shapes.blocks,
             config.data.length,

@@ -95,3 +95,11 @@ def test_tables_are_counted(tmp_path):
     assert tables["tables"].seconds == pytest.approx(3 * 400, rel=1e-3)
     assert tables["e2e"].memory - plain["e2e"].memory >= 6 * 64 * 1000  # the student's head, and the gradient
     assert plain.keys() == tables.keys() - {"tables"}
+
+
+@pytest.mark.parametrize(("changes", "measures"), [({"bits": 2.5}, True), ({"bits": 3.2, "measured": "a.json"}, False)])
+def test_a_budget_has_the_bits_that_were_asked_for_and_is_measured_once(changes, measures):
+    form = preset("fast").format.model_copy(update=changes)
+    found = plan("some", SHAPES, small().model_copy(update={"format": form}), MACHINE, NOTHING)
+    assert found.bits_per_weight == changes["bits"]
+    assert ("budget" in found.stages) is measures
