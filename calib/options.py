@@ -155,7 +155,9 @@ def _settle_budget(form: dict[str, Any], given: Mapping[str, Any], *, of_preset:
     beside = [OPTIONS[name].names[0] for name in FORM_OF_LAYERS if name in given and name != METHOD]
     for name in BUDGETS:
         if name in given and beside:
-            raise InputError(f"{OPTIONS[name].names[0]} decides the format of every layer; leave out {', '.join(beside)}")
+            raise InputError(
+                f"{OPTIONS[name].names[0]} decides the format of every layer; leave out {', '.join(beside)}"
+            )
     if given.get(METHOD) == "fdb":  # which a budget is of
         decides -= {METHOD}
     for name in ("bits", "size"):

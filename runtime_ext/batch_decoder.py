@@ -29,7 +29,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dualbinary import DualBinaryError, InputError
-from dualbinary.files.model_files import LONG_ROPE_AFTER
+from dualbinary.files.model_files import LONG_ROPE_AFTER, VERIFY_LOGITS
 from runtime_ext.cache import cache_tensors, untouched_zeros
 from runtime_ext.decoder import PROMPT_CHUNK, Decoder
 from runtime_ext.load_errors import first_line
@@ -54,7 +54,8 @@ class BatchDecoder:
     """A loaded model with room for `slots` sequences of at most `capacity` tokens each, prompt and answer together.
 
     `open` takes a slot, `read` feeds tokens of one sequence, `step` one token of each of several, and `close` frees the
-    slot. Not for several threads. `batched` says whether a step is one run of the model.
+    slot. `verify` feeds a few guessed tokens of one, of which `rewind` takes back those that are wrong. Not for several
+    threads. `batched` says whether a step is one run of the model.
     """
 
     batched: bool
@@ -99,6 +100,24 @@ class BatchDecoder:
         """Append a token to each of different sequences, and return the logits [sequences, vocabulary] after them.
 
         Raises InputError as `read` does, before any of them has changed.
+        """
+        raise NotImplementedError
+
+    def verify_limit(self, sequence: BatchSequence) -> int:
+        """Tokens of `sequence` that `verify` takes next at most; 0 where the model verifies none."""
+        return min(self._decoder.verify_tokens, self.capacity - sequence.length)
+
+    def verify(self, sequence: BatchSequence, tokens: Sequence[int]) -> npt.NDArray[np.float32]:
+        """Append `tokens` to a sequence and return the logits [tokens, vocabulary] that follow each of them.
+
+        Raises InputError for none or more than `verify_limit`, and where the model has no such token.
+        """
+        raise NotImplementedError
+
+    def rewind(self, sequence: BatchSequence, length: int) -> None:
+        """Forget all tokens of a sequence but the first `length`.
+
+        Raises InputError where there are fewer, and where the model cannot go back.
         """
         raise NotImplementedError
 
@@ -170,6 +189,20 @@ class _Decoders(BatchDecoder):
             self._check(sequence, [token])
         return np.stack([self.read(sequence, [token]) for sequence, token in zip(sequences, tokens, strict=True)])
 
+    def verify_limit(self, sequence: BatchSequence) -> int:
+        assert isinstance(sequence, _OwnDecoder)
+        return sequence.decoder.verify_limit
+
+    def verify(self, sequence: BatchSequence, tokens: Sequence[int]) -> npt.NDArray[np.float32]:
+        self._row(sequence)
+        assert isinstance(sequence, _OwnDecoder)
+        return sequence.decoder.verify(tokens)
+
+    def rewind(self, sequence: BatchSequence, length: int) -> None:
+        self._row(sequence)
+        assert isinstance(sequence, _OwnDecoder)
+        sequence.decoder.rewind(length)
+
 
 class _Group:
     """Sequences that ran together, and their states: `now` is what the next run reads, `after` what it writes."""
@@ -214,7 +247,9 @@ class _Rows(BatchDecoder):
             if tensor.grows
         ]
         self._has_positions = "position_ids" in {value.name for value in self._session.get_inputs()}
-        self._bindings: dict[tuple[int, int], ort.IOBinding] = {}
+        outputs = {value.name for value in self._session.get_outputs()}
+        self._verified = VERIFY_LOGITS if VERIFY_LOGITS in outputs else "logits"
+        self._bindings: dict[tuple[int, int, str], ort.IOBinding] = {}
         self._columns = np.arange(capacity)
 
     def _begin(self, row: int) -> _Row:
@@ -229,7 +264,7 @@ class _Rows(BatchDecoder):
         for first in range(0, len(tokens), PROMPT_CHUNK):
             piece = np.asarray([tokens[first : first + PROMPT_CHUNK]], np.int64)
             logits = self._run(self._row(sequence), (sequence,), piece)
-        return logits[0]
+        return logits[0, -1].astype(np.float32)
 
     def step(self, sequences: Sequence[BatchSequence], tokens: Sequence[int]) -> npt.NDArray[np.float32]:
         for sequence, token in zip(sequences, tokens, strict=True):
@@ -242,7 +277,24 @@ class _Rows(BatchDecoder):
         rows = [self._row(sequence) for sequence in sequences]
         members = tuple(held for held in self._open[: len(rows)] if isinstance(held, _Row))
         logits = self._run(0, members, np.asarray(tokens, np.int64)[np.argsort(rows), None])
-        return logits[rows]
+        return logits[rows, -1].astype(np.float32)
+
+    def verify(self, sequence: BatchSequence, tokens: Sequence[int]) -> npt.NDArray[np.float32]:
+        if not 0 < len(tokens) <= self.verify_limit(sequence):
+            raise InputError(f"{len(tokens)} tokens to verify, expected 1 to {self.verify_limit(sequence)}")
+        self._check(sequence, tokens)
+        assert isinstance(sequence, _Row)
+        ids = np.asarray([tokens], np.int64)
+        return self._run(self._row(sequence), (sequence,), ids, self._verified)[0].astype(np.float32)
+
+    def rewind(self, sequence: BatchSequence, length: int) -> None:
+        self._row(sequence)
+        assert isinstance(sequence, _Row)
+        if not 0 <= length <= sequence.length:
+            raise InputError(f"cannot go back to {length} of {sequence.length} tokens")
+        if length < sequence.length and not self._decoder.can_rewind:
+            raise InputError("layers of this model carry states, which cannot go back by a token")
+        sequence.length = length
 
     def _move_to_front(self, sequences: Sequence[BatchSequence]) -> None:
         """Give `sequences` the first rows of the buffers."""
@@ -260,17 +312,19 @@ class _Rows(BatchDecoder):
             buffer[second, :, : lengths[0]] = kept
         self._open[first], self._open[second] = self._open[second], self._open[first]
 
-    def _run(self, first: int, members: tuple[_Row, ...], ids: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-        """Logits [rows, vocabulary] after `ids` [rows, s] of `members`, which have the rows from `first` on."""
+    def _run(
+        self, first: int, members: tuple[_Row, ...], ids: npt.NDArray[np.int64], output: str = "logits"
+    ) -> npt.NDArray[np.floating]:
+        """`output` [rows, n, vocabulary] after `ids` [rows, s] of `members`, which have the rows from `first` on."""
         new = ids.shape[1]
         past = np.array([[member.length] for member in members])
         total = int(past.max()) + new
-        binding = self._binding(first, len(members))
+        binding = self._binding(first, len(members), output)
         binding.bind_cpu_input("input_ids", ids)
         binding.bind_cpu_input("attention_mask", (self._columns[:total] >= total - new - past).astype(np.int64))
         if self._has_positions:
             binding.bind_cpu_input("position_ids", past + np.arange(new))
-        binding.bind_output("logits")  # again, or the run would write into those of the last one
+        binding.bind_output(output)  # again, or the run would write into those of the last one
         group = self._group(members)
         for tensor in self._states:
             binding.bind_ortvalue_input(tensor.past, _value(group.now[tensor.past]))
@@ -282,19 +336,19 @@ class _Rows(BatchDecoder):
         group.swap()
         for member in members:
             member.length += new
-        return binding.get_outputs()[0].numpy()[:, -1].astype(np.float32)
+        return binding.get_outputs()[0].numpy()
 
-    def _binding(self, first: int, count: int) -> ort.IOBinding:
-        """What binds rows [first, first + count) of the buffers, made once. Its first output is the logits."""
-        if (first, count) not in self._bindings:
+    def _binding(self, first: int, count: int, output: str) -> ort.IOBinding:
+        """What binds rows [first, first + count) of the buffers, made once. Its first output is `output`."""
+        if (first, count, output) not in self._bindings:
             binding = self._session.io_binding()
-            binding.bind_output("logits")
+            binding.bind_output(output)
             for tensor, buffer in self._buffers:
                 rows = _value(buffer[first : first + count])
                 binding.bind_ortvalue_input(tensor.past, rows)
                 binding.bind_ortvalue_output(tensor.present, rows)
-            self._bindings[first, count] = binding
-        return self._bindings[first, count]
+            self._bindings[first, count, output] = binding
+        return self._bindings[first, count, output]
 
     def _group(self, members: tuple[_Row, ...]) -> _Group:
         """The group of exactly these sequences in this order, with their states."""

@@ -3,12 +3,16 @@
     while batcher.busy:
         batcher.advance()       one piece of a prompt, and one token of every sequence that has read its prompt
 
+A job that runs alone, as where a server has one user, takes several tokens a step where looking them up in its own text
+guesses them right (speculation/lone.py); its text is the same.
+
 A job waits until a slot is free and those before it have read their prompts; then its prompt is read in pieces, between
 which the others go on; then it gets a token at each step until it ends. Greedy jobs, and those with a seed, get the
 tokens that they would get alone, as far as the kernels give the same logits for any number of rows: a model whose
 activations are rounded to 8 bits (accuracy level 4) has another kernel from four rows on.
 """
 
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +24,7 @@ from dualbinary import DualBinaryError
 from runtime_ext.batch_decoder import BatchDecoder, BatchSequence
 from runtime_ext.decoder import PROMPT_CHUNK
 from runtime_ext.generation import answer_limit
+from runtime_ext.speculation.lone import LoneGuesses
 
 __all__ = ["Batcher", "Job"]
 
@@ -45,6 +50,8 @@ class Job:
         on_token: called with each token and the logits that it was chosen by. Returns True to end the job there.
         on_end: called once, with why it ended: "stop" at an end-of-text token or by `on_token`, "length" at the limit,
             "canceled", or the error.
+        runs: of the model after the prompt.
+        guessed, accepted: tokens that were guessed, and those of them that were right.
     """
 
     prompt: Sequence[int]
@@ -52,9 +59,11 @@ class Job:
     sampler: Callable[[npt.NDArray[np.float32]], int]
     on_token: OnToken
     on_end: OnEnd
+    runs: int = field(init=False, default=0)
+    guessed: int = field(init=False, default=0)
+    accepted: int = field(init=False, default=0)
     _limit: int = field(init=False, default=0)
-    _count: int = field(init=False, default=0)
-    _last: int = field(init=False, default=0)
+    _answer: list[int] = field(init=False, default_factory=list)
 
 
 @dataclass(eq=False)
@@ -66,8 +75,10 @@ class _Reading:
 class Batcher:
     """Jobs over the slots of a batch decoder. Not for several threads, but `on_token` and `on_end` may add jobs."""
 
-    def __init__(self, decoder: BatchDecoder) -> None:
+    def __init__(self, decoder: BatchDecoder, longest_guess: int = 0) -> None:
+        """Guess up to `longest_guess` tokens for a job that runs alone (`speculation.longest_guess`)."""
         self._decoder = decoder
+        self._guesses = LoneGuesses(longest_guess) if longest_guess > 0 else None
         self._waiting: deque[Job] = deque()
         self._reading: _Reading | None = None
         self._running: dict[Job, BatchSequence] = {}
@@ -135,16 +146,47 @@ class Batcher:
         jobs = list(self._running)
         if not jobs:
             return
+        if len(jobs) == 1 and self._reading is None and self._guesses is not None:
+            self._step_alone(jobs[0], self._guesses)
+            return
         sequences = [self._running[job] for job in jobs]
         try:
-            logits = self._decoder.step(sequences, [job._last for job in jobs])
+            logits = self._decoder.step(sequences, [job._answer[-1] for job in jobs])
         except DualBinaryError as error:
             for job, sequence in zip(jobs, sequences, strict=True):
                 self._end(job, sequence, error)
             return
         for job, sequence, row in zip(jobs, sequences, logits, strict=True):
+            job.runs += 1
             if job in self._running:  # the end of another one may have canceled it
                 self._choose(job, sequence, row)
+
+    def _step_alone(self, job: Job, guesses: LoneGuesses) -> None:
+        """A run that checks what is guessed of the only job, and takes what is right of it and a token more."""
+        sequence, last = self._running[job], job._answer[-1]
+        length, most = sequence.length, min(job._limit - len(job._answer), self._decoder.verify_limit(sequence)) - 1
+        guess = guesses.guess(job, job.prompt, job._answer, most)
+        began = time.perf_counter()
+        try:
+            if guess.tokens:
+                rows = self._decoder.verify(sequence, [last, *guess.tokens])
+            else:
+                rows = self._decoder.step([sequence], [last])
+        except DualBinaryError as error:
+            self._end(job, sequence, error)
+            return
+        seconds, right = time.perf_counter() - began, 0
+        job.runs, job.guessed = job.runs + 1, job.guessed + len(guess.tokens)
+        for place, row in enumerate(rows):
+            self._choose(job, sequence, row)
+            if job not in self._running or guess.tokens[place : place + 1] != job._answer[-1:]:
+                break
+            right, job.accepted = right + 1, job.accepted + 1
+        if job in self._running:  # what was guessed wrong is no part of the sequence
+            began = time.perf_counter()
+            self._decoder.rewind(sequence, length + 1 + right)
+            seconds += time.perf_counter() - began
+        guesses.judge(guess, right, seconds)
 
     def _choose(self, job: Job, sequence: BatchSequence, logits: npt.NDArray[np.float32]) -> None:
         """Choose the next token of a job, and end it where that is its last."""
@@ -156,13 +198,15 @@ class Batcher:
         if token in self._decoder.config.eos_token_ids:
             self._end(job, sequence, "stop")
             return
-        job._last, job._count = token, job._count + 1
+        job._answer.append(token)
         if job.on_token(token, logits):
             self._end(job, sequence, "stop")
-        elif job._count == job._limit:
+        elif len(job._answer) == job._limit:
             self._end(job, sequence, "length")
 
     def _end(self, job: Job, sequence: BatchSequence, reason: str | DualBinaryError) -> None:
         self._running.pop(job, None)
         self._decoder.close(sequence)
+        if self._guesses is not None:
+            self._guesses.forget(job)
         job.on_end(reason)

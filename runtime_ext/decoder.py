@@ -100,9 +100,9 @@ def session_options(threads: int = 0, library: bool = True) -> ort.SessionOption
 class Decoder:
     """A loaded model and its cache. `start` makes room, `step` feeds tokens; one sequence at a time.
 
-    `vocabulary` is the length of the logits, None where the file does not state it. `same_bits_limit` is how many
-    tokens `verify` may take for each to have the very logits that `step` would give, with the library; without it ONNX
-    Runtime's products depend on the number of rows. `logits_per_run` is how many new tokens a run gives the logits of.
+    `vocabulary` is the length of the logits, None where unstated. `verify` takes up to `verify_tokens`; of those, up to
+    `same_bits_limit` get the very logits that `step` would give, with the library: without it ONNX Runtime's products
+    depend on the number of rows. A run gives the logits of `logits_per_run` new tokens.
     """
 
     def __init__(
@@ -136,12 +136,12 @@ class Decoder:
         metadata = session.get_modelmeta().custom_metadata_map
         self._long_rope_after = metadata_count(metadata, LONG_ROPE_AFTER, 0)
         self._logits = ["logits", *([VERIFY_LOGITS] if VERIFY_LOGITS in outputs else [])]
-        self._verify = 0 if self._static or not self.can_rewind else metadata_count(metadata, VERIFY_TOKENS, 0)
+        self.verify_tokens = 0 if self._static or not self.can_rewind else metadata_count(metadata, VERIFY_TOKENS, 0)
         every = next(value for value in session.get_outputs() if value.name == "logits").shape[1:2] != [1]
         several = metadata_count(metadata, VERIFY_TOKENS, 1) if VERIFY_LOGITS in outputs else 1
         self.logits_per_run = PROMPT_CHUNK if every else several
         same = metadata_count(metadata, SAME_BITS_TOKENS, 0) if provider.name == "cpu" else 0
-        self.same_bits_limit = min(self._verify, same)
+        self.same_bits_limit = min(self.verify_tokens, same)
         if self._long_rope_after and not self.can_rewind:
             raise InputError("its rotation has two sets of factors (LongRoPE), and its layers states: no run does both")
         self.length = self.capacity = 0
@@ -269,7 +269,7 @@ class Decoder:
     @property
     def verifies(self) -> bool:
         """Whether the model can say what follows each of several tokens, and take back those that are wrong."""
-        return self._verify > 1
+        return self.verify_tokens > 1
 
     @property
     def why_not(self) -> str:
@@ -288,7 +288,7 @@ class Decoder:
         """Tokens that `verify` takes next at most; 0 where the model gives the logits of the last token alone."""
         switch = self._long_rope_after
         end = min(switch, self.capacity) if switch and self.length <= switch else self.capacity
-        return min(self._verify, end - self.length)
+        return min(self.verify_tokens, end - self.length)
 
     @property
     def can_rewind(self) -> bool:

@@ -28,7 +28,7 @@ from runtime_ext.generate_all import as_line, generate_all, read_prompts
 from runtime_ext.generation import Generation, answer_limit
 from runtime_ext.providers import Provider
 from runtime_ext.sampling import Sampler
-from runtime_ext.speculation import DraftGuesser, NgramGuesser, Pace, Speculation
+from runtime_ext.speculation import SPECULATE, DraftGuesser, NgramGuesser, Pace, Speculation, longest_guess
 from runtime_ext.text import TextCodec
 
 __all__ = [
@@ -60,7 +60,7 @@ def speculate_option(group: str) -> Any:
         help="check several guessed tokens in one run of the model; the text stays the same. ngram: guess what "
         "followed the last words before, where that pays; auto: the same where several tokens get the same bits as "
         "one; none: a token a run",
-        choices=("auto", "ngram", "none"),
+        choices=SPECULATE,
         group=group,
     )
 
@@ -85,7 +85,7 @@ class GenerateOptions:
     slots: int | None = option(None, help="sequences at once, of {prompts}", shown=f"default: {SLOTS}", minimum=1)
     chat: bool = option(False, help="put the prompt into the model's chat template")
     max_new_tokens: int = option(128, help="tokens to generate at most", minimum=1)
-    speculate: str = speculate_option("speculation, of {prompt}")
+    speculate: str = speculate_option("speculation, also of {prompts} while one of them runs alone")
     draft: Path | None = draft_option()
 
     def __post_init__(self) -> None:
@@ -96,10 +96,9 @@ class GenerateOptions:
             raise OptionError("slots", "no value without {prompts}", self.slots, "name {prompts}, or leave {slots} out")
         if self.draft is not None and self.speculate != "auto":
             raise OptionError("speculate", "no value with {draft}, which makes the guesses", self.speculate)
-        if self.prompts is not None and (self.draft is not None or self.speculate == "ngram"):
-            name = "draft" if self.draft is not None else "speculate"
-            expected = "no value with {prompts}: several sequences share a run in place of guesses"
-            raise OptionError(name, expected, getattr(self, name), f"leave {{{name}}} out, or use {{prompt}}")
+        if self.prompts is not None and self.draft is not None:
+            expected = "no value with {prompts}, whose sequences would share one draft"
+            raise OptionError("draft", expected, self.draft, "leave {draft} out, or use {prompt}")
 
 
 OPTIONS = (LoadOptions, GenerateOptions, Sampler, Provider)
@@ -160,7 +159,8 @@ def command(args: argparse.Namespace) -> None:
     decoder = Decoder.load(args.model, load.threads, load.library, options_from(args, Provider))
     codec = TextCodec(args.model.parent)
     if options.prompts is not None:
-        _answer_all(args, decoder, codec, options, sampler)
+        guess = longest_guess(decoder, options.speculate, library=load.library)
+        _answer_all(args, decoder, codec, options, sampler, guess)
         return
     assert options.prompt is not None
     prompt = codec.encode_chat(options.prompt) if options.chat else codec.encode(options.prompt)
@@ -200,7 +200,12 @@ def speculation_for(decoder: Decoder, options: _Guessing, load: LoadOptions) -> 
 
 
 def _answer_all(
-    args: argparse.Namespace, decoder: Decoder, codec: TextCodec, options: GenerateOptions, sampler: Sampler
+    args: argparse.Namespace,
+    decoder: Decoder,
+    codec: TextCodec,
+    options: GenerateOptions,
+    sampler: Sampler,
+    guess: int,
 ) -> None:
     """Answer the prompts of a file, in order."""
     assert options.prompts is not None
@@ -209,7 +214,7 @@ def _answer_all(
     samplers = [replace(sampler) for _ in prompts]
     began = time.perf_counter()
     count = 0
-    answers = generate_all(decoder, prompts, options.max_new_tokens, samplers, options.slots or SLOTS)
+    answers = generate_all(decoder, prompts, options.max_new_tokens, samplers, options.slots or SLOTS, guess)
     for prompt, result in zip(prompts, answers, strict=True):
         text = codec.decode(result.tokens)
         count += len(result.tokens)

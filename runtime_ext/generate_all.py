@@ -25,20 +25,23 @@ def generate_all(
     max_new_tokens: int,
     samplers: Sequence[Callable[[npt.NDArray[np.float32]], int]],
     slots: int,
+    longest_guess: int = 0,
 ) -> Iterator[Generation]:
     """Yield the continuation of each prompt, in their order, with up to `slots` of them in each run of the model.
 
-    Each prompt has a sampler of its own. `prompt_seconds` of a result is the time until its first token, waiting for a
+    Each prompt has a sampler of its own. While one runs alone, up to `longest_guess` tokens are guessed for each run
+    (`speculation.longest_guess`). `prompt_seconds` of a result is the time until its first token, waiting for a
     slot included, and `decode_seconds` the time from there on. Raises InputError where a prompt is empty or leaves no
     room in the context, before any is read, and DualBinaryError where the model's logits are not finite.
     """
     context = decoder.config.context_length
     limits = [answer_limit(prompt, max_new_tokens, context) for prompt in prompts]
     longest = max((len(prompt) + limit for prompt, limit in zip(prompts, limits, strict=True)), default=1)
-    batcher = Batcher(batch_decoder(decoder, min(slots, max(len(prompts), 1)), longest))
+    batcher = Batcher(batch_decoder(decoder, min(slots, max(len(prompts), 1)), longest), longest_guess)
     answers = [_Answer() for _ in prompts]
     for prompt, limit, sampler, answer in zip(prompts, limits, samplers, answers, strict=True):
-        batcher.add(Job(prompt, limit, sampler, answer.take, answer.end))
+        answer.job = Job(prompt, limit, sampler, answer.take, answer.end)
+        batcher.add(answer.job)
     for answer in answers:
         while answer.ended is None:
             batcher.advance()
@@ -83,6 +86,8 @@ def _prompt(path: Path, number: int, line: str) -> str:
 class _Answer:
     """What one job gives."""
 
+    job: Job
+
     def __init__(self) -> None:
         self.ended: str | DualBinaryError | None = None
         self._tokens: list[int] = []
@@ -99,4 +104,6 @@ class _Answer:
         self.ended = reason
 
     def generation(self) -> Generation:
-        return Generation(self._tokens, str(self.ended), self._first - self._began, self._last - self._first)
+        job = self.job
+        counts = {"runs": job.runs, "guessed": job.guessed, "accepted": job.accepted}
+        return Generation(self._tokens, str(self.ended), self._first - self._began, self._last - self._first, **counts)

@@ -268,7 +268,9 @@ class _Answering:
             raise ApiError(504, message, kind="server_error", code="timeout") from None
         finally:
             self._engine.cancel(self._job)
-            self._log({"event": "answer", **self._deltas.entry, "outcome": outcome, "seconds": self._deltas.seconds})
+            guesses = {"guessed": self._job.guessed, "accepted": self._job.accepted} if self._job.guessed else {}
+            entry = {**self._deltas.entry, **guesses, "outcome": outcome, "seconds": self._deltas.seconds}
+            self._log({"event": "answer", **entry})
 
     async def all(self) -> list[Delta]:
         """All deltas, to the last one."""

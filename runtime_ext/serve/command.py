@@ -28,6 +28,7 @@ from runtime_ext.batch_decoder import batch_decoder
 from runtime_ext.decoder import Decoder, LoadOptions
 from runtime_ext.providers import Provider
 from runtime_ext.serve.engine import Engine
+from runtime_ext.speculation import SPECULATE, longest_guess
 from runtime_ext.text import TextCodec
 
 __all__ = ["API_KEY", "EXAMPLES", "OPTIONS", "ServeOptions", "command"]
@@ -51,6 +52,12 @@ class ServeOptions:
     )
     connections: int = option(256, help="connections at a time; more are closed", minimum=1)
     queue: int = option(64, help="requests that may wait for a slot; more are refused", minimum=0)
+    speculate: str = option(
+        "auto",
+        help="check several guessed tokens in one run while one answer alone is written; the text stays the same. "
+        "ngram, auto, none: as of the command generate",
+        choices=SPECULATE,
+    )
     timeout: float = option(600.0, help="seconds until an answer has to be complete", above=0)
     max_body: int = option(1 << 20, help="bytes of a request at most", minimum=1)
     grace: int = option(10, help="seconds for answers to end after Ctrl-C or SIGTERM", minimum=0)
@@ -79,7 +86,7 @@ def command(args: argparse.Namespace) -> None:
     batch = batch_decoder(decoder, options.slots, room)
     name = options.model_name or _name_of(args.model)
     log = _Log(args.json)
-    engine = Engine(batch, options.queue)
+    engine = Engine(batch, options.queue, longest_guess(decoder, options.speculate, library=load.library))
     key = _key(options)
     limits = app.Limits(options.max_body, seconds=options.timeout, key=key, loopback=_is_loopback(options.host))
     with _listening(options) as listener:
@@ -175,4 +182,6 @@ class _Log:
             print(json.dumps(entry), flush=True)
             return
         counts = f"{entry['prompt_tokens']} prompt tokens, {entry.get('completion_tokens', 0)} new"
+        if "guessed" in entry:
+            counts += f", {entry['accepted']} of {entry['guessed']} guesses right"
         print(f"{entry['path']}: {counts} in {entry['seconds']:.2f} s; {entry['outcome']}", file=sys.stderr, flush=True)

@@ -23,10 +23,10 @@ class EngineStoppedError(DualBinaryError):
 class Engine:
     """A model thread. `submit` and `cancel` are for any thread; the callbacks of a job are called on the model's."""
 
-    def __init__(self, decoder: BatchDecoder, queue: int) -> None:
-        """Up to `queue` jobs wait for a slot. `start` begins."""
+    def __init__(self, decoder: BatchDecoder, queue: int, longest_guess: int = 0) -> None:
+        """Up to `queue` jobs wait for a slot. One that runs alone has guesses as of Batcher. `start` begins."""
         self.decoder = decoder
-        self._batcher = Batcher(decoder)
+        self._batcher = Batcher(decoder, longest_guess)
         self._limit = decoder.slots + queue
         self._jobs: set[Job] = set()
         self._inbox: list[Callable[[], None]] = []

@@ -47,7 +47,11 @@ class NgramGuesser:
         return self._match()[0]
 
     def guess(self, count: int, sampler: Sampler) -> Guess:
-        """See Guesser. A guess that reaches the end of the text goes on with itself, as in a list or a loop."""
+        """See Guesser."""
+        return self.lookup(count)
+
+    def lookup(self, count: int) -> Guess:
+        """A guess of at most `count` tokens. One that reaches the end of the text goes on with itself, as in a list."""
         kind, begin = self._match()
         if kind is None:
             return Guess([])

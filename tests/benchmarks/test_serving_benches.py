@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from benchmarks.models import batch, serve_load, speculate
+from benchmarks.models import batch, serve_guesses, serve_load, speculate
 from exporter.options import ExportOptions
 from exporter.pipeline import export
 from tests.support import tiny_sessions as tiny
@@ -31,11 +31,27 @@ def test_several_sequences_are_timed_and_a_step_is_taken_apart(model, capsys):
     assert batch.main([str(model), "--sequences", "0"]) == 2
 
 
-@pytest.mark.parametrize("drafted", [False, True])
-def test_answers_with_guesses_are_held_against_plain_ones(model, tmp_path, capsys, drafted):
+@pytest.fixture
+def requests(model, tmp_path):
+    """A file of one request, and a model that takes it."""
     (model.parent / "chat_template.jinja").write_text("{% for m in messages %}{{ m.content }}{% endfor %}")
-    requests = tmp_path / "requests.toml"
-    requests.write_text('[[prompt]]\nkind = "edit"\nrequest = "Say"\ntext = "ab ab ab"\n')
+    file = tmp_path / "requests.toml"
+    file.write_text('[[prompt]]\nkind = "edit"\nrequest = "Say"\ntext = "ab ab ab"\n')
+    return file
+
+
+def test_a_server_with_guesses_answers_as_one_without(model, requests, capsys):
+    options = ["--prompts", str(requests), "--tokens", "12", "--rounds", "1", "--threads", "1"]
+    assert serve_guesses.main([str(model), *options, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    (row,) = result["requests"]
+    assert (row["kind"], row["tokens"]) == ("edit", 12)
+    assert result["ratio"] == pytest.approx(row["plain_seconds"] / row["seconds"])
+    assert serve_guesses.main([str(model), "--rounds", "0"]) == 2
+
+
+@pytest.mark.parametrize("drafted", [False, True])
+def test_answers_with_guesses_are_held_against_plain_ones(model, requests, capsys, drafted):
     options = ["--prompts", str(requests), "--tokens", "12", "--rounds", "1", "--threads", "1"]
     options += ["--draft", str(model)] if drafted else []
     assert speculate.main([str(model), *options, "--json"]) == 0

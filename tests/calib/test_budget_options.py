@@ -75,9 +75,15 @@ def test_a_budget_that_is_asked_for_stays(asking, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--bits", "3", "--planes", "2", "--no-offset"], "--bits decides the format of every layer; leave out --planes, --offset"),
+        (
+            ["--bits", "3", "--planes", "2", "--no-offset"],
+            "--bits decides the format of every layer; leave out --planes, --offset",
+        ),
         (["--size", "60MB", "--levels", "even"], "--size decides the format of every layer; leave out --levels"),
-        (["--preset", "quick", "--start", "somewhere"], "--start: takes the place of the only stage, init; add --stages"),
+        (
+            ["--preset", "quick", "--start", "somewhere"],
+            "--start: takes the place of the only stage, init; add --stages",
+        ),
     ],
 )
 def test_wishes_that_contradict_are_refused(capsys, arguments, message):

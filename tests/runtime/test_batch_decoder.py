@@ -141,6 +141,36 @@ def test_rows_of_an_int8_cache_move_with_their_sequence(tmp_path, library):
         assert max(np.abs(rows[index] - single).max() for rows in (found, expected)) <= limit
 
 
+def test_several_tokens_of_one_are_checked_and_taken_back_beside_the_others(decoder):
+    batch = batch_decoder(decoder, 3, CAPACITY)
+    first, second, third = (batch.open() for _ in range(3))
+    for sequence, token in ((first, 5), (second, 60), (third, 9)):
+        batch.read(sequence, [token, 6, 7])
+    if not decoder.verifies:
+        assert batch.verify_limit(second) == 0
+        with pytest.raises(InputError, match="2 tokens to verify"):
+            batch.verify(second, [8, 9])
+        return
+    batch.step([second, third], [8, 8])  # rows change places
+    assert batch.verify_limit(second) == decoder.verify_tokens
+
+    rows = batch.verify(second, [10, 11, 12])
+    for count in (1, 2, 3):
+        assert_close(rows[count - 1], alone(decoder, [60, 6, 7, 8, *(10, 11, 12)[:count]]))
+    batch.rewind(second, 5)
+    after = batch.step([first, second, third], [20, 21, 22])
+    for row, tokens in zip(after, ([5, 6, 7, 20], [60, 6, 7, 8, 10, 21], [9, 6, 7, 8, 22]), strict=True):
+        assert_close(row, alone(decoder, tokens))
+
+    for length in (-1, 8):
+        with pytest.raises(InputError, match=f"cannot go back to {length} of 6 tokens"):
+            batch.rewind(second, length)
+    batch.read(second, list(range(3, CAPACITY - 6)))  # room for three more
+    assert batch.verify_limit(second) == 3
+    with pytest.raises(InputError, match="4 tokens to verify, expected 1 to 3"):
+        batch.verify(second, [1, 2, 3, 4])
+
+
 def test_a_run_that_fails_leaves_the_sequences_as_they_were(decoder):
     batch = batch_decoder(decoder, 2, CAPACITY)
     pair = [batch.open(), batch.open()]

@@ -1,9 +1,15 @@
 """Continuous batching: jobs that come and go get what they would get alone."""
 
+from types import SimpleNamespace
+from typing import Any, cast
+
 import numpy as np
 import pytest
 
+import runtime_ext
 from dualbinary import DualBinaryError, InputError
+from exporter.options import ExportOptions
+from exporter.pipeline import export
 from runtime_ext import batcher as batcher_module
 from runtime_ext.batch_decoder import batch_decoder
 from runtime_ext.batcher import Batcher, Job
@@ -12,6 +18,9 @@ from runtime_ext.generate import generate
 from runtime_ext.generate_all import generate_all
 from runtime_ext.generation import Generation
 from runtime_ext.sampling import Sampler
+from runtime_ext.speculation import longest_guess
+from tests.support.pace import Always
+from tests.support.tiny_models import make_model
 
 PROMPTS = [[7, 8, 9], [1], list(range(30)), [200, 100, 50, 25], list(range(100, 120)), [5, 5], [33] * 11]
 NEW = 12
@@ -59,6 +68,87 @@ def test_all_prompts_get_the_answers_that_they_get_alone(decoder, monkeypatch, s
     for result, prompt, sampler in zip(found, PROMPTS, samplers[1], strict=True):
         expected = alone(decoder, prompt, sampler)
         assert (result.tokens, result.finish_reason) == (expected.tokens, expected.finish_reason)
+
+
+@pytest.fixture(scope="module")
+def checking(tmp_path_factory) -> Decoder:
+    """A model that checks guesses, by the library."""
+    work = tmp_path_factory.mktemp("checking")
+    source, path = make_model("llama", work / "model"), work / "out" / "model.onnx"
+    export(source, path, ExportOptions(), library=runtime_ext.library_path())
+    return Decoder.load(path, threads=1)
+
+
+REPEATING = [5, 6, 7, 8, 5, 6, 7, 9, 5, 6]
+
+
+@pytest.mark.parametrize("temperature", [0, 1.5])
+def test_a_job_that_runs_alone_gets_the_same_text_in_fewer_runs(checking, monkeypatch, temperature):
+    monkeypatch.setattr("runtime_ext.speculation.lone.Pace", Always)
+    sampling: Any = {"temperature": temperature, "seed": 3}
+    (found,) = generate_all(checking, [REPEATING], 60, [Sampler(**sampling)], 2, longest_guess=7)
+    expected = alone(checking, REPEATING, Sampler(**sampling), limit=60)
+    assert (found.tokens, found.finish_reason) == (expected.tokens, expected.finish_reason)
+    assert found.guessed >= found.accepted
+    assert found.runs == expected.runs - found.accepted
+    if temperature == 0:  # a greedy answer of a tiny model repeats itself
+        assert found.accepted > 10
+
+
+def test_guesses_pause_while_others_run_and_what_ends_a_job_ends_its_run(checking, monkeypatch):
+    monkeypatch.setattr("runtime_ext.speculation.lone.Pace", Always)
+    batch = batch_decoder(checking, 2, 80)
+    checked, verify = [], batch.verify
+    monkeypatch.setattr(batch, "verify", lambda *given: checked.append(len(given[1])) or verify(*given))
+    batcher, first, second = Batcher(batch, 7), Record(), Record(stop_after=5)
+    jobs = [first.job(REPEATING, limit=60), second.job(PROMPTS[1])]
+    batcher.add(jobs[0])
+    while not checked:
+        batcher.advance()
+    batcher.add(jobs[1])
+    before = len(checked)
+    while not second.ended:
+        batcher.advance()
+    assert len(checked) == before
+    drain(batcher)
+    assert len(checked) > before
+    assert first.tokens == alone(checking, REPEATING, limit=60).tokens
+    assert second.tokens == alone(checking, PROMPTS[1]).tokens[:5]
+    assert (jobs[1].guessed, batch.free) == (0, 2)
+
+    for count in range(20, 30):  # some of these are in the middle of a run
+        stopped = Record(stop_after=count)
+        batcher.add(stopped.job(REPEATING, limit=60))
+        drain(batcher)
+        assert (stopped.tokens, stopped.ended, batch.free) == (first.tokens[:count], ["stop"], 2)
+
+
+def test_a_run_of_guesses_that_fails_ends_its_job_and_the_next_one_runs(checking, monkeypatch):
+    monkeypatch.setattr("runtime_ext.speculation.lone.Pace", Always)
+    batch = batch_decoder(checking, 1, 80)
+    batcher, failed, record = Batcher(batch, 7), Record(), Record()
+
+    def verify(sequence, tokens):
+        raise DualBinaryError("out of memory")
+
+    with monkeypatch.context() as context:
+        context.setattr(batch, "verify", verify)
+        batcher.add(failed.job(REPEATING, limit=60))
+        drain(batcher)
+    assert [str(error) for error in failed.ended] == ["out of memory"]
+    batcher.add(record.job(REPEATING, limit=60))
+    drain(batcher)
+    assert record.tokens == alone(checking, REPEATING, limit=60).tokens
+
+
+def test_what_is_guessed_is_what_the_option_says(checking):
+    assert longest_guess(checking, "auto", library=True) == checking.same_bits_limit - 1 > 0
+    assert longest_guess(checking, "auto", library=False) == longest_guess(checking, "none", library=True) == 0
+    assert longest_guess(checking, "ngram", library=False) == 7
+    blind = cast(Any, SimpleNamespace(verifies=False, why_not="no such output", same_bits_limit=0))
+    assert longest_guess(blind, "auto", library=True) == 0
+    with pytest.raises(InputError, match="no guess can be checked: no such output"):
+        longest_guess(blind, "ngram", library=True)
 
 
 def test_jobs_that_come_later_share_the_steps_of_those_that_run(decoder):

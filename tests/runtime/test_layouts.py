@@ -119,6 +119,26 @@ def test_a_product_from_blocks_is_that_from_layout_plain_bit_for_bit(kernel, pro
     np.testing.assert_array_equal(product_from_blocks(kernel, problem), product(kernel, problem))
 
 
+def forwards(task, count):
+    for index in range(count):
+        task(index)
+
+
+def backwards(task, count):
+    for index in reversed(range(count)):
+        task(index)
+
+
+@each(FAST_KERNELS)
+def test_of_several_wrong_factors_the_first_is_named_in_whatever_order_threads_meet_them(kernel):
+    problem = problem_for(kernel, K=512, N=4096, scale_type=np.uint8)
+    problem.scales[:, 70:, :2] = [0x00, 0x7C]
+    with from_blocks(problem, kernel) as weight:
+        for parallel in (forwards, backwards):
+            with pytest.raises(InputError, match=r"infinity or NaN in row 0 of output 70$"):
+                weight.multiply(problem.x, parallel=parallel)
+
+
 @each(FAST_KERNELS)
 @given(
     problem=problems(rows=(2, 17)),

@@ -345,7 +345,6 @@ def test_a_model_without_logits_to_check_by_is_named_only_where_guesses_were_ask
     ("arguments", "message"),
     [
         (["--prompt", "a", "--draft", "d.onnx", "--speculate", "ngram"], "--speculate: expected no value with --draft"),
-        (["--prompts", "f", "--speculate", "ngram"], "--speculate: expected no value with --prompts"),
         (["--prompts", "f", "--draft", "d.onnx"], "--draft: expected no value with --prompts"),
         (["--prompt", "a", "--slots", "2"], "--slots: expected no value without --prompts"),
     ],

@@ -22,7 +22,7 @@ inline constexpr std::int64_t kMaxTasks = 64;
 
 // Splits [0, items) into runs of equal length, about `tasks` of them, and calls body(begin, end) for each, in parallel
 // where there is more than one. An exception in a body reaches the caller after the loop: it must not cross the host's
-// frames.
+// frames. Of several it is that of the first run, whatever the order in which they were done.
 template <class Body>
 void for_runs(std::int64_t items, std::int64_t tasks, const ParallelFor& parallel, const Body& body) {
   // A power of two, so that 2, 4 or 8 threads get equal shares: of 7 tasks one of two threads would wait for the
@@ -35,9 +35,10 @@ void for_runs(std::int64_t items, std::int64_t tasks, const ParallelFor& paralle
     const Body& body;
     std::int64_t items;
     std::int64_t tasks;
+    std::int64_t failed;
     std::mutex mutex;
     std::exception_ptr failure;
-  } loop{body, items, tasks, {}, {}};
+  } loop{body, items, tasks, tasks, {}, {}};
   const auto task = [](void* data, std::size_t index) {
     auto& l = *static_cast<Loop*>(data);
     const auto i = static_cast<std::int64_t>(index);
@@ -45,6 +46,8 @@ void for_runs(std::int64_t items, std::int64_t tasks, const ParallelFor& paralle
       l.body(l.items * i / l.tasks, l.items * (i + 1) / l.tasks);
     } catch (...) {
       const std::lock_guard lock(l.mutex);
+      if (i >= l.failed) return;
+      l.failed = i;
       l.failure = std::current_exception();
     }
   };

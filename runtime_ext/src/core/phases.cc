@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <exception>
+#include <limits>
 #include <mutex>
 #include <thread>
 #include <vector>
@@ -22,41 +23,47 @@ inline void pause() {
 #endif
 }
 
-// Of one phase, on a cache line of its own.
+constexpr std::int64_t kNone = std::numeric_limits<std::int64_t>::max();
+
+// Of one phase, on a cache line of its own. `failed` is the first task that failed: later ones are left out, earlier
+// ones are done, so that the failure is the same in every order.
 struct alignas(64) Progress {
   std::atomic<std::int64_t> claimed{0};
   std::atomic<std::int64_t> done{0};
+  std::atomic<std::int64_t> failed{kNone};
 };
 
 struct Run {
   std::span<const Phase> phases;
   std::vector<Progress> progress;
-  std::atomic<bool> failed{false};
   std::mutex mutex;
   std::exception_ptr failure;
 
-  void fail() {
+  void fail(Progress& at, std::int64_t i) {
     const std::lock_guard lock(mutex);
-    if (!failure) failure = std::current_exception();
-    failed = true;
+    if (i >= at.failed) return;
+    at.failed = i;
+    failure = std::current_exception();
   }
 
   // What one thread does of all phases.
   void work() {
+    bool failed = false;  // an earlier phase, all of whose tasks are done
     for (std::size_t p = 0; p < phases.size(); ++p) {
       const Phase& phase = phases[p];
       Progress& at = progress[p];
       for (std::int64_t i = at.claimed++; i < phase.count; i = at.claimed++) {
         try {
-          if (!failed) phase.body(i);
+          if (!failed && i < at.failed) phase.body(i);
         } catch (...) {
-          fail();
+          fail(at, i);
         }
         at.done.fetch_add(1, std::memory_order_release);
       }
       for (int spins = 0; at.done.load(std::memory_order_acquire) < phase.count; ++spins) {
         spins < kSpins ? pause() : std::this_thread::yield();
       }
+      failed = failed || at.failed != kNone;
     }
   }
 };
@@ -73,7 +80,7 @@ void run_phases(std::span<const Phase> phases, std::int64_t threads, const Paral
     }
     return;
   }
-  Run run{phases, std::vector<Progress>(phases.size()), false, {}, {}};
+  Run run{phases, std::vector<Progress>(phases.size()), {}, {}};
   parallel.run(
       parallel.pool, [](void* data, std::size_t) { static_cast<Run*>(data)->work(); }, &run,
       static_cast<std::size_t>(threads));
