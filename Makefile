@@ -34,7 +34,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --no-compile -c constraints.txt scikit-build-core cmake ninja numpy setuptools
 	$(BIN)/pip install --quiet --no-compile --no-deps -r constraints.txt & \
-		$(BIN)/pip install --quiet --no-build-isolation --no-deps --editable .; built=$$?; wait $$! && exit $$built
+		nice $(BIN)/pip install --quiet --no-build-isolation --no-deps --editable .; built=$$?; wait $$! && exit $$built
 	$(BIN)/pip install --quiet --no-compile -c constraints.txt 'dualbinary[dev]'
 	touch $@
 
