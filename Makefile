@@ -5,8 +5,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 PEERS := .venv-peers
 DOCS := .venv-docs
-# Two is what a small machine has; more workers would each load torch again for little gain.
-TEST_WORKERS ?= 2
+# One more than the cores of a small machine, as tests wait for files and for one another's builds: all that CI runs took 26
+# minutes of two cores, with two workers 31. Each worker loads torch again, about a gigabyte.
+TEST_WORKERS ?= 3
 # Tests of one file share what is dear to make, so one worker runs them all. Files run in order of their names, not of
 # their numbers of tests: that would leave the long tests that are alone in a file, the tutorial's, for the end.
 PARALLEL := -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
