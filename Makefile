@@ -27,16 +27,12 @@ help: ## list the verbs
 
 setup: $(VENV)/.built ## create .venv and build the library into it (once; minutes)
 
-# Everything pinned and no build isolation: the versions that were tested are the ones that run. Packages come while the
-# library compiles, which needs the first ones alone; constraints.txt lists all of them, and the last line installs what
-# another Python or system needs besides. Most modules of them are never imported, so Python compiles them when it first
-# imports them.
+# Everything pinned and no build isolation: the versions that were tested are the ones that run. Most modules of these
+# packages are never imported, so Python compiles them when it first imports them.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --no-compile -c constraints.txt scikit-build-core cmake ninja numpy setuptools
-	$(BIN)/pip install --quiet --no-compile --no-deps -r constraints.txt & \
-		nice $(BIN)/pip install --quiet --no-build-isolation --no-deps --editable .; built=$$?; wait $$! && exit $$built
-	$(BIN)/pip install --quiet --no-compile -c constraints.txt 'dualbinary[dev]'
+	$(BIN)/pip install --quiet --no-compile -c constraints.txt --no-build-isolation --editable '.[dev]'
 	touch $@
 
 # Only the library: seconds, because the build tree under build/ is kept.

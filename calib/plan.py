@@ -139,15 +139,15 @@ class Plan:
     name: str
     machine: Machine
     shapes: Shapes
-    bits_per_weight: float
+    bits_per_weight: float | None  # None with a budget of bytes, which layers and tables share
     stages: dict[str, Stage] = field(default_factory=dict)
 
     def table(self) -> str:
         """For people."""
+        bits = "" if self.bits_per_weight is None else f" at {self.bits_per_weight:.2f} bits"
         head = (
-            f"{self.name}: {self.shapes.weights / 1e9:.2f} of {self.shapes.parameters / 1e9:.2f} billion weights at "
-            f"{self.bits_per_weight:.2f} bits; {self.machine.name}, {self.machine.flops / 1e12:.2f} TFLOP/s, "
-            f"{self.machine.bandwidth / 1e9:.0f} GB/s"
+            f"{self.name}: {self.shapes.weights / 1e9:.2f} of {self.shapes.parameters / 1e9:.2f} billion weights{bits}"
+            f"; {self.machine.name}, {self.machine.flops / 1e12:.2f} TFLOP/s, {self.machine.bandwidth / 1e9:.0f} GB/s"
         )
         lines = [head, f"{'stage':<12}{'tokens':>12}{'time':>12}{'memory GB':>12}{'disk GB':>12}"]
         for name, stage in self.stages.items():
@@ -190,7 +190,8 @@ def plan(
     A budget is measured first, unless it was; one format of about as many bits stands for those that it chooses.
     """
     asked, config = config.format, config.model_copy(update={"format": config.format.as_planned})
-    result = Plan(name, machine, shapes, asked.bits or 8 * _planes(shapes, config) / shapes.weights)
+    bits = asked.bits if asked.has_budget else 8 * _planes(shapes, config) / shapes.weights
+    result = Plan(name, machine, shapes, bits)
     parts = parts or _computed(shapes, config, machine)
     if asked.has_budget and asked.measured is None:
         seconds, tokens = measuring_seconds(

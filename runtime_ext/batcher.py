@@ -63,6 +63,7 @@ class Job:
     guessed: int = field(init=False, default=0)
     accepted: int = field(init=False, default=0)
     _limit: int = field(init=False, default=0)
+    _ended: bool = field(init=False, default=False)
     _answer: list[int] = field(init=False, default_factory=list)
 
 
@@ -73,7 +74,7 @@ class _Reading:
 
 
 class Batcher:
-    """Jobs over the slots of a batch decoder. Not for several threads, but `on_token` and `on_end` may add jobs."""
+    """Jobs over the slots of a batch decoder. Not for several threads; `on_token` and `on_end` may add and end jobs."""
 
     def __init__(self, decoder: BatchDecoder, longest_guess: int = 0) -> None:
         """Guess up to `longest_guess` tokens for a job that runs alone (`speculation.longest_guess`)."""
@@ -205,6 +206,9 @@ class Batcher:
             self._end(job, sequence, "length")
 
     def _end(self, job: Job, sequence: BatchSequence, reason: str | DualBinaryError) -> None:
+        if job._ended:  # by itself, in `on_token`
+            return
+        job._ended = True
         self._running.pop(job, None)
         self._decoder.close(sequence)
         if self._guesses is not None:

@@ -1,7 +1,7 @@
 """The routes: requests in, jobs for the engine, answers out as a whole or as server-sent events.
 
 Every error is an object of the API's form. A client that goes away, or an answer that takes too long, cancels its job,
-which frees the slot before the next token.
+which frees the slot before the next run of the model.
 """
 
 import asyncio

@@ -45,14 +45,16 @@ class LoneGuesses:
 
     def guess(self, owner: object, prompt: Sequence[int], answer: Sequence[int], most: int) -> Guess:
         """What may follow `prompt` and `answer`, at most `most` tokens: those of `owner`, which only grow."""
+        most = min(most, self._longest)
+        if most <= 0:
+            return Guess([])
         if owner is not self._owner:
             self._owner = owner
             self._lookup.start([*prompt, *answer], 0)
         else:
             self._lookup.extend(answer[self._known :])
         self._known = len(answer)
-        most = min(most, self._longest)
-        kind = self._lookup.look() if most > 0 else None
+        kind = self._lookup.look()
         count = self._pace.count(kind, most) if kind is not None else 0
         return self._lookup.lookup(count) if count else Guess([])
 

@@ -97,9 +97,13 @@ def test_tables_are_counted(tmp_path):
     assert plain.keys() == tables.keys() - {"tables"}
 
 
-@pytest.mark.parametrize(("changes", "measures"), [({"bits": 2.5}, True), ({"bits": 3.2, "measured": "a.json"}, False)])
+@pytest.mark.parametrize(
+    ("changes", "measures"),
+    [({"bits": 2.5}, True), ({"bits": 3.2, "measured": "a.json"}, False), ({"bits": None, "size": 10**9}, True)],
+)
 def test_a_budget_has_the_bits_that_were_asked_for_and_is_measured_once(changes, measures):
     form = preset("fast").format.model_copy(update=changes)
     found = plan("some", SHAPES, small().model_copy(update={"format": form}), MACHINE, NOTHING)
     assert found.bits_per_weight == changes["bits"]
+    assert (" bits;" in found.table()) is (changes["bits"] is not None)
     assert ("budget" in found.stages) is measures

@@ -201,6 +201,27 @@ def test_canceled_jobs_free_their_slots_wherever_they_are(decoder, monkeypatch):
     assert records[3].tokens == alone(decoder, [3]).tokens
 
 
+@pytest.mark.parametrize("longest", [0, 7])
+def test_a_job_may_cancel_itself_at_any_token(checking, monkeypatch, longest):
+    monkeypatch.setattr("runtime_ext.speculation.lone.Pace", Always)
+    batch = batch_decoder(checking, 1, 40)
+    batcher = Batcher(batch, longest)
+    for count in (1, 5, NEW):  # at the first and the last one, too
+        record = Record(stop_after=count)
+
+        job = record.job(REPEATING)
+
+        def take(token, logits, record=record, job=job):
+            if record.take(token, logits):
+                batcher.cancel(job)
+            return False
+
+        job.on_token = take
+        batcher.add(job)
+        drain(batcher)
+        assert (len(record.tokens), record.ended, batch.free) == (count, ["canceled"], 1)
+
+
 def test_an_error_ends_the_jobs_that_it_concerns_and_no_other(decoder):
     def broken(logits):
         raise DualBinaryError("no token can be chosen")
