@@ -3,13 +3,13 @@
     while batcher.busy:
         batcher.advance()       one piece of a prompt, and one token of every sequence that has read its prompt
 
-A job that runs alone, as where a server has one user, takes several tokens a step where looking them up in its own text
-guesses them right (speculation/lone.py); its text is the same.
-
 A job waits until a slot is free and those before it have read their prompts; then its prompt is read in pieces, between
 which the others go on; then it gets a token at each step until it ends. Greedy jobs, and those with a seed, get the
 tokens that they would get alone, as far as the kernels give the same logits for any number of rows: a model whose
 activations are rounded to 8 bits (accuracy level 4) has another kernel from four rows on.
+
+A job that runs alone, as where a server has one user, takes several tokens a step where looking them up in its own text
+guesses them right (speculation/lone.py); its text is the same.
 """
 
 import time
