@@ -194,9 +194,8 @@ def speculation_for(decoder: Decoder, options: _Guessing, load: LoadOptions) -> 
     if options.draft is not None:
         draft = Decoder.load(options.draft, load.threads, load.library, decoder.provider)
         return Speculation(decoder, DraftGuesser(draft, decoder, pace), pace)
-    if options.speculate == "auto" and load.library and decoder.same_bits_limit > 1:
-        return Speculation(decoder, NgramGuesser(), pace, same_bits=True)
-    return Speculation(decoder, NgramGuesser(), pace) if options.speculate == "ngram" else None
+    longest = longest_guess(decoder, options.speculate, library=load.library)
+    return Speculation(decoder, NgramGuesser(longest), pace) if longest else None
 
 
 def _answer_all(

@@ -38,9 +38,8 @@ def generate_all(
     limits = [answer_limit(prompt, max_new_tokens, context) for prompt in prompts]
     longest = max((len(prompt) + limit for prompt, limit in zip(prompts, limits, strict=True)), default=1)
     batcher = Batcher(batch_decoder(decoder, min(slots, max(len(prompts), 1)), longest), longest_guess)
-    answers = [_Answer() for _ in prompts]
-    for prompt, limit, sampler, answer in zip(prompts, limits, samplers, answers, strict=True):
-        answer.job = Job(prompt, limit, sampler, answer.take, answer.end)
+    answers = [_Answer(*each) for each in zip(prompts, limits, samplers, strict=True)]
+    for answer in answers:
         batcher.add(answer.job)
     for answer in answers:
         while answer.ended is None:
@@ -84,11 +83,10 @@ def _prompt(path: Path, number: int, line: str) -> str:
 
 
 class _Answer:
-    """What one job gives."""
+    """A job, and what it gives."""
 
-    job: Job
-
-    def __init__(self) -> None:
+    def __init__(self, prompt: Sequence[int], limit: int, sampler: Callable[[npt.NDArray[np.float32]], int]) -> None:
+        self.job = Job(prompt, limit, sampler, self.take, self.end)
         self.ended: str | DualBinaryError | None = None
         self._tokens: list[int] = []
         self._began = self._first = self._last = time.perf_counter()
@@ -104,6 +102,6 @@ class _Answer:
         self.ended = reason
 
     def generation(self) -> Generation:
+        waited, took = self._first - self._began, self._last - self._first
         job = self.job
-        counts = {"runs": job.runs, "guessed": job.guessed, "accepted": job.accepted}
-        return Generation(self._tokens, str(self.ended), self._first - self._began, self._last - self._first, **counts)
+        return Generation(self._tokens, str(self.ended), waited, took, job.runs, job.guessed, job.accepted)
