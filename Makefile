@@ -85,8 +85,8 @@ check: setup ## lint, format, types, generated files, file budget
 # What qemu can be: an Armv8.0 CPU, one with dotprod, one with i8mm.
 ARM_CPUS ?= cortex-a53 neoverse-n1 arm-max
 # Tests that need nothing but the library, NumPy, onnx and ONNX Runtime.
-LIBRARY_TESTS := $(addprefix tests/runtime/test_,kernels.py hadamard.py layouts.py validation.py library.py op.py \
-	blocks.py)
+LIBRARY_TESTS := $(addprefix tests/runtime/test_,kernels.py level_kernels.py hadamard.py layouts.py validation.py library.py \
+	op.py blocks.py)
 EMULATED_PYTEST := -m pytest -q -p no:cacheprovider $(LIBRARY_TESTS)
 
 arm-library: setup

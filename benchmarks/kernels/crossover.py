@@ -74,7 +74,7 @@ def main(argv: list[str] | None = None) -> int:
         prog="python -m benchmarks.kernels.crossover",
         description="Time a level kernel beside the table kernel whose packed form it reads.",
     )
-    parser.add_argument("kernel", metavar="KERNEL", help="level8_n32_avx512, level16_n32_avx512, level8_n32_avx2")
+    parser.add_argument("kernel", metavar="KERNEL", help="level8_n32_avx512, level16_n32_avx2 or another")
     parser.add_argument("--planes", nargs="+", type=int, default=[2, 3, 4, 5, 6, 8], metavar="P")
     parser.add_argument("--group-size", nargs="+", type=int, default=[128, 64, 32, 16], metavar="G")
     parser.add_argument("--rows", nargs="+", type=int, default=[2, 4, 8, 16, 64], metavar="M")

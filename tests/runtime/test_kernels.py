@@ -1,6 +1,5 @@
 """Every kernel of the inventory against the float64 reference and against its neighbors, through the C API."""
 
-import itertools
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -9,20 +8,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dualbinary.contract.levels import FREE, GROUP_ZEROS, Levels
+from dualbinary.contract.levels import FREE, Levels
 from dualbinary.contract.scale_codes import scale_values
-from runtime_ext.capi import Weight
 from tests.support.kernels import (
     AVAILABLE,
     EVEN_LEVELS,
     EXACT,
     FAST_KERNELS,
-    FREE_LEVELS,
-    KERNELS,
-    LEVEL_KERNELS,
     LEVELS,
     TABLE_KERNELS,
     each,
+    error_bound,
     kernel_parameter,
     prepared,
     problem_for,
@@ -33,12 +29,6 @@ from tests.support.problems import ENTRY_RANGE, Problem, assert_close, make_prob
 
 GUARD = 512
 """Elements around an output that no kernel may touch: more than any block of outputs."""
-
-
-def error_bound(kernel: str, problem: Problem) -> np.ndarray | float:
-    if kernel == EXACT:  # sums in float64, as the reference does, but in another order
-        return 1e-9 * problem.float_error()
-    return problem.level_error_bound(LEVELS[kernel]) if kernel in LEVEL_KERNELS else problem.error_bound(LEVELS[kernel])
 
 
 @each(LEVELS)
@@ -118,92 +108,6 @@ def rounded_nibbles_product(problem: Problem) -> np.ndarray:
     scales = problem.scales.astype(np.float64).repeat(problem.group_size // x.shape[2], axis=2)
     y = np.einsum("pmns,pns->mn", sums, scales[: len(planes)])
     return y + np.einsum("ms,cns->mn", x.sum(axis=2), scales[len(planes) :])
-
-
-@each([name for name in LEVEL_KERNELS if name in FREE_LEVELS])
-@pytest.mark.parametrize("rows", [1, 6, 19])
-@pytest.mark.parametrize("offset", [False, True])
-@pytest.mark.parametrize("planes", [1, 2, 4, 8])
-def test_level_kernels_are_exact_where_weights_and_inputs_are_bytes(kernel, rows, offset, planes):
-    rng = np.random.default_rng(planes)
-    problem = make_problem(M=rows, K=190, N=70, group_size=96, planes=planes, offset=offset)
-    count = min(planes, 4)  # of planes whose levels are spread evenly over the bytes
-    problem.scales[:planes] = np.resize(255 // (2**count - 1) * 2.0 ** np.arange(count), planes)[:, None, None]
-    problem.scales[planes:] = rng.integers(-300, 300, problem.scales[planes:].shape)
-    problem.x[:] = rng.integers(-20, 21, problem.x.shape)
-    problem.x[:, [0, 100]] = [127, -127]
-    np.testing.assert_array_equal(product(kernel, problem), problem.reference())
-
-
-@each([name for name in LEVEL_KERNELS if name not in FREE_LEVELS])
-@pytest.mark.parametrize("rows", [1, 19])
-@pytest.mark.parametrize("twice_zero", [GROUP_ZEROS, 0, 1, 2, None])
-@pytest.mark.parametrize("group_size", [16, 96])
-@pytest.mark.parametrize("planes", [1, 3, 4, 5, 8])
-def test_even_levels_are_exact_where_inputs_are_bytes(kernel, rows, twice_zero, group_size, planes):
-    rng = np.random.default_rng(planes)
-    levels, offset = Levels(True, twice_zero or 0), twice_zero is None
-    problem = make_problem(
-        M=rows, K=190, N=70, group_size=group_size, planes=planes, offset=offset, levels=levels, seed=planes
-    )
-    problem.scales[:1] = rng.integers(-3, 4, problem.scales[:1].shape)
-    problem.scales[1:] = rng.integers(-300, 300, problem.scales[1:].shape)
-    problem.x[:] = rng.integers(-20, 21, problem.x.shape)
-    problem.x[:, :: problem.segment_size()] = 127  # so that a step is 1, or 1/257, which floats round
-    rounding = 0 if LEVELS[kernel] == 4 else problem.float_error()
-    assert (np.abs(product(kernel, problem) - problem.reference()) <= rounding).all()
-
-
-@each([name for name in LEVEL_KERNELS if name not in FREE_LEVELS and LEVELS[name] == 0])
-@given(problem=problems(rows=(2, 9)))
-@settings(max_examples=60)
-def test_a_row_has_the_same_bits_alone_as_among_others(kernel, problem):
-    rows = problem.x.reshape(-1, problem.K)
-    whole = product(kernel, problem).reshape(len(rows), -1)
-    for count in range(1, min(len(rows), 5) + 1):
-        part = replace(problem, x=rows[:count])
-        np.testing.assert_array_equal(product(kernel, part), whole[:count])
-
-
-EVEN = Levels(True, 8)
-
-
-@pytest.mark.parametrize(
-    ("isa", "name", "levels", "planes", "group_size", "from_rows"),
-    [
-        ("i8mm", "level8_n32_i8mm", FREE, 2, 64, 16),
-        ("neon", "level8_n32_i8mm", FREE, 2, 64, None),  # which rules it out
-        ("avx512", "level16_n32_avx512", EVEN, 8, 64, 1),
-        ("avx512", "level16_n32_avx512", EVEN, 4, 32, 1),
-        ("avx512", "level16_n32_avx512", EVEN, 3, 32, 9),
-        ("avx512", "level16_n32_avx512", EVEN, 4, 16, None),
-        ("avx512", "level16_n32_avx512", EVEN, 2, 128, None),
-        ("avx512", "level16_n32_avx512", FREE, 4, 64, None),
-        ("avx512", "level8_n32_avx512", EVEN, 8, 64, 4),
-        ("avx512", "level8_n32_avx512", EVEN, 4, 32, 8),
-        ("avx512", "level8_n32_avx512", EVEN, 4, 16, 32),
-        ("avx512", "level8_n32_avx512", EVEN, 3, 128, 16),
-        ("avx512", "level8_n32_avx512", EVEN, 3, 16, None),
-        ("avx512", "level8_n32_avx512", EVEN, 2, 128, None),
-        ("avx512", "level8_n32_avx512", FREE, 4, 64, None),
-        ("avx2", "level8_n32_avx2", EVEN, 4, 16, 4),
-        ("avx2", "level8_n32_avx2", EVEN, 2, 64, None),
-    ],
-)
-def test_many_rows_get_the_kernel_that_is_made_for_them(monkeypatch, isa, name, levels, planes, group_size, from_rows):
-    if not any(kernel["isa"] == isa and kernel["available"] for kernel in KERNELS):
-        pytest.skip(f"this CPU has no {isa}")
-    monkeypatch.setenv("DUALBINARY_ISA", isa)
-    levels = levels._replace(twice_zero=min(levels.twice_zero, 2 * (2**planes - 1)))
-    problem = make_problem(M=137, K=320, N=70, planes=planes, group_size=group_size, levels=levels)
-    sizes = {"K": problem.K, "group_size": group_size, "levels": levels, "accuracy_level": LEVELS[name]}
-    with Weight(problem.planes, problem.scales, **sizes) as weight:
-        assert weight.kernel.startswith("table8" if LEVELS[name] else "table16")
-        rows = [1, 137] if from_rows is None else [max(from_rows - 1, 1), from_rows, 137]
-        for count, dtype in itertools.product(rows, [np.float32, np.float16]):
-            part = replace(problem, x=problem.x[:count].astype(dtype))
-            kernel = weight.kernel if from_rows is None or count < from_rows else name
-            np.testing.assert_array_equal(weight.multiply(part.x), product(kernel, part))
 
 
 SPECIAL = [np.nan, np.inf, -np.inf, 3.4e38, -3.4e38, 1e30, 1e-30, 1e-38, 1e-45, 0.0, -0.0]

@@ -71,3 +71,10 @@ def prepared(kernel: str, problem: Problem) -> Weight:
         accuracy_level=LEVELS[kernel],
         kernel=kernel,
     )
+
+
+def error_bound(kernel: str, problem: Problem) -> np.ndarray | float:
+    """How far a kernel's results may be from the reference, before they are rounded."""
+    if kernel == EXACT:  # sums in float64, as the reference does, but in another order
+        return 1e-9 * problem.float_error()
+    return problem.level_error_bound(LEVELS[kernel]) if kernel in LEVEL_KERNELS else problem.error_bound(LEVELS[kernel])

@@ -43,8 +43,8 @@
 //   bytes)
 //                                        + center of the levels * (sum of x - step of x * sum of x bytes)
 //
-// Even levels (x86_levels-inl.h) are bytes as they are, with a center of (2^P - 1) / 2 steps, and an input may be two
-// bytes, 16 bits, for level 0:
+// Even levels (x86_levels-inl.h) are bytes as they are, with a center of (2^P - 1) / 2 steps, and an input may be 16
+// bits, two bytes or a word, for level 0:
 //
 //   sum over a segment of level * x  ~=  step of levels * (step of x * sum of (q * x byte) - zero * sum of x
 //                                        + center * (sum of x - step of x * sum of x bytes))

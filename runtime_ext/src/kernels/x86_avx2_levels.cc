@@ -1,7 +1,13 @@
-// Level kernel for AVX2: vpmaddubsw adds two products of whole weights to each of 16 words, and four of these, of at
-// most 15 * 127 * 2 * 4 together, are widened by one vpmaddwd. So a byte has a half of q: with more than four planes
-// the low and the high halves are multiplied one after the other, and the widening multiplies by 1 and by 16. 64
+// Level kernels for AVX2.
+//
+// Inputs of one byte (level 4): vpmaddubsw adds two products of whole weights to each of 16 words, and four of these,
+// of at most 15 * 127 * 2 * 4 together, are widened by one vpmaddwd. So a byte has a half of q: with more than four
+// planes the low and the high halves are multiplied one after the other, and the widening multiplies by 1 and by 16. 64
 // weights take about 5 instructions for a row, where a table kernel takes 14 at P = 4.
+//
+// Inputs of two bytes (level 0) are words, as are weights, and vpmaddwd adds two products to each of 8 outputs: 8
+// instructions for 64 weights of any P, where two digits, each as above, would take 10, and 20 with more than four
+// planes. A segment's sum is at most 255 * 32639 * 128 < 2^30.
 #include "contract.h"
 #include "kernels/avx2_block.h"
 #include "kernels/inventory.h"
@@ -20,6 +26,49 @@ inline void exchange(__m256i& first, __m256i& second, int mask) {
   first = _mm256_xor_si256(first, _mm256_slli_epi16(differ, kShift));
 }
 
+inline __m256i load(const std::uint8_t* at) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(at)); }
+
+// The 32 bits at `at`, which are inputs, for all outputs of a vector.
+inline __m256i load_inputs(const std::uint8_t* at) {
+  std::int32_t inputs;
+  std::memcpy(&inputs, at, sizeof(inputs));
+  return _mm256_set1_epi32(inputs);
+}
+
+// Sixteen numbers, in order.
+inline __m256i rounded_words(F32x16 x) {
+  constexpr int kEvenQuartersFirst = 0xD8;  // packs work within halves
+  return _mm256_permute4x64_epi64(_mm256_packs_epi32(_mm256_cvtps_epi32(x.a), _mm256_cvtps_epi32(x.b)),
+                                  kEvenQuartersFirst);
+}
+
+// Numbers of at most four planes for eight inputs of all outputs: the low nibbles of numbers[i] are of input i, the
+// high ones of input 4 + i. Outputs are in the order in which unpacking their bytes to 32 bits, within halves of a
+// vector, puts them in line.
+template <int kPlanes>
+[[gnu::always_inline]] inline void transpose(const std::uint8_t* plane, std::size_t plane_bytes, __m256i* numbers) {
+#pragma GCC unroll 4
+  for (int p = 0; p < kQuad; ++p) {
+    numbers[p] = p < kPlanes ? load(plane + static_cast<std::size_t>(p) * plane_bytes) : _mm256_setzero_si256();
+  }
+  exchange<1>(numbers[0], numbers[1], 0x55);
+  exchange<1>(numbers[2], numbers[3], 0x55);
+  exchange<2>(numbers[0], numbers[2], 0x33);
+  exchange<2>(numbers[1], numbers[3], 0x33);
+  const __m256i even_first =
+      _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15));
+  const __m256i fours = _mm256_setr_epi32(0, 4, 2, 6, 1, 5, 3, 7);
+#pragma GCC unroll 4
+  for (int p = 0; p < kQuad; ++p) {
+    numbers[p] = _mm256_permutevar8x32_epi32(_mm256_shuffle_epi8(numbers[p], even_first), fours);
+  }
+}
+
+// What both kernels have. A `Policy` has
+//
+//   make_eight<Planes>   the weights of eight inputs, from the vectors of their planes
+//   add_products<Rows>   those of one group of a segment and two vectors of outputs, for some rows
+template <class Policy>
 struct Avx2Levels {
   using Block = Avx2Block;
   static constexpr int kDigits = 1;
@@ -29,8 +78,55 @@ struct Avx2Levels {
   static constexpr int kVectors = Block::kBlockOutputs / kVectorOutputs;
   static constexpr int kVectorsAtOnce = 2;
   static constexpr std::size_t kVector = Block::kVector;
-  static constexpr std::size_t kQuadBytes = kVectors * kVector;
-  static constexpr std::size_t kHalfBytes = kMaxSegment / kQuad * kQuadBytes;  // of one half of all q
+  static constexpr std::size_t kStepBytes = kVectors * kVector;  // of weights: 32 bits for each output
+
+  template <int kPlanes>
+  static void make_weights(const LevelView& a, std::int64_t lines, std::uint8_t* weights) {
+    const std::int64_t eights = lines * kLineInputs / 8;
+    const std::size_t plane_bytes = static_cast<std::size_t>(eights) * kVector;
+    const std::size_t next = kPlanes * plane_bytes + 2 * kVector;  // a segment with its scales, or so
+    for (std::int64_t eight = 0; eight < eights; ++eight) {
+      const std::uint8_t* at = a.lines + static_cast<std::size_t>(eight) * kVector;
+      if (eight % 2 == 0) {
+        for (int p = 0; p < kPlanes; ++p) fetch_blocks(at + static_cast<std::size_t>(p) * plane_bytes, next);
+      }
+      Policy::template make_eight<kPlanes>(at, plane_bytes,
+                                           weights + static_cast<std::size_t>(eight) * Policy::kEightBytes);
+    }
+  }
+
+  // Rows m to m + kRows - 1.
+  template <int kRows, bool kOffset>
+  static void multiply_rows(const Group<Policy>& a, std::int64_t m) {
+    for (int v = 0; v < kVectors; v += kVectorsAtOnce) {
+      __m256i sums[kRows][kVectorsAtOnce];
+#pragma GCC unroll 6
+      for (int r = 0; r < kRows; ++r) sums[r][0] = sums[r][1] = _mm256_setzero_si256();
+      Policy::template add_products<kRows>(a, m, a.weights + static_cast<std::size_t>(v) * kVector, sums);
+#pragma GCC unroll 6
+      for (int r = 0; r < kRows; ++r) {
+        const LevelTerms& terms = a.terms[m + r];
+#pragma GCC unroll 2
+        for (int i = 0; i < kVectorsAtOnce; ++i) {
+          const int n = (v + i) * kVectorOutputs;
+          float* y = a.y + (m + r) * Block::kBlockOutputs + n;
+          const __m256 total = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sums[r][i]), _mm256_set1_ps(terms.step),
+                                               _mm256_set1_ps(terms.shift[a.half]));
+          __m256 result = _mm256_fmadd_ps(total, _mm256_load_ps(a.step + n), _mm256_loadu_ps(y));
+          if constexpr (kOffset) {
+            result = _mm256_fmadd_ps(_mm256_load_ps(a.offset + n), _mm256_set1_ps(terms.sum[a.half]), result);
+          }
+          _mm256_storeu_ps(y, result);
+        }
+      }
+    }
+  }
+};
+
+struct Avx2Bytes : Avx2Levels<Avx2Bytes> {
+  static constexpr int kElementBytes = 1;
+  static constexpr std::size_t kEightBytes = 2 * kStepBytes;                   // of the weights of eight inputs
+  static constexpr std::size_t kHalfBytes = kMaxSegment / kQuad * kStepBytes;  // of one half of all q
   static constexpr std::size_t kWeightBytes = 2 * kHalfBytes;
 
   // More than four planes take a row as long as eight do.
@@ -39,30 +135,20 @@ struct Avx2Levels {
     return kRows[shape.planes];
   }
 
-  static void round(F32x16 x, __m128i* bytes) {
-    constexpr int kEvenQuartersFirst = 0xD8;  // packs work within halves
-    const __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(_mm256_cvtps_epi32(x.a), _mm256_cvtps_epi32(x.b)),
-                                                   kEvenQuartersFirst);
-    *bytes = _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
+  static std::int32_t store(F32x16 x, std::uint8_t* out, std::int64_t) {
+    const __m256i words = rounded_words(x);
+    const __m128i bytes = _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(out), bytes);
+    return sum_of_bytes(bytes);
   }
 
   // Weights: [half of q][quad][vector][output][4].
   template <int kPlanes>
-  static void make_weights(const LevelView& a, std::int64_t lines, std::uint8_t* weights) {
+  [[gnu::always_inline]] static void make_eight(const std::uint8_t* at, std::size_t plane_bytes, std::uint8_t* out) {
     constexpr int kHighPlanes = kPlanes > kHalfPlanes ? kPlanes - kHalfPlanes : 0;
-    const std::int64_t eights = lines * kLineInputs / 8;
-    const std::size_t plane_bytes = static_cast<std::size_t>(eights) * kVector;
-    const std::size_t next = kPlanes * plane_bytes + 2 * kVector;  // a segment with its scales, or so
-    for (std::int64_t eight = 0; eight < eights; ++eight) {
-      const std::uint8_t* at = a.lines + static_cast<std::size_t>(eight) * kVector;
-      std::uint8_t* out = weights + static_cast<std::size_t>(2 * eight) * kQuadBytes;
-      if (eight % 2 == 0) {
-        for (int p = 0; p < kPlanes; ++p) fetch_blocks(at + static_cast<std::size_t>(p) * plane_bytes, next);
-      }
-      make_halves<kPlanes - kHighPlanes>(at, plane_bytes, out);
-      if constexpr (kHighPlanes > 0) {
-        make_halves<kHighPlanes>(at + kHalfPlanes * plane_bytes, plane_bytes, out + kHalfBytes);
-      }
+    make_halves<kPlanes - kHighPlanes>(at, plane_bytes, out);
+    if constexpr (kHighPlanes > 0) {
+      make_halves<kHighPlanes>(at + kHalfPlanes * plane_bytes, plane_bytes, out + kHalfBytes);
     }
   }
 
@@ -71,26 +157,11 @@ struct Avx2Levels {
   [[gnu::always_inline]] static void make_halves(const std::uint8_t* plane, std::size_t plane_bytes,
                                                  std::uint8_t* out) {
     __m256i numbers[kQuad];
-#pragma GCC unroll 4
-    for (int p = 0; p < kQuad; ++p) {
-      numbers[p] = p < kPlanes ? load(plane + static_cast<std::size_t>(p) * plane_bytes) : _mm256_setzero_si256();
-    }
-    exchange<1>(numbers[0], numbers[1], 0x55);
-    exchange<1>(numbers[2], numbers[3], 0x55);
-    exchange<2>(numbers[0], numbers[2], 0x33);
-    exchange<2>(numbers[1], numbers[3], 0x33);
-    // Outputs in the order in which unpacking their bytes to 32 bits, within halves of a vector, puts them in line.
-    const __m256i even_first =
-        _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15));
-    const __m256i fours = _mm256_setr_epi32(0, 4, 2, 6, 1, 5, 3, 7);
-#pragma GCC unroll 4
-    for (__m256i& number : numbers) {
-      number = _mm256_permutevar8x32_epi32(_mm256_shuffle_epi8(number, even_first), fours);
-    }
+    transpose<kPlanes>(plane, plane_bytes, numbers);
     store_quad(numbers, out);
 #pragma GCC unroll 4
     for (__m256i& number : numbers) number = _mm256_srli_epi16(number, 4);
-    store_quad(numbers, out + kQuadBytes);
+    store_quad(numbers, out + kStepBytes);
   }
 
   // The low nibbles of four vectors side by side.
@@ -110,40 +181,16 @@ struct Avx2Levels {
     _mm256_store_si256(vectors + 3, _mm256_unpackhi_epi16(high0, high1));
   }
 
-  static __m256i load(const std::uint8_t* at) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(at)); }
-
-  // Rows m to m + kRows - 1.
-  template <int kRows, bool kOffset>
-  static void multiply_rows(const Group<Avx2Levels>& a, std::int64_t m) {
-    for (int v = 0; v < kVectors; v += kVectorsAtOnce) {
-      __m256i sums[kRows][kVectorsAtOnce];
-#pragma GCC unroll 6
-      for (int r = 0; r < kRows; ++r) sums[r][0] = sums[r][1] = _mm256_setzero_si256();
-      const std::uint8_t* weights = a.weights + static_cast<std::size_t>(v) * kVector;
-      add_half<kRows>(a, m, weights, 1, sums);
-      if (a.planes > kHalfPlanes) add_half<kRows>(a, m, weights + kHalfBytes, 1 << kHalfPlanes, sums);
-#pragma GCC unroll 6
-      for (int r = 0; r < kRows; ++r) {
-        const LevelTerms& terms = a.terms[m + r];
-#pragma GCC unroll 2
-        for (int i = 0; i < kVectorsAtOnce; ++i) {
-          const int n = (v + i) * kVectorOutputs;
-          float* y = a.y + (m + r) * Block::kBlockOutputs + n;
-          const __m256 total = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sums[r][i]), _mm256_set1_ps(terms.step),
-                                               _mm256_set1_ps(terms.shift[a.half]));
-          __m256 result = _mm256_fmadd_ps(total, _mm256_load_ps(a.step + n), _mm256_loadu_ps(y));
-          if constexpr (kOffset) {
-            result = _mm256_fmadd_ps(_mm256_load_ps(a.offset + n), _mm256_set1_ps(terms.sum[a.half]), result);
-          }
-          _mm256_storeu_ps(y, result);
-        }
-      }
-    }
+  template <int kRows>
+  [[gnu::always_inline]] static void add_products(const Group<Avx2Bytes>& a, std::int64_t m,
+                                                  const std::uint8_t* weights, __m256i (*sums)[kVectorsAtOnce]) {
+    add_half<kRows>(a, m, weights, 1, sums);
+    if (a.planes > kHalfPlanes) add_half<kRows>(a, m, weights + kHalfBytes, 1 << kHalfPlanes, sums);
   }
 
   // Adds `factor` times the products of one half of q.
   template <int kRows>
-  [[gnu::always_inline]] static void add_half(const Group<Avx2Levels>& a, std::int64_t m, const std::uint8_t* weights,
+  [[gnu::always_inline]] static void add_half(const Group<Avx2Bytes>& a, std::int64_t m, const std::uint8_t* weights,
                                               int factor, __m256i (*sums)[kVectorsAtOnce]) {
     const std::uint8_t* x = a.x + m * a.row_bytes;
     const __m256i factors = _mm256_set1_epi16(static_cast<short>(factor));
@@ -154,13 +201,11 @@ struct Avx2Levels {
         __m256i words[kVectorsAtOnce];
 #pragma GCC unroll 4
         for (int i = 0; i < kQuad; ++i) {
-          std::int32_t four;
-          std::memcpy(&four, x + r * a.row_bytes + i * kQuad, sizeof(four));
-          const __m256i inputs = _mm256_set1_epi32(four);
+          const __m256i inputs = load_inputs(x + r * a.row_bytes + i * kQuad);
 #pragma GCC unroll 2
           for (int v = 0; v < kVectorsAtOnce; ++v) {
             const std::uint8_t* at =
-                weights + static_cast<std::size_t>(i) * kQuadBytes + static_cast<std::size_t>(v) * kVector;
+                weights + static_cast<std::size_t>(i) * kStepBytes + static_cast<std::size_t>(v) * kVector;
             const __m256i products = _mm256_maddubs_epi16(load(at), inputs);
             words[v] = i == 0 ? products : _mm256_add_epi16(words[v], products);
           }
@@ -171,7 +216,88 @@ struct Avx2Levels {
         }
       }
       x += kQuad * kQuad;
-      weights += kQuad * kQuadBytes;
+      weights += kQuad * kStepBytes;
+    }
+  }
+};
+
+struct Avx2Words : Avx2Levels<Avx2Words> {
+  static constexpr int kElementBytes = 2;
+  static constexpr int kPair = 2;                             // inputs whose products one instruction adds up
+  static constexpr std::size_t kEightBytes = 4 * kStepBytes;  // of the weights of eight inputs
+  static constexpr std::size_t kWeightBytes = kMaxSegment / kPair * kStepBytes;
+
+  // Faster from two to eight rows on; nine, as all that are checked at once in speculation must round alike, and one
+  // row would take up to twice as long as with tables.
+  static std::int64_t min_rows(const Shape& shape) { return shape.planes == 1 ? kNever : 9; }
+
+  static std::int32_t store(F32x16 x, std::uint8_t* out, std::int64_t) {
+    const __m256i words = rounded_words(x);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), words);
+    const __m256i pairs = _mm256_madd_epi16(words, _mm256_set1_epi16(1));
+    const __m128i quads = _mm_add_epi32(_mm256_castsi256_si128(pairs), _mm256_extracti128_si256(pairs, 1));
+    const __m128i eights = _mm_add_epi32(quads, _mm_unpackhi_epi64(quads, quads));
+    return _mm_cvtsi128_si32(eights) + _mm_extract_epi32(eights, 1);
+  }
+
+  // Weights: [pair][vector][output][2].
+  template <int kPlanes>
+  [[gnu::always_inline]] static void make_eight(const std::uint8_t* at, std::size_t plane_bytes, std::uint8_t* out) {
+    constexpr int kHighPlanes = kPlanes > kHalfPlanes ? kPlanes - kHalfPlanes : 0;
+    const __m256i mask = _mm256_set1_epi8(15);
+    __m256i low[kQuad];
+    __m256i high[kQuad];
+    transpose<kPlanes - kHighPlanes>(at, plane_bytes, low);
+    if constexpr (kHighPlanes > 0) transpose<kHighPlanes>(at + kHalfPlanes * plane_bytes, plane_bytes, high);
+    __m256i first[kQuad];
+    __m256i second[kQuad];
+#pragma GCC unroll 4
+    for (int i = 0; i < kQuad; ++i) {
+      first[i] = _mm256_and_si256(low[i], mask);
+      second[i] = _mm256_and_si256(_mm256_srli_epi16(low[i], 4), mask);
+      if constexpr (kHighPlanes > 0) {
+        first[i] = _mm256_or_si256(first[i], _mm256_slli_epi16(_mm256_and_si256(high[i], mask), 4));
+        second[i] = _mm256_or_si256(second[i], _mm256_andnot_si256(mask, high[i]));
+      }
+    }
+#pragma GCC unroll 2
+    for (int i = 0; i < kQuad; i += kPair) {
+      store_pair(first[i], first[i + 1], out + static_cast<std::size_t>(i) / kPair * kStepBytes);
+      store_pair(second[i], second[i + 1], out + static_cast<std::size_t>(kQuad + i) / kPair * kStepBytes);
+    }
+  }
+
+  // Two vectors of bytes side by side, as words.
+  static void store_pair(__m256i first, __m256i second, std::uint8_t* out) {
+    const __m256i zero = _mm256_setzero_si256();
+    const __m256i low = _mm256_unpacklo_epi8(first, second);
+    const __m256i high = _mm256_unpackhi_epi8(first, second);
+    auto* vectors = reinterpret_cast<__m256i*>(out);
+    _mm256_store_si256(vectors, _mm256_unpacklo_epi8(low, zero));
+    _mm256_store_si256(vectors + 1, _mm256_unpackhi_epi8(low, zero));
+    _mm256_store_si256(vectors + 2, _mm256_unpacklo_epi8(high, zero));
+    _mm256_store_si256(vectors + 3, _mm256_unpackhi_epi8(high, zero));
+  }
+
+  template <int kRows>
+  [[gnu::always_inline]] static void add_products(const Group<Avx2Words>& a, std::int64_t m,
+                                                  const std::uint8_t* weights, __m256i (*sums)[kVectorsAtOnce]) {
+    const std::uint8_t* x = a.x + m * a.row_bytes;
+#pragma GCC unroll 2
+    for (std::int64_t pair = 0; pair < a.quads * kQuad / kPair; ++pair) {
+      __m256i pairs[kVectorsAtOnce];
+#pragma GCC unroll 2
+      for (int v = 0; v < kVectorsAtOnce; ++v) pairs[v] = load(weights + static_cast<std::size_t>(v) * kVector);
+#pragma GCC unroll 6
+      for (int r = 0; r < kRows; ++r) {
+        const __m256i inputs = load_inputs(x + r * a.row_bytes);
+#pragma GCC unroll 2
+        for (int v = 0; v < kVectorsAtOnce; ++v) {
+          sums[r][v] = _mm256_add_epi32(sums[r][v], _mm256_madd_epi16(pairs[v], inputs));
+        }
+      }
+      x += kPair * kElementBytes;
+      weights += kStepBytes;
     }
   }
 };
@@ -179,6 +305,8 @@ struct Avx2Levels {
 }  // namespace
 
 constinit const MatMulKernel level8_n32_avx2 =
-    level_kernel<Avx2Levels>("level8_n32_avx2", Isa::kAvx2, contract::kLayoutAvx2, &table8_n32_avx2);
+    level_kernel<Avx2Bytes>("level8_n32_avx2", Isa::kAvx2, contract::kLayoutAvx2, &table8_n32_avx2);
+constinit const MatMulKernel level16_n32_avx2 =
+    level_kernel<Avx2Words>("level16_n32_avx2", Isa::kAvx2, contract::kLayoutAvx2, &table16_n32_avx2);
 
 }  // namespace dualbinary

@@ -51,6 +51,7 @@ template <int kPlanes>
 template <int kBytes>
 struct Avx512Levels {
   using Block = Avx512Block;
+  static constexpr int kElementBytes = 1;
   static constexpr int kDigits = kBytes;
   static constexpr int kTileRows = 8 / kDigits;  // times digits and two vectors of outputs: 16 sums of 32 registers
   static constexpr int kFewRows = kDigits == 2 ? 3 : 0;  // as many sums leave room for weights and results
@@ -71,15 +72,22 @@ struct Avx512Levels {
   }
 
   // As the four bytes of an output in make_weights() come from its four nibbles, they belong to inputs four apart.
-  static void round(F32x16 x, __m128i* digits) {
-    const __m128i order = _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  static std::int32_t store(F32x16 x, std::uint8_t* out, std::int64_t stride) {
     const __m512i numbers = _mm512_cvtps_epi32(x.v);
-    digits[0] = _mm_shuffle_epi8(_mm512_cvtepi32_epi8(numbers), order);
+    std::int32_t sum = store_digit(numbers, out);
     if constexpr (kDigits == 2) {
       // The low byte is signed: its 128 and more are less than the next 256.
       const __m512i high = _mm512_srai_epi32(_mm512_add_epi32(numbers, _mm512_set1_epi32(kDigitUnit / 2)), 8);
-      digits[1] = _mm_shuffle_epi8(_mm512_cvtepi32_epi8(high), order);
+      sum += kDigitUnit * store_digit(high, out + stride);
     }
+    return sum;
+  }
+
+  static std::int32_t store_digit(__m512i numbers, std::uint8_t* out) {
+    const __m128i order = _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    const __m128i bytes = _mm_shuffle_epi8(_mm512_cvtepi32_epi8(numbers), order);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(out), bytes);
+    return sum_of_bytes(bytes);
   }
 
   // The weights of one vector of outputs and one line: of the quads of its first sixteen inputs, then of the others.

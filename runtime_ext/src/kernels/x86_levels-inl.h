@@ -11,17 +11,18 @@
 // Error, beside float rounding, in a segment: an input is off by at most half a step. What that makes of the levels'
 // center c is put right by the exact sum of the inputs, so that a weight w adds |w - c| * step / 2. For Gaussian inputs
 // and random planes that is at most 6.5e-3 of the result's norm at 128 inputs a segment where an input is one byte
-// (level 4). Where it is two, 256 * high + low, the step is 257 times smaller (level 0), and so is the error.
+// (level 4). Where it is two, 256 * high + low or a word, the step is 257 times smaller (level 0), and so is the error.
 //
 // A `Policy` has
 //
 //   Block                        what blocks-inl.h and pack-inl.h ask for
-//   kDigits                      bytes of an input: 1, or 2 with the low ones of a segment before the high ones
+//   kElementBytes                of a weight, and of a digit of an input: 1, or 2 for words
+//   kDigits                      of an input: 1, or 2, bytes, with the low ones of a segment before the high ones
 //   min_rows(Shape)              rows from which it is faster than tables, as measured (docs/log/kernels.md)
 //   kTileRows                    rows that multiply_rows takes, at most
 //   kWeightBytes                 of all weights of a segment
-//   round(F32x16, __m128i*)      sixteen numbers rounded to bytes, lowest digit first, in the order in which the inputs
-//                                of its weights lie
+//   store(F32x16, out, stride)   rounds sixteen numbers, stores digit d at out + d * stride, in the order in which the
+//                                inputs of its weights lie, and returns their sum
 //   make_weights<Planes>         the weights of a segment
 //   multiply_rows<Rows, Offset>  adds one group of a segment to the results of some rows
 //   kFewRows                     rows of add_rows<Planes, Rows, Offset>, at most: a segment of units of one group, with
@@ -40,7 +41,7 @@ namespace dualbinary {
 namespace {
 
 constexpr std::int64_t kNever = INT64_MAX;        // of min_rows()
-constexpr int kInputRanges[] = {127, 127 * 257};  // by digits, less one
+constexpr int kInputRanges[] = {127, 127 * 257};  // by bytes of an input, less one
 constexpr int kDigitUnit = 256;
 constexpr int kQuad = 4;        // inputs whose products one instruction adds up
 constexpr int kHalfPlanes = 4;  // whose bits make one half of a byte
@@ -53,9 +54,12 @@ struct LevelTerms {
   float sum[kMaxHalves];    // of the inputs
 };
 
-// Bytes: [segment][row][digit][input].
-template <int kDigits>
-using LevelForm = PreparedForm<LevelTerms, kDigits, 1>;
+template <class Policy>
+constexpr int kInputBytes = Policy::kDigits * Policy::kElementBytes;
+
+// Integers: [segment][row][digit][input].
+template <class Policy>
+using LevelForm = PreparedForm<LevelTerms, kInputBytes<Policy>, 1>;
 using LevelView = SegmentView<LevelTerms>;
 
 // One group of a segment, for all rows: y += step * (step of x * sum + shift) + offset * sum of x.
@@ -81,9 +85,9 @@ inline std::int32_t sum_of_bytes(__m128i bytes) {
   return _mm_cvtsi128_si32(halves) + _mm_extract_epi16(halves, 4) - kFloats * kBias;
 }
 
-// Bytes of one segment of one row to `out`. Returns false where they cannot represent x.
+// Integers of one segment of one row to `out`. Returns false where they cannot represent x.
 template <class Policy, class T>
-bool build_bytes(const Shape& shape, const T* x, std::int64_t count, std::uint8_t* out, LevelTerms& terms) {
+bool build_integers(const Shape& shape, const T* x, std::int64_t count, std::uint8_t* out, LevelTerms& terms) {
   using F32x16 = typename Policy::Block::F32x16;
   alignas(kAlignment) float values[kMaxSegment];
   F32x16 sums[kMaxHalves] = {F32x16::set(0), F32x16::set(0)};
@@ -98,19 +102,15 @@ bool build_bytes(const Shape& shape, const T* x, std::int64_t count, std::uint8_
     largest = F32x16::max(largest, v.absolute());
   }
   const float range = largest.reduce_max();
-  const float step = range / static_cast<float>(kInputRanges[Policy::kDigits - 1]);
+  const float step = range / static_cast<float>(kInputRanges[kInputBytes<Policy> - 1]);
   terms = {};
   // As in build_segment() of table-inl.h: NaN, infinity, sums that overflow, and steps without bits.
   if (!(magnitude.reduce_add() <= FLT_MAX) || (range > 0 && step < FLT_MIN)) return false;
   const F32x16 inverse = F32x16::set(range > 0 ? 1 / step : 0);
   std::int32_t totals[kMaxHalves] = {};
   for (std::int64_t k = 0; k < shape.segment_size; k += kFloats) {
-    __m128i digits[Policy::kDigits];
-    Policy::round(F32x16::multiply(F32x16::load(values + k), inverse), digits);
-    for (int d = 0; d < Policy::kDigits; ++d) {
-      totals[half(k)] += sum_of_bytes(digits[d]) * (d == 0 ? 1 : kDigitUnit);
-      _mm_storeu_si128(reinterpret_cast<__m128i*>(out + d * shape.segment_size + k), digits[d]);
-    }
+    const F32x16 scaled = F32x16::multiply(F32x16::load(values + k), inverse);
+    totals[half(k)] += Policy::store(scaled, out + k * Policy::kElementBytes, shape.segment_size);
   }
   const float center = static_cast<float>((1 << shape.planes) - 1) / 2;
   const float zero = static_cast<float>(shape.twice_zero == kGroupZeros ? 0 : shape.twice_zero) / 2;
@@ -125,7 +125,7 @@ bool build_bytes(const Shape& shape, const T* x, std::int64_t count, std::uint8_
 
 template <class Policy>
 bool prepare_level_row(const Shape& shape, const Activations& x, std::int64_t row, const PreparedRows& prepared) {
-  using Form = LevelForm<Policy::kDigits>;
+  using Form = LevelForm<Policy>;
   LevelTerms* terms = Form::terms(shape, prepared);
   return with_row(shape, x, row, [&](const auto* values) {
     bool regular = true;
@@ -133,7 +133,7 @@ bool prepare_level_row(const Shape& shape, const Activations& x, std::int64_t ro
       const std::int64_t k = s * shape.segment_size;
       const std::int64_t at = s * prepared.rows + row;
       std::uint8_t* out = prepared.data + at * shape.segment_size * Form::kInputBytes;
-      regular &= build_bytes<Policy>(shape, values + k, shape.K - k, out, terms[at]);
+      regular &= build_integers<Policy>(shape, values + k, shape.K - k, out, terms[at]);
     }
     return regular;
   });
@@ -177,9 +177,10 @@ void add_segment(const Shape& shape, const LevelView& view) {
   const std::int64_t lines = shape.segment_size / kLineInputs;
   // Groups of 16 are the first and the second half of a line, side by side.
   const std::int64_t quads = shape.segment_size / shape.halves / kQuad;
+  const std::int64_t input_bytes = quads * kQuad * Policy::kElementBytes;  // of one digit of a group
   Group<Policy> group;
   group.digit_bytes = shape.segment_size;
-  group.row_bytes = shape.segment_size * Policy::kDigits;
+  group.row_bytes = shape.segment_size * kInputBytes<Policy>;
   group.quads = quads;
   group.planes = kPlanes;
   group.terms = view.terms;
@@ -188,8 +189,8 @@ void add_segment(const Shape& shape, const LevelView& view) {
   Policy::template make_weights<kPlanes>(view, lines, weights);
   for (std::int64_t half = 0; half < shape.halves; ++half) {
     group.half = half;
-    group.weights = weights + half * quads * kQuad * Policy::Block::kBlockOutputs;
-    group.x = view.integers + half * quads * kQuad;
+    group.weights = weights + half * input_bytes * Policy::Block::kBlockOutputs;
+    group.x = view.integers + half * input_bytes;
     load_group_scales(shape, view, group);
     std::int64_t m = 0;
     for (; m + Policy::kTileRows <= view.rows; m += Policy::kTileRows) {
@@ -201,7 +202,7 @@ void add_segment(const Shape& shape, const LevelView& view) {
 
 template <class Policy, int kPlanes, bool kOffset>
 bool multiply_tile(const Product& a) {
-  return for_blocks<typename Policy::Block, LevelForm<Policy::kDigits>>(
+  return for_blocks<typename Policy::Block, LevelForm<Policy>>(
       a, [&](const LevelView& view) { add_segment<Policy, kPlanes, kOffset>(*a.shape, view); });
 }
 
@@ -210,7 +211,7 @@ template <class Policy, int kPlanes, int kRows, bool kOffset>
 bool multiply_few(const Product& a) {
   using Results = RowResults<typename Policy::Block, kRows>;
   const Shape& shape = *a.shape;
-  return for_results<typename Policy::Block, LevelForm<Policy::kDigits>, Results>(
+  return for_results<typename Policy::Block, LevelForm<Policy>, Results>(
       a, [&](const LevelView& view, Results& results) __attribute__((always_inline)) {
         Policy::template add_rows<kPlanes, kRows, kOffset>(shape, view, results.y);
       });
@@ -240,7 +241,7 @@ constexpr MatMulKernel level_kernel(const char* name, Isa isa, std::int64_t layo
   using Block = typename Policy::Block;
   return {.name = name,
           .isa = isa,
-          .accuracy_level = Policy::kDigits == 1 ? 4 : 0,
+          .accuracy_level = kInputBytes<Policy> == 1 ? 4 : 0,
           .layout = layout,
           .free_levels = false,
           .even_levels = true,
@@ -250,7 +251,7 @@ constexpr MatMulKernel level_kernel(const char* name, Isa isa, std::int64_t layo
           .block_bytes = PackedLayout<Block>::block_bytes,
           .pack_block = pack_block<Block>,
           .unpack_block = unpack_block<Block>,
-          .prepared_bytes = LevelForm<Policy::kDigits>::bytes,
+          .prepared_bytes = LevelForm<Policy>::bytes,
           .prepare_row = prepare_level_row<Policy>,
           .multiply = multiply_levels<Policy>};
 }
