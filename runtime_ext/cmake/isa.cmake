@@ -5,6 +5,8 @@ set(DUALBINARY_SKIP_ISAS
     ""
     CACHE STRING "Names of rows to leave out, such as AVX512: builds for tests on one machine need not have what it cannot run")
 
+include(CheckCXXCompilerFlag)
+
 function(dualbinary_add_isa_kernels target)
   if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(aarch64|arm64|ARM64)$")
     # GCC's pass that schedules before registers are given out lengthens lives until they spill, in the innermost loops.
@@ -24,6 +26,10 @@ function(dualbinary_add_isa_kernels target)
     # GCC's elimination of partial redundancies keeps copies of sums, which then no longer fit into registers.
     set(no_copies $<$<CXX_COMPILER_ID:GNU>:-fno-tree-pre>)
     dualbinary_isa(${target} AVX2 src/kernels/x86_avx2_levels.cc ${avx2} ${no_copies})
+    check_cxx_compiler_flag(-mavxvnni knows_avxvnni)  # GCC from 11 on
+    if(knows_avxvnni)
+      dualbinary_isa(${target} AVXVNNI src/kernels/x86_avxvnni_levels.cc ${avx2} -mavxvnni ${no_copies})
+    endif()
     dualbinary_isa(${target} AVX2 src/kernels/hadamard_avx2.cc ${avx2})
     dualbinary_isa(${target} AVX2 src/kernels/elementwise_avx2.cc ${avx2})
     dualbinary_isa(${target} AVX2 src/kernels/attention_avx2.cc ${avx2})

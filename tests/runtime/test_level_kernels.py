@@ -62,6 +62,14 @@ def test_a_row_has_the_same_bits_alone_as_among_others(kernel, problem):
         np.testing.assert_array_equal(product(kernel, part), whole[:count])
 
 
+@each([name for name in OF_EVEN_LEVELS if name.endswith("_avxvnni")])
+@given(problem=problems(rows=(1, 9)))
+@settings(max_examples=60)
+def test_vnni_gives_the_bits_of_avx2(kernel, problem):
+    without = kernel.replace("avxvnni", "avx2")
+    np.testing.assert_array_equal(product(kernel, problem), product(without, problem))
+
+
 @each(OF_EVEN_LEVELS)
 @pytest.mark.parametrize("sign", [1, -1])
 @pytest.mark.parametrize("planes", [4, 8])
@@ -90,6 +98,11 @@ def test_a_segment_of_the_largest_numbers_does_not_overflow(kernel, planes, sign
         ("avx512", "level8_n32_avx512", EVEN, 3, 16, None),
         ("avx512", "level8_n32_avx512", EVEN, 2, 128, None),
         ("avx512", "level8_n32_avx512", FREE, 4, 64, None),
+        ("avxvnni", "level16_n32_avxvnni", EVEN, 4, 32, 9),
+        ("avxvnni", "level16_n32_avxvnni", EVEN, 1, 128, None),
+        ("avxvnni", "level8_n32_avxvnni", EVEN, 8, 16, 4),
+        ("avxvnni", "level8_n32_avxvnni", EVEN, 3, 64, 6),
+        ("avxvnni", "level8_n32_avxvnni", EVEN, 1, 64, None),
         ("avx2", "level16_n32_avx2", EVEN, 8, 16, 9),
         ("avx2", "level16_n32_avx2", EVEN, 2, 128, 9),
         ("avx2", "level16_n32_avx2", EVEN, 1, 128, None),

@@ -16,7 +16,7 @@ from runtime_ext import library
 from runtime_ext.capi import Weight
 from tests.support.problems import make_problem
 
-ISAS = ["avx512", "avx2", "i8mm", "neon", "scalar"]
+ISAS = ["avx512", "avxvnni", "avx2", "i8mm", "neon", "scalar"]
 
 
 def test_describe_reports_build_and_choice():
@@ -86,8 +86,8 @@ def test_a_forced_isa_is_taken_or_refused(monkeypatch, isa):
             Weight(problem.planes, problem.scales, K=problem.K, group_size=problem.group_size)
         return
     with Weight(problem.planes, problem.scales, K=problem.K, group_size=problem.group_size) as weight:
-        # i8mm adds to neon, and has no kernel for few rows.
-        expected = {"i8mm": "neon"}.get(isa, isa)
+        # These add to others, and have no kernel for few rows.
+        expected = {"i8mm": "neon", "avxvnni": "avx2"}.get(isa, isa)
         assert {kernel["isa"] for kernel in kernels if kernel["name"] == weight.kernel} == {expected}
     assert runtime_ext.describe()["forced_isa"] == isa
 

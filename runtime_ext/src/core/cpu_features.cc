@@ -26,10 +26,10 @@ namespace {
 using Registers = std::array<std::uint32_t, 4>;  // eax, ebx, ecx, edx
 enum Register { kEax, kEbx, kEcx, kEdx };
 
-Registers cpuid(std::uint32_t leaf) {
+Registers cpuid(std::uint32_t leaf, std::uint32_t subleaf = 0) {
   Registers r{};
   // Fails, and leaves zeros, where the CPU does not know the leaf.
-  __get_cpuid_count(leaf, 0, &r[kEax], &r[kEbx], &r[kEcx], &r[kEdx]);
+  __get_cpuid_count(leaf, subleaf, &r[kEax], &r[kEbx], &r[kEcx], &r[kEdx]);
   return r;
 }
 
@@ -43,9 +43,11 @@ std::uint32_t saved_state(const Registers& leaf1) {
   return low;
 }
 
+enum Leaf { kLeaf1, kLeaf7, kLeaf7Sub1 };
+
 struct Feature {
   const char* name;
-  std::uint32_t leaf;
+  Leaf leaf;
   Register where;
   int bit;
   std::uint32_t state;  // XCR0 bits it needs
@@ -54,25 +56,29 @@ struct Feature {
 constexpr std::uint32_t kYmm = 0x06;  // SSE and AVX state
 constexpr std::uint32_t kZmm = 0xe6;  // and mask registers and both halves of the 512-bit state
 
-constexpr std::array<Feature, 9> kAll = {{
-    {"avx2", 7, kEbx, 5, kYmm},
-    {"fma", 1, kEcx, 12, kYmm},
-    {"f16c", 1, kEcx, 29, kYmm},
-    {"avx512f", 7, kEbx, 16, kZmm},
-    {"avx512bw", 7, kEbx, 30, kZmm},
-    {"avx512dq", 7, kEbx, 17, kZmm},
-    {"avx512vl", 7, kEbx, 31, kZmm},
-    {"avx512vnni", 7, kEcx, 11, kZmm},
-    {"avx512vbmi", 7, kEcx, 1, kZmm},
+constexpr std::array<Feature, 10> kAll = {{
+    {"avx2", kLeaf7, kEbx, 5, kYmm},
+    {"fma", kLeaf1, kEcx, 12, kYmm},
+    {"f16c", kLeaf1, kEcx, 29, kYmm},
+    {"avxvnni", kLeaf7Sub1, kEax, 4, kYmm},
+    {"avx512f", kLeaf7, kEbx, 16, kZmm},
+    {"avx512bw", kLeaf7, kEbx, 30, kZmm},
+    {"avx512dq", kLeaf7, kEbx, 17, kZmm},
+    {"avx512vl", kLeaf7, kEbx, 31, kZmm},
+    {"avx512vnni", kLeaf7, kEcx, 11, kZmm},
+    {"avx512vbmi", kLeaf7, kEcx, 1, kZmm},
 }};
 
 std::vector<std::string> detect() {
   const Registers leaf1 = cpuid(1);
   const Registers leaf7 = cpuid(7);
+  // Leaf 7 says itself which subleaves it has, and the CPU decides what others hold.
+  const Registers leaf7_sub1 = leaf7[kEax] >= 1 ? cpuid(7, 1) : Registers{};
+  const std::array<Registers, 3> leaves = {leaf1, leaf7, leaf7_sub1};
   const std::uint32_t state = saved_state(leaf1);
   std::vector<std::string> found;
   for (const Feature& f : kAll) {
-    const Registers& r = f.leaf == 1 ? leaf1 : leaf7;
+    const Registers& r = leaves[f.leaf];
     if ((r[f.where] >> f.bit & 1U) != 0 && (state & f.state) == f.state) found.emplace_back(f.name);
   }
   return found;
@@ -117,6 +123,8 @@ std::vector<std::string_view> needs(Isa isa) {
       return {};
     case Isa::kAvx2:
       return {"avx2", "fma", "f16c"};
+    case Isa::kAvxVnni:
+      return {"avx2", "fma", "f16c", "avxvnni"};
     case Isa::kAvx512:
       return {"avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vnni", "avx512vbmi"};
     case Isa::kNeon:
@@ -147,6 +155,8 @@ const char* isa_name(Isa isa) {
       return "scalar";
     case Isa::kAvx2:
       return "avx2";
+    case Isa::kAvxVnni:
+      return "avxvnni";
     case Isa::kAvx512:
       return "avx512";
     case Isa::kNeon:

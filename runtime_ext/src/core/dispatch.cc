@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <stdexcept>
 #include <string>
+#include <utility>
 
 #include "contract.h"
 #include "core/cpu_features.h"
@@ -42,7 +43,11 @@ std::string_view forced_isa() {
 
 // True if `forced` allows kernels of `isa`. An instruction set that adds to another one stands for both.
 bool allows(std::string_view forced, Isa isa) {
-  return forced.empty() || forced == isa_name(isa) || (forced == isa_name(Isa::kI8mm) && isa == Isa::kNeon);
+  constexpr std::array kAdditions = {std::pair{Isa::kI8mm, Isa::kNeon}, std::pair{Isa::kAvxVnni, Isa::kAvx2}};
+  return forced.empty() || forced == isa_name(isa) ||
+         std::any_of(kAdditions.begin(), kAdditions.end(), [&](const auto& addition) {
+           return forced == isa_name(addition.first) && isa == addition.second;
+         });
 }
 
 bool serves_accuracy(const MatMulKernel& kernel, const Spec& spec) {

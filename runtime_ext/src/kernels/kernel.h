@@ -63,7 +63,7 @@ namespace dualbinary {
 // kCode8 is for scales alone: see Stored. Activations of kBFloat16 are for CUDA devices alone.
 enum class Element : std::int32_t { kFloat32 = 0, kFloat16 = 1, kCode8 = 2, kBFloat16 = 3 };
 
-enum class Isa : std::int32_t { kScalar = 0, kAvx2 = 1, kAvx512 = 2, kNeon = 3, kI8mm = 4 };
+enum class Isa : std::int32_t { kScalar = 0, kAvx2 = 1, kAvx512 = 2, kNeon = 3, kI8mm = 4, kAvxVnni = 5 };
 
 // Inputs in a segment, at most. One step for 128 inputs keeps level 4 within 8e-3 for any group_size (Gaussian input:
 // 6.5e-3 at 128), and sums of entries stay small: 32 nibbles * 255 = 8160 fits the 16-bit lanes of AVX2, and

@@ -7,121 +7,13 @@
 //
 // Inputs of two bytes (level 0) are words, as are weights, and vpmaddwd adds two products to each of 8 outputs: 8
 // instructions for 64 weights of any P, where two digits, each as above, would take 10, and 20 with more than four
-// planes. A segment's sum is at most 255 * 32639 * 128 < 2^30.
+// planes.
 #include "contract.h"
-#include "kernels/avx2_block.h"
+#include "kernels/avx2_levels-inl.h"
 #include "kernels/inventory.h"
-#include "kernels/x86_levels-inl.h"
 
 namespace dualbinary {
 namespace {
-
-// Exchanges the bits of `first` that stand kShift above those of the mask with the masked bits of `second`. Shifts
-// carry bits into neighboring bytes, but only to places that are not masked.
-template <int kShift>
-inline void exchange(__m256i& first, __m256i& second, int mask) {
-  const __m256i differ = _mm256_and_si256(_mm256_xor_si256(_mm256_srli_epi16(first, kShift), second),
-                                          _mm256_set1_epi8(static_cast<char>(mask)));
-  second = _mm256_xor_si256(second, differ);
-  first = _mm256_xor_si256(first, _mm256_slli_epi16(differ, kShift));
-}
-
-inline __m256i load(const std::uint8_t* at) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(at)); }
-
-// The 32 bits at `at`, which are inputs, for all outputs of a vector.
-inline __m256i load_inputs(const std::uint8_t* at) {
-  std::int32_t inputs;
-  std::memcpy(&inputs, at, sizeof(inputs));
-  return _mm256_set1_epi32(inputs);
-}
-
-// Sixteen numbers, in order.
-inline __m256i rounded_words(F32x16 x) {
-  constexpr int kEvenQuartersFirst = 0xD8;  // packs work within halves
-  return _mm256_permute4x64_epi64(_mm256_packs_epi32(_mm256_cvtps_epi32(x.a), _mm256_cvtps_epi32(x.b)),
-                                  kEvenQuartersFirst);
-}
-
-// Numbers of at most four planes for eight inputs of all outputs: the low nibbles of numbers[i] are of input i, the
-// high ones of input 4 + i. Outputs are in the order in which unpacking their bytes to 32 bits, within halves of a
-// vector, puts them in line.
-template <int kPlanes>
-[[gnu::always_inline]] inline void transpose(const std::uint8_t* plane, std::size_t plane_bytes, __m256i* numbers) {
-#pragma GCC unroll 4
-  for (int p = 0; p < kQuad; ++p) {
-    numbers[p] = p < kPlanes ? load(plane + static_cast<std::size_t>(p) * plane_bytes) : _mm256_setzero_si256();
-  }
-  exchange<1>(numbers[0], numbers[1], 0x55);
-  exchange<1>(numbers[2], numbers[3], 0x55);
-  exchange<2>(numbers[0], numbers[2], 0x33);
-  exchange<2>(numbers[1], numbers[3], 0x33);
-  const __m256i even_first =
-      _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15));
-  const __m256i fours = _mm256_setr_epi32(0, 4, 2, 6, 1, 5, 3, 7);
-#pragma GCC unroll 4
-  for (int p = 0; p < kQuad; ++p) {
-    numbers[p] = _mm256_permutevar8x32_epi32(_mm256_shuffle_epi8(numbers[p], even_first), fours);
-  }
-}
-
-// What both kernels have. A `Policy` has
-//
-//   make_eight<Planes>   the weights of eight inputs, from the vectors of their planes
-//   add_products<Rows>   those of one group of a segment and two vectors of outputs, for some rows
-template <class Policy>
-struct Avx2Levels {
-  using Block = Avx2Block;
-  static constexpr int kDigits = 1;
-  static constexpr int kFewRows = 0;
-  static constexpr int kTileRows = 6;  // and two vectors of outputs: 12 sums of 16 registers
-  static constexpr int kVectorOutputs = 8;
-  static constexpr int kVectors = Block::kBlockOutputs / kVectorOutputs;
-  static constexpr int kVectorsAtOnce = 2;
-  static constexpr std::size_t kVector = Block::kVector;
-  static constexpr std::size_t kStepBytes = kVectors * kVector;  // of weights: 32 bits for each output
-
-  template <int kPlanes>
-  static void make_weights(const LevelView& a, std::int64_t lines, std::uint8_t* weights) {
-    const std::int64_t eights = lines * kLineInputs / 8;
-    const std::size_t plane_bytes = static_cast<std::size_t>(eights) * kVector;
-    const std::size_t next = kPlanes * plane_bytes + 2 * kVector;  // a segment with its scales, or so
-    for (std::int64_t eight = 0; eight < eights; ++eight) {
-      const std::uint8_t* at = a.lines + static_cast<std::size_t>(eight) * kVector;
-      if (eight % 2 == 0) {
-        for (int p = 0; p < kPlanes; ++p) fetch_blocks(at + static_cast<std::size_t>(p) * plane_bytes, next);
-      }
-      Policy::template make_eight<kPlanes>(at, plane_bytes,
-                                           weights + static_cast<std::size_t>(eight) * Policy::kEightBytes);
-    }
-  }
-
-  // Rows m to m + kRows - 1.
-  template <int kRows, bool kOffset>
-  static void multiply_rows(const Group<Policy>& a, std::int64_t m) {
-    for (int v = 0; v < kVectors; v += kVectorsAtOnce) {
-      __m256i sums[kRows][kVectorsAtOnce];
-#pragma GCC unroll 6
-      for (int r = 0; r < kRows; ++r) sums[r][0] = sums[r][1] = _mm256_setzero_si256();
-      Policy::template add_products<kRows>(a, m, a.weights + static_cast<std::size_t>(v) * kVector, sums);
-#pragma GCC unroll 6
-      for (int r = 0; r < kRows; ++r) {
-        const LevelTerms& terms = a.terms[m + r];
-#pragma GCC unroll 2
-        for (int i = 0; i < kVectorsAtOnce; ++i) {
-          const int n = (v + i) * kVectorOutputs;
-          float* y = a.y + (m + r) * Block::kBlockOutputs + n;
-          const __m256 total = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sums[r][i]), _mm256_set1_ps(terms.step),
-                                               _mm256_set1_ps(terms.shift[a.half]));
-          __m256 result = _mm256_fmadd_ps(total, _mm256_load_ps(a.step + n), _mm256_loadu_ps(y));
-          if constexpr (kOffset) {
-            result = _mm256_fmadd_ps(_mm256_load_ps(a.offset + n), _mm256_set1_ps(terms.sum[a.half]), result);
-          }
-          _mm256_storeu_ps(y, result);
-        }
-      }
-    }
-  }
-};
 
 struct Avx2Bytes : Avx2Levels<Avx2Bytes> {
   static constexpr int kElementBytes = 1;
@@ -135,12 +27,7 @@ struct Avx2Bytes : Avx2Levels<Avx2Bytes> {
     return kRows[shape.planes];
   }
 
-  static std::int32_t store(F32x16 x, std::uint8_t* out, std::int64_t) {
-    const __m256i words = rounded_words(x);
-    const __m128i bytes = _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(out), bytes);
-    return sum_of_bytes(bytes);
-  }
+  static std::int32_t store(F32x16 x, std::uint8_t* out, std::int64_t) { return store_bytes(x, out); }
 
   // Weights: [half of q][quad][vector][output][4].
   template <int kPlanes>
@@ -156,29 +43,16 @@ struct Avx2Bytes : Avx2Levels<Avx2Bytes> {
   template <int kPlanes>
   [[gnu::always_inline]] static void make_halves(const std::uint8_t* plane, std::size_t plane_bytes,
                                                  std::uint8_t* out) {
-    __m256i numbers[kQuad];
-    transpose<kPlanes>(plane, plane_bytes, numbers);
-    store_quad(numbers, out);
-#pragma GCC unroll 4
-    for (__m256i& number : numbers) number = _mm256_srli_epi16(number, 4);
-    store_quad(numbers, out + kStepBytes);
-  }
-
-  // The low nibbles of four vectors side by side.
-  static void store_quad(const __m256i* numbers, std::uint8_t* out) {
     const __m256i mask = _mm256_set1_epi8(15);
+    __m256i numbers[kQuad];
     __m256i bytes[kQuad];
+    transpose<kPlanes>(plane, plane_bytes, numbers);
 #pragma GCC unroll 4
     for (int i = 0; i < kQuad; ++i) bytes[i] = _mm256_and_si256(numbers[i], mask);
-    const __m256i low0 = _mm256_unpacklo_epi8(bytes[0], bytes[1]);
-    const __m256i low1 = _mm256_unpacklo_epi8(bytes[2], bytes[3]);
-    const __m256i high0 = _mm256_unpackhi_epi8(bytes[0], bytes[1]);
-    const __m256i high1 = _mm256_unpackhi_epi8(bytes[2], bytes[3]);
-    auto* vectors = reinterpret_cast<__m256i*>(out);
-    _mm256_store_si256(vectors, _mm256_unpacklo_epi16(low0, low1));
-    _mm256_store_si256(vectors + 1, _mm256_unpackhi_epi16(low0, low1));
-    _mm256_store_si256(vectors + 2, _mm256_unpacklo_epi16(high0, high1));
-    _mm256_store_si256(vectors + 3, _mm256_unpackhi_epi16(high0, high1));
+    store_quad(bytes, out);
+#pragma GCC unroll 4
+    for (int i = 0; i < kQuad; ++i) bytes[i] = _mm256_and_si256(_mm256_srli_epi16(numbers[i], 4), mask);
+    store_quad(bytes, out + kStepBytes);
   }
 
   template <int kRows>
@@ -221,84 +95,9 @@ struct Avx2Bytes : Avx2Levels<Avx2Bytes> {
   }
 };
 
-struct Avx2Words : Avx2Levels<Avx2Words> {
-  static constexpr int kElementBytes = 2;
-  static constexpr int kPair = 2;                             // inputs whose products one instruction adds up
-  static constexpr std::size_t kEightBytes = 4 * kStepBytes;  // of the weights of eight inputs
-  static constexpr std::size_t kWeightBytes = kMaxSegment / kPair * kStepBytes;
-
-  // Faster from two to eight rows on; nine, as all that are checked at once in speculation must round alike, and one
-  // row would take up to twice as long as with tables.
-  static std::int64_t min_rows(const Shape& shape) { return shape.planes == 1 ? kNever : 9; }
-
-  static std::int32_t store(F32x16 x, std::uint8_t* out, std::int64_t) {
-    const __m256i words = rounded_words(x);
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), words);
-    const __m256i pairs = _mm256_madd_epi16(words, _mm256_set1_epi16(1));
-    const __m128i quads = _mm_add_epi32(_mm256_castsi256_si128(pairs), _mm256_extracti128_si256(pairs, 1));
-    const __m128i eights = _mm_add_epi32(quads, _mm_unpackhi_epi64(quads, quads));
-    return _mm_cvtsi128_si32(eights) + _mm_extract_epi32(eights, 1);
-  }
-
-  // Weights: [pair][vector][output][2].
-  template <int kPlanes>
-  [[gnu::always_inline]] static void make_eight(const std::uint8_t* at, std::size_t plane_bytes, std::uint8_t* out) {
-    constexpr int kHighPlanes = kPlanes > kHalfPlanes ? kPlanes - kHalfPlanes : 0;
-    const __m256i mask = _mm256_set1_epi8(15);
-    __m256i low[kQuad];
-    __m256i high[kQuad];
-    transpose<kPlanes - kHighPlanes>(at, plane_bytes, low);
-    if constexpr (kHighPlanes > 0) transpose<kHighPlanes>(at + kHalfPlanes * plane_bytes, plane_bytes, high);
-    __m256i first[kQuad];
-    __m256i second[kQuad];
-#pragma GCC unroll 4
-    for (int i = 0; i < kQuad; ++i) {
-      first[i] = _mm256_and_si256(low[i], mask);
-      second[i] = _mm256_and_si256(_mm256_srli_epi16(low[i], 4), mask);
-      if constexpr (kHighPlanes > 0) {
-        first[i] = _mm256_or_si256(first[i], _mm256_slli_epi16(_mm256_and_si256(high[i], mask), 4));
-        second[i] = _mm256_or_si256(second[i], _mm256_andnot_si256(mask, high[i]));
-      }
-    }
-#pragma GCC unroll 2
-    for (int i = 0; i < kQuad; i += kPair) {
-      store_pair(first[i], first[i + 1], out + static_cast<std::size_t>(i) / kPair * kStepBytes);
-      store_pair(second[i], second[i + 1], out + static_cast<std::size_t>(kQuad + i) / kPair * kStepBytes);
-    }
-  }
-
-  // Two vectors of bytes side by side, as words.
-  static void store_pair(__m256i first, __m256i second, std::uint8_t* out) {
-    const __m256i zero = _mm256_setzero_si256();
-    const __m256i low = _mm256_unpacklo_epi8(first, second);
-    const __m256i high = _mm256_unpackhi_epi8(first, second);
-    auto* vectors = reinterpret_cast<__m256i*>(out);
-    _mm256_store_si256(vectors, _mm256_unpacklo_epi8(low, zero));
-    _mm256_store_si256(vectors + 1, _mm256_unpackhi_epi8(low, zero));
-    _mm256_store_si256(vectors + 2, _mm256_unpacklo_epi8(high, zero));
-    _mm256_store_si256(vectors + 3, _mm256_unpackhi_epi8(high, zero));
-  }
-
-  template <int kRows>
-  [[gnu::always_inline]] static void add_products(const Group<Avx2Words>& a, std::int64_t m,
-                                                  const std::uint8_t* weights, __m256i (*sums)[kVectorsAtOnce]) {
-    const std::uint8_t* x = a.x + m * a.row_bytes;
-#pragma GCC unroll 2
-    for (std::int64_t pair = 0; pair < a.quads * kQuad / kPair; ++pair) {
-      __m256i pairs[kVectorsAtOnce];
-#pragma GCC unroll 2
-      for (int v = 0; v < kVectorsAtOnce; ++v) pairs[v] = load(weights + static_cast<std::size_t>(v) * kVector);
-#pragma GCC unroll 6
-      for (int r = 0; r < kRows; ++r) {
-        const __m256i inputs = load_inputs(x + r * a.row_bytes);
-#pragma GCC unroll 2
-        for (int v = 0; v < kVectorsAtOnce; ++v) {
-          sums[r][v] = _mm256_add_epi32(sums[r][v], _mm256_madd_epi16(pairs[v], inputs));
-        }
-      }
-      x += kPair * kElementBytes;
-      weights += kStepBytes;
-    }
+struct Avx2Words : WordLevels<Avx2Words> {
+  [[gnu::always_inline]] static __m256i multiply_add(__m256i sum, __m256i weights, __m256i inputs) {
+    return _mm256_add_epi32(sum, _mm256_madd_epi16(weights, inputs));
   }
 };
 
