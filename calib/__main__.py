@@ -19,7 +19,7 @@ _EPILOG = """\
 examples:
   python -m calib SmolLM2-135M smollm2-fdb --text 'books/*.txt'                 2.5 bits a weight
   python -m calib SmolLM2-135M smollm2-fdb --preset best --text text.jsonl
-  python -m calib SmolLM2-135M smollm2-fdb --generate 512                      no text: the model writes its own
+  python -m calib SmolLM2-135M smollm2-fdb                                     no text: the model writes its own
   python -m calib SmolLM2-135M smollm2-fdb --text a.txt --plan                 time, memory and disk, without starting
   accelerate launch --num_processes 4 -m calib Llama-3.2-1B llama-fdb --text ...
 

@@ -24,11 +24,11 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
-from calib.budget.plan import WINDOWS as BUDGET_WINDOWS
 from calib.budget.plan import check_budget, chosen_budget, spend_budget
 from calib.config import CalibConfig
-from calib.data.collect import collect, generated_count, with_known_start
+from calib.data.collect import collect, with_known_start
 from calib.data.generate import PARTS_SUFFIX, generate_to
+from calib.data.wanted import calibration_windows, held_out_windows, windows_wanted
 from calib.layers import QuantLinear, quant_linears
 from calib.measure import layer_statistics
 from calib.models.blocks import choose_attention, compute_dtype
@@ -215,12 +215,12 @@ class _Job(RunContext):
         tokens, origin = collect(
             self.config.data,
             self.source.directory,
-            self._windows_wanted(),
+            windows_wanted(self.config),
             self.source.vocabulary,
             self.config.seed,
             self._generate,
         )
-        minimum = self._held_out() + 1
+        minimum = held_out_windows(self.config) + 1
         if len(tokens) < minimum:
             raise InputError(
                 f"the text is {len(tokens)} windows of {self.config.data.length} tokens, expected {minimum} or more; "
@@ -244,23 +244,7 @@ class _Job(RunContext):
 
     def _calibration(self, tokens: Tensor) -> Tensor:
         """The windows that stages before distillation learn from, none of those held out for it."""
-        return tokens[: len(tokens) - self._held_out()][: self._calibration_windows()]
-
-    def _held_out(self) -> int:
-        held_out = {"block": self.config.block.held_out, "e2e": self.config.e2e.held_out}
-        return max(held_out.get(stage, 0) for stage in self.config.stages)
-
-    def _calibration_windows(self) -> int:
-        """Windows that blockwise calibration learns from."""
-        windows = {"init": self.config.init.windows, "block": self.config.block.windows}
-        tables = self.config.init.windows if self.config.format.embedding_bits is not None else 0
-        budget = BUDGET_WINDOWS if self.config.format.has_budget else 0
-        return max(tables, budget, *(windows.get(stage, 0) for stage in self.config.stages))
-
-    def _windows_wanted(self) -> int:
-        e2e = self.config.e2e.steps * self.config.e2e.batch if "e2e" in self.config.stages else 0
-        wanted = max(self._calibration_windows(), e2e) + self._held_out()
-        return generated_count(self.config.data) if self.config.data.keep else wanted
+        return tokens[: len(tokens) - held_out_windows(self.config)][: calibration_windows(self.config)]
 
     def _generate(self, count: int) -> Tensor:
         """`count` windows that the model writes itself."""

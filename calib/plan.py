@@ -11,6 +11,7 @@ as two forward passes:
     layer-wise (QBB)                SORT_BYTES per weight and LEVEL_BYTES per weight and level in closed form;
                                     by gradients GRADIENT_BYTES per weight, basis and step
     reconstruction                  6 n t              for each epoch
+    text that the model writes      2 n t, all weights for each token of a batch, and its past
     distillation                    6 n t of the student, 8 n t with recomputed activations, 2 n t of the teacher
     logits and losses               6 H V t with a gradient, 4 H V t without; and LOSS_BYTES V t
 
@@ -34,16 +35,19 @@ from transformers import PreTrainedModel
 from calib.budget.cost import measuring_seconds
 from calib.config import CalibConfig
 from calib.data.collect import generated_count
+from calib.data.generate import CACHE_BYTES, MAX_SEQUENCES
+from calib.data.wanted import windows_written
 from calib.layer_formats import LayerFormats
+from calib.machine import Machine
 from calib.models.blocks import compute_dtype
 from calib.models.source import check_length, decoder_blocks, empty_model, parameter_count
 from calib.parallel import Team
-from calib.plan_parts import Parts, linear_sizes, measure_parts, seconds_of
+from calib.plan_parts import Parts, linear_sizes, measure_parts
 from dualbinary import InputError
 from dualbinary.contract.weight import PlaneFormat
 from dualbinary.fitting.table_forms import table_format
 
-__all__ = ["Machine", "Plan", "Shapes", "make_plan", "plan"]
+__all__ = ["Plan", "Shapes", "make_plan", "plan"]
 
 LIBRARIES = 0.5e9  # bytes
 STEP_BYTES = 40  # read and written for each weight by quantize or dequantize and their gradients
@@ -56,28 +60,8 @@ GRADIENT_BYTES = 60  # read and written for each weight and basis by a gradient 
 ADAM_BYTES = 16  # a float32 parameter, its gradient and two moments
 KEPT_BYTES = 8  # of reconstruction, for each weight: quantized form, its gradient, ranks
 ACTIVATIONS = 34  # numbers kept for each token, in units of the hidden size, by one block
+CHANCE_BYTES, PAST_BYTES = 40, 4  # of a token that is written, for each word, and for each number of half its past
 FORWARD_TOKENS = 4096  # of a batch whose gradients nobody asks for
-MATMUL, COPY, TRIES = 1024, 1 << 26, 7  # sizes of the two measurements
-
-
-@dataclass(frozen=True)
-class Machine:
-    """Speed of a device: operations and bytes a second."""
-
-    name: str
-    flops: float
-    bandwidth: float
-
-    @classmethod
-    def measure(cls, device: str, dtype: torch.dtype) -> "Machine":
-        """Time a matrix product in `dtype` and a copy on `device`; half a second."""
-        a = torch.randn(MATMUL, MATMUL, device=device).to(dtype)
-        source, target = torch.zeros(2, COPY // 4, device=device)
-        return cls(
-            f"{device}, {str(dtype).removeprefix('torch.')}",
-            2 * MATMUL**3 / seconds_of(lambda: a @ a, device, TRIES),
-            2 * COPY / seconds_of(lambda: target.copy_(source), device, TRIES),
-        )
 
 
 @dataclass(frozen=True)
@@ -193,6 +177,8 @@ def plan(
     bits = asked.bits if asked.has_budget else 8 * _planes(shapes, config) / shapes.weights
     result = Plan(name, machine, shapes, bits)
     parts = parts or _computed(shapes, config, machine)
+    if written := windows_written(config):
+        result.stages["generate"] = _generate(shapes, config, machine, parts, written)
     if asked.has_budget and asked.measured is None:
         seconds, tokens = measuring_seconds(
             shapes.blocks,
@@ -270,6 +256,17 @@ def _computed(shapes: Shapes, config: CalibConfig, machine: Machine) -> Parts:
         loss=seconds(6 * H * V, LOSS_BYTES * V),
         loss_forward=seconds(4 * H * V, LOSS_BYTES * V),
     )
+
+
+def _generate(shapes: Shapes, config: CalibConfig, machine: Machine, parts: Parts, windows: int) -> Stage:
+    """Token by token in batches: all weights are read for each, and a token is a pass, its chances, and its past."""
+    T, H, V = config.data.length, shapes.hidden, shapes.vocabulary
+    batches = -(-windows // MAX_SEQUENCES)
+    passes = shapes.times_first * parts.teacher + (2 * H * V) / machine.flops
+    moved = CHANCE_BYTES * V + PAST_BYTES * H * T * len(shapes.blocks)
+    seconds = T * (windows * (passes + moved / machine.bandwidth) + batches * 2 * shapes.parameters / machine.bandwidth)
+    memory = LIBRARIES + 4 * shapes.parameters + CACHE_BYTES
+    return Stage(seconds, memory, 4 * windows * T, windows * T)
 
 
 def _blockwise(shapes: Shapes, config: CalibConfig, parts: Parts) -> Stage:

@@ -146,4 +146,6 @@ def _words(model_dir: Path, options: ExportOptions, wish: Wish) -> Sequence[str]
     fits = wish.preset is None
     words += ["--init-method", "fit", "--init-windows", str(MEASURED)] if fits else []
     words += [word for text in wish.text for word in ("--text", str(text))]
-    return words if wish.text else [*words, "--generate", str(MEASURED if fits else GENERATED[str(wish.preset)])]
+    if wish.text:
+        return [*words, "--generate", "0"] if fits else words  # a preset knows whether the model writes beside a text
+    return [*words, "--generate", str(MEASURED if fits else GENERATED[str(wish.preset)])]

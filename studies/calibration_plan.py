@@ -9,7 +9,8 @@ import argparse
 import json
 import sys
 
-from calib.plan import Machine, Shapes, plan
+from calib.machine import Machine
+from calib.plan import Shapes, plan
 from calib.presets import DEFAULTS, PRESETS, preset
 from dualbinary.cli.console import add_common_options, run
 

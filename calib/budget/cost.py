@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 from calib.budget.forms import candidates
-from calib.budget.plan import WINDOWS
 from calib.budget.sensitivity import ROWS
 from calib.budget.trial import TOKENS
+from calib.data.wanted import BUDGET_WINDOWS
 
 __all__ = ["measuring_seconds"]
 
@@ -22,7 +22,7 @@ def measuring_seconds(
     `token` seconds pass a token through all blocks, `loss` compares its logits with others, and `initial` initializes
     all layers with as many `refits`, of which a trial has none.
     """
-    measured, tried = WINDOWS * length, UNITS * len(blocks) * min(TOKENS, length)
+    measured, tried = BUDGET_WINDOWS * length, UNITS * len(blocks) * min(TOKENS, length)
     fitted = sum(min(ROWS, N) * K * len(candidates(K)) for block in blocks for N, K in block)
     passes = (PASSES * measured + tried) * token + (measured + tried) * loss
     return passes + fitted * FIT_SECONDS + 2 * initial / (2 + refits), measured + tried

@@ -23,6 +23,7 @@ from calib.budget.allocate import Allocation, frontier
 from calib.budget.few import Choice, allocate_few
 from calib.budget.units import NOTHING, least_bits, measured_choices
 from calib.config import CalibConfig
+from calib.data.wanted import BUDGET_WINDOWS
 from calib.layer_formats import override_text
 from calib.models.source import SourceModel
 from calib.stages.context import RunContext
@@ -31,9 +32,8 @@ from dualbinary.contract.scale_codes import dtype_name
 from dualbinary.files.sizes import size_words
 from dualbinary.metrics.formats import format_words
 
-__all__ = ["WINDOWS", "Budget", "check_budget", "chosen_budget", "spend_budget"]
+__all__ = ["Budget", "check_budget", "chosen_budget", "spend_budget"]
 
-WINDOWS = 4  # of text that formats are measured on
 RESULT = "budget"  # in the work directory
 SHOWN_POINTS = 200  # of the frontier in the record
 
@@ -85,7 +85,7 @@ def spend_budget(context: RunContext, tokens: Tensor) -> None:
     work, config = context.work, context.config
     if work.has(RESULT):
         return
-    choices = measured_choices(context, tokens[:WINDOWS])
+    choices = measured_choices(context, tokens[:BUDGET_WINDOWS])
     count = sum(choice.weights for choice in choices if not choice.bits)
     found = _allocated(choices, count, config)
     keys, overrides = _formats(choices, found)

@@ -27,6 +27,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from calib.data.roomy_cache import make_room
 from calib.data.windows import load_tokenizer, ordinary_tokens, start_token, started
 from calib.models.blocks import autocast
 from dualbinary import DualBinaryError, InputError
@@ -204,17 +205,30 @@ def _write(
     cache = None
     for position in range(1, length):
         output = model(tokens[:, position - 1 : position], past_key_values=cache, use_cache=True, **only_last)
-        cache = output.past_key_values
         if cache is None:
-            raise InputError("--generate: the model keeps no keys and values between tokens; give --text instead")
+            cache = output.past_key_values
+            if cache is None:
+                raise InputError("--generate: the model keeps no keys and values between tokens; give --text instead")
+            place = prefix.device.type
+            make_room(cache, length, torch.get_autocast_dtype(place) if torch.is_autocast_enabled(place) else None)
         logits = output.logits[:, -1].float()
         if logits.isnan().any():
             raise DualBinaryError(f"the model's logits are not numbers at token {position} of what it writes")
         if position >= given:
-            drawn = torch.multinomial(logits.softmax(-1), 1, generator=random)[:, 0]
+            drawn = _drawn(logits.softmax(-1), random)
             tokens[:, position] = torch.where(position < given + greedy, logits.argmax(-1), drawn)
         tell(position + 1)
     return tokens.int().cpu()
+
+
+def _drawn(chances: Tensor, random: torch.Generator) -> Tensor:
+    """A token of each row of `chances` [n, V]: [n].
+
+    By one random number for a row; torch.multinomial makes one for each word, a third of the time of a small model.
+    """
+    sums = chances.cumsum(-1, dtype=torch.float64)
+    place = torch.rand(len(sums), 1, dtype=torch.float64, device=sums.device, generator=random) * sums[:, -1:]
+    return torch.searchsorted(sums, place, right=True)[:, 0].clamp_max(sums.shape[1] - 1)
 
 
 def _finished(file: Path, description: str, shape: tuple[int, int]) -> Tensor | None:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from calib.models.shared_heads import explicit_attention
 from calib.models.source import SourceModel
 from dualbinary import InputError
 
@@ -171,7 +172,7 @@ def compute_dtype(requested: str, device: str) -> torch.dtype:
 def choose_attention(source: SourceModel, device: str, length: int) -> None:
     """Let the model attend in the way that trains fastest on `device` for windows of `length` tokens."""
     if device == "cpu" and length <= EXPLICIT_ATTENTION:
-        source.model.set_attn_implementation("eager")
+        source.model.set_attn_implementation(explicit_attention(source.model))
 
 
 def autocast(device: str, dtype: torch.dtype) -> torch.autocast:

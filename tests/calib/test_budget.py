@@ -347,6 +347,6 @@ def test_a_plan_counts_the_measuring(model, tmp_path, capsys):
     ]
     assert main(arguments) == 0
     stages = json.loads(capsys.readouterr().out)["stages"]
-    assert list(stages) == ["budget", "init+block"]
+    assert list(stages) == ["generate", "budget", "init+block"]
     assert stages["budget"]["seconds"] > 0
     assert not (tmp_path / "out.work").exists()

@@ -14,12 +14,14 @@ from safetensors.torch import load_file
 
 from calib.__main__ import main, parser
 from calib.config import CalibConfig, DataConfig, FormatConfig
+from calib.machine import Machine
 from calib.options import config_from
-from calib.plan import Machine, Shapes, plan
+from calib.plan import Shapes, plan
 from calib.presets import PRESETS, preset
 from dualbinary import InputError
 from dualbinary.checkpoint import QuantizationConfig
 from tests.support.tiny_models import make_model
+from tests.support.tiny_tokenizers import write_tokenizer
 
 SMALL = {
     "planes": 2,  # a budget has its own tests
@@ -243,11 +245,24 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bytes(model, tm
 
 
 def test_no_text_is_one_clear_error(model, tmp_path, capsys):
-    assert main([str(model), str(tmp_path / "out"), *words(generate=None)]) == 2
+    assert main([str(model), str(tmp_path / "out"), *words(generate=0)]) == 2
     error = capsys.readouterr().err
     assert "--text" in error
     assert "--generate" in error
     assert not (tmp_path / "out").exists()
+
+
+def test_a_preset_lets_the_model_write_half_of_the_text_or_all(model, tmp_path):
+    write_tokenizer(shutil.copytree(model, tmp_path / "model"))
+    (tmp_path / "text.txt").write_text("some words and then others, " * 40, encoding="utf-8")
+    found = {}
+    for name, text in {"beside": ["--text", str(tmp_path / "text.txt")], "alone": []}.items():
+        out = tmp_path / name
+        assert main([str(tmp_path / "model"), str(out), *words(generate=None), *text, "--quiet"]) == 0
+        data = json.loads((out / "calibration.json").read_text())["data"]
+        found[name] = data["text_windows"], data["generated_windows"]
+    wanted = SMALL["e2e-steps"] + SMALL["e2e-held-out"]
+    assert found == {"beside": (4, wanted - 4), "alone": (0, wanted)}
 
 
 def test_another_run_does_not_take_up_its_work(model, tmp_path, capsys):
@@ -272,7 +287,7 @@ def test_a_plan_needs_no_weights(model, tmp_path, capsys):
     assert main([str(tmp_path), str(tmp_path / "out"), "--plan", "--json", "--device", "cpu"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["weights"] == 2 * (128 * 128 * 2 + 128 * 64 * 2 + 3 * 128 * 160)
-    assert set(found["stages"]) == {"budget", "init+block", "e2e"}
+    assert list(found["stages"]) == ["generate", "budget", "init+block", "e2e"]
 
 
 @pytest.mark.parametrize("name", ["gpt2", "opt"])

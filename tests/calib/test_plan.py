@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from calib.config import DataConfig
+from calib.machine import Machine
 from calib.models.source import empty_model
-from calib.plan import Machine, Shapes, plan
+from calib.plan import Shapes, plan
 from calib.plan_parts import Parts, measure_parts
 from calib.presets import preset
 from tests.support.tiny_models import make_model
@@ -107,3 +108,25 @@ def test_a_budget_has_the_bits_that_were_asked_for_and_is_measured_once(changes,
     assert found.bits_per_weight == changes["bits"]
     assert (" bits;" in found.table()) is (changes["bits"] is not None)
     assert ("budget" in found.stages) is measures
+
+
+def test_what_the_model_writes_is_counted():
+    """Beside a text half of the windows, alone all of them, and none where it writes none."""
+    config = small()
+    wanted = 20 * 4 + 3  # of all steps, and those held out
+    tokens = {}
+    for name, data in {
+        "none": DataConfig(text=("a",), length=100),
+        "beside": DataConfig(text=("a",), length=100, generate=1000),
+        "alone": DataConfig(length=100, generate=1000),
+        "few": DataConfig(length=100, generate=7),
+        "before": DataConfig(length=100, generated="a"),
+    }.items():
+        stages = plan("some", SHAPES, config.model_copy(update={"data": data}), MACHINE, NOTHING).stages
+        tokens[name] = stages["generate"].tokens if "generate" in stages else 0
+    assert tokens == {"none": 0, "beside": 41 * 100, "alone": wanted * 100, "few": 700, "before": 0}
+    dear, cheap = (
+        plan("m", SHAPES, config.model_copy(update={"data": DataConfig(generate=9)}), MACHINE, parts).stages["generate"]
+        for parts in (replace(NOTHING, teacher=1.0), NOTHING)
+    )
+    assert dear.seconds - cheap.seconds == pytest.approx(3 * 9 * 512)
