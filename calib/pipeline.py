@@ -27,8 +27,8 @@ from torch.nn import Module
 from calib.budget.plan import check_budget, chosen_budget, spend_budget
 from calib.config import CalibConfig
 from calib.data.collect import collect, with_known_start
-from calib.data.generate import PARTS_SUFFIX, generate_to
-from calib.data.wanted import calibration_windows, held_out_windows, windows_wanted
+from calib.data.generate import PARTS_SUFFIX, check_writable, generate_to
+from calib.data.wanted import calibration_windows, held_out_windows, windows_wanted, windows_written
 from calib.layers import QuantLinear, quant_linears
 from calib.measure import layer_statistics
 from calib.models.blocks import choose_attention, compute_dtype
@@ -112,6 +112,8 @@ def run(
     source = SourceModel(model_dir, config.format.layer_formats, config.skip, rotation_of)
     if config.needs_tokens:
         check_length(source.model, config.data.length)
+    if windows_written(config):
+        check_writable(source.model, config.data.length)
     config = with_known_start(config, source.directory, source.vocabulary)
     if config.format.has_budget:
         check_budget(source, config)

@@ -35,7 +35,7 @@ from transformers import PreTrainedModel
 from calib.budget.cost import measuring_seconds
 from calib.config import CalibConfig
 from calib.data.collect import generated_count
-from calib.data.generate import CACHE_BYTES, MAX_SEQUENCES
+from calib.data.generate import CACHE_BYTES, key_width, sequences_at_once
 from calib.data.wanted import windows_written
 from calib.layer_formats import LayerFormats
 from calib.machine import Machine
@@ -68,7 +68,8 @@ FORWARD_TOKENS = 4096  # of a batch whose gradients nobody asks for
 class Shapes:
     """Of a model: hidden size H, vocabulary V, parameters, and [N, K] of the layers to quantize in each block.
 
-    `names` are those of the layers, where anything asks for them.
+    `names` are those of the layers, where anything asks for them; `keys`, numbers that are a token's keys in a block,
+    0 for H.
     """
 
     hidden: int
@@ -76,6 +77,7 @@ class Shapes:
     parameters: int
     blocks: tuple[tuple[tuple[int, int], ...], ...]
     names: tuple[tuple[str, ...], ...] = ()
+    keys: int = 0
 
     @classmethod
     def of(cls, model: PreTrainedModel) -> "Shapes":
@@ -86,7 +88,7 @@ class Shapes:
         ]
         names = tuple(tuple(name for name, _ in block) for block in found)
         blocks = tuple(tuple(size for _, size in block) for block in found)
-        return cls(config.hidden_size, config.vocab_size, parameter_count(model), blocks, names)
+        return cls(config.hidden_size, config.vocab_size, parameter_count(model), blocks, names, key_width(model))
 
     def layers(self, formats: LayerFormats) -> Iterator[tuple[PlaneFormat, int, int]]:
         """Format, N and K of every layer to quantize."""
@@ -261,10 +263,10 @@ def _computed(shapes: Shapes, config: CalibConfig, machine: Machine) -> Parts:
 def _generate(shapes: Shapes, config: CalibConfig, machine: Machine, parts: Parts, windows: int) -> Stage:
     """Token by token in batches: all weights are read for each, and a token is a pass, its chances, and its past."""
     T, H, V = config.data.length, shapes.hidden, shapes.vocabulary
-    batches = -(-windows // MAX_SEQUENCES)
+    batches = -(-windows // sequences_at_once(len(shapes.blocks), shapes.keys or H, T))
     passes = shapes.times_first * parts.teacher + (2 * H * V) / machine.flops
     moved = CHANCE_BYTES * V + PAST_BYTES * H * T * len(shapes.blocks)
-    seconds = T * (windows * (passes + moved / machine.bandwidth) + batches * 2 * shapes.parameters / machine.bandwidth)
+    seconds = T * (windows * (passes + moved / machine.bandwidth) + batches * 4 * shapes.parameters / machine.bandwidth)
     memory = LIBRARIES + 4 * shapes.parameters + CACHE_BYTES
     return Stage(seconds, memory, 4 * windows * T, windows * T)
 

@@ -23,7 +23,7 @@ from exporter.options import STOCK, ExportOptions
 
 __all__ = ["Wish", "calibrated"]
 
-GENERATED = {"quick": 16, "fast": 256, "best": 256}  # windows that the model writes without text
+GENERATED = {"quick": 16}  # windows that the model writes without text; presets that train know how many
 MEASURED = 4  # likewise, where formats alone are asked about
 FORMAT = ("planes", "group_size", "offset", "levels", "zero", "rotate")
 TRAINED = ("fast", "best")  # presets with a budget of their own, in whose place these planes come for other kernels
@@ -146,6 +146,7 @@ def _words(model_dir: Path, options: ExportOptions, wish: Wish) -> Sequence[str]
     fits = wish.preset is None
     words += ["--init-method", "fit", "--init-windows", str(MEASURED)] if fits else []
     words += [word for text in wish.text for word in ("--text", str(text))]
+    written = MEASURED if fits else GENERATED.get(str(wish.preset))
     if wish.text:
-        return [*words, "--generate", "0"] if fits else words  # a preset knows whether the model writes beside a text
-    return [*words, "--generate", str(MEASURED if fits else GENERATED[str(wish.preset)])]
+        written = 0 if fits else None  # whether the model writes beside a text, a preset knows
+    return words if written is None else [*words, "--generate", str(written)]

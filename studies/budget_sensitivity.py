@@ -41,7 +41,7 @@ __all__ = ["main"]
 def compare(model_dir: Path, text: str, blocks: int, count: int, planes: list[int]) -> list[dict[str, Any]]:
     """A row for each unit of some blocks and each number of planes: name, estimate and KL."""
     value: dict[str, Any] = preset("fast").to_json() | {"stages": ["init"]}
-    value["data"]["text"] = [text]
+    value["data"] |= {"text": [text], "generate": 0}
     config = CalibConfig.from_json(value, "study")
     source = SourceModel(model_dir, config.format.layer_formats)
     choose_attention(source, "cpu", config.data.length)

@@ -86,6 +86,7 @@ def _command(args: argparse.Namespace) -> None:
 def _row(row: Row, args: argparse.Namespace) -> dict[str, Any]:
     start = [] if row.start is None else ["--start", str(args.work_dir / file_name(row.start))]
     source = [word for file in args.text or () for word in ("--text", str(file))]
+    source += ["--generate", "0"] if args.text else []
     source += [] if args.generated is None else ["--generated", str(args.generated)]
     arguments = [*source, *row.options.split(), *start, *args.options.split()]
     return calibrated(row.name, args.model_dir, args.work_dir, arguments, args.test)

@@ -3,8 +3,9 @@
     python -m studies.tuned_full_precision MODEL_DIR --text train.txt --test test.txt [--steps 300]
 
 Every group of G weights gets one factor, which starts at 1 and learns at the rate at which scales learn, on the windows
-that `python -m calib` with the same --text, --steps, --length and --seed distills on. So a row of a table that was
-trained with cross entropy can be compared with a full-precision model: what both gain comes from the kind of text.
+that `python -m calib --generate 0` with the same --text, --length, --seed and steps distills on. So a row of a table
+that was trained with cross entropy can be compared with a full-precision model: what both gain comes from the kind of
+text.
 """
 
 import argparse
@@ -87,7 +88,7 @@ class _Tuned:
 
 def _command(args: argparse.Namespace) -> None:
     base = preset(DEFAULTS["fdb"]).to_json()
-    base["data"] |= {"text": [str(path) for path in args.text], "length": args.length}
+    base["data"] |= {"text": [str(path) for path in args.text], "length": args.length, "generate": 0}
     base["e2e"] |= {"steps": args.steps}
     config = CalibConfig.from_json({**base, "seed": args.seed}, "options")
     source = SourceModel(args.model_dir, config.format.plane_format)

@@ -47,6 +47,11 @@ def collect(
     parts: list[Tensor] = []
     if config.text:
         parts.append(_text(config, directory, from_text, vocabulary, seed, files))
+        if generates and from_text and not len(parts[0]):
+            raise InputError(
+                f"the text is 0 windows of {config.length} tokens, expected 1 or more; give more --text, or "
+                "shorter windows with --length, or no text to learn from what the model writes alone"
+            )
     if generates:
         parts.append(_generated(config, count - from_text, vocabulary, seed, generate))
     windows = torch.cat(parts)

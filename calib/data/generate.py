@@ -33,13 +33,22 @@ from calib.models.blocks import autocast
 from dualbinary import DualBinaryError, InputError
 from dualbinary.files.atomic import move_into_place, writing
 
-__all__ = ["PARTS_SUFFIX", "count_windows", "generate_to", "load_windows"]
+__all__ = [
+    "PARTS_SUFFIX",
+    "check_writable",
+    "count_windows",
+    "generate_to",
+    "key_width",
+    "load_windows",
+    "sequences_at_once",
+]
 
 PARTS_SUFFIX = ".parts"  # of the directory of finished batches
 TOKENS = "tokens"  # the one tensor of a file
 DIGEST = "digest"  # of the tokens, a key of that metadata
 METADATA = "json"  # the one key of its metadata: safetensors writes several in any order
 STORED_DTYPE = "I32"  # of it, in the words of safetensors
+DRAWN = 2  # the version of how tokens are drawn: with another, the same seed says other sequences
 MIN_GREEDY, MAX_GREEDY = 3, 5
 MAX_SEQUENCES = 64  # of a batch
 CACHE_BYTES = 2 << 30  # of a batch's keys and values in float32
@@ -75,9 +84,7 @@ def generate_to(
             raise InputError(f"{path}: holds sequences of another run; remove it, or read them with --generated")
         shutil.rmtree(directory, ignore_errors=True)  # what a run that was killed at its very end did not get to
         return tokens
-    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    if limit is not None and length > limit:
-        raise InputError(f"--length {length}: the model was made for {limit} tokens or fewer")
+    check_writable(model, length)
     model.eval()
     place = model.device
     generator = torch.Generator().manual_seed(seed)
@@ -102,6 +109,16 @@ def generate_to(
     _save(path, tokens, description, directory / path.name)  # where a killed run may leave what it had written
     shutil.rmtree(directory)
     return tokens
+
+
+def check_writable(model: PreTrainedModel, length: int) -> None:
+    """Raise InputError where sequences would be longer than those that `model` was made for."""
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if limit is not None and length > limit:
+        raise InputError(
+            f"--length {length}: the model was made for {limit} tokens or fewer; shorten windows, or let it "
+            "write none with --text and --generate 0"
+        )
 
 
 def count_windows(path: Path) -> int:
@@ -138,6 +155,7 @@ def _describe(
             "seed": seed,
             "count": count,
             "length": length,
+            "drawn": DRAWN,
             "dtype": str(dtype).removeprefix("torch."),
             **({} if start_id is None else {"start": start_id}),
         }
@@ -178,10 +196,20 @@ def _sweep(ids: Tensor, count: int, generator: torch.Generator) -> Tensor:
 def _batch_size(model: PreTrainedModel, length: int) -> int:
     """Sequences in a batch, from model and length alone: what is drawn must not depend on the machine's memory."""
     config = model.config.get_text_config()
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    sequence = 2 * config.num_hidden_layers * heads * width * length * torch.float32.itemsize
-    return min(max(1, CACHE_BYTES // sequence), MAX_SEQUENCES)
+    return sequences_at_once(config.num_hidden_layers, key_width(model), length)
+
+
+def key_width(model: PreTrainedModel) -> int:
+    """Numbers in the keys of a token and a block."""
+    config = model.config.get_text_config()
+    queries = getattr(config, "num_attention_heads", None) or 1
+    heads = getattr(config, "num_key_value_heads", None) or queries
+    return heads * (getattr(config, "head_dim", None) or config.hidden_size // queries)
+
+
+def sequences_at_once(blocks: int, keys: int, length: int) -> int:
+    """Sequences of `length` tokens in a batch, where `keys` numbers are the keys of a token and a block."""
+    return min(max(1, CACHE_BYTES // (2 * blocks * keys * length * torch.float32.itemsize)), MAX_SEQUENCES)
 
 
 def _tell(progress: Progress, done: int, sequences: int, total: int, position: int) -> None:
@@ -208,14 +236,15 @@ def _write(
         if cache is None:
             cache = output.past_key_values
             if cache is None:
-                raise InputError("--generate: the model keeps no keys and values between tokens; give --text instead")
+                raise InputError("the model keeps no keys and values to write with; give --text and --generate 0")
             place = prefix.device.type
             make_room(cache, length, torch.get_autocast_dtype(place) if torch.is_autocast_enabled(place) else None)
         logits = output.logits[:, -1].float()
-        if logits.isnan().any():
+        chances = logits.softmax(-1)
+        if chances.isnan().any():
             raise DualBinaryError(f"the model's logits are not numbers at token {position} of what it writes")
         if position >= given:
-            drawn = _drawn(logits.softmax(-1), random)
+            drawn = _drawn(chances, random)
             tokens[:, position] = torch.where(position < given + greedy, logits.argmax(-1), drawn)
         tell(position + 1)
     return tokens.int().cpu()
@@ -226,8 +255,9 @@ def _drawn(chances: Tensor, random: torch.Generator) -> Tensor:
 
     By one random number for a row; torch.multinomial makes one for each word, a third of the time of a small model.
     """
-    sums = chances.cumsum(-1, dtype=torch.float64)
-    place = torch.rand(len(sums), 1, dtype=torch.float64, device=sums.device, generator=random) * sums[:, -1:]
+    wide = torch.float32 if chances.device.type == "mps" else torch.float64  # which has no more
+    sums = chances.cumsum(-1, dtype=wide)
+    place = torch.rand(len(sums), 1, dtype=wide, device=sums.device, generator=random) * sums[:, -1:]
     return torch.searchsorted(sums, place, right=True)[:, 0].clamp_max(sums.shape[1] - 1)
 
 

@@ -23,8 +23,8 @@ NAME = "dualbinary_shared_heads"
 
 def explicit_attention(model: PreTrainedModel) -> str:
     """The name of the implementation with which `model` attends explicitly: this one, or transformers' own."""
-    own = getattr(sys.modules[type(model).__module__], "eager_attention_forward", None)
-    return NAME if _source(own) == _source(modeling_llama.eager_attention_forward) else "eager"
+    own = _source(getattr(sys.modules[type(model).__module__], "eager_attention_forward", None))
+    return NAME if own and own == _source(modeling_llama.eager_attention_forward) else "eager"
 
 
 def _source(function: Any) -> str:
@@ -43,7 +43,7 @@ def _attend(
     scaling: float,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """Of `query` [batch, heads, T, width] to `key` and `value` [batch, shared, n, width]: [batch, T, heads, width]."""
+    """Of `query` [batch, heads, T, width] to `key` [batch, shared, n, width]; [batch, T, heads, width of `value`]."""
     batch, heads, count, width = query.shape
     shared = key.shape[1]
     scores = query.reshape(batch, shared, -1, width) @ key.transpose(2, 3) * scaling
@@ -52,7 +52,7 @@ def _attend(
         scores = scores + attention_mask
     weights = scores.softmax(-1, dtype=torch.float32).to(query.dtype)
     found = weights.view(batch, shared, -1, weights.shape[-1]) @ value
-    return found.view(batch, heads, count, width).transpose(1, 2).contiguous(), None
+    return found.view(batch, heads, count, -1).transpose(1, 2).contiguous(), None
 
 
 AttentionInterface.register(NAME, _attend)

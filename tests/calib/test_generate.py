@@ -169,6 +169,7 @@ def test_a_file_holds_what_was_returned_and_how_it_was_made(tmp_path, model):
         "seed": 0,
         "count": 10,
         "length": LENGTH,
+        "drawn": 2,
         "dtype": "float32",
     }
     assert metadata["model"] == Path(model.config.name_or_path).name

@@ -41,6 +41,23 @@ def test_it_gives_what_the_models_own_gives(tmp_path, name):
             assert (ours - theirs).abs().max() < 1e-5 * theirs.abs().max()
 
 
+@pytest.mark.parametrize("name", ["deepseek_v3", "youtu"])
+def test_values_may_be_narrower_than_queries(tmp_path, name):
+    model = AutoModelForCausalLM.from_pretrained(make_model(name, tmp_path), dtype=torch.float32).eval()
+    assert model.config.v_head_dim < model.config.qk_head_dim
+    assert explicit_attention(model) != "eager"
+    tokens = torch.randint(3, VOCABULARY, (2, 12), generator=torch.Generator().manual_seed(0))
+    ours, theirs = (results(model, each, tokens) for each in (explicit_attention(model), "eager"))
+    for found, wanted in zip(ours, theirs, strict=True):
+        assert (found - wanted).abs().max() < 1e-5 * wanted.abs().max()  # as above
+
+
+def test_code_without_a_source_keeps_its_attention(tmp_path, monkeypatch):
+    model = AutoModelForCausalLM.from_pretrained(make_model("llama", tmp_path), dtype=torch.float32)
+    monkeypatch.setattr("inspect.getsource", lambda _: (_ for _ in ()).throw(OSError("no source")))
+    assert explicit_attention(model) == "eager"
+
+
 @pytest.mark.parametrize("name", ["gemma2", "bloom", "gpt2"])
 def test_models_that_attend_in_another_way_keep_it(tmp_path, name):
     model = AutoModelForCausalLM.from_pretrained(make_model(name, tmp_path), dtype=torch.float32)
