@@ -263,11 +263,11 @@ def _computed(shapes: Shapes, config: CalibConfig, machine: Machine) -> Parts:
 def _generate(shapes: Shapes, config: CalibConfig, machine: Machine, parts: Parts, windows: int) -> Stage:
     """Token by token in batches: all weights are read for each, and a token is a pass, its chances, and its past."""
     T, H, V = config.data.length, shapes.hidden, shapes.vocabulary
-    batches = -(-windows // sequences_at_once(len(shapes.blocks), shapes.keys or H, T))
+    batches = -(-windows // sequences_at_once(shapes.parameters, len(shapes.blocks), shapes.keys or H, T))
     passes = shapes.times_first * parts.teacher + (2 * H * V) / machine.flops
     moved = CHANCE_BYTES * V + PAST_BYTES * H * T * len(shapes.blocks)
     seconds = T * (windows * (passes + moved / machine.bandwidth) + batches * 4 * shapes.parameters / machine.bandwidth)
-    memory = LIBRARIES + 4 * shapes.parameters + CACHE_BYTES
+    memory = LIBRARIES + 4 * shapes.parameters + max(CACHE_BYTES, 4 * shapes.parameters)
     return Stage(seconds, memory, 4 * windows * T, windows * T)
 
 

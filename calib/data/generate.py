@@ -51,7 +51,7 @@ STORED_DTYPE = "I32"  # of it, in the words of safetensors
 DRAWN = 2  # the version of how tokens are drawn: with another, the same seed says other sequences
 MIN_GREEDY, MAX_GREEDY = 3, 5
 MAX_SEQUENCES = 64  # of a batch
-CACHE_BYTES = 2 << 30  # of a batch's keys and values in float32
+CACHE_BYTES = 2 << 30  # of a batch's keys and values in float32; or as many as the weights take
 
 Progress = Callable[[int, int], None]
 
@@ -196,7 +196,8 @@ def _sweep(ids: Tensor, count: int, generator: torch.Generator) -> Tensor:
 def _batch_size(model: PreTrainedModel, length: int) -> int:
     """Sequences in a batch, from model and length alone: what is drawn must not depend on the machine's memory."""
     config = model.config.get_text_config()
-    return sequences_at_once(config.num_hidden_layers, key_width(model), length)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return sequences_at_once(parameters, config.num_hidden_layers, key_width(model), length)
 
 
 def key_width(model: PreTrainedModel) -> int:
@@ -207,9 +208,10 @@ def key_width(model: PreTrainedModel) -> int:
     return heads * (getattr(config, "head_dim", None) or config.hidden_size // queries)
 
 
-def sequences_at_once(blocks: int, keys: int, length: int) -> int:
+def sequences_at_once(parameters: int, blocks: int, keys: int, length: int) -> int:
     """Sequences of `length` tokens in a batch, where `keys` numbers are the keys of a token and a block."""
-    return min(max(1, CACHE_BYTES // (2 * blocks * keys * length * torch.float32.itemsize)), MAX_SEQUENCES)
+    room = max(CACHE_BYTES, parameters * torch.float32.itemsize)
+    return min(max(1, room // (2 * blocks * keys * length * torch.float32.itemsize)), MAX_SEQUENCES)
 
 
 def _tell(progress: Progress, done: int, sequences: int, total: int, position: int) -> None:

@@ -364,6 +364,16 @@ def test_a_mixture_has_the_share_that_was_asked_for(directory, tmp_path, share, 
         assert is_generated.sort(descending=True).values.ne(is_generated).any()
 
 
+@pytest.mark.parametrize("characters", [0, 7])
+def test_a_text_of_no_window_is_refused_before_the_model_writes(directory, tmp_path, characters):
+    (tmp_path / "a.txt").write_text("a" * characters or " \n")
+    config = DataConfig(text=(f"{tmp_path}/a.txt",), generate=20, length=8)
+    with pytest.raises(InputError, match="the text is 0 windows of 8 tokens, expected 1 or more"):
+        collect(config, directory, 20, VOCABULARY, 0, never)
+    none = config.model_copy(update={"text_share": 0.0})
+    assert len(collect(none, directory, 20, VOCABULARY, 0, written)[0]) == 20
+
+
 def test_no_source_or_two_kinds_of_sequences_are_refused(tmp_path):
     with pytest.raises(InputError, match="--text FILES, or --generate N"):
         collect(DataConfig(), tmp_path, 4, VOCABULARY, 0, never)

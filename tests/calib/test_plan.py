@@ -125,6 +125,18 @@ def test_what_the_model_writes_is_counted():
         stages = plan("some", SHAPES, config.model_copy(update={"data": data}), MACHINE, NOTHING).stages
         tokens[name] = stages["generate"].tokens if "generate" in stages else 0
     assert tokens == {"none": 0, "beside": 41 * 100, "alone": wanted * 100, "few": 700, "before": 0}
+    wide, narrow = (
+        plan(
+            "m",
+            replace(SHAPES, keys=keys),
+            config.model_copy(update={"data": DataConfig(generate=64)}),
+            MACHINE,
+            NOTHING,
+        )
+        for keys in (1 << 19, 8)  # one sequence in a batch, or all
+    )
+    read = 4 * SHAPES.parameters / MACHINE.bandwidth  # of all weights, for each token of a batch
+    assert wide.stages["generate"].seconds - narrow.stages["generate"].seconds == pytest.approx(63 * 512 * read)
     dear, cheap = (
         plan("m", SHAPES, config.model_copy(update={"data": DataConfig(generate=9)}), MACHINE, parts).stages["generate"]
         for parts in (replace(NOTHING, teacher=1.0), NOTHING)
