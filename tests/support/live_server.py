@@ -40,8 +40,8 @@ def serving(
     entries = log if log is not None else []
     app = make_app(engine, codec, "tiny", limits or Limits(), entries.append)
     http = bounded_connections(connections, head_seconds)
-    # Its own configuration of logging closes all handlers that there are, and absl's, which tests of evaluation bring into
-    # this process, closes its stream then: that of pytest.
+    # Its own configuration of logging closes all handlers that there are, and absl's, which tests of evaluation bring
+    # into this process, closes its stream then: that of pytest.
     quiet = {"log_config": None, "log_level": "critical"}
     config = uvicorn.Config(app, http=http, lifespan="off", timeout_graceful_shutdown=1, **quiet)
     server = uvicorn.Server(config)
