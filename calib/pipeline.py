@@ -28,7 +28,7 @@ from calib.budget.plan import check_budget, chosen_budget, spend_budget
 from calib.config import CalibConfig
 from calib.data.collect import collect, with_known_start
 from calib.data.generate import PARTS_SUFFIX, check_writable, generate_to
-from calib.data.wanted import calibration_windows, held_out_windows, windows_wanted, windows_written
+from calib.data.window_counts import calibration_windows, held_out_windows, windows_wanted, windows_written
 from calib.layers import QuantLinear, quant_linears
 from calib.measure import layer_statistics
 from calib.models.blocks import choose_attention, compute_dtype

@@ -35,8 +35,8 @@ from transformers import PreTrainedModel
 from calib.budget.cost import measuring_seconds
 from calib.config import CalibConfig
 from calib.data.collect import generated_count
-from calib.data.generate import CACHE_BYTES, key_width, sequences_at_once
-from calib.data.wanted import windows_written
+from calib.data.generate import cache_room, key_width, sequences_at_once
+from calib.data.window_counts import windows_written
 from calib.layer_formats import LayerFormats
 from calib.machine import Machine
 from calib.models.blocks import compute_dtype
@@ -267,7 +267,7 @@ def _generate(shapes: Shapes, config: CalibConfig, machine: Machine, parts: Part
     passes = shapes.times_first * parts.teacher + (2 * H * V) / machine.flops
     moved = CHANCE_BYTES * V + PAST_BYTES * H * T * len(shapes.blocks)
     seconds = T * (windows * (passes + moved / machine.bandwidth) + batches * 4 * shapes.parameters / machine.bandwidth)
-    memory = LIBRARIES + 4 * shapes.parameters + max(CACHE_BYTES, 4 * shapes.parameters)
+    memory = LIBRARIES + 4 * shapes.parameters + cache_room(shapes.parameters)
     return Stage(seconds, memory, 4 * windows * T, windows * T)
 
 

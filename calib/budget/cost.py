@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from calib.budget.forms import candidates
 from calib.budget.sensitivity import ROWS
 from calib.budget.trial import TOKENS
-from calib.data.wanted import BUDGET_WINDOWS
+from calib.data.window_counts import BUDGET_WINDOWS
 
 __all__ = ["measuring_seconds"]
 

@@ -23,7 +23,7 @@ from calib.budget.allocate import Allocation, frontier
 from calib.budget.few import Choice, allocate_few
 from calib.budget.units import NOTHING, least_bits, measured_choices
 from calib.config import CalibConfig
-from calib.data.wanted import BUDGET_WINDOWS
+from calib.data.window_counts import BUDGET_WINDOWS
 from calib.layer_formats import override_text
 from calib.models.source import SourceModel
 from calib.stages.context import RunContext

@@ -35,6 +35,7 @@ from dualbinary.files.atomic import move_into_place, writing
 
 __all__ = [
     "PARTS_SUFFIX",
+    "cache_room",
     "check_writable",
     "count_windows",
     "generate_to",
@@ -51,7 +52,7 @@ STORED_DTYPE = "I32"  # of it, in the words of safetensors
 DRAWN = 2  # the version of how tokens are drawn: with another, the same seed says other sequences
 MIN_GREEDY, MAX_GREEDY = 3, 5
 MAX_SEQUENCES = 64  # of a batch
-CACHE_BYTES = 2 << 30  # of a batch's keys and values in float32; or as many as the weights take
+CACHE_BYTES = 2 << 30  # at least, for a batch's keys and values
 
 Progress = Callable[[int, int], None]
 
@@ -208,10 +209,14 @@ def key_width(model: PreTrainedModel) -> int:
     return heads * (getattr(config, "head_dim", None) or config.hidden_size // queries)
 
 
+def cache_room(parameters: int) -> int:
+    """Bytes for a batch's keys and values in float32: as many as the weights take, or CACHE_BYTES."""
+    return max(CACHE_BYTES, parameters * torch.float32.itemsize)
+
+
 def sequences_at_once(parameters: int, blocks: int, keys: int, length: int) -> int:
     """Sequences of `length` tokens in a batch, where `keys` numbers are the keys of a token and a block."""
-    room = max(CACHE_BYTES, parameters * torch.float32.itemsize)
-    return min(max(1, room // (2 * blocks * keys * length * torch.float32.itemsize)), MAX_SEQUENCES)
+    return min(max(1, cache_room(parameters) // (2 * blocks * keys * length * torch.float32.itemsize)), MAX_SEQUENCES)
 
 
 def _tell(progress: Progress, done: int, sequences: int, total: int, position: int) -> None:
