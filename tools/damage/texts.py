@@ -14,6 +14,8 @@ from tools.damage.case import Case
 __all__ = ["cases"]
 
 _RUN = ("quantize", "{dir}", "{out}/new", "--quiet")
+_SHORT = (*_RUN, "--length", "16")  # no more than the model can write
+_READ = (*_SHORT, "--planes", "2")  # no budget, which is too small for it, so that text is read
 _WHEEL = "wheels/dualbinary-1-py3-none-manylinux_2_28_x86_64.whl"
 
 
@@ -76,10 +78,10 @@ def _texts() -> Iterator[Case]:
             "text",
             damage,
             {**bases.llama(), "tokenizer.json": bases.decoder()["tokenizer.json"], name: content},
-            (*_RUN, "--text", f"{{dir}}/{name}"),
+            (*_READ, "--text", f"{{dir}}/{name}"),
         )
-    yield Case("text", "a pattern that nothing matches", bases.llama(), (*_RUN, "--text", "{dir}/*.txt"))
-    yield Case("text", "a folder", {**bases.llama(), "a": None}, (*_RUN, "--text", "{dir}/a"))
+    yield Case("text", "a pattern that nothing matches", bases.llama(), (*_READ, "--text", "{dir}/*.txt"))
+    yield Case("text", "a folder", {**bases.llama(), "a": None}, (*_READ, "--text", "{dir}/a"))
 
 
 def _states() -> Iterator[Case]:
@@ -90,13 +92,13 @@ def _states() -> Iterator[Case]:
     }
     for damage, content in generated.items():
         files = {**bases.llama(), "sequences.safetensors": content}
-        command = (*_RUN, "--generated", "{dir}/sequences.safetensors")
+        command = (*_READ, "--generated", "{dir}/sequences.safetensors")
         yield Case("generated sequences", f"the file {damage}", files, command)
     starts: dict[str, bytes] = {"is no checkpoint": bases.llama()["config.json"], "has a damaged config.json": b"{"}
     for damage, content in starts.items():
         files = {**bases.llama(), "start/config.json": content}
-        yield Case("checkpoint to start from", f"it {damage}", files, (*_RUN, "--start", "{dir}/start"))
-    yield Case("checkpoint to start from", "it is not there", bases.llama(), (*_RUN, "--start", "{dir}/start"))
+        yield Case("checkpoint to start from", f"it {damage}", files, (*_SHORT, "--start", "{dir}/start"))
+    yield Case("checkpoint to start from", "it is not there", bases.llama(), (*_SHORT, "--start", "{dir}/start"))
 
 
 def _wheels() -> Iterator[Case]:
