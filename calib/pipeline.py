@@ -15,7 +15,7 @@ A run that is killed resumes at the same command; what is finished is read back.
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import KW_ONLY, asdict, dataclass, field, replace
+from dataclasses import KW_ONLY, asdict, dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -24,23 +24,22 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
-from calib.budget.plan import check_budget, chosen_budget, spend_budget
+from calib.budget.plan import chosen_budget, spend_budget
+from calib.checks import checked_run
 from calib.config import CalibConfig
-from calib.data.collect import collect, with_known_start
-from calib.data.generate import PARTS_SUFFIX, check_writable, generate_to
-from calib.data.window_counts import calibration_windows, held_out_windows, windows_wanted, windows_written
+from calib.data.collect import collect
+from calib.data.generate import PARTS_SUFFIX, generate_to
+from calib.data.window_counts import calibration_windows, held_out_windows, windows_wanted
 from calib.layers import QuantLinear, quant_linears
 from calib.measure import layer_statistics
 from calib.models.blocks import choose_attention, compute_dtype
-from calib.models.source import SourceModel, check_length, parameter_count
-from calib.models.stored_checkpoint import StoredCheckpoint
+from calib.models.source import SourceModel, parameter_count
 from calib.models.targets import Targets
 from calib.parallel import ALONE, Team
 from calib.report.record import RECORD_FILE, RECORD_VERSION, write_record
 from calib.report.summary import rotation_sentence
-from calib.rotation import random_rotation
 from calib.save import save_checkpoint
-from calib.scale_parameters import round_parameters, stored_array, to_parameters, to_scales
+from calib.scale_parameters import stored_array, to_scales
 from calib.stages.blockwise import calibrate_blockwise
 from calib.stages.blockwise_results import BlockwiseResults
 from calib.stages.context import RunContext
@@ -49,7 +48,6 @@ from calib.stages.filter import RECORD_KEY, choose
 from calib.stages.tables import quantize_tables, wants_tables
 from calib.state import WorkDirectory, work_of
 from calib.weight_init.base import InitialWeight
-from calib.weight_init.stored import from_planes
 from dualbinary import InputError
 from dualbinary.checkpoint import CONFIG_FILE
 from dualbinary.cli.version import package_version
@@ -108,17 +106,8 @@ def run(
     """
     if team.leads and out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
         raise InputError(f"{out_dir}: exists and is not empty; expected a new directory")
-    rotation_of = partial(random_rotation, limit=config.format.rotate, seed=config.seed)
-    source = SourceModel(model_dir, config.format.layer_formats, config.skip, rotation_of)
-    if config.needs_tokens:
-        check_length(source.model, config.data.length)
-    if windows_written(config):
-        check_writable(source.model, config.data.length)
-    config = with_known_start(config, source.directory, source.vocabulary)
-    if config.format.has_budget:
-        check_budget(source, config)
+    source, config, initial_weights = checked_run(model_dir, config)
     choose_attention(source, team.device, config.data.length)
-    initial_weights = _initial_weights(config, source)
     identity = {"config": config.to_json(), "model": _fingerprint(source), "dualbinary": package_version()}
     with WorkDirectory(work_of(out_dir), identity, fresh=fresh, reader=not team.leads) as work:
         generated = out_dir.with_name(out_dir.name + GENERATED_SUFFIX)
@@ -326,49 +315,6 @@ class _Job(RunContext):
             for name, layer in layers.items()
         }
         return {**sizes, "formats": formats}
-
-
-def _initial_weights(config: CalibConfig, source: SourceModel) -> Callable[[QuantLinear], InitialWeight] | None:
-    """The initial weights of layers where the configuration names a checkpoint."""
-    if config.start is None:
-        return None
-    checkpoint = StoredCheckpoint(Path(config.start))
-    for name, layer in source.linears.items():
-        # Stored scales of any type become those of the format.
-        wanted = replace(source.formats.of(name), scale_dtype=checkpoint.format_of(name).scale_dtype)
-        if checkpoint.format_of(name) != wanted:
-            of_module = f" of {name}" if source.formats.overrides or checkpoint.mixed else ""
-            raise InputError(
-                f"{config.start}: holds {checkpoint.format_of(name)}{of_module}, expected {wanted}; set --method, "
-                "--planes, --group-size, --offset, --levels, --zero and --override as in the checkpoint, or leave all "
-                "of them out"
-            )
-        _rotate_as(checkpoint, layer)
-    known = {layer.in_features: layer.rotation for layer in source.linears.values() if layer.rotation is not None}
-    source.rotation_of = known.get  # of tables that are made anew
-
-    def initial_weight(layer: QuantLinear) -> InitialWeight:
-        planes, scales = checkpoint.read(layer.name, (layer.out_features, layer.in_features))
-        scales = to_scales(layer.format, round_parameters(layer.format, to_parameters(layer.format, scales)))
-        return from_planes(layer.full_weight, planes, scales, layer.format)
-
-    return initial_weight
-
-
-def _rotate_as(checkpoint: StoredCheckpoint, layer: QuantLinear) -> None:
-    """Give `layer` the rotation of its stored weight. Raises InputError where --rotate asks for another one.
-
-    A checkpoint of another tool may rotate some layers alone; the others stay as they are.
-    """
-    stored = checkpoint.rotation_of(layer.name, layer.in_features)
-    wanted, found = (None if one is None else one.stored.block_size for one in (layer.rotation, stored))
-    if wanted != found and (found is not None or not checkpoint.rotated):
-        words = ["no rotation" if one is None else f"a rotation in blocks of {one}" for one in (found, wanted)]
-        raise InputError(
-            f"{checkpoint.directory}: holds {layer.name} with {words[0]}, expected {words[1]}; set --rotate as in the "
-            "checkpoint, or leave out all that says a format"
-        )
-    layer.rotation = stored
 
 
 def _plane_weight(layer: QuantLinear, planes: Tensor, scales: Tensor) -> PlaneWeight:

@@ -23,31 +23,29 @@ Memory is parameters, gradients, Adam's two moments, what the backward pass keep
 and the libraries take themselves, half a gigabyte, is in it.
 """
 
-from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel
 
 from calib.budget.cost import measuring_seconds
+from calib.checks import check_windows, checked_run
 from calib.config import CalibConfig
 from calib.data.collect import generated_count
-from calib.data.generate import cache_room, key_width, sequences_at_once
+from calib.data.generate import cache_room, sequences_at_once
 from calib.data.window_counts import windows_written
-from calib.layer_formats import LayerFormats
 from calib.machine import Machine
 from calib.models.blocks import compute_dtype
-from calib.models.source import check_length, decoder_blocks, empty_model, parameter_count
+from calib.models.source import check_length, empty_model
 from calib.parallel import Team
-from calib.plan_parts import Parts, linear_sizes, measure_parts
+from calib.plan_parts import Parts, measure_parts
+from calib.plan_shapes import Shapes
 from dualbinary import InputError
-from dualbinary.contract.weight import PlaneFormat
 from dualbinary.fitting.table_forms import table_format
 
-__all__ = ["Plan", "Shapes", "make_plan", "plan"]
+__all__ = ["Plan", "make_plan", "plan"]
 
 LIBRARIES = 0.5e9  # bytes
 STEP_BYTES = 40  # read and written for each weight by quantize or dequantize and their gradients
@@ -62,50 +60,6 @@ KEPT_BYTES = 8  # of reconstruction, for each weight: quantized form, its gradie
 ACTIVATIONS = 34  # numbers kept for each token, in units of the hidden size, by one block
 CHANCE_BYTES, PAST_BYTES = 40, 4  # of a token that is written, for each word, and for each number of half its past
 FORWARD_TOKENS = 4096  # of a batch whose gradients nobody asks for
-
-
-@dataclass(frozen=True)
-class Shapes:
-    """Of a model: hidden size H, vocabulary V, parameters, and [N, K] of the layers to quantize in each block.
-
-    `names` are those of the layers, where anything asks for them; `keys`, numbers that are a token's keys in a block,
-    0 for H.
-    """
-
-    hidden: int
-    vocabulary: int
-    parameters: int
-    blocks: tuple[tuple[tuple[int, int], ...], ...]
-    names: tuple[tuple[str, ...], ...] = ()
-    keys: int = 0
-
-    @classmethod
-    def of(cls, model: PreTrainedModel) -> "Shapes":
-        """The shapes of a model, which needs no memory for parameters."""
-        config = model.config.get_text_config()
-        found = [
-            [(f"{name}.{path}", size) for path, size in linear_sizes(block)] for name, block in decoder_blocks(model)
-        ]
-        names = tuple(tuple(name for name, _ in block) for block in found)
-        blocks = tuple(tuple(size for _, size in block) for block in found)
-        return cls(config.hidden_size, config.vocab_size, parameter_count(model), blocks, names, key_width(model))
-
-    def layers(self, formats: LayerFormats) -> Iterator[tuple[PlaneFormat, int, int]]:
-        """Format, N and K of every layer to quantize."""
-        unnamed = tuple(("",) * len(block) for block in self.blocks)
-        for names, block in zip(self.names or unnamed, self.blocks, strict=True):
-            for name, (N, K) in zip(names, block, strict=True):
-                yield formats.of(name), N, K
-
-    @property
-    def weights(self) -> int:
-        """Weights that are quantized."""
-        return sum(N * K for block in self.blocks for N, K in block)
-
-    @property
-    def times_first(self) -> float:
-        """Blocks, counted by their weights in units of the first."""
-        return self.weights / sum(N * K for N, K in self.blocks[0])
 
 
 @dataclass(frozen=True)
@@ -147,17 +101,23 @@ class Plan:
 
 
 def make_plan(model_dir: Path, config: CalibConfig, device: str | None = None) -> Plan:
-    """The plan of `config` for the model whose config.json is in `model_dir`, on this machine. Raises InputError."""
+    """The plan of `config` for the model whose config.json is in `model_dir`, on this machine.
+
+    Raises InputError for what the run would refuse, as far as it can be known without weights where there are none.
+    """
     device = Team.launched(device).device
     planned = config.model_copy(update={"format": config.format.as_planned})
+    if any(model_dir.glob("*.safetensors")):
+        checked_run(model_dir, config)
     model = empty_model(model_dir)
+    check_windows(model, config)
     check_length(model, config.data.length)  # a block is measured on windows, also where the run looks at none
-    shapes = _named_as_stored(Shapes.of(model), planned.format.layer_formats, model.base_model_prefix)
+    shapes = Shapes.of(model).named_as_stored(planned.format.layer_formats, model.base_model_prefix)
     dtype = compute_dtype(config.dtype, device)
     machine = Machine.measure(device, dtype)
     products = machine if dtype == torch.float32 else Machine.measure(device, torch.float32)
     try:
-        formats = [form for form, _, _ in _first_block(shapes).layers(planned.format.layer_formats)]
+        formats = [form for form, _, _ in shapes.first_block.layers(planned.format.layer_formats)]
         parts = measure_parts(model, planned, device, dtype, products.flops, formats)
     except InputError:  # its blocks cannot be run one by one
         parts = None
@@ -202,33 +162,6 @@ def plan(
     return result
 
 
-def _named_as_stored(shapes: Shapes, formats: LayerFormats, prefix: str) -> Shapes:
-    """The shapes with names for which every override matches: those of the model, or without its prefix or with it.
-
-    Which of them files have is not known before they are read. Raises InputError where an override matches none.
-    """
-    changes: list[Callable[[str], str]] = [
-        str,
-        lambda name: name.removeprefix(f"{prefix}."),
-        lambda name: f"{prefix}.{name}",
-    ]
-    error: InputError | None = None
-    for change in changes:
-        names = tuple(tuple(map(change, block)) for block in shapes.names)
-        inputs = {
-            name: K
-            for block, sizes in zip(names, shapes.blocks, strict=True)
-            for name, (_, K) in zip(block, sizes, strict=True)
-        }
-        try:
-            formats.check(inputs)
-            return replace(shapes, names=names)
-        except InputError as found:
-            error = error or found
-    assert error is not None
-    raise error
-
-
 def _computed(shapes: Shapes, config: CalibConfig, machine: Machine) -> Parts:
     """The parts on a machine of which two rates are known."""
     T, H, V, block = config.data.length, shapes.hidden, shapes.vocabulary, shapes.blocks[0]
@@ -250,7 +183,7 @@ def _computed(shapes: Shapes, config: CalibConfig, machine: Machine) -> Parts:
         statistics=seconds(
             sum(
                 2 * N * K * K * (form.planes + 2)
-                for form, N, K in _first_block(shapes).layers(config.format.layer_formats)
+                for form, N, K in shapes.first_block.layers(config.format.layer_formats)
             )
         ),
         reconstruction=seconds((6 * n + 12 * T * H) * trained, STEP_BYTES * n),
@@ -385,11 +318,6 @@ def _bits(shapes: Shapes, config: CalibConfig) -> int:
 def _planes(shapes: Shapes, config: CalibConfig) -> float:
     """Bytes of the results of blockwise calibration: planes, and stored scales."""
     return sum(N * form.row_bits(K) for form, N, K in shapes.layers(config.format.layer_formats)) / 8
-
-
-def _first_block(shapes: Shapes) -> Shapes:
-    """The first block alone."""
-    return replace(shapes, blocks=shapes.blocks[:1], names=shapes.names[:1])
 
 
 def _duration(seconds: float) -> str:

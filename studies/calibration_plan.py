@@ -10,7 +10,8 @@ import json
 import sys
 
 from calib.machine import Machine
-from calib.plan import Shapes, plan
+from calib.plan import plan
+from calib.plan_shapes import Shapes
 from calib.presets import DEFAULTS, PRESETS, preset
 from dualbinary.cli.console import add_common_options, run
 

@@ -16,7 +16,8 @@ from calib.__main__ import main, parser
 from calib.config import CalibConfig, DataConfig, FormatConfig
 from calib.machine import Machine
 from calib.options import config_from
-from calib.plan import Shapes, plan
+from calib.plan import plan
+from calib.plan_shapes import Shapes
 from calib.presets import PRESETS, preset
 from dualbinary import InputError
 from dualbinary.checkpoint import QuantizationConfig
@@ -284,7 +285,8 @@ def test_an_output_that_exists_is_left_alone(model, finished, capsys):
 
 def test_a_plan_needs_no_weights(model, tmp_path, capsys):
     shutil.copy(model / "config.json", tmp_path)
-    assert main([str(tmp_path), str(tmp_path / "out"), "--plan", "--json", "--device", "cpu"]) == 0
+    arguments = ["--length", "128", "--plan", "--json", "--device", "cpu"]
+    assert main([str(tmp_path), str(tmp_path / "out"), *arguments]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["weights"] == 2 * (128 * 128 * 2 + 128 * 64 * 2 + 3 * 128 * 160)
     assert list(found["stages"]) == ["generate", "budget", "init+block", "e2e"]
@@ -307,7 +309,27 @@ def test_windows_longer_than_learned_positions_are_one_clear_error(name, tmp_pat
 
 def test_rotated_positions_do_not_end_where_the_configuration_says(model, tmp_path):
     arguments = [str(model), str(tmp_path / "out"), "--text", "some.txt", "--length", "129", "--device", "cpu"]
-    assert main([*arguments, "--plan"]) == 0
+    assert main([*arguments, "--generate", "0", "--plan"]) == 0
+
+
+REFUSED = {
+    "--length 129: the model was made for 128 tokens": ["--length", "129"],
+    "no linear layer is left to quantize": ["--length", "64", "--skip", "*"],
+    "--bits 1.1: expected": ["--length", "64", "--bits", "1.1"],
+    "expected a checkpoint": ["--length", "64", "--start", "nowhere"],
+}
+
+
+@pytest.mark.parametrize("message", REFUSED)
+def test_a_plan_refuses_what_the_run_does(message, model, tmp_path, capsys):
+    arguments = [str(model), str(tmp_path / "out"), *REFUSED[message], "--device", "cpu"]
+    errors = []
+    for command in ([*arguments, "--plan"], arguments):
+        assert main(command) == 2
+        errors.append(capsys.readouterr().err)
+    assert message in errors[0]
+    assert errors[0] == errors[1]
+    assert not list(tmp_path.iterdir())
 
 
 def test_plans_grow_with_what_they_are_of():

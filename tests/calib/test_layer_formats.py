@@ -1,6 +1,7 @@
 """Formats of single modules: what --override says, and every way in which it says nothing that can be done."""
 
 import re
+import shutil
 
 import pytest
 
@@ -134,9 +135,9 @@ def test_a_command_ends_with_one_line_and_leaves_nothing(tiny_model, tmp_path, c
 @pytest.mark.parametrize(
     ("name", "module"), [("llama", Q), ("gpt2", "transformer.h.0.attn.c_attn"), ("gpt2", "h.0.attn.c_attn")]
 )
-def test_a_plan_takes_names_as_files_have_them_with_the_prefix_or_without(tiny_model, capsys, name, module):
-    directory = tiny_model(name)
-    text = [str(directory), "out", "--plan", "--length", "32", "--stages", "init", "--init-method", "fit", "--override"]
+def test_a_plan_without_files_takes_names_with_the_prefix_or_without(tiny_model, tmp_path, capsys, name, module):
+    shutil.copy(tiny_model(name) / "config.json", tmp_path)
+    text = [str(tmp_path), "out", "--plan", "--length", "32", "--stages", "init", "--init-method", "fit", "--override"]
     assert main([*text, f"{module}:planes=1"]) == 0
     less = float(re.search(r"at ([\d.]+) bits", capsys.readouterr().out)[1])  # pyright: ignore[reportOptionalSubscript]
     assert main([*text, "*:planes=2"]) == 0

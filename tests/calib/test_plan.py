@@ -8,8 +8,9 @@ import torch
 from calib.config import DataConfig
 from calib.machine import Machine
 from calib.models.source import empty_model
-from calib.plan import Shapes, plan
+from calib.plan import plan
 from calib.plan_parts import Parts, measure_parts
+from calib.plan_shapes import Shapes
 from calib.presets import preset
 from tests.support.tiny_models import make_model
 
