@@ -152,7 +152,7 @@ def _settle_budget(form: dict[str, Any], given: Mapping[str, Any], *, of_preset:
     unfit = row is not None and not (row.needs_inputs and "even" in row.methods)
     unfit |= given.get("format.scale_type", BUDGET_SCALES) != BUDGET_SCALES
     decides = given.keys() & {*FORM_OF_LAYERS, *BUDGETS, "start"}
-    beside = [OPTIONS[name].names[0] for name in FORM_OF_LAYERS if name in given and name != METHOD]
+    beside = [_as_typed(name, given[name]) for name in FORM_OF_LAYERS if name in given and name != METHOD]
     for name in BUDGETS:
         if name in given and beside:
             raise InputError(
@@ -167,6 +167,12 @@ def _settle_budget(form: dict[str, Any], given: Mapping[str, Any], *, of_preset:
     for name in BUDGETS:
         if scales != BUDGET_SCALES and (name in given or name.removeprefix("format.") in form):
             raise OptionError("format.scale_type", f"{BUDGET_SCALES} with {{{name}}}", scales, "leave it out")
+
+
+def _as_typed(name: str, value: object) -> str:
+    """The flag that gives an option this value."""
+    flag = OPTIONS[name].names[0]
+    return flag.replace("--", "--no-", 1) if value is False else flag
 
 
 def _forget_choice(form: dict[str, Any], record: Path) -> None:

@@ -88,7 +88,9 @@ def _refuse_contradictions(options: ExportOptions, wish: Wish) -> None:
     if wish.bits is not None and wish.size is not None:
         raise InputError("--bits and --size: expected one of them, a budget for layers or one for the whole file")
     if decided:
-        names = ", ".join("--" + name.replace("_", "-") for name in decided)
+        names = ", ".join(
+            ("--no-" if getattr(options, name) is False else "--") + name.replace("_", "-") for name in decided
+        )
         raise InputError(f"--{wish.budget} decides the format of every layer; leave out {names}")
     for name, only in (("scale_bits", (None, 8)), ("op", ("dualbinary",)), ("target", ("cpu",))):
         if (value := getattr(options, name)) not in only:

@@ -67,12 +67,12 @@ def _too_small(least: int, count: int, config: CalibConfig) -> InputError:
     if asked.size is not None:
         smallest = size_words(-(-least // 8) + asked.other_bytes)
         return InputError(
-            f"--size {asked.size}: expected {smallest} or more, what the model takes in the smallest formats of layers "
-            "and vocabulary tables; ask for more"
+            f"a budget of {asked.size} bytes: expected {smallest} or more, what the model takes in the smallest "
+            "formats of layers and vocabulary tables; ask for more by --size"
         )
     return InputError(
-        f"--bits {asked.bits:g}: expected {least / count + 0.0005:.3f} or more, what the smallest formats take with "
-        "their scales; ask for more"
+        f"a budget of {asked.bits:g} bits: expected {least / count + 0.0005:.3f} or more, what the smallest formats "
+        "take with their scales; ask for more by --bits"
     )
 
 

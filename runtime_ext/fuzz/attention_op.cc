@@ -1,4 +1,5 @@
 // DualBinaryAttention as ONNX Runtime sees it: with products or without, a cache, lengths that may lie.
+#include <algorithm>
 #include <cstring>
 
 #include "contract.h"
@@ -9,6 +10,8 @@ namespace {
 using namespace dualbinary::fuzz;
 using namespace dualbinary::contract::dual_binary_attention;
 
+constexpr std::int64_t kMostH = 80;
+constexpr std::int64_t kManyWeights = 1024;  // for more than a few tokens
 constexpr int kPresentKey = 1;
 constexpr int kPresentValue = 2;
 
@@ -21,12 +24,14 @@ Sizes make_sizes(Bytes& bytes) {
   enum Large { kNone, kHeads, kHeadSize, kTokens, kCache, kCount };
   const std::int64_t large = bytes.rarely() ? 1 + bytes.below(kCount - 1) : kNone;
   Sizes s{};
-  s.H = bytes.size(80);
   s.g = 1 + bytes.below(3);
   s.h = s.g * (1 + bytes.below(large == kHeads ? 70 : 4));
   s.D = 8 * (1 + bytes.below(large == kHeadSize ? 33 : 3));
   s.B = bytes.rarely() ? 0 : 1 + bytes.below(2);
+  const std::int64_t width = (s.h + 2 * s.g) * s.D;
+  s.H = make_outputs(bytes, width, kMostH);
   s.S = large == kTokens ? bytes.below(90) : bytes.pick<std::int64_t>({1, 1, 2, 3, 8, 9, 0});
+  if (s.H * width > kManyWeights) s.S = std::min<std::int64_t>(s.S, 3);
   s.past = bytes.below(large == kCache ? 300 : 12);
   return s;
 }

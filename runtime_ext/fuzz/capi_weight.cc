@@ -50,7 +50,7 @@ std::string multiply(const dualbinary_weight* weight, const OrtValue& x, std::in
 
 void check_products(Bytes& bytes, const dualbinary_weight* weight, const dualbinary::Spec& spec) {
   const bool half = bytes.flag();
-  const std::int64_t rows = bytes.below(bytes.rarely() ? 70 : 6);
+  const std::int64_t rows = make_rows(bytes, spec, 5);
   const auto x_type = half ? ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16 : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
   const auto x = new_tensor(bytes, x_type, {rows, spec.K});
   if (!x) return;
@@ -75,7 +75,8 @@ void check_products(Bytes& bytes, const dualbinary_weight* weight, const dualbin
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   Bytes bytes(data, size);
-  const dualbinary::Spec spec = make_spec(bytes, bytes.size(kMostK), bytes.size(kMostN));
+  const std::int64_t K = bytes.size(kMostK);
+  const dualbinary::Spec spec = make_spec(bytes, K, make_outputs(bytes, K, kMostN));
   const auto scale_type = onnx_type(spec.scale_type);
   const auto planes = new_tensor(bytes, ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8, make_planes_dims(bytes, spec));
   auto scales = new_tensor(bytes, scale_type, make_scales_dims(bytes, spec));

@@ -17,7 +17,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   const auto& ops = entries(kOpName);
   const OrtCustomOp& op = *ops[static_cast<std::size_t>(bytes.below(static_cast<std::int64_t>(ops.size())))];
   const std::int64_t K = bytes.size(kMostK);
-  const std::int64_t N = bytes.size(kMostN);
+  const std::int64_t N = make_outputs(bytes, K, kMostN);
   dualbinary::Spec spec = make_spec(bytes, K, N);
   const auto scale_type = op.GetInputType(&op, kInputScales);
   for (const auto type : {dualbinary::Element::kFloat32, dualbinary::Element::kFloat16, dualbinary::Element::kCode8,
@@ -27,7 +27,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   OrtKernelInfo node;
   set_attribute(bytes, node, kAttrK, spec.K);
   set_attribute(bytes, node, kAttrN, spec.N);
-  std::vector<std::int64_t> dims{bytes.below(bytes.rarely() ? 70 : 8), K};
+  std::vector<std::int64_t> dims{make_rows(bytes, spec, 7), K};
   if (bytes.flag()) dims.insert(dims.begin(), bytes.below(3));
   const bool all = set_input(bytes, node, kInputX, op.GetInputType(&op, kInputX), dims, false) &&
                    set_product(bytes, node, "", spec, kInputPlanes, kInputScales, scale_type);

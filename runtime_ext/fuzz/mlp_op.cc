@@ -17,7 +17,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   const auto& ops = entries(kOpName);
   const OrtCustomOp& op = *ops[static_cast<std::size_t>(bytes.below(static_cast<std::int64_t>(ops.size())))];
   const std::int64_t H = bytes.size(kMostH);
-  const std::int64_t I = bytes.size(kMostI);
+  const std::int64_t I = make_outputs(bytes, H, kMostI);
   const auto type = op.GetInputType(&op, kInputX);
   OrtKernelInfo node;
   set_attribute(bytes, node, kAttrHiddenSize, bytes.or_edge(H));
@@ -29,7 +29,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   const auto types = [&](const dualbinary::Spec& spec) {
     return bytes.rarely() ? any_type(bytes) : onnx_type(spec.scale_type);
   };
-  bool all = set_input(bytes, node, kInputX, type, {bytes.below(bytes.rarely() ? 70 : 5), H}, false) &&
+  bool all = set_input(bytes, node, kInputX, type, {make_rows(bytes, gate_up, 4), H}, false) &&
              set_product(bytes, node, "gate_up_", gate_up, kInputGateUpPlanes, kInputGateUpScales, types(gate_up)) &&
              set_product(bytes, node, "down_", down, kInputDownPlanes, kInputDownScales, types(down));
   const auto vector = [&](int index, std::int64_t length) {

@@ -13,6 +13,13 @@ namespace {
 // At least this many tensors of a node are there, however many it has.
 constexpr std::int64_t kMostSmall = 40;
 
+// Weights of a product, and weights times planes times rows; and what is always allowed of each.
+constexpr std::int64_t kMostWeights = 4096;
+constexpr std::int64_t kMostWork = 32768;
+constexpr std::int64_t kMostRows = 70;
+constexpr std::int64_t kLeastOutputs = 8;
+constexpr std::int64_t kLeastRows = 1;
+
 std::vector<std::int64_t> spoiled(Bytes& bytes, std::vector<std::int64_t> dims) {
   if (!bytes.rarely()) return dims;
   if (bytes.flag() || dims.empty()) {
@@ -34,6 +41,19 @@ std::vector<std::int64_t> dims_of(Bytes& bytes, const Spec& spec, const Dims& di
 }
 
 }  // namespace
+
+std::int64_t make_outputs(Bytes& bytes, std::int64_t K, std::int64_t most) {
+  return bytes.size(std::min(most, std::max(kMostWeights / std::max<std::int64_t>(K, 1), kLeastOutputs)));
+}
+
+std::int64_t make_rows(Bytes& bytes, const Spec& spec, std::int64_t few) {
+  std::int64_t work = kMostWork;  // an attribute that is spoiled says nothing of the work
+  for (const std::int64_t size : {spec.K, spec.N, spec.planes}) {
+    if (size > 0 && size <= kMostWork) work /= size;
+  }
+  const std::int64_t most = std::clamp(work, kLeastRows, kMostRows);
+  return bytes.below((bytes.rarely() ? most : std::min(few, most)) + 1);
+}
 
 Spec make_spec(Bytes& bytes, std::int64_t K, std::int64_t N) {
   using namespace contract;

@@ -11,6 +11,11 @@
 
 namespace dualbinary::fuzz {
 
+// 1 to `most` outputs of K inputs, and 0 to `few` rows of a spec, rarely to kMostRows, as many as leave a call cheap:
+// what is large in one way is small in the others, or a fuzzer breeds inputs that are large in all.
+std::int64_t make_outputs(Bytes& bytes, std::int64_t K, std::int64_t most);
+std::int64_t make_rows(Bytes& bytes, const Spec& spec, std::int64_t few);
+
 // A spec of K inputs and N outputs, most often one that the contract allows.
 Spec make_spec(Bytes& bytes, std::int64_t K, std::int64_t N);
 

@@ -244,8 +244,8 @@ def test_the_fit_without_data_is_measured_as_such(budgeted, pinned):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--bits", "1.1"], r"--bits 1.1: expected 1\.\d+ or more"),
-        (["--size", "1kB"], r"--size 1000: expected \d\.\d+MB or more"),
+        (["--bits", "1.1"], r"a budget of 1.1 bits: expected 1\.\d+ or more"),
+        (["--size", "1kB"], r"a budget of 1000 bytes: expected \d\.\d+MB or more"),
         (["--bits", "3", "--size", "1MB"], "expected no --bits beside it"),
         (["--bits", "3", "--method", "qbb"], "belongs to --method fdb"),
         (["--size", "heavy"], "expected a number of bytes"),

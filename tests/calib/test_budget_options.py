@@ -77,7 +77,7 @@ def test_a_budget_that_is_asked_for_stays(asking, capsys):
     [
         (
             ["--bits", "3", "--planes", "2", "--no-offset"],
-            "--bits decides the format of every layer; leave out --planes, --offset",
+            "--bits decides the format of every layer; leave out --planes, --no-offset",
         ),
         (["--size", "60MB", "--levels", "even"], "--size decides the format of every layer; leave out --levels"),
         (

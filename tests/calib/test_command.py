@@ -315,7 +315,7 @@ def test_rotated_positions_do_not_end_where_the_configuration_says(model, tmp_pa
 REFUSED = {
     "--length 129: the model was made for 128 tokens": ["--length", "129"],
     "no linear layer is left to quantize": ["--length", "64", "--skip", "*"],
-    "--bits 1.1: expected": ["--length", "64", "--bits", "1.1"],
+    "a budget of 1.1 bits: expected": ["--length", "64", "--bits", "1.1"],
     "expected a checkpoint": ["--length", "64", "--start", "nowhere"],
 }
 

@@ -93,6 +93,7 @@ def test_trained_presets_have_a_format_that_the_kernels_of_the_target_run(
     [
         (["--bits", "3", "--size", "1MB"], "--bits and --size: expected one of them"),
         (["--bits", "3", "--planes", "4"], "--bits decides the format of every layer; leave out --planes"),
+        (["--bits", "3", "--no-offset"], "--bits decides the format of every layer; leave out --no-offset"),
         (["--bits", "3", "--scale-bits", "16"], "--scale-bits: expected 8 with --bits"),
         (["--bits", "3", "--op", "matmulnbits"], "--op: expected dualbinary with --bits"),
         (["--size", "1MB", "--embedding-bits", "16"], "--embedding-bits: expected 2, 3, 4, 8 with --size"),
