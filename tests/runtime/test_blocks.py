@@ -22,6 +22,7 @@ ISAS = list(dict.fromkeys(k["isa"] for k in runtime_ext.describe()["kernels"] if
 # sums average it; norms and residual sums are float32. Attention alone rounds in float32.
 PRODUCTS = 6e-4
 FLOATS = 6e-6
+CACHES = ("key", "value")
 HALF = 2e-3  # results of float16, rounded once, and keys and values of that type
 LEVEL4 = 6e-2  # 8 bits of activations, see kernel.h: 8e-3 of a product, through an activation and another one
 
@@ -224,7 +225,8 @@ def test_a_cache_that_grows_has_room_for_the_new_tokens(past):
     assert compute(case)[1].shape[2] == past + 3
 
 
-def test_past_and_present_may_be_one_buffer():
+@pytest.mark.parametrize("shared", [("key", "value"), ("key",), ("value",)])
+def test_past_and_present_may_be_one_buffer(shared):
     case = attention_case(2, (5, 1), 16)
     session = open_session(case.model())
     binding = session.io_binding()
@@ -234,20 +236,23 @@ def test_past_and_present_may_be_one_buffer():
         caches[name] = held
         binding.bind_ortvalue_input(name, held)
     binding.bind_output("Y")
-    for kind in ("key", "value"):
-        binding.bind_ortvalue_output(f"present_{kind}", caches[f"past_{kind}"])
+    present = {kind: ort.OrtValue.ortvalue_from_numpy(np.full_like(case.inputs[f"past_{kind}"], 7)) for kind in CACHES}
+    present |= {kind: caches[f"past_{kind}"] for kind in shared}
+    for kind, held in present.items():
+        binding.bind_ortvalue_output(f"present_{kind}", held)
     session.run_with_iobinding(binding)
     assert_y(case, binding.get_outputs()[0].numpy(), PRODUCTS)
-    for kind, expected in zip(("key", "value"), case.expected[1:], strict=True):
-        got = caches[f"past_{kind}"].numpy()
+    for kind, expected in zip(CACHES, case.expected[1:], strict=True):
+        got = present[kind].numpy()
         for row, before in enumerate(case.before):
             used = slice(0, before + 2)
             assert np.abs(got[row, :, used] - expected[row, :, used]).max() < PRODUCTS * np.abs(expected).max()
 
 
+@pytest.mark.parametrize("before", [(5, 2), (0, 0)])
 @pytest.mark.parametrize("products", [False, True])
-def test_a_call_without_new_tokens_keeps_the_cache(products):
-    case = attention_case(1, (5, 2), 8, products=products)
+def test_a_call_without_new_tokens_keeps_the_cache(products, before):
+    case = attention_case(1, before, 8, products=products)
     case.inputs["X"] = case.inputs["X"][:, :0]
     case.inputs["last_keys"] -= 1
     case.inputs["longest"] -= 1

@@ -7,6 +7,7 @@
 #include <memory>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "core/memory.h"
 
@@ -42,7 +43,7 @@ void check_call(const AttentionCall& call) {
   const bool begins = call.longest == S;
   for (std::int64_t b = 0; b < call.batch; ++b) {
     const std::int64_t last = call.last_keys[b];
-    const std::int64_t least = begins ? 0 : S - 1;
+    const std::int64_t least = begins && S > 0 ? 0 : S - 1;
     if (last < least || last >= call.longest) {
       refuse("last_keys", std::to_string(least) + " to " + std::to_string(call.longest - 1), last);
     }
@@ -293,13 +294,17 @@ void AttentionWork::append_phases(std::vector<Phase>& phases) const {
   const Plan* plan = plan_.get();
   const std::int64_t tokens = plan->call.batch * plan->S;
   const std::int64_t heads = plan->call.batch * plan->g;
-  const bool copies = plan->call.keys.past != plan->call.keys.present;
-  if (tokens == 0 && !copies) return;
-  phases.push_back({tokens + (copies ? 2 * heads : 0), [plan, tokens, heads](std::int64_t i) {
+  std::vector<const Cache*> copied;  // a host may share the buffer of one and not of the other
+  for (const Cache* cache : {&plan->call.keys, &plan->call.values}) {
+    if (cache->past != cache->present) copied.push_back(cache);
+  }
+  if (tokens == 0 && copied.empty()) return;
+  const auto copies = static_cast<std::int64_t>(copied.size()) * heads;
+  phases.push_back({tokens + copies, [plan, tokens, heads, copied](std::int64_t i) {
                       if (i < tokens) return plan->begin_token(i);
-                      const std::int64_t j = (i - tokens) % heads;
-                      const Cache& cache = i - tokens < heads ? plan->call.keys : plan->call.values;
-                      plan->copy_past(cache, j / plan->g, j % plan->g);
+                      const std::int64_t j = i - tokens;
+                      const Cache& cache = *copied[static_cast<std::size_t>(j / heads)];
+                      plan->copy_past(cache, j % heads / plan->g, j % plan->g);
                     }});
   if (tokens == 0) return;
   if (plan->few) {

@@ -5,7 +5,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
-#include <system_error>
+#include <exception>
 #include <thread>
 #include <vector>
 
@@ -32,7 +32,7 @@ void for_each_index(std::int64_t count, std::size_t threads, const Body& body) {
   helpers.reserve(threads);
   try {
     for (std::size_t thread = 1; thread < threads; ++thread) helpers.emplace_back(work, thread);
-  } catch (const std::system_error&) {  // the system has no more threads
+  } catch (const std::exception&) {  // no more threads, or no memory for one: those that are there do it all
   }
   work(0);
   for (std::thread& helper : helpers) helper.join();

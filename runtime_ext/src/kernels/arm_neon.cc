@@ -111,7 +111,7 @@ struct Neon : NeonBlock {
   }
 
   template <int kDigits, int kLines, bool kPairs>
-  static constexpr int even_planes(std::int64_t) {
+  static constexpr int even_planes() {
     return even_planes_in_words<kLines, kPairs>();
   }
 

@@ -10,8 +10,8 @@
 //   kRowApart                whether it takes one row as RowView, with results in registers; then accumulate() and
 //                            accumulate_even() have overloads for that view, and are inlined
 //   kEvenLevels              whether it has what follows, for even levels
-//   even_planes<Digits, Lines, Pairs>(rows)
-//                            planes that one pass can join in integers, for so many rows
+//   even_planes<Digits, Lines, Pairs>()
+//                            planes that one pass can join in integers, whatever the rows
 //   accumulate_even<Digits, Lines, Pairs>
 //                            adds one segment of the pass's planes to the results of all rows, and prefetches. With
 //                            Pairs, Lines is 1, and the line is two groups of 16 inputs, the halves
@@ -215,7 +215,7 @@ template <class Policy, int kDigits, int kLines, class View>
 // The same for even levels.
 template <class Policy, int kDigits, int kLines, bool kPairs, class View>
 [[gnu::always_inline]] inline void accumulate_even_segment(const Shape& shape, const View& segment) {
-  const int most = Policy::template even_planes<kDigits, kLines, kPairs>(segment.rows);
+  const int most = Policy::template even_planes<kDigits, kLines, kPairs>();
   EvenPass<View> view{
       segment, 0, 1, true, shape.scale_rows > 1, PackedLayout<Policy>::scale_row_bytes(segment.scale_type)};
   for (int left = static_cast<int>(shape.planes); left > 0; left -= view.planes) {

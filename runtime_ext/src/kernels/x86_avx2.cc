@@ -104,7 +104,7 @@ struct Avx2 : Avx2Block {
   }
 
   template <int kDigits, int kLines, bool kPairs>
-  static constexpr int even_planes(std::int64_t) {
+  static constexpr int even_planes() {
     return even_planes_in_words<kLines, kPairs>();
   }
 

@@ -124,13 +124,14 @@ struct Avx512 : Avx512Block {
     accumulate_pass<Free<View, kDigits, kLines, kPlanes, kOffset>, kDigits, kLines>(a);
   }
 
-  // One row needs no registers for indices.
+  // One row needs no registers for indices, and could take more: but each pass rounds, and a row's bits must not depend
+  // on the rows beside it.
   template <int kDigits, int kLines, bool kPairs>
-  static constexpr int even_planes(std::int64_t rows) {
-    return rows == 1 ? kMostPlanes : kPlanesPerPass<kLines>;
+  static constexpr int even_planes() {
+    return kPlanesPerPass<kLines>;
   }
 
-  template <int kDigits, int kLines, bool kPairs, class Segment, int kPlanes = kMostPlanes>
+  template <int kDigits, int kLines, bool kPairs, class Segment, int kPlanes = kPlanesPerPass<kLines>>
   [[gnu::always_inline]] static void accumulate_even(const EvenPass<Segment>& a) {
     if constexpr (kPlanes > 1) {
       if (a.planes < kPlanes) return accumulate_even<kDigits, kLines, kPairs, Segment, kPlanes - 1>(a);
@@ -142,7 +143,7 @@ struct Avx512 : Avx512Block {
   [[gnu::always_inline]] static void accumulate_pass(const typename Sums::View& a) {
     if constexpr (requires { a.results; }) {
       accumulate_row<Sums, kDigits, kLines>(a, a.results);
-    } else if constexpr (Sums::kPlanes <= kPlanesPerPass<kLines>) {
+    } else {
       constexpr int kAtOnce = kVectorsAtOnce<kLines, Sums::kPlanes>;
       for (int v = 0; v < kBlockVectors; v += kAtOnce) accumulate_vectors<Sums, kDigits, kLines, kAtOnce>(a, v);
     }
