@@ -21,7 +21,7 @@ examples:
   python -m calib SmolLM2-135M smollm2-fdb --preset best --text text.jsonl
   python -m calib SmolLM2-135M smollm2-fdb                                     no text: the model writes its own
   python -m calib SmolLM2-135M smollm2-fdb --text a.txt --plan                 time, memory and disk, without starting
-  accelerate launch --num_processes 4 -m calib Llama-3.2-1B llama-fdb --text ...
+  accelerate launch --num_processes 4 -m calib Llama-3.2-1B llama-fdb --e2e-batch 4 --text ...
 
 other commands:
   python -m calib report OUT_DIR       what a run did, layer by layer; --html makes a page with pictures
@@ -88,13 +88,13 @@ def _command(args: argparse.Namespace) -> None:
 
     config, command = config_from(args), options_from(args, CommandOptions)
     read_quantization_config(args.model_dir)  # what is wrong is said before PyTorch is loaded, which takes seconds
+    expand(config.data.text)
     if command.plan:
         from calib.plan import make_plan
 
         plan = make_plan(args.model_dir, config, command.device)
         print(json.dumps(plan.to_json()) if args.json else plan.table())
         return
-    expand(config.data.text)
     from calib.parallel import Team
     from calib.pipeline import run as calibrate
     from calib.progress import Bars

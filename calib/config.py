@@ -196,10 +196,10 @@ class CalibConfig(Settings):
 
     @model_validator(mode="after")
     def _tables_fit(self) -> "CalibConfig":
-        if self.format.embedding_bits is not None and "e2e" in self.stages and self.e2e.dad:
+        if self.format.has_tables and "e2e" in self.stages and self.e2e.dad:
+            asked = "--size" if self.format.embedding_bits is None else "--embedding-bits"
             raise ValueError(
-                "e2e.dad: expected 0 with --embedding-bits, as deviation-aware distillation trains no head"
-                f", got {self.e2e.dad}"
+                f"e2e.dad: expected 0 with {asked}, as deviation-aware distillation trains no head, got {self.e2e.dad}"
             )
         return self
 

@@ -28,6 +28,7 @@ NEWEST = (
     "measured",
 )
 """Keys that configurations of version 2 do not have."""
+PLANNED_TABLES = 4  # bits of vocabulary tables in a plan of a budget that chooses them
 
 
 class FormatConfig(Settings):
@@ -184,14 +185,21 @@ class FormatConfig(Settings):
         return self.bits is not None or self.size is not None
 
     @property
+    def has_tables(self) -> bool:
+        """Vocabulary tables become planes: they are asked for, or a budget of bytes has a part for them."""
+        return self.embedding_bits is not None or self.size is not None
+
+    @property
     def as_planned(self) -> "FormatConfig":
-        """One format of about as many bits in place of a budget, for plans; three planes for one of bytes."""
+        """One format of about as many bits in place of a budget, for plans; three planes and tables for bytes."""
         if not self.has_budget:
             return self
         planes = 3 if self.bits is None else min(8, max(1, round(self.bits - 0.3)))
         form = {"planes": planes, "group_size": 64, "offset": True, "levels": "even", "zero": None}
+        tables = self.embedding_bits or (PLANNED_TABLES if self.size is not None else None)
+        form |= {"scale_type": "uint8", "embedding_bits": tables}
         none = dict.fromkeys(("bits", "size", "measured"))
-        return FormatConfig.model_validate({**dict(self), **form, **none, "scale_type": "uint8"})
+        return FormatConfig.model_validate({**dict(self), **form, **none})
 
     @property
     def layer_formats(self) -> LayerFormats:

@@ -80,19 +80,26 @@ def _options() -> dict[str, Option]:
             if key not in HIDDEN and key not in GROUPS:
                 flag = "--" + (f"{section}-" if section in PREFIXED else "") + key.replace("_", "-")
                 names = (flag, OTHER_NAMES[flag]) if flag in OTHER_NAMES else (flag,)
-                found[f"{section}.{key}".lstrip(".")] = _option(key, field, names=names, group=title)
+                shown = _shown_default(section, key, field)
+                found[f"{section}.{key}".lstrip(".")] = _option(key, field, shown, names=names, group=title)
     return found
 
 
-def _option(key: str, field: FieldInfo, **details: Any) -> Option:
-    default, kind = field.default, KINDS.get(key, field.annotation)
+def _shown_default(section: str, key: str, field: FieldInfo) -> str | None:
+    """Words for the default: the value of preset fast, or without a budget that of the formats which it decides."""
+    name = f"{section}.{key}"
+    decided = name in (*FORM_OF_LAYERS[1:], "format.scale_type")
+    fast = preset(DEFAULTS["fdb"])
+    default = field.default if decided else getattr(getattr(fast, section) if section else fast, key)
+    if default in (None, ()) or isinstance(default, bool):
+        return None
+    where = "without a budget" if decided else "fast"
+    return f"{where}: {','.join(default) if isinstance(default, tuple) else default}"
+
+
+def _option(key: str, field: FieldInfo, shown: str | None, **details: Any) -> Option:
+    kind = KINDS.get(key, field.annotation)
     limits = {BOUNDS[name]: getattr(part, name) for part in field.metadata for name in BOUNDS if hasattr(part, name)}
-    shown = None
-    if default not in (None, ()) and not isinstance(default, bool):
-        where = "without a budget" if f"format.{key}" in (*FORM_OF_LAYERS[1:], "format.scale_type") else "fast"
-        shown = f"{where}: {','.join(default) if isinstance(default, tuple) else default}"
-    elif key == "bits":
-        shown = f"fast: {preset(DEFAULTS['fdb']).format.bits}"
     metavar = METAVARS.get(key, None if kind in (int, float) else "PATH")
     # No default: the preset has it.
     return Option(field.description or key, None, shown, **limits, **details, metavar=metavar, nargs="+", kind=kind)
@@ -192,8 +199,9 @@ def _option_error(error: pydantic.ValidationError) -> InputError:
     if name not in OPTIONS:
         key, _, rest = first["msg"].removeprefix("Value error, ").partition(": expected ")
         wanted, _, got = rest.rpartition(", got ")
-        together = f"{name}.{key}" in OPTIONS and wanted  # what is wrong with one field beside the others
-        return OptionError(f"{name}.{key}", wanted, got) if together else InputError(explain(error))
+        option = f"{name}.{key}".lstrip(".")  # of the whole configuration there is no name
+        together = option in OPTIONS and wanted  # what is wrong with one field beside the others
+        return OptionError(option, wanted, got) if together else InputError(explain(error))
     message = first["msg"].removeprefix("Value error, ")
     if message.startswith("--"):  # says itself which one of several values is wrong
         return InputError(message)

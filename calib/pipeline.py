@@ -34,7 +34,6 @@ from calib.layers import QuantLinear, quant_linears
 from calib.measure import layer_statistics
 from calib.models.blocks import choose_attention, compute_dtype
 from calib.models.source import SourceModel, parameter_count
-from calib.models.targets import Targets
 from calib.parallel import ALONE, Team
 from calib.report.record import RECORD_FILE, RECORD_VERSION, write_record
 from calib.report.summary import rotation_sentence
@@ -106,17 +105,21 @@ def run(
     """
     if team.leads and out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
         raise InputError(f"{out_dir}: exists and is not empty; expected a new directory")
-    source, config, initial_weights = checked_run(model_dir, config)
+    source, config, initial_weights, target = checked_run(model_dir, config, team)
     choose_attention(source, team.device, config.data.length)
     identity = {"config": config.to_json(), "model": _fingerprint(source), "dualbinary": package_version()}
+    for key, directory in (("start", config.start), ("from", config.targets)):
+        if directory is not None:
+            identity[key] = _fingerprint_of(Path(directory))
     with WorkDirectory(work_of(out_dir), identity, fresh=fresh, reader=not team.leads) as work:
         generated = out_dir.with_name(out_dir.name + GENERATED_SUFFIX)
-        if fresh and team.leads:
+        reads_it = config.data.generated is not None and Path(config.data.generated).resolve() == generated.resolve()
+        if fresh and team.leads and not reads_it:
             generated.unlink(missing_ok=True)
             shutil.rmtree(generated.with_name(generated.name + PARTS_SUFFIX), ignore_errors=True)
         dtype = compute_dtype(config.dtype, team.device)
         job = _Job(source, config, work, dtype, team, progress, generated=generated)
-        record = job.run(initial_weights)
+        record = job.run(initial_weights, target)
         if team.leads:
             record_file = work.path / RECORD_FILE
             write_record(record_file, record)
@@ -138,7 +141,11 @@ class _Job(RunContext):
         """The results of blockwise calibration, once it is done."""
         return BlockwiseResults(self.source, self.work)
 
-    def run(self, initial_weights: Callable[[QuantLinear], InitialWeight] | None) -> dict[str, Any]:
+    def run(
+        self,
+        initial_weights: Callable[[QuantLinear], InitialWeight] | None,
+        target: Callable[[QuantLinear], Tensor] | None,
+    ) -> dict[str, Any]:
         """Run all stages; return the record."""
         seconds: dict[str, float] = {}
         begin = time.perf_counter()
@@ -148,7 +155,7 @@ class _Job(RunContext):
             seconds["data"] = time.perf_counter() - begin
         budget = self._budget(tokens, seconds) if self.config.format.has_budget else None
         if self.team.leads:
-            self._calibrate_blocks(tokens, initial_weights)
+            self._calibrate_blocks(tokens, initial_weights, target)
         self.team.wait()
         blocks = self.blockwise.reports()
         seconds["init+block"] = sum(block["seconds"] for block in blocks)
@@ -248,15 +255,16 @@ class _Job(RunContext):
         return tokens
 
     def _calibrate_blocks(
-        self, tokens: Tensor | None, initial_weights: Callable[[QuantLinear], InitialWeight] | None
+        self,
+        tokens: Tensor | None,
+        initial_weights: Callable[[QuantLinear], InitialWeight] | None,
+        target: Callable[[QuantLinear], Tensor] | None,
     ) -> None:
         seen = None
         if tokens is not None and self.config.blockwise_reads_text:
             # What is held out for distillation, no stage before it may learn from.
             held_out = self.config.block.held_out if "block" in self.config.stages else 0
             seen = torch.cat([self._calibration(tokens), tokens[len(tokens) - held_out :]])
-        targets = self.config.targets  # another model, whose weights layers approach
-        target = Targets(Path(targets), self.source).of if targets is not None else None
         calibrate_blockwise(self, seen, initial_weights=initial_weights, target=target)
 
     def _place(self) -> None:
@@ -324,6 +332,14 @@ def _plane_weight(layer: QuantLinear, planes: Tensor, scales: Tensor) -> PlaneWe
 
 def _fingerprint(source: SourceModel) -> dict[str, Any]:
     """Files, sizes and dates, which tell this model from another one without reading all of it."""
-    files = sorted({stored.file for stored in source.tensors.values()} | {source.directory / CONFIG_FILE})
-    status = {file.name: file.stat() for file in files}
+    return _status({stored.file for stored in source.tensors.values()} | {source.directory / CONFIG_FILE})
+
+
+def _fingerprint_of(directory: Path) -> dict[str, Any]:
+    """The same of a directory whose weights a run begins with or approaches."""
+    return _status({*directory.glob("*.safetensors"), directory / CONFIG_FILE})
+
+
+def _status(files: set[Path]) -> dict[str, Any]:
+    status = {file.name: file.stat() for file in sorted(files)}
     return {name: [entry.st_size, entry.st_mtime_ns] for name, entry in status.items()}

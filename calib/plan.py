@@ -31,7 +31,7 @@ import numpy as np
 import torch
 
 from calib.budget.cost import measuring_seconds
-from calib.checks import check_windows, checked_run
+from calib.checks import check_lengths, check_windows, checked_run
 from calib.config import CalibConfig
 from calib.data.collect import generated_count
 from calib.data.generate import cache_room, sequences_at_once
@@ -105,12 +105,14 @@ def make_plan(model_dir: Path, config: CalibConfig, device: str | None = None) -
 
     Raises InputError for what the run would refuse, as far as it can be known without weights where there are none.
     """
-    device = Team.launched(device).device
+    team = Team.launched(device)
+    device = team.device
     planned = config.model_copy(update={"format": config.format.as_planned})
     if any(model_dir.glob("*.safetensors")):
-        checked_run(model_dir, config)
+        checked_run(model_dir, config, team)
+    check_windows(config)
     model = empty_model(model_dir)
-    check_windows(model, config)
+    check_lengths(model, config)
     check_length(model, config.data.length)  # a block is measured on windows, also where the run looks at none
     shapes = Shapes.of(model).named_as_stored(planned.format.layer_formats, model.base_model_prefix)
     dtype = compute_dtype(config.dtype, device)

@@ -29,7 +29,7 @@ from dualbinary import OP, InputError
 from dualbinary.contract.weight import PlaneFormat
 from dualbinary.metrics.formats import format_words
 
-__all__ = ["NOTHING", "forms_of", "least_bits", "measured_choices"]
+__all__ = ["NOTHING", "check_measured", "forms_of", "least_bits", "measured_choices"]
 
 BLOCK = "sensitivity-{:03d}"  # results of the work directory
 TABLES = "sensitivity-tables"
@@ -92,7 +92,7 @@ def _units(
     """The units of all blocks with their places in these, each block read back where an earlier process measured it."""
     source, work = context.source, context.work
     if context.config.format.measured is not None:
-        yield from _measured_before(context, forms)
+        yield from _measured_before(context.source, context.config, forms)
         return
     names = [BLOCK.format(index) for index in range(len(source.blocks))]
     done = next((index for index, name in enumerate(names) if not work.has(name)), len(names))
@@ -108,12 +108,18 @@ def _units(
             yield place, Unit(tuple(row["layers"]), dict(zip(names, row["losses"], strict=True)))
 
 
+def check_measured(source: SourceModel, config: CalibConfig) -> None:
+    """Raise InputError where --measured names no record of the same model, formats and initialization."""
+    for _ in _measured_before(source, config, partial(forms_of, source)):
+        pass
+
+
 def _measured_before(
-    context: RunContext, forms: Callable[[QuantLinear], list[PlaneFormat]]
+    source: SourceModel, config: CalibConfig, forms: Callable[[QuantLinear], list[PlaneFormat]]
 ) -> Iterator[tuple[int, Unit]]:
     """The units of another run, from its record. Raises InputError where it is of another model or chose otherwise."""
-    _check_same_losses(context.config)
-    path, source = Path(str(context.config.format.measured)), context.source
+    _check_same_losses(config)
+    path = Path(str(config.format.measured))
     record = read_record_file(path)
     rows = [row for row in (record.get("budget") or {"units": []})["units"] if row["modules"][0] in source.linears]
     found = [(row, forms(source.linears[row["modules"][0]])) for row in rows]

@@ -14,7 +14,7 @@ from calib.data.windows import load_tokenizer, pack_windows, separator_token, st
 from dualbinary import InputError
 from dualbinary.files.documents import read_documents
 
-__all__ = ["MAX_TOKENS", "collect", "first_windows", "generated_count", "with_known_start"]
+__all__ = ["MAX_TOKENS", "check_sources", "collect", "first_windows", "generated_count", "with_known_start"]
 
 MAX_TOKENS = 64_000_000  # of text that is read; a run uses a hundredth of it, and 250 MB of memory hold it
 
@@ -36,11 +36,8 @@ def collect(
 
     Raises InputError where there is no source, or one that cannot be used.
     """
+    check_sources(config)
     generates = bool(config.generate or config.generated)
-    if not config.text and not generates:
-        raise InputError("no data to calibrate with; give --text FILES, or --generate N to let the model write its own")
-    if config.generate and config.generated:
-        raise InputError("--generate and --generated: expected one of them, sequences written now or before")
     share = config.text_share if config.text and generates else float(bool(config.text))
     from_text = round(count * share)
     files: dict[Path, dict[str, Any]] = {}
@@ -67,6 +64,14 @@ def collect(
         "generated_file": config.generated and str(config.generated),
     }
     return windows, origin
+
+
+def check_sources(config: DataConfig) -> None:
+    """Raise InputError where there is nothing to take windows from, or generated sequences from two places."""
+    if not config.text and not config.generate and not config.generated:
+        raise InputError("no data to calibrate with; give --text FILES, or --generate N to let the model write its own")
+    if config.generate and config.generated:
+        raise InputError("--generate and --generated: expected one of them, sequences written now or before")
 
 
 def with_known_start(config: CalibConfig, directory: Path, vocabulary: int) -> CalibConfig:

@@ -8,6 +8,7 @@ Layers are found by their place in the model, so that names in the files may dif
 """
 
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -31,7 +32,10 @@ class Targets:
     """The weights of another directory for the layers of `source`."""
 
     def __init__(self, directory: Path, source: SourceModel) -> None:
-        """Open `directory`. Raises InputError where it is no model, or one that cannot be read dequantized."""
+        """Open `directory`. Raises InputError where it is no model.
+
+        One that only transformers reads is loaded when the first weight is asked for.
+        """
         self.directory = directory
         if not directory.is_dir():
             raise InputError(f"--from {directory}: not a directory; expected a Hugging Face model directory")
@@ -41,7 +45,7 @@ class Targets:
     def of(self, layer: QuantLinear) -> Tensor:
         """The weight, float32 [N, K], that `layer` is to approach, of its inputs as they are.
 
-        Raises InputError where it is not there.
+        Raises InputError where it is not there, or cannot be read dequantized.
         """
         weight = self._read(layer, self._paths[id(layer)]).to(layer.weight.device, torch.float32)
         if weight.shape != layer.weight.shape:
@@ -57,7 +61,7 @@ class Targets:
             return self._of_plain(SourceModel(self.directory, PlaneFormat(2, 64)))
         if isinstance(block, dict) and block.get("quant_method") == QUANT_METHOD:
             return self._of_checkpoint(StoredCheckpoint(self.directory))
-        return self._of_loaded()
+        return self._of_loaded
 
     def _of_plain(self, other: SourceModel) -> Callable[[QuantLinear, str], Tensor]:
         modules = dict(other.model.named_modules())
@@ -85,7 +89,15 @@ class Targets:
 
         return read
 
-    def _of_loaded(self) -> Callable[[QuantLinear, str], Tensor]:
+    def _of_loaded(self, layer: QuantLinear, path: str) -> Tensor:
+        weight = getattr(self._loaded.get(path), "weight", None)
+        if not isinstance(weight, Tensor) or not weight.is_floating_point() or weight.dim() != 2:
+            raise self._missing(layer)
+        return weight.detach().T if isinstance(self._loaded[path], Conv1D) else weight.detach()
+
+    @cached_property
+    def _loaded(self) -> dict[str, nn.Module]:
+        """All modules of the other model, which transformers dequantizes when the first of them is asked for."""
         try:
             model = AutoModelForCausalLM.from_pretrained(self.directory, dtype=torch.float32, trust_remote_code=False)
             if not all(_is_plain(module) for _, module in model.named_modules()):
@@ -94,16 +106,7 @@ class Targets:
             raise InputError(
                 f"--from {self.directory}: transformers does not load it dequantized ({error}); save a dequantized copy"
             ) from None
-        modules = dict(model.named_modules())
-
-        def read(layer: QuantLinear, path: str) -> Tensor:
-            module = modules.get(path)
-            weight = getattr(module, "weight", None)
-            if not isinstance(weight, Tensor) or not weight.is_floating_point() or weight.dim() != 2:
-                raise self._missing(layer)
-            return weight.detach().T if isinstance(module, Conv1D) else weight.detach()
-
-        return read
+        return dict(model.named_modules())
 
     def _missing(self, layer: QuantLinear) -> InputError:
         return InputError(

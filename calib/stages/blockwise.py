@@ -113,7 +113,9 @@ class _Activations:
         directory, key_of = context.work.path / CACHE_DIRECTORY, context.work.digest_key
         self.cache = ActivationCache(directory, shape, config.cache_gb, kinds, key_of)
         complete = self.cache.complete(block)
-        parts = [*self.batches(windows), *self.batches(config.init.windows)]
+        held_out = settings.held_out if "block" in config.stages else 0
+        self.init_windows = min(config.init.windows, windows - held_out)  # none of those that errors are measured on
+        parts = [*self.batches(windows), *self.batches(self.init_windows)]
         sizes = {part.stop - part.start for part in parts} | {settings.batch, settings.held_out % settings.batch}
         self._calls = self._record(tokens, sizes, first_activations=not complete)
         for index in range(0 if complete else block):
@@ -229,7 +231,7 @@ class _Block:
             return (partial(flow.run, self.index, inputs[part]) for part in flow.batches(windows))
 
         for group in groups_by_input(self.layers, next(forwards(len(inputs)))):
-            yield group, input_hessian(group[0], forwards(min(len(inputs), self.config.init.windows)))
+            yield group, input_hessian(group[0], forwards(flow.init_windows))
 
     def _initial_weights(self, group: list[QuantLinear], hessian: Tensor | None) -> list[InitialWeight]:
         """Initial weights of layers with the same input; those of one format are one problem: rows are independent."""

@@ -31,7 +31,7 @@ from calib.schedule import learning_rate, swap_probability
 from calib.stages.context import RunContext
 from calib.stages.objective import TERMS, DistillationObjective
 from calib.student_weight import into_cells_of
-from dualbinary import DualBinaryError, InputError
+from dualbinary import DualBinaryError
 
 __all__ = ["DistillResult", "distill"]
 
@@ -62,12 +62,9 @@ def distill(context: RunContext, tokens: Tensor) -> DistillResult:
     """Train the layers of the model, which is loaded and has planes and scales, and leave them at the best state.
 
     `tokens` int [windows, T]; the last `held_out` are held out, the others are taken in a random order that depends on
-    the seed, again and again. Raises InputError for a batch that the processes cannot share, DualBinaryError where the
-    loss stops being finite.
+    the seed, again and again. Raises DualBinaryError where the loss stops being finite.
     """
-    config, size = context.config.e2e, context.team.size
-    if config.batch % size:
-        raise InputError(f"--e2e-batch {config.batch}: {size} processes share a batch; expected a multiple of {size}")
+    config = context.config.e2e
     job = _Distillation(context, tokens)
     with recomputed(job.objective.blocks) if config.gradient_checkpointing else nullcontext():
         return job.run(context.config.seed, partial(context.progress, "e2e"))
@@ -131,8 +128,6 @@ class _Distillation:
             layer.scales.requires_grad_()
             trained[f"{layer.name}.scales"] = layer.scales, self.config.scale_rate * size
             if self.config.latent_rate and layer not in self.tables:
-                if self.team.sharded:
-                    raise InputError("--e2e-latent-rate: latents cannot be trained with FSDP; leave out --use_fsdp")
                 _give_latent(layer)
                 assert layer.latent is not None
                 layer.latent.requires_grad_()

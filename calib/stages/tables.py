@@ -27,7 +27,6 @@ from calib.stages.context import RunContext
 from calib.student_weight import weight_of_planes
 from calib.weight_init.data_free import closed_form
 from calib.weight_init.error_feedback import ErrorFeedback, inverse_factor
-from dualbinary import InputError
 from dualbinary.contract.weight import PlaneFormat
 from dualbinary.fitting.table_forms import table_format
 from dualbinary.metrics.formats import format_words
@@ -46,11 +45,9 @@ def quantize_tables(context: RunContext, tokens: Tensor | None) -> list[dict[str
     """Give the loaded model its tables in planes, and tell about each: name, format, bits and errors.
 
     `tokens` int [windows, T] are those that the metric is taken over. Every process must call. Raises InputError for
-    models whose tables are of another kind, and with FSDP, which does not sum gradients of what it leaves whole.
+    models whose tables are of another kind.
     """
     work = context.work
-    if context.team.sharded:
-        raise InputError("--embedding-bits: tables cannot be trained with FSDP; leave out --use_fsdp")
     if not work.has(RESULT):
         hessian = _hessian(context, tokens) if tokens is not None else None
         if context.team.leads:
@@ -61,7 +58,7 @@ def quantize_tables(context: RunContext, tokens: Tensor | None) -> list[dict[str
                 tensors |= {f"{name}.planes": planes, f"{name}.scales": scales}
                 results.append({"name": name, **figures})
             work.write_tensors(RESULT, tensors, {"tables": results})
-        context.team.wait()
+    context.team.wait()  # whatever a process found: barriers pair by their order alone
     tensors, known = work.read_tensors(RESULT)
     for table in _wanted(context):
         planes, scales = (tensors[f"{table.place.name}.{key}"] for key in ("planes", "scales"))

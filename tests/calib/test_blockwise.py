@@ -96,6 +96,16 @@ def test_errors_are_those_of_the_whole_model(calibrated, blockwise_config, token
     assert result.reports[-1]["error_after"] == pytest.approx(float(errors.mean()), rel=1e-4)
 
 
+def test_windows_that_errors_are_measured_on_change_no_weights(tiny_model, calibrated_blocks, blockwise_config, tokens):
+    still = BlockConfig(windows=6, held_out=3, batch=2, latent_rate=0, scale_rate=0)
+    config = blockwise_config(block=still, init=OF_INPUTS.model_copy(update={"windows": WINDOWS}))
+    others = torch.cat([tokens[:-3], tokens[-3:].flip(1)])
+    first, second = (calibrated_blocks(tiny_model("llama"), windows, config=config) for windows in (tokens, others))
+    assert [one["error_after"] for one in first.reports] != [one["error_after"] for one in second.reports]
+    for name, values in first.layers.items():
+        assert all(map(torch.equal, values, second.layers[name]))
+
+
 def test_progress_counts_tokens_up_to_all_of_them(calibrated):
     seen = calibrated.progress
     assert {total for _, total in seen} == {2 * WINDOWS * LENGTH}

@@ -308,7 +308,9 @@ def test_windows_longer_than_learned_positions_are_one_clear_error(name, tmp_pat
 
 
 def test_rotated_positions_do_not_end_where_the_configuration_says(model, tmp_path):
-    arguments = [str(model), str(tmp_path / "out"), "--text", "some.txt", "--length", "129", "--device", "cpu"]
+    (tmp_path / "some.txt").write_text("a b " * 200, encoding="utf-8")
+    text = ["--text", str(tmp_path / "some.txt")]
+    arguments = [str(model), str(tmp_path / "out"), *text, "--length", "129", "--device", "cpu"]
     assert main([*arguments, "--generate", "0", "--plan"]) == 0
 
 
@@ -317,6 +319,21 @@ REFUSED = {
     "no linear layer is left to quantize": ["--length", "64", "--skip", "*"],
     "a budget of 1.1 bits: expected": ["--length", "64", "--bits", "1.1"],
     "expected a checkpoint": ["--length", "64", "--start", "nowhere"],
+    "--from nowhere: not a directory": ["--length", "64", "--method", "qbb", "--from", "nowhere"],
+    "nowhere.json: missing": ["--length", "64", "--measured", "nowhere.json"],
+    "nowhere.txt: ": ["--length", "64", "--text", "nowhere.txt"],
+    "no data to calibrate with": ["--length", "64", "--preset", "quick"],
+    "--generate: expected 9 sequences or more, with 8 held out, got 5; write more": [
+        "--length",
+        "64",
+        "--generate",
+        "5",
+    ],
+    "--generate: expected 264 sequences or more, with 8 held out and 256 to keep, got 256": [
+        *("--length", "64", "--generate", "256", "--keep", "256")
+    ],
+    "--e2e-dad: expected 0 with --size": ["--length", "64", "--size", "1MB", "--e2e-dad", "1"],
+    "--init-method: expected one of": ["--length", "64", "--init-method", "cascaded", "--planes", "2"],
 }
 
 

@@ -185,7 +185,23 @@ def test_a_run_that_is_stopped_goes_on_to_the_same_bytes(model, finished, tmp_pa
 
 
 def test_a_plan_counts_no_text_for_what_looks_at_none(model, tmp_path, capsys):
-    assert main([str(model), str(tmp_path / "out"), "--method", "qbb", "--plan", "--json", "--device", "cpu"]) == 0
+    assert (
+        main(
+            [
+                str(model),
+                str(tmp_path / "out"),
+                "--method",
+                "qbb",
+                "--length",
+                "128",
+                "--plan",
+                "--json",
+                "--device",
+                "cpu",
+            ]
+        )
+        == 0
+    )
     stages = json.loads(capsys.readouterr().out)["stages"]
     assert stages["init+block"]["tokens"] == 0
     assert stages["init+block"]["seconds"] > 0

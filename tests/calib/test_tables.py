@@ -234,7 +234,7 @@ def test_bases_of_qbb_have_tables_too(tiny_model, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--generate", "8", "--e2e-dad", "1"], "e2e.dad: expected 0 with --embedding-bits"),
+        (["--generate", "8", "--e2e-dad", "1"], "--e2e-dad: expected 0 with --embedding-bits"),
         (["--stages", "init", "--init-method", "fit", "--generate", "0"], "no data to calibrate with; give --text"),
     ],
     ids=["dad", "no text"],
