@@ -98,7 +98,7 @@ def export(
         check_space(stage, max_data_bytes(graph.model) + _GRAPH_BYTES)
         write_data_file(data, graph.model, jobs, progress)
         data_bytes = data.stat().st_size
-        blocks, parts = _save(graph.model, stage / place.model, data, options)
+        written, blocks, parts = _save(graph.model, stage / place.model, data, options)
         context = min(filter(None, (source.context_length, options.max_length, graph.positions)), default=None)
         required = library if options.fallback == "none" else None
         genai = genai_config(graph.model, files, place.model, context, options.target, required)
@@ -108,7 +108,7 @@ def export(
         for file in libraries:
             shutil.copyfile(file, stage / file.name)
         write_libraries(bundled, stage)
-        report = export_report(graph, parameters, stats, options, data_bytes)
+        report = export_report(graph, written, parameters, stats, options, data_bytes)
         report["blocks"] = asdict(blocks)
         report["warnings"] = _warnings(graph, parameters, options, report)
         report["warnings"] += [*generation_warnings(files), *tokenizer_warnings(files, genai["model"]["vocab_size"])]
@@ -134,8 +134,10 @@ def _for_transformers_js(files: ModelFiles, place: ExportFolder, chunks: int, op
     return replace(files, config=config, tokenizer_config=tokenizer_config)
 
 
-def _save(model: ir.Model, path: Path, data: Path, options: ExportOptions) -> tuple[FusedBlocks, list[Path]]:
-    """Write the graph, with blocks where options ask for them. Returns what there are, and the files of its data."""
+def _save(
+    model: ir.Model, path: Path, data: Path, options: ExportOptions
+) -> tuple[onnx.ModelProto, FusedBlocks, list[Path]]:
+    """Write the graph, with blocks where options ask for them. Returns what is written, blocks, and files of data."""
     version = model.opset_imports.get(OP.domain, 1)  # the oldest that can say what the file holds
     model.producer_name, model.producer_version = "dualbinary", f"op version {version}"
     try:
@@ -152,7 +154,7 @@ def _save(model: ir.Model, path: Path, data: Path, options: ExportOptions) -> tu
         transformers_js.adapt_graph(proto)
         parts = transformers_js.split_data(proto, data)
     onnx.save(proto, path)
-    return blocks, parts
+    return proto, blocks, parts
 
 
 def _warnings(graph: ExportGraph, parameters: Parameters, options: ExportOptions, report: dict[str, Any]) -> list[str]:
