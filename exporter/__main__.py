@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from dualbinary import DualBinaryError, InputError
 from dualbinary.bundle import BundledLibrary, bundled_libraries
@@ -18,10 +18,10 @@ from dualbinary.cli.console import add_common_options, interrupt_when_terminated
 from dualbinary.cli.options import add_options, option, options_from
 from dualbinary.errors import OptionError
 from dualbinary.files.sizes import parse_size
-from dualbinary.files.staging import check_output
 from dualbinary.files.systems import named_systems
 from exporter.calibration import Wish, calibrated
-from exporter.imported_source import imported, needs_import
+from exporter.early_checks import library_names
+from exporter.imported_source import imported, needs_import, refuse_import
 from exporter.installed_library import InstalledLibrary, installed_library
 from exporter.options import FITTED, ExportOptions
 
@@ -45,6 +45,14 @@ examples:
 The model's directory also gets the data file, genai_config.json, config.json, generation_config.json, the tokenizer's
 files, export_report.json and, where it is installed, the custom-op library.
 """
+
+
+class Beside(TypedDict):
+    """The libraries that lie beside a model."""
+
+    library: Path | None
+    cuda_library: Path | None
+    bundled: list[BundledLibrary]
 
 
 @dataclass(frozen=True)
@@ -157,15 +165,15 @@ def _command(args: argparse.Namespace) -> None:
     if command.text and wish is None:
         raise InputError("--text is for --calibrate, --bits and --size, none of which is given")
     library = installed_library()
-    bundled = _bundled(options, command, library)  # before any work: a library may be missing
+    beside = _beside(options, library, _bundled(options, command, library))  # before any work: one may be missing
     if needs_import(args.model_dir):
         if wish is not None:
             asked = "--calibrate" if wish.preset else f"--{wish.budget}"
             raise InputError(f"{args.model_dir}: {asked} takes a full-precision model, which this is not")
-        check_output(args.out, [args.out.name], force=command.force, model_dir=args.model_dir)
+        refuse_import(args.model_dir, args.out, options, library_names(**beside), force=command.force)
         ways = {"requantize": command.requantize, "quiet": command.quiet}
         with imported(args.model_dir, args.out.parent, **ways) as (checkpoint, notes):
-            _export_and_check(args, checkpoint, options, command, library, bundled, notes)
+            _export_and_check(args, checkpoint, options, command, library, beside, notes)
         return
     read_quantization_config(args.model_dir)  # what is wrong is said before PyTorch is loaded, which takes seconds
     if command.requantize:
@@ -173,8 +181,8 @@ def _command(args: argparse.Namespace) -> None:
     model_dir = args.model_dir
     if wish is not None:
         ways = {"force": command.force, "quiet": command.quiet}
-        model_dir, options = calibrated(model_dir, args.out, options, wish, **ways)
-    _export_and_check(args, model_dir, options, command, library, bundled)
+        model_dir, options = calibrated(model_dir, args.out, options, wish, library_names(**beside), **ways)
+    _export_and_check(args, model_dir, options, command, library, beside)
 
 
 def _bundled(options: ExportOptions, command: CommandOptions, library: InstalledLibrary) -> list[BundledLibrary]:
@@ -190,6 +198,15 @@ def _bundled(options: ExportOptions, command: CommandOptions, library: Installed
         expected = "no value with {op} " + options.op + ", whose graph needs no library"
         raise OptionError("bundle", expected, command.bundle, "leave {bundle} out, or use {op} dualbinary")
     return bundled_libraries(named_systems(command.bundle.split(",")), [command.bundle_from or WHEELS], library.path)
+
+
+def _beside(options: ExportOptions, library: InstalledLibrary, bundled: list[BundledLibrary]) -> Beside:
+    """The libraries that lie beside the model, as arguments of `export`."""
+    return {
+        "library": library.path if options.op == "dualbinary" and options.layout_for is None else None,
+        "cuda_library": library.cuda if options.target == "cuda" and options.op == "dualbinary" else None,
+        "bundled": bundled,
+    }
 
 
 def _wish(command: CommandOptions) -> Wish | None:
@@ -209,10 +226,10 @@ def _export_and_check(
     options: ExportOptions,
     command: CommandOptions,
     library: InstalledLibrary,
-    bundled: Sequence[BundledLibrary],
+    beside: Beside,
     notes: Sequence[str] = (),
 ) -> None:
-    result, seconds = _export(model_dir, args.out, options, command, library, bundled)
+    result, seconds = _export(model_dir, args.out, options, command, beside)
     summary: dict[str, Any] = {
         "out": str(result.path),
         "seconds": round(seconds, 1),
@@ -238,27 +255,14 @@ def _export_and_check(
 
 
 def _export(
-    model_dir: Path,
-    out: Path,
-    options: ExportOptions,
-    command: CommandOptions,
-    library: InstalledLibrary,
-    bundled: Sequence[BundledLibrary],
+    model_dir: Path, out: Path, options: ExportOptions, command: CommandOptions, beside: Beside
 ) -> tuple["ExportResult", float]:
     """The export, and the seconds it took."""
     from exporter.pipeline import export
 
     begin = time.perf_counter()
-    result = export(
-        model_dir,
-        out,
-        options,
-        library=library.path if options.op == "dualbinary" and options.layout_for is None else None,
-        cuda_library=library.cuda if options.target == "cuda" and options.op == "dualbinary" else None,
-        bundled=bundled,
-        force=command.force,
-        progress=not command.quiet and sys.stderr.isatty(),
-    )
+    progress = not command.quiet and sys.stderr.isatty()
+    result = export(model_dir, out, options, **beside, force=command.force, progress=progress)
     return result, time.perf_counter() - begin
 
 

@@ -12,20 +12,25 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dualbinary import DualBinaryError, InputError
 from dualbinary.errors import OptionError
+from dualbinary.files.documents import expand
 from dualbinary.files.model_files import CONFIG_FILE
 from dualbinary.files.sizes import size_words
 from dualbinary.files.staging import check_output
 from dualbinary.fitting.table_forms import TABLE_BITS
+from exporter.early_checks import FORMAT, output_names
 from exporter.options import STOCK, ExportOptions
+
+if TYPE_CHECKING:
+    from exporter.graph.export_graph import ExportGraph
 
 __all__ = ["Wish", "calibrated"]
 
 GENERATED = {"quick": 16}  # windows that the model writes without text; presets that train know how many
 MEASURED = 4  # likewise, where formats alone are asked about
-FORMAT = ("planes", "group_size", "offset", "levels", "zero", "rotate")
 TRAINED = ("fast", "best")  # presets with a budget of their own, in whose place these planes come for other kernels
 PLANES = 2
 
@@ -46,22 +51,35 @@ class Wish:
 
 
 def calibrated(
-    model_dir: Path, out: Path, options: ExportOptions, wish: Wish, *, force: bool, quiet: bool
+    model_dir: Path,
+    out: Path,
+    options: ExportOptions,
+    wish: Wish,
+    libraries: Sequence[str],
+    *,
+    force: bool,
+    quiet: bool,
 ) -> tuple[Path, ExportOptions]:
     """Make the checkpoint from `model_dir`; its directory, and the options that export it.
 
+    `libraries` are the names of those that the export copies. What it would refuse is refused first.
     Raises InputError for options that contradict one another, and SystemExit(2) where the child has said what is wrong.
     """
     _refuse_contradictions(options, wish)
-    check_output(out, [out.name], force=force, model_dir=model_dir)
+    expand(tuple(map(str, wish.text)))
     checkpoint = out.with_name(out.stem + "-checkpoint")
     if checkpoint.exists():
         raise InputError(
             f"{checkpoint}: holds what an earlier --calibrate, --bits or --size made; export it with python -m "
             f"exporter {checkpoint} {out}, or remove it to make another one"
         )
+    check_output(out, output_names(out, options, libraries), force=force, model_dir=model_dir)
+    as_stored = replace(options, **dict.fromkeys(FORMAT))
+    from exporter.preparation import graph_of_one_format, prepare  # with PyTorch, which takes seconds
+
+    graph = graph_of_one_format(prepare(model_dir, out, as_stored, libraries, force=force), options)
+    words = [sys.executable, "-m", "calib", str(model_dir), str(checkpoint), *_words(graph, options, wish)]
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
-    words = [sys.executable, "-m", "calib", str(model_dir), str(checkpoint), *_words(model_dir, options, wish)]
     code = subprocess.run([*words, *(["--quiet"] if quiet else [])], check=False, stdout=sys.stderr).returncode
     if code == 2 and not checkpoint.exists():
         raise SystemExit(code)
@@ -69,7 +87,17 @@ def calibrated(
         raise DualBinaryError(
             f"python -m calib ended with exit code {code} and left no checkpoint; nothing was exported"
         )
-    return checkpoint, replace(options, **dict.fromkeys(FORMAT))
+    return checkpoint, as_stored
+
+
+def _other_bytes(graph: "ExportGraph", options: ExportOptions, size: int) -> int:
+    """Bytes of an export that are no quantized weights. Raises InputError where `size` has no room for more."""
+    from exporter.size import other_bytes
+
+    other = other_bytes(graph, options)
+    if other >= size:
+        raise InputError(f"--size {size}: expected more than {size_words(other)}, what is not quantized alone")
+    return other
 
 
 def _refuse_contradictions(options: ExportOptions, wish: Wish) -> None:
@@ -123,18 +151,13 @@ def _takes_budgets(options: ExportOptions) -> bool:
     return options.target == "cpu" and options.scale_bits in (None, 8)
 
 
-def _words(model_dir: Path, options: ExportOptions, wish: Wish) -> Sequence[str]:
-    """The arguments of the child beside the directories."""
+def _words(graph: "ExportGraph", options: ExportOptions, wish: Wish) -> Sequence[str]:
+    """The arguments of the child beside the directories; `graph` is that of the export with layers of one format."""
     words = ["--preset", wish.preset or "quick"]
     if wish.bits is not None:
         words += ["--bits", f"{wish.bits:g}"]
     if wish.size is not None:
-        from exporter.size import other_bytes
-
-        other = other_bytes(model_dir, options)
-        if other >= wish.size:
-            raise InputError(f"--size {wish.size}: expected more than {size_words(other)}, what is not quantized alone")
-        words += ["--size", str(wish.size), "--other-bytes", str(other)]
+        words += ["--size", str(wish.size), "--other-bytes", str(_other_bytes(graph, options, wish.size))]
         words += [] if options.embedding_bits is None else ["--embedding-bits", str(options.embedding_bits)]
     if wish.preset in TRAINED and not wish.budget and not _takes_budgets(options):
         words += ["--planes", str(PLANES)]

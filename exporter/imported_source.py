@@ -3,16 +3,21 @@
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from dualbinary import DualBinaryError
 from dualbinary.checkpoint import quantized_by
-from dualbinary.files.model_files import CONFIG_FILE
-from dualbinary.files.staging import scratch
+from dualbinary.errors import OptionError
+from dualbinary.files.json_objects import read_json_object
+from dualbinary.files.model_files import CONFIG_FILE, TOKENIZER_CONFIG, TOKENIZER_FILES
+from dualbinary.files.staging import check_output, scratch
+from exporter.early_checks import FORMAT, output_names, refuse_length, stated_context
+from exporter.graph.architectures.refused import refuse_type
+from exporter.options import ExportOptions
 
-__all__ = ["imported", "needs_import"]
+__all__ = ["imported", "needs_import", "refuse_import"]
 
 
 def needs_import(source: Path) -> bool:
@@ -21,6 +26,24 @@ def needs_import(source: Path) -> bool:
     Raises InputError where config.json cannot be read.
     """
     return source.is_file() or ((source / CONFIG_FILE).is_file() and quantized_by(source) is not None)
+
+
+def refuse_import(source: Path, out: Path, options: ExportOptions, libraries: Sequence[str], *, force: bool) -> None:
+    """Raise InputError for what the export of the checkpoint would refuse, as far as it is known without importing.
+
+    `libraries` are the names of those that the export copies.
+    """
+    given = [name for name in FORMAT if getattr(options, name) is not None]
+    if given:
+        expected = f"no value for {source}, which becomes a checkpoint that is exported as it is stored"
+        hint = f"leave out {', '.join(f'{{{name}}}' for name in given)}"
+        raise OptionError(given[0], expected, getattr(options, given[0]), hint)
+    tokenizer = [name for name in (*TOKENIZER_FILES, TOKENIZER_CONFIG) if (source / name).is_file()]
+    check_output(out, output_names(out, options, [*tokenizer, *libraries]), force=force, model_dir=source)
+    if source.is_dir():
+        config = read_json_object(source / CONFIG_FILE)
+        refuse_length(stated_context(config), options)
+        refuse_type(str(config.get("model_type")))
 
 
 @contextmanager

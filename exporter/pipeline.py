@@ -12,19 +12,18 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes.common import CheckerPass
 
-from dualbinary import OP, DualBinaryError, InputError
+from dualbinary import OP, DualBinaryError
 from dualbinary.bundle import BundledLibrary, write_libraries
-from dualbinary.errors import OptionError
-from dualbinary.files.model_files import CHAT_TEMPLATE, CONFIGS, EXPORT_REPORT, OPTIONAL_FILES
-from dualbinary.files.staging import check_output, check_space, staged
+from dualbinary.files.model_files import CHAT_TEMPLATE, EXPORT_REPORT, OPTIONAL_FILES
+from dualbinary.files.staging import check_space, staged
 from dualbinary.onnx_files.blocks import FusedBlocks, fuse_blocks
 from dualbinary.onnx_files.same_bits import state_same_bits
 from exporter import transformers_js
 from exporter.dequantized_products import dequantize_products
+from exporter.early_checks import library_names
 from exporter.export_folder import ExportFolder
 from exporter.genai_notes import cache_notes, genai_notes
 from exporter.graph.architectures import VERIFIED
-from exporter.graph.build import build_graph
 from exporter.graph.cuda_support import copies_and_gaps
 from exporter.graph.export_graph import ExportGraph
 from exporter.graph.parameters import Parameters
@@ -33,13 +32,12 @@ from exporter.model_files import (
     ModelFiles,
     genai_config,
     generation_warnings,
-    read_model_files,
     tokenizer_warnings,
     write_model_files,
 )
-from exporter.options import CUDA_PLANES, ExportOptions
+from exporter.options import ExportOptions
+from exporter.preparation import prepare
 from exporter.report import export_report, fit_notes, table_notes
-from exporter.source.model_directory import ModelDirectory
 from exporter.stored.data_file import max_data_bytes, write_data_file
 from exporter.stored.tensor_jobs import LayerStats, tensor_jobs
 from exporter.transformers_notes import transformers_notes
@@ -84,18 +82,13 @@ def export(
     get the names of these.
     Raises InputError before any work for whatever cannot be done.
     """
-    source = ModelDirectory(model_dir)
-    _refuse_contradictions(source, options)
-    files = read_model_files(source)
     libraries = [file for file in (library, cuda_library) if file is not None]
-    names = [*CONFIGS, *files.tokenizer_names, *(file.name for file in libraries)]
-    names += [library.system.file for library in bundled]
-    check_output(out, [*_model_names(out, options), *names], force=force, model_dir=model_dir)
-
-    built = build_graph(source, options.activations)
-    parameters = Parameters(source, built)
-    graph = rewrite(built, parameters, options, progress=progress)
-    place = _place(out, graph, options, source.model_type)
+    names = library_names(library, cuda_library, bundled)
+    prepared = prepare(model_dir, out, options, names, force=force)
+    files, parameters = prepared.files, prepared.parameters
+    source = parameters.source
+    graph = rewrite(prepared.built, parameters, options, progress=progress)
+    place = _place(out, graph, options)
     stats: dict[str, LayerStats] = {}
     jobs = tensor_jobs(graph, parameters, stats)
 
@@ -105,7 +98,7 @@ def export(
         check_space(stage, max_data_bytes(graph.model) + _GRAPH_BYTES)
         write_data_file(data, graph.model, jobs, progress)
         data_bytes = data.stat().st_size
-        blocks, parts = _save(graph.model, stage / place.model, data, options)
+        written, blocks, parts = _save(graph.model, stage / place.model, data, options)
         context = min(filter(None, (source.context_length, options.max_length, graph.positions)), default=None)
         required = library if options.fallback == "none" else None
         genai = genai_config(graph.model, files, place.model, context, options.target, required)
@@ -115,7 +108,7 @@ def export(
         for file in libraries:
             shutil.copyfile(file, stage / file.name)
         write_libraries(bundled, stage)
-        report = export_report(graph, parameters, stats, options, data_bytes)
+        report = export_report(graph, written, parameters, stats, options, data_bytes)
         report["blocks"] = asdict(blocks)
         report["warnings"] = _warnings(graph, parameters, options, report)
         report["warnings"] += [*generation_warnings(files), *tokenizer_warnings(files, genai["model"]["vocab_size"])]
@@ -124,23 +117,9 @@ def export(
     return ExportResult(out.parent / place.model, graph, parameters, options, report, tuple(report["warnings"]))
 
 
-def _model_names(out: Path, options: ExportOptions) -> list[str]:
-    """The files of graph and weights that an export may write. Raises InputError for a name that has no meaning."""
-    if options.layout_for is None:
-        usual = ExportFolder.of(out.name)
-        return [usual.model, usual.data]
-    if out.name != f"{transformers_js.MODEL}.onnx":
-        raise InputError(
-            f"{out}: --layout-for transformersjs names the model itself, {transformers_js.FOLDER}/"
-            f"{transformers_js.MODEL}_q4.onnx or the like; give FOLDER/{transformers_js.MODEL}.onnx"
-        )
-    return [name for place in transformers_js.folders() for name in (place.model, place.data)]
-
-
-def _place(out: Path, graph: ExportGraph, options: ExportOptions, model_type: str) -> ExportFolder:
+def _place(out: Path, graph: ExportGraph, options: ExportOptions) -> ExportFolder:
     if options.layout_for is None:
         return ExportFolder.of(out.name)
-    transformers_js.refuse_states(graph.model, model_type)
     planes: Counter[int] = Counter()
     for node in graph.nodes:
         planes[node.plane_format.planes] += sum(linear.N * linear.K for linear in node.linears)
@@ -155,33 +134,10 @@ def _for_transformers_js(files: ModelFiles, place: ExportFolder, chunks: int, op
     return replace(files, config=config, tokenizer_config=tokenizer_config)
 
 
-def _refuse_contradictions(source: ModelDirectory, options: ExportOptions) -> None:
-    context = source.context_length
-    if context is not None and options.max_length is not None and options.max_length > context:
-        expected = f"at most {context}, the context in config.json"
-        raise OptionError("max_length", expected, options.max_length, "leave {max_length} out")
-    stored = source.quantization
-    if stored is None:
-        return
-    own = {"planes": stored.planes, "group_size": stored.group_size, "offset": stored.has_offset}
-    given = [name for name in (*own, "levels", "zero", "rotate") if getattr(options, name) is not None]
-    if given:
-        values = ", ".join(f"{name}={value}" for name, value in own.items())
-        values += ", others by module" if stored.overrides else ""
-        expected = f"no value for {source.directory}, a checkpoint that is exported as it is stored ({values})"
-        hint = f"leave out {', '.join(f'{{{name}}}' for name in given)}"
-        raise OptionError(given[0], expected, getattr(options, given[0]), hint)
-    layers = stored.overrides.keys() - source.transformers.tables()  # a table can be stored anew
-    by_place = {"": stored.plane_format} | {f" in {module}": stored.format_of(module) for module in sorted(layers)}
-    for place, form in by_place.items():
-        if options.target == "cuda" and options.op == "dualbinary" and form.planes > CUDA_PLANES:
-            kind = f"a checkpoint of {form.planes} planes{place} (CUDA takes 1 to {CUDA_PLANES})"
-            expected = f"cpu for {source.directory}, {kind}"
-            raise OptionError("target", expected, options.target, "use {target} cpu, or train fewer planes")
-
-
-def _save(model: ir.Model, path: Path, data: Path, options: ExportOptions) -> tuple[FusedBlocks, list[Path]]:
-    """Write the graph, with blocks where options ask for them. Returns what there are, and the files of its data."""
+def _save(
+    model: ir.Model, path: Path, data: Path, options: ExportOptions
+) -> tuple[onnx.ModelProto, FusedBlocks, list[Path]]:
+    """Write the graph, with blocks where options ask for them. Returns what is written, blocks, and files of data."""
     version = model.opset_imports.get(OP.domain, 1)  # the oldest that can say what the file holds
     model.producer_name, model.producer_version = "dualbinary", f"op version {version}"
     try:
@@ -198,7 +154,7 @@ def _save(model: ir.Model, path: Path, data: Path, options: ExportOptions) -> tu
         transformers_js.adapt_graph(proto)
         parts = transformers_js.split_data(proto, data)
     onnx.save(proto, path)
-    return blocks, parts
+    return proto, blocks, parts
 
 
 def _warnings(graph: ExportGraph, parameters: Parameters, options: ExportOptions, report: dict[str, Any]) -> list[str]:

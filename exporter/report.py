@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
+import onnx
 import onnx_ir as ir
 
 from dualbinary import OP
@@ -25,9 +26,14 @@ _PAST_KEYS = {"Attention": 4, "GroupQueryAttention": 3}  # the inputs that are p
 
 
 def export_report(
-    graph: ExportGraph, parameters: Parameters, stats: Mapping[str, LayerStats], options: ExportOptions, data_bytes: int
+    graph: ExportGraph,
+    written: onnx.ModelProto,
+    parameters: Parameters,
+    stats: Mapping[str, LayerStats],
+    options: ExportOptions,
+    data_bytes: int,
 ) -> dict[str, Any]:
-    """The report as JSON values. `stats` has all layers by module, `data_bytes` is the size of the data file.
+    """The report as JSON values: of `written`, the model of the file; `stats` by module; `data_bytes` beside the model.
 
     Bits count planes and scales, and in the totals the signs of rotations, which layers share; sizes are bytes.
     `rotation` of a layer or table is the block size of that of its inputs, null where there is none. `options` has the
@@ -52,7 +58,7 @@ def export_report(
     parameter_count = sum(tensor.numel() for tensor in parameters.unique())
     return {
         "report_version": REPORT_VERSION,
-        "op": _operator(graph.model),
+        "op": _operator(written, options),
         "model_type": parameters.source.model_type,
         "options": {**asdict(options), **_decided(options), **_stored_format(nodes, parameters)},
         "method": parameters.source.quantization.method if parameters.source.quantization else "fit",
@@ -68,7 +74,7 @@ def export_report(
             "rotated_layers": sum(row["rotation"] is not None for row in rows),
             "table_bytes": sum(row["bytes"] for row in table_rows),
             "source_bytes": parameters.source.stored_bytes,
-            "nodes": sum(1 for _ in graph.model.graph),
+            "nodes": len(written.graph.node),
             "operations_per_token": counts.to_dict(),
             "paper_flops": {"rule": PAPER_RULE, "full": flops.full, "quantised": flops.quantized},
         },
@@ -125,10 +131,14 @@ def _decided(options: ExportOptions) -> dict[str, Any]:
     }
 
 
-def _operator(model: ir.Model) -> str:
-    """The operator that multiplies, with its version."""
-    version = model.opset_imports.get(OP.domain)
-    return "com.microsoft::MatMulNBits-1" if version is None else f"{OP.domain}::{OP.name}-{version}"
+def _operator(model: onnx.ModelProto, options: ExportOptions) -> str:
+    """The operator that multiplies, or unpacks what others multiply, with its version."""
+    versions = {entry.domain: entry.version for entry in model.opset_import}
+    if options.op == "matmulnbits":
+        return f"com.microsoft::MatMulNBits-{versions.get('com.microsoft', 1)}"
+    if options.op == "dequantizelinear":
+        return f"ai.onnx::DequantizeLinear-{versions['']}"
+    return f"{OP.domain}::{OP.name}-{versions.get(OP.domain, 1)}"
 
 
 def _layer_row(node: PlaneNode, linear: Linear, layer: LayerStats) -> dict[str, Any]:

@@ -1,8 +1,6 @@
 """What an export takes beside its quantized weights, before any weight is read."""
 
 import math
-from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
@@ -10,11 +8,8 @@ import onnx_ir as ir
 from dualbinary.onnx_files.blocks import fuse_blocks
 from dualbinary.onnx_files.data_file import ALIGNMENT, INLINE_BYTES
 from dualbinary.onnx_files.same_bits import state_same_bits
-from exporter.graph.build import build_graph
-from exporter.graph.parameters import Parameters
-from exporter.graph.rewrite import rewrite
+from exporter.graph.export_graph import ExportGraph
 from exporter.options import ExportOptions
-from exporter.source.model_directory import ModelDirectory
 
 __all__ = ["other_bytes"]
 
@@ -23,17 +18,12 @@ __all__ = ["other_bytes"]
 _OTHER_FORMATS = 128 << 10
 
 
-def other_bytes(model_dir: Path, options: ExportOptions) -> int:
+def other_bytes(graph: ExportGraph, options: ExportOptions) -> int:
     """Bytes of OUT.onnx and its data file together, but for planes and scales of layers and vocabulary tables; at most.
 
-    The graph of `model_dir` is built as `options` say, with layers of one format: the others have as many nodes.
-    Raises InputError as `export` does.
+    `graph` is one whose layers have one format, as `options` say: others have as many nodes. It gets tensors here that
+    nobody can read.
     """
-    source = ModelDirectory(model_dir)
-    built = build_graph(source, options.activations)
-    parameters = Parameters(source, built)
-    uniform = replace(options, planes=3, group_size=32, levels="even", offset=True, zero=None)
-    graph = rewrite(built, parameters, uniform)
     quantized = {value for part in (*graph.nodes, *graph.tables) for value in part.values}
     total = _OTHER_FORMATS
     for value in graph.model.graph.initializers.values():

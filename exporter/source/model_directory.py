@@ -23,6 +23,7 @@ from dualbinary.checkpoint import (
     stored_tensors,
 )
 from dualbinary.files.json_objects import read_json_object
+from exporter.early_checks import stated_context
 from exporter.source.lazy_tensor import LazyTensor, lazy_tensor
 from exporter.source.transformers_model import TransformersModel
 
@@ -33,7 +34,6 @@ _MAX_CONTEXT = 1 << 21  # twice the longest of published models; the rotation's 
 _HEAD_SIZES = ("head_dim", "global_head_dim", "rotary_dim", "qk_rope_head_dim")
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
 _LARGEST = dict.fromkeys((*_HEAD_SIZES, *_EXPERTS), 1 << 13)
-_CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "seq_length")
 _WINDOWS = ("sliding_window", "window_size", "local_attention")  # names for it, by model type
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _DTYPES = {
@@ -100,8 +100,7 @@ class ModelDirectory:
     @property
     def context_length(self) -> int | None:
         """The context that config.json states, in tokens."""
-        stated = (self.config.get(key) for key in _CONTEXT_KEYS)
-        return next((value for value in stated if isinstance(value, int)), None)
+        return stated_context(self.config)
 
     @property
     def sliding_window(self) -> int:

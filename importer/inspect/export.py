@@ -2,11 +2,11 @@
 
 import math
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import onnx
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from dualbinary.contract.schema import OP
 from dualbinary.contract.weight import PlaneWeight
@@ -22,6 +22,8 @@ __all__ = ["export_facts"]
 
 _PLAIN = OP.layouts[0].name
 _PLANES = ".planes"
+_FIRST_TENSOR = {"MatMulNBits": 1, "DequantizeLinear": 0}  # the input that is codes; scales and zero points follow
+_FEW_BITS: dict[int, int] = {TensorProto.UINT2: 2, TensorProto.INT2: 2, TensorProto.UINT4: 4, TensorProto.INT4: 4}
 
 
 def export_facts(path: Path, *, read: bool) -> ModelFacts:
@@ -41,16 +43,16 @@ def export_facts(path: Path, *, read: bool) -> ModelFacts:
     }
     unfuse_blocks(model)
     weights = weights_of(model)
-    blocks, block_names = _block_products(model.graph)
-    named = {tensor.name for weight in weights for tensor in (weight.planes, weight.scales)} | block_names
-    layers = [*(_layer(weight, path.parent, read) for weight in weights), *blocks]
+    stock, stock_names = _stock_layers(model.graph)
+    named = {tensor.name for weight in weights for tensor in (weight.planes, weight.scales)} | stock_names
+    layers = [*(_layer(weight, path.parent, read) for weight in weights), *stock]
     config = path.parent / CONFIG_FILE
     return ModelFacts(
         str(path),
         "export",
         str(read_json_object(config).get("model_type", "")) if config.is_file() else "",
         tuple(layers),
-        _others(tensor for tensor in model.graph.initializer if tensor.name not in named),
+        _others(_remaining(model.graph, named)),
         {file.name: file.stat().st_size for file in sorted(path.parent.glob(f"{path.name}*")) if file.is_file()},
         {title: values for title, values in facts.items() if values},
     )
@@ -65,23 +67,71 @@ def _layer(weight: StoredWeight, directory: Path, read: bool) -> Layer:
     return Layer(name, weight.N, weight.K, words, 8 * size / (weight.N * weight.K), size, **counts_of(plain))
 
 
-def _block_products(graph: onnx.GraphProto) -> tuple[list[Layer], set[str]]:
-    """ONNX Runtime's own weights of few bits, as an export with --op matmulnbits has them, and their tensors."""
+def _stock_layers(graph: onnx.GraphProto) -> tuple[list[Layer], set[str]]:
+    """Weights of few bits of other operators, as exports with another --op than ours have them, and their tensors."""
     initializers = {tensor.name: tensor for tensor in graph.initializer}
+    producers = {name: node for node in graph.node for name in node.output}
+    readers = {name: node for node in graph.node for name in node.input}
     layers, names = [], set()
     for node in graph.node:
-        if node.op_type != "MatMulNBits" or node.input[1] not in initializers or node.input[1] in names:
+        if node.op_type not in _FIRST_TENSOR:
             continue
-        values = {each.name: each.i for each in node.attribute}
-        own = [initializers[name] for name in node.input[1:4] if name in initializers]
+        first = _FIRST_TENSOR[node.op_type]
+        stored = [_stored_name(name, producers) for name in node.input[first : first + 3]]
+        if not stored or stored[0] not in initializers or stored[0] in names:
+            continue
+        values, codes = {each.name: each.i for each in node.attribute}, initializers[stored[0]]
+        bits, N, K = values.get("bits", 4), values.get("N", 0), values.get("K", 0)
+        if node.op_type == "DequantizeLinear":
+            bits, (N, K) = _bits(codes), codes.dims if len(codes.dims) == 2 else (0, 0)
+            K -= _lack(readers.get(node.output[0]), producers)
+        if min(N, K, values.get("block_size", 0)) < 1:
+            continue  # no weight of a product in blocks
+        own = [initializers[name] for name in dict.fromkeys(stored) if name in initializers and name not in names]
         names |= {tensor.name for tensor in own}
-        size, count = sum(map(_bytes, own)), values["N"] * values["K"]
-        words = f"MatMulNBits, {values.get('bits', 4)} bits, blocks of {values['block_size']}"
-        layers.append(Layer(node.name, values["N"], values["K"], words, 8 * size / count, size))
+        size, count = sum(map(_bytes, own)), N * K
+        words = f"{node.op_type}, {bits} bits, blocks of {values['block_size']}"
+        layers.append(Layer(node.name.removesuffix(".dequantize"), N, K, words, 8 * size / count, size))
     return layers, names
 
 
-def _others(tensors: Any) -> tuple[Others, ...]:
+def _stored_name(name: str, producers: dict[str, onnx.NodeProto]) -> str:
+    """The tensor that `name` is in another type or shape, as scales are that several operators read."""
+    for kind in ("Reshape", "Cast"):  # in the order in which a node finds them
+        node = producers.get(name)
+        if node is not None and node.op_type == kind and node.input:
+            name = node.input[0]
+    return name
+
+
+def _lack(product: onnx.NodeProto | None, producers: dict[str, onnx.NodeProto]) -> int:
+    """The inputs by which the last block of a weight is longer than the rows that `product` is given."""
+    pad = producers.get(product.input[0]) if product is not None else None
+    if pad is None or pad.op_type != "Pad" or len(pad.input) < 2 or pad.input[1] not in producers:
+        return 0
+    constant = producers[pad.input[1]].attribute
+    return int(numpy_helper.to_array(constant[0].t)[-1]) if constant else 0
+
+
+def _remaining(graph: onnx.GraphProto, named: set[str]) -> Iterator[TensorProto]:
+    """The tensors that are not `named`. What is declared more than once over the same bytes counts once."""
+    tensors = [(tensor, _place(tensor)) for tensor in graph.initializer]
+    seen = {place for tensor, place in tensors if tensor.name in named}
+    for tensor, place in tensors:
+        if tensor.name not in named and (place is None or place not in seen):
+            seen.add(place)
+            yield tensor
+
+
+def _place(tensor: TensorProto) -> tuple[str, int] | None:
+    """File and offset of a tensor that lies outside of the model."""
+    if tensor.data_location != TensorProto.EXTERNAL:
+        return None
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    return entries.get("location", ""), int(entries.get("offset", 0))
+
+
+def _others(tensors: Iterable[TensorProto]) -> tuple[Others, ...]:
     counts: dict[str, list[int]] = {}
     for tensor in tensors:
         entry = counts.setdefault(_type(tensor.data_type), [0, 0, 0])
@@ -91,9 +141,12 @@ def _others(tensors: Any) -> tuple[Others, ...]:
 
 
 def _bytes(tensor: TensorProto) -> int:
-    bits = 4 if tensor.data_type in (TensorProto.INT4, TensorProto.UINT4) else 0
-    size = helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize * 8
-    return -(-math.prod(tensor.dims) * (bits or size) // 8)
+    return -(-math.prod(tensor.dims) * _bits(tensor) // 8)
+
+
+def _bits(tensor: TensorProto) -> int:
+    """Bits of a value, of which a byte holds several."""
+    return _FEW_BITS.get(tensor.data_type) or 8 * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
 
 
 def _type(number: int) -> str:

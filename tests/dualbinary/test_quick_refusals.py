@@ -39,6 +39,7 @@ def answers(folder):
         ("calib", ["model", "out", "--text", "missing.txt"]),
         ("exporter", ["missing", "out/model.onnx"]),
         ("exporter", ["empty", "out/model.onnx"]),
+        ("exporter", ["model", "out/model.onnx", "--calibrate", "fast", "--text", "missing.txt"]),
     ]
     words = [sys.executable, "-c", PROGRAM, json.dumps(commands)]
     done = subprocess.run(words, cwd=folder, check=True, capture_output=True, text=True)

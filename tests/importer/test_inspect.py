@@ -5,6 +5,7 @@ import re
 import shutil
 
 import numpy as np
+import onnx
 import pytest
 
 from dualbinary.contract.weight import EACH_GROUP, PlaneFormat
@@ -98,6 +99,50 @@ def test_weights_of_onnx_runtimes_own_operator_are_layers_too(inspect, exported)
     facts = json.loads(inspect(exported["matmulnbits"], "--json")[1])
     assert {each["form"] for each in facts["layers"] if "down" in each["name"]} == {"MatMulNBits, 4 bits, blocks of 32"}
     assert all(each["density"] is None for each in facts["layers"])
+
+
+def stored_bytes(path):
+    """Bytes of all tensors of a file, each place in its data file once."""
+    tensors = onnx.load(path, load_external_data=False).graph.initializer
+    places, inside = {}, 0
+    for tensor in tensors:
+        if entries := {each.key: each.value for each in tensor.external_data}:
+            places[entries["offset"]] = int(entries["length"])
+        else:
+            inside += len(tensor.raw_data) or onnx.numpy_helper.to_array(tensor).nbytes
+    return sum(places.values()) + inside
+
+
+@pytest.mark.parametrize("planes", [2, 4])
+@pytest.mark.parametrize("model", ["llama", "llama_tied"])
+def test_weights_that_standard_operators_unpack_are_layers_too(inspect, tmp_path, model, planes):
+    source, out = make_model(model, tmp_path / model), tmp_path / "out" / "model.onnx"
+    result = export(source, out, ExportOptions(planes, op="dequantizelinear", levels="even", embedding_bits=planes))
+    facts = json.loads(inspect(out, "--json")[1])
+    assert {each["form"] for each in facts["layers"]} == {f"DequantizeLinear, {planes} bits, blocks of 64"}
+    layers = {each["name"].removesuffix(".MatMulNBits_1"): each for each in facts["layers"]}
+    head = result.graph.head
+    assert head is not None
+    # Attention's first three products are one node, and the first two of the MLP.
+    assert len(layers) == 2 * 4 + 1
+    assert facts["totals"]["weights"] == result.report["totals"]["quantised_weights"] + head.rows * head.width
+    down = layers["model.layers.1.mlp.down_proj"]
+    assert (down["N"], down["K"]) == (128, 160)  # which the graph pads to three blocks
+    # Zero points of one shape are one tensor, which the first layer is given.
+    assert down["bits_per_weight"] == (planes * 192 + 3 * 16) / 160
+    assert layers["model.layers.1.self_attn.o_proj"]["bits_per_weight"] == planes + 16 / 64
+    assert facts["totals"]["bytes"] == stored_bytes(out)
+    # The head is a table of its own here, and the embedding one of bytes; or they are one.
+    assert ("uint8" in {each["type"] for each in facts["others"]}) == (model == "llama")
+
+
+@pytest.mark.parametrize("options", [{"op": "matmulnbits"}, {"op": "matmulnbits", "embedding_bits": 4}, {}], ids=str)
+def test_nothing_is_counted_twice(inspect, tmp_path, options):
+    source, out = make_model("llama_tied", tmp_path / "model"), tmp_path / "out" / "model.onnx"
+    export(source, out, ExportOptions(planes=4, levels="even", **options))
+    facts = json.loads(inspect(out, "--json")[1])
+    assert facts["totals"]["bytes"] == stored_bytes(out)
+    assert all(each["bits_per_weight"] >= 4 + 16 / 64 for each in facts["layers"] if "layers" in each["name"])
 
 
 def test_the_table_for_people(inspect, exported, checkpoint):
