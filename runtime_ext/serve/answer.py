@@ -87,8 +87,7 @@ class Answer:
             self._emit(Delta(tokens=len(self._tokens), error=reason))
             return
         if not self._stopped:
-            whole = self._codec.decode(self._tokens)  # with U+FFFD for a last character that is not whole
-            self._text = whole if whole.startswith(self._text) else self._text
+            self._text += self._pieces.end()
             self._send(len(self._text), self._scored)
         self._emit(Delta(tokens=len(self._tokens), finish_reason=reason))
 
