@@ -105,14 +105,7 @@ class TextCodec:
             raise InputError(f"the tokenizer cannot encode the prompt: {error}") from error
 
     def decode(self, ids: Iterable[int], after: Sequence[int] = ()) -> str:
-        """The text of token ids, special tokens left out; as `stream` has it where they continue the text `after`."""
-        ids = list(ids)
-        if not after:
-            try:
-                return self._tokenizer.decode(ids, skip_special_tokens=True)
-            except BaseException as error:  # as above; the pieces are the text as far as there is one
-                if isinstance(error, KeyboardInterrupt | SystemExit):
-                    raise
+        """The text of token ids, special tokens left out: what `stream` gives, in one."""
         return "".join(self.stream(ids, after))
 
     def stream(self, ids: Iterable[int], after: Sequence[int] = ()) -> Iterator[str]:

@@ -9,7 +9,7 @@ import contextlib
 import hmac
 import json
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -106,7 +106,7 @@ class _Api:
         messages = [message.plain() for message in asked.messages]
         prompt = await self._in_text_thread(self._codec.encode_messages, messages)
         reply = ChatReply(self._model, len(prompt), asked.scored is not None, asked.include_usage)
-        return await self._answer(request, asked, prompt, reply)
+        return await self._answer(request, asked, prompt, reply, after=())
 
     async def complete(self, request: HttpRequest) -> Response:
         """Continue a text."""
@@ -116,7 +116,7 @@ class _Api:
         if isinstance(prompt, str):
             prompt = await self._in_text_thread(self._codec.encode, prompt)
         reply = TextReply(self._model, len(prompt), asked.scored is not None, asked.include_usage)
-        return await self._answer(request, asked, prompt, reply)
+        return await self._answer(request, asked, prompt, reply, after=prompt)
 
     def _facts(self) -> dict[str, Any]:
         return {"id": self._model, "object": "model", "created": self._created, "owned_by": "dualbinary"}
@@ -169,7 +169,10 @@ class _Api:
         finally:
             self._texts -= 1
 
-    async def _answer(self, request: HttpRequest, asked: Request, prompt: list[int], reply: Reply) -> Response:
+    async def _answer(
+        self, request: HttpRequest, asked: Request, prompt: list[int], reply: Reply, after: Sequence[int]
+    ) -> Response:
+        """The answer to `prompt`, as a text that continues that of the tokens `after`."""
         sampled = asked.temperature > 0
         sampler = Sampler(
             asked.temperature,
@@ -178,7 +181,7 @@ class _Api:
             None if asked.seed is None else asked.seed % 2**64,
         )
         deltas = _Deltas(time.perf_counter(), {"path": request.url.path, "prompt_tokens": len(prompt)})
-        answer = Answer(self._codec, asked.stops, asked.scored, deltas.emit)
+        answer = Answer(self._codec, asked.stops, asked.scored, deltas.emit, after)
         limit = asked.limit or self._engine.decoder.capacity
         job = Job(prompt, limit, sampler, answer.take, answer.end)
         self._submit(job)

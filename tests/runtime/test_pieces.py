@@ -3,28 +3,10 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from runtime_ext.text import TextCodec
-
-WORDS = ("▁", "▁the", "the", "▁▁", "x", "é", "▁é🙂", "\n", "\ufffd")
-BYTE = {byte: len(WORDS) + 1 + byte for byte in range(256)}  # ids
-SPECIAL, ADDED = ["<s>", "</s>"], ["<tool>", "▁plus"]
-
-
-def fallback_tokenizer(decoder, kind="bpe"):
-    """Words, and a token for each byte, as Llama 2 has them."""
-    names = ["<unk>", *WORDS, *(f"<0x{byte:02X}>" for byte in range(256))]
-    if kind == "bpe":
-        vocabulary = {name: index for index, name in enumerate(names)}
-        tokenizer = Tokenizer(models.BPE(vocabulary, [], byte_fallback=True, unk_token="<unk>"))
-    else:
-        tokenizer = Tokenizer(models.Unigram([(name, -1.0) for name in names], 0, True))
-    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    tokenizer.decoder = decoder
-    tokenizer.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in SPECIAL])
-    tokenizer.add_tokens([AddedToken(name, special=False, normalized=False) for name in ADDED])
-    return tokenizer
+from tests.support.fallback_tokenizers import ADDED, BLANKS, BYTE, GEMMA, LLAMA, SPECIAL, WORDS, fallback_tokenizer
 
 
 def level_tokenizer():
@@ -45,33 +27,30 @@ def other_tokenizer(decoder, names):
     return tokenizer
 
 
-BLANKS = decoders.Replace("▁", " ")
-LLAMA = decoders.Sequence([BLANKS, decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
-GEMMA = decoders.Sequence([BLANKS, decoders.ByteFallback(), decoders.Fuse()])
 FALLBACK = ("llama", "llama unigram", "gemma")
 TOKENIZERS = {
-    "llama": lambda: fallback_tokenizer(LLAMA),
-    "llama unigram": lambda: fallback_tokenizer(LLAMA, "unigram"),
-    "gemma": lambda: fallback_tokenizer(GEMMA),
-    "level": level_tokenizer,
-    "metaspace": lambda: other_tokenizer(decoders.Metaspace(), WORDS),
-    "wordpiece": lambda: other_tokenizer(decoders.WordPiece(), ["[UNK]", "play", "##ing", ".", "n't", "é", "##s"]),
-    "suffix": lambda: other_tokenizer(decoders.BPEDecoder(), ["<unk>", "play", "ing</w>", "a</w>", "é"]),
-    "none": lambda: other_tokenizer(None, ["<unk>", "play", "é"]),
+    "llama": fallback_tokenizer(LLAMA),
+    "llama unigram": fallback_tokenizer(LLAMA, "unigram"),
+    "gemma": fallback_tokenizer(GEMMA),
+    "level": level_tokenizer(),
+    "metaspace": other_tokenizer(decoders.Metaspace(), WORDS),
+    "wordpiece": other_tokenizer(decoders.WordPiece(), ["[UNK]", "play", "##ing", ".", "n't", "é", "##s"]),
+    "suffix": other_tokenizer(decoders.BPEDecoder(), ["<unk>", "play", "ing</w>", "a</w>", "é"]),
+    "none": other_tokenizer(None, ["<unk>", "play", "é"]),
 }
 
 
 @pytest.fixture(scope="module")
 def codecs(tmp_path_factory):
     found = {}
-    for name, make in TOKENIZERS.items():
+    for name, tokenizer in TOKENIZERS.items():
         directory = tmp_path_factory.mktemp("codec")
-        make().save(str(directory / "tokenizer.json"))
+        tokenizer.save(str(directory / "tokenizer.json"))
         found[name] = TextCodec(directory)
     return found
 
 
-SIZES = {name: make().get_vocab_size() for name, make in TOKENIZERS.items()}
+SIZES = {name: tokenizer.get_vocab_size() for name, tokenizer in TOKENIZERS.items()}
 
 
 def tokens(name):
@@ -86,7 +65,7 @@ def tokens(name):
 @given(data=st.data())
 def test_any_tokens_give_text_that_is_that_of_all_of_them(codecs, name, data):
     codec, ids = codecs[name], data.draw(tokens(name))
-    pieces, whole = list(codec.stream(ids)), codec.decode(ids)
+    pieces, whole = list(codec.stream(ids)), TOKENIZERS[name].decode(ids)
     # A decoder that falls back to bytes gives U+FFFD for good ones beside a wrong one.
     if name not in FALLBACK or whole.count("\ufffd") == ids.count(WORDS.index("\ufffd") + 1):
         assert "".join(pieces) == whole
@@ -115,7 +94,8 @@ def test_what_was_sent_stays_where_a_wrong_byte_follows(codecs):
     pieces = codec.pieces()
     assert [pieces(token) for token in ids] == ["\n", "", "\ufffdx", "", "", "\ufffd\n", "\ufffd"]
     assert pieces.end() == ""
-    assert codec.decode(ids) == "\ufffd\ufffdx" + 4 * "\ufffd"
+    assert codec.decode(ids) == "\n\ufffdx\ufffd\n\ufffd"
+    assert TOKENIZERS["llama"].decode(ids) == "\ufffd\ufffdx" + 4 * "\ufffd"
     assert list(codec.stream([x, BYTE[0xF0], BYTE[0x9F]])) == ["x", "\ufffd"]
 
 
@@ -135,6 +115,28 @@ def test_a_decoder_that_fails_on_its_own_tokens_ends_nothing(tmp_path, capfd):
     assert codec.decode([1]) == ""
     assert codec.decode([]) == ""
     capfd.readouterr()  # the library writes what happened
+
+
+def test_a_word_keeps_its_blank_where_it_continues_a_text(codecs):
+    word = dict(zip(WORDS, range(1, len(WORDS) + 1), strict=True))
+    start = [number for number in range(300) if codecs["llama"].token_text(number)[0] == "<s>"]
+    for name in ("llama", "llama unigram"):
+        codec = codecs[name]
+        first, later = codec.pieces(), codec.pieces([word["x"], *start])
+        for token, alone, after in [
+            (word["▁the"], "the", " the"),
+            (word["the"], "the", "the"),
+            (word["▁"], "", " "),
+            (BYTE[0x20], "", " "),
+            (BYTE[0x41], "A", "A"),
+            (start[0], "<s>", "<s>"),
+        ]:
+            assert first.next_text(token) == codec.token_text(token) == (alone, alone.encode())
+            assert later.next_text(token) == (after, after.encode())
+        assert later.next_text(BYTE[0xE4]) == codec.token_text(BYTE[0xE4]) == ("\ufffd", b"\xe4")
+        assert codec.decode([word["▁the"], word["▁the"]]) == "the the"
+        assert codec.decode([word["▁the"]], after=[*start, word["x"]]) == " the"
+        assert "".join(codec.stream([word["▁the"]], after=start)) == "the"  # special tokens are no text to continue
 
 
 def test_ids_out_of_all_ranges_are_no_text(codecs):
