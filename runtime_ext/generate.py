@@ -13,7 +13,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -134,7 +134,7 @@ def follow(
     sampler: Sampler,
     result: Generation,
     speculation: Speculation | None = None,
-) -> Iterator[int]:
+) -> Generator[int]:
     """As `generate`, where `decoder` has read `prompt` and gave `logits` for it; at most `limit` tokens."""
     while (token := sampler(logits)) not in decoder.config.eos_token_ids:
         result.tokens.append(token)
