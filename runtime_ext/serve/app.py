@@ -37,6 +37,7 @@ T = TypeVar("T")
 
 _RETRY_AFTER = "1"  # seconds; a slot is free again after a few of them at most, on the machines that this is for
 _READING_SECONDS = 30
+_DISCONNECTED = "disconnected"
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -188,7 +189,10 @@ class _Api:
         answering = _Answering(self._engine, job, deltas, self._limits.seconds, self._log)
         if asked.stream:
             return _Events(answering, reply)
-        found = await unless_disconnected(request.receive, answering.all())
+        try:
+            found = await unless_disconnected(request.receive, answering.all())
+        finally:
+            answering.end()
         if found is None:
             return Response(status_code=499)  # nobody reads it
         return _Json(reply.whole(found))
@@ -248,32 +252,39 @@ class _Answering:
     def __init__(self, engine: Engine, job: Job, deltas: _Deltas, seconds: float, log: Log) -> None:
         self._engine, self._job, self._deltas, self._log = engine, job, deltas, log
         self.seconds, self._deadline = seconds, asyncio.get_running_loop().time() + seconds
+        self._outcome, self._ended = _DISCONNECTED, False
 
     async def each(self) -> AsyncGenerator[Delta]:
         """Each delta. Raises ApiError where the model fails, the server ends, or the time is over."""
-        outcome = "disconnected"
         try:
-            while outcome == "disconnected":
+            while self._outcome == _DISCONNECTED:
                 async with asyncio.timeout_at(self._deadline):
                     delta = await self._deltas.get()
                 if delta.error is not None:
-                    outcome = "error"
+                    self._outcome = "error"
                     raise _failure(delta.error)
                 if delta.finish_reason == "canceled":
-                    outcome = "stopped"
+                    self._outcome = "stopped"
                     raise ApiError(503, "the server stops", kind="server_error")
                 if delta.finish_reason is not None:
-                    outcome = delta.finish_reason
+                    self._outcome = delta.finish_reason
                 yield delta
         except TimeoutError:
-            outcome = "timeout"
+            self._outcome = "timeout"
             message = f"the answer was not complete within {self.seconds:g} s"
             raise ApiError(504, message, kind="server_error", code="timeout") from None
         finally:
-            self._engine.cancel(self._job)
-            guesses = {"guessed": self._job.guessed, "accepted": self._job.accepted} if self._job.guessed else {}
-            entry = {**self._deltas.entry, **guesses, "outcome": outcome, "seconds": self._deltas.seconds}
-            self._log({"event": "answer", **entry})
+            self.end()
+
+    def end(self) -> None:
+        """End the job and say so in the log, once: also where no delta was asked for, so that `each` never began."""
+        if self._ended:
+            return
+        self._ended = True
+        self._engine.cancel(self._job)
+        guesses = {"guessed": self._job.guessed, "accepted": self._job.accepted} if self._job.guessed else {}
+        entry = {**self._deltas.entry, **guesses, "outcome": self._outcome, "seconds": self._deltas.seconds}
+        self._log({"event": "answer", **entry})
 
     async def all(self) -> list[Delta]:
         """All deltas, to the last one."""
@@ -291,8 +302,11 @@ class _Events(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         # A client that does not read its answer keeps a connection so long, and its slot no longer than others do.
         seconds = self._answering.seconds + _READING_SECONDS
-        with contextlib.suppress(TimeoutError):
-            await unless_disconnected(receive, asyncio.wait_for(self._send_all(send), seconds))
+        try:
+            with contextlib.suppress(TimeoutError):
+                await unless_disconnected(receive, asyncio.wait_for(self._send_all(send), seconds))
+        finally:
+            self._answering.end()
 
     async def _send_all(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
