@@ -174,10 +174,19 @@ class _Decoders(BatchDecoder):
 
     batched = False
 
+    def __init__(self, decoder: Decoder, slots: int, capacity: int) -> None:
+        super().__init__(decoder, slots, capacity)
+        # A session never lets go of a captured graph, which reads and writes the buffers of its decoder: those serve
+        # all sequences of a slot. Elsewhere a sequence that ends frees its memory.
+        self._captured: dict[int, Decoder] = {}
+
     def _begin(self, row: int) -> _OwnDecoder:
-        sequence = _OwnDecoder(Decoder(self._decoder.session, self.config, self._decoder.provider))
-        sequence.decoder.start(self.capacity)
-        return sequence
+        provider = self._decoder.provider
+        decoder = self._captured.get(row) or Decoder(self._decoder.session, self.config, provider)
+        if provider.cuda_graph:
+            self._captured[row] = decoder
+        decoder.start(self.capacity)
+        return _OwnDecoder(decoder)
 
     def read(self, sequence: BatchSequence, tokens: Sequence[int]) -> npt.NDArray[np.float32]:
         self._check(sequence, tokens)

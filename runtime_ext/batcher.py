@@ -26,7 +26,7 @@ from runtime_ext.decoder import PROMPT_CHUNK
 from runtime_ext.generation import answer_limit
 from runtime_ext.speculation.lone import LoneGuesses
 
-__all__ = ["Batcher", "Job"]
+__all__ = ["Batcher", "CallbackError", "Job"]
 
 # Tokens of a prompt between two steps of the others. Fewer would read the weights more often than there is work for (8
 # gave a fifth fewer tokens in all), more would let the others wait (64: a token's p95 was three times its p50).
@@ -39,6 +39,10 @@ OnToken = Callable[[int, npt.NDArray[np.float32]], bool]
 OnEnd = Callable[[str | DualBinaryError], None]
 
 
+class CallbackError(DualBinaryError):
+    """`on_token` of a job raised an exception, which is the cause of this one."""
+
+
 @dataclass(eq=False)
 class Job:
     """A prompt to continue.
@@ -49,7 +53,7 @@ class Job:
         sampler: chooses a token by logits [vocabulary], such as a Sampler; it serves one job.
         on_token: called with each token and the logits that it was chosen by. Returns True to end the job there.
         on_end: called once, with why it ended: "stop" at an end-of-text token or by `on_token`, "length" at the limit,
-            "canceled", or the error.
+            "canceled", or the error: CallbackError where `on_token` raised one.
         runs: of the model after the prompt.
         guessed, accepted: tokens that were guessed, and those of them that were right.
     """
@@ -200,7 +204,14 @@ class Batcher:
             self._end(job, sequence, "stop")
             return
         job._answer.append(token)
-        if job.on_token(token, logits):
+        try:
+            done = job.on_token(token, logits)
+        except Exception as error:  # a bug of the one who asked, which others need not suffer
+            failure = CallbackError(f"what takes the tokens failed: {type(error).__name__}: {error}")
+            failure.__cause__ = error
+            self._end(job, sequence, failure)
+            return
+        if done:
             self._end(job, sequence, "stop")
         elif len(job._answer) == job._limit:
             self._end(job, sequence, "length")

@@ -33,7 +33,6 @@ Runtime copies, a few kilobytes a step; logits come back as host memory.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,7 +128,6 @@ class Decoder:
             raise InputError("steps do not keep their memory (cuda_graph): layers of this model carry states")
         # Those that are bound anew at every step; the others have one buffer for past and present.
         self._handed = [tensor for tensor in self._cache if not (tensor.grows and config.share_buffer)]
-        self._graph_ids = itertools.count(1)
         outputs = [value.name for value in session.get_outputs()]
         size = next(value for value in session.get_outputs() if value.name == "logits").shape[-1:]
         self.vocabulary = size[0] if size and isinstance(size[0], int) else None
@@ -207,8 +205,7 @@ class Decoder:
             self._binding.bind_ortvalue_input(past, value)
             self._binding.bind_ortvalue_output(present, value)
         if self._static:
-            graph_id = next(self._graph_ids)
-            self._static_step = StaticStep(self.session, self.provider, shared, capacity, graph_id)
+            self._static_step = StaticStep(self.session, self.provider, shared, capacity)
 
     def step(self, tokens: Sequence[int]) -> npt.NDArray[np.float32]:
         """Append `tokens` (at least one) and return the logits [vocabulary] that follow the last of them.

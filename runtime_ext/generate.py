@@ -13,7 +13,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -134,7 +134,7 @@ def follow(
     sampler: Sampler,
     result: Generation,
     speculation: Speculation | None = None,
-) -> Iterator[int]:
+) -> Generator[int]:
     """As `generate`, where `decoder` has read `prompt` and gave `logits` for it; at most `limit` tokens."""
     while (token := sampler(logits)) not in decoder.config.eos_token_ids:
         result.tokens.append(token)
@@ -164,15 +164,16 @@ def command(args: argparse.Namespace) -> None:
         return
     assert options.prompt is not None
     prompt = codec.encode_chat(options.prompt) if options.chat else codec.encode(options.prompt)
+    after = () if options.chat else prompt  # an answer is a text of its own, a continuation is not
     result = Generation([])
     speculation = speculation_for(decoder, options, load)
     tokens = generate(decoder, prompt, options.max_new_tokens, sampler, result, speculation)
     if args.json:
         list(tokens)
-        print(json.dumps(_report(args.model, len(prompt), codec.decode(result.tokens), result)))
+        print(json.dumps(_report(args.model, len(prompt), codec.decode(result.tokens, after), result)))
         return
     try:
-        for piece in codec.stream(tokens):
+        for piece in codec.stream(tokens, after):
             print(piece, end="", flush=True)
     finally:
         if result.tokens:
@@ -215,7 +216,7 @@ def _answer_all(
     count = 0
     answers = generate_all(decoder, prompts, options.max_new_tokens, samplers, options.slots or SLOTS, guess)
     for prompt, result in zip(prompts, answers, strict=True):
-        text = codec.decode(result.tokens)
+        text = codec.decode(result.tokens, () if options.chat else prompt)
         count += len(result.tokens)
         print(json.dumps(_report(args.model, len(prompt), text, result)) if args.json else as_line(text), flush=True)
     seconds = time.perf_counter() - began

@@ -7,6 +7,7 @@ On CUDA, ONNX Runtime captures the first such step and replays it from then on; 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -22,10 +23,14 @@ if TYPE_CHECKING:
 __all__ = ["NO_CAPTURE", "StaticStep", "graph_options"]
 
 NO_CAPTURE = -1  # the graph id of runs that are not to be captured
+_graph_ids = itertools.count(1)
 
 
 class StaticStep:
-    """The step of one sequence. Its tensors live as long as the object, and the cache must live as long."""
+    """The step of one sequence. Its tensors live as long as the object, and the cache must live as long.
+
+    `graph_id` is of this object alone: a session, which decoders may share, replays a graph by its id.
+    """
 
     def __init__(
         self,
@@ -33,16 +38,16 @@ class StaticStep:
         provider: Provider,
         cache: Iterable[tuple[str, str, ort.OrtValue]],
         capacity: int,
-        graph_id: int,
     ) -> None:
         """Bind everything once. `cache` has past and present name and their common value, `capacity` tokens long.
 
-        `graph_id` differs between the objects of a session. Raises InputError for logits of unknown length.
+        Raises InputError for logits of unknown length.
         """
         import onnxruntime as ort  # late: a command that prints its help does without
 
         self._session = session
-        self._options = graph_options(graph_id)
+        self.graph_id = next(_graph_ids)
+        self._options = graph_options(self.graph_id)
         self._mask = np.zeros((1, capacity), np.int64)
         lengths = {"input_ids": 1, "attention_mask": capacity, "position_ids": 1}
         place = (provider.name, provider.device)

@@ -1,17 +1,16 @@
 """Text to tokens and back: tokenizer.json, and the chat template beside it."""
 
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
 from tokenizers import Tokenizer
-from tokenizers.decoders import ByteLevel, DecodeStream
 
 from dualbinary import InputError
 from dualbinary.files.json_objects import MAX_BYTES
 from dualbinary.files.model_files import TOKENIZER
 from runtime_ext.chat_template import ChatTemplate
+from runtime_ext.pieces import Pieces, TokenBytes
 from runtime_ext.special_tokens import SpecialTokens
 
 __all__ = ["TextCodec"]
@@ -39,6 +38,7 @@ class TextCodec:
             known = {token.content for token in self._tokenizer.get_added_tokens_decoder().values()}
             self._tokenizer.add_tokens([token for token in special.listed if token.content not in known])
             self._tokenizer.encode_special_tokens = special.as_text
+            self._token_bytes = TokenBytes(self._tokenizer)
         except BaseException as error:  # the Rust library raises plain Exception, and a panic of it is none
             if isinstance(error, KeyboardInterrupt | SystemExit):
                 raise
@@ -104,39 +104,26 @@ class TextCodec:
                 raise
             raise InputError(f"the tokenizer cannot encode the prompt: {error}") from error
 
-    def decode(self, ids: Iterable[int]) -> str:
-        """The text of token ids, special tokens left out."""
-        return self._tokenizer.decode(list(ids), skip_special_tokens=True)
+    def decode(self, ids: Iterable[int], after: Sequence[int] = ()) -> str:
+        """The text of token ids, special tokens left out: what `stream` gives, in one."""
+        return "".join(self.stream(ids, after))
 
-    def stream(self, ids: Iterable[int]) -> Iterator[str]:
-        """The text of token ids in pieces, each as soon as it is whole: a character may span several tokens."""
-        pieces = self.pieces()
+    def stream(self, ids: Iterable[int], after: Sequence[int] = ()) -> Iterator[str]:
+        """The text of token ids in `pieces`, each as soon as it is whole: a character may span several tokens.
+
+        The last one is U+FFFD where the last character is not whole.
+        """
+        pieces = self.pieces(after)
         for token in ids:
             if piece := pieces(token):
                 yield piece
+        if rest := pieces.end():
+            yield rest
 
-    def pieces(self) -> Callable[[int], str]:
-        """A function that takes the tokens of one text in turn and returns what each completes, "" where nothing."""
-        decoder = DecodeStream(skip_special_tokens=True)
-        return lambda token: decoder.step(self._tokenizer, token) or ""
+    def pieces(self, after: Sequence[int] = ()) -> Pieces:
+        """Takes the tokens of one text in turn, and returns what each completes; the text continues that of `after`."""
+        return Pieces(self._token_bytes, after)
 
     def token_text(self, token: int) -> tuple[str, bytes]:
         """One token by itself, special ones included: its text, with U+FFFD for parts of characters, and its bytes."""
-        text = self._tokenizer.decode([token], skip_special_tokens=False)
-        stored = self._tokenizer.id_to_token(token) or ""
-        if found := _BYTE_TOKEN.fullmatch(stored):
-            return text, bytes([int(found[1], 16)])
-        if "\ufffd" in text and isinstance(self._tokenizer.decoder, ByteLevel):
-            return text, bytes(_BYTE_OF_LETTER.get(letter, 0) for letter in stored)
-        return text, text.encode()
-
-
-def _byte_of_letter() -> dict[str, int]:
-    """The alphabet of byte-level tokenizers: printable Latin-1 stands for itself, other bytes for U+0100 and so on."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in printable]
-    return {chr(byte): byte for byte in printable} | {chr(0x100 + place): byte for place, byte in enumerate(others)}
-
-
-_BYTE_OF_LETTER = _byte_of_letter()
-_BYTE_TOKEN = re.compile("<0x([0-9A-F]{2})>")  # of tokenizers that fall back to bytes
+        return self.pieces().next_text(token)

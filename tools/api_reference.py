@@ -29,6 +29,7 @@ MODULES = (
     "runtime_ext.batch_decoder",
     "runtime_ext.batcher",
     "runtime_ext.text",
+    "runtime_ext.pieces",
     "runtime_ext.sampling",
     "runtime_ext.generate",
     "runtime_ext.generate_all",

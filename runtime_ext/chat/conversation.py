@@ -5,6 +5,7 @@ begin alike; it goes back to there (Decoder.rewind) and reads the rest. Models t
 the conversation does not simply go on, they read it again.
 """
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -68,7 +69,8 @@ class Conversation:
             if logits is not None:
                 limit = min(max_new_tokens, room)
                 tokens = follow(self._decoder, prompt, logits, limit, sampler, turn, self._speculation)
-                yield from self.codec.stream(_until(tokens, stopped, turn))
+                with contextlib.closing(tokens):  # guesses that were under way are taken back before they are counted
+                    yield from self.codec.stream(_until(tokens, stopped, turn))
             else:
                 turn.finish_reason = "stopped"
         finally:  # also where nobody asks for more
@@ -122,7 +124,7 @@ class Conversation:
     def _go_back(self, length: int) -> None:
         """Make the decoder have read the first `length` tokens, or none where it cannot go back."""
         try:
-            self._decoder.rewind(length)
+            self._decoder.rewind(min(length, self._decoder.length))
         except InputError:  # states, or factors of a rotation that have changed since
             self._decoder.start(self.capacity)
 

@@ -14,7 +14,7 @@ __all__ = ["Answer", "Delta", "Scored", "Token"]
 
 @dataclass(frozen=True)
 class Token:
-    """A token by itself: its text, its bytes, and the natural logarithm of its probability."""
+    """A token: the text and the bytes that it adds in its place, and the natural logarithm of its probability."""
 
     text: str
     data: bytes
@@ -58,11 +58,19 @@ class Answer:
     """
 
     def __init__(
-        self, codec: TextCodec, stop: Sequence[str], top_logprobs: int | None, emit: Callable[[Delta], None]
+        self,
+        codec: TextCodec,
+        stop: Sequence[str],
+        top_logprobs: int | None,
+        emit: Callable[[Delta], None],
+        after: Sequence[int] = (),
     ) -> None:
-        """With `top_logprobs`, a number from 0 on, tokens come with as many others in their place."""
-        self._codec, self._stop, self._top, self._emit = codec, stop, top_logprobs, emit
-        self._pieces = codec.pieces()
+        """Continue the text of the tokens `after`.
+
+        With `top_logprobs`, a number from 0 on, tokens come with as many others in their place.
+        """
+        self._stop, self._top, self._emit = stop, top_logprobs, emit
+        self._pieces = codec.pieces(after)
         self._tokens: list[int] = []
         self._text = ""
         self._sent = 0  # characters
@@ -87,8 +95,7 @@ class Answer:
             self._emit(Delta(tokens=len(self._tokens), error=reason))
             return
         if not self._stopped:
-            whole = self._codec.decode(self._tokens)  # with U+FFFD for a last character that is not whole
-            self._text = whole if whole.startswith(self._text) else self._text
+            self._text += self._pieces.end()
             self._send(len(self._text), self._scored)
         self._emit(Delta(tokens=len(self._tokens), finish_reason=reason))
 
@@ -121,4 +128,4 @@ class Answer:
 
     def _token(self, token: int, logprob: float) -> Token:
         # JSON has no infinities: a word that the model rules out.
-        return Token(*self._codec.token_text(token), max(float(logprob), -9999.0))
+        return Token(*self._pieces.next_text(token), max(float(logprob), -9999.0))

@@ -9,7 +9,7 @@ import contextlib
 import hmac
 import json
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -37,6 +37,7 @@ T = TypeVar("T")
 
 _RETRY_AFTER = "1"  # seconds; a slot is free again after a few of them at most, on the machines that this is for
 _READING_SECONDS = 30
+_DISCONNECTED = "disconnected"
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -106,7 +107,7 @@ class _Api:
         messages = [message.plain() for message in asked.messages]
         prompt = await self._in_text_thread(self._codec.encode_messages, messages)
         reply = ChatReply(self._model, len(prompt), asked.scored is not None, asked.include_usage)
-        return await self._answer(request, asked, prompt, reply)
+        return await self._answer(request, asked, prompt, reply, after=())
 
     async def complete(self, request: HttpRequest) -> Response:
         """Continue a text."""
@@ -116,7 +117,7 @@ class _Api:
         if isinstance(prompt, str):
             prompt = await self._in_text_thread(self._codec.encode, prompt)
         reply = TextReply(self._model, len(prompt), asked.scored is not None, asked.include_usage)
-        return await self._answer(request, asked, prompt, reply)
+        return await self._answer(request, asked, prompt, reply, after=prompt)
 
     def _facts(self) -> dict[str, Any]:
         return {"id": self._model, "object": "model", "created": self._created, "owned_by": "dualbinary"}
@@ -169,7 +170,10 @@ class _Api:
         finally:
             self._texts -= 1
 
-    async def _answer(self, request: HttpRequest, asked: Request, prompt: list[int], reply: Reply) -> Response:
+    async def _answer(
+        self, request: HttpRequest, asked: Request, prompt: list[int], reply: Reply, after: Sequence[int]
+    ) -> Response:
+        """The answer to `prompt`, as a text that continues that of the tokens `after`."""
         sampled = asked.temperature > 0
         sampler = Sampler(
             asked.temperature,
@@ -178,14 +182,17 @@ class _Api:
             None if asked.seed is None else asked.seed % 2**64,
         )
         deltas = _Deltas(time.perf_counter(), {"path": request.url.path, "prompt_tokens": len(prompt)})
-        answer = Answer(self._codec, asked.stops, asked.scored, deltas.emit)
+        answer = Answer(self._codec, asked.stops, asked.scored, deltas.emit, after)
         limit = asked.limit or self._engine.decoder.capacity
         job = Job(prompt, limit, sampler, answer.take, answer.end)
         self._submit(job)
         answering = _Answering(self._engine, job, deltas, self._limits.seconds, self._log)
         if asked.stream:
             return _Events(answering, reply)
-        found = await unless_disconnected(request.receive, answering.all())
+        try:
+            found = await unless_disconnected(request.receive, answering.all())
+        finally:
+            answering.end()
         if found is None:
             return Response(status_code=499)  # nobody reads it
         return _Json(reply.whole(found))
@@ -245,32 +252,39 @@ class _Answering:
     def __init__(self, engine: Engine, job: Job, deltas: _Deltas, seconds: float, log: Log) -> None:
         self._engine, self._job, self._deltas, self._log = engine, job, deltas, log
         self.seconds, self._deadline = seconds, asyncio.get_running_loop().time() + seconds
+        self._outcome, self._ended = _DISCONNECTED, False
 
     async def each(self) -> AsyncGenerator[Delta]:
         """Each delta. Raises ApiError where the model fails, the server ends, or the time is over."""
-        outcome = "disconnected"
         try:
-            while outcome == "disconnected":
+            while self._outcome == _DISCONNECTED:
                 async with asyncio.timeout_at(self._deadline):
                     delta = await self._deltas.get()
                 if delta.error is not None:
-                    outcome = "error"
+                    self._outcome = "error"
                     raise _failure(delta.error)
                 if delta.finish_reason == "canceled":
-                    outcome = "stopped"
+                    self._outcome = "stopped"
                     raise ApiError(503, "the server stops", kind="server_error")
                 if delta.finish_reason is not None:
-                    outcome = delta.finish_reason
+                    self._outcome = delta.finish_reason
                 yield delta
         except TimeoutError:
-            outcome = "timeout"
+            self._outcome = "timeout"
             message = f"the answer was not complete within {self.seconds:g} s"
             raise ApiError(504, message, kind="server_error", code="timeout") from None
         finally:
-            self._engine.cancel(self._job)
-            guesses = {"guessed": self._job.guessed, "accepted": self._job.accepted} if self._job.guessed else {}
-            entry = {**self._deltas.entry, **guesses, "outcome": outcome, "seconds": self._deltas.seconds}
-            self._log({"event": "answer", **entry})
+            self.end()
+
+    def end(self) -> None:
+        """End the job and say so in the log, once: also where no delta was asked for, so that `each` never began."""
+        if self._ended:
+            return
+        self._ended = True
+        self._engine.cancel(self._job)
+        guesses = {"guessed": self._job.guessed, "accepted": self._job.accepted} if self._job.guessed else {}
+        entry = {**self._deltas.entry, **guesses, "outcome": self._outcome, "seconds": self._deltas.seconds}
+        self._log({"event": "answer", **entry})
 
     async def all(self) -> list[Delta]:
         """All deltas, to the last one."""
@@ -288,8 +302,11 @@ class _Events(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         # A client that does not read its answer keeps a connection so long, and its slot no longer than others do.
         seconds = self._answering.seconds + _READING_SECONDS
-        with contextlib.suppress(TimeoutError):
-            await unless_disconnected(receive, asyncio.wait_for(self._send_all(send), seconds))
+        try:
+            with contextlib.suppress(TimeoutError):
+                await unless_disconnected(receive, asyncio.wait_for(self._send_all(send), seconds))
+        finally:
+            self._answering.end()
 
     async def _send_all(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from dualbinary import DualBinaryError
 from runtime_ext.batch_decoder import BatchDecoder
-from runtime_ext.batcher import Batcher, Job
+from runtime_ext.batcher import Batcher, CallbackError, Job
 from runtime_ext.generation import answer_limit
 
 __all__ = ["Engine", "EngineStoppedError", "QueueFullError"]
@@ -72,6 +72,8 @@ class Engine:
         def ended(reason: str | DualBinaryError) -> None:
             with self._changed:
                 self._jobs.discard(job)
+            if isinstance(reason, CallbackError):  # a bug; whoever runs the server has to hear of it
+                traceback.print_exception(reason)
             end(reason)
 
         job.on_end = ended

@@ -3,6 +3,7 @@
 import mmap
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -17,6 +18,7 @@ from exporter.pipeline import export
 from runtime_ext.batch_decoder import batch_decoder, load_batch_decoder
 from runtime_ext.cache import untouched_zeros
 from runtime_ext.decoder import Decoder
+from runtime_ext.providers import Provider
 from tests.support import tiny_sessions as tiny
 from tests.support.tiny_models import make_model
 
@@ -214,6 +216,27 @@ def test_room_takes_memory_where_it_is_written_to_alone():
 
 def test_a_step_is_one_run_where_keys_and_values_have_one_buffer(decoder):
     assert batch_decoder(decoder, 2, 8).batched is decoder.config.share_buffer
+
+
+@pytest.mark.parametrize("cuda_graph", [False, True])
+def test_sequences_of_a_slot_share_a_captured_graph(tiny_model, monkeypatch, cuda_graph):
+    """Without a GPU: a decoder on the CPU that says that it is on a GPU, and counted ones for its slots."""
+    given: Any = Decoder.load(tiny_model, library=False)
+    given.provider = Provider("cuda", cuda_graph=cuda_graph)
+    made, starts = [], []
+
+    def make(*arguments):
+        made.append(SimpleNamespace(start=starts.append, length=0))
+        return made[-1]
+
+    monkeypatch.setattr("runtime_ext.batch_decoder.Decoder", make)
+    batch = batch_decoder(given, 2, 8)
+    for _ in range(3):
+        held = [batch.open(), batch.open()]
+        for sequence in held:
+            batch.close(sequence)
+    assert len(made) == (2 if cuda_graph else 6)
+    assert starts == [8] * 6
 
 
 @pytest.mark.parametrize("slots", [1, 2])

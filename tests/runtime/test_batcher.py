@@ -12,7 +12,7 @@ from exporter.options import ExportOptions
 from exporter.pipeline import export
 from runtime_ext import batcher as batcher_module
 from runtime_ext.batch_decoder import batch_decoder
-from runtime_ext.batcher import Batcher, Job
+from runtime_ext.batcher import Batcher, CallbackError, Job
 from runtime_ext.decoder import Decoder
 from runtime_ext.generate import generate
 from runtime_ext.generate_all import generate_all
@@ -237,6 +237,35 @@ def test_an_error_ends_the_jobs_that_it_concerns_and_no_other(decoder):
     assert [str(record.ended[0]) for record in (bad, unknown)] == ["no token can be chosen", str(unknown.ended[0])]
     assert "token id 100000" in str(unknown.ended[0])
     assert batch.free == 3
+
+
+@pytest.mark.parametrize("longest", [0, 7])
+def test_a_callback_that_fails_ends_its_job_and_no_other(checking, monkeypatch, longest):
+    monkeypatch.setattr("runtime_ext.speculation.lone.Pace", Always)
+    batch = batch_decoder(checking, 2, 80)
+    batcher, failed, other = Batcher(batch, longest), Record(), Record()
+
+    def take(token, logits):
+        if failed.take(token, logits):
+            raise ValueError("no such text")
+        return False
+
+    for count in (1, 5, 12):
+        failed.tokens, failed.ended, failed.stop_after = [], [], count
+        job = failed.job(REPEATING, limit=60)
+        job.on_token = take
+        batcher.add(job)
+        drain(batcher)
+        assert isinstance(failed.ended[0], CallbackError)
+        assert (str(failed.ended[0]), batch.free) == ("what takes the tokens failed: ValueError: no such text", 2)
+        assert (len(failed.tokens), len(failed.ended)) == (count, 1)
+    job = failed.job(REPEATING, limit=60)
+    failed.tokens, job.on_token = [], take
+    batcher.add(job)
+    batcher.add(other.job(PROMPTS[0]))
+    drain(batcher)
+    assert other.tokens == alone(checking, PROMPTS[0]).tokens
+    assert other.ended == ["length"]
 
 
 def test_a_step_that_fails_ends_all_that_took_part_and_the_next_job_runs(decoder, monkeypatch):

@@ -92,6 +92,16 @@ def test_static_steps_of_a_new_sequence_forget_the_old_one(tiny_model, capacity)
     assert_close(decoder.step(PROMPT[-1:]), logits_without_cache(tiny_model, PROMPT), "f32")
 
 
+def test_captured_graphs_of_one_session_have_ids_of_their_own(tiny_model, monkeypatch):
+    made, make = [], decoder_module.StaticStep
+    monkeypatch.setattr(decoder_module, "StaticStep", lambda *given: made.append(make(*given)) or made[-1])
+    first = load(tiny_model, static_steps=True)
+    second = Decoder(first.session, first.config, static_steps=True)
+    for decoder, capacity in [(first, 20), (second, 20), (first, 20), (first, 30)]:
+        decoder.start(capacity)
+    assert len(made) == len({step.graph_id for step in made}) == 3  # the same buffers keep their graph
+
+
 def test_static_steps_need_a_shared_cache(tiny_weights, tmp_path):
     path = tiny.make_model(tiny_weights, tmp_path, share_buffer=False)
     with pytest.raises(InputError, match=r"model\.onnx: .*cuda_graph.* only with a shared cache"):

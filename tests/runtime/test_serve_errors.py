@@ -8,6 +8,7 @@ import openai
 import pytest
 
 from runtime_ext.batch_decoder import load_batch_decoder
+from runtime_ext.serve.answer import Answer
 from runtime_ext.serve.app import Limits
 from runtime_ext.text import TextCodec
 from tests.support import tiny_sessions as tiny
@@ -131,3 +132,18 @@ def test_a_key_is_asked_for_everywhere_but_at_health(codec, script):
         headers = {b"Authorization": "Bearer sécret".encode()}
         assert httpx2.get(f"{url}/models", headers=headers).status_code == 200
         assert httpx2.get(url.replace("/v1", "/health")).status_code == 200
+
+
+def test_an_answer_that_fails_is_one_error_and_others_go_on(codec, script, monkeypatch, capfd):
+    def fail(self, token, logits):
+        raise ValueError("no such text")
+
+    with serving(script, codec) as (url, engine):
+        with monkeypatch.context() as patch:
+            patch.setattr(Answer, "take", fail)  # a bug
+            with pytest.raises(openai.InternalServerError, match="what takes the tokens failed: ValueError"):
+                client(url).chat.completions.create(model="tiny", messages=ASKED)
+        answer = client(url).chat.completions.create(model="tiny", messages=ASKED, max_tokens=5, temperature=0)
+        assert answer.choices[0].message.content == "hello"
+        assert (engine.alive, engine.jobs, script.free) == (True, 0, script.slots)
+    assert "ValueError: no such text" in capfd.readouterr().err  # with its traceback

@@ -14,6 +14,7 @@ from dualbinary import InputError
 from exporter.options import ExportOptions
 from exporter.pipeline import export
 from runtime_ext.__main__ import main
+from runtime_ext.chat.conversation import Conversation, Turn
 from runtime_ext.decoder import Decoder
 from runtime_ext.generate import generate
 from runtime_ext.generation import Generation
@@ -362,3 +363,30 @@ def test_guesses_are_only_made_by_default_where_a_token_has_the_same_bits():
         model = cast(Any, SimpleNamespace(verifies=True, same_bits_limit=same_bits))
         options = command.GenerateOptions(prompt="a")
         assert (command.speculation_for(model, options, command.LoadOptions(library=library)) is not None) is expected
+
+
+class Numbers:
+    """A codec whose texts are token ids, as numbers; a conversation begins with PROMPT."""
+
+    def encode_messages(self, messages):
+        return [*PROMPT, *(int(word) for message in messages for word in message["content"].split())]
+
+    def stream(self, ids):
+        return (f"{token} " for token in ids)
+
+    def decode(self, ids):
+        return "".join(self.stream(ids))
+
+
+def test_an_interrupt_among_guesses_leaves_what_was_read_to_the_next_turn(llama):
+    speculation = Speculation(llama, NgramGuesser(7), Always())
+    conversation = Conversation(llama, cast(Any, Numbers()), 100, speculation)
+    turn = Turn([])
+    list(conversation.answer(60, Sampler(), turn, lambda: llama.length > len(PROMPT) + len(turn.tokens)))
+    assert turn.finish_reason == "stopped"
+    conversation.messages.append({"role": "user", "content": "8 9"})
+    again, said = Turn([]), len(turn.tokens)
+    list(conversation.answer(4, Sampler(), again, lambda: False))
+    assert again.cached_tokens == len(PROMPT) + said - 1  # the last token was only read as a guess, and taken back
+    plain = Generation([])
+    assert again.tokens == list(generate(llama, [*PROMPT, *turn.tokens, 8, 9], 4, Sampler(), plain))

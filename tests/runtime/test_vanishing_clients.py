@@ -1,5 +1,7 @@
 """Clients that vanish at any moment, in the middle of what they send or of what they get: others notice nothing."""
 
+import asyncio
+import contextlib
 import json
 import random
 import socket
@@ -9,10 +11,14 @@ import time
 from urllib.parse import urlsplit
 
 import pytest
+from starlette.types import Message
 
 from runtime_ext.batch_decoder import load_batch_decoder
+from runtime_ext.serve.app import Limits, make_app
+from runtime_ext.serve.engine import Engine
 from runtime_ext.text import TextCodec
 from tests.support.live_server import client, serving
+from tests.support.scripted_decoder import ScriptedDecoder
 
 CONTEXT = 60
 VANISHING = 40
@@ -72,3 +78,54 @@ def test_clients_that_vanish_at_random_moments_change_no_other_answer(tiny_model
     assert {entry["outcome"] for entry in log} <= OUTCOMES
     assert sum(entry["outcome"] == "disconnected" for entry in log) > 0
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("leaves", ["waits", "raises"])
+def test_a_client_that_leaves_before_the_first_byte_of_a_stream_frees_its_slot(codec, leaves):
+    """As a connection is that takes nothing, or broke, before the answer's head is sent."""
+    body = {"model": "tiny", "messages": [{"role": "user", "content": "Hi"}], "stream": True}
+    log: list[dict] = []
+    decoder = ScriptedDecoder(codec.encode("hello "), 300, slots=1, capacity=10**6)
+    decoder.gate.clear()
+    engine = Engine(decoder, 1)
+    app = make_app(engine, codec, "tiny", Limits(), log.append)
+    scope = {
+        "type": "http",
+        "http_version": "1.1",
+        "method": "POST",
+        "path": "/v1/chat/completions",
+        "query_string": b"",
+    }
+    scope |= {"headers": [(b"host", b"localhost"), (b"content-type", b"application/json")]}
+
+    async def ask() -> None:
+        sent = asyncio.Event()
+        request = [{"type": "http.request", "body": json.dumps(body).encode()}]
+
+        async def receive() -> Message:
+            if request:
+                return request.pop()
+            await sent.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message: Message) -> None:
+            sent.set()
+            if leaves == "raises":
+                raise OSError("broken pipe")
+            await asyncio.Event().wait()
+
+        with contextlib.suppress(OSError):
+            await app(scope, receive, send)
+
+    engine.start()
+    try:
+        asyncio.run(ask())
+        decoder.gate.set()
+        deadline = time.monotonic() + 20
+        while engine.jobs and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert (engine.jobs, decoder.free) == (0, 1)
+        assert decoder.runs <= 2
+        assert [entry["outcome"] for entry in log] == ["disconnected"]
+    finally:
+        engine.stop()

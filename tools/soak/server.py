@@ -60,7 +60,7 @@ async def _client(
         if text is None:
             tally.count("vanished")
         else:
-            expected = codec.decode(task.expected[place])
+            expected = codec.decode(task.expected[place], request.prompt)
             tally.note(len(task.expected[place]), time.perf_counter() - begin, right=text == expected)
 
 
