@@ -22,9 +22,9 @@ from runtime_ext.capi import Weight
 
 __all__ = ["main"]
 
-N, K, GROUP_SIZE = 2048, 2048, 32
+N, K = 2048, 2048
 BYTES = 40e6  # of distinct weights, or two caches
-FORMS = {"2 free planes": (2, False), "4 even planes": (4, True)}
+FORMS = {"2 free planes": (2, False), "3 even planes": (3, True), "4 even planes": (4, True)}
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Row:
     high: float
 
 
-def weights(library: Path, form: str, level: int) -> list[Weight]:
+def weights(library: Path, form: str, level: int, group_size: int) -> list[Weight]:
     """The same weights in each build."""
     planes, even = FORMS[form]
     random = np.random.default_rng(0)
@@ -47,10 +47,10 @@ def weights(library: Path, form: str, level: int) -> list[Weight]:
     enough = max(BYTES, 2 * last_level_cache())
     while not made or len(made) * made[0].nbytes < enough:
         bits = random.integers(0, 256, (planes, N, K // 8), np.uint8)
-        scales = random.random((1 if even else planes, N, K // GROUP_SIZE)).astype(np.float16)
+        scales = random.random((1 if even else planes, N, K // group_size)).astype(np.float16)
         levels = Levels(even=True, twice_zero=2**planes - 1) if even else Levels()
         made.append(
-            Weight(bits, scales, K=K, group_size=GROUP_SIZE, levels=levels, accuracy_level=level, library=library)
+            Weight(bits, scales, K=K, group_size=group_size, levels=levels, accuracy_level=level, library=library)
         )
     return made
 
@@ -66,7 +66,8 @@ def command(args: argparse.Namespace) -> None:
     found: list[Row] = []
     for form in FORMS:
         for level in (0, 4):
-            builds = {str(i): weights(path.resolve(), form, level) for i, path in enumerate((args.first, args.second))}
+            files = enumerate((args.first, args.second))
+            builds = {str(i): weights(path.resolve(), form, level, args.group_size) for i, path in files}
             for rows in args.rows:
                 x = np.random.default_rng(1).standard_normal((rows, K)).astype(np.float32)
                 y = np.empty((rows, N), np.float32)
@@ -94,6 +95,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("first", type=Path, metavar="FIRST", help="libdualbinary of one build")
     parser.add_argument("second", type=Path, metavar="SECOND", help="and of another")
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 32], metavar="M", help="default 1 32")
+    parser.add_argument("--group-size", type=int, default=32, metavar="G", help="default 32")
     parser.add_argument("--rounds", type=int, default=15, metavar="N", help="default 15")
     parser.add_argument("--seconds", type=float, default=0.05, metavar="S", help="for a build in a round")
     add_common_options(parser)
