@@ -109,8 +109,14 @@ def _lack(product: onnx.NodeProto | None, producers: dict[str, onnx.NodeProto]) 
     pad = producers.get(product.input[0]) if product is not None else None
     if pad is None or pad.op_type != "Pad" or len(pad.input) < 2 or pad.input[1] not in producers:
         return 0
-    constant = producers[pad.input[1]].attribute
-    return int(numpy_helper.to_array(constant[0].t)[-1]) if constant else 0
+    constants = [each.t for each in producers[pad.input[1]].attribute if each.HasField("t")]
+    ends = [
+        int(end)
+        for each in constants
+        if each.data_type == TensorProto.INT64
+        for end in numpy_helper.to_array(each).flat
+    ]
+    return ends[-1] if ends else 0
 
 
 def _remaining(graph: onnx.GraphProto, named: set[str]) -> Iterator[TensorProto]:
