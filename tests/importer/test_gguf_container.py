@@ -254,6 +254,17 @@ def test_a_split_file_is_one_container(tmp_path):
     assert container.tensors["b"].data.view("<f4").tolist() == [0, 1, 2, 3]
 
 
+def test_the_first_part_may_hold_keys_alone(tmp_path):
+    first = (*KEYS, u16("split.no", 0), u16("split.count", 2), u32("split.tensors.count", 2))
+    (tmp_path / "model-00001-of-00002.gguf").write_bytes(gguf_file(first, (), b""))
+    second = (u16("split.no", 1), u16("split.count", 2))
+    (tmp_path / "model-00002-of-00002.gguf").write_bytes(gguf_file(second))
+    container = open_container(tmp_path / "model-00001-of-00002.gguf")
+    assert container.metadata["general.architecture"] == "llama"
+    assert list(container.tensors) == ["a", "b"]
+    assert container.tensors["b"].data.view("<f4").tolist() == [0, 1, 2, 3]
+
+
 def test_split_files_that_do_not_fit_are_refused(tmp_path):
     def refused(path: Path, message: str) -> None:
         with pytest.raises(InputError, match=message):

@@ -287,7 +287,9 @@ class _Parser:
         return value
 
     def _locate(self, entries: list[_Entry], alignment: int) -> dict[str, GgufTensor]:
-        """Tensors with their data, which follow each other without gaps but padding."""
+        """Tensors with their data, which follow each other without gaps but padding; a part may hold keys alone."""
+        if not entries:
+            return {}
         front = -(-self._at // alignment) * alignment
         data = self._data[front:]
         ordered = sorted(entries, key=lambda entry: entry.offset)
