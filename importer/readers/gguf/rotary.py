@@ -52,16 +52,16 @@ def rope_parameters(keys: Keys, dimensions: int) -> dict[str, Any]:
 
 def _scaling(keys: Keys) -> dict[str, Any]:
     """The scaling that metadata alone says."""
-    kind = keys.text("rope.scaling.type", "none")
+    kind = keys.text("rope.scaling.type", "linear")  # older files give the factor alone
     keys.ignore("rope.scaling.finetuned", "rope.scaling.original_context_length")
     factor = keys.real("rope.scaling.factor", keys.real("rope.scale_linear", 1.0))
     if kind == "longrope":
         return {"rope_type": kind}
     if kind == "yarn":
         return _yarn(keys, factor)
-    if factor == 1:
+    if factor == 1 or kind == "none":
         return {}
-    if kind in ("linear", "none"):  # older files give the factor alone
+    if kind == "linear":
         return {"rope_type": "linear", "factor": factor}
     raise keys.fail("rope.scaling.type", "none, linear, yarn or longrope", kind)
 
