@@ -70,6 +70,14 @@ def test_a_file_comes_back_as_it_was(name, tmp_path):
         assert key.endswith(ALWAYS), key
 
 
+@pytest.mark.parametrize("split", ["smollm", "llama-bpe", "dbrx", "tekken", "qwen2", "qwen35", "gpt-4o"])
+def test_the_way_in_which_text_is_split_comes_back(split, tmp_path):
+    _, second = _there_and_back(tmp_path, "llama", {"tokenizer.ggml.pre": split})
+    assert second.metadata["tokenizer.ggml.pre"] == split
+    one, other = (open_model(tmp_path / f"{name}.gguf").files() for name in ("model", "back"))
+    assert one["tokenizer.json"] == other["tokenizer.json"]
+
+
 def test_pieces_with_scores_come_back(tmp_path):
     first, second = _there_and_back(tmp_path, "gemma3", SENTENCEPIECE | {"tokenizer.ggml.add_space_prefix": False})
     _assert_same_tensors(first, second)

@@ -12,9 +12,10 @@ import transformers
 
 from dualbinary import InputError
 from importer.readers import open_model
-from tests.support.gguf_files import SENTENCEPIECE, TOKENIZER, Type, write_tiny_model
+from tests.support.gguf_files import SENTENCEPIECE, TOKENIZER, Type, stored_tensors, tiny_model, write_tiny_model
 
 F32 = np.zeros(128, np.float32)
+NONE = dict.fromkeys(stored_tensors(tiny_model("llama")))  # all tensors left out
 
 
 def opened(tmp_path: Path, name: str = "llama", **changes: Any) -> Any:
@@ -70,6 +71,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         "tensor 'blk.0.attn_gate.weight' is not known in a model of type llama",
     ),
     "no embeddings": ({"tensors": {"token_embd.weight": None}}, "the file holds no language model"),
+    "keys alone": ({"tensors": NONE}, "the file holds no language model"),
     "no norm": ({"tensors": {"output_norm.weight": None}}, "no tensor 'output_norm.weight'"),
     "a short norm": (
         {"tensors": {"output_norm.weight": (Type.F32, F32[:64])}},
@@ -102,6 +104,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "one kind for all tokens": ({"keys": {"tokenizer.ggml.token_type": 1}}, "one for each token, got 1"),
     "a template that is a number": ({"keys": {"tokenizer.chat_template": 5}}, "chat_template: expected a text, got 5"),
+    "a split that is a list": ({"keys": {"tokenizer.ggml.pre": [1, 2]}}, "tokenizer.ggml.pre: expected a text, got"),
     "a merge of one part": (
         {"keys": {"tokenizer.ggml.merges": ["a"]}},
         "cannot convert its tokenizer",
@@ -134,6 +137,19 @@ def test_keys_that_change_nothing_are_named_in_a_note(tmp_path):
     model = opened(tmp_path, keys=keys)
     assert len(model.notes) == 1
     assert model.notes[0].endswith("leaves out: llama.expert_count, llama.fortune")
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        (None, {"rope_type": "linear", "factor": 4.0}),  # older files give the factor alone
+        ("linear", {"rope_type": "linear", "factor": 4.0}),
+        ("none", {"rope_type": "default"}),
+    ],
+)
+def test_a_factor_scales_unless_the_file_says_none(kind, expected, tmp_path):
+    model = opened(tmp_path, keys={"llama.rope.scaling.type": kind, "llama.rope.scaling.factor": 4.0})
+    assert model.config["rope_parameters"] == expected | {"rope_theta": 5000.0}
 
 
 @pytest.mark.parametrize("name", ["llama", "llama of wide heads"])
@@ -232,10 +248,64 @@ def test_a_sentencepiece_vocabulary_begins_a_text_as_the_file_says(keys, expecte
     assert tokenizer.decode(ids, skip_special_tokens=True).replace(" ", "") == "thexthe"
 
 
+MORE = ["Ċ", "ĊĊ", "'the", "ab", "abc"]  # in place of the last tokens
+WORDS: dict[str, Any] = {
+    "tokenizer.ggml.tokens": [*TOKENIZER["tokenizer.ggml.tokens"][: -len(MORE)], *MORE],
+    "tokenizer.ggml.token_type": [*TOKENIZER["tokenizer.ggml.token_type"][: -len(MORE)], *[1] * len(MORE)],
+    "tokenizer.ggml.merges": [*TOKENIZER["tokenizer.ggml.merges"], "Ċ Ċ", "' the", "a b"],
+}
+
+
+@pytest.mark.parametrize(
+    ("split", "expected"),
+    [
+        ("gpt-2", ["Ċ", "Ċ", "1", "x", "'", "t", "h", "e"]),  # the last blank before a digit stands alone; 't is a word
+        ("olmo", ["Ċ", "Ċ", "1", "x", "'", "t", "h", "e"]),
+        ("smollm", ["ĊĊ", "1", "x", "'", "t", "h", "e"]),  # digits are cut out first
+        ("starcoder", ["ĊĊ", "1", "x", "'", "t", "h", "e"]),
+        ("refact", ["ĊĊ", "1", "x", "'", "t", "h", "e"]),
+        ("command-r", ["ĊĊ", "1", "x", "'", "t", "h", "e"]),
+        ("bloom", ["ĊĊ", "1", "x", "'the"]),  # whatever has no blank or punctuation mark
+    ],
+)
+def test_a_text_is_split_as_the_file_says(split, expected, tmp_path):
+    model = opened(tmp_path, keys=WORDS | {"tokenizer.ggml.pre": split})
+    assert model.notes == ()
+    tokenizer = tokenizer_of(model, tmp_path)
+    assert tokenizer.convert_ids_to_tokens(tokenizer("\n\n1x'the").input_ids) == expected
+    assert tokenizer.decode(tokenizer("\n\n1x'the").input_ids) == "\n\n1x'the"
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        ({"tokenizer.ggml.pre": "llama-bpe"}, ["<s>", "abc"]),
+        ({"tokenizer.ggml.pre": "lfm2"}, ["<s>", "abc"]),
+        ({"tokenizer.ggml.pre": "tekken"}, ["<s>", "abc"]),
+        ({"tokenizer.ggml.pre": "llama-bpe", "tokenizer.ggml.add_bos_token": False}, ["abc"]),
+        ({"tokenizer.ggml.pre": "llama-bpe", "tokenizer.ggml.bos_token_id": None}, ["abc"]),
+        ({"tokenizer.ggml.pre": "smaug-bpe"}, ["ab", "c"]),
+        ({"tokenizer.ggml.pre": "qwen2"}, ["ab", "c"]),
+    ],
+)
+def test_the_name_of_a_split_says_more_than_how_text_is_split(keys, expected, tmp_path):
+    """Whether a text has a beginning where no key says so, and whether a word that is a token is one, merged or not."""
+    tokenizer = tokenizer_of(opened(tmp_path, keys=WORDS | keys), tmp_path)
+    assert tokenizer.convert_ids_to_tokens(tokenizer("abc").input_ids) == expected
+
+
+@pytest.mark.parametrize(
+    ("split", "shown"), [("of-tomorrow", "of-tomorrow"), ("default", "default"), (None, "default")]
+)
+def test_a_split_that_is_not_known_is_noted(split, shown, tmp_path):
+    notes = opened(tmp_path, keys={"tokenizer.ggml.pre": split}).notes
+    assert f"split as GPT-2 splits it, since this release does not know '{shown}'" in notes[0]
+
+
 def test_what_the_tokenizer_leaves_out_is_noted(tmp_path):
     keys = {"tokenizer.ggml.pre": "of-tomorrow", "tokenizer.chat_template.tool_use": "{{ messages }}"}
     notes = opened(tmp_path, keys=keys).notes
-    assert "transformers does not know 'of-tomorrow'" in notes[0]
+    assert len(notes) == 2
     assert notes[1].endswith("are left out: tokenizer.chat_template.tool_use")
     without = opened(tmp_path, keys=dict.fromkeys(TOKENIZER) | {"tokenizer.ggml.model": "none"})
     assert "the file has no tokenizer" in without.notes[0]

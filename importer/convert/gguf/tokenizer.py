@@ -24,12 +24,14 @@ from dualbinary.files.model_files import (
     TOKENIZER,
     TOKENIZER_CONFIG,
 )
+from importer.readers.gguf.tokenizer import WHOLE_WORDS
 
 __all__ = ["tokenizer_metadata"]
 
 _NORMAL, _UNKNOWN, _CONTROL, _USER, _UNUSED, _BYTE = 1, 2, 3, 4, 5, 6  # llama.cpp's types of tokens
 _SPECIAL = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
-_SPLITS = ("llama-bpe", "qwen2", "qwen35", "tekken", "gpt-4o")  # llama.cpp's names of which transformers has the regex
+# llama.cpp's names of which transformers has the regex. That of llama-bpe and dbrx is the same; WHOLE_WORDS is not.
+_SPLITS = ("llama-bpe", "dbrx", "qwen2", "qwen35", "tekken", "gpt-4o")
 _BLANK = "▁"
 
 
@@ -118,9 +120,10 @@ def _split_name(path: Path, values: dict[str, Any]) -> str:
                 return "smollm"
         elif len(steps) == 1 and steps[0]["type"] == "Split" and steps[0].get("behavior") == "Isolated":
             expression = (steps[0].get("pattern") or {}).get("Regex")
-            for name in _SPLITS:
-                if GGUF_PRE_TOKENIZER_SPLITS.get(name) == expression and not steps[0].get("invert"):
-                    return name
+            names = [name for name in _SPLITS if GGUF_PRE_TOKENIZER_SPLITS.get(name) == expression]
+            if names and not steps[0].get("invert"):
+                whole = bool(values["model"].get("ignore_merges"))
+                return next((name for name in names if (name in WHOLE_WORDS) == whole), names[0])
     shown = json.dumps(values.get("pre_tokenizer"), ensure_ascii=False)
     known = ", ".join(("gpt-2", "smollm", *_SPLITS))
     _refuse(path, f"splits text in a way that has no known name ({known}): {shown[:120]}")

@@ -1,4 +1,4 @@
-"""The tokenizer files that a GGUF file's metadata stands for: transformers converts, this keeps the outcome."""
+"""The tokenizer files that a GGUF file's metadata stands for: transformers converts, this corrects it by llama.cpp."""
 
 import json
 import tempfile
@@ -11,7 +11,7 @@ from dualbinary import InputError
 from dualbinary.files.model_files import CHAT_TEMPLATE, TOKENIZER, TOKENIZER_CONFIG
 from importer.readers.gguf.keys import Keys
 
-__all__ = ["tokenizer_files", "tokenizer_notes"]
+__all__ = ["WHOLE_WORDS", "tokenizer_files", "tokenizer_notes"]
 
 _MODEL = "tokenizer.ggml.model"
 _TOKENS = "tokenizer.ggml.tokens"
@@ -20,8 +20,21 @@ _TEMPLATE = "tokenizer.chat_template"
 _PREFIX = "tokenizer.ggml.add_space_prefix"
 _NONE = ("none", "no_vocab")
 _SPECIAL = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
-# Kinds of splitting that are GPT-2's, or differ from it only where no merge could tell.
-_PLAIN_SPLITS = ("default", "gpt-2", "smollm", "bloom", "starcoder", "refact")
+_SPLIT = "tokenizer.ggml.pre"
+# llama.cpp's names of how a byte-level vocabulary splits a text, beside those that transformers has a regex for; the
+# first two groups are split by GPT-2's, the second after every digit has been cut out.
+_LIKE_GPT2 = (
+    *("gpt-2", "phi-2", "mpt", "olmo", "jais", "trillion", "granite-docling", "exaone4", "mellum", "gigachat"),
+    *("a.x-4.0", "modern-bert"),
+)
+_DIGITS_APART = ("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b", "mellum2")
+_LIKE_BLOOM = ("bloom", "gpt3-finnish", "poro-chat")
+_BLOOM = r" ?[^(\s|.,!?…。，、।۔،)]+"  # noqa: RUF001 (marks of other scripts)
+WHOLE_WORDS = (
+    *("llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2", "jina-v5-nano"),
+    "tekken",
+)
+"""Those by which llama.cpp takes a word that is a token as one, merged or not, and begins a text with BOS."""
 
 
 def tokenizer_notes(keys: Keys, vocabulary: int) -> list[str]:
@@ -43,8 +56,9 @@ def tokenizer_notes(keys: Keys, vocabulary: int) -> list[str]:
             raise keys.fail(
                 key, f"{vocabulary} numbers, one for each token", values if np.isscalar(values) else len(values)
             )
-    if not isinstance(template := metadata.get(_TEMPLATE, ""), str):
-        raise keys.fail(_TEMPLATE, "a text", template)
+    for key in (_SPLIT, _TEMPLATE):
+        if not isinstance(value := metadata.get(key, ""), str):
+            raise keys.fail(key, "a text", value)
     return _notes(metadata)
 
 
@@ -79,13 +93,18 @@ def _converted(keys: Keys, tokens: list[str]) -> dict[str, str]:
         }
         for group in ("tokenizer", "tokenizer_config")
     )
-    if parts["tokenizer_type"] == "llama":
-        options.setdefault("add_bos_token", True)  # as llama.cpp does where an older file does not say
+    split = metadata.get(_SPLIT) if parts["tokenizer_type"] == "gpt2" else None
+    # As llama.cpp does where a file does not say. It overrules a Gemma 4 that says no, which here stays: the published
+    # tokenizer begins a text without, too, since its chat template writes the token.
+    if parts["tokenizer_type"] in ("llama", "gemma4") or split in WHOLE_WORDS:
+        options.setdefault("add_bos_token", True)
     for name, key in _SPECIAL.items():
         number = keys.token(key, len(tokens))
         options[name] = None if number is None else tokens[number]
     backend, more = convert_gguf_tokenizer(keys.architecture, parts)
     backend = _corrected(backend, len(tokens), prefix=metadata.get(_PREFIX, True))
+    if split is not None:
+        _split(backend, split)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, **options, **more)
     with tempfile.TemporaryDirectory() as directory:
         tokenizer.save_pretrained(directory)
@@ -113,14 +132,28 @@ def _corrected(backend: Any, count: int, prefix: bool) -> Any:
     return type(backend).from_str(json.dumps(values))
 
 
+def _split(backend: Any, name: str) -> None:
+    """Make a byte-level tokenizer split a text as llama.cpp does by this name, where transformers does not."""
+    from tokenizers import Regex
+    from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence, Split
+
+    if name in _DIGITS_APART:
+        backend.pre_tokenizer = Sequence([Digits(individual_digits=True), backend.pre_tokenizer])
+    elif name in _LIKE_BLOOM:
+        words = Split(Regex(_BLOOM), behavior="isolated")
+        backend.pre_tokenizer = Sequence([words, ByteLevel(add_prefix_space=False, use_regex=False)])
+    backend.model.ignore_merges = name in WHOLE_WORDS
+
+
 def _notes(metadata: dict[str, Any]) -> list[str]:
     from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
 
     notes = []
-    split = metadata.get("tokenizer.ggml.pre", "default")
-    if metadata[_MODEL] == "gpt2" and split not in (*GGUF_PRE_TOKENIZER_SPLITS, *_PLAIN_SPLITS):
+    split = metadata.get(_SPLIT, "default")
+    known = (*GGUF_PRE_TOKENIZER_SPLITS, *_LIKE_GPT2, *_DIGITS_APART, *_LIKE_BLOOM)
+    if metadata[_MODEL] == "gpt2" and split not in known:
         notes.append(
-            f"tokenizer: text is split as GPT-2 splits it, since transformers does not know {split!r}; compare token "
+            f"tokenizer: text is split as GPT-2 splits it, since this release does not know {split!r}; compare token "
             "ids with those of the full-precision model's tokenizer"
         )
     others = [key for key in metadata if key.startswith("tokenizer.chat_template.")]
