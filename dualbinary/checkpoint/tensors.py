@@ -1,7 +1,7 @@
 """The tensors of a checkpoint: their names, their headers, and one module read at a time."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,15 @@ class StoredTensor:
     file: Path
     dtype: str
     shape: tuple[int, ...]
+
+
+def is_computed(name: str, shape: Sequence[int]) -> bool:
+    """Whether a tensor is a buffer that its model computes anyway, and that versions of some libraries save.
+
+    These are frequencies of rotations, positions, and masks of attention: those are called like a bias, which is [N].
+    """
+    mask = name.endswith((".attn.bias", ".attention.bias")) and len(shape) > 1
+    return mask or name.endswith((".inv_freq", ".masked_bias", "position_ids"))
 
 
 def planes_name(module: str) -> str:

@@ -1,6 +1,5 @@
 """The parameters of a graph and the stored tensors that they are made of, known from headers alone."""
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
@@ -12,6 +11,7 @@ from dualbinary import InputError
 from dualbinary.checkpoint import (
     SCALE_TYPES,
     check_modules,
+    is_computed,
     load_module,
     load_order,
     load_rotation,
@@ -37,9 +37,6 @@ __all__ = ["Parameters"]
 
 _HEADS = ("lm_head.weight", "embed_out.weight")
 _ROWS = 4096  # compared at a time
-
-# Buffers that models of some libraries' versions save although they can be computed.
-_BUFFERS = re.compile(r"(\.inv_freq|\.masked_bias|\.attn\.bias|\.attention\.bias|position_ids)$")
 
 
 class Parameters:
@@ -72,7 +69,7 @@ class Parameters:
             self._parameters[name] = self._checked(name, value, mapped, named)
         used = {name for tensor in self._parameters.values() for name in stored_names(tensor)}
         self.copies = self._copies_of_tied(stored, used)
-        self._refuse_leftovers(stored.keys() - used - self.copies)
+        self._refuse_leftovers({name: stored[name] for name in stored.keys() - used - self.copies})
 
     def __getitem__(self, parameter: str) -> torch.Tensor:
         """The lazy tensor of `parameter`."""
@@ -250,9 +247,9 @@ class Parameters:
             )
         return tensor
 
-    def _refuse_leftovers(self, names: set[str]) -> None:
+    def _refuse_leftovers(self, tensors: Mapping[str, torch.Tensor]) -> None:
         ignores = self.source.transformers.ignores
-        unused = sorted(name for name in names if not _BUFFERS.search(name) and not ignores(name))
+        unused = sorted(name for name, it in tensors.items() if not is_computed(name, it.shape) and not ignores(name))
         if unused:
             raise InputError(
                 f"{self.source.directory}: {unused[0]} has no place in the graph of a {self.source.model_type} "

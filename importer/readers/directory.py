@@ -18,7 +18,7 @@ import numpy.typing as npt
 from safetensors import safe_open
 
 from dualbinary import InputError
-from dualbinary.checkpoint import StoredTensor, stored_tensors
+from dualbinary.checkpoint import StoredTensor, is_computed, stored_tensors
 from dualbinary.files.model_files import (
     CHAT_TEMPLATES,
     CONFIG_FILE,
@@ -141,13 +141,17 @@ class Directory:
         return total / weights
 
     def model(self, form: str, weights: Mapping[str, PackedWeight], notes: Iterable[str] = ()) -> LowBitModel:
-        """The model of these weights. Raises InputError where a tensor that is left over is not a plain one."""
+        """The model of these weights, without the buffers that it computes anyway.
+
+        Raises InputError where a tensor that is left over is not a plain one.
+        """
         if not weights:
             raise InputError(
                 f"{self.path}: config.json says {form}, but no tensor holds a packed weight; if the weights are plain, "
                 "remove the block from config.json"
             )
-        tensors = {name: self._plain(name, form, weights) for name in self.stored if name not in self.used}
+        left = [name for name, it in self.stored.items() if name not in self.used and not is_computed(name, it.shape)]
+        tensors = {name: self._plain(name, form, weights) for name in left}
         config = {key: value for key, value in self.config.items() if key not in _BLOCKS}
         return LowBitModel(form, config, dict(weights), tensors, lambda: _small_files(self.path), tuple(notes))
 
@@ -172,7 +176,8 @@ class Directory:
 
 def packed_tensor(stored: Mapping[str, StoredTensor]) -> str | None:
     """The first tensor that is no plain one: integers, or a part of a quantized weight by its name."""
-    return next((name for name, it in stored.items() if it.dtype not in FLOATS or _PACKED.search(name)), None)
+    parts = {name: it for name, it in stored.items() if not is_computed(name, it.shape)}
+    return next((name for name, it in parts.items() if it.dtype not in FLOATS or _PACKED.search(name)), None)
 
 
 def integer(block: Mapping[str, Any], key: str, where: str, default: int | None = None) -> int:

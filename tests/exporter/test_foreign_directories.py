@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from dualbinary import InputError
@@ -21,6 +22,31 @@ def rewrite_weights(model_dir, change):
 
 def without_prefix(tensors):
     return {name.removeprefix("model."): tensor for name, tensor in tensors.items()}
+
+
+BUFFERS = {
+    "model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(16),
+    "model.layers.0.attn.bias": torch.ones(1, 1, 8, 8, dtype=torch.bool),
+    "model.layers.0.attention.masked_bias": torch.tensor(-1e9),
+    "model.position_ids": torch.arange(8),
+}
+
+
+def test_stored_buffers_that_a_model_computes_are_left_out(tiny_model, fitted, library):
+    model_dir = tiny_model("llama")
+    rewrite_weights(model_dir, lambda tensors: tensors | BUFFERS)
+
+    result, out = fitted(model_dir)
+
+    assert check(result, out, library).passed
+
+
+def test_a_stray_bias_that_is_called_like_a_mask_is_refused(tiny_model, fitted):
+    model_dir = tiny_model("llama")
+    rewrite_weights(model_dir, lambda tensors: tensors | {"model.layers.0.attn.bias": torch.ones(8)})
+
+    with pytest.raises(InputError, match=r"model\.layers\.0\.attn\.bias has no place in the graph of a llama"):
+        fitted(model_dir)
 
 
 def write_shards(model_dir, first, second, weight_map):

@@ -85,8 +85,9 @@ def test_packed_tensors_without_a_block_are_refused(part, tmp_path):
         open_model(tmp_path)
 
 
-def test_a_plain_directory_needs_no_import(tmp_path):
-    save(tmp_path, plain_tensors(np.random.default_rng(1)), None)
+@pytest.mark.parametrize("buffers", [{}, {"transformer.h.0.attn.bias": np.ones((1, 1, 8, 8), bool)}])
+def test_a_plain_directory_needs_no_import(buffers, tmp_path):
+    save(tmp_path, plain_tensors(np.random.default_rng(1)) | buffers, None)
     with pytest.raises(InputError, match="nothing says that another tool quantized it"):
         open_model(tmp_path)
 
