@@ -23,9 +23,9 @@ from dualbinary.checkpoint import (
 from dualbinary.contract.weight import PlaneWeight
 from dualbinary.files.json_objects import read_json_object
 from dualbinary.files.model_files import CONFIG_FILE
-from importer.convert.modules import configuration, modules_of
 from importer.convert.own_model import OwnModel, OwnWeight, refuse_rotated
 from importer.model import PlainTensor
+from importer.modules import configuration, modules_of
 from importer.readers.directory import FLOATS
 
 __all__ = ["open_checkpoint"]

@@ -24,9 +24,9 @@ from dualbinary.checkpoint import write_checkpoint
 from dualbinary.files.model_files import GENERATION_CONFIG, TOKENIZER_CONFIG, TOKENIZER_FILES
 from dualbinary.metrics.formats import format_words
 from importer.convert.levels import ROUNDING, EvenLevels, even_levels, float_type, half_rounded
-from importer.convert.modules import Modules, configuration, modules_of
 from importer.convert.outcome import Outcome
 from importer.convert.own_model import OwnModel, OwnWeight, parts_of
+from importer.modules import Modules, configuration, modules_of
 from importer.readers.words import pack_dense
 
 __all__ = ["write_gptq"]

@@ -23,10 +23,10 @@ from dualbinary.files.json_objects import read_json_object
 from dualbinary.files.model_files import CONFIG_FILE
 from dualbinary.onnx_files.blocks import unfuse_blocks
 from dualbinary.onnx_files.relayout.model import StoredWeight, array_of, load_model, weights_of
-from importer.convert.modules import Modules, configuration, modules_of
 from importer.convert.onnx_table import embedding_weight
 from importer.convert.own_model import OwnModel, OwnWeight, refuse_rotated
 from importer.model import PlainTensor
+from importer.modules import Modules, configuration, modules_of
 
 __all__ = ["open_onnx"]
 

@@ -23,6 +23,7 @@ import numpy.typing as npt
 from dualbinary import InputError
 from dualbinary.files.json_objects import read_json_object
 from importer.model import LowBitModel, Numbers, PackedWeight
+from importer.modules import configuration, modules_of
 from importer.readers.directory import FLOATS, Directory, bits_of, by_groups, group_size_of, integer, step_of
 from importer.readers.words import dense, dense_words, planar
 
@@ -69,7 +70,25 @@ def open_gptq(path: Path, config: dict[str, Any]) -> LowBitModel:
     label, other = ("v1", "v2") if form == "gptq" else ("v2", "v1")
     convention, notes = settle(directory, layers, label, other) if form != "gptq_p" else ("v2", [])
     weights = {layer.module: packed_weight(directory, layer, convention, "gptq") for layer in layers}
-    return directory.model("gptq", weights, notes)
+    return directory.model("gptq", weights, [*notes, *_spare_biases(directory, weights)])
+
+
+def _spare_biases(directory: Directory, modules: Iterable[str]) -> list[str]:
+    """Set apart the biases of zeros that AutoGPTQ writes beside every weight, where the model has none; returns notes.
+
+    Raises InputError where there are such and transformers cannot build the model.
+    """
+    biases = {f"{module}.bias" for module in modules}
+    found = [name for name, it in directory.stored.items() if name in biases and it.dtype in FLOATS]
+    zeros = [name for name in found if not directory.array(name).any()]
+    if not zeros:
+        return []
+    path, config = directory.path, directory.config
+    parameters = modules_of(configuration(config, path), path).parameters
+    spare = [n for n in zeros if n not in parameters and f"{n.removesuffix('bias')}weight" in parameters]
+    directory.used.update(spare)
+    kind = config.get("model_type")
+    return [f"left out {len(spare)} biases of zeros, such as {spare[0]}: a {kind} has none there"] if spare else []
 
 
 @dataclass(frozen=True)

@@ -136,6 +136,53 @@ def test_a_whole_model_has_all_modules_and_tensors(tmp_path, rng):
     assert_checkpoint_holds(model, tmp_path / "checkpoint")
 
 
+def with_zero_biases(tensors):
+    """As AutoGPTQ saves a model: a bias beside every packed weight."""
+    return tensors | {f"{module}.bias": np.zeros(N, np.float16) for module, (N, _) in LINEARS.items()}
+
+
+def test_biases_of_zeros_that_the_model_does_not_have_are_left_out(tmp_path, rng):
+    tensors = with_zero_biases(model_tensors(rng, 4, 32))
+    model = opened(tmp_path, tensors, block(4, 32, "gptq_v2"))
+    assert not any(name.endswith(".bias") for name in model.tensors)
+    assert "left out 7 biases of zeros, such as model.layers.0.mlp.down_proj.bias: a llama has none" in model.notes[-1]
+    assert_checkpoint_holds(model, tmp_path / "checkpoint")
+
+
+def test_biases_of_zeros_that_the_model_has_stay(tmp_path, rng):
+    config = CONFIG | {"attention_bias": True, "mlp_bias": True}
+    tensors = with_zero_biases(model_tensors(rng, 4, 32))
+    model = open_gptq(*save(tmp_path, tensors, block(4, 32, "gptq_v2"), config=config))
+    assert {f"{module}.bias" for module in LINEARS} <= set(model.tensors)
+    assert not any("biases" in note for note in model.notes)
+
+
+def test_a_bias_that_is_not_zero_is_never_left_out(tmp_path, rng):
+    tensors = with_zero_biases(model_tensors(rng, 4, 32))
+    name = "model.layers.0.self_attn.q_proj.bias"
+    tensors[name][-1] = 2.0**-24
+    assert name in opened(tmp_path, tensors, block(4, 32, "gptq_v2")).tensors
+
+
+BUFFERS = {
+    "transformer.h.0.attn.bias": np.ones((1, 1, 8, 8), bool),
+    "transformer.h.0.attn.masked_bias": np.full((), -1e9, np.float32),
+    "gpt_neox.layers.0.attention.bias": np.ones((1, 1, 8, 8), np.uint8),
+    "model.layers.0.self_attn.rotary_emb.inv_freq": np.ones(8, np.float32),
+    "model.position_ids": np.arange(8, dtype=np.int64),
+}
+
+
+def test_buffers_that_a_model_computes_are_left_out(tmp_path, rng):
+    model = opened(tmp_path, model_tensors(rng, 4, 32) | BUFFERS, block(4, 32, "gptq_v2"))
+    assert not set(model.tensors) & set(BUFFERS)
+
+
+def test_a_bias_that_is_called_like_a_mask_stays(tmp_path, rng):
+    tensors = model_tensors(rng, 4, 32) | {"model.layers.0.attention.bias": np.ones(64, np.float16)}
+    assert "model.layers.0.attention.bias" in opened(tmp_path, tensors, block(4, 32, "gptq_v2")).tensors
+
+
 @pytest.mark.parametrize("bits", [2, 3, 4])
 @pytest.mark.parametrize("version", [1, 2])
 @pytest.mark.parametrize("label", ["gptq", "gptq_v2"])

@@ -17,9 +17,9 @@ from importer.convert.gguf.blocks import FORMS, BlockForm, blocks_of
 from importer.convert.gguf.metadata import architecture_of, check_metadata, factor_tensors, model_metadata
 from importer.convert.gguf.tokenizer import tokenizer_metadata
 from importer.convert.levels import ROUNDING, even_levels, float_type
-from importer.convert.modules import configuration
 from importer.convert.outcome import Outcome
 from importer.convert.own_model import OwnModel, OwnWeight, parts_of
+from importer.modules import configuration
 from importer.readers.gguf.families import FAMILIES
 from importer.readers.gguf.names import Parameter, names_of
 
