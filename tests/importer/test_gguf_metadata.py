@@ -248,6 +248,13 @@ def test_a_sentencepiece_vocabulary_begins_a_text_as_the_file_says(keys, expecte
     assert tokenizer.decode(ids, skip_special_tokens=True).replace(" ", "") == "thexthe"
 
 
+@pytest.mark.parametrize(("flag", "expected"), [(None, ["<s>", "the"]), (True, ["<s>", "the"]), (False, ["the"])])
+def test_a_vocabulary_of_gemma_4_begins_a_text_unless_the_file_says_no(flag, expected, tmp_path):
+    keys = {"tokenizer.ggml.model": "gemma4", "tokenizer.ggml.add_bos_token": flag}
+    tokenizer = tokenizer_of(opened(tmp_path, keys=SENTENCEPIECE | keys), tmp_path)
+    assert tokenizer.convert_ids_to_tokens(tokenizer("the").input_ids) == expected
+
+
 MORE = ["Ċ", "ĊĊ", "'the", "ab", "abc"]  # in place of the last tokens
 WORDS: dict[str, Any] = {
     "tokenizer.ggml.tokens": [*TOKENIZER["tokenizer.ggml.tokens"][: -len(MORE)], *MORE],
