@@ -161,10 +161,11 @@ def compute_dtype(requested: str, device: str) -> torch.dtype:
     """The dtype of matrix products: as requested, or for "auto" bfloat16 where the device multiplies it natively."""
     if requested != "auto":
         return getattr(torch, requested)
-    if device == "cpu":
+    kind = torch.device(device).type  # one of several GPUs has a number: cuda:1
+    if kind == "cpu":
         native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
         return torch.bfloat16 if native else torch.float32
-    if device == "cuda":
+    if kind == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
     return torch.float32
 
@@ -177,4 +178,4 @@ def choose_attention(source: SourceModel, device: str, length: int) -> None:
 
 def autocast(device: str, dtype: torch.dtype) -> torch.autocast:
     """Matrix products in `dtype`, everything else as it is."""
-    return torch.autocast(device, dtype, enabled=dtype != torch.float32)
+    return torch.autocast(torch.device(device).type, dtype, enabled=dtype != torch.float32)

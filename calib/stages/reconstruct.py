@@ -92,7 +92,7 @@ def reconstruct(
 
 
 def _error(found: Tensor, wanted: Tensor) -> Tensor:
-    return feature_error(found, wanted).mean()
+    return feature_error(found, wanted.to(found.device)).mean()  # targets stay in their file until they are needed
 
 
 @torch.no_grad()

@@ -142,7 +142,7 @@ def _solved(context: RunContext, table: _Wanted, hessian: Tensor | None) -> tupl
             planes, scales = (part[:, rows].to(full.device) for part in given)
             scales = to_scales(form, round_parameters(form, to_parameters(form, scales)))
         error = full - weight_of_planes(planes, scales, H, form)
-        outputs = [(part @ metric * part).sum() if metric is not None else torch.tensor(0.0) for part in (error, full)]
+        outputs = [(part @ metric * part).sum() if metric is not None else part.new_zeros(()) for part in (error, full)]
         sums += torch.stack([error.square().sum(), full.square().sum(), *outputs]).cpu().double()
         parts.append((planes.cpu(), scales.cpu()))
         context.progress("tables", rows.stop, V)

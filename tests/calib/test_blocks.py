@@ -142,7 +142,7 @@ def test_the_dtype_of_a_device_is_what_it_multiplies_natively(monkeypatch):
         monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
         assert compute_dtype("auto", "cpu") == dtype
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda native=native, **_: native)
-        assert compute_dtype("auto", "cuda") == dtype
+        assert compute_dtype("auto", "cuda") == compute_dtype("auto", "cuda:1") == dtype
     assert compute_dtype("auto", "mps") == torch.float32
 
 

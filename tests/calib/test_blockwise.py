@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from calib.config import BlockConfig, InitConfig
 from calib.layers import quant_linears
 from calib.models.source import SourceModel
 from calib.models.stored_checkpoint import StoredCheckpoint
 from calib.save import save_checkpoint
+from calib.stages.reconstruct import reconstruct
 from calib.weight_init.stored import from_planes
 from dualbinary import InputError
 from tests.support.families import by_kind
@@ -94,6 +96,14 @@ def test_errors_are_those_of_the_whole_model(calibrated, blockwise_config, token
     errors = (found - wanted).square().mean(-1) / wanted.square().mean(-1)
     # Two orders of the same float32 sums: 2^-23 of each of some hundred terms.
     assert result.reports[-1]["error_after"] == pytest.approx(float(errors.mean()), rel=1e-4)
+
+
+def test_targets_of_a_block_follow_its_outputs_to_their_device():
+    """Without a GPU: tensors that have a device and no values, which go as far as the first number of an error."""
+    config = BlockConfig(batch=1, held_out=1)
+    with FakeTensorMode(), pytest.raises(DataDependentOutputException):
+        states, outputs = torch.empty(2, 4, 8), torch.empty(1, 4, 8, device="cuda")
+        reconstruct(lambda _: outputs, [], states, states, config, 0, lambda *_: None)
 
 
 def test_windows_that_errors_are_measured_on_change_no_weights(tiny_model, calibrated_blocks, blockwise_config, tokens):
