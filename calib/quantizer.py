@@ -48,7 +48,12 @@ __all__ = [
 
 def levels_of(scales: Tensor, planes: int) -> Tensor:
     """The level of each code, [2^P, ...], under scales [C, ...]."""
-    return torch.tensordot(_uses(planes, len(scales), scales), scales, dims=1)
+    # Sums, not a product of matrices: autocast would make that one in bfloat16, and move weights to other levels.
+    uses = _uses(planes, len(scales), scales).view(1 << planes, len(scales), *[1] * (scales.dim() - 1))
+    levels = uses[:, 0] * scales[0]
+    for row in range(1, len(scales)):
+        levels = torch.addcmul(levels, uses[:, row], scales[row])
+    return levels
 
 
 def _uses(planes: int, rows: int, like: Tensor) -> Tensor:

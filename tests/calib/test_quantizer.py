@@ -125,3 +125,11 @@ def test_gradcheck_in_the_scales(offset):
     planes = pack(nearest(weights, scales.detach(), 2, 32), 2, 32)
     assert torch.autograd.gradcheck(lambda a: dequantize(planes, a, 70, 32, torch.float64), scales)
     assert torch.autograd.gradcheck(lambda a: quantize(weights, a, 2, 32, torch.float64), scales)
+
+
+def test_levels_are_exact_where_products_are_in_bfloat16():
+    torch.manual_seed(0)
+    latent, scales = torch.randn(16, 96), torch.randn(3, 16, 3)
+    wanted = quantize(latent, scales, 2, 32, torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(quantize(latent, scales, 2, 32, torch.float32), wanted)
