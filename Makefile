@@ -124,7 +124,7 @@ cuda: setup ## the kernels for NVIDIA GPUs, compiled and loaded; needs no GPU, a
 	$(BIN)/python -m tools.build_cuda --jobs $(TEST_WORKERS) --architectures $(CUDA_ARCHITECTURES)
 
 gpu-check: setup ## all that needs an NVIDIA GPU: tests, compute-sanitizer, benchmark; one table
-	$(BIN)/python tools/gpu_check.py $(GPU_CHECK_OPTIONS)
+	$(BIN)/python -m tools.gpu_check $(GPU_CHECK_OPTIONS)
 
 # Minutes count from the first stage to the last; see tools/gpu_calibrate.py.
 CALIBRATE_MODEL ?= models/SmolLM2-135M-Instruct

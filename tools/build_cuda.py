@@ -75,7 +75,7 @@ def build(architectures: list[str], jobs: int) -> Path:
     if cache.is_file() and f"CMAKE_CUDA_COMPILER:FILEPATH={nvcc}\n" not in cache.read_text():
         shutil.rmtree(folder)  # CMake does not change the compiler of a build tree
     options = [f"-DCMAKE_CUDA_COMPILER:FILEPATH={nvcc}", f"-DPython3_EXECUTABLE={sys.executable}"]
-    options.append("-DDUALBINARY_CUDA_PROBE=ON")
+    options += ["-DDUALBINARY_CPU=OFF", "-DDUALBINARY_CUDA_PROBE=ON"]
     if architectures:
         options.append(f"-DDUALBINARY_CUDA_ARCHITECTURES={';'.join(architectures)}")
     call(["cmake", "--log-level=WARNING", "--preset", "cuda", "-B", folder, *options])

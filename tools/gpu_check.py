@@ -1,12 +1,13 @@
 """Check everything that needs an NVIDIA GPU, on a machine that has one: `make gpu-check`.
 
-    python tools/gpu_check.py [--full] [--json]      all checks, one table
-    python tools/gpu_check.py --emulated             without a GPU: tries this command itself, and checks no GPU
+    python -m tools.gpu_check [--full] [--json]      all checks, one table
+    python -m tools.gpu_check --offline              the kernels alone, where nothing can be downloaded
+    python -m tools.gpu_check --emulated             without a GPU: tries this command itself, and checks no GPU
 
 Builds the kernels for the device, makes an environment with onnxruntime-gpu on top of this one (.venv-gpu), multiplies
 small products by every kernel, runs all tests marked gpu, compute-sanitizer, and the benchmark with its aims. Every
-step is a process with a log in out/gpu_check; a step that fails stops only those that need it. Exit
-code 0 means that all checks passed and that tests did run on the GPU.
+step is a process with a log in --logs, and its row is printed when it ends; a step that fails stops only those that
+need it. Exit code 0 means that all checks passed and that tests did run on the GPU.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -31,6 +33,8 @@ LOGS = ROOT / "out" / "gpu_check"
 CONSTRAINTS = ROOT / "constraints-cuda.txt"
 ENVIRONMENT = ROOT / ".venv-gpu"
 VARIABLE = "DUALBINARY_CUDA_LIBRARY"
+# By name, as a machine without all packages cannot import every file of tests.
+GPU_TESTS = ("tests/runtime/test_cuda_kernels.py", "tests/runtime/test_cuda_session.py", "tests/e2e/test_cuda.py")
 SANITIZERS = ("memcheck", "racecheck", "synccheck")
 SANITIZER_FAILED = 86  # an exit code that Python does not have
 EMULATED_BENCH = ("--emulated", "--shapes", "64x256", "--rows", "1", "16", "--rounds", "1", "--seconds", "0")
@@ -52,7 +56,10 @@ class Session:
     """Settings of the child processes, and the library that the steps share."""
 
     emulated: bool
-    timeout: float
+    timeout: float  # seconds of a step
+    logs: Path
+    offline: bool = False
+    deadline: float = float("inf")  # of all steps, on the clock of time.monotonic()
     python: Path = Path(sys.executable)
     environment: dict[str, str] = field(default_factory=lambda: dict(os.environ))
     library: Path | None = None
@@ -60,8 +67,11 @@ class Session:
     def child(self, name: str, *command: str | Path) -> tuple[Check, str]:
         """Run a step from the repository's root. Returns its row, with the last line of its output, and its output."""
         print(f"== {name}", file=sys.stderr, flush=True)
-        log = LOGS / f"{name.replace(' ', '_')}.log"
+        log = self.logs / f"{name.replace(' ', '_')}.log"
         begin = time.perf_counter()
+        timeout = min(self.timeout, self.deadline - time.monotonic())
+        if timeout <= 0:
+            return Check(name, FAIL, 0, "no time was left for it"), ""
         try:
             done = subprocess.run(
                 command,
@@ -71,20 +81,20 @@ class Session:
                 stderr=subprocess.STDOUT,
                 text=True,
                 errors="replace",
-                timeout=self.timeout,
+                timeout=timeout,
                 check=False,
             )
             output, code = done.stdout, done.returncode
         except subprocess.TimeoutExpired as error:
             partial = error.stdout or b""
             output = partial.decode(errors="replace") if isinstance(partial, bytes) else partial
-            output, code = f"{output}\nno end after {self.timeout:.0f} seconds", -1
+            output, code = f"{output}\nno end after {timeout:.0f} seconds", -1
         except OSError as error:
             output, code = str(error), -1
         log.write_text(output, encoding="utf-8")
         lines = output.split("\n")
         last = next((line.strip() for line in reversed(lines) if line.strip()), "no output")
-        detail = last if code == 0 else f"{last} (exit code {code}, {log.relative_to(ROOT)})"
+        detail = last if code == 0 else f"{last} (exit code {code}, {log})"
         return Check(name, FAIL if code else PASS, time.perf_counter() - begin, detail), output
 
 
@@ -112,7 +122,7 @@ def checks(session: Session, full: bool) -> Iterator[Check]:
         device = gpu()
         yield Check("device", PASS, 0, ", ".join(device.values()))
         yield build(session, device["compute_capability"].replace(".", ""))
-        yield onnxruntime(session)
+        yield Check("onnxruntime-gpu", SKIP, 0, "offline") if session.offline else onnxruntime(session)
     if session.library is None:
         yield Check("everything else", FAIL, 0, "needs the library")
         return
@@ -126,9 +136,8 @@ def checks(session: Session, full: bool) -> Iterator[Check]:
 
 def build(session: Session, architecture: str) -> Check:
     """Compile for the device alone, and load."""
-    check, output = session.child(
-        "build", session.python, "-m", "tools.build_cuda", "--architectures", architecture, "--json"
-    )
+    options = ["--architectures", architecture, "--jobs", str(os.cpu_count() or 2), "--json"]
+    check, output = session.child("build", session.python, "-m", "tools.build_cuda", *options)
     if check.result == FAIL:
         return check
     facts = json.loads(output.splitlines()[-1])
@@ -162,7 +171,7 @@ def onnxruntime(session: Session) -> Check:
         if made.result == FAIL:
             return made
     own = next(ENVIRONMENT.glob("lib/python*/site-packages"))
-    below = next(session.python.parent.parent.glob("lib/python*/site-packages"))
+    below = Path(sysconfig.get_path("purelib"))
     # Packages of the environment below come after its own on the path, so that its onnxruntime is the one.
     (own / "below.pth").write_text(f"import site; site.addsitedir({str(below)!r})\n")
     packages = ["onnxruntime-gpu[cuda,cudnn]", "nvidia-cuda-sanitizer-api"]
@@ -191,10 +200,10 @@ def tests(session: Session) -> Iterator[Check]:
     if session.emulated:
         yield Check("tests", SKIP, 0, "those marked gpu need one; make test runs the emulated ones")
         return
-    report = LOGS / "tests.xml"
+    report = session.logs / "tests.xml"
     report.unlink(missing_ok=True)
-    options = ["-m", "gpu", "-q", "-p", "no:cacheprovider", f"--junitxml={report}"]
-    check, _ = session.child("tests", session.python, "-m", "pytest", *options)
+    options = ["-m", "gpu", "-q", "-p", "no:cacheprovider", "--continue-on-collection-errors", f"--junitxml={report}"]
+    check, _ = session.child("tests", session.python, "-m", "pytest", *GPU_TESTS, *options)
     if not report.is_file():
         yield check
         return
@@ -242,13 +251,11 @@ def sanitizers(session: Session) -> Iterator[Check]:
 
 def benchmark(session: Session, full: bool) -> Iterator[Check]:
     """The benchmark, and a row for each of its aims."""
-    out = LOGS / "bench.json"
+    out = session.logs / "bench.json"
     out.unlink(missing_ok=True)  # of another build, perhaps
     amount = EMULATED_BENCH if session.emulated else ("--kernels", "all", *(() if full else ("--quick",)))
     check, _ = session.child("benchmark", session.python, "-m", "benchmarks.cuda.bench", "--out", out, *amount)
-    yield Check(
-        check.name, check.result, check.seconds, str(out.relative_to(ROOT)) if check.result == PASS else check.detail
-    )
+    yield Check(check.name, check.result, check.seconds, str(out) if check.result == PASS else check.detail)
     if session.emulated or check.result == FAIL:
         return
     judged, output = session.child("aims", session.python, "-m", "benchmarks.cuda.report", out, "--json")
@@ -262,8 +269,9 @@ def benchmark(session: Session, full: bool) -> Iterator[Check]:
 def models(session: Session, full: bool) -> Iterator[Check]:
     """Whole models on the CUDA provider: the CPU's tokens, and speeds beside the float16 model."""
     names = ("smollm2", "llama-1b") if full else ("smollm2",)
-    if session.emulated:
-        yield Check("whole models", SKIP, 0, "ONNX Runtime's CUDA provider needs a GPU")
+    if session.emulated or session.offline:
+        why = "ONNX Runtime's CUDA provider needs a GPU" if session.emulated else "offline"
+        yield Check("whole models", SKIP, 0, why)
         return
     agreement = ("benchmarks.models.provider_agreement", "--models", *names)
     yield session.child("same tokens as the CPU", session.python, "-m", *agreement)[0]
@@ -277,14 +285,22 @@ def table(rows: list[Check]) -> Iterator[str]:
     """Lines of a Markdown table."""
     yield "| check | result | seconds | detail |"
     yield "| --- | --- | ---: | --- |"
-    for row in rows:
-        yield f"| {row.name} | {row.result} | {row.seconds:.0f} | {row.detail.replace('|', '/')} |"
+    yield from map(line, rows)
+
+
+def line(row: Check) -> str:
+    """The row as a line of a Markdown table."""
+    return f"| {row.name} | {row.result} | {row.seconds:.0f} | {row.detail.replace('|', '/')} |"
 
 
 def _command(args: argparse.Namespace) -> None:
-    session = Session(args.emulated, args.timeout)
-    LOGS.mkdir(parents=True, exist_ok=True)
-    rows = list(checks(session, args.full))
+    logs = args.logs.resolve()
+    logs.mkdir(parents=True, exist_ok=True)
+    session = Session(args.emulated, args.timeout, logs, args.offline, time.monotonic() + 60 * args.minutes)
+    rows = []
+    for row in checks(session, args.full):
+        print(line(row), file=sys.stderr, flush=True)  # what is known stays on the screen if this is ended
+        rows.append(row)
     failed = [row.name for row in rows if row.result == FAIL]
     if args.json:
         content: dict[str, Any] = {"emulated": args.emulated, "passed": not failed, "checks": [*map(asdict, rows)]}
@@ -299,11 +315,20 @@ def _command(args: argparse.Namespace) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; see the module's docstring."""
-    parser = argparse.ArgumentParser(prog="tools/gpu_check.py", description="Check all that needs an NVIDIA GPU.")
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.gpu_check", description="Check all that needs an NVIDIA GPU."
+    )
     parser.add_argument(
         "--full", action="store_true", help="all shapes and rows, not a few, and a model of 1.1 billion parameters"
     )
     parser.add_argument("--emulated", action="store_true", help="without a GPU: tries this command itself")
+    parser.add_argument(
+        "--offline", action="store_true", help="download nothing: without onnxruntime-gpu, and the models that need it"
+    )
+    parser.add_argument("--logs", type=Path, default=LOGS, metavar="DIR", help="of all steps (default out/gpu_check)")
+    parser.add_argument(
+        "--minutes", type=float, default=float("inf"), help="for all steps; those that it leaves no time for fail"
+    )
     parser.add_argument("--timeout", type=float, default=3600, metavar="SECONDS", help="for a step (default 3600)")
     add_common_options(parser)
     return run(parser, _command, argv)

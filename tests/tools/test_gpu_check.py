@@ -2,6 +2,9 @@
 
 import json
 import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -32,7 +35,7 @@ def path(tmp_path, monkeypatch) -> Path:
     folder.mkdir()
     monkeypatch.setenv("PATH", f"{folder}{os.pathsep}/usr/bin{os.pathsep}/bin")
     monkeypatch.delenv("CUDACXX", raising=False)
-    monkeypatch.setattr(gpu_check, "LOGS", gpu_check.ROOT / "out" / "gpu_check_test")
+    monkeypatch.setattr(gpu_check, "LOGS", tmp_path / "logs")
     return folder
 
 
@@ -92,7 +95,7 @@ def test_a_machine_with_a_gpu_runs_every_step_and_one_failure_decides(path, tmp_
     *cuda.report*) echo '{json.dumps({"verdicts": [verdict]})}';;
     *) echo "$DUALBINARY_CUDA_LIBRARY";;
     esac"""
-    session = Session(emulated=False, timeout=60, python=program(path, "python", python))
+    session = Session(emulated=False, timeout=60, logs=tmp_path / "logs", python=program(path, "python", python))
     monkeypatch.setattr(gpu_check, "Session", lambda *arguments: session)
     monkeypatch.setattr(gpu_check, "onnxruntime", lambda session: Check("onnxruntime-gpu", PASS, 0, "1.31.1"))
     assert gpu_check.main(["--json"]) == 1
@@ -120,18 +123,66 @@ def test_a_machine_with_a_gpu_runs_every_step_and_one_failure_decides(path, tmp_
     assert "1 of 14 checks failed: racecheck" in printed.err
 
 
-def test_a_step_that_does_not_end_is_a_failure(path):
-    session = Session(emulated=True, timeout=0.2)
-    gpu_check.LOGS.mkdir(parents=True, exist_ok=True)
+def test_a_step_that_does_not_end_is_a_failure(path, tmp_path):
+    session = Session(emulated=True, timeout=0.2, logs=tmp_path)
     check, output = session.child("slow", program(path, "slow", "echo begun; exec sleep 20"))
     assert check.result == FAIL
     assert check.detail.startswith("no end after 0 seconds")
     assert "begun" in output
 
 
+def test_steps_that_no_time_is_left_for_fail_without_being_run(path, tmp_path):
+    session = Session(emulated=True, timeout=60, logs=tmp_path, deadline=0)
+    check, output = session.child("late", program(path, "late", f"touch {tmp_path}/ran"))
+    assert (check.result, check.detail, output) == (FAIL, "no time was left for it", "")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_rows_are_printed_as_they_come(path, tmp_path, capsys, monkeypatch):
+    def stopped(session: Session, full: bool):
+        yield Check("device", PASS, 0, "NVIDIA H200")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(gpu_check, "checks", stopped)
+    assert gpu_check.main([]) == 130
+    assert "| device | pass | 0 | NVIDIA H200 |\n" in capsys.readouterr().err
+
+
+def test_offline_nothing_is_downloaded(path, tmp_path, monkeypatch):
+    """Every step that runs is a stand-in that fails where it is asked for pip."""
+    program(path, "nvidia-smi", "echo 'NVIDIA H200, 9.0, 143771 MiB, 580.1'")
+    facts = {"library": str(tmp_path / "library.so"), "kernels": [{"name": "k"}], "devices": [1]}
+    python = f"""case "$*" in *pip*|*venv*) touch {tmp_path}/asked;; *build_cuda*) echo '{json.dumps(facts)}';;
+    *) echo '{json.dumps({"verdicts": []})}';; esac"""
+    session = Session(False, 60, tmp_path, offline=True, python=program(path, "python", python))
+    rows = {row.name: row for row in gpu_check.checks(session, full=False)}
+    assert not (tmp_path / "asked").exists()
+    assert rows["products"].result == PASS
+    assert [(name, row.detail) for name, row in rows.items() if row.result == SKIP and row.detail == "offline"] == [
+        ("onnxruntime-gpu", "offline"),
+        ("whole models", "offline"),
+    ]
+
+
+def test_every_file_with_a_test_for_a_gpu_is_run():
+    folder = gpu_check.ROOT / "tests"
+    marked = [path for path in folder.rglob("test_*.py") if re.search(r"pytest\.mark\.gpu\b", path.read_text())]
+    assert {str(path.relative_to(gpu_check.ROOT)) for path in marked} == set(gpu_check.GPU_TESTS)
+
+
+def test_the_kernels_are_configured_without_headers_of_onnx_runtime(tmp_path):
+    """Emulated, as there may be no nvcc; nothing that a user has is looked at."""
+    programs = os.pathsep.join([str(Path(sys.executable).parent), "/usr/bin", "/bin"])
+    environment = {"PATH": programs, "HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)}
+    options = ["-DDUALBINARY_CPU=OFF", "-DDUALBINARY_CUDA_EMULATED=ON", f"-DPython3_EXECUTABLE={sys.executable}"]
+    command = ["cmake", "-S", str(gpu_check.ROOT), "-B", str(tmp_path / "build"), *options]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.slow
-def test_emulated_it_runs_what_it_can(capsys, monkeypatch):
-    monkeypatch.setattr(gpu_check, "LOGS", gpu_check.ROOT / "out" / "gpu_check_test")
+def test_emulated_it_runs_what_it_can(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(gpu_check, "LOGS", tmp_path / "logs")
     assert gpu_check.main(["--emulated"]) == 0
     printed = capsys.readouterr()
     lines = [line for line in printed.out.splitlines() if line.startswith("|")]
