@@ -78,11 +78,20 @@ class BatchDecoder:
         return self._open.count(None)
 
     def open(self) -> BatchSequence:
-        """Take a slot for a new sequence. Raises InputError where all are taken."""
+        """Take a slot for a new sequence.
+
+        Raises InputError where all are taken, and DualBinaryError where there is no memory for it; the slot stays free.
+        """
         if None not in self._open:
             raise InputError(f"all {self.slots} slots are taken; close a sequence first")
         row = self._open.index(None)
-        self._open[row] = sequence = self._begin(row)
+        try:
+            self._open[row] = sequence = self._begin(row)
+        except Exception as error:  # ONNX Runtime's own exceptions share no narrower base
+            raise DualBinaryError(
+                f"a slot of {self.capacity} tokens cannot be had: {first_line(error)}; a smaller context or fewer slots "
+                "take less memory"
+            ) from error
         return sequence
 
     def close(self, sequence: BatchSequence) -> None:
@@ -183,9 +192,9 @@ class _Decoders(BatchDecoder):
     def _begin(self, row: int) -> _OwnDecoder:
         provider = self._decoder.provider
         decoder = self._captured.get(row) or Decoder(self._decoder.session, self.config, provider)
+        decoder.start(self.capacity)
         if provider.cuda_graph:
             self._captured[row] = decoder
-        decoder.start(self.capacity)
         return _OwnDecoder(decoder)
 
     def read(self, sequence: BatchSequence, tokens: Sequence[int]) -> npt.NDArray[np.float32]:
@@ -334,18 +343,19 @@ class _Rows(BatchDecoder):
         if self._has_positions:
             binding.bind_cpu_input("position_ids", past + np.arange(new))
         binding.bind_output(output)  # again, or the run would write into those of the last one
-        group = self._group(members)
-        for tensor in self._states:
-            binding.bind_ortvalue_input(tensor.past, _value(group.now[tensor.past]))
-            binding.bind_ortvalue_output(tensor.present, _value(group.after[tensor.past]))
         try:
+            group = self._group(members)
+            for tensor in self._states:
+                binding.bind_ortvalue_input(tensor.past, _value(group.now[tensor.past]))
+                binding.bind_ortvalue_output(tensor.present, _value(group.after[tensor.past]))
             self._session.run_with_iobinding(binding)
-        except Exception as error:  # ONNX Runtime's own exceptions share no narrower base
+            logits = binding.get_outputs()[0].numpy()
+        except Exception as error:  # as in `open`
             raise DualBinaryError(f"ONNX Runtime failed while running the model: {first_line(error)}") from error
         group.swap()
         for member in members:
             member.length += new
-        return binding.get_outputs()[0].numpy()
+        return logits
 
     def _binding(self, first: int, count: int, output: str) -> ort.IOBinding:
         """What binds rows [first, first + count) of the buffers, made once. Its first output is `output`."""

@@ -40,7 +40,11 @@ OnEnd = Callable[[str | DualBinaryError], None]
 
 
 class CallbackError(DualBinaryError):
-    """`on_token` of a job raised an exception, which is the cause of this one."""
+    """The sampler of a job or its `on_token` raised an exception, which is the cause of this one."""
+
+    def __init__(self, does: str, error: Exception) -> None:
+        super().__init__(f"what {does} the tokens failed: {type(error).__name__}: {error}")
+        self.__cause__ = error
 
 
 @dataclass(eq=False)
@@ -53,7 +57,8 @@ class Job:
         sampler: chooses a token by logits [vocabulary], such as a Sampler; it serves one job.
         on_token: called with each token and the logits that it was chosen by. Returns True to end the job there.
         on_end: called once, with why it ended: "stop" at an end-of-text token or by `on_token`, "length" at the limit,
-            "canceled", or the error: CallbackError where `on_token` raised one.
+            "canceled", or the error: CallbackError where the sampler or `on_token` raised one. It must not raise one
+            itself, which would break off the step of all others.
         runs: of the model after the prompt.
         guessed, accepted: tokens that were guessed, and those of them that were right.
     """
@@ -126,8 +131,13 @@ class Batcher:
         self._step()
 
     def _begin(self) -> None:
-        if self._reading is None and self._waiting and self._decoder.free:
-            self._reading = _Reading(self._waiting.popleft(), self._decoder.open())
+        if self._reading is not None or not self._waiting or not self._decoder.free:
+            return
+        job = self._waiting.popleft()
+        try:
+            self._reading = _Reading(job, self._decoder.open())
+        except DualBinaryError as error:
+            self._end(job, None, error)
 
     def _read(self) -> None:
         if self._reading is None:
@@ -200,28 +210,30 @@ class Batcher:
         except DualBinaryError as error:
             self._end(job, sequence, error)
             return
+        except Exception as error:  # a bug of the one who asked, which others need not suffer
+            self._end(job, sequence, CallbackError("chooses", error))
+            return
         if token in self._decoder.config.eos_token_ids:
             self._end(job, sequence, "stop")
             return
         job._answer.append(token)
         try:
             done = job.on_token(token, logits)
-        except Exception as error:  # a bug of the one who asked, which others need not suffer
-            failure = CallbackError(f"what takes the tokens failed: {type(error).__name__}: {error}")
-            failure.__cause__ = error
-            self._end(job, sequence, failure)
+        except Exception as error:  # as above
+            self._end(job, sequence, CallbackError("takes", error))
             return
         if done:
             self._end(job, sequence, "stop")
         elif len(job._answer) == job._limit:
             self._end(job, sequence, "length")
 
-    def _end(self, job: Job, sequence: BatchSequence, reason: str | DualBinaryError) -> None:
+    def _end(self, job: Job, sequence: BatchSequence | None, reason: str | DualBinaryError) -> None:
         if job._ended:  # by itself, in `on_token`
             return
         job._ended = True
         self._running.pop(job, None)
-        self._decoder.close(sequence)
+        if sequence is not None:
+            self._decoder.close(sequence)
         if self._guesses is not None:
             self._guesses.forget(job)
         job.on_end(reason)

@@ -74,7 +74,10 @@ class Engine:
                 self._jobs.discard(job)
             if isinstance(reason, CallbackError):  # a bug; whoever runs the server has to hear of it
                 traceback.print_exception(reason)
-            end(reason)
+            try:
+                end(reason)
+            except Exception:  # a bug as well; the job has ended, and others go on
+                traceback.print_exc()
 
         job.on_end = ended
         with self._changed:

@@ -21,6 +21,7 @@ from runtime_ext.sampling import Sampler
 from runtime_ext.speculation import longest_guess
 from tests.support.pace import Always
 from tests.support.tiny_models import make_model
+from tests.support.tiny_sessions import make_model as make_growing
 
 PROMPTS = [[7, 8, 9], [1], list(range(30)), [200, 100, 50, 25], list(range(100, 120)), [5, 5], [33] * 11]
 NEW = 12
@@ -226,17 +227,48 @@ def test_an_error_ends_the_jobs_that_it_concerns_and_no_other(decoder):
     def broken(logits):
         raise DualBinaryError("no token can be chosen")
 
+    def buggy(logits):
+        return {}[logits.argmax()]
+
     batch = batch_decoder(decoder, 3, 40)
     batcher = Batcher(batch)
-    good, bad, unknown = Record(), Record(), Record()
+    good, bad, worse, unknown = Record(), Record(), Record(), Record()
     batcher.add(good.job(PROMPTS[0]))
     batcher.add(bad.job(PROMPTS[1], broken))
+    batcher.add(worse.job(PROMPTS[1], buggy))
     batcher.add(unknown.job([100_000]))
     drain(batcher)
     assert good.tokens == alone(decoder, PROMPTS[0]).tokens
     assert [str(record.ended[0]) for record in (bad, unknown)] == ["no token can be chosen", str(unknown.ended[0])]
     assert "token id 100000" in str(unknown.ended[0])
+    assert isinstance(worse.ended[0], CallbackError)
+    assert "what chooses the tokens failed: KeyError" in str(worse.ended[0])
     assert batch.free == 3
+
+
+@pytest.mark.parametrize("error", [RuntimeError("Failed to allocate memory\nin a file"), MemoryError()])
+def test_a_job_whose_slot_has_no_memory_ends_alone(tiny_weights, tmp_path, monkeypatch, error):
+    """Where a cache grows, each slot is a decoder of its own, and begins with allocations."""
+    decoder = Decoder.load(make_growing(tiny_weights, tmp_path, share_buffer=False), threads=1, library=False)
+    batch = batch_decoder(decoder, 2, 40)
+    batcher, failed, record = Batcher(batch), Record(), Record()
+    start, errors = Decoder.start, [error]
+
+    def start_later(self, capacity):
+        if capacity and errors:
+            raise errors.pop()
+        start(self, capacity)
+
+    monkeypatch.setattr(Decoder, "start", start_later)
+    batcher.add(failed.job(PROMPTS[0]))
+    batcher.add(record.job(PROMPTS[0]))
+    drain(batcher)
+    said = str(error).split("\n")[0] or "MemoryError"
+    assert [str(each) for each in failed.ended] == [
+        f"a slot of 40 tokens cannot be had: {said}; a smaller context or fewer slots take less memory"
+    ]
+    assert (record.tokens, record.ended) == (alone(decoder, PROMPTS[0]).tokens, ["length"])
+    assert batch.free == 2
 
 
 @pytest.mark.parametrize("longest", [0, 7])

@@ -2,12 +2,16 @@
 
 import json
 import time
+from unittest.mock import Mock
 
 import httpx2
 import openai
 import pytest
 
+from dualbinary import DualBinaryError
 from runtime_ext.batch_decoder import load_batch_decoder
+from runtime_ext.batcher import Job
+from runtime_ext.sampling import Sampler
 from runtime_ext.serve.answer import Answer
 from runtime_ext.serve.app import Limits
 from runtime_ext.text import TextCodec
@@ -147,3 +151,25 @@ def test_an_answer_that_fails_is_one_error_and_others_go_on(codec, script, monke
         assert answer.choices[0].message.content == "hello"
         assert (engine.alive, engine.jobs, script.free) == (True, 0, script.slots)
     assert "ValueError: no such text" in capfd.readouterr().err  # with its traceback
+
+
+def test_a_bug_at_the_end_of_an_answer_leaves_the_model_running(codec, script, capfd):
+    def end(reason):
+        raise ValueError("no such end")
+
+    with serving(script, codec) as (url, engine):
+        engine.submit(Job([1, 2], 3, Sampler(), lambda token, logits: False, end))
+        answer = client(url).chat.completions.create(model="tiny", messages=ASKED, max_tokens=5, temperature=0)
+        assert answer.choices[0].message.content == "hello"
+        assert (engine.alive, engine.jobs, script.free) == (True, 0, script.slots)
+    assert "ValueError: no such end" in capfd.readouterr().err
+
+
+def test_a_slot_without_memory_is_an_error_of_its_request_alone(codec, script, monkeypatch):
+    with serving(script, codec) as (url, engine):
+        with monkeypatch.context() as patch:
+            patch.setattr(script, "open", Mock(side_effect=DualBinaryError("a slot of 64 tokens cannot be had")))
+            with pytest.raises(openai.InternalServerError, match="cannot be had"):
+                client(url).chat.completions.create(model="tiny", messages=ASKED)
+        answer = client(url).chat.completions.create(model="tiny", messages=ASKED, max_tokens=5, temperature=0)
+        assert (answer.choices[0].message.content, engine.alive) == ("hello", True)
