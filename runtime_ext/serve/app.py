@@ -26,6 +26,7 @@ from runtime_ext.batcher import Job
 from runtime_ext.sampling import Sampler
 from runtime_ext.serve.answer import Answer, Delta
 from runtime_ext.serve.engine import Engine, EngineStoppedError, QueueFullError
+from runtime_ext.serve.loopback import is_loopback
 from runtime_ext.serve.protocol import ApiError, ChatRequest, CompletionRequest, Request, parse, read_body
 from runtime_ext.serve.replies import ChatReply, Reply, TextReply, as_json
 from runtime_ext.text import TextCodec
@@ -38,7 +39,6 @@ T = TypeVar("T")
 _RETRY_AFTER = "1"  # seconds; a slot is free again after a few of them at most, on the machines that this is for
 _READING_SECONDS = 30
 _DISCONNECTED = "disconnected"
-_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 @dataclass(frozen=True)
@@ -128,12 +128,13 @@ class _Api:
             host = request.url.hostname
         except ValueError:
             raise ApiError(400, "host: expected the name or the address of this server") from None
-        if self._limits.loopback and host not in _LOOPBACK:
+        if self._limits.loopback and not is_loopback(host or ""):
             raise ApiError(403, f"host {host}: this server answers requests for this machine alone")
         if self._limits.key is None:
             return
-        given = request.headers.get("authorization", "").removeprefix("Bearer ")
-        if not hmac.compare_digest(given.encode("latin-1"), self._limits.key.encode()):
+        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        right = hmac.compare_digest(given.encode("latin-1"), self._limits.key.encode())
+        if scheme.lower() != "bearer" or not right:
             raise ApiError(401, "the API key is missing or wrong", kind="authentication_error", code="invalid_api_key")
 
     def _check_model(self, name: str) -> None:

@@ -4,30 +4,31 @@
 
 Requests are answered together as they come. The line that says where it listens goes to standard output, a line for
 each answer to standard error; with `--json` both are objects on standard output. Ctrl-C or SIGTERM lets the answers
-that are under way come to an end, for `--grace` seconds at most, and exits with 0.
+that are under way come to an end, for `--grace` seconds at most, and exits with 0. Where the model's thread fails,
+which is a bug, its requests get the error, and the command exits with 1, so that what watches it can start it again.
 """
 
 import argparse
 import asyncio
 import contextlib
 import importlib
-import ipaddress
 import json
 import os
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dualbinary import DualBinaryError, InputError
 from dualbinary.cli.options import option, options_from
-from runtime_ext.batch_decoder import batch_decoder
+from runtime_ext.batch_decoder import BatchDecoder, batch_decoder
 from runtime_ext.decoder import Decoder, LoadOptions
 from runtime_ext.providers import Provider
 from runtime_ext.serve.engine import Engine
+from runtime_ext.serve.loopback import is_loopback
 from runtime_ext.speculation import SPECULATE, longest_guess
 from runtime_ext.text import TextCodec
 
@@ -36,6 +37,7 @@ __all__ = ["API_KEY", "EXAMPLES", "OPTIONS", "ServeOptions", "command"]
 API_KEY = "DUALBINARY_API_KEY"  # environment variable; a command line can be read by others
 DEFAULT_CONTEXT = 4096
 HEAD_SECONDS = 30  # until the head of a request has arrived
+_WATCH_SECONDS = 0.5  # between two looks at whether the model runs
 
 
 @dataclass(frozen=True)
@@ -88,14 +90,16 @@ def command(args: argparse.Namespace) -> None:
     log = _Log(args.json)
     engine = Engine(batch, options.queue, longest_guess(decoder, options.speculate, library=load.library))
     key = _key(options)
-    limits = app.Limits(options.max_body, seconds=options.timeout, key=key, loopback=_is_loopback(options.host))
+    limits = app.Limits(options.max_body, seconds=options.timeout, key=key, loopback=is_loopback(options.host))
     with _listening(options) as listener:
         engine.start()
         try:
-            log.listening(listener, name, batch.slots, batch.capacity, batch.cache_bytes_per_token, batch.batched)
-            asyncio.run(_serve(app.make_app(engine, codec, name, limits, log.answer), listener, options))
+            api = app.make_app(engine, codec, name, limits, log.answer)
+            asyncio.run(_serve(api, engine, listener, options, lambda: log.listening(listener, name, batch)))
         finally:
             engine.stop()
+    if engine.failure is not None:
+        raise engine.failure
 
 
 def _key(options: ServeOptions) -> str | None:
@@ -106,8 +110,10 @@ def _key(options: ServeOptions) -> str | None:
     return key
 
 
-async def _serve(app: Any, listener: socket.socket, options: ServeOptions) -> None:
-    """Answer requests until a signal says to end."""
+async def _serve(
+    app: Any, engine: Engine, listener: socket.socket, options: ServeOptions, ready: Callable[[], None]
+) -> None:
+    """Answer requests until a signal says to end, or the model fails. `ready` is called where signals are heard."""
     uvicorn = importlib.import_module("uvicorn")
     connections = importlib.import_module("runtime_ext.serve.connections")
     config = uvicorn.Config(
@@ -130,7 +136,17 @@ async def _serve(app: Any, listener: socket.socket, options: ServeOptions) -> No
             loop.add_signal_handler(number, server.handle_exit, number, None)
         except NotImplementedError:  # Windows
             signal.signal(number, server.handle_exit)
+    ready()
+    watching = asyncio.create_task(_end_with(engine, server))
     await server.serve(sockets=[listener])
+    watching.cancel()
+
+
+async def _end_with(engine: Engine, server: Any) -> None:
+    """Have the server end as by a signal once the model does not run any more."""
+    while engine.alive:
+        await asyncio.sleep(_WATCH_SECONDS)
+    server.should_exit = True
 
 
 @contextlib.contextmanager
@@ -146,13 +162,6 @@ def _listening(options: ServeOptions) -> Iterator[socket.socket]:
         yield listener
 
 
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
 def _name_of(model: Path) -> str:
     return model.resolve().parent.name or model.stem
 
@@ -163,18 +172,17 @@ class _Log:
     def __init__(self, as_json: bool) -> None:
         self._json = as_json
 
-    def listening(
-        self, listener: socket.socket, model: str, slots: int, room: int, bytes_per_token: int, batched: bool
-    ) -> None:
+    def listening(self, listener: socket.socket, model: str, batch: BatchDecoder) -> None:
         host, port = listener.getsockname()[:2]
         url = f"http://{f'[{host}]' if ':' in host else host}:{port}/v1"
-        cache = slots * room * bytes_per_token
+        slots, room = batch.slots, batch.capacity
+        cache = slots * room * batch.cache_bytes_per_token
         if self._json:
             facts = {"url": url, "model": model, "slots": slots, "context": room, "cache_bytes": cache}
-            print(json.dumps({"event": "listening", **facts, "batched": batched}), flush=True)
+            print(json.dumps({"event": "listening", **facts, "batched": batch.batched}), flush=True)
             return
         print(f"{model} at {url}: {slots} slots of {room} tokens, {cache / 1e6:.0f} MB of cache at most", flush=True)
-        if not batched and slots > 1:
+        if not batch.batched and slots > 1:
             print("the cache of this model grows: sequences take turns instead of sharing runs", file=sys.stderr)
 
     def answer(self, entry: dict[str, Any]) -> None:

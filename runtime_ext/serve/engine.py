@@ -32,6 +32,7 @@ class Engine:
         self._inbox: list[Callable[[], None]] = []
         self._changed = threading.Condition()
         self._stopping = False
+        self._failure: DualBinaryError | None = None
         self._thread = threading.Thread(target=self._work, name="model", daemon=True)
 
     def start(self) -> None:
@@ -54,6 +55,11 @@ class Engine:
     def alive(self) -> bool:
         """True while jobs are taken."""
         return self._thread.is_alive() and not self._stopping
+
+    @property
+    def failure(self) -> DualBinaryError | None:
+        """Why the thread ended by itself; None where it did not."""
+        return self._failure
 
     @property
     def jobs(self) -> int:
@@ -100,15 +106,14 @@ class Engine:
         try:
             while self._take():
                 self._batcher.advance()
-            reason = None
         except Exception as error:  # a bug; those who wait have to hear of it
             traceback.print_exc()
-            reason = DualBinaryError(f"the model thread failed: {type(error).__name__}: {error}")
+            self._failure = DualBinaryError(f"the model thread failed: {type(error).__name__}: {error}")
         with self._changed:
             self._stopping = True
             left = list(self._jobs)
         for job in left:
-            job.on_end(reason or "canceled")
+            job.on_end(self._failure or "canceled")
 
     def _take(self) -> bool:
         """Wait until there is something to do, and take in what came; False when it is to stop."""

@@ -286,6 +286,36 @@ def test_the_command_serves_until_a_signal_and_lets_answers_end(tiny_model):
     assert err == ""
 
 
+def test_a_signal_that_comes_with_the_first_line_ends_the_command_as_any(tiny_model):
+    command = [sys.executable, "-m", "runtime_ext", "serve", str(tiny_model), "--port", "0", "--no-library"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert " slots of " in process.stdout.readline()
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=20)
+    assert (process.returncode, err) == (0, "")
+
+
+def test_a_model_thread_that_fails_ends_the_command_with_1(tiny_model):
+    script = (
+        "import sys; from runtime_ext.__main__ import main; from runtime_ext.batcher import Batcher\n"
+        "Batcher.advance = None  # a bug\n"
+        f"sys.exit(main(['serve', {str(tiny_model)!r}, '--port', '0', '--no-library', '--json']))\n"
+    )
+    command = [sys.executable, "-c", script]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        first = json.loads(process.stdout.readline())
+        with pytest.raises(openai.InternalServerError, match="the model thread failed: TypeError"):
+            client(first["url"]).completions.create(model=first["model"], prompt="x", max_tokens=3)
+        try:
+            _, err = process.communicate(timeout=20)
+        finally:
+            process.kill()
+    assert process.returncode == 1
+    assert err.splitlines()[-1].startswith("error: the model thread failed: TypeError")
+
+
 def test_a_port_that_is_taken_exits_2_with_one_line(tiny_model, codec, script, capsys):
     from runtime_ext.__main__ import main
 

@@ -115,6 +115,16 @@ def test_requests_that_are_none_get_an_error_object(live, method, path, content,
     assert message in answer.json()["error"]["message"]
 
 
+@pytest.mark.parametrize("host", ["localhost:80", "127.0.0.1", "127.0.0.2:8000", "[::1]", "[::1]:8000"])
+def test_every_name_and_address_of_this_machine_is_taken(live, host):
+    assert httpx2.get(f"{live.base_url}models", headers={"Host": host}).status_code == 200
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1.evil.example", "localhost.evil.example:80", "128.0.0.1", "[::2]"])
+def test_hosts_that_only_look_like_this_machine_are_refused(live, host):
+    assert httpx2.get(f"{live.base_url}models", headers={"Host": host}).status_code == 403
+
+
 def test_a_body_that_does_not_come_is_not_waited_for(codec, script):
     def slowly():
         yield b"{"
@@ -133,8 +143,9 @@ def test_a_key_is_asked_for_everywhere_but_at_health(codec, script):
                 client(url, wrong).models.list()
             with pytest.raises(openai.AuthenticationError):
                 client(url, wrong).chat.completions.create(model="tiny", messages=ASKED)
-        headers = {b"Authorization": "Bearer sécret".encode()}
-        assert httpx2.get(f"{url}/models", headers=headers).status_code == 200
+        for given, status in (("Bearer sécret", 200), ("bearer sécret", 200), ("Basic sécret", 401), ("Bearer", 401)):
+            headers = {b"Authorization": given.encode()}
+            assert httpx2.get(f"{url}/models", headers=headers).status_code == status
         assert httpx2.get(url.replace("/v1", "/health")).status_code == 200
 
 
