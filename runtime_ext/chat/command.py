@@ -30,6 +30,7 @@ __all__ = ["EXAMPLES", "OPTIONS", "ChatOptions", "command"]
 DEFAULT_CONTEXT = 4096
 WAY_ON = "/undo takes back the last question, /reset begins anew"
 WAY_IN = "ask in fewer words, or choose a larger --context"
+UNANSWERED = "stopped before the answer began; /retry answers the question, another one takes its place"
 
 
 @dataclass(frozen=True)
@@ -127,8 +128,7 @@ class _Chat:
         try:
             found = command_of(line)
             if found is None:
-                message = line[1:] if line.startswith("//") else line
-                self._conversation.messages.append({"role": "user", "content": message})
+                self._conversation.ask(line[1:] if line.startswith("//") else line)
                 self._answer()
                 return True
             outcome = run_command(self._conversation, *found)
@@ -184,7 +184,9 @@ class _Chat:
 
 
 def _summary(turn: Turn) -> str:
-    """Counts and speeds of an answer."""
+    """Counts and speeds of an answer, or what becomes of its question."""
+    if turn.finish_reason == "stopped" and not turn.tokens:
+        return UNANSWERED
     steps = len(turn.tokens) - (turn.finish_reason == "length")  # the first token comes out of the prompt's step
     speed = f", {steps / turn.decode_seconds:.1f} tokens/s" if steps > 0 and turn.decode_seconds else ""
     read = turn.prompt_tokens - turn.cached_tokens

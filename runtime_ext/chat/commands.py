@@ -59,14 +59,17 @@ def _retry(conversation: Conversation, argument: str) -> Outcome:
     question = conversation.undo()
     if question is None:
         return Outcome("nothing to answer again")
-    conversation.messages.append({"role": "user", "content": question})
+    conversation.ask(question)
     return Outcome(answer=True)
 
 
 def _save(conversation: Conversation, argument: str) -> Outcome:
     if not argument:
         raise InputError("/save: name the file, as in /save talk.md; one that ends in .json gets the messages in JSON")
-    path = Path(argument).expanduser()
+    try:
+        path = Path(argument).expanduser()
+    except RuntimeError:
+        raise InputError(f"{argument}: there is no such user; name the file by its whole path") from None
     if path.exists():
         raise InputError(f"{path}: exists; choose another name")
     system = [{"role": "system", "content": conversation.system}] if conversation.system else []

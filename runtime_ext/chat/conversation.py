@@ -78,6 +78,12 @@ class Conversation:
             if turn.tokens or turn.finish_reason == "stop":
                 self.messages.append({"role": "assistant", "content": self.codec.decode(turn.tokens)})
 
+    def ask(self, question: str) -> None:
+        """Add a question, in the place of one that was stopped before its answer began: many templates take turns."""
+        if self.messages and self.messages[-1]["role"] == "user":
+            self.undo()
+        self.messages.append({"role": "user", "content": question})
+
     def prompt(self) -> list[int]:
         """The tokens of the conversation, up to where the next answer begins. Raises InputError by the template."""
         system = [{"role": "system", "content": self.system}] if self.system else []

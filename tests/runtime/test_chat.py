@@ -129,6 +129,7 @@ def test_save_writes_markdown_and_replaces_nothing(chat, tiny_model, tmp_path):
     [
         ("/undue", "/undue: no such command; /help lists them, and // begins a message with a slash"),
         ("/save", "/save: name the file, as in /save talk.md"),
+        ("/save ~nobody-here/talk.md", "~nobody-here/talk.md: there is no such user"),
         ('"unfinished', "begins as a JSON string and is none"),
         ("x" * tiny.CONTEXT_LENGTH, "leaves no room for an answer in 64; ask in fewer words"),
     ],
@@ -246,6 +247,36 @@ def test_an_answer_that_was_stopped_stays_as_far_as_it_got(tiny_model):
     again = Turn([])
     list(conversation.answer(4, Sampler(), again, lambda: False))
     assert again.tokens == fresh_tokens(tiny_model, [("user", "Hi"), ("assistant", before), ("user", "So")])
+
+
+TURNS = "{% if (m.role == 'user') != loop.index0 is even %}{{ raise_exception('roles have to alternate') }}{% endif %}"
+
+
+@pytest.mark.parametrize(("line", "asked"), [("And?", "And?"), ("/retry", "Hi there")])
+def test_a_question_that_was_stopped_before_its_answer_is_no_turn(chat, tiny_copy, monkeypatch, line, asked):
+    template = tiny.CHAT_TEMPLATE.replace("%}<", f"%}}{TURNS}<", 1)
+    tiny.write_json(tiny_copy.parent / "tokenizer_config.json", {"eos_token": tiny.END, "chat_template": template})
+    step, presses = Decoder.step, [signal.SIGINT]
+
+    def press(self, tokens):
+        if presses:
+            os.kill(os.getpid(), presses.pop())
+        return step(self, tokens)
+
+    monkeypatch.setattr(Decoder, "step", press)
+    monkeypatch.setattr("runtime_ext.chat.conversation.PROMPT_CHUNK", 4)  # so that the first prompt has several
+    code, out, err = chat(tiny_copy, ["Hi there", line], "--json", *FEW)
+    assert code == 0, err
+    stopped, answer = objects(out)
+    assert (stopped["tokens"], stopped["finish_reason"]) == ([], "stopped")
+    assert answer["tokens"] == fresh_tokens(tiny_copy, [("user", asked)])
+
+
+def test_what_becomes_of_a_question_without_an_answer_is_said(chat, tiny_model, monkeypatch):
+    monkeypatch.setattr(Interrupts, "asked", lambda self: True)
+    code, _, err = chat(tiny_model, ["Hi"], *FEW)
+    assert code == 0
+    assert "stopped before the answer began; /retry answers the question" in err
 
 
 def test_a_decoder_that_cannot_go_back_reads_again(tiny_model, monkeypatch):
