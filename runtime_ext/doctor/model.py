@@ -67,8 +67,11 @@ def _loaded(path: Path, provider: str) -> Iterator[Finding]:
 
 
 def _tokenizer(folder: Path) -> str:
-    from runtime_ext.text import TextCodec
-
+    try:
+        from runtime_ext.text import TextCodec
+    except ImportError as error:
+        way = "`pip install tokenizers jinja2` brings it; where it is installed, reinstall it"
+        raise InputError(f"a package that reads texts cannot be imported ({error}); {way}") from error
     TextCodec(folder)
     return "tokenizer.json is one"
 

@@ -52,6 +52,9 @@ class Host:
     def module(self, name: str, value: object) -> None:
         self._patch.setitem(sys.modules, name, value)
 
+    def forget(self, name: str) -> None:
+        self._patch.delitem(sys.modules, name, raising=False)
+
     def library(self, content: bytes) -> Path:
         path = self.folder / "other.so"
         path.write_bytes(content)
@@ -149,6 +152,11 @@ def no_decoder(host):
     )
 
 
+def no_tokenizers(host):
+    host.module("tokenizers", None)
+    host.forget("runtime_ext.text")  # which was imported with it
+
+
 def named_library(host, text="libdualbinary.so"):
     path = host.folder / "genai_config.json"
     named = f'"session_options": {{"custom_ops_library": "{text}",'
@@ -224,6 +232,7 @@ SETUPS = {
     "the model is stored for another processor": other_layout,
     "the model has no function, and there is no library": no_functions,
     "the model is no decoder": no_decoder,
+    "the package tokenizers is missing": no_tokenizers,
     "the tokenizer is missing": lambda host: (host.folder / "tokenizer.json").unlink(),
     "the tokenizer is damaged": lambda host: (host.folder / "tokenizer.json").write_text("{}"),
     "genai_config.json is damaged": lambda host: (host.folder / "genai_config.json").write_text("{"),
