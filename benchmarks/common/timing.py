@@ -5,11 +5,14 @@ either of the two times. So a ratio here is one of medians of interleaved rounds
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median, quantiles
+from typing import TypeVar
 
-__all__ = ["Clock", "Ratio", "Summary", "interleave", "ratio", "summarize", "wall_clock"]
+__all__ = ["Clock", "Ratio", "Summary", "in_turn", "interleave", "ratio", "summarize", "wall_clock"]
+
+T = TypeVar("T")
 
 Clock = Callable[[Callable[[], object]], float]
 """Function that calls a piece of work once and returns the seconds that it took."""
@@ -53,13 +56,17 @@ def interleave(
     Each round begins with another work, so that none always follows the same one. The first round is not counted.
     """
     times: dict[str, list[float]] = {name: [] for name in works}
-    names = list(works)
     for count in range(rounds + 1):
-        first = count % len(names)
-        for name in names[first:] + names[:first]:
+        for name in in_turn(list(works), count):
             time.sleep(_PAUSE)
             times[name].append(_repeat(works[name], seconds, times[name][-1:], clock))
     return {name: each[1:] for name, each in times.items()}
+
+
+def in_turn(items: Sequence[T], count: int) -> list[T]:
+    """`items` in the order of round `count`: each round begins with another one, so none always follows the same."""
+    first = count % len(items)
+    return [*items[first:], *items[:first]]
 
 
 def _repeat(work: Callable[[], object], seconds: float, before: list[float], clock: Clock) -> float:

@@ -21,7 +21,7 @@ import numpy as np
 import onnxruntime as ort
 
 from benchmarks.common.machine import OtherLoad
-from benchmarks.common.timing import ratio
+from benchmarks.common.timing import in_turn, ratio
 from benchmarks.models.profile import by_run
 from dualbinary import InputError
 from dualbinary.cli.console import add_common_options, run
@@ -55,8 +55,7 @@ def measure(decoder: Decoder, counts: list[int], prompt_length: int, steps: int,
     batch = batch_decoder(decoder, max(counts), prompt_length + steps)
     times: dict[int, list[float]] = {count: [] for count in counts}
     for each in range(rounds + 1):
-        first = each % len(counts)
-        for count in counts[first:] + counts[:first]:
+        for count in in_turn(counts, each):
             times[count].append(_seconds(batch, count, prompt_length, steps) / steps / count)
     own = {count: values[1:] for count, values in times.items()}  # the first round warms up
     base = own[counts[0]]

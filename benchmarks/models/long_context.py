@@ -17,12 +17,13 @@ import json
 import statistics
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.common import REPOSITORY
 from benchmarks.common.machine import OtherLoad
 from benchmarks.common.synthetic_llama import LlamaShape
+from benchmarks.common.timing import in_turn
 from benchmarks.models.random_gguf import write_random
 from benchmarks.models.variants import finish, python_of
 from dualbinary import DualBinaryError, InputError
@@ -56,7 +57,8 @@ VARIANTS = (
 
 
 def _files(work: Path, shape: LlamaShape, variants: list[Variant]) -> dict[Variant, Path]:
-    """The file of each variant, made below `work` where it is missing."""
+    """The file of each variant, made below `work` where it is missing; models of other sizes have folders of theirs."""
+    work = work / f"{shape.layers}-layers-{shape.context}-tokens"
     source = work / "gguf" / "model.gguf"
     if not source.exists():
         work.mkdir(parents=True, exist_ok=True)
@@ -101,29 +103,31 @@ def _command(args: argparse.Namespace) -> None:
             raise InputError(f"--{name}: expected at least 1, got {getattr(args, name)}")
     if args.clock == "cpu" and args.threads != [1]:
         raise InputError("--clock cpu counts threads that spin while they wait; use it with --threads 1")
-    values = {**vars(SHAPE), "layers": args.layers, "context": max(args.contexts) + _ROOM}
+    shape = replace(SHAPE, layers=args.layers, context=max(args.contexts) + _ROOM)
     variants = [variant for variant in VARIANTS if args.peers or variant.engine == "dualbinary"]
-    files = _files(args.work, LlamaShape(**values), variants)
+    files = _files(args.work, shape, variants)
     rows = []
     with OtherLoad() as load:
         for threads in args.threads:
             rounds: dict[str, list[dict[int, float]]] = {variant.name: [] for variant in variants}
             for index in range(args.rounds):
-                first = index % len(variants)
-                for variant in variants[first:] + variants[:first]:
+                for variant in in_turn(variants, index):
                     rounds[variant.name].append(_measured(variant, files[variant], threads, args))
             for name, found in rounds.items():
                 seconds = {context: statistics.median(each[context] for each in found) for context in args.contexts}
                 rows.append({"variant": name, "threads": threads, "seconds": seconds})
     if args.json:
-        print(json.dumps({"clock": args.clock, "other_cores": load.cores, "rows": rows}))
+        facts = {"layers": shape.layers, "context": shape.context, "clock": args.clock, "other_cores": load.cores}
+        print(json.dumps({**facts, "rows": rows}))
         return
     print(f"| threads | keys and values | {' | '.join(f'{context}' for context in args.contexts)} |")
     print(f"| ---: | --- |{' ---: |' * len(args.contexts)}")
     for row in rows:
         speeds = " | ".join(f"{1 / seconds:.1f}" for seconds in row["seconds"].values())
         print(f"| {row['threads']} | {row['variant']} | {speeds} |")
-    print(f"\ntokens a second by context, {args.clock} clock; other processes: {load.cores} cores")
+    print(
+        f"\ntokens a second by context, {shape.layers} layers, {args.clock} clock; other processes: {load.cores} cores"
+    )
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -12,11 +12,13 @@ of 8 (level 4). Then:
                 it comes, and without repacking of weights
     memory      peaks of these processes, of the export with its child processes, file sizes, load times
 
-What was made and measured lies below --work and in --out, from which a stopped run continues. llama.cpp is that of
+What was made and measured lies below --work, in a folder for each content of a file, and in --out, from which a stopped
+run continues. llama.cpp is that of
 `make bench-peers`. docs/benchmarks.md says how to read the tables.
 """
 
 import argparse
+import hashlib
 import json
 import subprocess
 import sys
@@ -39,7 +41,7 @@ from benchmarks.models.variants import Variant, finish, python_of, set_accuracy_
 from dualbinary import DualBinaryError, InputError
 from dualbinary.cli.console import add_common_options, run
 
-__all__ = ["agreement", "main", "speeds"]
+__all__ = ["agreement", "folder_of", "main", "speeds"]
 
 TEXTS = ("The capital of France is", "Once upon a time, in a small village by the sea,", "def fibonacci(n):")
 RANDOM_LENGTHS = (8, 16, 24)  # of prompts for a file without a tokenizer
@@ -49,6 +51,17 @@ PEERS = ("llama.cpp", "llama.cpp, plain")
 EXACT = "exact model"
 EXPORT_NOTE = "export.json"
 """Beside an export: seconds, peak memory in bytes, and the exporter's own summary."""
+
+
+def folder_of(source: Path, work: Path) -> Path:
+    """Where what is made of `source` lies below `work`: files of one name and other bytes have nothing in common."""
+    return work / f"{source.stem}-{sha256_of(source)[:16]}"
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _export(source: Path, path: Path) -> None:
@@ -216,9 +229,9 @@ def _command(args: argparse.Namespace) -> None:
     if not source.is_file():
         raise InputError(f"{args.file}: no such file")
     python_of("llama.cpp")
-    settings = {"file": source.name, "bytes": source.stat().st_size, "prompts": args.prompts, "tokens": args.tokens}
+    settings = {"file": source.name, "sha256": sha256_of(source), "prompts": args.prompts, "tokens": args.tokens}
     records = Records(args.out, settings)
-    work = args.work.resolve() / source.stem
+    work = folder_of(source, args.work.resolve())
     work.mkdir(parents=True, exist_ok=True)
     found = files(source, work)
     names, ids = prompts(work / "level0")

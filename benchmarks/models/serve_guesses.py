@@ -20,6 +20,7 @@ import httpx2
 
 from benchmarks.common.machine import OtherLoad
 from benchmarks.common.served import Served, served
+from benchmarks.common.timing import in_turn
 from benchmarks.models.speculate import PROMPTS, read_prompts
 from dualbinary import DualBinaryError, InputError
 from dualbinary.cli.console import add_common_options, run
@@ -52,9 +53,9 @@ def measure(path: Path, requests: list[tuple[str, str]], tokens: int, rounds: in
         for kind, text in requests:
             seconds: dict[str, list[float]] = {how: [] for how in servers}
             answers = set()
-            for _ in range(rounds + 1):  # the first of each warms up
-                for how, server in servers.items():
-                    taken, answer, count = _ask(server, text, tokens)
+            for number in range(rounds + 1):  # the first of each warms up
+                for how in in_turn(list(servers), number):
+                    taken, answer, count = _ask(servers[how], text, tokens)
                     seconds[how].append(taken)
                     answers.add((answer, count))
             if len(answers) > 1:

@@ -10,6 +10,7 @@ much longer a run of 2, 4 and 8 tokens took than one of a single token, by what 
 
 import argparse
 import json
+import math
 import sys
 import tomllib
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks.common.machine import OtherLoad
+from benchmarks.common.timing import in_turn
 from dualbinary import DualBinaryError, InputError
 from dualbinary.cli.console import add_common_options, run
 from runtime_ext.decoder import Decoder
@@ -48,7 +50,13 @@ class Request:
     @property
     def ratio(self) -> float:
         """How many times as fast guesses make it."""
-        return self.plain_seconds / self.seconds
+        return _times_as_fast([self])
+
+
+def _times_as_fast(requests: list[Request]) -> float:
+    """The ratio over all `requests`; not a number where no answer has a second token, as decoding begins with that."""
+    seconds = sum(each.seconds for each in requests)
+    return sum(each.plain_seconds for each in requests) / seconds if seconds else math.nan
 
 
 def read_prompts(path: Path = PROMPTS) -> list[tuple[str, str]]:
@@ -69,11 +77,11 @@ def measure(
     found = []
     for kind, text in requests:
         prompt = codec.encode_chat(text)
-        plain = [_answer(decoder, prompt, tokens, None)]  # the first of each warms up
-        guessed = [_answer(decoder, prompt, tokens, guesses())]
-        for _ in range(rounds):
-            plain.append(_answer(decoder, prompt, tokens, None))
-            guessed.append(_answer(decoder, prompt, tokens, guesses()))
+        plain: list[Generation] = []
+        guessed: list[Generation] = []
+        for count in range(rounds + 1):  # the first of each warms up
+            for answers in in_turn([plain, guessed], count):
+                answers.append(_answer(decoder, prompt, tokens, guesses() if answers is guessed else None))
         if any(answer.tokens != plain[0].tokens for answer in plain + guessed):
             raise DualBinaryError(f"the answer with guesses is another one; request: {text[:60]!r}")
         last = guessed[-1]
@@ -90,9 +98,9 @@ def _answer(decoder: Decoder, prompt: list[int], tokens: int, speculation: Specu
 
 
 def _command(args: argparse.Namespace) -> None:
-    for name in ("tokens", "rounds"):
-        if getattr(args, name) < 1:
-            raise InputError(f"--{name}: expected at least 1, got {getattr(args, name)}")
+    for name, least in (("tokens", 2), ("rounds", 1)):
+        if getattr(args, name) < least:
+            raise InputError(f"--{name}: expected at least {least}, got {getattr(args, name)}")
     requests = read_prompts(args.prompts)
     decoder = Decoder.load(args.model, args.threads)
     draft = Decoder.load(args.draft, args.threads) if args.draft is not None else None
@@ -105,7 +113,7 @@ def _command(args: argparse.Namespace) -> None:
 
     with OtherLoad() as load:
         found = measure(decoder, TextCodec(args.model.parent), requests, guesses, args.tokens, args.rounds)
-    whole = sum(each.plain_seconds for each in found) / sum(each.seconds for each in found)
+    whole = _times_as_fast(found)
     cost = {rows: median(pace.cost(rows) for pace in paces[1:]) for rows in (2, 4, 8)}
     if args.json:
         rows = [asdict(each) | {"ratio": each.ratio} for each in found]

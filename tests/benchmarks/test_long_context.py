@@ -45,8 +45,13 @@ def test_the_command_makes_files_and_measures(tmp_path, monkeypatch, capsys):
     assert long_context.main([*options, "--work", str(tmp_path)]) == 0
 
     assert ran == ["exporter", "importer"]
-    (row,) = json.loads(capsys.readouterr().out)["rows"]
+    result = json.loads(capsys.readouterr().out)
+    assert (result["layers"], result["context"] > 40) == (1, True)
+    (row,) = result["rows"]
     assert (row["variant"], row["threads"]) == ("dualbinary int8", 1)
     assert set(row["seconds"]) == {"8", "40"}
     assert min(row["seconds"].values()) > 0
     assert long_context.main(["--clock", "cpu", "--threads", "2"]) == 2
+    for layers, made in (("1", 1), ("2", 2)):  # the model of before, and another one
+        assert long_context.main([*options, "--layers", layers, "--work", str(tmp_path)]) == 0
+        assert ran.count("exporter") == made

@@ -145,6 +145,16 @@ def test_a_random_file_is_a_model_of_its_type(kind, tmp_path):
         assert abs(values.mean()) < 0.003  # half a step of levels from -8 to 7
 
 
+def test_files_of_one_name_and_other_bytes_have_folders_of_their_own(tmp_path):
+    contents, work = {"a": b"one", "b": b"two", "c": b"one"}, tmp_path / "work"
+    for folder, content in contents.items():
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "model.gguf").write_bytes(content)
+    first, second, copy = (same_gguf.folder_of(tmp_path / folder / "model.gguf", work) for folder in contents)
+    assert first == copy != second
+    assert {first.parent, second.parent} == {work}
+
+
 def test_memory_of_a_command_counts_its_children(tmp_path, monkeypatch):
     (tmp_path / "parent_of_large.py").write_text(
         "import subprocess, sys, time\n"

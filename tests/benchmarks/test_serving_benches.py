@@ -1,6 +1,7 @@
 """The benchmarks of several sequences, of speculation and of a server under load, on a tiny model."""
 
 import json
+import math
 
 import pytest
 
@@ -62,6 +63,12 @@ def test_answers_with_guesses_are_held_against_plain_ones(model, requests, capsy
     assert result["ratio"] == pytest.approx(row["plain_seconds"] / row["seconds"])
     assert speculate.main([str(model), *options]) == 0
     assert "the same tokens in all answers" in capsys.readouterr().out
+
+
+def test_answers_without_decoding_have_no_ratio(model, capsys):
+    assert speculate.main([str(model), "--tokens", "1"]) == 2
+    assert "--tokens: expected at least 2, got 1" in capsys.readouterr().err
+    assert math.isnan(speculate.Request("edit", 5, 1, 0.0, 0.0, 0, 0, 0).ratio)
 
 
 def test_clients_are_answered_and_the_server_ends(model, capsys):

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.common.timing import interleave, ratio, summarize
+from benchmarks.common.timing import in_turn, interleave, ratio, summarize
 
 TIMES = st.lists(st.floats(1e-6, 10), min_size=1, max_size=20)
 
@@ -30,6 +30,10 @@ def test_a_ratio_is_of_medians_and_its_range_is_of_rounds():
 def test_a_ratio_needs_the_same_rounds():
     with pytest.raises(ValueError, match="zip"):
         ratio([1.0, 2.0], [1.0])
+
+
+def test_each_round_begins_with_another():
+    assert [in_turn("abc", count) for count in range(4)] == [list("abc"), list("bca"), list("cab"), list("abc")]
 
 
 def test_every_work_has_its_turn_in_every_round_and_the_first_round_does_not_count():
