@@ -21,7 +21,7 @@ from dualbinary import DualBinaryError
 from dualbinary.cli import console
 from tools.compat.versions import ORT_VERSIONS, PYTHONS, Host, NotHereError, host_of_onnxruntime, host_of_python
 
-__all__ = ["main"]
+__all__ = ["answers", "main"]
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / "tests" / "data" / "versions"
@@ -54,7 +54,8 @@ def answers(python: Path, models: list[Path], way: str, count: int) -> list[dict
         if done.returncode:
             said = (done.stderr.strip().splitlines() or ["no message"])[-1]
             how = f"ended by signal {-done.returncode}" if done.returncode < 0 else f"exit code {done.returncode}"
-            found.append({"error": f"{how}: {said}", "ours": False})
+            # The error is the next model's; where the process ended behind the last one's line, it takes that place.
+            found[len(models) - 1 :] = [{"error": f"{how}: {said}", "ours": False}]
     return found
 
 
