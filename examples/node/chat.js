@@ -79,12 +79,17 @@ function temperatureOf(word) {
 /** Continue a text or ids once, and say what it took. */
 async function once({ decoder, codec, files }, args, loadSeconds) {
   const ids = args.ids ?? codec.encode(args.prompt);
+  const room = files.context - ids.length;
+  if (room < 1) {
+    throw new ModelError(`the prompt has ${ids.length} tokens and the model takes ${files.context}; shorten it`);
+  }
+  const count = Math.min(args.count, room);
   const stop = args.ids ? new Set() : files.stop;
   const choose = sampler(args.ids ? 0 : args.temperature);
   const toText = textStream(codec);
   const made = [];
   const times = [performance.now()];
-  for await (const token of generate(decoder, ids, { count: args.count, stop, choose })) {
+  for await (const token of generate(decoder, ids, { count, stop, choose })) {
     times.push(performance.now());
     made.push(token);
     if (!args.json && !args.ids) process.stdout.write(toText(token));

@@ -145,6 +145,17 @@ def read_until(controller: int, end: bytes) -> bytes:
     return text
 
 
+def test_a_continuation_ends_where_the_model_is_full(chat, folder):
+    context = json.loads((folder / "genai_config.json").read_text())["model"]["context_length"]
+    ids = [str(3 + place % 200) for place in range(context)]
+    done = subprocess.run(
+        [node(), chat, folder, "--ids", ",".join(ids[:-2]), "--count", "9"], check=True, capture_output=True, text=True
+    )
+    assert len(done.stdout.split(",")) == 2
+    message = f"error: the prompt has {context} tokens and the model takes {context}; shorten it"
+    assert said(chat, folder, "--ids", ",".join(ids)) == (2, message)
+
+
 def test_what_is_wrong_is_said_in_a_sentence(chat, source, folder, tmp_path):
     assert said(chat) == (2, "error: one MODEL_FOLDER is expected, got 0; --help says more")
     assert said(chat, folder, "--count", "none") == (2, "error: --count takes whole numbers from 1 up, got 'none'")
