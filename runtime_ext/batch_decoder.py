@@ -89,8 +89,8 @@ class BatchDecoder:
             self._open[row] = sequence = self._begin(row)
         except Exception as error:  # ONNX Runtime's own exceptions share no narrower base
             raise DualBinaryError(
-                f"a slot of {self.capacity} tokens cannot be had: {first_line(error)}; a smaller context or fewer slots "
-                "take less memory"
+                f"a slot of {self.capacity} tokens cannot be had: {first_line(error)}; "
+                "a smaller context or fewer slots take less memory"
             ) from error
         return sequence
 
