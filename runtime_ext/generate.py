@@ -10,10 +10,11 @@ begins with a quotation mark; `--json` prints an object for each.
 """
 
 import argparse
+import contextlib
 import json
 import sys
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -29,6 +30,7 @@ from runtime_ext.generation import Generation, answer_limit
 from runtime_ext.providers import Provider
 from runtime_ext.sampling import Sampler
 from runtime_ext.speculation import SPECULATE, DraftGuesser, NgramGuesser, Pace, Speculation, longest_guess
+from runtime_ext.stop_strings import before_stop, stop_place
 from runtime_ext.text import TextCodec
 
 __all__ = [
@@ -85,6 +87,7 @@ class GenerateOptions:
     slots: int | None = option(None, help="sequences at once, of {prompts}", shown=f"default: {SLOTS}", minimum=1)
     chat: bool = option(False, help="put the prompt into the model's chat template")
     max_new_tokens: int = option(128, help="tokens to generate at most", minimum=1)
+    stop: tuple[str, ...] = option((), help="end before this text; may be given several times", metavar="TEXT")
     speculate: str = speculate_option("speculation, also of {prompts} while one of them runs alone")
     draft: Path | None = draft_option()
 
@@ -94,6 +97,8 @@ class GenerateOptions:
             raise OptionError("prompt", "one of {prompt} and {prompts}", "neither" if self.prompt is None else "both")
         if self.slots is not None and self.prompts is None:
             raise OptionError("slots", "no value without {prompts}", self.slots, "name {prompts}, or leave {slots} out")
+        if "" in self.stop:
+            raise OptionError("stop", "a text of a character or more", '""')
         if self.draft is not None and self.speculate != "auto":
             raise OptionError("speculate", "no value with {draft}, which makes the guesses", self.speculate)
         if self.prompts is not None and self.draft is not None:
@@ -111,7 +116,7 @@ def generate(
     sampler: Sampler,
     result: Generation,
     speculation: Speculation | None = None,
-) -> Iterator[int]:
+) -> Generator[int]:
     """Yield the tokens that follow `prompt` as they are chosen, and fill in `result`.
 
     Ends at an end-of-text token, after `max_new_tokens`, or where the context is full. `speculation`, which has the
@@ -136,6 +141,7 @@ def follow(
     speculation: Speculation | None = None,
 ) -> Generator[int]:
     """As `generate`, where `decoder` has read `prompt` and gave `logits` for it; at most `limit` tokens."""
+    sampler.start(prompt)
     while (token := sampler(logits)) not in decoder.config.eos_token_ids:
         result.tokens.append(token)
         yield token
@@ -168,17 +174,35 @@ def command(args: argparse.Namespace) -> None:
     result = Generation([])
     speculation = speculation_for(decoder, options, load)
     tokens = generate(decoder, prompt, options.max_new_tokens, sampler, result, speculation)
+    pieces = _answer(tokens, codec, after, options.stop, result)
     if args.json:
-        list(tokens)
-        print(json.dumps(_report(args.model, len(prompt), codec.decode(result.tokens, after), result)))
+        text = "".join(pieces)
+        print(json.dumps(_report(args.model, len(prompt), text, result)))
         return
     try:
-        for piece in codec.stream(tokens, after):
+        for piece in pieces:
             print(piece, end="", flush=True)
     finally:
         if result.tokens:
             print()  # an error gets a line of its own
     print(_summary(len(prompt), result), file=sys.stderr)
+
+
+def _answer(
+    tokens: Generator[int], codec: TextCodec, after: Sequence[int], stop: Sequence[str], result: Generation
+) -> Iterator[str]:
+    """The text of `tokens`, which are asked for no more once one of `stop` is there; `result` says so then."""
+    ended = False
+
+    def counted() -> Iterator[int]:
+        nonlocal ended
+        yield from tokens
+        ended = True
+
+    with contextlib.closing(tokens):  # guesses that were under way are taken back before they are counted
+        yield from before_stop(codec.stream(counted(), after), stop)
+    if not ended:
+        result.finish_reason = "stop"
 
 
 class _Guessing(Protocol):
@@ -212,15 +236,31 @@ def _answer_all(
     encode = codec.encode_chat if options.chat else codec.encode
     prompts = [encode(text) for text in read_prompts(options.prompts)]
     samplers = [replace(sampler) for _ in prompts]
+    for each, prompt in zip(samplers, prompts, strict=True):
+        each.start(prompt)
     began = time.perf_counter()
     count = 0
-    answers = generate_all(decoder, prompts, options.max_new_tokens, samplers, options.slots or SLOTS, guess)
-    for prompt, result in zip(prompts, answers, strict=True):
-        text = codec.decode(result.tokens, () if options.chat else prompt)
+    afters = [() if options.chat else prompt for prompt in prompts]
+    ends = [_stop_test(codec, after, options.stop) for after in afters]
+    answers = generate_all(decoder, prompts, options.max_new_tokens, samplers, options.slots or SLOTS, guess, ends)
+    for prompt, after, result in zip(prompts, afters, answers, strict=True):
+        text = "".join(before_stop([codec.decode(result.tokens, after)], options.stop))
         count += len(result.tokens)
         print(json.dumps(_report(args.model, len(prompt), text, result)) if args.json else as_line(text), flush=True)
     seconds = time.perf_counter() - began
     print(f"[{len(prompts)} prompts; {count} new, {count / seconds:.1f} tokens/s in all]", file=sys.stderr)
+
+
+def _stop_test(codec: TextCodec, after: Sequence[int], stop: Sequence[str]) -> Callable[[int], bool]:
+    """Says of each token of a text in turn whether one of `stop` is there with it."""
+    pieces, text = codec.pieces(after), ""
+
+    def test(token: int) -> bool:
+        nonlocal text
+        text += pieces(token)
+        return stop_place(text, stop) is not None
+
+    return test
 
 
 def _report(model: Path, prompt_tokens: int, text: str, result: Generation) -> dict[str, object]:

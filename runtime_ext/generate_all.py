@@ -26,10 +26,12 @@ def generate_all(
     samplers: Sequence[Callable[[npt.NDArray[np.float32]], int]],
     slots: int,
     longest_guess: int = 0,
+    ends: Sequence[Callable[[int], bool]] | None = None,
 ) -> Iterator[Generation]:
     """Yield the continuation of each prompt, in their order, with up to `slots` of them in each run of the model.
 
-    Each prompt has a sampler of its own. While one runs alone, up to `longest_guess` tokens are guessed for each run
+    Each prompt has a sampler of its own, and may have one of `ends`, which is asked with each token and says where the
+    answer ends, that token included. While one runs alone, up to `longest_guess` tokens are guessed for each run
     (`speculation.longest_guess`). `prompt_seconds` of a result is the time until its first token, waiting for a
     slot included, and `decode_seconds` the time from there on. Raises InputError where a prompt is empty or leaves no
     room in the context, before any is read, and DualBinaryError where the model's logits are not finite.
@@ -38,7 +40,8 @@ def generate_all(
     limits = [answer_limit(prompt, max_new_tokens, context) for prompt in prompts]
     longest = max((len(prompt) + limit for prompt, limit in zip(prompts, limits, strict=True)), default=1)
     batcher = Batcher(batch_decoder(decoder, min(slots, max(len(prompts), 1)), longest), longest_guess)
-    answers = [_Answer(*each) for each in zip(prompts, limits, samplers, strict=True)]
+    ends = ends or [lambda token: False] * len(prompts)
+    answers = [_Answer(*each) for each in zip(prompts, limits, samplers, ends, strict=True)]
     for answer in answers:
         batcher.add(answer.job)
     for answer in answers:
@@ -85,7 +88,14 @@ def _prompt(path: Path, number: int, line: str) -> str:
 class _Answer:
     """A job, and what it gives."""
 
-    def __init__(self, prompt: Sequence[int], limit: int, sampler: Callable[[npt.NDArray[np.float32]], int]) -> None:
+    def __init__(
+        self,
+        prompt: Sequence[int],
+        limit: int,
+        sampler: Callable[[npt.NDArray[np.float32]], int],
+        ends: Callable[[int], bool],
+    ) -> None:
+        self._ends = ends
         self.job = Job(prompt, limit, sampler, self.take, self.end)
         self.ended: str | DualBinaryError | None = None
         self._tokens: list[int] = []
@@ -96,7 +106,7 @@ class _Answer:
         if not self._tokens:
             self._first = self._last
         self._tokens.append(token)
-        return False
+        return self._ends(token)
 
     def end(self, reason: str | DualBinaryError) -> None:
         self.ended = reason

@@ -1,5 +1,13 @@
-"""Choosing the next token from logits."""
+"""Choosing the next token from logits.
 
+    logits  ->  penalties for tokens that are there already  ->  / temperature  ->  top k, top p, min p  ->  a draw
+
+Repetition is divided out as transformers does it (CTRL, Keskar et al. 2019, arXiv 1909.05858, section 4.1), presence
+and frequency are taken off as in the OpenAI API; min p is that of Nguyen et al. 2024, arXiv 2407.01082.
+"""
+
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -20,34 +28,72 @@ class Sampler:
     """The most likely token at temperature 0; else a draw from softmax(logits / temperature), cut to top k and top p.
 
     `top_p` looks at the probabilities after the cut to k. Equal seeds draw equal tokens from equal logits.
+
+    One sampler serves one text at a time: penalties count what it returned since `start`, and nothing else may be drawn
+    from it in between.
     """
 
     temperature: float = option(0.0, help="0: the most likely token", minimum=0, metavar="T", group="sampling")
     top_k: int = option(0, help="draw among the K most likely; 0: all", minimum=0, metavar="K")
     top_p: float = option(1.0, help="draw among the most likely that sum to P", above=0, maximum=1, metavar="P")
+    min_p: float = option(
+        0.0, help="draw among those at least P times as likely as the likeliest", minimum=0, maximum=1, metavar="P"
+    )
+    repetition_penalty: float = option(
+        1.0, help="make tokens of prompt and answer less likely, logits by this factor; 1: none", above=0, metavar="F"
+    )
+    presence_penalty: float = option(
+        0.0, help="taken off the logit of each token of the answer", minimum=-2, maximum=2, metavar="X"
+    )
+    frequency_penalty: float = option(
+        0.0, help="the same, for each time that it is there", minimum=-2, maximum=2, metavar="X"
+    )
     seed: int | None = option(None, help="make the draws repeatable", minimum=0, metavar="S")
     _random: np.random.Generator = field(init=False, repr=False)
+    _read: set[int] = field(init=False, repr=False, default_factory=set)
+    _drawn: Counter[int] = field(init=False, repr=False, default_factory=Counter)
 
     def __post_init__(self) -> None:
         """Raise OptionError for values without a meaning."""
         check_options(self)
-        if self.temperature == 0 and (self.top_k or self.top_p < 1):
-            raise OptionError("temperature", "above 0 with {top_k} or {top_p}", self.temperature)
+        if self.temperature == 0 and (self.top_k or self.top_p < 1 or self.min_p):
+            raise OptionError("temperature", "above 0 with {top_k}, {top_p} or {min_p}", self.temperature)
         self._random = np.random.default_rng(self.seed)
 
+    def start(self, prompt: Iterable[int] = ()) -> None:
+        """Begin another text, which continues `prompt`: forget what was drawn before. The random numbers go on."""
+        self._read = set(prompt) if self.repetition_penalty != 1 else set()
+        self._drawn.clear()
+
     def __call__(self, logits: npt.NDArray[np.float32]) -> int:
-        """The next token for logits [vocabulary].
+        """The next token for logits [vocabulary], which stay as they are.
 
         Raises DualBinaryError where the largest is no number: there is nothing to choose by. Smaller ones may be -inf,
         as in a model that rules words out.
         """
+        logits = self._penalized(logits)
         if not np.isfinite(largest := logits.max()):
             raise DualBinaryError(
                 f"the logits are not finite (the largest is {largest}), so no token can be chosen; activations beyond "
                 "65504 overflow in float16, which an export with --dtype fp32 avoids, else the weights are not finite"
             )
-        if self.temperature == 0:
-            return int(logits.argmax())
+        token = int(logits.argmax()) if self.temperature == 0 else self._sampled(logits, largest)
+        self._drawn[token] += 1
+        return token
+
+    def _penalized(self, logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        if self.repetition_penalty == 1 and self.presence_penalty == 0 and self.frequency_penalty == 0:
+            return logits
+        logits = logits.copy()
+        if there := [token for token in self._read | self._drawn.keys() if token < len(logits)]:
+            found, factor = logits[there], np.float32(self.repetition_penalty)
+            logits[there] = np.where(found > 0, found / factor, found * factor)
+        if self._drawn:
+            tokens, counts = list(self._drawn), np.array([*self._drawn.values()], np.float32)
+            logits[tokens] -= np.float32(self.presence_penalty) + np.float32(self.frequency_penalty) * counts
+        return logits
+
+    def _sampled(self, logits: npt.NDArray[np.float32], largest: np.float32) -> int:
         weights = np.exp((logits.astype(np.float64) - largest) / self.temperature)
         chance = self._random.random()
         token = self._draw(logits, weights, chance, min(FEW, len(logits)))
@@ -75,6 +121,12 @@ class Sampler:
             total = sums[kept - 1]
         elif self.top_p < 1 and len(order) < allowed:
             return None
+        if self.min_p:
+            likely = int(np.count_nonzero(weights[order] >= self.min_p))  # that of the likeliest is 1
+            if likely == len(order) < min(allowed, kept):
+                return None
+            if likely < kept:
+                kept, total = likely, sums[likely - 1]
         place = int(np.searchsorted(sums, chance * total, side="right"))
         if place < len(order):
             return int(order[place])

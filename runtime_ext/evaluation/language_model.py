@@ -185,6 +185,8 @@ class OnnxLanguageModel(TemplateLM):
             temperature=float(settings.get("temperature") or 1.0) if sampled else 0.0,
             top_k=int(settings.get("top_k") or 0) if sampled else 0,
             top_p=float(settings.get("top_p") or 1.0) if sampled else 1.0,
+            min_p=float(settings.get("min_p") or 0.0) if sampled else 0.0,
+            repetition_penalty=float(settings.get("repetition_penalty") or 1.0),
             seed=0,
         )
         self._read = []

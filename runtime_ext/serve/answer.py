@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dualbinary import DualBinaryError
+from runtime_ext.stop_strings import kept_back, stop_place
 from runtime_ext.text import TextCodec
 
 __all__ = ["Answer", "Delta", "Scored", "Token"]
@@ -83,9 +84,9 @@ class Answer:
         if self._top is not None:
             self._scored.append(self._score(token, logits))
         self._text += self._pieces(token)
-        found = [place for stop in self._stop if (place := self._text.find(stop, self._sent)) >= 0]
-        self._stopped = bool(found)
-        end = min(found) if found else len(self._text) - self._kept_back()
+        found = stop_place(self._text, self._stop, self._sent)
+        self._stopped = found is not None
+        end = len(self._text) - kept_back(self._text[self._sent :], self._stop) if found is None else found
         self._send(end, [each for each in self._scored if each.offset < end])
         return self._stopped
 
@@ -104,17 +105,6 @@ class Answer:
             self._emit(Delta(self._text[self._sent : end], tuple(scored), len(self._tokens)))
             self._sent = end
             self._scored = self._scored[len(scored) :]
-
-    def _kept_back(self) -> int:
-        """Characters at the end of the text, not sent, that a stop string begins with."""
-        unsent = self._text[self._sent :]
-        lengths = [
-            length
-            for stop in self._stop
-            for length in range(1, min(len(stop), len(unsent) + 1))
-            if unsent.endswith(stop[:length])
-        ]
-        return max(lengths, default=0)
 
     def _score(self, token: int, logits: npt.NDArray[np.float32]) -> Scored:
         assert self._top is not None

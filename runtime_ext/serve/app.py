@@ -180,8 +180,13 @@ class _Api:
             asked.temperature,
             asked.top_k if sampled else 0,
             asked.top_p if sampled else 1.0,
+            asked.min_p if sampled else 0.0,
+            asked.repetition_penalty,
+            asked.presence_penalty,
+            asked.frequency_penalty,
             None if asked.seed is None else asked.seed % 2**64,
         )
+        sampler.start(prompt)
         deltas = _Deltas(time.perf_counter(), {"path": request.url.path, "prompt_tokens": len(prompt)})
         answer = Answer(self._codec, asked.stops, asked.scored, deltas.emit, after)
         limit = asked.limit or self._engine.decoder.capacity

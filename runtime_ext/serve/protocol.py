@@ -1,7 +1,8 @@
 """What a request may ask for: the fields of the OpenAI API that this server has, and one clear error for all others.
 
 A field that this server does not have is accepted with the value that it has when it is left out, and refused with any
-other, as is a field that the API does not know. A null is the same as leaving a field out. `top_k` is an extension.
+other, as is a field that the API does not know. A null is the same as leaving a field out. `top_k`, `min_p` and
+`repetition_penalty` are extensions, named as other servers name them.
 """
 
 import json
@@ -21,8 +22,6 @@ MAX_STOPS, MAX_STOP_LENGTH = 4, 256
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "n": (1,),
     "best_of": (1,),
-    "presence_penalty": (0,),
-    "frequency_penalty": (0,),
     "logit_bias": ({},),
     "tools": ([],),
     "tool_choice": ("none", "auto"),
@@ -113,6 +112,10 @@ class Request(_Checked):
     temperature: Annotated[float, Field(ge=0, le=2)] = 1.0
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     top_k: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    min_p: Annotated[float, Field(ge=0, le=1)] = 0.0
+    repetition_penalty: Annotated[float, Field(gt=0, le=10)] = 1.0
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
     max_tokens: Annotated[int, Field(ge=1, lt=2**63)] | None = None
 
     @model_validator(mode="after")

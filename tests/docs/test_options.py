@@ -26,12 +26,12 @@ COMMANDS = (
     "benchmarks.kernels.bench", "benchmarks.kernels.report", "benchmarks.cuda.bench", "benchmarks.cuda.products",
     "benchmarks.models.bench", "benchmarks.models.profile", "benchmarks.models.batch",
     "benchmarks.models.small_memory", "dualbinary.contract.codegen", "tools.faults", "tools.soak",
-    "tools.gpu_calibrate",
+    "tools.gpu_calibrate", "tools.gpu_check",
 )  # fmt: skip
 # Of other programs (accelerate, cmake, ld, compute-sanitizer, prettier, examples/cpp_host), of scripts under tools/,
 # and of studies.
 FOREIGN = {
-    "--num_processes", "--use_fsdp", "--fsdp_version", "--build", "--preset", "--tool", "--full", "--emulated",
+    "--num_processes", "--use_fsdp", "--fsdp_version", "--build", "--preset", "--tool",
     "--blocks", "--hellaswag", "--model", "--model_args", "--upgrade", "--tasks", "--write", "--install",
     "--prefix", "--strip", "--config", "--cflags", "--libs", "--gc-sections", "--export-dynamic-symbol", "--genai",
     "--system", "--context", "--ids", "--max-tokens", "--seconds",

@@ -198,7 +198,7 @@ def test_slashes_and_line_ends_get_into_messages(chat, tiny_model):
     [
         (("--context", "65"), "--context: expected at most the 64 of the model, got 65"),
         (("--draft", "x.onnx", "--speculate", "none"), "--speculate: expected no value with --draft"),
-        (("--top-k", "3"), "--temperature: expected above 0 with --top-k or --top-p"),
+        (("--top-k", "3"), "--temperature: expected above 0 with --top-k, --top-p or --min-p"),
     ],
 )
 def test_wrong_options_are_named(chat, tiny_model, arguments, message):

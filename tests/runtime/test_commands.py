@@ -57,6 +57,21 @@ def test_generate_json_is_one_object_with_the_text_of_its_tokens(run, tiny_model
     assert report["text"] == tiny.make_tokenizer().decode(report["tokens"])
 
 
+def test_generate_ends_before_a_stop_string(run, tiny_model, tmp_path):
+    whole = generate_json(run, tiny_model, "--max-new-tokens", 12)["text"]
+    stop = whole[5:7]
+    expected = whole[: whole.index(stop)]
+    report = generate_json(run, tiny_model, "--max-new-tokens", 12, "--stop", "not there", "--stop", stop)
+    assert (report["text"], report["finish_reason"]) == (expected, "stop")
+    assert len(report["tokens"]) < 12
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text(f"{PROMPT}\n{PROMPT}\n")
+    code, out, err = run("generate", tiny_model, "--prompts", prompts, "--max-new-tokens", 12, "--stop", stop, "--json")
+    assert code == 0, err
+    answers = [json.loads(line) for line in out.splitlines()]
+    assert [(each["text"], each["finish_reason"]) for each in answers] == [(expected, "stop")] * 2
+
+
 def test_generate_stops_at_the_first_end_token_and_leaves_it_out(run, tiny_copy):
     tokens = generate_json(run, tiny_copy, "--max-new-tokens", 6)["tokens"]
     end = tokens[3]
@@ -156,13 +171,14 @@ def test_info_names_the_instruction_sets_that_can_be_forced(run):
         (
             "generate",
             ("--prompt", "x", "--top-p", 0.5),
-            "--temperature: expected above 0 with --top-k or --top-p",
+            "--temperature: expected above 0 with --top-k, --top-p or --min-p",
         ),
         ("generate", ("--prompt", "x", "--threads", -1), "--threads: expected 0 to 4096, got -1"),
         ("generate", ("--prompt", "x", "--temperature", 1, "--seed", -1), "--seed: expected at least 0, got -1"),
         ("generate", ("--prompt", "caf\udce9"), "the prompt is not valid UTF-8 at character 3"),
         ("generate", (), "--prompt: expected one of --prompt and --prompts, got neither"),
         ("generate", ("--prompt", "x", "--prompts", "y"), "--prompt: expected one of --prompt and --prompts, got both"),
+        ("generate", ("--prompt", "x", "--stop", ""), '--stop: expected a text of a character or more, got ""'),
         ("generate", ("--prompts", "y", "--slots", 0), "--slots: expected at least 1, got 0"),
         ("bench", ("--tokens", 0), "--tokens: expected at least 1, got 0"),
         ("bench", ("--prompt-length", tiny.CONTEXT_LENGTH), f"context of {tiny.CONTEXT_LENGTH}"),

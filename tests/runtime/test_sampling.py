@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from transformers import RepetitionPenaltyLogitsProcessor
 
 from dualbinary import DualBinaryError, InputError
 from runtime_ext import sampling
@@ -49,13 +51,26 @@ def test_draws_follow_the_tempered_probabilities(temperature):
     assert np.all(np.abs(counts - draws * expected) < 5 * np.sqrt(draws * expected * (1 - expected)))
 
 
-@given(LOGIT_ARRAYS, st.integers(0, 20), st.sampled_from([1, 0.999, 0.9, 0.5]), st.integers(0, 100))
-def test_the_draw_is_the_same_whether_few_or_all_are_sorted(logits, k, p, seed):
+@pytest.mark.parametrize(("min_p", "allowed"), [(0, {0, 1, 2, 3}), (0.3, {1, 2, 3}), (0.6, {1, 2}), (1, {1})])
+def test_min_p_draws_from_those_that_are_so_likely_beside_the_likeliest(min_p, allowed):
+    sampler = Sampler(temperature=1, min_p=min_p, seed=0)
+    assert {sampler(LOGITS) for _ in range(300)} == allowed
+    assert {Sampler(temperature=1, top_p=0.5, min_p=min_p, seed=0)(LOGITS)} <= {1, 2}
+
+
+@given(
+    LOGIT_ARRAYS,
+    st.integers(0, 20),
+    st.sampled_from([1, 0.999, 0.9, 0.5]),
+    st.sampled_from([0, 1e-9, 0.01, 0.5]),
+    st.integers(0, 100),
+)
+def test_the_draw_is_the_same_whether_few_or_all_are_sorted(logits, k, p, min_p, seed):
     draws = []
     for few in (3, 1000):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(sampling, "FEW", few)
-            sampler = Sampler(temperature=1, top_k=k, top_p=p, seed=seed)
+            sampler = Sampler(temperature=1, top_k=k, top_p=p, min_p=min_p, seed=seed)
             draws.append([sampler(logits) for _ in range(5)])
     assert draws[0] == draws[1]
 
@@ -64,6 +79,40 @@ def test_equal_seeds_draw_equal_tokens_and_others_differ():
     first, again, other = (Sampler(temperature=1, seed=seed) for seed in (3, 3, 4))
     draws = [[sampler(LOGITS) for _ in range(50)] for sampler in (first, again, other)]
     assert draws[0] == draws[1] != draws[2]
+
+
+@given(LOGIT_ARRAYS, st.sampled_from([0.8, 1.3]), st.data())
+def test_repetition_is_divided_out_as_transformers_does_it(logits, factor, data):
+    prompt = data.draw(st.lists(st.integers(0, len(logits) - 1), max_size=5))
+    sampler, text = Sampler(repetition_penalty=factor), list(prompt)
+    sampler.start(prompt)
+    theirs = RepetitionPenaltyLogitsProcessor(factor)
+    for _ in range(4):
+        there = torch.tensor([text], dtype=torch.int64)
+        expected = int(theirs(there, torch.tensor(logits)[None])[0].argmax()) if text else int(logits.argmax())
+        text.append(sampler(logits))
+        assert text[-1] == expected
+
+
+def test_presence_counts_a_token_of_the_answer_once_and_frequency_each_time():
+    logits = np.array([3, 2.2, 0], np.float32)
+    for penalty, expected in (
+        ({"presence_penalty": 1}, [0, 1, 0, 0, 0]),  # 3, 2.2 | 2, 2.2 | 2, 1.2 from then on
+        ({"frequency_penalty": 1}, [0, 1, 0, 1, 0]),  # 3, 2.2 | 2, 2.2 | 2, 1.2 | 1, 1.2 | 1, 0.2
+        ({"frequency_penalty": -1, "presence_penalty": 2}, [0, 1, 0, 0, 0]),  # 3, 2.2 | 2, 2.2 | 2, 1.2 | 3, 1.2
+    ):
+        sampler = Sampler(**penalty)
+        sampler.start([0, 0, 1])  # of the prompt nothing is taken off
+        assert [sampler(logits) for _ in range(5)] == expected
+    assert logits.tolist() == [3, np.float32(2.2), 0]
+
+
+def test_another_text_begins_without_penalties():
+    sampler = Sampler(presence_penalty=2, repetition_penalty=5)
+    sampler.start([1])
+    assert [sampler(LOGITS) for _ in range(2)] == [2, 3]
+    sampler.start()
+    assert sampler(LOGITS) == 1
 
 
 @pytest.mark.parametrize("temperature", [0, 0.8])
@@ -90,8 +139,13 @@ def test_words_that_a_model_rules_out_are_never_drawn(temperature):
         ({"temperature": 1, "top_k": -1}, "top_k: expected at least 0, got -1"),
         ({"temperature": 1, "top_p": 0}, "top_p: expected above 0 and at most 1, got"),
         ({"temperature": 1, "top_p": 1.5}, "top_p: expected above 0 and at most 1, got"),
-        ({"top_k": 5}, "temperature: expected above 0 with top_k or top_p"),
-        ({"top_p": 0.9}, "temperature: expected above 0 with top_k or top_p"),
+        ({"temperature": 1, "min_p": 1.5}, "min_p: expected 0 to 1, got"),
+        ({"repetition_penalty": 0}, "repetition_penalty: expected above 0, got"),
+        ({"presence_penalty": 2.5}, "presence_penalty: expected -2 to 2, got"),
+        ({"frequency_penalty": float("nan")}, "frequency_penalty: expected -2 to 2, got"),
+        ({"top_k": 5}, "temperature: expected above 0 with top_k, top_p or min_p"),
+        ({"top_p": 0.9}, "temperature: expected above 0 with top_k, top_p or min_p"),
+        ({"min_p": 0.1}, "temperature: expected above 0 with top_k, top_p or min_p"),
     ],
 )
 def test_options_without_a_meaning_are_refused(options, message):

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import httpx2
 import numpy as np
@@ -65,6 +66,18 @@ def test_a_completion_is_the_text_that_the_decoder_gives(live, codec, decoder):
     by_tokens = live.completions.create(model="tiny", prompt=codec.encode("Hello"), max_tokens=9, temperature=0)
     assert by_tokens.choices[0].text == answer.choices[0].text
     assert live.completions.create(model="tiny", prompt=["Hello"]).usage.completion_tokens <= 16  # the default
+
+
+@pytest.mark.parametrize("temperature", [0, 1])
+def test_penalties_and_min_p_are_those_of_the_sampler(live, codec, decoder, temperature):
+    penalties: Any = {"presence_penalty": 0.5, "frequency_penalty": 0.7}
+    more: Any = {"repetition_penalty": 1.3} | ({"min_p": 0.02} if temperature else {})
+    answer = live.completions.create(
+        model="tiny", prompt="Hello", max_tokens=12, temperature=temperature, seed=1, extra_body=more, **penalties
+    )
+    expected = alone(decoder, codec.encode("Hello"), 12, temperature=temperature, seed=1, **penalties, **more)
+    assert answer.choices[0].text == codec.decode(expected)
+    assert temperature or len(set(expected)) > len(set(alone(decoder, codec.encode("Hello"), 12)))
 
 
 def test_a_chat_is_put_into_the_template(live, codec, decoder):

@@ -27,7 +27,11 @@ from tests.support.tiny_models import VOCABULARY, make_model
 
 PROMPT = [5, 6, 7, 8, 5, 6, 7, 9, 5, 6]
 LIMIT = 40
-SAMPLERS = {"greedy": {}, "drawn": {"temperature": 1.5, "top_p": 0.95, "seed": 3}}
+SAMPLERS = {
+    "greedy": {},
+    "drawn": {"temperature": 1.5, "top_p": 0.95, "seed": 3},
+    "penalized": {"repetition_penalty": 1.2, "frequency_penalty": 0.3},
+}
 # Options whose kernels give a token the same bits in a run of several as in a run of one.
 FORMS = {
     "default": ("llama", ExportOptions()),
