@@ -11,21 +11,26 @@ point of each block; weights of one shape share a tensor of the usual one.
 """
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
+import onnx_ir as ir
 from onnx import TensorProto, helper, numpy_helper
 
-__all__ = ["OPSET", "dequantize_products"]
+from exporter.graph.stock_forms import pack_rows
+
+__all__ = ["OPSET", "dequantize_products", "packed_inputs"]
 
 OPSET = 25
 """Of ONNX, which has the types of two bits; files without them keep theirs."""
 
 _IR_VERSION = 12
 _TYPES = {2: TensorProto.UINT2, 4: TensorProto.UINT4, 8: TensorProto.UINT8}
+_NUMBERS = ".numbers"  # behind the name of codes
 
 
 def dequantize_products(model: onnx.ModelProto, folder: Path) -> int:
@@ -42,6 +47,35 @@ def dequantize_products(model: onnx.ModelProto, folder: Path) -> int:
         for entry in model.opset_import:
             entry.version = max(entry.version, OPSET) if entry.domain == "" else entry.version
     return len(products.widths)
+
+
+def packed_inputs(graph: ir.Graph) -> dict[str, ir.Value]:
+    """What MatMulNBits had of weights that nodes of `graph` dequantize, by the names that it had there.
+
+    Codes [N, blocks, bytes] are `X.codes` or the like, their zero points [N, bytes] `X.zero_points`; uint8, and packed
+    when they are read.
+    """
+    found = {}
+    for node in graph:
+        if node.op_type != "DequantizeLinear":
+            continue
+        numbers, _, points = (value.const_value for value in node.inputs if value is not None)
+        assert numbers is not None and points is not None
+        codes = str(numbers.name).removesuffix(_NUMBERS)
+        zero_points = f"{codes.rpartition('.')[0]}.zero_points"
+        for name, rank, pack in ((codes, 3, _packed_codes), (zero_points, 2, _packed_points)):
+            shape = ir.Shape([None] * rank)
+            packed = ir.LazyTensor(partial(pack, numbers, points), ir.DataType.UINT8, shape, name=name)
+            found[name] = ir.Value(name=name, const_value=packed)
+    return found
+
+
+def _packed_codes(numbers: ir.TensorProtocol, points: ir.TensorProtocol) -> ir.Tensor:
+    return ir.tensor(np.frombuffer(numbers.tobytes(), np.uint8).reshape(*points.shape.numpy(), -1))
+
+
+def _packed_points(_: ir.TensorProtocol, points: ir.TensorProtocol) -> ir.Tensor:
+    return ir.tensor(pack_rows(points.numpy().astype(np.uint8), points.dtype.bitwidth))
 
 
 class _Products:
@@ -78,7 +112,7 @@ class _Products:
 
     def _codes(self, name: str, bits: int, shape: list[int]) -> str:
         """The codes as numbers of their own width, over the bytes that are there."""
-        return self._add(f"{name}.numbers", _TYPES[bits], shape, self._tensors[name])
+        return self._add(f"{name}{_NUMBERS}", _TYPES[bits], shape, self._tensors[name])
 
     def _stored_points(self, name: str, bits: int, blocks: int) -> npt.NDArray[np.uint8] | None:
         if not name:

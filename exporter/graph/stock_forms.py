@@ -25,7 +25,7 @@ from dualbinary.contract.layout import unpack_planes, unpack_zeros
 from dualbinary.contract.scale_codes import scale_values
 from dualbinary.contract.weight import EACH_GROUP, PlaneFormat, PlaneWeight
 
-__all__ = ["StockForm", "StockPart", "StockTensors", "dequantize_stock", "stock_form", "stock_tensors"]
+__all__ = ["StockForm", "StockPart", "StockTensors", "dequantize_stock", "pack_rows", "stock_form", "stock_tensors"]
 
 WIDTHS = (2, 4, 8)
 _NIBBLE = 4
@@ -152,14 +152,14 @@ def stock_tensors(weight: PlaneWeight, stock: StockForm) -> StockTensors:
         codes = np.zeros(bits.shape[1:], np.uint8)
         for plane, shift in part.shifts.items():
             codes |= bits[plane] << np.uint8(shift)
-        tensors.codes.append(_packed(codes, stock.bits).reshape(N, blocks, -1))
+        tensors.codes.append(pack_rows(codes, stock.bits).reshape(N, blocks, -1))
         tensors.scales.append((part.factor * steps).astype(np.float32))
         if part.zero_point is None:
             assert zeros is not None
             points = np.zeros_like(zeros)
             for plane, shift in part.shifts.items():
                 points |= (zeros >> np.uint8(plane) & np.uint8(1)) << np.uint8(shift)
-            tensors.zero_points.append(_packed(points, stock.bits))
+            tensors.zero_points.append(pack_rows(points, stock.bits))
         elif stock.is_default(part):
             tensors.zero_points.append(None)
         else:
@@ -212,12 +212,12 @@ def _block_size(group_size: int, bits: int) -> int:
 
 
 def _unpacked(packed: npt.NDArray[np.uint8], bits: int) -> npt.NDArray[np.uint8]:
-    """The reverse of `_packed`, with what fills the last byte."""
+    """The reverse of `pack_rows`, with what fills the last byte."""
     shifts = bits * np.arange(8 // bits, dtype=np.uint8)
     return (packed[:, :, None] >> shifts & np.uint8((1 << bits) - 1)).reshape(len(packed), -1)
 
 
-def _packed(codes: npt.NDArray[np.uint8], bits: int) -> npt.NDArray[np.uint8]:
+def pack_rows(codes: npt.NDArray[np.uint8], bits: int) -> npt.NDArray[np.uint8]:
     """Codes [N, count] of so many bits, the lowest first, as bytes of rows; zeros fill the last byte."""
     per_byte = 8 // bits
     codes = np.pad(codes, ((0, 0), (0, -codes.shape[1] % per_byte)))

@@ -20,6 +20,7 @@ from dualbinary.checkpoint import CONFIG_FILE, INDEX_FILE, MODULE_PARTS
 from dualbinary.contract.scale_codes import BFLOAT16
 from dualbinary.contract.weight import PlaneWeight
 from dualbinary.files.json_objects import read_json_object
+from exporter.dequantized_products import packed_inputs
 from exporter.graph.export_graph import PlaneNode, VocabularyTable
 from exporter.graph.stock_forms import StockTensors, dequantize_stock
 from exporter.pipeline import ExportResult
@@ -62,7 +63,8 @@ def write_dequantized(result: ExportResult, out: Path, directory: Path) -> None:
 
 def _replaced_rows(result: ExportResult, out: Path) -> dict[str, list[_Rows]]:
     """The quantized rows of every stored tensor, by its name."""
-    stored = ir.load(out).graph.initializers
+    graph = ir.load(out).graph
+    stored = {**graph.initializers, **packed_inputs(graph)}
     replaced: dict[str, list[_Rows]] = defaultdict(list)
 
     def add(parameter: str, read: Callable[[slice], np.ndarray]) -> None:

@@ -10,6 +10,7 @@ import pytest
 from dualbinary.errors import OptionError
 from exporter.options import ExportOptions
 from exporter.pipeline import export
+from exporter.verify import check
 
 PROMPT = np.array([[5, 9, 3, 77]])
 # Both multiply the same floats; sums have up to 160 terms, and some are taken in another order.
@@ -52,6 +53,27 @@ def test_the_numbers_are_those_of_matmulnbits(pristine_model, tmp_path, model, f
     assert next(entry.version for entry in graph.opset_import if entry.domain == "") == opset
     # Codes of six planes are whole here, which are two halves of four bits there; others are no wider.
     assert floats.with_name("model.onnx.data").stat().st_size <= stock.with_name("model.onnx.data").stat().st_size
+
+
+@pytest.mark.parametrize(
+    ("model", "form"),
+    [
+        ("llama", {"planes": 2}),  # with a head of its own
+        ("llama_tied", {"planes": 4, "zero": 3}),
+        ("llama", {"planes": 2, "zero": "group", "group_size": 32}),
+        ("llama", {"planes": 2, "zero": "group", "group_size": 32, "embedding_bits": 2}),
+    ],
+    ids=str,
+)
+def test_a_check_reads_the_weights_of_the_file(pristine_model, tmp_path, model, form):
+    out = tmp_path / "model.onnx"
+    result = export(pristine_model(model), out, ExportOptions(op="dequantizelinear", levels="even", **form))
+    assert check(result, out, None).passed
+    graph = onnx.load(out, load_external_data=False)
+    points = next(tensor for tensor in graph.graph.initializer if "points" in tensor.name)
+    points.raw_data = bytes(byte ^ 0x55 for byte in points.raw_data)
+    onnx.save(graph, out)
+    assert check(result, out, None).passed  # in PyTorch they are other weights as well
 
 
 def test_a_session_that_is_not_told_computes_the_same(pristine_model, tmp_path):
