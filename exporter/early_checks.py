@@ -7,7 +7,7 @@ from typing import Any
 from dualbinary import InputError
 from dualbinary.bundle import BundledLibrary
 from dualbinary.errors import OptionError
-from dualbinary.files.model_files import CONFIGS
+from dualbinary.files.model_files import CONFIGS, OPTIONAL_FILES
 from exporter.export_folder import ExportFolder
 from exporter.options import ExportOptions
 
@@ -19,12 +19,13 @@ FORMAT = ("planes", "group_size", "offset", "levels", "zero", "rotate")
 _CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "seq_length")
 
 
-def output_names(out: Path, options: ExportOptions, others: Sequence[str]) -> list[str]:
-    """The files that an export to `out` may write, with `others` for a tokenizer and libraries.
+def output_names(out: Path, options: ExportOptions, libraries: Sequence[str]) -> list[str]:
+    """The files that an export to `out` may write, with copies of `libraries`, or an earlier one may have left there.
 
+    Those that it does not write go where it replaces others: they would be taken for its own.
     Raises InputError for a name of `out` that has no meaning.
     """
-    return [*_model_names(out, options), *CONFIGS, *others]
+    return list(dict.fromkeys([*_model_names(out, options), *CONFIGS, *OPTIONAL_FILES, *libraries]))
 
 
 def library_names(
@@ -60,4 +61,4 @@ def _model_names(out: Path, options: ExportOptions) -> list[str]:
             f"{out}: --layout-for transformersjs names the model itself, {transformers_js.FOLDER}/"
             f"{transformers_js.MODEL}_q4.onnx or the like; give FOLDER/{transformers_js.MODEL}.onnx"
         )
-    return [name for place in transformers_js.folders() for name in (place.model, place.data)]
+    return transformers_js.model_names()

@@ -11,7 +11,7 @@ from dualbinary import DualBinaryError
 from dualbinary.checkpoint import quantized_by
 from dualbinary.errors import OptionError
 from dualbinary.files.json_objects import read_json_object
-from dualbinary.files.model_files import CONFIG_FILE, TOKENIZER_CONFIG, TOKENIZER_FILES
+from dualbinary.files.model_files import CONFIG_FILE
 from dualbinary.files.staging import check_output, scratch
 from exporter.early_checks import FORMAT, output_names, refuse_length, stated_context
 from exporter.graph.architectures.refused import refuse_type
@@ -38,8 +38,7 @@ def refuse_import(source: Path, out: Path, options: ExportOptions, libraries: Se
         expected = f"no value for {source}, which becomes a checkpoint that is exported as it is stored"
         hint = f"leave out {', '.join(f'{{{name}}}' for name in given)}"
         raise OptionError(given[0], expected, getattr(options, given[0]), hint)
-    tokenizer = [name for name in (*TOKENIZER_FILES, TOKENIZER_CONFIG) if (source / name).is_file()]
-    check_output(out, output_names(out, options, [*tokenizer, *libraries]), force=force, model_dir=source)
+    check_output(out, output_names(out, options, libraries), force=force, model_dir=source)
     if source.is_dir():
         config = read_json_object(source / CONFIG_FILE)
         refuse_length(stated_context(config), options)

@@ -102,12 +102,6 @@ class ModelFiles:
     tokenizer_config: dict[str, Any] | None
     tokenizer: dict[str, Path]
 
-    @property
-    def tokenizer_names(self) -> list[str]:
-        """Names of the tokenizer's files."""
-        config = [TOKENIZER_CONFIG] if self.tokenizer_config is not None else []
-        return [*self.tokenizer, *config]
-
 
 def read_model_files(source: ModelDirectory) -> ModelFiles:
     """Read the small files of `source`. Raises InputError for invalid JSON."""

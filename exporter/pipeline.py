@@ -14,7 +14,7 @@ from onnx_ir.passes.common import CheckerPass
 
 from dualbinary import OP, DualBinaryError
 from dualbinary.bundle import BundledLibrary, write_libraries
-from dualbinary.files.model_files import CHAT_TEMPLATE, EXPORT_REPORT, OPTIONAL_FILES
+from dualbinary.files.model_files import CHAT_TEMPLATE, EXPORT_REPORT
 from dualbinary.files.staging import check_space, staged
 from dualbinary.onnx_files.blocks import FusedBlocks, fuse_blocks
 from dualbinary.onnx_files.same_bits import state_same_bits
@@ -92,7 +92,7 @@ def export(
     stats: dict[str, LayerStats] = {}
     jobs = tensor_jobs(graph, parameters, stats)
 
-    with staged(out.parent, stale=OPTIONAL_FILES) as stage:
+    with staged(out.parent, stale=prepared.names if force else ()) as stage:
         data = stage / place.data
         data.parent.mkdir(exist_ok=True)
         check_space(stage, max_data_bytes(graph.model) + _GRAPH_BYTES)

@@ -27,11 +27,13 @@ class Prepared:
         files: content of the small ones.
         built: the graph as its builder made it, which passes change in place.
         parameters: of that graph, over the model directory.
+        names: of the files that the export may write or has to remove.
     """
 
     files: ModelFiles
     built: BuiltGraph
     parameters: Parameters
+    names: list[str]
 
 
 def prepare(model_dir: Path, out: Path, options: ExportOptions, libraries: Sequence[str], *, force: bool) -> Prepared:
@@ -42,12 +44,12 @@ def prepare(model_dir: Path, out: Path, options: ExportOptions, libraries: Seque
     source = ModelDirectory(model_dir)
     _refuse_contradictions(source, options)
     files = read_model_files(source)
-    names = output_names(out, options, [*files.tokenizer_names, *libraries])
+    names = output_names(out, options, libraries)
     check_output(out, names, force=force, model_dir=model_dir)
     built = build_graph(source, options.activations)
     if options.layout_for is not None:
         transformers_js.refuse_states(built.model, source.model_type)
-    return Prepared(files, built, Parameters(source, built))
+    return Prepared(files, built, Parameters(source, built), names)
 
 
 def graph_of_one_format(prepared: Prepared, options: ExportOptions) -> ExportGraph:

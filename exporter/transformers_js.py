@@ -21,7 +21,7 @@ from dualbinary import InputError
 from dualbinary.files.cache_names import PAST_STATE
 from exporter.export_folder import ExportFolder
 
-__all__ = ["adapt_graph", "adapt_tokenizer_config", "folder", "folders", "js_config", "js_notes", "split_data"]
+__all__ = ["adapt_graph", "adapt_tokenizer_config", "folder", "js_config", "js_notes", "model_names", "split_data"]
 
 FOLDER = "onnx"
 MODEL = "model"
@@ -55,9 +55,9 @@ _UNKNOWN = frozenset(
 )
 
 
-def folders() -> list[ExportFolder]:
-    """All that an export may write, by width and type."""
-    return [_folder(dtype) for dtype in _SUFFIXES]
+def model_names() -> list[str]:
+    """The models and parts of data that an export may write, of any width and type."""
+    return [name for place in map(_folder, _SUFFIXES) for name in (place.model, *_part_names(place.data, _MAX_CHUNKS))]
 
 
 def folder(planes: Mapping[int, int], activations: str) -> ExportFolder:
@@ -124,7 +124,7 @@ def split_data(proto: onnx.ModelProto, data: Path, most: int = MAX_CHUNK_BYTES) 
             starts.append(offset)
     if len(starts) > _MAX_CHUNKS:
         raise InputError(f"--layout-for transformersjs: {len(starts)} data files, and the library reads {_MAX_CHUNKS}")
-    parts = [data, *(data.with_name(f"{data.name}_{number}") for number in range(1, len(starts)))]
+    parts = list(map(data.with_name, _part_names(data.name, len(starts))))
     for entry in entries:
         offset = int(entry["offset"].value)
         part = max(place for place, start in enumerate(starts) if start <= offset)
@@ -132,6 +132,10 @@ def split_data(proto: onnx.ModelProto, data: Path, most: int = MAX_CHUNK_BYTES) 
         entry["offset"].value = str(offset - starts[part])
     _cut(data, starts, parts)
     return parts
+
+
+def _part_names(data: str, count: int) -> list[str]:
+    return [data, *(f"{data}_{number}" for number in range(1, count))]
 
 
 def _cut(data: Path, starts: Iterable[int], parts: Iterable[Path]) -> None:

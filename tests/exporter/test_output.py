@@ -67,6 +67,15 @@ def test_existing_files_are_not_replaced_unless_forced(model_dir, tmp_path):
     assert set(contents(tmp_path)) == FILES
 
 
+@pytest.mark.parametrize("name", ["tokenizer.model", "vocab.json", "tokenizer_config.json", "libdualbinary.so"])
+def test_files_that_another_export_would_have_are_not_removed_unless_forced(model_dir, tmp_path, name):
+    (tmp_path / name).write_text("mine")
+
+    with pytest.raises(InputError, match=f"already holds {name}"):
+        export(model_dir, tmp_path / "model.onnx", ExportOptions(**QUICK))
+    assert contents(tmp_path) == {name: b"mine"}
+
+
 def test_files_of_another_model_do_not_stay_beside_a_new_one(model_dir, tmp_path):
     for name in ("chat_template.jinja", "tokenizer.json", "notes.txt"):
         (tmp_path / name).write_text("of another model")

@@ -124,6 +124,19 @@ def test_older_files_survive_an_export_that_fails_and_go_with_one_that_is_forced
     assert {path for path in out.rglob("*") if path.is_file()} == set(before)
 
 
+def test_models_of_other_widths_and_parts_of_more_data_go_with_an_export_that_is_forced(model_dir, tmp_path):
+    out = tmp_path / "out"
+    export_for_js(model_dir, out, planes=4)
+    (out / "onnx" / "model_q4.onnx_data_1").write_bytes(b"a second part")
+    (out / "onnx" / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match=r"already holds onnx/model_q4\.onnx, onnx/model_q4\.onnx_data, onnx/model_q4"):
+        export_for_js(model_dir, out, planes=2)
+    options = ExportOptions(layout_for="transformersjs", **QUICK | {"planes": 2})
+    export(model_dir, out / "model.onnx", options, force=True)
+    expected = {"model_q2.onnx", "model_q2.onnx_data", "notes.txt"}
+    assert {path.name for path in (out / "onnx").iterdir()} == expected
+
+
 def test_what_no_javascript_runs_is_refused(tiny_model, tmp_path):
     with pytest.raises(OptionError, match="registers no library"):
         ExportOptions(layout_for="transformersjs", fallback="none")
