@@ -113,13 +113,17 @@ def template_differences(template: str) -> list[str]:
 
     A text in a text is told from a key in an object by the words, so what is found there is likely, not certain.
     """
-    environment = _environment(transformers=True)
     try:
-        tree = environment.parse(template)
-        plain = _environment(transformers=False).parse(template)
-        tags = {(kind, text) for _, kind, text in environment.lex(template) if kind in ("raw_begin", "block_begin")}
-    except jinja2.TemplateError:
+        return _template_differences(template)
+    except (jinja2.TemplateError, RecursionError, ValueError):  # the last for a number of thousands of digits
         return []  # transformers refuses it as well
+
+
+def _template_differences(template: str) -> list[str]:
+    environment = _environment(transformers=True)
+    tree = environment.parse(template)
+    plain = _environment(transformers=False).parse(template)
+    tags = {(kind, text) for _, kind, text in environment.lex(template) if kind in ("raw_begin", "block_begin")}
     found = list(dict.fromkeys(_differences(tree)))
     if any(kind == "raw_begin" for kind, _ in tags):
         found.append("a raw block")

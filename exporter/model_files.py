@@ -104,7 +104,7 @@ class ModelFiles:
 
 
 def read_model_files(source: ModelDirectory) -> ModelFiles:
-    """Read the small files of `source`. Raises InputError for invalid JSON."""
+    """Read the small files of `source`. Raises InputError for invalid JSON, and text that is not UTF-8."""
     generation = {key: source.config[key] for key in _TOKEN_IDS if source.config.get(key) is not None}
     if (source.directory / GENERATION_CONFIG).is_file():
         generation = read_json_object(source.directory / GENERATION_CONFIG)
@@ -119,7 +119,16 @@ def read_model_files(source: ModelDirectory) -> ModelFiles:
     # The default of a folder of templates comes before the file; under the file's name, every runtime finds it.
     if (template := source.directory / CHAT_TEMPLATES / "default.jinja").is_file():
         tokenizer[CHAT_TEMPLATE] = template
+    if (template := tokenizer.get(CHAT_TEMPLATE)) is not None:
+        _check_text(template)
     return ModelFiles(source.config, generation, tokenizer_config, tokenizer)
+
+
+def _check_text(path: Path) -> None:
+    try:
+        path.read_text(encoding="utf-8")
+    except ValueError as error:
+        raise InputError(f"{path}: not UTF-8 text ({error}); convert it first, as with iconv") from None
 
 
 def _check_token_ids(path: Path, values: dict[str, Any]) -> None:
@@ -209,6 +218,7 @@ def genai_config(
     }
     _add_states(decoder, model)
     tokens = {key: files.generation.get(key, config.get(key)) for key in _TOKEN_IDS}
+    tokens = {key: None if value == [] else value for key, value in tokens.items()}
     if tokens["pad_token_id"] is None:
         end = tokens["eos_token_id"]
         tokens["pad_token_id"] = end[0] if isinstance(end, list) else end

@@ -32,6 +32,31 @@ def test_token_ids_that_are_no_numbers_are_refused(tiny_model, fitted, ids):
         fitted(directory)
 
 
+@pytest.mark.parametrize("file", ["config.json", "generation_config.json"])
+def test_an_empty_list_of_ends_is_none(tiny_model, fitted, file):
+    directory = tiny_model("llama")
+    (directory / "generation_config.json").unlink()
+    values = json.loads((directory / file).read_text()) if file == "config.json" else {}
+    (directory / file).write_text(json.dumps(values | {"eos_token_id": [], "pad_token_id": None}))
+
+    _, out = fitted(directory)
+
+    model = json.loads((out.parent / "genai_config.json").read_text())["model"]
+    assert not {"eos_token_id", "pad_token_id"} & model.keys()
+    assert Decoder.load(out).config.eos_token_ids == ()
+
+
+@pytest.mark.parametrize("name", ["chat_template.jinja", "additional_chat_templates/default.jinja"])
+def test_a_chat_template_of_another_encoding_is_refused_before_work(tiny_model, fitted, monkeypatch, name):
+    directory = tiny_model("llama")
+    (directory / name).parent.mkdir(exist_ok=True)
+    (directory / name).write_bytes("{{ 'é' }}".encode("latin-1"))
+    monkeypatch.setattr("exporter.pipeline.write_data_file", lambda *_: pytest.fail("weights were computed"))
+
+    with pytest.raises(InputError, match=rf"{name}: not UTF-8 text \(.*\); convert it first"):
+        fitted(directory)
+
+
 def test_rules_that_transformers_has_in_place_of_the_file_are_said(tiny_model, fitted):
     directory = tiny_model("llama")
     tokenizer = write_tokenizer(directory)

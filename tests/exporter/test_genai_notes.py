@@ -103,6 +103,19 @@ def test_a_note_names_what_differs_and_where_to_render(tmp_path):
     assert "render it with transformers" in note
 
 
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ " + "(" * 5000 + ")" * 5000 + " }}",
+        "{{ x" + " | trim" * 5000 + " }}",
+        "{{ " + "1" * 5000 + " }}",
+    ],
+    ids=["brackets", "filters", "digits"],
+)
+def test_a_template_that_nothing_renders_is_no_difference(template):
+    assert template_differences(template) == []
+
+
 def test_a_normalizer_that_is_left_out_is_said(tmp_path):
     tokenizer = write_tokenizer(tmp_path, bos=False)
     tokenizer.normalizer = normalizers.Sequence([normalizers.Replace(" ", "_"), normalizers.Lowercase()])
