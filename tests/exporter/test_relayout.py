@@ -112,6 +112,28 @@ def test_model_files_come_along_and_say_what_is_true(model, tmp_path):
     assert report["totals"]["file_bytes"] == (out.parent / "other.onnx.data").stat().st_size
 
 
+def test_a_report_counts_signs_of_rotations_and_bits_of_tables(kept, tmp_path):
+    _, plain = kept("llama", rotate=32, embedding_bits=2)
+    there, back = tmp_path / "avx2" / "model.onnx", tmp_path / "back" / "model.onnx"
+    relayout(plain, there, "avx2")
+    relayout(there, back, "plain")
+    before, report, after = (
+        json.loads((path.parent / "export_report.json").read_text()) for path in (plain, there, back)
+    )
+    assert after == before
+    totals = report["totals"]
+    model = onnx.load(there, load_external_data=False)
+    parts = [tensor for tensor in model.graph.initializer if tensor.name.endswith((".planes", ".scales"))]
+    of_tables = tuple(table["parameter"] for table in report["tables"])
+    stored = sum(numpy_helper.to_array(t, str(there.parent)).nbytes for t in parts if not t.name.startswith(of_tables))
+    assert totals["sign_bytes"] == before["totals"]["sign_bytes"] > 0
+    assert totals["plane_bytes"] == stored + totals["sign_bytes"]
+    assert totals["bits_per_weight"] == 8 * totals["plane_bytes"] / totals["quantised_weights"]
+    assert [table["bytes"] for table in report["tables"]] != [table["bytes"] for table in before["tables"]]
+    for table in report["tables"]:
+        assert table["bits_per_weight"] == 8 * table["bytes"] / table["weights"]
+
+
 def test_a_report_of_a_version_to_come_is_refused(model, tmp_path):
     path = model.parent / "export_report.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"report_version": 2}))

@@ -306,8 +306,11 @@ def _write_model_files(stage: Path, out: str, outcome: Outcome, sizes: dict[str,
         if totals.get("quantised_weights") and totals.get("parameters"):
             tables = {f"{table.get('parameter')}.planes": table for table in report.get("tables", [])}
             weight_bytes = sum(size for name, size in sizes.items() if name not in tables)
+            weight_bytes += totals.get("sign_bytes", 0)  # of rotations, which stay as they are
             for name in tables.keys() & sizes.keys():
                 tables[name]["bytes"] = sizes[name]
+                if weights := tables[name].get("weights"):
+                    tables[name]["bits_per_weight"] = 8 * sizes[name] / weights
             if "table_bytes" in totals:
                 totals["table_bytes"] = sum(table.get("bytes", 0) for table in tables.values())
             totals["bits_per_weight"] = 8 * weight_bytes / totals["quantised_weights"]
