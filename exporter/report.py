@@ -22,6 +22,7 @@ from exporter.stored.tensor_jobs import LayerStats
 
 __all__ = ["export_report", "fit_notes", "table_notes"]
 
+_LOST = 0.99  # relative squared error of weights that became zeros; of a fit in a single plane it is 0.4
 _PAST_KEYS = {"Attention": 4, "GroupQueryAttention": 3}  # the inputs that are past keys
 
 
@@ -88,8 +89,12 @@ def export_report(
 
 
 def fit_notes(layers: Sequence[Mapping[str, Any]], options: ExportOptions) -> list[str]:
-    """Sentences on the rows of a plain directory's layers: how many are exact, and how many fitted."""
-    notes = []
+    """Sentences on the rows of a plain directory's layers: how many are exact, how many fitted, and which are lost."""
+    notes = [
+        f"{row['module']}: weights became zeros, as scales so small are zeros too; --scale-bits 32 has such scales"
+        for row in layers
+        if row["relative_squared_error"] > _LOST
+    ]
     for exact in (True, False):
         rows = [row for row in layers if row["exact"] is exact]
         weights = sum(row["weights"] for row in rows)
@@ -101,7 +106,7 @@ def fit_notes(layers: Sequence[Mapping[str, Any]], options: ExportOptions) -> li
             notes.append(f"{count} are stored exactly, at {bits:.3f} bits per weight")
             continue
         form = options.fit_form
-        advice = "; for two bits per weight use --calibrate fast|best [--text FILE], which trains them"
+        advice = "; for about 2.5 bits per weight use --calibrate fast|best [--text FILE], which trains them"
         if form.planes + form.offset < 4:
             advice = ": so few planes need training, expect text without sense; --calibrate fast trains them"
         if options.op in STOCK:  # which has no product of those planes

@@ -131,7 +131,7 @@ def test_models_of_other_widths_and_parts_of_more_data_go_with_an_export_that_is
     (out / "onnx" / "notes.txt").write_text("mine")
     with pytest.raises(InputError, match=r"already holds onnx/model_q4\.onnx, onnx/model_q4\.onnx_data, onnx/model_q4"):
         export_for_js(model_dir, out, planes=2)
-    options = ExportOptions(layout_for="transformersjs", **QUICK | {"planes": 2})
+    options = ExportOptions(layout_for="transformersjs", planes=2, levels="even")
     export(model_dir, out / "model.onnx", options, force=True)
     expected = {"model_q2.onnx", "model_q2.onnx_data", "notes.txt"}
     assert {path.name for path in (out / "onnx").iterdir()} == expected
