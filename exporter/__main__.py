@@ -19,7 +19,7 @@ from dualbinary.cli.options import add_options, option, options_from
 from dualbinary.errors import OptionError
 from dualbinary.files.sizes import parse_size
 from dualbinary.files.systems import named_systems
-from exporter.calibration import Wish, calibrated
+from exporter.calibration import Wish, calibrated, checkpoint_of
 from exporter.early_checks import library_names
 from exporter.imported_source import imported, needs_import, refuse_import
 from exporter.installed_library import InstalledLibrary, installed_library
@@ -152,9 +152,12 @@ def main(argv: list[str] | None = None) -> int:
 
 def _kept(args: argparse.Namespace) -> str:
     command = options_from(args, CommandOptions)
-    if command.calibrate or command.bits or command.size:
-        return f"{state_of(args.out)}; the same command goes on with the calibration"
-    return state_of(args.out)
+    state = state_of(args.out)
+    if not (command.calibrate or command.bits or command.size):
+        return state
+    if (checkpoint := checkpoint_of(args.out)).exists():
+        return f"{state}; python -m exporter {checkpoint} {args.out} goes on with what the calibration made"
+    return f"{state}; the same command goes on with the calibration"
 
 
 def _command(args: argparse.Namespace) -> None:
@@ -239,7 +242,8 @@ def _export_and_check(
     for warning in summary["warnings"]:
         _note(warning)
     if library.path is None and options.op == "dualbinary" and options.layout_for is None:
-        _note(f"no library beside the model, which runs by its fallback function: {library.reason}")
+        way = "runs only where a host registers one" if options.fallback == "none" else "runs by its fallback function"
+        _note(f"no library beside the model, which {way}: {library.reason}")
     if not args.json:
         print(_sentence(result.path, summary))
         print(_formats(result.report["formats"]), end="")

@@ -27,7 +27,7 @@ from exporter.options import STOCK, ExportOptions
 if TYPE_CHECKING:
     from exporter.graph.export_graph import ExportGraph
 
-__all__ = ["Wish", "calibrated"]
+__all__ = ["Wish", "calibrated", "checkpoint_of"]
 
 GENERATED = {"quick": 16}  # windows that the model writes without text; presets that train know how many
 MEASURED = 4  # likewise, where formats alone are asked about
@@ -50,6 +50,11 @@ class Wish:
         return "bits" if self.bits is not None else "size" if self.size is not None else None
 
 
+def checkpoint_of(out: Path) -> Path:
+    """The directory of the checkpoint that the export to `out` begins with; it is there when all of it is made."""
+    return out.with_name(out.stem + "-checkpoint")
+
+
 def calibrated(
     model_dir: Path,
     out: Path,
@@ -67,7 +72,7 @@ def calibrated(
     """
     _refuse_contradictions(options, wish)
     expand(tuple(map(str, wish.text)))
-    checkpoint = out.with_name(out.stem + "-checkpoint")
+    checkpoint = checkpoint_of(out)
     if checkpoint.exists():
         raise InputError(
             f"{checkpoint}: holds what an earlier --calibrate, --bits or --size made; export it with python -m "

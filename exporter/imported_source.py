@@ -53,7 +53,7 @@ def imported(source: Path, directory: Path, *, requantize: bool, quiet: bool) ->
     something ended it.
     """
     with scratch(directory) as place:
-        checkpoint = place / source.stem
+        checkpoint = place / source.resolve().stem  # "." and ".." are no names
         words = [sys.executable, "-m", "importer", str(source), str(checkpoint), "--json"]
         words += ["--requantize"] if requantize else []
         words += ["--quiet"] if quiet else []

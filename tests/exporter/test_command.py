@@ -1,6 +1,7 @@
 """`python -m exporter`: options, messages, JSON."""
 
 import json
+import signal
 import subprocess
 
 import onnx
@@ -25,7 +26,7 @@ def test_json_is_one_object_on_standard_output(pristine_model, tmp_path, capfd):
 def test_default_is_four_even_planes_with_offset_and_says_the_way_to_two_bits(pristine_model, tmp_path, capfd):
     assert main([str(pristine_model("llama")), str(tmp_path / "model.onnx")]) == 0
 
-    assert "--calibrate fast|best" in capfd.readouterr().err
+    assert "; for about 2.5 bits per weight use --calibrate fast|best" in capfd.readouterr().err
     options = json.loads((tmp_path / "export_report.json").read_text())
     assert options["layers"][0]["bits_per_weight"] == 4 + 2 * 8 / 32 + 2 * 16 / 128
 
@@ -100,11 +101,19 @@ def test_architecture_without_a_test_is_pointed_out(pristine_model, tmp_path, ca
     assert "check passed" not in capfd.readouterr().out
 
 
-def test_library_that_cannot_be_used_is_said_with_the_reason(pristine_model, tmp_path, capfd, monkeypatch):
+@pytest.mark.parametrize(
+    ("fallback", "said"), [("ort4", "runs by its fallback function"), ("none", "runs only where a host registers one")]
+)
+def test_library_that_cannot_be_used_is_said_with_the_reason(
+    pristine_model, tmp_path, capfd, monkeypatch, fallback, said
+):
     monkeypatch.setenv("DUALBINARY_LIBRARY", "/nowhere/libdualbinary.so")
 
-    assert main([str(pristine_model("llama")), str(tmp_path / "model.onnx")]) == 0
-    assert "/nowhere/libdualbinary.so: no such file" in capfd.readouterr().err
+    words = ["--fallback", fallback, "--planes", "4"]
+    assert main([str(pristine_model("llama")), str(tmp_path / "model.onnx"), *words]) == 0
+    error = capfd.readouterr().err
+    assert "/nowhere/libdualbinary.so: no such file" in error
+    assert said in error
 
 
 @pytest.mark.usefixtures("calibration_here")
@@ -137,6 +146,27 @@ def test_calibrate_trains_and_exports_what_it_made(pristine_model, tmp_path, cap
     out.unlink()
     assert main(arguments) == 2  # half an hour of work is not done again without being asked for
     assert "model-checkpoint: holds what an earlier --calibrate, --bits or --size made" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("made", [False, True])
+def test_an_interruption_says_the_command_that_goes_on(pristine_model, tmp_path, capfd, monkeypatch, made):
+    out, checkpoint = tmp_path / "model.onnx", tmp_path / "model-checkpoint"
+
+    def interrupt(*_, **__):
+        if made:
+            checkpoint.mkdir()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("exporter.__main__.calibrated", interrupt)
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        assert main([str(pristine_model("llama")), str(out), "--calibrate", "quick"]) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+    said = capfd.readouterr().err
+    assert ("the same command goes on" in said) == (not made)
+    assert (f"python -m exporter {checkpoint} {out} goes on" in said) == made
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,14 @@
 
 import json
 import shutil
+import subprocess
+from pathlib import Path
 
 import pytest
 
 from exporter.__main__ import main
 from exporter.graph.architectures.refused import REFUSED
+from exporter.imported_source import imported
 from tests.support.commands_here import run_here
 from tests.support.tiny_models import edit_config
 
@@ -105,3 +108,13 @@ def test_what_a_config_says_before_an_import(refused, foreign, tmp_path):
     out.parent.mkdir()
     (out.parent / "tokenizer.json").write_text("{}")
     assert "already holds tokenizer.json" in refused(foreign, out)
+
+
+@pytest.mark.parametrize("source", [".", ".."])
+def test_an_import_of_the_working_directory_has_a_place_of_its_own(foreign, tmp_path, monkeypatch, source):
+    (foreign / "inner").mkdir()
+    monkeypatch.chdir(foreign / "inner" if source == ".." else foreign)
+    monkeypatch.setattr(subprocess, "run", lambda words, **_: subprocess.CompletedProcess(words, 0, '{"notes": []}'))
+    with imported(Path(source), tmp_path / "out", requantize=False, quiet=True) as (checkpoint, _):
+        assert checkpoint.name == foreign.name
+        assert checkpoint.resolve().parent.parent == tmp_path / "out"
