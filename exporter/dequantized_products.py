@@ -70,12 +70,12 @@ def packed_inputs(graph: ir.Graph) -> dict[str, ir.Value]:
     return found
 
 
-def _packed_codes(numbers: ir.TensorProtocol, points: ir.TensorProtocol) -> ir.Tensor:
-    return ir.tensor(np.frombuffer(numbers.tobytes(), np.uint8).reshape(*points.shape.numpy(), -1))
+def _packed_codes(numbers: ir.TensorProtocol, points: ir.TensorProtocol) -> ir.Tensor[Any]:
+    return ir.Tensor(np.frombuffer(numbers.tobytes(), np.uint8).reshape(*points.shape.numpy(), -1))
 
 
-def _packed_points(_: ir.TensorProtocol, points: ir.TensorProtocol) -> ir.Tensor:
-    return ir.tensor(pack_rows(points.numpy().astype(np.uint8), points.dtype.bitwidth))
+def _packed_points(_: ir.TensorProtocol, points: ir.TensorProtocol) -> ir.Tensor[Any]:
+    return ir.Tensor(pack_rows(points.numpy().astype(np.uint8), points.dtype.bitwidth))
 
 
 class _Products:

@@ -217,14 +217,9 @@ def genai_config(
         "num_key_value_heads": kv_heads,
     }
     _add_states(decoder, model)
-    tokens = {key: files.generation.get(key, config.get(key)) for key in _TOKEN_IDS}
-    tokens = {key: None if value == [] else value for key, value in tokens.items()}
-    if tokens["pad_token_id"] is None:
-        end = tokens["eos_token_id"]
-        tokens["pad_token_id"] = end[0] if isinstance(end, list) else end
     return {
         "model": {
-            **{key: value for key, value in tokens.items() if value is not None},
+            **_token_ids(files),
             "context_length": context,
             "decoder": decoder,
             "type": model_type if model_type in _GENAI_TYPES else "decoder",
@@ -241,6 +236,16 @@ def genai_config(
             "top_p": 1.0,
         },
     }
+
+
+def _token_ids(files: ModelFiles) -> dict[str, Any]:
+    """Those that the files give; what ends a text pads it too, where nothing else does."""
+    tokens = {key: files.generation.get(key, files.config.get(key)) for key in _TOKEN_IDS}
+    tokens = {key: value for key, value in tokens.items() if value not in (None, [])}
+    if "pad_token_id" not in tokens and "eos_token_id" in tokens:
+        end = tokens["eos_token_id"]
+        tokens["pad_token_id"] = end[0] if isinstance(end, list) else end
+    return tokens
 
 
 def _add_states(decoder: dict[str, Any], model: ir.Model) -> None:
