@@ -87,7 +87,7 @@ class GenerateOptions:
     slots: int | None = option(None, help="sequences at once, of {prompts}", shown=f"default: {SLOTS}", minimum=1)
     chat: bool = option(False, help="put the prompt into the model's chat template")
     max_new_tokens: int = option(128, help="tokens to generate at most", minimum=1)
-    stop: tuple[str, ...] = option((), help="end before this text; may be given several times", metavar="TEXT")
+    stop: tuple[str, ...] = option((), help="end before this text; several times for several", metavar="TEXT")
     speculate: str = speculate_option("speculation, also of {prompts} while one of them runs alone")
     draft: Path | None = draft_option()
 
@@ -241,7 +241,7 @@ def _answer_all(
     began = time.perf_counter()
     count = 0
     afters = [() if options.chat else prompt for prompt in prompts]
-    ends = [_stop_test(codec, after, options.stop) for after in afters]
+    ends = [_stop_test(codec, after, options.stop) for after in afters] if options.stop else None
     answers = generate_all(decoder, prompts, options.max_new_tokens, samplers, options.slots or SLOTS, guess, ends)
     for prompt, after, result in zip(prompts, afters, answers, strict=True):
         text = "".join(before_stop([codec.decode(result.tokens, after)], options.stop))
@@ -253,10 +253,11 @@ def _answer_all(
 
 def _stop_test(codec: TextCodec, after: Sequence[int], stop: Sequence[str]) -> Callable[[int], bool]:
     """Says of each token of a text in turn whether one of `stop` is there with it."""
-    pieces, text = codec.pieces(after), ""
+    pieces, text, longest = codec.pieces(after), "", max(map(len, stop))
 
     def test(token: int) -> bool:
         nonlocal text
+        text = text[1 - longest :] if longest > 1 else ""  # what may have begun before
         text += pieces(token)
         return stop_place(text, stop) is not None
 
@@ -269,9 +270,8 @@ def _report(model: Path, prompt_tokens: int, text: str, result: Generation) -> d
 
 def _summary(prompt_tokens: int, result: Generation) -> str:
     line = f"[{prompt_tokens} prompt tokens in {result.prompt_seconds:.2f} s; {len(result.tokens)} new"
-    steps = len(result.tokens) - (result.finish_reason == "length")  # the first token comes out of the prompt's step
-    if steps > 0 and result.decode_seconds:
-        line += f", {steps / result.decode_seconds:.1f} tokens/s"
+    if speed := result.tokens_per_second:
+        line += f", {speed:.1f} tokens/s"
     if result.guessed:
         line += f", {result.accepted} of {result.guessed} guesses right"
     return f"{line}; {result.finish_reason}]"

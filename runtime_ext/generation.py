@@ -25,6 +25,14 @@ class Generation:
     guessed: int = 0
     accepted: int = 0
 
+    @property
+    def tokens_per_second(self) -> float | None:
+        """Of decoding, after the first token, which the prompt's run gives; None where there was no run after it.
+
+        A run gives a token, one that ends the text too, and those that were guessed right.
+        """
+        return (self.runs + self.accepted) / self.decode_seconds if self.runs and self.decode_seconds else None
+
 
 def answer_limit(prompt: Sequence[int], max_new_tokens: int, context: int) -> int:
     """The tokens that may follow `prompt`: `max_new_tokens`, or what the context leaves.

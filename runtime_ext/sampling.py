@@ -40,7 +40,11 @@ class Sampler:
         0.0, help="draw among those at least P times as likely as the likeliest", minimum=0, maximum=1, metavar="P"
     )
     repetition_penalty: float = option(
-        1.0, help="make tokens of prompt and answer less likely, logits by this factor; 1: none", above=0, metavar="F"
+        1.0,
+        help="make tokens of prompt and answer less likely, logits by this factor; 1: none",
+        minimum=0.1,
+        maximum=10,
+        metavar="F",
     )
     presence_penalty: float = option(
         0.0, help="taken off the logit of each token of the answer", minimum=-2, maximum=2, metavar="X"
@@ -50,7 +54,7 @@ class Sampler:
     )
     seed: int | None = option(None, help="make the draws repeatable", minimum=0, metavar="S")
     _random: np.random.Generator = field(init=False, repr=False)
-    _read: set[int] = field(init=False, repr=False, default_factory=set)
+    _there: npt.NDArray[np.int64] = field(init=False, repr=False)  # distinct tokens of prompt and answer
     _drawn: Counter[int] = field(init=False, repr=False, default_factory=Counter)
 
     def __post_init__(self) -> None:
@@ -59,10 +63,11 @@ class Sampler:
         if self.temperature == 0 and (self.top_k or self.top_p < 1 or self.min_p):
             raise OptionError("temperature", "above 0 with {top_k}, {top_p} or {min_p}", self.temperature)
         self._random = np.random.default_rng(self.seed)
+        self.start()
 
     def start(self, prompt: Iterable[int] = ()) -> None:
         """Begin another text, which continues `prompt`: forget what was drawn before. The random numbers go on."""
-        self._read = set(prompt) if self.repetition_penalty != 1 else set()
+        self._there = np.array(sorted(set(prompt)), np.int64)
         self._drawn.clear()
 
     def __call__(self, logits: npt.NDArray[np.float32]) -> int:
@@ -78,19 +83,28 @@ class Sampler:
                 "65504 overflow in float16, which an export with --dtype fp32 avoids, else the weights are not finite"
             )
         token = int(logits.argmax()) if self.temperature == 0 else self._sampled(logits, largest)
-        self._drawn[token] += 1
+        if self._penalizes:
+            if token not in self._drawn and not (self._there == token).any():
+                self._there = np.append(self._there, token)
+            self._drawn[token] += 1
         return token
 
+    @property
+    def _penalizes(self) -> bool:
+        return (self.repetition_penalty, self.presence_penalty, self.frequency_penalty) != (1, 0, 0)
+
     def _penalized(self, logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        if self.repetition_penalty == 1 and self.presence_penalty == 0 and self.frequency_penalty == 0:
+        if not self._penalizes:
             return logits
         logits = logits.copy()
-        if there := [token for token in self._read | self._drawn.keys() if token < len(logits)]:
-            found, factor = logits[there], np.float32(self.repetition_penalty)
-            logits[there] = np.where(found > 0, found / factor, found * factor)
-        if self._drawn:
-            tokens, counts = list(self._drawn), np.array([*self._drawn.values()], np.float32)
-            logits[tokens] -= np.float32(self.presence_penalty) + np.float32(self.frequency_penalty) * counts
+        there = self._there[self._there < len(logits)]  # a draft may have fewer tokens
+        found, factor = logits[there], np.float32(self.repetition_penalty)
+        logits[there] = np.where(found > 0, found / factor, found * factor)
+        tokens = np.fromiter(self._drawn, np.int64)
+        counts = np.fromiter(self._drawn.values(), np.float32)
+        off = np.float32(self.presence_penalty) + np.float32(self.frequency_penalty) * counts
+        inside = tokens < len(logits)
+        logits[tokens[inside]] -= off[inside]
         return logits
 
     def _sampled(self, logits: npt.NDArray[np.float32], largest: np.float32) -> int:

@@ -1,4 +1,4 @@
-"""Stop strings: a text ends before the first of them, wherever it falls among the pieces that the text comes in."""
+"""Stop strings: a text ends before the first of them that is whole, however it is cut into pieces."""
 
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -6,8 +6,12 @@ __all__ = ["before_stop", "kept_back", "stop_place"]
 
 
 def stop_place(text: str, stops: Sequence[str], begin: int = 0) -> int | None:
-    """Where in `text`, from `begin` on, the first of `stops` begins; None where there is none."""
-    return min((place for stop in stops if (place := text.find(stop, begin)) >= 0), default=None)
+    """Where in `text`, from `begin` on, that of `stops` begins which is whole first; None where there is none.
+
+    Of those that are whole at once it is the longest.
+    """
+    ends = ((place + len(stop), place) for stop in stops if (place := text.find(stop, begin)) >= 0)
+    return min(ends, default=(0, None))[1]
 
 
 def kept_back(unsent: str, stops: Sequence[str]) -> int:
@@ -22,7 +26,7 @@ def kept_back(unsent: str, stops: Sequence[str]) -> int:
 
 
 def before_stop(pieces: Iterable[str], stops: Sequence[str]) -> Iterator[str]:
-    """The text of `pieces` up to the first of `stops`, as soon as it is certain; asks for no piece after that."""
+    """The text of `pieces` up to the `stop_place`, as soon as it is certain; asks for no piece after that."""
     unsent = ""
     for piece in pieces:
         unsent += piece

@@ -35,8 +35,11 @@ COMPILER_PACKAGES = (
 TARGETS = ("dualbinary_cuda", "dualbinary_cuda_probe")  # the second is for tests of single matrix instructions
 
 
-def compiler() -> Path:
-    """Find an nvcc of the right version. Raises InputError where CUDACXX names another one."""
+def compiler(*, offline: bool = False) -> Path:
+    """Find an nvcc of the right version.
+
+    Raises InputError where CUDACXX names another one, or, `offline`, where there is none.
+    """
     named = os.environ.get("CUDACXX")
     if named:
         path = shutil.which(named)
@@ -48,6 +51,8 @@ def compiler() -> Path:
     path = shutil.which("nvcc")
     if path is not None and version(Path(path)) == COMPILER_MAJOR:
         return Path(path)
+    if offline:
+        raise InputError(f"no nvcc {COMPILER_MAJOR} on PATH: name one by CUDACXX, or leave --offline out to get it")
     return installed_compiler()
 
 
@@ -67,9 +72,9 @@ def installed_compiler() -> Path:
     return found[0]
 
 
-def build(architectures: list[str], jobs: int) -> Path:
+def build(architectures: list[str], jobs: int, *, offline: bool = False) -> Path:
     """Configure and compile. Returns the library's path. Raises DualBinaryError where a step fails."""
-    nvcc = compiler()
+    nvcc = compiler(offline=offline)
     folder = ROOT / "build" / "-".join(["cuda", *architectures])
     cache = folder / "CMakeCache.txt"
     if cache.is_file() and f"CMAKE_CUDA_COMPILER:FILEPATH={nvcc}\n" not in cache.read_text():
@@ -105,7 +110,7 @@ def _command(args: argparse.Namespace) -> None:
     wrong = [name for name in args.architectures if not name.isdecimal()]
     if wrong:
         raise InputError(f"--architectures: expected numbers such as 90, got {wrong[0]}")
-    library = build(args.architectures, args.jobs)
+    library = build(args.architectures, args.jobs, offline=args.offline)
     facts = describe(library)  # loads it, on a machine without a driver, too
     print(json.dumps({"library": str(library), **facts}) if args.json else f"{summary(facts)}\n{library}")
 
@@ -119,6 +124,7 @@ def main(argv: list[str] | None = None) -> int:
         "--architectures", nargs="*", default=[], metavar="SM", help="such as 80 90 (default: all that are supported)"
     )
     parser.add_argument("--jobs", type=int, default=2, help="compilers at a time (default 2)")
+    parser.add_argument("--offline", action="store_true", help="download no compiler where there is none")
     add_common_options(parser)
     return run(parser, _command, argv)
 

@@ -74,17 +74,17 @@ def open_gptq(path: Path, config: dict[str, Any]) -> LowBitModel:
 
 
 def _spare_biases(directory: Directory, modules: Iterable[str]) -> list[str]:
-    """Set apart the biases of zeros that AutoGPTQ writes beside every weight, where the model has none; returns notes.
-
-    Raises InputError where there are such and transformers cannot build the model.
-    """
+    """Set apart biases of zeros, which AutoGPTQ writes beside every weight, where the model has none; returns notes."""
     biases = {f"{module}.bias" for module in modules}
     found = [name for name, it in directory.stored.items() if name in biases and it.dtype in FLOATS]
     zeros = [name for name in found if not directory.array(name).any()]
     if not zeros:
         return []
     path, config = directory.path, directory.config
-    parameters = modules_of(configuration(config, path), path).parameters
+    try:
+        parameters = modules_of(configuration(config, path), path).parameters
+    except InputError:  # no model that transformers knows, whose weights can be read all the same
+        return [f"{len(zeros)} biases are zeros, such as {zeros[0]}; whether the model has them is not known"]
     spare = [n for n in zeros if n not in parameters and f"{n.removesuffix('bias')}weight" in parameters]
     directory.used.update(spare)
     kind = config.get("model_type")

@@ -158,10 +158,10 @@ class _Chat:
                     if not self._json:
                         print(piece, end="", flush=True)
         except ContextFullError as error:
-            self._conversation.undo()
+            self._conversation.take_back()
             raise ContextFullError(f"{error}; {WAY_ON if self._conversation.messages else WAY_IN}") from None
         except InputError:
-            self._conversation.undo()
+            self._conversation.take_back()
             raise
         finally:
             if pieces and not self._json:
@@ -187,8 +187,7 @@ def _summary(turn: Turn) -> str:
     """Counts and speeds of an answer, or what becomes of its question."""
     if turn.finish_reason == "stopped" and not turn.tokens:
         return UNANSWERED
-    steps = len(turn.tokens) - (turn.finish_reason == "length")  # the first token comes out of the prompt's step
-    speed = f", {steps / turn.decode_seconds:.1f} tokens/s" if steps > 0 and turn.decode_seconds else ""
+    speed = f", {found:.1f} tokens/s" if (found := turn.tokens_per_second) else ""
     read = turn.prompt_tokens - turn.cached_tokens
     line = f"[{len(turn.tokens)} tokens{speed}; {read} of {turn.prompt_tokens} prompt tokens read"
     line += f" in {turn.prompt_seconds:.2f} s"

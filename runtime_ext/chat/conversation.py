@@ -50,6 +50,7 @@ class Conversation:
         self.codec = codec
         self._decoder, self._speculation = decoder, speculation
         self._read: list[int] = []
+        self._replaced: str | None = None  # by the last question
 
     def answer(self, max_new_tokens: int, sampler: Sampler, turn: Turn, stopped: Callable[[], bool]) -> Iterator[str]:
         """Yield the text of the answer to `messages` in pieces; it becomes the last of them, and `turn` is filled in.
@@ -77,12 +78,19 @@ class Conversation:
             self._read = [*prompt, *turn.tokens][: self._decoder.length]
             if turn.tokens or turn.finish_reason == "stop":
                 self.messages.append({"role": "assistant", "content": self.codec.decode(turn.tokens)})
+                self._replaced = None
 
     def ask(self, question: str) -> None:
         """Add a question, in the place of one that was stopped before its answer began: many templates take turns."""
-        if self.messages and self.messages[-1]["role"] == "user":
-            self.undo()
+        self._replaced = self.undo() if self.messages and self.messages[-1]["role"] == "user" else None
         self.messages.append({"role": "user", "content": question})
+
+    def take_back(self) -> None:
+        """Undo the last question, which cannot be answered; the one whose place it took is there again."""
+        self.undo()
+        if self._replaced is not None:
+            self.messages.append({"role": "user", "content": self._replaced})
+        self._replaced = None
 
     def prompt(self) -> list[int]:
         """The tokens of the conversation, up to where the next answer begins. Raises InputError by the template."""

@@ -157,6 +157,13 @@ def test_biases_of_zeros_that_the_model_has_stay(tmp_path, rng):
     assert not any("biases" in note for note in model.notes)
 
 
+def test_biases_of_zeros_of_a_model_that_nobody_knows_stay_with_a_note(tmp_path, rng):
+    tensors = with_zero_biases(model_tensors(rng, 4, 32))
+    model = open_gptq(*save(tmp_path, tensors, block(4, 32, "gptq_v2"), config=CONFIG | {"model_type": "nobody"}))
+    assert {f"{module}.bias" for module in LINEARS} <= set(model.tensors)
+    assert "7 biases are zeros, such as model.layers.0.mlp.down_proj.bias; whether" in model.notes[-1]
+
+
 def test_a_bias_that_is_not_zero_is_never_left_out(tmp_path, rng):
     tensors = with_zero_biases(model_tensors(rng, 4, 32))
     name = "model.layers.0.self_attn.q_proj.bias"

@@ -269,6 +269,19 @@ def test_a_question_that_was_stopped_before_its_answer_is_no_turn(chat, tiny_cop
     assert answer["tokens"] == fresh_tokens(tiny_copy, [("user", asked)])
 
 
+def test_a_stopped_question_is_there_again_where_the_next_one_cannot_be_answered(tiny_model):
+    conversation = Conversation(Decoder.load(tiny_model), TextCodec(tiny_model.parent), 32, None)
+    conversation.ask("Hi")
+    list(conversation.answer(4, Sampler(), Turn([]), lambda: True))
+    conversation.ask("x" * 40)
+    with pytest.raises(ContextFullError):
+        list(conversation.answer(4, Sampler(), Turn([]), lambda: False))
+    conversation.take_back()
+    assert conversation.messages == [{"role": "user", "content": "Hi"}]
+    list(conversation.answer(4, Sampler(), Turn([]), lambda: False))
+    assert [message["role"] for message in conversation.messages] == ["user", "assistant"]
+
+
 def test_what_becomes_of_a_question_without_an_answer_is_said(chat, tiny_model, monkeypatch):
     monkeypatch.setattr(Interrupts, "asked", lambda self: True)
     code, _, err = chat(tiny_model, ["Hi"], *FEW)

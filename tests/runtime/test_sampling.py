@@ -107,6 +107,13 @@ def test_presence_counts_a_token_of_the_answer_once_and_frequency_each_time():
     assert logits.tolist() == [3, np.float32(2.2), 0]
 
 
+def test_a_model_with_fewer_tokens_is_penalized_for_those_that_it_has():
+    sampler = Sampler(repetition_penalty=5, frequency_penalty=2)
+    sampler.start([7])
+    assert sampler(np.array([0, 0, 0, 0, 0, 1], np.float32)) == 5
+    assert [sampler(LOGITS) for _ in range(2)] == [1, 2]
+
+
 def test_another_text_begins_without_penalties():
     sampler = Sampler(presence_penalty=2, repetition_penalty=5)
     sampler.start([1])
@@ -140,7 +147,8 @@ def test_words_that_a_model_rules_out_are_never_drawn(temperature):
         ({"temperature": 1, "top_p": 0}, "top_p: expected above 0 and at most 1, got"),
         ({"temperature": 1, "top_p": 1.5}, "top_p: expected above 0 and at most 1, got"),
         ({"temperature": 1, "min_p": 1.5}, "min_p: expected 0 to 1, got"),
-        ({"repetition_penalty": 0}, "repetition_penalty: expected above 0, got"),
+        ({"repetition_penalty": 0}, "repetition_penalty: expected 0.1 to 10, got"),
+        ({"repetition_penalty": 1e39}, "repetition_penalty: expected 0.1 to 10, got"),
         ({"presence_penalty": 2.5}, "presence_penalty: expected -2 to 2, got"),
         ({"frequency_penalty": float("nan")}, "frequency_penalty: expected -2 to 2, got"),
         ({"top_k": 5}, "temperature: expected above 0 with top_k, top_p or min_p"),

@@ -50,7 +50,7 @@ CHAT, COMPLETION = {"messages": ASKED}, {"prompt": "Hi"}
         (CHAT | {"response_format": {"type": "json_object"}}, 400, "response_format", "not supported"),
         (CHAT | {"audio": {"voice": "x"}}, 400, "audio", "not supported by this server, got"),
         (CHAT | {"frequency_penalty": 2.5}, 400, "frequency_penalty", "less than or equal to 2, got 2.5"),
-        (CHAT | {"repetition_penalty": 0}, 400, "repetition_penalty", "greater than 0"),
+        (CHAT | {"repetition_penalty": 0}, 400, "repetition_penalty", "greater than or equal to 0.1"),
         (CHAT | {"min_p": -0.1}, 400, "min_p", "greater than or equal to 0"),
         (CHAT | {"logit_bias": {"5": 1}}, 400, "logit_bias", "not supported"),
         (CHAT | {"temperature": 2.5}, 400, "temperature", "less than or equal to 2, got 2.5"),

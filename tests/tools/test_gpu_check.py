@@ -164,6 +164,12 @@ def test_offline_nothing_is_downloaded(path, tmp_path, monkeypatch):
     ]
 
 
+def test_offline_no_compiler_is_downloaded(path, monkeypatch):
+    monkeypatch.setattr(build_cuda, "installed_compiler", lambda: pytest.fail("was downloaded"))
+    with pytest.raises(InputError, match=r"no nvcc 13 on PATH: name one by CUDACXX"):
+        build_cuda.compiler(offline=True)
+
+
 def test_every_file_with_a_test_for_a_gpu_is_run():
     folder = gpu_check.ROOT / "tests"
     marked = [path for path in folder.rglob("test_*.py") if re.search(r"pytest\.mark\.gpu\b", path.read_text())]
@@ -171,8 +177,9 @@ def test_every_file_with_a_test_for_a_gpu_is_run():
 
 
 def test_the_kernels_are_configured_without_headers_of_onnx_runtime(tmp_path):
-    """Emulated, as there may be no nvcc; nothing that a user has is looked at."""
-    programs = os.pathsep.join([str(Path(sys.executable).parent), "/usr/bin", "/bin"])
+    """Emulated, as there may be no nvcc; nothing that a user has is looked at, and npm would fail."""
+    programs = os.pathsep.join([str(tmp_path), str(Path(sys.executable).parent), "/usr/bin", "/bin"])
+    program(tmp_path, "npm", "exit 1")
     environment = {"PATH": programs, "HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)}
     options = ["-DDUALBINARY_CPU=OFF", "-DDUALBINARY_CUDA_EMULATED=ON", f"-DPython3_EXECUTABLE={sys.executable}"]
     command = ["cmake", "-S", str(gpu_check.ROOT), "-B", str(tmp_path / "build"), *options]
