@@ -7,7 +7,7 @@ let package = Package(
     name: "generate",
     platforms: [.macOS(.v13), .iOS(.v16)],
     dependencies: [
-        .package(url: "https://github.com/microsoft/onnxruntime-swift-package-manager", from: "1.20.0")
+        .package(url: "https://github.com/microsoft/onnxruntime-swift-package-manager", from: "1.24.0")
     ],
     targets: [
         .binaryTarget(name: "dualbinary", path: "dualbinary.xcframework"),

@@ -3,8 +3,9 @@ import OnnxRuntimeBindings
 
 /// An exported model and what it carries from step to step: keys and values that grow, states of fixed size.
 ///
-/// Objective-C's interface of ONNX Runtime reads no input shapes, so the sizes of the cache come from genai_config.json
-/// beside the model; models whose layers carry states need more than that file says.
+/// Objective-C's interface of ONNX Runtime reads no types and shapes of inputs, so the sizes of the cache come from
+/// genai_config.json beside the model and its type from export_report.json; models whose layers carry states need more
+/// than these say. It has no float16: exports with `--dtype fp16` or `--kv-cache fp16` are refused.
 final class Decoder {
     private let environment: ORTEnv
     private let session: ORTSession
@@ -20,11 +21,11 @@ final class Decoder {
         session = try ORTSession(
             env: environment, modelPath: folder.appendingPathComponent("model.onnx").path, sessionOptions: options)
         inputNames = Set(try session.inputNames())
-        let sizes = try CacheSizes(folder: folder)
+        let cache = try Cache(folder: folder)
         for name in inputNames where name.hasPrefix("past_key_values.") {
             pasts[name] = try ORTValue(
-                tensorData: NSMutableData(), elementType: .float,
-                shape: [1, NSNumber(value: sizes.heads), 0, NSNumber(value: sizes.headSize)])
+                tensorData: NSMutableData(), elementType: cache.type,
+                shape: [1, NSNumber(value: cache.heads), 0, NSNumber(value: cache.rowLength)])
         }
     }
 
@@ -61,19 +62,25 @@ final class Decoder {
     }
 }
 
-/// What genai_config.json says of keys and values.
-private struct CacheSizes {
+/// What the export says of keys and values: [1, heads, tokens, rowLength] of one type.
+private struct Cache {
     let heads: Int
-    let headSize: Int
+    let rowLength: Int
+    let type: ORTTensorElementDataType
 
     init(folder: URL) throws {
-        let data = try Data(contentsOf: folder.appendingPathComponent("genai_config.json"))
-        let file = try JSONDecoder().decode(File.self, from: data)
-        heads = file.model.decoder.num_key_value_heads
-        headSize = file.model.decoder.head_size
+        let config = try decoded(GenaiConfig.self, from: folder.appendingPathComponent("genai_config.json"))
+        heads = config.model.decoder.num_key_value_heads
+        rowLength = config.model.decoder.head_size
+        let options = try decoded(Report.self, from: folder.appendingPathComponent("export_report.json")).options
+        switch (options.dtype, options.kv_cache) {
+        case ("fp32", "fp32"): type = .float
+        case ("fp32", "int8"): type = .int8
+        default: throw UnsupportedType(options: options)
+        }
     }
 
-    private struct File: Decodable {
+    private struct GenaiConfig: Decodable {
         struct Model: Decodable { let decoder: Sizes }
         struct Sizes: Decodable {
             let num_key_value_heads: Int
@@ -81,4 +88,24 @@ private struct CacheSizes {
         }
         let model: Model
     }
+}
+
+private struct Report: Decodable {
+    struct Options: Decodable {
+        let dtype: String
+        let kv_cache: String
+    }
+    let options: Options
+}
+
+private struct UnsupportedType: LocalizedError {
+    let options: Report.Options
+    var errorDescription: String? {
+        "export_report.json: expected activations of fp32 and a cache of fp32 or int8, "
+            + "got \(options.dtype) and \(options.kv_cache); export with --dtype fp32, and --kv-cache model or int8"
+    }
+}
+
+private func decoded<T: Decodable>(_ type: T.Type, from file: URL) throws -> T {
+    try JSONDecoder().decode(type, from: Data(contentsOf: file))
 }

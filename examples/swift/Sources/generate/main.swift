@@ -2,13 +2,14 @@
 import Foundation
 
 let arguments = CommandLine.arguments.dropFirst()
-guard arguments.count >= 3, let count = Int(arguments[arguments.startIndex + 1]) else {
-    FileHandle.standardError.write(Data("usage: generate FOLDER COUNT ID...\n".utf8))
+let numbers = arguments.dropFirst().map { Int64($0) }
+guard numbers.count >= 2, !numbers.contains(nil), let count = numbers[0], count >= 0 else {
+    FileHandle.standardError.write(Data("usage: generate FOLDER COUNT ID..., where COUNT and IDs are numbers\n".utf8))
     exit(2)
 }
 do {
-    let decoder = try Decoder(folder: URL(fileURLWithPath: arguments[arguments.startIndex]))
-    var tokens = arguments.dropFirst(2).compactMap { Int64($0) }
+    let decoder = try Decoder(folder: URL(fileURLWithPath: arguments.first!))
+    var tokens = numbers.dropFirst().compactMap { $0 }
     var answer: [Int64] = []
     for _ in 0..<count {
         answer.append(try decoder.step(tokens))
