@@ -19,6 +19,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from dualbinary.cli.console import called
 from dualbinary.cli.verbs import VERBS, Verb
 
 __all__ = ["VERBS", "Verb", "main"]
@@ -40,14 +41,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="dualbinary",
         usage="dualbinary [-h] [--version] VERB ...",
-        description="Language models at about two bits per weight in ONNX Runtime.",
+        description="Language models at two to five bits per weight in ONNX Runtime.",
         epilog=f"verbs:\n{listing}\n\n{_EPILOG}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="say what is installed, and leave")
     parser.add_argument("verb", choices=VERBS, help=argparse.SUPPRESS)
-    verb = VERBS[parser.parse_args(arguments[:1]).verb]
-    return _run(verb, [*verb.arguments, *arguments[1:]])
+    name = parser.parse_args(arguments[:1]).verb
+    with called(f"dualbinary {name}"):
+        return _run(VERBS[name], [*VERBS[name].arguments, *arguments[1:]])
 
 
 def _run(verb: Verb, arguments: list[str]) -> int:

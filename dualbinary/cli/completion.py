@@ -52,7 +52,8 @@ def script(shell: str) -> str:
         import shtab
     except ModuleNotFoundError as error:
         raise DualBinaryError(f"{error}; pip install 'dualbinary[completion]' has what is needed") from None
-    everything = argparse.ArgumentParser(prog="dualbinary", description="Language models at about two bits per weight.")
+    about = "Language models at two to five bits per weight."
+    everything = argparse.ArgumentParser(prog="dualbinary", description=about)
     everything.add_argument("--version", action="store_true", help="say what is installed, and leave")
     commands = everything.add_subparsers(metavar="VERB")
     for name, own in command_lines().items():

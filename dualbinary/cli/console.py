@@ -10,14 +10,16 @@ import re
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 
 from dualbinary.errors import DualBinaryError, InputError, OptionError
 
-__all__ = ["add_common_options", "interrupt_when_terminated", "printable", "run", "state_of"]
+__all__ = ["add_common_options", "called", "interrupt_when_terminated", "printable", "run", "state_of"]
 
+_PROGRAM: ContextVar[str] = ContextVar("program", default="")  # empty: the name that a command has by itself
 _LONGEST = 2000  # characters of an error: names and values in it come from files
 _WAYS_OUT = {
     errno.ENOSPC: "make room and give the same command again",
@@ -65,12 +67,14 @@ def run(
 
     Errors of ours, of the operating system and of memory become one line on standard error; `--debug` adds the
     traceback. An error of an option names its flag. `kept` says what an interrupted command leaves, and how it goes on.
-    A `parser` that takes long to make is given as the function that makes it.
+    A `parser` that takes long to make is given as the function that makes it. Its help has the name of `called`.
     """
     args = argparse.Namespace()
     begun = False
     try:
         made = parser if isinstance(parser, argparse.ArgumentParser) else parser()
+        if program := _PROGRAM.get():
+            _rename(made, program)
         made.parse_args(argv, args)
         begun = True
         command(args)
@@ -91,6 +95,24 @@ def run(
         print(f"error: {_one_line(error, getattr(args, 'flags', {}))}", file=sys.stderr)
         return 2 if isinstance(error, InputError) else 1
     return 0
+
+
+@contextmanager
+def called(program: str) -> Iterator[None]:
+    """Within it, commands say in their help that they are `program`: "dualbinary chat"."""
+    token = _PROGRAM.set(program)
+    try:
+        yield
+    finally:
+        _PROGRAM.reset(token)
+
+
+def _rename(parser: argparse.ArgumentParser, program: str) -> None:
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for verb, each in action.choices.items():
+                each.prog = f"{program.split()[0]} {verb}"
+    parser.prog = program
 
 
 def interrupt_when_terminated() -> None:

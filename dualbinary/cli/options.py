@@ -47,7 +47,7 @@ class Option:
     choices, minimum, maximum (inclusive), above, below (exclusive), multiple (and positive): limits of the value.
     names: flags in place of the one that is made from the field's name.
     old_names: flags that are read and not shown, of an option with a default.
-    group: title over this option and those that follow in its type.
+    group: title over this option and those that follow in its type; {name} stands for an option.
     nargs: of a tuple, values after each flag; one where None.
     kind: type of the value: bool, int, float, str, Path, a Literal, a tuple of these, or such a type or None; or a
         number or a Literal, whose words are outside the limits. A tuple of a Literal is written with commas.
@@ -140,7 +140,7 @@ def add_options(parser: argparse.ArgumentParser, *sources: type | Mapping[str, O
     flags = {name: spellings[0] for name, spellings in names.items()}
     for name, each in options.items():
         if each.group not in groups:
-            groups[each.group] = parser.add_argument_group(each.group)
+            groups[each.group] = parser.add_argument_group(with_names(each.group or "", flags))
         details = {"dest": name, "default": argparse.SUPPRESS, **_reading(each)}
         text = with_names(_help(flags[name], each), flags).replace("%", "%%")
         groups[each.group].add_argument(*names[name], required=each.default is MISSING, help=text, **details)

@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 
@@ -5,6 +6,10 @@ import pytest
 
 from dualbinary import __main__ as command
 from dualbinary import digest
+from dualbinary.cli.completion import command_lines
+
+# For the name of an option; what argparse shows so are choices, several with commas or those of this flag.
+PLACE = re.compile(r"(?<!layout-for )\{\w+\}")
 
 
 def run(*arguments):
@@ -15,6 +20,17 @@ def test_help_lists_every_verb():
     result = run("--help")
     assert result.returncode == 0
     assert all(verb in result.stdout for verb in command.VERBS)
+
+
+def test_help_has_the_names_of_options_where_texts_leave_a_place():
+    for verb, parser in command_lines().items():
+        assert parser, verb
+        assert PLACE.findall(parser.format_help()) == [], verb
+
+
+@pytest.mark.parametrize("verb", ["chat", "export", "report", "convert"])
+def test_help_of_a_verb_says_the_command_that_was_typed(verb):
+    assert run(verb, "--help").stdout.startswith(f"usage: dualbinary {verb} ")
 
 
 def test_version_names_the_package_and_the_contract():
