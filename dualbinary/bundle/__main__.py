@@ -21,8 +21,8 @@ systems:
   {", ".join(system.name for system in SYSTEMS[:4])},
   {", ".join(system.name for system in SYSTEMS[4:])}; all
 
-A library comes out of a wheel of this package, which `pip download --platform` fetches and `make wheels` builds. Hosts
-load it by the name of their system: libdualbinary-linux-x64.so; docs/howto/run_elsewhere.md has the lines for each.
+A library comes out of a wheel of this package, which `make wheels` builds in a checkout. Hosts load it by the name of
+their system: libdualbinary-linux-x64.so; docs/howto/bundle.md has the lines for each.
 """
 
 

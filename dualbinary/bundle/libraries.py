@@ -117,6 +117,10 @@ def _how_to_get(missing: list[System], places: list[Path]) -> str:
     first = missing[0]
     names, version = ", ".join(system.name for system in missing), package_version()
     download = (
-        f"pip download dualbinary=={version} --no-deps --only-binary :all: --platform {first.pip} --dest {target}"
+        f"pip download dualbinary=={version} --index-url INDEX --no-deps --only-binary :all: --platform {first.pip} "
+        f"--dest {target}"
     )
-    return f"{names}: no library in {where}; `{download}` gets that of {first.name}, `make wheels` in a checkout all"
+    return (
+        f"{names}: no library in {where}; `make wheels` in a checkout builds the wheels of all systems into dist/, "
+        f"`{download}` gets that of {first.name} where an index of yours has them"
+    )

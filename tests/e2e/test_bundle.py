@@ -98,7 +98,7 @@ def test_genai_runs_the_folder_by_the_lines_of_the_page(copy, monkeypatch, fits)
     ("arguments", "message"),
     [
         (["--bundle", "amiga"], "amiga: expected a system, one of"),
-        (["--bundle", OTHER.name, "--bundle-from", "nowhere"], f"{OTHER.name}: no library in nowhere; `pip download"),
+        (["--bundle", OTHER.name, "--bundle-from", "nowhere"], f"{OTHER.name}: no library in nowhere; `make wheels`"),
         (["--bundle", "all", "--op", "matmulnbits"], "--bundle: expected no value with --op matmulnbits"),
     ],
 )
