@@ -27,7 +27,7 @@ struct UsageError : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-std::int64_t Number(const std::string& text, const std::string& what) {
+std::int64_t Number(const std::string& text, const std::string& what, std::int64_t least = 0) {
   std::size_t end = 0;
   std::int64_t number = -1;
   try {
@@ -36,6 +36,7 @@ std::int64_t Number(const std::string& text, const std::string& what) {
     end = 0;
   }
   if (end != text.size() || number < 0) throw UsageError(what + ": expected a number, got '" + text + "'");
+  if (number < least) throw UsageError(what + ": expected at least " + std::to_string(least) + ", got " + text);
   return number;
 }
 
@@ -73,7 +74,7 @@ ChatOptions ReadOptions(const std::vector<std::string>& arguments) {
     } else if (name == "--system") {
       options.system = value;
     } else if (name == "--max-tokens") {
-      options.max_tokens = Number(value, name);
+      options.max_tokens = Number(value, name, 1);
     } else if (name == "--context") {
       options.context = Number(value, name);
     } else if (name == "--threads") {

@@ -127,7 +127,8 @@ public static class Program
                 return 0;
             }
         }
-        catch (Exception error) when (error is OnnxRuntimeException || error is FormatException)
+        catch (Exception error)
+            when (error is OnnxRuntimeException || error is FormatException || error is OverflowException)
         {
             Console.Error.WriteLine("error: " + error.Message);
             return 1;

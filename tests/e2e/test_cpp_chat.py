@@ -122,6 +122,7 @@ def test_what_is_missing_is_named_with_the_way_out(cpp_host, model, tmp_path):
         (["--tomato", "1"], "--tomato: no such option"),
         (["--system"], "--system: expected a value behind it"),
         (["--max-tokens", "many"], "--max-tokens: expected a number, got 'many'"),
+        (["--max-tokens", "0"], "--max-tokens: expected at least 1, got 0"),
     ],
 )
 def test_wrong_usage_says_what_is_wrong(cpp_host, arguments, message):
