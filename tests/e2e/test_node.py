@@ -17,6 +17,7 @@ from exporter.pipeline import export
 from runtime_ext.text import TextCodec
 from tests.support.javascript import COUNT, PROMPT, answers, continued, greedy, make_source, node, package
 
+ROOT = Path(__file__).resolve().parents[2]
 FORMS = {
     "default": {},
     "fp16": {"dtype": "fp16"},
@@ -111,6 +112,19 @@ def test_a_conversation_reads_its_turns_and_forgets_them(chat, folder):
     assert said[:2] == expected
     assert said[2] == "forgotten"
     assert said[3] == expected[0]
+
+
+def test_a_text_that_ends_within_a_character_is_given_to_the_end():
+    """Bytes as tokens: "é" comes at its second byte, and what is left of "€" when the text is over."""
+    program = f"""
+        import {{ textStream }} from "{ROOT.as_uri()}/examples/node/lib/text.js";
+        const toText = textStream({{ decode: (ids) => new TextDecoder().decode(Uint8Array.from(ids)) }});
+        const pieces = [104, 0xc3, 0xa9, 0xe2, 0x82].map(toText);
+        console.log(JSON.stringify([...pieces, toText(), toText()]));
+    """
+    command = [node(), "--input-type=module", "--eval", program]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert json.loads(done.stdout) == ["h", "", "é", "", "", "\N{REPLACEMENT CHARACTER}", ""]
 
 
 def test_ctrl_c_ends_an_answer_and_not_the_chat(chat, folder):

@@ -72,6 +72,8 @@ export class Conversation {
         const piece = toText(token);
         if (piece) yield piece;
       }
+      const rest = toText();
+      if (rest) yield rest;
     } finally {
       // Also where whoever listens goes away.
       this.#messages = [...messages, { role: "assistant", content: this.#codec.decode(made) }];

@@ -55,17 +55,18 @@ export class TextCodec {
 
 /**
  * Texts of tokens as they come, in pieces that need not be taken back: a character of several tokens waits for the last.
+ * A call without a token, after the last, gives what still waits.
  *
  * @param {TextCodec} codec
- * @returns {(token: number) => string}
+ * @returns {(token?: number) => string}
  */
 export function textStream(codec) {
   const ids = [];
   let given = 0;
   return (token) => {
-    ids.push(token);
+    if (token !== undefined) ids.push(token);
     const text = codec.decode(ids);
-    if (text.endsWith("\uFFFD")) return "";
+    if (token !== undefined && text.endsWith("\uFFFD")) return "";
     const piece = text.slice(given);
     given = text.length;
     return piece;
