@@ -19,7 +19,7 @@ export HF_HUB_OFFLINE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help analyze arm-library bench bench-cuda bench-models bench-peers check check-arm check-baseline clean compat cuda \
+.PHONY: help analyze arm-library bench bench-cuda bench-even bench-models bench-peers check check-arm check-baseline clean compat cuda \
 	demo docs fuzz gpu-calibrate gpu-check hosts next reproducible sanitize setup site soak test test-all web wheels
 
 help: ## list the verbs
