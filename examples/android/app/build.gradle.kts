@@ -1,6 +1,8 @@
 // The operators' library comes from the presets android-arm64 and android-x64 (docs/howto/mobile.md):
 //   app/src/main/jniLibs/arm64-v8a/libdualbinary.so
 //   app/src/main/jniLibs/x86_64/libdualbinary.so
+import org.jetbrains.kotlin.gradle.dsl.JvmTarget
+
 plugins {
     id("com.android.application")
     id("org.jetbrains.kotlin.android")
@@ -21,7 +23,10 @@ android {
         sourceCompatibility = JavaVersion.VERSION_17
         targetCompatibility = JavaVersion.VERSION_17
     }
-    kotlinOptions { jvmTarget = "17" }
+}
+
+kotlin {
+    compilerOptions { jvmTarget = JvmTarget.JVM_17 }
 }
 
 dependencies {
