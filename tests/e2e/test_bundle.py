@@ -24,8 +24,8 @@ from tests.support.tiny_models import make_model
 from tests.support.tiny_tokenizers import write_tokenizer
 from tests.support.wheels import here, make_wheel
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "howto" / "run_elsewhere.md"
-BLOCKS = re.findall(r"(?ms)^```python\n(.*?)^```", PAGE.read_text().partition("## One folder for all systems")[2])
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "howto" / "bundle.md"
+BLOCKS = re.findall(r"(?ms)^```python\n(.*?)^```", PAGE.read_text())
 HERE = here()
 OTHER = next(system for system in SYSTEMS if system != HERE)
 PROMPT, LENGTH = [5, 6, 7], 7
