@@ -28,13 +28,14 @@ COMMANDS = (
     "benchmarks.models.small_memory", "dualbinary.contract.codegen", "tools.faults", "tools.soak",
     "tools.gpu_calibrate", "tools.gpu_check",
 )  # fmt: skip
-# Of other programs (accelerate, cmake, ld, compute-sanitizer, prettier, examples/cpp_host), of scripts under tools/,
-# and of studies.
+# Of other programs (accelerate, hf, pip, dotnet, swift, cmake, ld, compute-sanitizer, prettier, examples/cpp_host), of
+# scripts under tools/, and of studies.
 FOREIGN = {
     "--num_processes", "--use_fsdp", "--fsdp_version", "--build", "--preset", "--tool",
     "--blocks", "--hellaswag", "--model", "--model_args", "--upgrade", "--tasks", "--write", "--install",
     "--prefix", "--strip", "--config", "--cflags", "--libs", "--gc-sections", "--export-dynamic-symbol", "--genai",
-    "--system", "--context", "--ids", "--max-tokens", "--seconds",
+    "--system", "--context", "--ids", "--max-tokens", "--seconds", "--project",
+    "--package-path", "--local-dir", "--platform",
 }  # fmt: skip
 CHAT = ROOT / "examples" / "node" / "chat.js"  # shows its options in a text of its own, where Node.js is missing too
 
