@@ -94,6 +94,7 @@ async function once({ decoder, codec, files }, args, loadSeconds) {
     made.push(token);
     if (!args.json && !args.ids) process.stdout.write(toText(token));
   }
+  if (!args.json && !args.ids) process.stdout.write(toText()); // what waited for the rest of a character
   if (!args.json) return console.log(args.ids ? made.join(",") : "");
   const answerSeconds = (times.at(-1) - times[1]) / 1000;
   console.log(
