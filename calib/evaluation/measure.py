@@ -14,7 +14,7 @@ from calib.evaluation.teacher import HiddenStates
 from calib.losses import chunk_size, cross_entropy, kl_divergence
 from calib.models.head import head_of
 from calib.models.source import SourceModel
-from dualbinary.evaluation.figures import ModelFigures, TaskFigure, TextFigures
+from dualbinary.evaluation.figures import ModelFigures, TaskFigure, TextFigures, exponential
 
 __all__ = ["Answering", "evaluate"]
 
@@ -73,7 +73,7 @@ class _Run:
         means = sums / (windows.shape[1] - 1)
         nll, kl, agreement = means.mean(0).tolist()
         full = math.fsum(self.full[name].nll) / len(windows)
-        return TextFigures(name, tuple(means[:, 0].tolist()), math.exp(nll - full), kl, agreement)
+        return TextFigures(name, tuple(means[:, 0].tolist()), exponential(nll - full), kl, agreement)
 
 
 @torch.no_grad()

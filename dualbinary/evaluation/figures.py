@@ -13,11 +13,12 @@ logarithm like nll, has the arithmetic one, and agreement too.
 """
 
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-__all__ = ["ModelFigures", "TaskFigure", "TextFigures"]
+__all__ = ["ModelFigures", "TaskFigure", "TextFigures", "exponential"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class TextFigures:
     @property
     def perplexity(self) -> float:
         """See the module's docstring."""
-        return math.exp(_mean(self.nll))
+        return exponential(_mean(self.nll))
 
 
 @dataclass(frozen=True)
@@ -62,29 +63,41 @@ class ModelFigures:
 
     def over_texts(self) -> dict[str, float | None]:
         """Perplexity, ratio, kl and agreement over all texts, of which there is one at least."""
-        perplexity = math.exp(_mean([_mean(text.nll) for text in self.texts]))
+        perplexity = exponential(_mean([_mean(text.nll) for text in self.texts]))
         logs = _known([text.ratio and math.log(text.ratio) for text in self.texts])
         return {
             "perplexity": perplexity,
-            "ratio": None if logs is None else math.exp(logs),
+            "ratio": None if logs is None else exponential(logs),
             "kl": _known([text.kl for text in self.texts]),
             "agreement": _known([text.agreement for text in self.texts]),
         }
 
     def to_json(self) -> dict[str, Any]:
-        """The object of one model; the keys are those of docs/howto/evaluate.md."""
+        """The object of one model; its keys are those of docs/howto/evaluate.md. JSON has no infinity: None."""
         found: dict[str, Any] = {"name": self.name, "kind": self.kind}
         if self.texts:
-            found |= self.over_texts()
+            found |= {key: _finite(value) for key, value in self.over_texts().items()}
             found["nll"] = [value for text in self.texts for value in text.nll]
-            found["texts"] = [{**asdict(text), "perplexity": text.perplexity} for text in self.texts]
+            found["texts"] = [
+                {**asdict(text), "ratio": _finite(text.ratio), "perplexity": _finite(text.perplexity)}
+                for text in self.texts
+            ]
         return found | ({"tasks": [asdict(task) for task in self.tasks]} if self.tasks else {})
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
 
 
 def _known(values: Sequence[float | None]) -> float | None:
     """The mean; None where a value is missing."""
     present = [value for value in values if value is not None]
     return _mean(present) if len(present) == len(values) else None
+
+
+def exponential(value: float) -> float:
+    """The power of e, infinite where no float is so large: what a model that has diverged says of a text."""
+    return math.exp(value) if value < math.log(sys.float_info.max) else math.inf
 
 
 def _mean(values: Sequence[float]) -> float:

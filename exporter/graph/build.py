@@ -15,6 +15,7 @@ from dualbinary import InputError
 from dualbinary.checkpoint import CONFIG_FILE
 from dualbinary.files.model_files import LONG_ROPE_AFTER
 from exporter.graph.architectures import adjust, builder_type, configure, is_hybrid
+from exporter.graph.architectures.config_fields import field_table
 from exporter.graph.architectures.configuration import Configuration, read_configuration
 from exporter.graph.architectures.refused import refuse_type
 from exporter.graph.architectures.rotation import put_in_rotations
@@ -63,7 +64,7 @@ def build_graph(source: ModelDirectory, dtype: str) -> BuiltGraph:
     import mobius
 
     model_type = str(source.model_type)
-    task = _task(mobius, model_type)
+    task = _task(mobius, model_type, source.config)
     refuse_type(model_type)
     configuration = read_configuration(source)
     adjusted = _adjusted(mobius, configuration)
@@ -143,7 +144,7 @@ def _long_rope_after(module: Any) -> int | None:
     return ropes[0].original_max_position_embeddings if ropes else None
 
 
-def _task(mobius: Any, model_type: str) -> Any:
+def _task(mobius: Any, model_type: str, config: dict[str, Any]) -> Any:
     """What the builder is to make of a module. Raises InputError where it builds no decoder of text."""
     if is_hybrid(model_type):
         from exporter.graph.architectures.hybrid_task import HybridTask
@@ -158,5 +159,15 @@ def _task(mobius: Any, model_type: str) -> Any:
     if task not in _TASKS:
         raise InputError(
             f"model_type {model_type!r} is built for {task}, not for {_TASKS[0]}; only decoders can be exported"
+            + _inner_text(config)
         )
     return task
+
+
+def _inner_text(config: dict[str, Any]) -> str:
+    """The way out for a model of text and images whose text model could be exported."""
+    inner = config.get("text_config")
+    kind = inner.get("model_type") if isinstance(inner, dict) else None
+    if not isinstance(kind, str) or field_table(kind) is None:
+        return ""
+    return f". The {kind} inside it can: give a directory of that alone, or a GGUF file, which holds no other part"

@@ -191,7 +191,8 @@ class OnnxLanguageModel(TemplateLM):
         )
         self._read = []
         text, result, pieces = "", Generation([]), self._codec.pieces()
-        for token in generate(self._decoder, self.tok_encode(prompt)[-room:], limit, sampler, result):
+        tokens = self.tok_encode(prompt)[-room:] or [self.prefix_token_id]
+        for token in generate(self._decoder, tokens, limit, sampler, result):
             text += pieces(token)
             if any(stop and stop in text for stop in until):
                 break

@@ -22,7 +22,7 @@ struct Sizes {
 // One of them is large, rarely: more would take seconds.
 Sizes make_sizes(Bytes& bytes) {
   enum Large { kNone, kHeads, kHeadSize, kTokens, kCache, kCount };
-  const std::int64_t large = bytes.rarely() ? 1 + bytes.below(kCount - 1) : kNone;
+  const std::int64_t large = bytes.rarely() ? 1 + bytes.below(kCount - 1) : std::int64_t{kNone};
   Sizes s{};
   s.g = 1 + bytes.below(3);
   s.h = s.g * (1 + bytes.below(large == kHeads ? 70 : 4));

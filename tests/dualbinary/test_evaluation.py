@@ -1,5 +1,6 @@
 """Texts by name, what several texts say together, and the table."""
 
+import json
 import math
 from pathlib import Path
 
@@ -107,3 +108,13 @@ def test_the_table_is_aligned_and_leaves_out_what_nobody_knows():
         "0.5000",
         "10",
     ]
+
+
+def test_a_model_that_has_diverged_has_an_infinite_perplexity_and_a_report():
+    texts = TextFigures("t", (800.0, 900.0), math.inf, 840.0, 0.0), TextFigures("u", (1.0,))
+    model = ModelFigures("a", "onnx", texts)
+    assert model.texts[0].perplexity == math.inf
+    found = json.loads(json.dumps(model.to_json(), allow_nan=False))
+    assert (found["texts"][0]["perplexity"], found["texts"][0]["ratio"]) == (None, None)
+    assert found["nll"][:2] == [800.0, 900.0]
+    assert "inf" in render([model])

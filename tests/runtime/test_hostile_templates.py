@@ -114,12 +114,6 @@ def test_time_is_bounded_too(tmp_path, monkeypatch, source):
         render(tmp_path, source)
 
 
-@pytest.mark.slow
-def test_the_time_itself_ends_what_the_number_of_steps_does_not(tmp_path):
-    with pytest.raises(InputError, match="the chat template failed: more than 10 seconds"):
-        render(tmp_path, BLOCKS)
-
-
 @pytest.mark.parametrize("source", GROWING.values(), ids=GROWING)
 def test_what_would_be_too_large_is_not_made(tmp_path, source):
     tracemalloc.start()

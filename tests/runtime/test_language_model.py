@@ -126,6 +126,8 @@ def test_answers_end_at_stop_sequences_and_limits(model):
         for _ in range(2)
     ]
     assert draws[0] == draws[1]  # a seed of its own
+    (from_nothing,) = model.generate_until(requests(("", settings)), disable_tqdm=True)
+    assert isinstance(from_nothing, str)
     with pytest.raises(InputError, match="leaves no room"):
         model.generate_until(requests(("A", {**settings, "max_gen_toks": 64})), disable_tqdm=True)
 
