@@ -87,7 +87,9 @@ class GenerateOptions:
     slots: int | None = option(None, help="sequences at once, of {prompts}", shown=f"default: {SLOTS}", minimum=1)
     chat: bool = option(False, help="put the prompt into the model's chat template")
     max_new_tokens: int = option(128, help="tokens to generate at most", minimum=1)
-    stop: tuple[str, ...] = option((), help="end before this text; several times for several", metavar="TEXT")
+    stop: tuple[str, ...] = option(
+        (), help="end before this text, each time one more; no special token", metavar="TEXT"
+    )
     speculate: str = speculate_option("speculation, also of {prompts} while one of them runs alone")
     draft: Path | None = draft_option()
 
@@ -192,16 +194,9 @@ def _answer(
     tokens: Generator[int], codec: TextCodec, after: Sequence[int], stop: Sequence[str], result: Generation
 ) -> Iterator[str]:
     """The text of `tokens`, which are asked for no more once one of `stop` is there; `result` says so then."""
-    ended = False
-
-    def counted() -> Iterator[int]:
-        nonlocal ended
-        yield from tokens
-        ended = True
-
     with contextlib.closing(tokens):  # guesses that were under way are taken back before they are counted
-        yield from before_stop(codec.stream(counted(), after), stop)
-    if not ended:
+        stopped = yield from before_stop(codec.stream(tokens, after), stop)
+    if stopped:
         result.finish_reason = "stop"
 
 

@@ -25,9 +25,10 @@ FEW = 4096
 
 @dataclass
 class Sampler:
-    """The most likely token at temperature 0; else a draw from softmax(logits / temperature), cut to top k and top p.
+    """The most likely token at temperature 0; else a draw from softmax(logits / temperature), cut to the most likely.
 
-    `top_p` looks at the probabilities after the cut to k. Equal seeds draw equal tokens from equal logits.
+    `top_p` looks at the probabilities after the cut to k, and `min_p` cuts what both leave. Equal seeds draw equal
+    tokens from equal logits.
 
     One sampler serves one text at a time: penalties count what it returned since `start`, and nothing else may be drawn
     from it in between.
@@ -54,7 +55,7 @@ class Sampler:
     )
     seed: int | None = option(None, help="make the draws repeatable", minimum=0, metavar="S")
     _random: np.random.Generator = field(init=False, repr=False)
-    _there: npt.NDArray[np.int64] = field(init=False, repr=False)  # distinct tokens of prompt and answer
+    _there: npt.NDArray[np.int64] = field(init=False, repr=False)  # tokens of the text, each once, if any counts
     _drawn: Counter[int] = field(init=False, repr=False, default_factory=Counter)
 
     def __post_init__(self) -> None:
@@ -67,7 +68,7 @@ class Sampler:
 
     def start(self, prompt: Iterable[int] = ()) -> None:
         """Begin another text, which continues `prompt`: forget what was drawn before. The random numbers go on."""
-        self._there = np.array(sorted(set(prompt)), np.int64)
+        self._there = np.unique(np.fromiter(prompt if self._penalizes else (), np.int64))
         self._drawn.clear()
 
     def __call__(self, logits: npt.NDArray[np.float32]) -> int:

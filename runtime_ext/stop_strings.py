@@ -1,6 +1,6 @@
 """Stop strings: a text ends before the first of them that is whole, however it is cut into pieces."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 
 __all__ = ["before_stop", "kept_back", "stop_place"]
 
@@ -25,17 +25,21 @@ def kept_back(unsent: str, stops: Sequence[str]) -> int:
     return max(lengths, default=0)
 
 
-def before_stop(pieces: Iterable[str], stops: Sequence[str]) -> Iterator[str]:
-    """The text of `pieces` up to the `stop_place`, as soon as it is certain; asks for no piece after that."""
+def before_stop(pieces: Iterable[str], stops: Sequence[str]) -> Generator[str, None, bool]:
+    """Yield the text of `pieces` up to the `stop_place`, as soon as it is certain, and ask for no piece after that.
+
+    Returns whether there was one.
+    """
     unsent = ""
     for piece in pieces:
         unsent += piece
         if (place := stop_place(unsent, stops)) is not None:
             if place:
                 yield unsent[:place]
-            return
+            return True
         if sure := len(unsent) - kept_back(unsent, stops):
             yield unsent[:sure]
             unsent = unsent[sure:]
     if unsent:
         yield unsent
+    return False

@@ -55,13 +55,9 @@ EXPORT_NOTE = "export.json"
 
 def folder_of(source: Path, work: Path) -> Path:
     """Where what is made of `source` lies below `work`: files of one name and other bytes have nothing in common."""
-    return work / f"{source.stem}-{sha256_of(source)[:16]}"
-
-
-def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file's bytes, in hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    with source.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return work / f"{source.stem}-{digest[:16]}"
 
 
 def _export(source: Path, path: Path) -> None:
@@ -229,9 +225,8 @@ def _command(args: argparse.Namespace) -> None:
     if not source.is_file():
         raise InputError(f"{args.file}: no such file")
     python_of("llama.cpp")
-    settings = {"file": source.name, "sha256": sha256_of(source), "prompts": args.prompts, "tokens": args.tokens}
-    records = Records(args.out, settings)
     work = folder_of(source, args.work.resolve())
+    records = Records(args.out, {"file": work.name, "prompts": args.prompts, "tokens": args.tokens})
     work.mkdir(parents=True, exist_ok=True)
     found = files(source, work)
     names, ids = prompts(work / "level0")

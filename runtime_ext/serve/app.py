@@ -177,14 +177,14 @@ class _Api:
         """The answer to `prompt`, as a text that continues that of the tokens `after`."""
         sampled = asked.temperature > 0
         sampler = Sampler(
-            asked.temperature,
-            asked.top_k if sampled else 0,
-            asked.top_p if sampled else 1.0,
-            asked.min_p if sampled else 0.0,
-            asked.repetition_penalty,
-            asked.presence_penalty,
-            asked.frequency_penalty,
-            None if asked.seed is None else asked.seed % 2**64,
+            temperature=asked.temperature,
+            top_k=asked.top_k if sampled else 0,
+            top_p=asked.top_p if sampled else 1.0,
+            min_p=asked.min_p if sampled else 0.0,
+            repetition_penalty=asked.repetition_penalty,
+            presence_penalty=asked.presence_penalty,
+            frequency_penalty=asked.frequency_penalty,
+            seed=None if asked.seed is None else asked.seed % 2**64,
         )
         sampler.start(prompt)
         deltas = _Deltas(time.perf_counter(), {"path": request.url.path, "prompt_tokens": len(prompt)})
