@@ -89,4 +89,4 @@ def _tensors(
                 yield rotation_signs_name(module), rotation.signs
         else:
             with safe_open(stored.file, framework="numpy") as file:
-                yield name, file.get_tensor(name)
+                yield name, file.get_tensor(stored.name)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from dualbinary import DualBinaryError
 from dualbinary.checkpoint import quantized_by
+from dualbinary.checkpoint.text_part import has_text_part, text_config
 from dualbinary.errors import OptionError
 from dualbinary.files.json_objects import read_json_object
 from dualbinary.files.model_files import CONFIG_FILE
@@ -41,6 +42,7 @@ def refuse_import(source: Path, out: Path, options: ExportOptions, libraries: Se
     check_output(out, output_names(out, options, libraries), force=force, model_dir=source)
     if source.is_dir():
         config = read_json_object(source / CONFIG_FILE)
+        config = text_config(config, ()) if has_text_part(config) else config
         refuse_length(stated_context(config), options)
         refuse_type(str(config.get("model_type")))
 

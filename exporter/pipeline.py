@@ -158,7 +158,8 @@ def _save(
 
 
 def _warnings(graph: ExportGraph, parameters: Parameters, options: ExportOptions, report: dict[str, Any]) -> list[str]:
-    source, lines = parameters.source, []
+    source = parameters.source
+    lines = list(source.notes)
     if (error := report["totals"]["scale_rounding_error"]) is not None:
         lines.append(f"scales of the checkpoint rounded to 8 bits: {error:.1e} of the weights' sum of squares")
     lines += table_notes(graph.tables, parameters)

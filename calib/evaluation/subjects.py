@@ -18,11 +18,11 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import Module
-from transformers import AutoModelForCausalLM
 
 from calib.losses import chunk_size
 from calib.models.blocks import autocast
 from calib.models.head import Head
+from calib.models.loading import load_model
 from calib.models.source import SourceModel, check_length
 from calib.models.stored_checkpoint import StoredCheckpoint
 from dualbinary import DualBinaryError, InputError
@@ -117,9 +117,7 @@ class Directory:
     def opened(self, bench: Bench) -> Iterator[tuple[Logits, Module | None]]:
         """See Subject. Raises InputError where transformers cannot open it, or its vocabulary has another size."""
         try:
-            model: Any = AutoModelForCausalLM.from_pretrained(
-                self.path, dtype=torch.float32, local_files_only=True, trust_remote_code=False
-            )
+            model = load_model(self.path)
         except Exception as error:  # whatever comes up in the code of an architecture or of a quantizer
             raise InputError(f"{self.path}: transformers cannot open it ({' '.join(str(error).split())})") from error
         model.eval()

@@ -13,22 +13,23 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import init_empty_weights
 from safetensors import safe_open
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from calib.layer_formats import LayerFormats
 from calib.layers import QUANTIZED, QuantLinear
+from calib.models.loading import model_config
 from calib.quant_table import QuantTable
 from calib.rotation import InputRotation
 from dualbinary import InputError
-from dualbinary.checkpoint import CONFIG_FILE, StoredTensor, read_quantization_config, stored_tensors
+from dualbinary.checkpoint import CONFIG_FILE, StoredTensor, read_model, read_quantization_config
 from dualbinary.contract.weight import PlaneFormat
-from dualbinary.files.json_objects import read_json_object
 
 __all__ = ["SourceModel", "check_length", "decoder_blocks", "empty_model", "parameter_count"]
 
@@ -47,7 +48,7 @@ class _Place:
 def empty_model(directory: Path) -> PreTrainedModel:
     """The causal language model of config.json, its parameters on the meta device. Raises InputError."""
     try:
-        config = AutoConfig.from_pretrained(directory, trust_remote_code=False)
+        config = model_config(directory)
         with init_empty_weights(include_buffers=False):
             model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
     except Exception as error:  # whatever comes up in the code of an architecture that meets an unexpected value
@@ -97,7 +98,7 @@ class SourceModel:
 
     Attributes:
         directory: the model's directory.
-        config: its config.json.
+        config: the values of its config.json.
         tensors: what its files store, by name.
         model: the transformers model; parameters on the meta device until they are loaded.
         blocks: the decoder's blocks in order, as (name, module).
@@ -125,8 +126,9 @@ class SourceModel:
             raise InputError(
                 f"{directory}: already a dualbinary checkpoint; give the full-precision model it came from"
             )
-        self.config = read_json_object(self.directory / CONFIG_FILE)
-        self.tensors: dict[str, StoredTensor] = stored_tensors(self.directory)
+        stored = read_model(self.directory)
+        self.config: dict[str, Any] = stored.config
+        self.tensors: dict[str, StoredTensor] = stored.tensors
         self.model = empty_model(self.directory)
         self.blocks = decoder_blocks(self.model)
         self._places = self._find_places()
@@ -183,8 +185,9 @@ class SourceModel:
 
     def read(self, stored: str, transposed: bool = False) -> Tensor:
         """The stored tensor of this name, a private copy."""
-        with safe_open(self.tensors[stored].file, framework="pt") as file:
-            value = file.get_tensor(stored)
+        tensor = self.tensors[stored]
+        with safe_open(tensor.file, framework="pt") as file:
+            value = file.get_tensor(tensor.name)
         return value.T.contiguous() if transposed else value.clone()
 
     def outside(self) -> Iterator[tuple[str, nn.Module]]:

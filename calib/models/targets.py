@@ -13,10 +13,10 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM
 from transformers.pytorch_utils import Conv1D
 
 from calib.layers import QuantLinear
+from calib.models.loading import load_model
 from calib.models.source import SourceModel
 from calib.models.stored_checkpoint import StoredCheckpoint
 from calib.student_weight import weight_of_planes
@@ -99,7 +99,7 @@ class Targets:
     def _loaded(self) -> dict[str, nn.Module]:
         """All modules of the other model, which transformers dequantizes when the first of them is asked for."""
         try:
-            model = AutoModelForCausalLM.from_pretrained(self.directory, dtype=torch.float32, trust_remote_code=False)
+            model = load_model(self.directory)
             if not all(_is_plain(module) for _, module in model.named_modules()):
                 model.dequantize()
         except Exception as error:  # whatever the code of a quantizer raises, its own package missing among it

@@ -33,6 +33,7 @@ from dualbinary.checkpoint.tensors import (
     scales_name,
     stored_tensors,
 )
+from dualbinary.checkpoint.text_part import read_model
 from dualbinary.checkpoint.write import write_checkpoint
 from dualbinary.contract.weight import PER_CHANNEL
 
@@ -57,6 +58,7 @@ __all__ = [
     "order_name",
     "planes_name",
     "quantized_by",
+    "read_model",
     "read_quantization_config",
     "rotation_signs_name",
     "scales_name",

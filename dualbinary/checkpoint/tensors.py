@@ -43,9 +43,13 @@ MODULE_PARTS = ("planes", "scales", "input_order", "rotation_signs")
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """File, type and shape of a tensor, without its data. `dtype` is safetensors' name, such as U8, F16, BF16."""
+    """A tensor without its data: file, name in it, type and shape.
+
+    `dtype` is safetensors' name, such as U8, F16, BF16.
+    """
 
     file: Path
+    name: str
     dtype: str
     shape: tuple[int, ...]
 
@@ -143,7 +147,7 @@ def stored_tensors(model_dir: Path) -> dict[str, StoredTensor]:
             with safe_open(path, framework="numpy") as reader:
                 for name in reader.keys():  # noqa: SIM118  # the reader is not a mapping
                     view = reader.get_slice(name)
-                    found = StoredTensor(path, view.get_dtype(), tuple(view.get_shape()))
+                    found = StoredTensor(path, name, view.get_dtype(), tuple(view.get_shape()))
                     if name in tensors:
                         _refuse_another(name, tensors[name], found)
                     if name not in tensors or (weight_map or {}).get(name) == file:
@@ -210,7 +214,7 @@ def load_module(
     Scales of type bfloat16 come as their bits (BFLOAT16 of the contract).
     Raises InputError if its tensors do not fit the contract or the format, or a scale is not finite.
     """
-    planes, scales = (_array(name, tensors[name]) for name in (planes_name(module), scales_name(module)))
+    planes, scales = (_array(tensors[name]) for name in (planes_name(module), scales_name(module)))
     form = plane_format.for_inputs(k)
     check_tensors(planes, scales, n, k, form.group_size, module, form.node_levels)
     form = replace(form, scale_dtype=scales.dtype)
@@ -233,7 +237,7 @@ def load_order(tensors: Mapping[str, StoredTensor], module: str) -> np.ndarray |
     name = order_name(module)
     if name not in tensors:
         return None
-    order = _array(name, tensors[name])
+    order = _array(tensors[name])
     if not np.array_equal(np.sort(order), np.arange(len(order))):
         raise InputError(f"{name}: expected each of 0 to {len(order) - 1} once")
     return order
@@ -249,7 +253,7 @@ def load_rotation(config: QuantizationConfig, tensors: Mapping[str, StoredTensor
     if block_size is None:
         return None
     name = rotation_signs_name(module)
-    rotation = Rotation(block_size, _array(name, tensors[name]))
+    rotation = Rotation(block_size, _array(tensors[name]))
     rotation.check(len(rotation.signs), name)
     return rotation
 
@@ -330,15 +334,15 @@ def _bytes_of(name: str, path: Path) -> bytes:
         return entry["dtype"].encode() + file.read(end - begin)
 
 
-def _array(name: str, stored: StoredTensor) -> np.ndarray:
+def _array(stored: StoredTensor) -> np.ndarray:
     """A tensor of a module; one of type bfloat16, which safetensors refuses without ml_dtypes, as its bits."""
     if stored.dtype == "BF16":
-        bits = np.frombuffer(_bytes_of(name, stored.file), "<u2", offset=len(stored.dtype))
+        bits = np.frombuffer(_bytes_of(stored.name, stored.file), "<u2", offset=len(stored.dtype))
         return bits.astype(BFLOAT16).reshape(stored.shape)
     from safetensors import safe_open  # the base package needs NumPy alone
 
     with safe_open(stored.file, framework="numpy") as reader:
-        return reader.get_tensor(name)
+        return reader.get_tensor(stored.name)
 
 
 def _check_rotation(config: QuantizationConfig, tensors: Mapping[str, StoredTensor], module: str, k: int) -> None:

@@ -18,11 +18,9 @@ from dualbinary.checkpoint import (
     CONFIG_FILE,
     INDEX_FILE,
     SINGLE_FILE,
-    StoredTensor,
+    read_model,
     read_quantization_config,
-    stored_tensors,
 )
-from dualbinary.files.json_objects import read_json_object
 from exporter.early_checks import stated_context
 from exporter.source.lazy_tensor import LazyTensor, lazy_tensor
 from exporter.source.transformers_model import TransformersModel
@@ -50,19 +48,22 @@ _DTYPES = {
 
 
 class ModelDirectory:
-    """A model directory: its configuration and its tensors, read one at a time."""
+    """A model directory: its configuration and its tensors, read one at a time.
+
+    Of a model that takes pictures or sound too, they are those of the language model inside, by the names of its class.
+    """
 
     def __init__(self, directory: Path) -> None:
         """Open `directory` and read all headers. Raises InputError for anything that cannot be exported."""
         self.directory = directory
         self.quantization = read_quantization_config(directory)
-        self.config = read_json_object(directory / CONFIG_FILE)
+        self._refuse_pickles()
+        stored = read_model(directory)
+        self.config, self.tensors, self.notes = stored.config, stored.tensors, stored.notes
         model_type = self.config.get("model_type")
         if not isinstance(model_type, str):
             raise InputError(f"{directory / CONFIG_FILE}: no model_type; not the configuration of a Hugging Face model")
         self.model_type = model_type
-        self._refuse_pickles()
-        self.tensors: dict[str, StoredTensor] = stored_tensors(directory)
         if not self.tensors:
             raise InputError(f"{directory}: its safetensors files hold no tensors")
         for name, tensor in self.tensors.items():
@@ -77,16 +78,18 @@ class ModelDirectory:
 
     def read(self, name: str) -> torch.Tensor:
         """A copy of the stored tensor `name`, so that nothing of the file stays mapped."""
-        with safe_open(self.tensors[name].file, framework="pt") as file:
-            return file.get_tensor(name).clone()
+        tensor = self.tensors[name]
+        with safe_open(tensor.file, framework="pt") as file:
+            return file.get_tensor(tensor.name).clone()
 
     def read_rows(self, name: str, step: int) -> Iterator[torch.Tensor]:
         """The rows of the stored tensor `name`, `step` at a time; only these are in memory."""
-        rows = self.tensors[name].shape[0]
+        tensor = self.tensors[name]
+        rows = tensor.shape[0]
         for begin in range(0, rows, step):
             # A handle keeps what it has read mapped until it is closed; one for each step keeps the mapping small.
-            with safe_open(self.tensors[name].file, framework="pt") as file:
-                yield file.get_slice(name)[begin : min(begin + step, rows)].clone()
+            with safe_open(tensor.file, framework="pt") as file:
+                yield file.get_slice(tensor.name)[begin : min(begin + step, rows)].clone()
 
     def lazy(self, name: str) -> LazyTensor:
         """The stored tensor `name`, unread."""

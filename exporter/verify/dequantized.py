@@ -16,10 +16,9 @@ import torch
 from safetensors.torch import save_file
 
 from dualbinary import OP
-from dualbinary.checkpoint import CONFIG_FILE, INDEX_FILE, MODULE_PARTS
+from dualbinary.checkpoint import CONFIG_FILE, INDEX_FILE, MODULE_PARTS, read_model
 from dualbinary.contract.scale_codes import BFLOAT16
 from dualbinary.contract.weight import PlaneWeight
-from dualbinary.files.json_objects import read_json_object
 from exporter.dequantized_products import packed_inputs
 from exporter.graph.export_graph import PlaneNode, VocabularyTable
 from exporter.graph.stock_forms import StockTensors, dequantize_stock
@@ -40,7 +39,7 @@ _Rows = tuple[RowOrigin, Callable[[], np.ndarray]]
 def write_dequantized(result: ExportResult, out: Path, directory: Path) -> None:
     """Write to `directory` what `out` stands for, with the config.json of the original as it is on disk."""
     source, copies = result.parameters.source, result.parameters.copies
-    config = read_json_object(source.directory / CONFIG_FILE)
+    config = read_model(source.directory).config
     config.pop("quantization_config", None)
     (directory / CONFIG_FILE).write_text(json.dumps(config), encoding="utf-8")
     replaced = _replaced_rows(result, out)

@@ -8,7 +8,9 @@ import numpy as np
 import torch
 
 from dualbinary import DualBinaryError
-from dualbinary.checkpoint import CONFIG_FILE
+from dualbinary.checkpoint import CONFIG_FILE, read_model
+from dualbinary.checkpoint.text_part import TEXT_NAMES, has_text_part
+from dualbinary.files.json_objects import read_json_object
 
 __all__ = ["Reference"]
 
@@ -38,6 +40,7 @@ class Reference:
             trust_remote_code=False,
             local_files_only=True,
             output_loading_info=True,
+            **_of_text_part(directory),
         )
         model, found = loaded
         lacking = sorted([*found["missing_keys"], *(str(key) for key in found["mismatched_keys"])])
@@ -63,3 +66,14 @@ class Reference:
         with torch.inference_mode():
             found = self._model(torch.from_numpy(ids)[None], use_cache=False, **options).logits[0]
         return found[-(len(ids) - first) :].float().numpy()
+
+
+def _of_text_part(directory: Path) -> dict[str, Any]:
+    """What `from_pretrained` is told of the language model inside a model of more than text; nothing of others."""
+    import transformers
+
+    config = read_json_object(directory / CONFIG_FILE)
+    if not has_text_part(config):
+        return {}
+    own = transformers.AutoConfig.for_model(**read_model(directory).config)
+    return {"config": own, "key_mapping": TEXT_NAMES}

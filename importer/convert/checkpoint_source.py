@@ -72,6 +72,6 @@ def _plain(name: str, tensor: StoredTensor) -> PlainTensor:
 
     def read() -> np.ndarray:
         with safe_open(tensor.file, framework="numpy") as file:
-            return file.get_tensor(name)
+            return file.get_tensor(tensor.name)
 
     return PlainTensor(tensor.shape, FLOATS[tensor.dtype], read)

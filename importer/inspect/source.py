@@ -9,11 +9,10 @@ from typing import Any
 from dualbinary.checkpoint import (
     MODULE_PARTS,
     quantized_by,
+    read_model,
     read_quantization_config,
     rotation_signs_name,
-    stored_tensors,
 )
-from dualbinary.files.json_objects import read_json_object
 from dualbinary.files.model_files import CONFIG_FILE
 from dualbinary.metrics.formats import format_words
 from importer.readers import open_model
@@ -104,7 +103,8 @@ def inspect_source(source: Path) -> Inspection:
 
 
 def _own_or_plain(source: Path) -> Inspection:
-    config, stored = read_quantization_config(source), stored_tensors(source)
+    config, model = read_quantization_config(source), read_model(source)
+    stored = model.tensors
     counts = _Counts()
     for name, tensor in stored.items():
         module, _, part = name.rpartition(".")
@@ -122,7 +122,7 @@ def _own_or_plain(source: Path) -> Inspection:
                 total += 8.0 * math.prod(stored[rotation_signs_name(module)].shape)
             counts.add(words, weights, total / max(weights, 1), packed=True)
     kind, notes = ("plain", (_PLAIN_NOTE,)) if config is None else ("dualbinary", ())
-    return counts.inspection(source, kind, read_json_object(source / CONFIG_FILE), notes)
+    return counts.inspection(source, kind, model.config, (*notes, *model.notes))
 
 
 def rotated_words(words: str, block_size: int) -> str:

@@ -19,6 +19,7 @@ from safetensors import safe_open
 
 from dualbinary import InputError
 from dualbinary.checkpoint import StoredTensor, is_computed, stored_tensors
+from dualbinary.checkpoint.text_part import has_text_part, left_out, text_config, text_name
 from dualbinary.files.model_files import (
     CHAT_TEMPLATES,
     CONFIG_FILE,
@@ -140,9 +141,20 @@ class Directory:
         total = sum(size.get(self.stored[name].dtype, 32) * prod(self.stored[name].shape) for name in names)
         return total / weights
 
+    @property
+    def own_config(self) -> dict[str, Any]:
+        """config.json of the full-precision model; of one that takes pictures or sound, of the language model in it."""
+        plain = {key: value for key, value in self.config.items() if key not in _BLOCKS}
+        return text_config(plain, self.stored) if has_text_part(plain) else plain
+
+    def own_name(self, name: str) -> str | None:
+        """The name of a tensor in the class of that model; None where it is of another part."""
+        return text_name(name) if has_text_part(self.config) else name
+
     def model(self, form: str, weights: Mapping[str, PackedWeight], notes: Iterable[str] = ()) -> LowBitModel:
         """The model of these weights, without the buffers that it computes anyway.
 
+        Of a model that takes pictures or sound too, it is the language model inside, by the names of its class.
         Raises InputError where a tensor that is left over is not a plain one.
         """
         if not weights:
@@ -151,9 +163,11 @@ class Directory:
                 "remove the block from config.json"
             )
         left = [name for name, it in self.stored.items() if name not in self.used and not is_computed(name, it.shape)]
-        tensors = {name: self._plain(name, form, weights) for name in left}
-        config = {key: value for key, value in self.config.items() if key not in _BLOCKS}
-        return LowBitModel(form, config, dict(weights), tensors, lambda: _small_files(self.path), tuple(notes))
+        tensors = {own: self._plain(name, form, weights) for name in left if (own := self.own_name(name)) is not None}
+        named = ((self.own_name(f"{module}.weight"), weight) for module, weight in weights.items())
+        own_weights = {name.removesuffix(".weight"): weight for name, weight in named if name is not None}
+        notes = (*notes, *((left_out(self.config, self.stored),) if has_text_part(self.config) else ()))
+        return LowBitModel(form, self.own_config, own_weights, tensors, lambda: _small_files(self.path), notes)
 
     def _reader(self, name: str) -> Any:
         file = self.stored[name].file

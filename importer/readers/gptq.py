@@ -80,12 +80,13 @@ def _spare_biases(directory: Directory, modules: Iterable[str]) -> list[str]:
     zeros = [name for name in found if not directory.array(name).any()]
     if not zeros:
         return []
-    path, config = directory.path, directory.config
+    path, config = directory.path, directory.own_config
     try:
         parameters = modules_of(configuration(config, path), path).parameters
     except InputError:  # no model that transformers knows, whose weights can be read all the same
         return [f"{len(zeros)} biases are zeros, such as {zeros[0]}; whether the model has them is not known"]
-    spare = [n for n in zeros if n not in parameters and f"{n.removesuffix('bias')}weight" in parameters]
+    own = {name: directory.own_name(name) or name for name in zeros}
+    spare = [n for n in zeros if own[n] not in parameters and f"{own[n].removesuffix('bias')}weight" in parameters]
     directory.used.update(spare)
     kind = config.get("model_type")
     return [f"left out {len(spare)} biases of zeros, such as {spare[0]}: a {kind} has none there"] if spare else []

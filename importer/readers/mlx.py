@@ -12,19 +12,23 @@ Source: MLX 0.32.4, mx.quantize; mlx-lm 0.32.2, mlx_lm/utils.py; transformers 5.
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dualbinary import InputError
-from importer.model import LowBitModel, Numbers, PackedWeight
+from importer.model import LowBitModel, Numbers, PackedWeight, PlainTensor
 from importer.readers.directory import FLOATS, Directory, bits_of, group_size_of, integer, step_of
 from importer.readers.words import dense, dense_words
 
-__all__ = ["is_folded", "mlx_weights", "open_mlx", "recognises"]
+__all__ = ["as_transformers", "is_folded", "mlx_weights", "open_mlx", "recognises"]
 
 _WIDTHS = (2, 3, 4, 5, 6, 8)
+_CONVOLUTIONS = (".conv.weight", ".conv1d.weight")
+_ADD_ONE = ("qwen3_5_text",)
+_NORMS = re.compile(r".*(layernorm|\.q_norm|\.k_norm|model\.norm)\.weight")  # that of linear attention is none of them
 
 
 def is_folded(path: Path, config: dict[str, Any]) -> bool:
@@ -45,7 +49,31 @@ def recognises(path: Path, config: dict[str, Any]) -> bool:
 def open_mlx(path: Path, config: dict[str, Any]) -> LowBitModel:
     """The reader's `open`."""
     directory = Directory.open(path, config)
-    return directory.model("mlx", mlx_weights(directory, config))
+    model = directory.model("mlx", mlx_weights(directory, config))
+    return replace(model, tensors=as_transformers(model.tensors, model.config.get("model_type")))
+
+
+def as_transformers(tensors: Mapping[str, PlainTensor], model_type: str | None) -> dict[str, PlainTensor]:
+    """Plain tensors of a model of this type as transformers has them.
+
+    mlx-lm turns the short convolutions of each channel, [C, 1, kernel], into [C, kernel, 1], and where it does so it
+    adds to norm weights of `_ADD_ONE` the one that transformers adds as the model runs.
+    """
+    turned = {name for name, it in tensors.items() if name.endswith(_CONVOLUTIONS) and it.shape[2:] == (1,)}
+    found = {name: _turned(tensor) if name in turned else tensor for name, tensor in tensors.items()}
+    if turned and model_type in _ADD_ONE:
+        found |= {name: tensor.as_float(_less_one) for name, tensor in tensors.items() if _NORMS.fullmatch(name)}
+    return found
+
+
+def _turned(tensor: PlainTensor) -> PlainTensor:
+    channels, kernel, one = tensor.shape
+    read: Callable[[], np.ndarray] = tensor.read
+    return PlainTensor((channels, one, kernel), tensor.dtype, lambda: np.ascontiguousarray(read().swapaxes(1, 2)))
+
+
+def _less_one(values: np.ndarray) -> np.ndarray:
+    return values - np.float32(1)
 
 
 def mlx_weights(directory: Directory, config: dict[str, Any]) -> dict[str, PackedWeight]:

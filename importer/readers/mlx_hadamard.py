@@ -12,7 +12,7 @@ Source: prism-ml/Ternary-Bonsai-2-27B-mlx-2bit; mlx-vlm 0.7.10, mlx_vlm/models/q
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from dualbinary.files.json_objects import read_json_object
 from importer.model import LowBitModel, PlainTensor
 from importer.readers.directory import FLOATS, Directory
 from importer.readers.hadamard import PREFIX, Declaration, Names, read_declaration
-from importer.readers.mlx import is_folded, mlx_weights
+from importer.readers.mlx import as_transformers, is_folded, mlx_weights
 
 __all__ = ["open_mlx_hadamard", "recognises"]
 
@@ -47,8 +47,6 @@ _NAMES = Names(
     table="language_model.model.embed_tokens.weight",
     head="language_model.lm_head.weight",
 )
-_CONVOLUTION = ".conv1d.weight"
-_NORMS = re.compile(r".*(layernorm|\.q_norm|\.k_norm|model\.norm)\.weight")  # that add one; linear attention's does not
 
 
 def open_mlx_hadamard(path: Path, config: dict[str, Any]) -> LowBitModel:
@@ -134,26 +132,8 @@ def _renamed(name: str) -> str:
 
 def _tensors(plain: Mapping[str, PlainTensor], declaration: Declaration) -> dict[str, PlainTensor]:
     """Plain tensors as transformers has them."""
-    ours = any(name.endswith(_CONVOLUTION) and tensor.shape[-1] == 1 for name, tensor in plain.items())
     found: dict[str, PlainTensor] = {}
     for name, tensor in plain.items():
         rotation = declaration.rotation(name)
-        if rotation is not None:
-            found[_renamed(name)] = tensor.as_float(rotation.unrotated)
-        elif ours and name.endswith(_CONVOLUTION):
-            found[_renamed(name)] = _swapped(tensor)
-        elif ours and _NORMS.fullmatch(name):
-            found[_renamed(name)] = tensor.as_float(_less_one)
-        else:
-            found[_renamed(name)] = tensor
-    return found
-
-
-def _less_one(values: np.ndarray) -> np.ndarray:
-    return values - np.float32(1)
-
-
-def _swapped(tensor: PlainTensor) -> PlainTensor:
-    channels, kernel, one = tensor.shape
-    read: Callable[[], np.ndarray] = tensor.read
-    return PlainTensor((channels, one, kernel), tensor.dtype, lambda: np.ascontiguousarray(read().swapaxes(1, 2)))
+        found[_renamed(name)] = tensor if rotation is None else tensor.as_float(rotation.unrotated)
+    return as_transformers(found, _TEXT_TYPE)

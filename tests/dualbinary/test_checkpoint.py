@@ -235,7 +235,8 @@ def test_modules_that_differ_from_config_are_refused_by_name(tmp_path, arrays, m
 def test_modules_with_rows_shorter_than_a_group_are_refused():
     file = Path("model.safetensors")
     planes, scales = map(tuple, CONFIG.plane_format.shapes(4, 32))
-    stored = {"m.planes": StoredTensor(file, "U8", planes), "m.scales": StoredTensor(file, "F16", scales)}
+    parts = (("m.planes", "U8", planes), ("m.scales", "F16", scales))
+    stored = {name: StoredTensor(file, name, kind, shape) for name, kind, shape in parts}
     with pytest.raises(InputError, match="m: group_size 64 is larger than its row of 32 inputs"):
         check_modules(CONFIG, stored, {"m": (4, 32)})
 

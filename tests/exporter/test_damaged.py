@@ -89,7 +89,7 @@ def unknown_type(model_dir):
 
 
 def text_and_images(model_dir):
-    edit_config(model_dir, model_type="qwen3_5", text_config={"model_type": "qwen3_5_text"})
+    edit_config(model_dir, model_type="paligemma", text_config={"model_type": "gemma2"})
 
 
 def encoder_type(model_dir):
@@ -179,7 +179,7 @@ DAMAGES = {
     missing_shard: "model-00001-of-00002.safetensors: missing",
     unknown_type: "'lamma' is not one that the graph builder knows",
     encoder_type: "'bert' is built for",
-    text_and_images: "The qwen3_5_text inside it can: give a directory of that alone, or a GGUF file",
+    text_and_images: "The gemma2 inside it can: give a directory of that alone, or a GGUF file",
     no_type: "no model_type",
     wrong_width: r"config\.json asks for shape \[192, 128\]",
     impossible_heads: "transformers .* refuses it: ZeroDivisionError",

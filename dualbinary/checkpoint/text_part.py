@@ -1,0 +1,130 @@
+"""The language model inside a directory of a model that takes pictures or sound too, read as if it were all there is.
+
+config.json of such a model has the values of its decoder under `text_config`, and its files have the decoder's tensors
+by longer names:
+
+    language_model.model.layers...   language_model.lm_head.weight     files of transformers 4, and still of many types
+    model.language_model.layers...   lm_head.weight                    of transformers 5
+    model.text_model.layers...       lm_head.weight                    of Idefics and SmolVLM
+
+What a text alone goes through is the decoder, as its own class (Gemma3ForCausalLM and the like) computes it: of
+`WRAPPERS`, tests hold the one against the other. The classes of transformers 5.23 that join the parts leave out what
+follows a decoder's head (logit_scale, logits_scaling, final_logit_softcapping); the decoder's own class does not.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dualbinary.checkpoint.tensors import StoredTensor, stored_tensors
+from dualbinary.files.json_objects import read_json_object
+from dualbinary.files.model_files import CONFIG_FILE
+
+__all__ = [
+    "TEXT_NAMES",
+    "WRAPPERS",
+    "StoredModel",
+    "has_text_part",
+    "left_out",
+    "read_model",
+    "text_config",
+    "text_name",
+]
+
+WRAPPERS = frozenset(
+    {
+        "aya_vision",
+        "cohere2_vision",
+        "exaone4_5",
+        "gemma3",
+        "gemma4",
+        "granite_speech",
+        "idefics3",
+        "internvl",
+        "lfm2_vl",
+        "llava",
+        "llava_next",
+        "llava_onevision",
+        "mistral3",
+        "qwen2_audio",
+        "qwen3_5",
+        "smolvlm",
+        "voxtral",
+    }
+)
+"""Model types of which a text without pictures and sounds runs through nothing but a decoder."""
+
+TEXT_NAMES = {
+    r"^(?:language_model\.model|model\.language_model|model\.text_model)\.": "model.",
+    r"^language_model\.lm_head\.": "lm_head.",
+}
+"""What names of a decoder's tensors begin with, as expressions, and what its own class has there; as transformers'
+`key_mapping` takes it."""
+
+_PART, _HEAD = "text_config", "lm_head."
+_TIES = "tie_word_embeddings"
+# What a config.json may say of the whole model in place of its decoder.
+_SHARED = ("bos_token_id", "eos_token_id", "pad_token_id", "dtype", "torch_dtype")
+
+
+@dataclass(frozen=True)
+class StoredModel:
+    """The language model of a directory.
+
+    Attributes:
+        config: the values of its config.json.
+        tensors: by the names that its class gives them.
+        notes: what a user should know.
+    """
+
+    config: dict[str, Any]
+    tensors: dict[str, StoredTensor]
+    notes: tuple[str, ...] = ()
+
+
+def has_text_part(config: Mapping[str, Any]) -> bool:
+    """Whether `config`, the values of a config.json, are those of a model around a language model."""
+    part = config.get(_PART)
+    return config.get("model_type") in WRAPPERS and isinstance(part, dict) and isinstance(part.get("model_type"), str)
+
+
+def text_name(name: str) -> str | None:
+    """The name that a tensor has in the decoder's own class; None where it is of another part."""
+    for pattern, own in TEXT_NAMES.items():
+        renamed, found = re.subn(pattern, own, name)
+        if found:
+            return renamed
+    return name if name.startswith(_HEAD) else None
+
+
+def text_config(config: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """The values of config.json of the decoder alone; `names` are those of all stored tensors.
+
+    Both levels may say whether the head is the token embedding, and not the same; where the files hold no head, it is.
+    """
+    part: dict[str, Any] = config[_PART]
+    shared = {key: config[key] for key in _SHARED if config.get(key) is not None and part.get(key) is None}
+    has_head = any((text_name(name) or "").startswith(_HEAD) for name in names)
+    return {**part, **shared, _TIES: bool(config.get(_TIES, part.get(_TIES))) or not has_head}
+
+
+def read_model(model_dir: Path) -> StoredModel:
+    """Open a model directory, plain or a checkpoint of ours; only headers are read.
+
+    Raises InputError as `stored_tensors` does, and where config.json cannot be read.
+    """
+    config = read_json_object(Path(model_dir) / CONFIG_FILE)
+    stored = stored_tensors(model_dir)
+    if not has_text_part(config):
+        return StoredModel(config, stored)
+    named = {text_name(name): tensor for name, tensor in stored.items()}
+    tensors = {name: tensor for name, tensor in named.items() if name is not None}
+    return StoredModel(text_config(config, stored), tensors, (left_out(config, stored),))
+
+
+def left_out(config: Mapping[str, Any], names: Iterable[str]) -> str:
+    """What to tell of a model around a decoder, with its config.json and the names of all stored tensors."""
+    others = sum(text_name(name) is None for name in names)
+    return f"the language model of a {config['model_type']} alone, without {others} tensors of its other parts"
