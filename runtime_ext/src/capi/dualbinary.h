@@ -8,7 +8,7 @@
  * with q = sum over p of 2^p * planes[p]; or for step * q + offset, where a second row of scales has the offsets.
  *
  * Every function that can fail returns NULL when it is done, or else a message for people, which stays valid until the
- * same thread calls this library again. Nothing is written through output pointers on failure. */
+ * same thread calls this library again. On failure no handle is written, and what `y` holds means nothing. */
 #ifndef DUALBINARY_H_
 #define DUALBINARY_H_
 

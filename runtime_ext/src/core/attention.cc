@@ -86,7 +86,7 @@ struct AttentionWork::Plan {
     return {present(call.keys, b, head), present(call.values, b, head), row_bytes, call.cache_type};
   }
   float* partial(std::int64_t b, std::int64_t head, std::int64_t segment) const {
-    const std::int64_t size = kFewTokens * group * (D + 2);
+    const std::int64_t size = S * group * (D + 2);
     return reinterpret_cast<float*>(partials.data()) + ((b * g + head) * segments + segment) * size;
   }
   float* packed_keys(std::int64_t b, std::int64_t head, std::int64_t tile) const {
@@ -119,8 +119,7 @@ AttentionWork::Plan::Plan(const AttentionCall& c)
       block_tokens(std::max<std::int64_t>(1, kMaxQueryRows / group)),
       blocks(ceil_div(S, block_tokens)),
       tiles(ceil_div(c.longest, kKeyTile)),
-      partials(few ? static_cast<std::size_t>(c.batch * g * segments * kFewTokens * group * (D + 2)) * sizeof(float)
-                   : 0),
+      partials(few ? static_cast<std::size_t>(c.batch * g * segments * S * group * (D + 2)) * sizeof(float) : 0),
       packed(few ? 0 : static_cast<std::size_t>(c.batch * g * tiles * 2 * D * kKeyTile) * sizeof(float)) {
   for (std::int64_t b = 0; b < call.batch; ++b) {
     past.push_back(call.longest == S ? 0 : call.last_keys[b] + 1 - S);

@@ -1,6 +1,8 @@
 #include "core/memory.h"
 
 #include <algorithm>
+#include <bit>
+#include <limits>
 #include <mutex>
 #include <new>
 #include <vector>
@@ -36,15 +38,27 @@ std::uint8_t* map_huge(std::size_t bytes) {
 }
 #endif
 
-// Buffers that wait for the next call. Concurrent calls are few, and each needs one.
+std::size_t capacity(const Buffer& buffer) { return buffer.get_deleter().bytes; }
+bool is_smaller(const Buffer& buffer, std::size_t bytes) { return capacity(buffer) < bytes; }
+
+// What to allocate for `bytes`: up to a quarter more where memory is mapped, so that needs that grow from call to call,
+// as those of attention over a growing context, do not map it anew each time. Pages that no call reaches cost nothing.
+std::size_t with_room(std::size_t bytes) {
+  if (bytes < kHugePage || bytes > std::numeric_limits<std::size_t>::max() / 4) return bytes;
+  return round_up(bytes, std::bit_floor(bytes) / 4);
+}
+
+// Buffers that wait for the next call. Concurrent calls are few, and each needs two or three.
 constexpr std::size_t kPooledBuffers = 16;
 
+// A call takes the smallest buffer that is large enough. Where there is none, the largest is freed and a larger one
+// takes its place: so as many wait as calls have needed at once, of about the sizes that they needed.
 struct Pool {
   // Room for all of them at once: the end of a call, which gives a buffer back, must not fail.
   Pool() { free.reserve(kPooledBuffers); }
 
   std::mutex mutex;
-  std::vector<Buffer> free;
+  std::vector<Buffer> free;  // by capacity, the smallest first
 };
 
 Pool& pool() {
@@ -65,6 +79,7 @@ void AlignedFree::operator()(std::uint8_t* memory) const {
 }
 
 Buffer allocate(std::size_t bytes) {
+  if (bytes > std::numeric_limits<std::size_t>::max() / 2) throw std::bad_alloc();  // no sum below may overflow
 #if defined(__linux__)
   if (bytes >= kHugePage) {
     std::uint8_t* memory = map_huge(bytes);
@@ -76,25 +91,36 @@ Buffer allocate(std::size_t bytes) {
 }
 
 Scratch::Scratch(std::size_t bytes) {
+  if (bytes == 0) return;
+  Buffer outgrown;  // given back once the lock is
   {
     const std::lock_guard lock(pool().mutex);
     auto& free = pool().free;
-    const auto fit =
-        std::find_if(free.begin(), free.end(), [&](const Buffer& b) { return b.get_deleter().bytes >= bytes; });
+    auto fit = std::lower_bound(free.begin(), free.end(), bytes, is_smaller);
     if (fit != free.end()) {
       buffer_ = std::move(*fit);
       free.erase(fit);
       return;
     }
+    if (!free.empty()) {
+      outgrown = std::move(free.back());
+      free.pop_back();
+    }
   }
-  buffer_ = allocate(bytes);
+  outgrown.reset();
+  buffer_ = allocate(with_room(bytes));
 }
 
 Scratch::~Scratch() {
+  if (buffer_ == nullptr) return;
+  Buffer spare;
   const std::lock_guard lock(pool().mutex);
   auto& free = pool().free;
-  if (free.size() == kPooledBuffers) free.erase(free.begin());  // the oldest, which may be too small for today's calls
-  free.push_back(std::move(buffer_));
+  if (free.size() == kPooledBuffers) {
+    spare = std::move(free.front());
+    free.erase(free.begin());
+  }
+  free.insert(std::lower_bound(free.begin(), free.end(), capacity(buffer_), is_smaller), std::move(buffer_));
 }
 
 void release_file_pages([[maybe_unused]] const void* memory, [[maybe_unused]] std::size_t bytes) {

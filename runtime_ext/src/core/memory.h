@@ -19,8 +19,9 @@ using Buffer = std::unique_ptr<std::uint8_t, AlignedFree>;
 // std::bad_alloc.
 Buffer allocate(std::size_t bytes);
 
-// Scratch memory for one call, taken from a pool and returned to it. A pool rather than thread_local: a thread that
-// waits in a parallel loop may be given another call's work, which must not find the first one's memory.
+// Scratch memory for one call, taken from a pool and returned to it; none, and a null pointer, for 0 bytes. A pool
+// rather than thread_local: a thread that waits in a parallel loop may be given another call's work, which must not
+// find the first one's memory.
 class Scratch {
  public:
   explicit Scratch(std::size_t bytes);

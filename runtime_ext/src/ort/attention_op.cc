@@ -238,10 +238,13 @@ void infer_outputs(const OrtApi& api, OrtShapeInferContext* context) {
     read_product(reader, kQkv, sizes.H, sizes.width());
     read_product(reader, kO, sizes.h * sizes.D, sizes.H);
   }
-  check_dims("X", {-1, -1, products ? sizes.H : sizes.width()}, x.dims);
-  x.dims[2] = products ? sizes.H : sizes.h * sizes.D;
-  infer_output_like(api, context, info, x);
+  if (!x.dims.empty()) {  // else nothing is known of it
+    check_dims("X", {-1, -1, products ? sizes.H : sizes.width()}, x.dims);
+    x.dims[2] = products ? sizes.H : sizes.h * sizes.D;
+    infer_output_like(api, context, info, x);
+  }
   TensorInfo past = inferred_info(api, context, kInputPastKey, &info);
+  if (past.dims.empty()) return;
   check_dims("past_key", {-1, sizes.g, -1, row_numbers(past.type, sizes.D)}, past.dims);
   past.dims[2] = kNewDimension;  // that of past, or more
   for (std::size_t i = 1; i < kOutputs; ++i) infer_output_like(api, context, info, past, i, "present_length");

@@ -58,6 +58,7 @@ void infer_output(const OrtApi& api, OrtShapeInferContext* context) {
   const TensorInfo planes = inferred_info(api, context, contract::kInputPlanes, &info);
   const TensorInfo scales = inferred_info(api, context, contract::kInputScales, &info);
   TensorInfo x = inferred_info(api, context, contract::kInputX, &info);
+  if (x.dims.empty()) return;  // nothing is known of it
   check_inputs(spec, x, planes, scales);
   x.dims.back() = spec.N;
   infer_output_like(api, context, info, x);

@@ -76,6 +76,7 @@ void infer_output(const OrtApi& api, OrtShapeInferContext* context) {
   const TensorInfo signs = inferred_info(api, context, kInputS, &info);
   const Hadamard hadamard = read_node(InferenceAttributes(api, context), signs);
   TensorInfo x = inferred_info(api, context, kInputX, &info);
+  if (x.dims.empty()) return;  // nothing is known of it
   if (hadamard.K > 0) {
     check_activations(hadamard.K, x.dims);
     x.dims.back() = hadamard.K;

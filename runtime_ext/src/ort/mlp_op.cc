@@ -102,6 +102,7 @@ void infer_output(const OrtApi& api, OrtShapeInferContext* context) {
   read_product(reader, kDown, sizes.I, sizes.H);
   OrtTensorTypeAndShapeInfo* info = nullptr;  // owned by the context
   TensorInfo x = inferred_info(api, context, kInputX, &info);
+  if (x.dims.empty()) return;  // nothing is known of it
   check_activations(sizes.H, x.dims);
   x.dims.back() = sizes.H;
   infer_output_like(api, context, info, x);
