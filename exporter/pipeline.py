@@ -24,6 +24,8 @@ from exporter.early_checks import library_names
 from exporter.export_folder import ExportFolder
 from exporter.genai_notes import cache_notes, genai_notes
 from exporter.graph.architectures import VERIFIED
+from exporter.graph.architectures.config_fields import field_table
+from exporter.graph.architectures.rotation import length_notes
 from exporter.graph.cuda_support import copies_and_gaps
 from exporter.graph.export_graph import ExportGraph
 from exporter.graph.parameters import Parameters
@@ -167,6 +169,8 @@ def _warnings(graph: ExportGraph, parameters: Parameters, options: ExportOptions
         lines += fit_notes(report["layers"], options)
     if source.model_type not in VERIFIED:
         lines.append(f"model_type {source.model_type} builds, but no test compares it with transformers; see --check")
+    if field_table(source.model_type) is not None:
+        lines += length_notes(source.transformers.config)
     context, positions = source.context_length, graph.positions
     if options.max_length is None and context is not None and positions is not None and positions < context:
         lines.append(

@@ -222,7 +222,7 @@ def test_common_fields_and_those_of_rotations_have_a_place():
 
     assert common_table().names == every | {"is_causal", "per_layer_config"}
     assert rope_table().names == set(RopeParameters.__annotations__)
-    assert {*rope_table().only["rope_type"], "dynamic"} == {"default", *ROPE_INIT_FUNCTIONS}
+    assert {*rope_table().only["rope_type"]} == {"default", *ROPE_INIT_FUNCTIONS}
 
 
 def test_every_verified_type_has_cases():

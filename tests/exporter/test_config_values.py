@@ -258,10 +258,6 @@ def test_other_names_of_decoders_are_exported(tmp_path, names):
         ({"layer_types": ["chunked_attention", "full_attention"]}, "layer_types has 'chunked_attention'"),
         ({"layer_types": _MIXED, "use_sliding_window": False}, "sliding_window must be 1 or more"),
         ({"sliding_window": 0, "use_sliding_window": True, "layer_types": _MIXED}, "sliding_window must be 1 or more"),
-        (
-            {"rope_scaling": {"type": "dynamic", "factor": 2.0}},
-            "rope_scaling of type 'dynamic' changes with the length",
-        ),
         ({"rope_parameters": {"rope_type": "axial", "rope_theta": 100.0}}, "rope_parameters.rope_type='axial' is not"),
     ],
     ids=str,

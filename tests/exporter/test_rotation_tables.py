@@ -155,6 +155,24 @@ def test_a_context_whose_tables_would_fill_memory_is_cut_with_a_word(tiny_model,
     assert result.graph.positions == 2 * longest
 
 
+@pytest.mark.parametrize("scaling", [{"rope_type": "dynamic", "factor": 4.0}, {"type": "dynamic", "factor": 2.0}])
+def test_dynamic_rotations_are_plain_within_the_context_with_a_word(tiny_model, fitted, scaling):
+    model_dir, found = tiny_model("llama"), []
+    for values in (None, scaling):
+        edit_config(model_dir, rope_parameters=None, rope_theta=10000.0, rope_scaling=values)
+        result, out = fitted(model_dir)
+        found.append((tables(out), json.loads((out.parent / "genai_config.json").read_text()), result.warnings))
+
+    plain, dynamic = found
+    for name, table in plain[0].items():
+        np.testing.assert_array_equal(dynamic[0][name], table)
+    assert plain[1] == dynamic[1]
+    assert [line for line in dynamic[2] if line not in plain[2]] == [
+        "made for 128 tokens, the context, up to which rope_type dynamic changes nothing; longer sequences, whose "
+        "positions transformers rotates by their length, are not run"
+    ]
+
+
 def test_more_than_the_context_is_refused(pristine_model, fitted):
     with pytest.raises(OptionError, match="at most 128"):
         fitted(pristine_model("llama"), max_length=129)

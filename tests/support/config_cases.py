@@ -24,6 +24,7 @@ _YARN = {
     "truncate": False,
 }
 _PLAIN = {"rope_type": "default", "rope_theta": 500.0}
+_DYNAMIC = {"rope_type": "dynamic", "rope_theta": 100.0, "factor": 4.0}
 _LINEAR = {"rope_type": "linear", "rope_theta": 500.0, "factor": 3.0}
 _LONG = {
     "rope_type": "longrope",
@@ -103,7 +104,7 @@ CASES: dict[str, list[dict[str, Any]]] = {
         | {"residual_multiplier": 0.4, "attention_multiplier": 0.3}
     ],
     "llama": [_llama(head_dim=32, **_BIASED)]
-    + [_llama(rope_parameters=rope) for rope in (_LLAMA3, _LINEAR, _LONG, _SHORT, _MSCALE, _PROPORTIONAL)],
+    + [_llama(rope_parameters=rope) for rope in (_LLAMA3, _LINEAR, _LONG, _SHORT, _MSCALE, _PROPORTIONAL, _DYNAMIC)],
     "ministral": [_llama(head_dim=32, sliding_window=WINDOW, layer_types=_MIXED)],
     "mistral": [_llama(head_dim=32, sliding_window=WINDOW)],
     "mixtral": [_llama(head_dim=32, sliding_window=WINDOW, num_local_experts=4, num_experts_per_tok=3)],

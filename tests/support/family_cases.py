@@ -118,7 +118,10 @@ FAMILIES: dict[str, list[dict[str, Any]]] = {
         | {"mamba_d_conv": 3, "mamba_conv_bias": False, "mamba_proj_bias": True},
     ],
     "helium": [_decoder(head_dim=32, num_attention_heads=2, attention_bias=True, mlp_bias=True)],
-    "hunyuan_v1_dense": [_decoder(head_dim=32, attention_bias=True)],
+    "hunyuan_v1_dense": [
+        _decoder(head_dim=32, attention_bias=True),
+        _decoder(head_dim=32, rope_parameters=_ROPE | {"rope_type": "dynamic", "alpha": 50.0, "factor": 1.0}),
+    ],
     "lfm2": [
         _without(_decoder(head_dim=32, norm_eps=0.3, **_OWN_HEAD), "rms_norm_eps", "hidden_act")
         | {"layer_types": ["conv", "full_attention"], "conv_bias": True, "conv_L_cache": 4, "block_multiple_of": 40}

@@ -1,9 +1,9 @@
 """Tables of rotary positions from transformers' own functions.
 
 angle[position, i] = position * frequency[i]; its cosine and sine are multiplied by a scale. How frequencies and scale
-follow from rope_parameters (linear, Llama 3, YaRN with all its options, LongRoPE, shares of a head, one set for each
-type of layers) is asked of the rotary class of the model type in transformers, so the graph cannot mean anything else.
-The builder's table of a plain rotation holds the same numbers, and stays.
+follow from rope_parameters (linear, dynamic within the context, Llama 3, YaRN with all its options, LongRoPE, shares of
+a head, one set for each type of layers) is asked of the rotary class of the model type in transformers, so the graph
+cannot mean anything else. The builder's table of a plain rotation holds the same numbers, and stays.
 """
 
 import inspect
@@ -16,7 +16,7 @@ import onnx_ir as ir
 import torch
 from onnxscript import nn
 
-__all__ = ["Rotation", "put_in_rotations", "rotations"]
+__all__ = ["Rotation", "length_notes", "put_in_rotations", "rotations"]
 
 # The builder's names, by the type of the layers that rotate so; the first is also that of all layers alike.
 _LAYER_TYPES = {
@@ -58,6 +58,20 @@ def rotations(config: Any) -> dict[str, Rotation]:
             for layers, kind in module.rope_type.items()
         }
     return {"": _rotation(config, module.rope_type, module.inv_freq, module, "")}
+
+
+def length_notes(config: Any) -> list[str]:
+    """What to tell of rotations of transformers' `config` that change beyond the context.
+
+    Type "dynamic" stretches them by the length of the sequence from there on, anew at every token; up to there it is
+    none. The export ends with the context, as its tables do.
+    """
+    if all(rotation.kind != "dynamic" for rotation in rotations(config).values()):
+        return []
+    return [
+        f"made for {config.max_position_embeddings:,} tokens, the context, up to which rope_type dynamic changes "
+        "nothing; longer sequences, whose positions transformers rotates by their length, are not run"
+    ]
 
 
 def put_in_rotations(module: Any, config: Any) -> None:
