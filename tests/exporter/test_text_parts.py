@@ -101,6 +101,13 @@ def test_values_that_the_text_part_leaves_out_are_those_of_its_class(tmp_path):
     assert genai["model"]["context_length"] == model.config.text_config.__class__().max_position_embeddings
 
 
+def test_pictures_that_see_one_another_change_no_text(tmp_path):
+    """Gemma 4's larger models say so in the configuration of their text part."""
+    model, _ = wrapped_model("gemma4", tmp_path / "model", use_bidirectional_attention="vision")
+    found = exported_logits(tmp_path / "model", tmp_path / "out" / "model.onnx")
+    assert relative_error(found, torch_logits(model)) < SAME
+
+
 @pytest.mark.parametrize(
     ("values", "text", "message"),
     [
