@@ -42,6 +42,7 @@ _UNKNOWN = frozenset(
         "exaone4",
         "flex_olmo",
         "gemma4_text",
+        "gemma4_unified_text",
         "glm4",
         "gpt_bigcode",
         "granitemoe",

@@ -40,6 +40,7 @@ WRAPPERS = frozenset(
         "exaone4_5",
         "gemma3",
         "gemma4",
+        "gemma4_unified",
         "granite_speech",
         "idefics3",
         "internvl",

@@ -201,6 +201,7 @@ REFUSED: dict[str, Any] = {
     "tie_word_embeddings": True,
     "use_bidirectional_attention": True,
     "gemma4_text.use_bidirectional_attention": "all",
+    "gemma4_unified_text.use_bidirectional_attention": "all",
     "use_qk_norm": True,
     "word_embed_proj_dim": 32,
 }

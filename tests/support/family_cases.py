@@ -93,6 +93,18 @@ FAMILIES: dict[str, list[dict[str, Any]]] = {
         | {"rope_parameters": {"full_attention": _ROPE, "sliding_attention": _PROPORTIONAL}}
         | {"enable_moe_block": True, "num_experts": 4, "top_k_experts": 3, "moe_intermediate_size": 48},
     ],
+    "gemma4_unified_text": [
+        _without(_decoder(), "hidden_act")
+        | {"num_hidden_layers": 4, "layer_types": ["sliding_attention", "full_attention"] * 2, "head_dim": 32}
+        | {"sliding_window": _WINDOW, "num_kv_shared_layers": 2, "use_double_wide_mlp": True}
+        | {"per_layer_config": {n: {"head_dim": 48, "num_key_value_heads": 1} for n in ("1", "3")}}
+        | {"attention_k_eq_v": True, "final_logit_softcapping": 0.7, "hidden_activation": "relu"}
+        | {"rope_parameters": {"full_attention": _PROPORTIONAL, "sliding_attention": _ROPE}},
+        _without(_decoder(), "hidden_act")
+        | {"head_dim": 32, "sliding_window": _WINDOW, "tie_word_embeddings": False}
+        | {"layer_types": ["sliding_attention", "full_attention"], "global_head_dim": 32}
+        | {"rope_parameters": {"full_attention": _ROPE, "sliding_attention": _PROPORTIONAL}},
+    ],
     "glm": [_decoder(head_dim=32, attention_bias=False)],
     "glm4": [_decoder(head_dim=32, attention_bias=False)],
     "gpt_bigcode": [{**_GPT, "n_inner": 96, "tie_word_embeddings": False, "multi_query": False}],

@@ -168,6 +168,10 @@ CONFIGS |= {
         _changed(head_dim=32, global_head_dim=64, hidden_size_per_layer_input=0, **_MIXED)
         | {"enable_moe_block": True, "num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 64},
     ),
+    "gemma4_unified_text": (
+        "gemma4_unified_text",
+        _changed(head_dim=32, global_head_dim=64, num_global_key_value_heads=1, attention_k_eq_v=True, **_MIXED),
+    ),
     "glm": ("glm", _changed(head_dim=32, attention_bias=True)),
     "glm4": ("glm4", _changed(head_dim=32)),
     "gpt_bigcode": ("gpt_bigcode", _GPT),
@@ -282,7 +286,7 @@ def settle(model: Any) -> None:
             if name.endswith("layer_scalar"):
                 buffer.copy_(0.7 + 0.2 * torch.rand(buffer.shape))
         for name, parameter in model.named_parameters():
-            if model.config.model_type == "gemma4_text" and name.endswith("q_norm.weight"):
+            if model.config.model_type.startswith("gemma4") and name.endswith("q_norm.weight"):
                 parameter.mul_(len(parameter) ** -0.5)
 
 

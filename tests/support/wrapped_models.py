@@ -38,6 +38,7 @@ DECODERS = {
     "exaone4_5": "exaone4",
     "gemma3": "gemma3_text",
     "gemma4": "gemma4_text",
+    "gemma4_unified": "gemma4_unified_text",
     "granite_speech": "granite",
     "idefics3": "llama",
     "internvl": "qwen3",

@@ -1,4 +1,4 @@
-"""Gemma 4 (text).
+"""Gemma 4 (text), and the text of its unified form, which has neither experts nor inputs of layers.
 
 1. Layers without a window have a head size and a number of key/value heads of their own. Where config.json states them,
    transformers keeps them by layer (per_layer_config), where the builder does not look.
@@ -41,7 +41,7 @@ def configure(builder_config: Any, read: Any) -> Any:
 
 def adjust(module: Any, config: dict[str, Any]) -> None:
     """Apply case 2 to the builder's module."""
-    if not config["enable_moe_block"]:
+    if not config.get("enable_moe_block"):
         return
     for layer in module.model.layers:
         _give_experts(layer, config)
