@@ -6,6 +6,7 @@ by longer names:
     language_model.model.layers...   language_model.lm_head.weight     files of transformers 4, and still of many types
     model.language_model.layers...   lm_head.weight                    of transformers 5
     model.text_model.layers...       lm_head.weight                    of Idefics and SmolVLM
+    model.layers...                  lm_head.weight                    of Qwen 2 and 2.5 VL, with a flat config.json
 
 What a text alone goes through is the decoder, as its own class (Gemma3ForCausalLM and the like) computes it: of
 `WRAPPERS`, tests hold the one against the other. The classes of transformers 5.23 that join the parts leave out what
@@ -42,20 +43,37 @@ WRAPPERS = frozenset(
         "gemma4",
         "gemma4_unified",
         "granite_speech",
+        "idefics2",
         "idefics3",
         "internvl",
         "lfm2_vl",
         "llava",
         "llava_next",
         "llava_onevision",
+        "minicpmv4_6",
+        "minicpmv4_7",
         "mistral3",
+        "qwen2_5_vl",
         "qwen2_audio",
+        "qwen2_vl",
         "qwen3_5",
+        "qwen3_vl",
         "smolvlm",
+        "video_llama_3",
         "voxtral",
     }
 )
 """Model types of which a text without pictures and sounds runs through nothing but a decoder."""
+
+# Decoders that have a type of their own for the positions of pictures, which a text has not: the type that computes the
+# same, and where the classes' defaults differ those of the first.
+_SAME_AS: dict[str, tuple[str, dict[str, Any]]] = {
+    "qwen2_vl_text": ("qwen2", {"rope_theta": 1e6, "rms_norm_eps": 1e-5}),
+    "qwen2_5_vl_text": ("qwen2", {"rope_theta": 1e6, "rms_norm_eps": 1e-5}),
+    "qwen3_vl_text": ("qwen3", {"rope_theta": 5e5, "rms_norm_eps": 1e-6}),
+}
+_ROPE = ("rope_parameters", "rope_scaling")  # of transformers 5 and 4
+_OF_PICTURES = ("mrope_section", "mrope_interleaved")  # how positions of pictures share the numbers of a head
 
 TEXT_NAMES = {
     r"^(?:language_model\.model|model\.language_model|model\.text_model)\.": "model.",
@@ -65,6 +83,8 @@ TEXT_NAMES = {
 `key_mapping` takes it."""
 
 _PART, _HEAD = "text_config", "lm_head."
+_OWN = re.compile(r"model\.(layers|embed_tokens|norm)\.|lm_head\.")
+_FLAT = ("qwen2_vl", "qwen2_5_vl")
 _TIES = "tie_word_embeddings"
 # What a config.json may say of the whole model in place of its decoder.
 _SHARED = ("bos_token_id", "eos_token_id", "pad_token_id", "dtype", "torch_dtype")
@@ -87,8 +107,7 @@ class StoredModel:
 
 def has_text_part(config: Mapping[str, Any]) -> bool:
     """Whether `config`, the values of a config.json, are those of a model around a language model."""
-    part = config.get(_PART)
-    return config.get("model_type") in WRAPPERS and isinstance(part, dict) and isinstance(part.get("model_type"), str)
+    return config.get("model_type") in WRAPPERS and isinstance(_part(config).get("model_type"), str)
 
 
 def text_name(name: str) -> str | None:
@@ -97,7 +116,7 @@ def text_name(name: str) -> str | None:
         renamed, found = re.subn(pattern, own, name)
         if found:
             return renamed
-    return name if name.startswith(_HEAD) else None
+    return name if _OWN.match(name) else None
 
 
 def text_config(config: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
@@ -105,10 +124,32 @@ def text_config(config: Mapping[str, Any], names: Iterable[str]) -> dict[str, An
 
     Both levels may say whether the head is the token embedding, and not the same; where the files hold no head, it is.
     """
-    part: dict[str, Any] = config[_PART]
+    part = _part(config)
     shared = {key: config[key] for key in _SHARED if config.get(key) is not None and part.get(key) is None}
     has_head = any((text_name(name) or "").startswith(_HEAD) for name in names)
-    return {**part, **shared, _TIES: bool(config.get(_TIES, part.get(_TIES))) or not has_head}
+    values = {**part, **shared, _TIES: bool(config.get(_TIES, part.get(_TIES))) or not has_head}
+    same = _SAME_AS.get(part["model_type"])
+    return values if same is None else _as_type(*same, values)
+
+
+def _part(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of the decoder as config.json has them; none where it has none."""
+    part, kind = config.get(_PART), config.get("model_type")
+    if part is None and kind in _FLAT:
+        return {**config, "model_type": f"{kind}_text"}
+    return part if isinstance(part, dict) else {}
+
+
+def _as_type(model_type: str, defaults: Mapping[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    """`values` as those of another type, whose class may have other `defaults`."""
+    rope: dict[str, Any] = next((values[key] for key in _ROPE if isinstance(values.get(key), dict)), {})
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    rope = {key: value for key, value in rope.items() if key not in (*_OF_PICTURES, "type")}
+    rope = {"rope_theta": values.get("rope_theta", defaults["rope_theta"])} | rope
+    rope["rope_type"] = "default" if kind == "mrope" else kind
+    kept = {key: value for key, value in values.items() if key not in (*_ROPE, "rope_theta", "vision_config")}
+    others = {key: value for key, value in defaults.items() if key != "rope_theta"}
+    return {**others, **kept, "model_type": model_type, _ROPE[0]: rope}
 
 
 def read_model(model_dir: Path) -> StoredModel:

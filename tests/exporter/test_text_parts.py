@@ -1,10 +1,13 @@
 """The language model inside a directory of a model that takes pictures or sound too."""
 
 import json
+from typing import Any
 
 import pytest
+import transformers
 
 from dualbinary import InputError
+from dualbinary.checkpoint.text_part import text_config
 from exporter.options import ExportOptions
 from exporter.pipeline import export
 from exporter.verify import check
@@ -86,6 +89,35 @@ def test_names_of_older_and_newer_files_mean_the_same(tmp_path, kind, names):
         data.append((tmp_path / folder / "model.onnx.data").read_bytes())
         rename_stored(tmp_path / "model", names)
     assert data[0] == data[1]
+
+
+@pytest.mark.parametrize("kind", ["qwen2_vl", "qwen2_5_vl"])
+def test_a_flat_configuration_means_the_same(tmp_path, kind):
+    """As these were published: one level of values, names without the part, positions of type mrope."""
+    rope = {"rope_type": "default", "rope_theta": 500.0}
+    model, _ = wrapped_model(kind, tmp_path / "model", rope_parameters=rope)
+    path = tmp_path / "model" / "config.json"
+    config = json.loads(path.read_text())
+    text = {key: value for key, value in config.pop("text_config").items() if key not in ("rope_parameters", "dtype")}
+    scaling = {"rope_scaling": {"type": "mrope", "mrope_section": [4, 6, 6]}, "rope_theta": 500.0}
+    path.write_text(json.dumps(text | config | scaling))
+    rename_stored(tmp_path / "model", {"model.language_model.": "model.", "model.visual.": "visual."})
+
+    found = exported_logits(tmp_path / "model", tmp_path / "out" / "model.onnx")
+
+    assert relative_error(found, torch_logits(model)) < SAME
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["model_type"] == "qwen2"
+
+
+@pytest.mark.parametrize("kind", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
+def test_defaults_are_those_of_the_decoder_inside(kind):
+    """They differ from those of the type that computes the same."""
+    inside: Any = transformers.CONFIG_MAPPING[kind]().get_text_config()
+
+    found = text_config({"model_type": kind, "text_config": {"model_type": f"{kind}_text"}}, ())
+
+    assert found["rope_parameters"] == {"rope_theta": inside.rope_parameters["rope_theta"], "rope_type": "default"}
+    assert found["rms_norm_eps"] == inside.rms_norm_eps
 
 
 def test_values_that_the_text_part_leaves_out_are_those_of_its_class(tmp_path):

@@ -40,21 +40,31 @@ DECODERS = {
     "gemma4": "gemma4_text",
     "gemma4_unified": "gemma4_unified_text",
     "granite_speech": "granite",
+    "idefics2": "mistral",
     "idefics3": "llama",
     "internvl": "qwen3",
     "lfm2_vl": "lfm2",
     "llava": "mistral",
     "llava_next": "llama_tied",
     "llava_onevision": "qwen2",
+    "minicpmv4_6": "qwen3_5_text",
+    "minicpmv4_7": "qwen3_5_text",
     "mistral3": "ministral3",
+    "qwen2_5_vl": "qwen2",
     "qwen2_audio": "qwen2",
+    "qwen2_vl": "qwen2",
     "qwen3_5": "qwen3_5_text",
+    "qwen3_vl": "qwen3",
     "smolvlm": "llama",
+    "video_llama_3": "qwen2",
     "voxtral": "llama",
 }
 """By type of the model around it, the name of a decoder in `CONFIGS`."""
 
 assert set(DECODERS) == WRAPPERS
+
+# By types of decoders with positions of pictures: how these share the frequencies of a head of 32.
+_SECTIONS = {"qwen2_vl": [4, 6, 6], "qwen2_5_vl": [4, 6, 6], "qwen3_vl": [4, 6, 6]}
 
 
 def wrapped_model(kind: str, directory: Path, **text: Any) -> tuple[Any, Any]:
@@ -65,7 +75,11 @@ def wrapped_model(kind: str, directory: Path, **text: Any) -> tuple[Any, Any]:
     others = {part: _small(value) for part in _OTHER_PARTS if (value := getattr(wrapper(), part, None)) is not None}
     ties = bool(decoder.config.tie_word_embeddings)
     ids = {name: 250 for name in ("image_token_id", "image_token_index") if hasattr(wrapper(), name)}
-    config = wrapper(text_config=decoder.config.to_dict(), tie_word_embeddings=ties, **others, **ids)
+    text_values = decoder.config.to_dict()
+    if kind in _SECTIONS:
+        text_values["rope_parameters"] |= {"mrope_section": _SECTIONS[kind]}
+        del text_values["model_type"]
+    config = wrapper(text_config=text_values, tie_word_embeddings=ties, **others, **ids)
     model: Any = transformers.AutoModelForMultimodalLM.from_config(config, attn_implementation="eager").float().eval()
     own = decoder.state_dict()
     with torch.no_grad():
