@@ -46,6 +46,7 @@ _UNKNOWN = frozenset(
         "glm4",
         "gpt_bigcode",
         "granitemoe",
+        "lfm3",
         "mixtral",
         "nemotron",
         "olmoe",

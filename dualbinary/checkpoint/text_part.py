@@ -47,6 +47,7 @@ WRAPPERS = frozenset(
         "idefics3",
         "internvl",
         "lfm2_vl",
+        "lfm3_vl",
         "llava",
         "llava_next",
         "llava_onevision",

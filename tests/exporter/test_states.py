@@ -27,11 +27,12 @@ TOLERANCE = 4e-3
 # Layer and kind of each state to its shape without the batch.
 STATES = {
     "lfm2": {"0.conv": [128, 2], "2.conv": [128, 2]},
+    "lfm3": {"0.conv": [128, 6]},
     "qwen3_5_text": {"0.conv": [2 * 2 * 24 + 4 * 32, 3], "0.recurrent": [4, 24, 32]},
     "granitemoehybrid": {"0.conv": [256 + 2 * 2 * 16, 3], "0.recurrent": [8, 16, 32]},
     "granitemoehybrid_dense": {"1.conv": [256 + 2 * 2 * 16, 3], "1.recurrent": [8, 16, 32]},
 }
-ATTENTION = {"lfm2": 1, "qwen3_5_text": 1, "granitemoehybrid": 1, "granitemoehybrid_dense": 0}
+ATTENTION = {"lfm2": [1], "lfm3": [1, 2], "qwen3_5_text": [1], "granitemoehybrid": [1], "granitemoehybrid_dense": [0]}
 
 
 def carried(values, prefix):
@@ -51,10 +52,10 @@ def test_states_have_the_names_of_genai_and_one_size(kept, name, dtype):
         kind = ir.DataType.FLOAT16 if dtype == "fp16" and place.endswith("conv") else ir.DataType.FLOAT
         assert value.dtype == present[place].dtype == kind
     caches = carried(graph.inputs, "past_key_values.")
-    assert set(caches) == {f"{ATTENTION[name]}.key", f"{ATTENTION[name]}.value"}
+    assert set(caches) == {f"{layer}.{kind}" for layer in ATTENTION[name] for kind in ("key", "value")}
     decoder = json.loads((out.parent / "genai_config.json").read_text())["model"]["decoder"]
-    assert len(decoder["layer_types"]) == decoder["num_hidden_layers"] == 2 + (name == "lfm2")
-    assert [kind == "full_attention" for kind in decoder["layer_types"]].index(True) == ATTENTION[name]
+    assert len(decoder["layer_types"]) == decoder["num_hidden_layers"] == 2 + name.startswith("lfm")
+    assert [i for i, kind in enumerate(decoder["layer_types"]) if kind == "full_attention"] == ATTENTION[name]
 
 
 @pytest.mark.parametrize("name", WITH_STATES)
@@ -65,7 +66,7 @@ def test_all_linear_layers_are_the_operator(kept, name):
 
     assert all(name.endswith("gate.weight") for name in floats)  # the router, which is no linear layer
     layers = [linear.parameter for node in result.graph.nodes for linear in node.linears]
-    assert sum(".self_attn." in layer for layer in layers) == {"lfm2": 8, "qwen3_5_text": 9}.get(name, 6)
+    assert sum(".self_attn." in layer for layer in layers) == {"lfm2": 8, "lfm3": 12, "qwen3_5_text": 9}.get(name, 6)
 
 
 @pytest.mark.parametrize("name", WITH_STATES)

@@ -141,6 +141,15 @@ FAMILIES: dict[str, list[dict[str, Any]]] = {
         _without(_decoder(norm_eps=0.3), "rms_norm_eps", "hidden_act")
         | {"full_attn_idxs": [1], "block_auto_adjust_ff_dim": False},
     ],
+    "lfm3": [
+        _without(_decoder(head_dim=32, norm_eps=0.3, attention_bias=True, **_OWN_HEAD), "rms_norm_eps", "hidden_act")
+        | {"num_hidden_layers": 3, "layer_types": ["conv", "sliding_attention", "full_attention"]}
+        | {"rope_parameters": {"full_attention": _PROPORTIONAL, "sliding_attention": _ROPE}}
+        | {"conv_bias": True, "conv_L_cache": 4, "sliding_window": _WINDOW},
+        _without(_decoder(norm_eps=0.3), "rms_norm_eps", "hidden_act")
+        | {"layer_types": ["full_attention", "conv"], "use_sandwich_norm": False, "use_attention_gate": False}
+        | {"rope_parameters": {"full_attention": _ROPE, "sliding_attention": _PROPORTIONAL}},
+    ],
     "ministral3": [
         _decoder(head_dim=32, sliding_window=_WINDOW, rope_parameters=_ROPE | {"llama_4_scaling_beta": 0.5})
     ],

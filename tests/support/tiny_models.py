@@ -223,6 +223,15 @@ CONFIGS |= {
             block_auto_adjust_ff_dim=False,
         ),
     ),
+    "lfm3": (
+        "lfm3",
+        _changed(
+            num_hidden_layers=3,
+            head_dim=32,
+            layer_types=["conv", "sliding_attention", "full_attention"],
+            sliding_window=_WINDOW,
+        ),
+    ),
     "mpt": ("mpt", {"vocab_size": VOCABULARY, "d_model": 128, "n_layers": 2, "n_heads": 4, "max_seq_len": 128}),
     "nanochat": ("nanochat", _COMMON),
     "olmo3": ("olmo3", _changed(**_MIXED, rope_scaling={**_YARN, "attention_factor": 1.2})),
@@ -245,14 +254,14 @@ CONFIGS |= {
 }
 
 
-# Models that calibration refuses: transformers renames tensors of the first and of granitemoe while it loads them, and
-# stacks the experts of the others; those of STACKED are stored as stacks, which are no matrices.
+# Models that calibration refuses: transformers renames tensors of the first, of granitemoe and of lfm3 while it loads
+# them, and stacks the experts of the others; those of STACKED are stored as stacks, which are no matrices.
 NOT_CALIBRATED = ("gpt_neox", "qwen2_moe", "mixtral", "qwen3_moe", "deepseek_v2", "deepseek_v3", "dots1", "flex_olmo")
 STACKED = ("gemma4_text_experts", "gpt_oss")
-NOT_CALIBRATED += ("olmoe", "granitemoe", "granitemoehybrid", *STACKED)
+NOT_CALIBRATED += ("olmoe", "granitemoe", "granitemoehybrid", "lfm3", *STACKED)
 
 # Models some of whose layers carry states in place of keys and values.
-WITH_STATES = ("lfm2", "qwen3_5_text", "granitemoehybrid", "granitemoehybrid_dense")
+WITH_STATES = ("lfm2", "lfm3", "qwen3_5_text", "granitemoehybrid", "granitemoehybrid_dense")
 
 
 def make_model(name: str, directory: Path, *, shards: int = 1, dtype: torch.dtype = torch.float32) -> Path:

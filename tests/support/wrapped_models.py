@@ -44,6 +44,7 @@ DECODERS = {
     "idefics3": "llama",
     "internvl": "qwen3",
     "lfm2_vl": "lfm2",
+    "lfm3_vl": "lfm3",
     "llava": "mistral",
     "llava_next": "llama_tied",
     "llava_onevision": "qwen2",

@@ -42,6 +42,7 @@ _ADJUSTMENTS = {
     "helium": "interleaved",
     "hunyuan_v1_dense": "hunyuan",
     "lfm2": "lfm2",
+    "lfm3": "lfm3",
     "ministral3": "ministral3",
     "mpt": "mpt",
     "nanochat": "nanochat",
@@ -56,8 +57,8 @@ _ADJUSTMENTS = {
     "youtu": "deepseek",
 }
 
-_BUILT_AS = {"bitnet": "llama", "granitemoehybrid": "granite", "lfm2": "llama"}
-_HYBRID = frozenset({"granitemoehybrid", "lfm2", "qwen3_5_text"})
+_BUILT_AS = {"bitnet": "llama", "granitemoehybrid": "granite", "lfm2": "llama", "lfm3": "llama"}
+_HYBRID = frozenset({"granitemoehybrid", "lfm2", "lfm3", "qwen3_5_text"})
 
 VERIFIED = frozenset(
     {
@@ -94,6 +95,7 @@ VERIFIED = frozenset(
         "helium",
         "hunyuan_v1_dense",
         "lfm2",
+        "lfm3",
         "llama",
         "ministral",
         "ministral3",

@@ -4,6 +4,7 @@ The builder has no such type. Its Llama is the rest of it: norms, attention with
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import onnx_ir as ir
@@ -12,9 +13,9 @@ from mobius.components import Linear
 from exporter.graph.architectures.state_layers import CausalConvolution, StateLayer, put_in_state_layers
 from exporter.graph.architectures.stored_names import rename_stored
 
-__all__ = ["adjust", "configure"]
+__all__ = ["STORED_NAMES", "adjust", "configure", "put_in_convolutions"]
 
-_NAMES = {  # in this order
+STORED_NAMES = {  # in this order
     ".self_attn.out_proj.": ".self_attn.o_proj.",
     ".conv.conv.": ".self_attn.conv.",
     ".conv.in_proj.": ".self_attn.in_proj.",
@@ -43,9 +44,14 @@ def configure(builder_config: Any, config: Any) -> Any:
 
 def adjust(module: Any, config: dict[str, Any]) -> None:
     """Put in the convolutions, and have stored tensors find their places."""
+    put_in_convolutions(module, config)
+    rename_stored(module, STORED_NAMES)
+
+
+def put_in_convolutions(module: Any, config: dict[str, Any], attention: Sequence[str] = ("full_attention",)) -> None:
+    """Put in the convolutions beside layers of the types `attention`."""
     size, width, bias = config["hidden_size"], config["conv_L_cache"], config["conv_bias"]
-    put_in_state_layers(module, config["layer_types"], "conv", lambda: _ShortConvolution(size, width, bias))
-    rename_stored(module, _NAMES)
+    put_in_state_layers(module, config["layer_types"], "conv", lambda: _ShortConvolution(size, width, bias), attention)
 
 
 class _ShortConvolution(StateLayer):

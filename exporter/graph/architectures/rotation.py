@@ -8,6 +8,7 @@ cannot mean anything else. The builder's table of a plain rotation holds the sam
 
 import inspect
 import sys
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,16 +88,20 @@ def put_in_rotations(module: Any, config: Any) -> None:
         width = len(rotation.frequencies)
         if rotation.kind != "default" or old.cos_cache.shape[1] != width:
             setattr(owner, name, _Tables(rotation, config.max_position_embeddings, old))
-            for attention in _attentions(module, config, layers if layers in found else None):
+            for attention in _attentions(module, config, layers if layers in found else None, found.keys()):
                 attention.rotary_embedding_dim = 0 if 2 * width == attention.head_dim else 2 * width
 
 
-def _attentions(module: Any, config: Any, layers: str | None) -> list[Any]:
-    """The attention of all layers, or of those of one type, whose heads need not have the size of the others."""
+def _attentions(module: Any, config: Any, layers: str | None, rotated: Collection[str]) -> list[Any]:
+    """The attention of all layers, or of those of one type, whose heads need not have the size of the others.
+
+    Of the types of layers, those that are `rotated` have attention.
+    """
     found = [child for child in module.modules() if hasattr(child, "rotary_embedding_dim")]
     if layers is None:
         return found
-    return [child for child, kind in zip(found, config.layer_types, strict=True) if kind == layers]
+    kinds = [kind for kind in config.layer_types if kind in rotated]
+    return [child for child, kind in zip(found, kinds, strict=True) if kind == layers]
 
 
 class _Tables(nn.Module):

@@ -139,15 +139,21 @@ def decay(op: Any, step: ir.Value, logarithms: ir.Value, tokens: NewTokens) -> i
     return op.Mul(op.Mul(step, op.Neg(op.Exp(logarithms))), tokens.mask)
 
 
-def put_in_state_layers(module: Any, layer_types: Sequence[str], kind: str, make: Callable[[], StateLayer]) -> None:
+def put_in_state_layers(
+    module: Any,
+    layer_types: Sequence[str],
+    kind: str,
+    make: Callable[[], StateLayer],
+    attention: Sequence[str] = (_ATTENTION,),
+) -> None:
     """Put a new layer in the place of attention where `layer_types` calls a decoder layer of the builder `kind`.
 
-    Raises InputError for types of layers other than that and full attention.
+    Raises InputError for types of layers other than that and those of `attention`.
     """
     text, tokens = module.model, NewTokens()
     for number, found in enumerate(layer_types):
-        if found not in (kind, _ATTENTION):
-            passing = f"only {kind!r} and {_ATTENTION!r} can be exported"
+        if found not in (kind, *attention):
+            passing = f"only {kind!r} and {' and '.join(map(repr, attention))} can be exported"
             raise InputError(f"config.json: layer_types has {found!r}; {passing}")
         if found == kind:
             layer = text.layers[number].self_attn = make()

@@ -11,6 +11,7 @@ from dualbinary import InputError
 __all__ = ["layer_windows", "put_in_windows"]
 
 _SLIDING, _FULL = "sliding_attention", "full_attention"
+_OTHERS = ("conv",)  # types of layers that attend to nothing
 
 
 def layer_windows(values: dict[str, Any]) -> tuple[int, ...]:
@@ -20,7 +21,7 @@ def layer_windows(values: dict[str, Any]) -> tuple[int, ...]:
     window = values["sliding_window"]
     types = values.get("layer_types") or [_SLIDING if window is not None else _FULL] * values["num_hidden_layers"]
     for kind in types:
-        if kind not in (_SLIDING, _FULL):
+        if kind not in (_SLIDING, _FULL, *_OTHERS):
             raise InputError(f"config.json: layer_types has {kind!r}; only {_SLIDING!r} and {_FULL!r} can be exported")
     if _SLIDING in types and not (isinstance(window, int) and window >= 1):
         raise InputError(f"config.json: sliding_window must be 1 or more for layers that have one, got {window!r}")
