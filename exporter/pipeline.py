@@ -24,6 +24,7 @@ from exporter.early_checks import library_names
 from exporter.export_folder import ExportFolder
 from exporter.genai_notes import cache_notes, genai_notes
 from exporter.graph.architectures import VERIFIED
+from exporter.graph.architectures.rotation import grows
 from exporter.graph.cuda_support import copies_and_gaps
 from exporter.graph.export_graph import ExportGraph
 from exporter.graph.parameters import Parameters
@@ -166,6 +167,11 @@ def _warnings(graph: ExportGraph, parameters: Parameters, options: ExportOptions
         lines += fit_notes(report["layers"], options)
     if source.model_type not in VERIFIED:
         lines.append(f"model_type {source.model_type} builds, but no test compares it with transformers; see --check")
+    elif grows(config := source.transformers.config):
+        lines.append(
+            f"rope_type 'dynamic' changes the rotation beyond {config.max_position_embeddings:,} tokens; up to there "
+            "the file computes what transformers does, and it takes no longer sequences"
+        )
     context, positions = source.context_length, graph.positions
     if options.max_length is None and context is not None and positions is not None and positions < context:
         lines.append(

@@ -141,10 +141,6 @@ def other_head(model_dir):
     edit_config(model_dir, tie_word_embeddings=True)
 
 
-def dynamic_rope(model_dir):
-    edit_config(model_dir, rope_parameters={"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0})
-
-
 def nan_epsilon(model_dir):
     path = model_dir / "config.json"
     path.write_text(path.read_text().replace('"rms_norm_eps": 1e-06', '"rms_norm_eps": NaN'))
@@ -158,7 +154,6 @@ DAMAGES = {
     infinite_norm: r"model\.norm\.weight: holds a value that is not finite",
     integer_weight: r"up_proj\.weight: expected a floating-point tensor",
     other_head: r"lm_head\.weight: config\.json ties it to the embedding, but the file holds another",
-    dynamic_rope: "'dynamic' changes with the length",
     nan_epsilon: "rms_norm_eps is not a number",
     endless_context: "max_position_embeddings must be 1 to",
     broken_generation_config: r"generation_config\.json: expected a JSON object, got list",

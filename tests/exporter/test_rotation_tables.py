@@ -155,6 +155,24 @@ def test_a_context_whose_tables_would_fill_memory_is_cut_with_a_word(tiny_model,
     assert result.graph.positions == 2 * longest
 
 
+def test_a_rotation_that_changes_behind_the_context_ends_with_it_and_a_word(tiny_model, fitted):
+    directory = tiny_model("llama")
+    edit_config(directory, rope_parameters={"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 4.0})
+    result, out = fitted(directory)
+    assert result.graph.positions == 128
+    assert any("beyond 128 tokens" in line for line in result.warnings)
+    with pytest.raises(InputError, match="do not fit the context of 128"):
+        Decoder.load(out).start(129)
+
+
+def test_a_dynamic_rotation_with_a_fixed_base_needs_no_word(tiny_model, fitted):
+    directory = tiny_model("hunyuan_v1_dense")
+    rope = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 1.0, "alpha": 1000.0}
+    edit_config(directory, rope_parameters=rope)
+    result, _ = fitted(directory)
+    assert not any("rope_type" in line for line in result.warnings)
+
+
 def test_more_than_the_context_is_refused(pristine_model, fitted):
     with pytest.raises(OptionError, match="at most 128"):
         fitted(pristine_model("llama"), max_length=129)

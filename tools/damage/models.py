@@ -67,7 +67,6 @@ def _directories() -> Iterator[Case]:
         ("head_dim", 1 << 40),
         ("rms_norm_eps", float("nan")),
         ("rope_parameters", {"rope_type": "sideways", "rope_theta": 1e4}),
-        ("rope_parameters", {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}),
         ("hidden_act", "__import__('os')"),
         ("attn_implementation", "somebody/kernels"),
     )

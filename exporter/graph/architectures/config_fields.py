@@ -27,7 +27,7 @@ _FILE = Path(__file__).with_name("config_fields.toml")
 _GROUPS = ("values", "every", "rope")  # tables that are not those of a model type
 _ROPE_KEYS = ("rope_parameters", "rope_scaling")  # where transformers 5 and 4 write how positions are rotated
 _TASK = "architectures"  # held against transformers' own lists where the configuration is read
-_LENGTH_TYPE = "dynamic"  # a rotation whose tables depend on the length of the sequence, which a graph's cannot
+_LENGTH_TYPE = "dynamic"  # a rotation that the builder takes for another one
 
 
 @dataclass(frozen=True)
@@ -87,12 +87,13 @@ def refuse_common_values(model_type: str, raw: dict[str, Any]) -> None:
     for name, passing in common_table().only.items():
         if name in raw and name != _TASK and (table is None or name not in table.names):
             _refuse(name, raw[name], passing, model_type)
-    for key in _ROPE_KEYS if table is None or "rope_parameters" in table.honored else ():
+    for key in _ROPE_KEYS if table is None else ():  # of other types transformers makes the tables
         rope = raw.get(key)
         for parameters in _each_rotation(rope) if isinstance(rope, dict) else ():
             if _LENGTH_TYPE in (parameters.get("rope_type"), parameters.get("type")):
                 raise InputError(
-                    f"config.json: {key} of type {_LENGTH_TYPE!r} changes with the length and cannot be exported"
+                    f"config.json: {key} of type {_LENGTH_TYPE!r} is not supported for {model_type}; only verified "
+                    "model types can have it"
                 )
 
 

@@ -1,9 +1,10 @@
 """Tables of rotary positions from transformers' own functions.
 
 angle[position, i] = position * frequency[i]; its cosine and sine are multiplied by a scale. How frequencies and scale
-follow from rope_parameters (linear, Llama 3, YaRN with all its options, LongRoPE, shares of a head, one set for each
-type of layers) is asked of the rotary class of the model type in transformers, so the graph cannot mean anything else.
-The builder's table of a plain rotation holds the same numbers, and stays.
+follow from rope_parameters (linear, Llama 3, YaRN with all its options, LongRoPE, dynamic NTK, shares of a head, one
+set for each type of layers) is asked of the rotary class of the model type in transformers, so the graph cannot mean
+anything else. The builder's table of a plain rotation holds the same numbers, and stays. Dynamic NTK has other
+frequencies for sequences longer than max_position_embeddings alone, which is where tables end.
 """
 
 import inspect
@@ -16,7 +17,7 @@ import onnx_ir as ir
 import torch
 from onnxscript import nn
 
-__all__ = ["Rotation", "put_in_rotations", "rotations"]
+__all__ = ["Rotation", "grows", "put_in_rotations", "rotations"]
 
 # The builder's names, by the type of the layers that rotate so; the first is also that of all layers alike.
 _LAYER_TYPES = {
@@ -32,7 +33,7 @@ class Rotation:
     """The rotation of all layers, or of those of one type.
 
     Attributes:
-        kind: rope_type.
+        kind: rope_type, by the name that the rotary class has for it.
         frequencies: float32 [rotated width / 2], of sequences up to `switch`.
         scale: factor of cosines and sines.
         long: frequencies of longer sequences; None where the rotation does not depend on the length.
@@ -58,6 +59,11 @@ def rotations(config: Any) -> dict[str, Rotation]:
             for layers, kind in module.rope_type.items()
         }
     return {"": _rotation(config, module.rope_type, module.inv_freq, module, "")}
+
+
+def grows(config: Any) -> bool:
+    """Whether transformers has other frequencies for each length beyond max_position_embeddings (dynamic NTK)."""
+    return any(rotation.kind == "dynamic" for rotation in rotations(config).values())
 
 
 def put_in_rotations(module: Any, config: Any) -> None:
