@@ -19,8 +19,8 @@ import transformers
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, RopeParameters
 
 from dualbinary import InputError
+from dualbinary.architectures.config_fields import common_table, field_table, rope_table
 from exporter.graph.architectures import VERIFIED
-from exporter.graph.architectures.config_fields import common_table, field_table, rope_table
 from exporter.options import ExportOptions
 from exporter.pipeline import export
 from tests.support.config_cases import CASES, OTHER, REFUSED, REFUSED_ACTIVATION, fields_of, strays_of, unread_value
