@@ -92,14 +92,17 @@ def _command(args: argparse.Namespace) -> None:
     if command.plan:
         from calib.plan import make_plan
 
+        warnings = _warnings(args.model_dir)
         plan = make_plan(args.model_dir, config, command.device)
-        print(json.dumps(plan.to_json()) if args.json else plan.table())
+        print(json.dumps({**plan.to_json(), "warnings": warnings}) if args.json else plan.table())
         return
     from calib.parallel import Team
     from calib.pipeline import run as calibrate
     from calib.progress import Bars
 
     with Team.launched(command.device) as team, Bars(shown=team.leads and not command.quiet) as bars:
+        if team.leads:
+            _warnings(args.model_dir)
         result = calibrate(
             args.model_dir,
             args.out_dir,
@@ -111,6 +114,16 @@ def _command(args: argparse.Namespace) -> None:
         )
     if team.leads:
         print(json.dumps(result.to_json()) if args.json else result.summary())
+
+
+def _warnings(model_dir: Path) -> list[str]:
+    """What to know of a model before a run, also said on stderr."""
+    from calib.exportable import early_warnings  # with transformers
+
+    found = early_warnings(model_dir)
+    for line in found:
+        print(f"warning: {line}", file=sys.stderr)
+    return found
 
 
 def _end(code: int) -> NoReturn:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from dualbinary import DualBinaryError
+from dualbinary.architectures.refused import refuse_type
 from dualbinary.checkpoint import quantized_by
 from dualbinary.checkpoint.text_part import has_text_part, text_config
 from dualbinary.errors import OptionError
@@ -15,7 +16,6 @@ from dualbinary.files.json_objects import read_json_object
 from dualbinary.files.model_files import CONFIG_FILE
 from dualbinary.files.staging import check_output, scratch
 from exporter.early_checks import FORMAT, output_names, refuse_length, stated_context
-from exporter.graph.architectures.refused import refuse_type
 from exporter.options import ExportOptions
 
 __all__ = ["imported", "needs_import", "refuse_import"]

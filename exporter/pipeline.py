@@ -13,8 +13,11 @@ import onnx_ir as ir
 from onnx_ir.passes.common import CheckerPass
 
 from dualbinary import OP, DualBinaryError
+from dualbinary.architectures.config_fields import field_table
 from dualbinary.bundle import BundledLibrary, write_libraries
-from dualbinary.files.model_files import CHAT_TEMPLATE, EXPORT_REPORT
+from dualbinary.checkpoint.text_part import text_notes
+from dualbinary.files.json_objects import read_json_object
+from dualbinary.files.model_files import CHAT_TEMPLATE, CONFIG_FILE, EXPORT_REPORT
 from dualbinary.files.staging import check_space, staged
 from dualbinary.onnx_files.blocks import FusedBlocks, fuse_blocks
 from dualbinary.onnx_files.same_bits import state_same_bits
@@ -24,7 +27,6 @@ from exporter.early_checks import library_names
 from exporter.export_folder import ExportFolder
 from exporter.genai_notes import cache_notes, genai_notes
 from exporter.graph.architectures import VERIFIED
-from exporter.graph.architectures.config_fields import field_table
 from exporter.graph.architectures.rotation import length_notes
 from exporter.graph.cuda_support import copies_and_gaps
 from exporter.graph.export_graph import ExportGraph
@@ -161,7 +163,7 @@ def _save(
 
 def _warnings(graph: ExportGraph, parameters: Parameters, options: ExportOptions, report: dict[str, Any]) -> list[str]:
     source = parameters.source
-    lines = list(source.notes)
+    lines = list(text_notes(read_json_object(source.directory / CONFIG_FILE)))
     if (error := report["totals"]["scale_rounding_error"]) is not None:
         lines.append(f"scales of the checkpoint rounded to 8 bits: {error:.1e} of the weights' sum of squares")
     lines += table_notes(graph.tables, parameters)

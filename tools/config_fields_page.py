@@ -12,8 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dualbinary.checkpoint.text_part import WRAPPERS
-from exporter.graph.architectures.config_fields import (
+from dualbinary.architectures.config_fields import (
     FieldTable,
     common_table,
     field_table,
@@ -21,7 +20,8 @@ from exporter.graph.architectures.config_fields import (
     rope_table,
     shared_values,
 )
-from exporter.graph.architectures.refused import REFUSED
+from dualbinary.architectures.refused import REFUSED
+from dualbinary.checkpoint.text_part import WRAPPERS
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "reference" / "config_fields.md"
@@ -44,7 +44,7 @@ not know is ignored there and here. Each field that it knows is one of three:
   work;
 - **without effect** on logits, in transformers and in the export.
 
-[The table](../../exporter/graph/architectures/config_fields.toml) is what the exporter reads.
+[The table](../../dualbinary/architectures/config_fields.toml) is what the exporter reads.
 [A test](../../tests/exporter/test_config_fields.py) gives every field of every type another value, asks transformers
 whether logits change, and holds the exported model against it. A field that transformers gains fails that test until
 somebody has looked at it."""

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
-from dualbinary.checkpoint import CONFIG_FILE, quantized_by, read_model
-from dualbinary.checkpoint.text_part import TEXT_NAMES, has_text_part
+from dualbinary.checkpoint import CONFIG_FILE, quantized_by
+from dualbinary.checkpoint.text_part import TEXT_NAMES, has_text_part, read_config
 from dualbinary.files.json_objects import read_json_object
 
 __all__ = ["load_model", "model_config"]
@@ -16,7 +16,7 @@ __all__ = ["load_model", "model_config"]
 def model_config(directory: Path) -> PretrainedConfig:
     """The configuration of the language model in `directory`. Raises whatever transformers finds wrong with it."""
     if has_text_part(read_json_object(directory / CONFIG_FILE)):
-        config = AutoConfig.for_model(**read_model(directory).config)
+        config = AutoConfig.for_model(**read_config(directory))
         config.name_or_path = str(directory)  # where the tokenizer is
         return config
     return AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)

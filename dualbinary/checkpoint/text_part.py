@@ -28,10 +28,11 @@ __all__ = [
     "WRAPPERS",
     "StoredModel",
     "has_text_part",
-    "left_out",
+    "read_config",
     "read_model",
     "text_config",
     "text_name",
+    "text_notes",
 ]
 
 WRAPPERS = frozenset(
@@ -98,12 +99,10 @@ class StoredModel:
     Attributes:
         config: the values of its config.json.
         tensors: by the names that its class gives them.
-        notes: what a user should know.
     """
 
     config: dict[str, Any]
     tensors: dict[str, StoredTensor]
-    notes: tuple[str, ...] = ()
 
 
 def has_text_part(config: Mapping[str, Any]) -> bool:
@@ -153,6 +152,14 @@ def _as_type(model_type: str, defaults: Mapping[str, Any], values: dict[str, Any
     return {**others, **kept, "model_type": model_type, _ROPE[0]: rope}
 
 
+def read_config(model_dir: Path) -> dict[str, Any]:
+    """config.json of the language model in a directory, which need not hold tensors. Raises InputError."""
+    config = read_json_object(Path(model_dir) / CONFIG_FILE)
+    if not has_text_part(config):
+        return config
+    return text_config(config, stored_tensors(model_dir) if any(Path(model_dir).glob("*.safetensors")) else ())
+
+
 def read_model(model_dir: Path) -> StoredModel:
     """Open a model directory, plain or a checkpoint of ours; only headers are read.
 
@@ -163,11 +170,9 @@ def read_model(model_dir: Path) -> StoredModel:
     if not has_text_part(config):
         return StoredModel(config, stored)
     named = {text_name(name): tensor for name, tensor in stored.items()}
-    tensors = {name: tensor for name, tensor in named.items() if name is not None}
-    return StoredModel(text_config(config, stored), tensors, (left_out(config, stored),))
+    return StoredModel(text_config(config, stored), {name: it for name, it in named.items() if name is not None})
 
 
-def left_out(config: Mapping[str, Any], names: Iterable[str]) -> str:
-    """What to tell of a model around a decoder, with its config.json and the names of all stored tensors."""
-    others = sum(text_name(name) is None for name in names)
-    return f"the language model of a {config['model_type']} alone, without {others} tensors of its other parts"
+def text_notes(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """What to tell of a model with this config.json: that the parts around its decoder are left out, if it has any."""
+    return (f"the language model of a {config['model_type']} alone, without its other parts",) * has_text_part(config)

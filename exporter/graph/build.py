@@ -12,12 +12,12 @@ import onnx_ir as ir
 import torch
 
 from dualbinary import InputError
+from dualbinary.architectures.config_fields import field_table
+from dualbinary.architectures.refused import refuse_type
 from dualbinary.checkpoint import CONFIG_FILE
 from dualbinary.files.model_files import LONG_ROPE_AFTER
 from exporter.graph.architectures import adjust, builder_type, configure, is_hybrid
-from exporter.graph.architectures.config_fields import field_table
 from exporter.graph.architectures.configuration import Configuration, read_configuration
-from exporter.graph.architectures.refused import refuse_type
 from exporter.graph.architectures.rotation import put_in_rotations
 from exporter.graph.architectures.windows import layer_windows, put_in_windows
 from exporter.source.model_directory import ModelDirectory

@@ -59,7 +59,7 @@ class ModelDirectory:
         self.quantization = read_quantization_config(directory)
         self._refuse_pickles()
         stored = read_model(directory)
-        self.config, self.tensors, self.notes = stored.config, stored.tensors, stored.notes
+        self.config, self.tensors = stored.config, stored.tensors
         model_type = self.config.get("model_type")
         if not isinstance(model_type, str):
             raise InputError(f"{directory / CONFIG_FILE}: no model_type; not the configuration of a Hugging Face model")

@@ -16,7 +16,8 @@ import torch
 from safetensors.torch import save_file
 
 from dualbinary import OP
-from dualbinary.checkpoint import CONFIG_FILE, INDEX_FILE, MODULE_PARTS, read_model
+from dualbinary.checkpoint import CONFIG_FILE, INDEX_FILE, MODULE_PARTS
+from dualbinary.checkpoint.text_part import read_config
 from dualbinary.contract.scale_codes import BFLOAT16
 from dualbinary.contract.weight import PlaneWeight
 from exporter.dequantized_products import packed_inputs
@@ -39,7 +40,7 @@ _Rows = tuple[RowOrigin, Callable[[], np.ndarray]]
 def write_dequantized(result: ExportResult, out: Path, directory: Path) -> None:
     """Write to `directory` what `out` stands for, with the config.json of the original as it is on disk."""
     source, copies = result.parameters.source, result.parameters.copies
-    config = read_model(source.directory).config
+    config = read_config(source.directory)
     config.pop("quantization_config", None)
     (directory / CONFIG_FILE).write_text(json.dumps(config), encoding="utf-8")
     replaced = _replaced_rows(result, out)

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from dualbinary import DualBinaryError
-from dualbinary.checkpoint import CONFIG_FILE, read_model
-from dualbinary.checkpoint.text_part import TEXT_NAMES, has_text_part
+from dualbinary.checkpoint import CONFIG_FILE
+from dualbinary.checkpoint.text_part import TEXT_NAMES, has_text_part, read_config
 from dualbinary.files.json_objects import read_json_object
 
 __all__ = ["Reference"]
@@ -75,5 +75,5 @@ def _of_text_part(directory: Path) -> dict[str, Any]:
     config = read_json_object(directory / CONFIG_FILE)
     if not has_text_part(config):
         return {}
-    own = transformers.AutoConfig.for_model(**read_model(directory).config)
+    own = transformers.AutoConfig.for_model(**read_config(directory))
     return {"config": own, "key_mapping": TEXT_NAMES}

@@ -13,6 +13,8 @@ from dualbinary.checkpoint import (
     read_quantization_config,
     rotation_signs_name,
 )
+from dualbinary.checkpoint.text_part import text_notes
+from dualbinary.files.json_objects import read_json_object
 from dualbinary.files.model_files import CONFIG_FILE
 from dualbinary.metrics.formats import format_words
 from importer.readers import open_model
@@ -122,7 +124,7 @@ def _own_or_plain(source: Path) -> Inspection:
                 total += 8.0 * math.prod(stored[rotation_signs_name(module)].shape)
             counts.add(words, weights, total / max(weights, 1), packed=True)
     kind, notes = ("plain", (_PLAIN_NOTE,)) if config is None else ("dualbinary", ())
-    return counts.inspection(source, kind, model.config, (*notes, *model.notes))
+    return counts.inspection(source, kind, model.config, (*notes, *text_notes(read_json_object(source / CONFIG_FILE))))
 
 
 def rotated_words(words: str, block_size: int) -> str:

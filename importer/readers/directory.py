@@ -19,7 +19,7 @@ from safetensors import safe_open
 
 from dualbinary import InputError
 from dualbinary.checkpoint import StoredTensor, is_computed, stored_tensors
-from dualbinary.checkpoint.text_part import has_text_part, left_out, text_config, text_name
+from dualbinary.checkpoint.text_part import has_text_part, text_config, text_name, text_notes
 from dualbinary.files.model_files import (
     CHAT_TEMPLATES,
     CONFIG_FILE,
@@ -166,7 +166,7 @@ class Directory:
         tensors = {own: self._plain(name, form, weights) for name in left if (own := self.own_name(name)) is not None}
         named = ((self.own_name(f"{module}.weight"), weight) for module, weight in weights.items())
         own_weights = {name.removesuffix(".weight"): weight for name, weight in named if name is not None}
-        notes = (*notes, *((left_out(self.config, self.stored),) if has_text_part(self.config) else ()))
+        notes = (*notes, *text_notes(self.config))
         return LowBitModel(form, self.own_config, own_weights, tensors, lambda: _small_files(self.path), notes)
 
     def _reader(self, name: str) -> Any:

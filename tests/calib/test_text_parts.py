@@ -24,11 +24,13 @@ def both(request, tmp_path):
     return tmp_path / "whole", tmp_path / "decoder"
 
 
-def test_the_checkpoint_is_that_of_the_decoder(both, tmp_path):
+def test_the_checkpoint_is_that_of_the_decoder(both, tmp_path, capsys):
     stored, configs = [], []
     for directory in both:
         out = tmp_path / f"{directory.name}.out"
         assert main([str(directory), str(out), *RUN]) == 0
+        said = capsys.readouterr().err
+        assert ("warning: the language model of a" in said) == (directory.name == "whole")
         stored.append(load_file(out / "model.safetensors"))
         configs.append(json.loads((out / "config.json").read_text()))
 

@@ -19,8 +19,8 @@ import transformers
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, RopeParameters
 
 from dualbinary import InputError
+from dualbinary.architectures.config_fields import common_table, field_table, rope_table
 from exporter.graph.architectures import VERIFIED
-from exporter.graph.architectures.config_fields import common_table, field_table, rope_table
 from exporter.options import ExportOptions
 from exporter.pipeline import export
 from tests.support.config_cases import CASES, OTHER, REFUSED, REFUSED_ACTIVATION, fields_of, strays_of, unread_value
@@ -187,7 +187,7 @@ def test_every_activation_that_passes_is_that_of_transformers(tmp_path, activati
 def test_every_field_of_a_rotation_moves_logits(tmp_path):
     """That the export honors them is tested with the cases: its tables are those of transformers."""
     moved = set()
-    for model_type in ("llama", "phi"):
+    for model_type in ("llama", "phi", "hunyuan_v1_dense"):
         for case in CASES[model_type]:
             one, rope = Made(exact_model(configuration(model_type, case)), tmp_path), case["rope_parameters"]
             for name in rope.keys() - moved:
@@ -221,8 +221,8 @@ def test_common_fields_and_those_of_rotations_have_a_place():
     every = {field.name for field in dataclasses.fields(transformers.PretrainedConfig)}
 
     assert common_table().names == every | {"is_causal", "per_layer_config"}
-    assert rope_table().names == set(RopeParameters.__annotations__)
-    assert {*rope_table().only["rope_type"]} == {"default", *ROPE_INIT_FUNCTIONS}
+    assert rope_table().names == {*RopeParameters.__annotations__, "alpha"}
+    assert set(rope_table().only["rope_type"]) == {"default", *ROPE_INIT_FUNCTIONS}
 
 
 def test_every_verified_type_has_cases():

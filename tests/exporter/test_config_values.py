@@ -61,6 +61,13 @@ PUBLISHED: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
         },
         {},
     ),
+    "dynamic NTK": ("qwen2", {}, {"rope_parameters": None, "rope_scaling": {"type": "dynamic", "factor": 2.0}}),
+    "Hunyuan 7B": (
+        "hunyuan_v1_dense",
+        {"head_dim": 16},
+        {"rope_parameters": None, "rope_theta": 1e4}
+        | {"rope_scaling": {"type": "dynamic", "alpha": 1000.0, "factor": 1.0, "mscale": 1.0, "mscale_all_dim": 1.0}},
+    ),
     "Gemma 3 27B": ("gemma3_text", _GEMMA3 | {"query_pre_attn_scalar": 21}, {}),
     "Gemma 3, linear rotation of full layers": (
         "gemma3_text",
@@ -266,6 +273,14 @@ def test_windows_and_rotations_that_no_graph_has_are_refused(tmp_path, values, m
     directory = _saved(tmp_path / "model", "qwen2", {}, values)
 
     with pytest.raises(InputError, match=message):
+        export(directory, tmp_path / "out" / "model.onnx", ExportOptions())
+
+
+def test_a_dynamic_rotation_of_a_type_that_no_test_compares_is_refused(tmp_path):
+    on_top = {"rope_parameters": None, "rope_scaling": {"type": "dynamic", "factor": 2.0}}
+    directory = _saved(tmp_path / "model", "diffllama", {}, on_top)
+
+    with pytest.raises(InputError, match=r"rope_scaling of type 'dynamic' cannot be exported for diffllama; leave it out"):
         export(directory, tmp_path / "out" / "model.onnx", ExportOptions())
 
 

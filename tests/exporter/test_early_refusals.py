@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from dualbinary.architectures.refused import REFUSED
 from exporter.__main__ import main
-from exporter.graph.architectures.refused import REFUSED
 from exporter.imported_source import imported
 from tests.support.commands_here import run_here
 from tests.support.tiny_models import edit_config

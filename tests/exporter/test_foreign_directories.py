@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from dualbinary import InputError
-from exporter.graph.architectures.refused import REFUSED
+from dualbinary.architectures.refused import REFUSED
 from exporter.verify import check
 from tests.support.tiny_models import edit_config
 
@@ -98,7 +98,7 @@ def test_key_value_heads_of_a_type_that_has_none_mean_nothing(tiny_model, fitted
 
 
 def test_type_without_a_table_does_not_see_what_transformers_does_not_read(tiny_model, fitted, monkeypatch):
-    monkeypatch.setattr("exporter.graph.architectures.configuration.field_table", lambda model_type: None)
+    monkeypatch.setattr("exporter.graph.architectures.configuration.built_values", lambda model_type, read: None)
     model_dir = tiny_model("bloom")
     edit_config(model_dir, num_key_value_heads=2)
 

@@ -171,6 +171,17 @@ def test_dynamic_rotations_are_plain_within_the_context_with_a_word(tiny_model, 
         "made for 128 tokens, the context, up to which rope_type dynamic changes nothing; longer sequences, whose "
         "positions transformers rotates by their length, are not run"
     ]
+    assert result.graph.positions == 128
+    with pytest.raises(InputError, match="do not fit the context of 128"):
+        Decoder.load(out).start(129)
+
+
+def test_a_dynamic_rotation_with_a_fixed_base_needs_no_word(tiny_model, fitted):
+    directory = tiny_model("hunyuan_v1_dense")
+    rope = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 1.0, "alpha": 1000.0}
+    edit_config(directory, rope_parameters=rope)
+    result, _ = fitted(directory)
+    assert not any("rope_type" in line for line in result.warnings)
 
 
 def test_more_than_the_context_is_refused(pristine_model, fitted):

@@ -70,7 +70,7 @@ def test_an_export_says_what_it_left_out_and_is_of_the_decoder(tmp_path, fitted)
     assert beside["config.json"]["eos_token_id"] == [1, 106]
     assert beside["genai_config.json"]["model"]["type"] == "gemma3_text"
     assert beside["genai_config.json"]["model"]["eos_token_id"] == [1, 106]
-    assert any("the language model of a gemma3 alone, without" in line for line in result.warnings)
+    assert any("the language model of a gemma3 alone" in line for line in result.warnings)
     assert result.verified
 
 

@@ -47,6 +47,7 @@ _MSCALE = {key: value for key, value in _YARN.items() if key != "attention_facto
     "mscale": 0.7,
     "mscale_all_dim": 1.5,
 }
+_DYNAMIC = {"rope_type": "dynamic", "rope_theta": 500.0, "factor": 4.0}
 _PROPORTIONAL = {"rope_type": "proportional", "rope_theta": 500.0, "factor": 2.0, "partial_rotary_factor": 0.5}
 _MIXED = ["sliding_attention", "full_attention"]
 _SIZES = {
@@ -104,7 +105,8 @@ CASES: dict[str, list[dict[str, Any]]] = {
         | {"residual_multiplier": 0.4, "attention_multiplier": 0.3}
     ],
     "llama": [_llama(head_dim=32, **_BIASED)]
-    + [_llama(rope_parameters=rope) for rope in (_LLAMA3, _LINEAR, _LONG, _SHORT, _MSCALE, _PROPORTIONAL, _DYNAMIC)],
+    + [_llama(rope_parameters=rope) for rope in (_LLAMA3, _LINEAR, _LONG, _SHORT, _MSCALE, _PROPORTIONAL)]
+    + [_llama(rope_parameters=_DYNAMIC, max_position_embeddings=64)],  # as long as the sequences of tests
     "ministral": [_llama(head_dim=32, sliding_window=WINDOW, layer_types=_MIXED)],
     "mistral": [_llama(head_dim=32, sliding_window=WINDOW)],
     "mixtral": [_llama(head_dim=32, sliding_window=WINDOW, num_local_experts=4, num_experts_per_tok=3)],
@@ -148,6 +150,7 @@ CASES |= FAMILIES
 
 # Values that differ from those of the cases where the class has no default, or one that means the same.
 OTHER: dict[str, Any] = {
+    "alpha": 5.0,
     "attention_factor": 0.8,
     "beta_fast": 1.2,
     "beta_slow": 1.0,

@@ -12,6 +12,7 @@ _ROPE = {
 }
 _PROPORTIONAL = {"rope_type": "proportional", "rope_theta": 300.0, "partial_rotary_factor": 0.5}
 _MIXED = {"sliding_window": _WINDOW, "layer_types": ["sliding_attention", "full_attention"]}
+_FIXED = {"alpha": 1000.0, "factor": 1.0}  # a dynamic rotation that does not change with the length
 _HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2}
 
 
@@ -132,7 +133,7 @@ FAMILIES: dict[str, list[dict[str, Any]]] = {
     "helium": [_decoder(head_dim=32, num_attention_heads=2, attention_bias=True, mlp_bias=True)],
     "hunyuan_v1_dense": [
         _decoder(head_dim=32, attention_bias=True),
-        _decoder(head_dim=32, rope_parameters=_ROPE | {"rope_type": "dynamic", "alpha": 50.0, "factor": 1.0}),
+        _decoder(head_dim=32, rope_parameters={"rope_type": "dynamic", "rope_theta": 500.0} | _FIXED),
     ],
     "lfm2": [
         _without(_decoder(head_dim=32, norm_eps=0.3, **_OWN_HEAD), "rms_norm_eps", "hidden_act")

@@ -5,8 +5,9 @@ with what transformers' `config` says, and `adjust(module, values)` corrects the
 exists; a family has one of them or both. A type without a row needs none. A type of `_BUILT_AS` is made of the
 builder's module for another one, and layers of a type of `_HYBRID` may carry a state in place of keys and values.
 Rotations and windows are the same matter for all families: `rotation.py`, `windows.py`. `VERIFIED` lists the types
-whose exported logits the tests compare with transformers, for every field of config.json (`config_fields.toml`);
-`refused.py` lists types that cannot be exported; any other type exports with a line that says so.
+whose exported logits the tests compare with transformers, for every field of config.json (`config_fields.toml` in
+`dualbinary/architectures`); `refused.py` there lists types that cannot be exported; any other type exports with a line
+that says so.
 """
 
 import dataclasses

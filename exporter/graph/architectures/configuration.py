@@ -3,14 +3,15 @@
 transformers 4 and 5 spell some values differently (rope_scaling and rope_parameters, torch_dtype and dtype), classes
 have defaults for what a file leaves out, and files carry keys of other model types that nothing reads. The builder,
 which looks for every key that any type has, would honor those. So for a type with a table of fields
-(`config_fields.toml`) it gets a configuration that transformers has read and that holds the fields of this table alone.
+(`dualbinary/architectures`) it gets a configuration that transformers has read and that holds the fields of this
+table alone.
 """
 
 from dataclasses import dataclass
 from typing import Any
 
 from dualbinary import InputError
-from exporter.graph.architectures.config_fields import field_table, refuse_common_values, refuse_values
+from dualbinary.architectures.config_fields import built_values, refuse_common_values
 from exporter.source.model_directory import ModelDirectory
 
 __all__ = ["Configuration", "read_configuration"]
@@ -59,20 +60,10 @@ def read_configuration(source: ModelDirectory) -> Configuration:
     _refuse_other_tasks(model_type, source.config)
     refuse_common_values(model_type, source.config)
     read = source.transformers.config
-    table = field_table(model_type)
-    if table is None:
+    values = built_values(model_type, read)
+    if values is None:
         return Configuration(model_type, source.transformers.read_values(), read, has_table=False)
-    table = field_table(read.model_type) or table  # a Mistral with layer types is read as a Ministral
-    stored = read.to_dict()
-    # A field that the class keeps under another name is an attribute alone.
-    values = {name: _value(stored, read, name) for name in table.built if name in stored or hasattr(read, name)}
-    refuse_values(read.model_type, values)
     return Configuration(model_type, {"model_type": model_type, **values}, read, has_table=True)
-
-
-def _value(stored: dict[str, Any], read: Any, name: str) -> Any:
-    """The value of a field; an attribute alone says nothing where layers differ."""
-    return stored[name] if name in stored else getattr(read, name)
 
 
 def _plain(rope: dict[str, Any]) -> dict[str, Any]:

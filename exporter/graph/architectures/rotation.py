@@ -33,7 +33,7 @@ class Rotation:
     """The rotation of all layers, or of those of one type.
 
     Attributes:
-        kind: rope_type.
+        kind: rope_type, by the name that the rotary class has for it.
         frequencies: float32 [rotated width / 2], of sequences up to `switch`.
         scale: factor of cosines and sines.
         long: frequencies of longer sequences; None where the rotation does not depend on the length.

@@ -1,7 +1,8 @@
 """What the export does with every field of config.json, read from config_fields.toml.
 
-A type of `VERIFIED` has a table there. Its fields are honored, refused by value, or without effect; the file says what
-the three words mean. Types without a table are built as the graph builder reads their config.json.
+A type whose export tests compare with transformers has a table there. Its fields are honored, refused by value, or
+without effect; the file says what the three words mean. Types without a table are built as the graph builder reads
+their config.json.
 """
 
 import tomllib
@@ -14,6 +15,7 @@ from dualbinary import InputError
 
 __all__ = [
     "FieldTable",
+    "built_values",
     "common_table",
     "field_table",
     "model_types",
@@ -97,6 +99,22 @@ def refuse_common_values(model_type: str, raw: dict[str, Any]) -> None:
                 )
 
 
+def built_values(model_type: str, read: Any) -> dict[str, Any] | None:
+    """The fields that a graph depends on, by name, of transformers' configuration object `read`; None without a table.
+
+    Raises InputError for values that the graph would not honor.
+    """
+    table = field_table(model_type)
+    if table is None:
+        return None
+    table = field_table(read.model_type) or table  # a Mistral with layer types is read as a Ministral
+    stored = read.to_dict()
+    # A field that the class keeps under another name is an attribute alone.
+    values = {name: _value(stored, read, name) for name in table.built if name in stored or hasattr(read, name)}
+    refuse_values(read.model_type, values)
+    return values
+
+
 def refuse_values(model_type: str, values: dict[str, Any]) -> None:
     """Raise InputError where `values`, the fields of the type's class as transformers reads them, has another one."""
     table = field_table(model_type)
@@ -106,6 +124,11 @@ def refuse_values(model_type: str, values: dict[str, Any]) -> None:
     for parameters in _each_rotation(values.get("rope_parameters") or {}):
         kind = parameters.get("rope_type", "default")
         _refuse("rope_parameters.rope_type", kind, rope_table().only["rope_type"], model_type)
+
+
+def _value(stored: dict[str, Any], read: Any, name: str) -> Any:
+    """The value of a field; an attribute alone says nothing where layers differ."""
+    return stored[name] if name in stored else getattr(read, name)
 
 
 def _each_rotation(rope: dict[str, Any]) -> list[dict[str, Any]]:
