@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from dualbinary.checkpoint.tensors import StoredTensor, stored_tensors
+from dualbinary.errors import InputError
 from dualbinary.files.json_objects import read_json_object
 from dualbinary.files.model_files import CONFIG_FILE
 
@@ -107,7 +108,8 @@ class StoredModel:
 
 def has_text_part(config: Mapping[str, Any]) -> bool:
     """Whether `config`, the values of a config.json, are those of a model around a language model."""
-    return config.get("model_type") in WRAPPERS and isinstance(_part(config).get("model_type"), str)
+    kind = config.get("model_type")
+    return isinstance(kind, str) and kind in WRAPPERS and isinstance(_part(config).get("model_type"), str)
 
 
 def text_name(name: str) -> str | None:
@@ -136,7 +138,8 @@ def _part(config: Mapping[str, Any]) -> dict[str, Any]:
     """The values of the decoder as config.json has them; none where it has none."""
     part, kind = config.get(_PART), config.get("model_type")
     if part is None and kind in _FLAT:
-        return {**config, "model_type": f"{kind}_text"}
+        others = ("architectures", "vision_config")
+        return {key: value for key, value in config.items() if key not in others} | {"model_type": f"{kind}_text"}
     return part if isinstance(part, dict) else {}
 
 
@@ -147,7 +150,7 @@ def _as_type(model_type: str, defaults: Mapping[str, Any], values: dict[str, Any
     rope = {key: value for key, value in rope.items() if key not in (*_OF_PICTURES, "type")}
     rope = {"rope_theta": values.get("rope_theta", defaults["rope_theta"])} | rope
     rope["rope_type"] = "default" if kind == "mrope" else kind
-    kept = {key: value for key, value in values.items() if key not in (*_ROPE, "rope_theta", "vision_config")}
+    kept = {key: value for key, value in values.items() if key not in (*_ROPE, "rope_theta")}
     others = {key: value for key, value in defaults.items() if key != "rope_theta"}
     return {**others, **kept, "model_type": model_type, _ROPE[0]: rope}
 
@@ -163,16 +166,26 @@ def read_config(model_dir: Path) -> dict[str, Any]:
 def read_model(model_dir: Path) -> StoredModel:
     """Open a model directory, plain or a checkpoint of ours; only headers are read.
 
-    Raises InputError as `stored_tensors` does, and where config.json cannot be read.
+    Raises InputError as `stored_tensors` does, where config.json cannot be read, and for two tensors of one name.
     """
     config = read_json_object(Path(model_dir) / CONFIG_FILE)
     stored = stored_tensors(model_dir)
     if not has_text_part(config):
         return StoredModel(config, stored)
-    named = {text_name(name): tensor for name, tensor in stored.items()}
-    return StoredModel(text_config(config, stored), {name: it for name, it in named.items() if name is not None})
+    tensors: dict[str, StoredTensor] = {}
+    for name, tensor in stored.items():
+        own = text_name(name)
+        if own in tensors:
+            raise InputError(
+                f"{model_dir}: {tensors[own].name} and {name} are both {own} of the language model; remove one of them"
+            )
+        if own is not None:
+            tensors[own] = tensor
+    return StoredModel(text_config(config, stored), tensors)
 
 
 def text_notes(config: Mapping[str, Any]) -> tuple[str, ...]:
     """What to tell of a model with this config.json: that the parts around its decoder are left out, if it has any."""
-    return (f"the language model of a {config['model_type']} alone, without its other parts",) * has_text_part(config)
+    if not has_text_part(config):
+        return ()
+    return (f"the language model of a {config['model_type']} alone, without its other parts",)

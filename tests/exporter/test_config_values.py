@@ -280,7 +280,9 @@ def test_a_dynamic_rotation_of_a_type_that_no_test_compares_is_refused(tmp_path)
     on_top = {"rope_parameters": None, "rope_scaling": {"type": "dynamic", "factor": 2.0}}
     directory = _saved(tmp_path / "model", "diffllama", {}, on_top)
 
-    with pytest.raises(InputError, match=r"rope_scaling of type 'dynamic' cannot be exported for diffllama; leave it out"):
+    with pytest.raises(
+        InputError, match=r"rope_scaling of type 'dynamic' cannot be exported for diffllama; leave it out"
+    ):
         export(directory, tmp_path / "out" / "model.onnx", ExportOptions())
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import transformers
+from safetensors.torch import load_file, save_file
 
 from dualbinary import InputError
 from dualbinary.checkpoint.text_part import text_config
@@ -146,7 +147,8 @@ def test_pictures_that_see_one_another_change_no_text(tmp_path):
         ({"model_type": "paligemma"}, {}, "The gemma3_text inside it can: give a directory of that alone"),
         ({}, {"model_type": "lamma"}, "transformers .* has no model_type 'lamma'|'lamma' is not one that"),
         ({}, {"num_hidden_layers": 10**6}, "num_hidden_layers must be 1 to"),
-        ({"text_config": None}, {}, "gemma3"),
+        ({"text_config": None}, {}, "model_type 'gemma3' is built for"),
+        ({"model_type": ["gemma3"]}, {}, "no model_type; not the configuration"),
     ],
     ids=str,
 )
@@ -155,4 +157,14 @@ def test_what_holds_no_known_decoder_is_refused(tmp_path, values, text, message)
     edit_text(tmp_path / "model", **text)
     edit_config(tmp_path / "model", **values)
     with pytest.raises(InputError, match=message):
+        export(tmp_path / "model", tmp_path / "out" / "model.onnx", ExportOptions())
+
+
+def test_a_tensor_that_is_there_under_two_names_is_refused(tmp_path):
+    wrapped_model("gemma3", tmp_path / "model")
+    path = tmp_path / "model" / "model.safetensors"
+    tensors = load_file(path)
+    norm = tensors["language_model.model.norm.weight"]
+    save_file(tensors | {"model.language_model.norm.weight": norm + 1}, path, metadata={"format": "pt"})
+    with pytest.raises(InputError, match=r"are both model\.norm\.weight of the language model; remove one"):
         export(tmp_path / "model", tmp_path / "out" / "model.onnx", ExportOptions())
