@@ -33,6 +33,7 @@ __all__ = [
     "read_model",
     "text_config",
     "text_name",
+    "text_names",
     "text_notes",
 ]
 
@@ -121,6 +122,21 @@ def text_name(name: str) -> str | None:
     return name if _OWN.match(name) else None
 
 
+def text_names(names: Iterable[str]) -> dict[str, str]:
+    """The stored names of the decoder's tensors, by those of its own class.
+
+    Raises InputError where two tensors would be one.
+    """
+    found: dict[str, str] = {}
+    for name in names:
+        own = text_name(name)
+        if own in found:
+            raise InputError(f"{found[own]} and {name} are both {own} of the language model; remove one of them")
+        if own is not None:
+            found[own] = name
+    return found
+
+
 def text_config(config: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
     """The values of config.json of the decoder alone; `names` are those of all stored tensors.
 
@@ -172,15 +188,7 @@ def read_model(model_dir: Path) -> StoredModel:
     stored = stored_tensors(model_dir)
     if not has_text_part(config):
         return StoredModel(config, stored)
-    tensors: dict[str, StoredTensor] = {}
-    for name, tensor in stored.items():
-        own = text_name(name)
-        if own in tensors:
-            raise InputError(
-                f"{model_dir}: {tensors[own].name} and {name} are both {own} of the language model; remove one of them"
-            )
-        if own is not None:
-            tensors[own] = tensor
+    tensors = {own: stored[name] for own, name in text_names(stored).items()}
     return StoredModel(text_config(config, stored), tensors)
 
 

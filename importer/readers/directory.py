@@ -19,7 +19,7 @@ from safetensors import safe_open
 
 from dualbinary import InputError
 from dualbinary.checkpoint import StoredTensor, is_computed, stored_tensors
-from dualbinary.checkpoint.text_part import has_text_part, text_config, text_name, text_notes
+from dualbinary.checkpoint.text_part import has_text_part, text_config, text_name, text_names, text_notes
 from dualbinary.files.model_files import (
     CHAT_TEMPLATES,
     CONFIG_FILE,
@@ -162,6 +162,8 @@ class Directory:
                 f"{self.path}: config.json says {form}, but no tensor holds a packed weight; if the weights are plain, "
                 "remove the block from config.json"
             )
+        if has_text_part(self.config):
+            text_names(self.stored)  # no two of them are one
         left = [name for name, it in self.stored.items() if name not in self.used and not is_computed(name, it.shape)]
         tensors = {own: self._plain(name, form, weights) for name in left if (own := self.own_name(name)) is not None}
         named = ((self.own_name(f"{module}.weight"), weight) for module, weight in weights.items())

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from dualbinary import InputError
 from dualbinary.checkpoint import stored_tensors
 from exporter.options import ExportOptions
 from exporter.pipeline import export
@@ -80,6 +81,14 @@ def test_the_checkpoint_is_that_of_the_decoder(tmp_path, form, names):
     assert files[0] == files[1]
     assert {**configs[1], "architectures": None} == {**configs[0], "architectures": None}
     assert any("the language model of a llava alone" in note for note in open_model(tmp_path / "whole").notes)
+
+
+def test_a_tensor_that_is_there_under_two_names_is_refused(tmp_path):
+    key, block = BLOCKS["gptq"]
+    twice = {"model.language_model.norm.weight": np.ones(64, np.float16)}
+    save(tmp_path / "whole", whole("gptq", NAMES["of old files"]) | twice, block, key=key, config=WRAPPED)
+    with pytest.raises(InputError, match=r"are both model\.norm\.weight of the language model; remove one"):
+        open_model(tmp_path / "whole")
 
 
 def test_inspection_counts_the_language_model_alone(tmp_path):
