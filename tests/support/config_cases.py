@@ -87,6 +87,7 @@ CASES: dict[str, list[dict[str, Any]]] = {
     ],
     "gemma": [_without(_GEMMA, "hidden_activation") | {"hidden_act": "relu", "attention_bias": True}],
     "gemma2": [_GEMMA | _CAPPED | {"attention_bias": True, "attn_logit_softcapping": 2.0}],
+    "vaultgemma": [_GEMMA | _CAPPED | {"attention_bias": True, "attn_logit_softcapping": 2.0}],
     "gemma3_text": [
         _GEMMA | _CAPPED | {"attention_bias": True, "rope_parameters": {"full_attention": _YARN, _MIXED[0]: _LINEAR}}
     ],
@@ -104,6 +105,12 @@ CASES: dict[str, list[dict[str, Any]]] = {
         _llama(head_dim=32, **_BIASED, embedding_multiplier=3.0, logits_scaling=2.0)
         | {"residual_multiplier": 0.4, "attention_multiplier": 0.3}
     ],
+    "hyperclovax": [
+        _llama(head_dim=32, **_BIASED, embedding_multiplier=3.0, logits_scaling=2.0)
+        | {"residual_multiplier": 0.4, "attention_multiplier": 0.3},
+        _llama(use_post_norm=False, embedding_multiplier=3.0),
+    ],
+    "cwm": [_llama(head_dim=32, mlp_bias=True, sliding_window=WINDOW, layer_types=_MIXED)],
     "llama": [_llama(head_dim=32, **_BIASED)]
     + [_llama(rope_parameters=rope) for rope in (_LLAMA3, _LINEAR, _LONG, _SHORT, _MSCALE, _PROPORTIONAL)]
     + [_llama(rope_parameters=_DYNAMIC, max_position_embeddings=64)],  # as long as the sequences of tests

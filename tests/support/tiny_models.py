@@ -209,6 +209,9 @@ CONFIGS |= {
     ),
     "helium": ("helium", _changed(head_dim=32)),
     "hunyuan_v1_dense": ("hunyuan_v1_dense", _changed(head_dim=32)),
+    "cwm": ("cwm", _changed(head_dim=32, **_MIXED)),
+    "hyperclovax": ("hyperclovax", _changed(logits_scaling=0.5)),
+    "vaultgemma": ("vaultgemma", _changed(head_dim=32, sliding_window=_WINDOW, query_pre_attn_scalar=32)),
     "ministral": ("ministral", _changed(head_dim=32, **_MIXED)),
     "ministral3": (
         "ministral3",

@@ -42,6 +42,7 @@ _ADJUSTMENTS = {
     "granitemoehybrid": "granitemoehybrid",
     "helium": "interleaved",
     "hunyuan_v1_dense": "hunyuan",
+    "hyperclovax": "hyperclovax",
     "lfm2": "lfm2",
     "lfm3": "lfm3",
     "ministral3": "ministral3",
@@ -55,10 +56,19 @@ _ADJUSTMENTS = {
     "qwen3_5_text": "qwen3_5",
     "seed_oss": "biases",
     "stablelm": "stablelm",
+    "vaultgemma": "vaultgemma",
     "youtu": "deepseek",
 }
 
-_BUILT_AS = {"bitnet": "llama", "granitemoehybrid": "granite", "lfm2": "llama", "lfm3": "llama"}
+_BUILT_AS = {
+    "bitnet": "llama",
+    "cwm": "llama",
+    "granitemoehybrid": "granite",
+    "hyperclovax": "granite",
+    "lfm2": "llama",
+    "lfm3": "llama",
+    "vaultgemma": "gemma2",
+}
 _HYBRID = frozenset({"granitemoehybrid", "lfm2", "lfm3", "qwen3_5_text"})
 
 VERIFIED = frozenset(
@@ -70,6 +80,7 @@ VERIFIED = frozenset(
         "codegen",
         "cohere",
         "cohere2",
+        "cwm",
         "deepseek_v2",
         "deepseek_v3",
         "dots1",
@@ -95,6 +106,7 @@ VERIFIED = frozenset(
         "granitemoehybrid",
         "helium",
         "hunyuan_v1_dense",
+        "hyperclovax",
         "lfm2",
         "lfm3",
         "llama",
@@ -123,6 +135,7 @@ VERIFIED = frozenset(
         "smollm3",
         "stablelm",
         "starcoder2",
+        "vaultgemma",
         "youtu",
     }
 )

@@ -6,19 +6,17 @@ Each head of attention has a gate, which the layer's inputs open, and what a lay
 import dataclasses
 from typing import Any
 
-from mobius.components import Linear, RMSNorm
+from mobius.components import Linear
 
 from exporter.graph.architectures.layer_rotations import rotate_sliding_layers
 from exporter.graph.architectures.lfm2 import STORED_NAMES, put_in_convolutions
+from exporter.graph.architectures.post_norms import norm_outputs, stored_post_norms
 from exporter.graph.architectures.stored_names import rename_stored
 
 __all__ = ["adjust", "configure"]
 
 _CONVOLUTION = "conv"
-_NAMES = {  # of norms, by the parts that call them here
-    ".post_operator_norm.": ".self_attn.post_operator_norm.",
-    ".post_ffn_norm.": ".mlp.post_ffn_norm.",
-}
+_POST_NORMS = ("post_operator_norm", "post_ffn_norm")
 
 
 def configure(builder_config: Any, config: Any) -> Any:
@@ -36,8 +34,8 @@ def adjust(module: Any, config: dict[str, Any]) -> None:
     rotate_sliding_layers(module, [kind == "sliding_attention" for _, kind in layers], config["rope_parameters"])
     put_in_convolutions(module, config, ("full_attention", "sliding_attention"))
     for layer, _ in layers if config["use_sandwich_norm"] else ():
-        _add_norms(layer, config)
-    rename_stored(module, STORED_NAMES | _NAMES)
+        norm_outputs(layer, _POST_NORMS, config["hidden_size"], config["norm_eps"])
+    rename_stored(module, STORED_NAMES | stored_post_norms(_POST_NORMS))
 
 
 def _add_gate(attention: Any) -> None:
@@ -54,17 +52,3 @@ def _add_gate(attention: Any) -> None:
         return project(op, op.Reshape(op.Mul(heads, gates[0]), [0, 0, -1]))
 
     attention.forward, attention.o_proj.forward = with_gates, project_gated
-
-
-def _add_norms(layer: Any, config: dict[str, Any]) -> None:
-    """Norm what attention or convolution, and the MLP, add to the stream."""
-    for name in ("post_operator_norm", "post_ffn_norm"):
-        setattr(layer, name, RMSNorm(config["hidden_size"], eps=config["norm_eps"]))
-    operator, mlp = layer.self_attn.forward, layer.mlp.forward
-
-    def operator_and_norm(op: Any, **others: Any) -> Any:
-        added, present = operator(op, **others)
-        return layer.post_operator_norm(op, added), present
-
-    layer.self_attn.forward = operator_and_norm
-    layer.mlp.forward = lambda op, hidden_states: layer.post_ffn_norm(op, mlp(op, hidden_states))
