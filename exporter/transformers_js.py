@@ -37,6 +37,7 @@ _CACHE_TYPES = {"fp32": "float32", "fp16": "float16"}
 _UNKNOWN = frozenset(
     {
         "bitnet",
+        "cwm",
         "deepseek_v2",
         "dots1",
         "exaone4",
@@ -46,7 +47,7 @@ _UNKNOWN = frozenset(
         "glm4",
         "gpt_bigcode",
         "granitemoe",
-        "lfm3",
+        "hyperclovax",
         "mixtral",
         "nemotron",
         "olmoe",

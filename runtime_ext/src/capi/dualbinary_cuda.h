@@ -8,7 +8,8 @@
  * by lane on the CPU, "device memory" is memory, and the stream is NULL. It is for tests.
  *
  * Every function that can fail returns NULL when it is done, or else a message for people, which stays valid until the
- * same thread calls this library again. Nothing is written through output pointers on failure. */
+ * same thread calls this library again. On failure no handle or size is written, and what `y` and `workspace` hold
+ * means nothing. */
 #ifndef DUALBINARY_CUDA_H_
 #define DUALBINARY_CUDA_H_
 
