@@ -31,6 +31,8 @@ _LLAMA = {
 }
 _GPT2 = {"model_type": "gpt2", "n_embd": 8, "n_layer": 1, "n_head": 2, "n_positions": 16, "vocab_size": 16}
 _MIXTRAL = _LLAMA | {"model_type": "mixtral", "num_local_experts": 2, "num_experts_per_tok": 1, "sliding_window": 8}
+_AROUND = {"model_type": "llava", "text_config": _LLAMA, "vision_config": {}, "image_token_index": 3}
+_FLAT = _LLAMA | {"model_type": "qwen2_vl", "rope_scaling": {"type": "mrope", "mrope_section": [1, 1, 0]}}
 _LAYER = {
     "self_attn.q_proj": (8, 8),
     "self_attn.k_proj": (4, 8),
@@ -51,10 +53,13 @@ def _tensors() -> dict[str, np.ndarray]:
 
 
 def seeds() -> Iterator[bytes]:
-    """Three types of models, one with an index of two files."""
+    """Three types of models, one with an index of two files, and a decoder inside others."""
     tensors = _tensors()
-    for config in (_LLAMA, _GPT2, _MIXTRAL):
-        yield joined({"config.json": json.dumps(config).encode(), "model.safetensors": save(tensors)})
+    inside = {f"language_{name.replace('model.', 'model.model.', 1)}": it for name, it in tensors.items()}
+    inside["vision_tower.norm.weight"] = tensors["model.norm.weight"]
+    for config in (_LLAMA, _GPT2, _MIXTRAL, _AROUND, _FLAT):
+        stored = inside if config is _AROUND else tensors
+        yield joined({"config.json": json.dumps(config).encode(), "model.safetensors": save(stored)})
     names = sorted(tensors)
     halves = {"model-1.safetensors": names[:2], "model-2.safetensors": names[2:]}
     files = {file: save({name: tensors[name] for name in own}) for file, own in halves.items()}

@@ -75,12 +75,16 @@ def _formats() -> Iterator[tuple[str, dict[str, Any], dict[str, np.ndarray]]]:
 
 
 def seeds() -> Iterator[bytes]:
-    """A directory of each format, with one weight and a norm."""
+    """A directory of each format, with one weight and a norm, alone and inside a model that takes pictures."""
+    around = {"model_type": "llava", "text_config": _CONFIG}
     for key, block, parts in _formats():
         tensors = {f"{_MODULE}.{part}": np.ascontiguousarray(value) for part, value in parts.items()}
         tensors["model.norm.weight"] = np.ones(_K, np.float16)
-        config = json.dumps({**_CONFIG, key: block}).encode()
-        yield joined({"config.json": config, "model.safetensors": save(tensors)})
+        for config, prefix in ((_CONFIG, ""), (around, "language_model.")):
+            stored = {f"{prefix}{name}": tensor for name, tensor in tensors.items()}
+            yield joined(
+                {"config.json": json.dumps({**config, key: block}).encode(), "model.safetensors": save(stored)}
+            )
 
 
 def try_input(data: bytes) -> None:
