@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 
 from dualbinary import InputError
-from tools.fuzz.readers import TARGETS, target
+from exporter.source.model_directory import ModelDirectory
+from tools.fuzz.readers import TARGETS, model_directory, target
 from tools.fuzz.readers.__main__ import main
 from tools.fuzz.readers.engine import run_target
 from tools.fuzz.readers.mutate import mutated
-from tools.fuzz.readers.sections import files_of, joined
+from tools.fuzz.readers.sections import files_of, in_directory, joined
 
 SLOW = {"model_directory": 40, "onnx_model": 60, "chat": 100}  # inputs; transformers builds a model for each
 
@@ -59,6 +60,12 @@ def test_sections_are_files_again():
     files = {"config.json": b'{"a": 1}', "b.bin": b"\n--- \n\xff"}
     assert files_of(joined(files)) == files
     assert files_of(b"--- ../x\n1\n--- ..\n2") == {}
+
+
+def test_directories_to_begin_with_are_whole():
+    for data in model_directory.seeds():
+        with in_directory(files_of(data)) as directory:
+            assert len(ModelDirectory(directory).tensors) == 11
 
 
 def test_the_command_says_what_it_found(capsys, monkeypatch):

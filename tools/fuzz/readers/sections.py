@@ -17,7 +17,7 @@ from pathlib import Path
 
 __all__ = ["files_of", "in_directory", "joined"]
 
-_MARK = re.compile(rb"(?:\A|\n)--- ([\w.]{1,64})\n")
+_MARK = re.compile(rb"(?:\A|\n)--- ([\w.-]{1,64})\n")
 
 
 def joined(files: Mapping[str, bytes]) -> bytes:
