@@ -1,8 +1,10 @@
 """Weights of layout codes as the inputs of MatMulNBits: nodes in ONNX's text form.
 
-Where a code of the operator has P bits, its weight input is the stored tensor. Else codes are wider, and their bytes
-come from a table of 256 entries, by the byte of numbers; zero points of groups, which follow in the same form, too. The
-runtime does this when it loads the model.
+Where a code of the operator has P bits, its weight input is the stored tensor, behind a Reshape: ONNX Runtime 1.32
+multiplies nothing at accuracy level 4 where codes are a constant and scales are computed
+(findings/onnxruntime_computed_scales.sh), so neither may be a constant unless both are, as in a session that folds
+them. Else codes are wider, and their bytes come from a table of 256 entries, by the byte of numbers; zero points of
+groups, which follow in the same form, too. The runtime does this when it loads the model.
 """
 
 import numpy as np
@@ -28,8 +30,7 @@ def all_codes(form: PlaneFormat, stock: StockForm, tables: dict[str, np.ndarray]
     They read `codes_shape`, the shape of the result.
     """
     if stock.bits == form.planes:
-        same = stock.block_size == form.group_size
-        return ["codes_all = Identity (codes)" if same else "codes_all = Reshape (codes, codes_shape)"]
+        return ["codes_all = Reshape (codes, codes_shape)"]
     (part,) = stock.parts
     numbers = byte_numbers(form.planes) << part.shifts[0]
     per_byte = _BYTE // stock.bits

@@ -46,12 +46,12 @@ def nbits_body(form: PlaneFormat, accuracy_level: int, calls: Calls) -> tuple[st
     else:
         lines += _expanded("codes_all", weight_planes, part, stock.bits, tables)
         lines.append("number_codes = Reshape (codes_all, codes_shape)")
-    lines += [*_scales(part, form.group_size // block), *_zero_points(part, form, stock, tables)]
+    wide = is_wide(stock, accuracy_level)
+    lines += [*_scales(part, form.group_size // block, floats=wide), *_zero_points(part, form, stock, tables)]
     points = "" if stock.is_default(part) else ", points"
     operator = f"com.microsoft.MatMulNBits <K: int = @K, N: int = @N, bits = {stock.bits}, block_size = {block}, "
-    wide = is_wide(stock, accuracy_level)
     if wide:
-        lines += wide_product(f"{operator}accuracy_level = 4>", f"number_codes, scale_floats{points}", block, calls)
+        lines += wide_product(f"{operator}accuracy_level = 4>", f"number_codes, block_scales{points}", block, calls)
     else:
         level = "accuracy_level: int = @accuracy_level"
         lines.append(f"product = {operator}{level}> (X, number_codes, block_scales{points})")
@@ -148,8 +148,8 @@ def _expanded(name: str, planes: str, part: StockPart, bits: int, tables: Tables
     return [*lines, f"{name} = Identity ({codes})"]
 
 
-def _scales(part: StockPart, repeats: int) -> list[str]:
-    """`block_scales` [N, blocks] of a part, of the type of X, from the steps of groups."""
+def _scales(part: StockPart, repeats: int, *, floats: bool) -> list[str]:
+    """`block_scales` [N, blocks] of a part, float32 if so asked and else of the type of X, from the steps of groups."""
     lines, row = [], "step_row"
     if part.factor != 1:
         lines += [f"factor = Constant <value_float = {part.factor}> ()", "row = Mul (step_row, factor)"]
@@ -163,7 +163,7 @@ def _scales(part: StockPart, repeats: int) -> list[str]:
             "by_block = Slice (all, zero, blocks, one)",
         ]
         row = "by_block"
-    return [*lines, f"block_scales = CastLike ({row}, X)"]
+    return [*lines, f"block_scales = {f'Identity ({row})' if floats else f'CastLike ({row}, X)'}"]
 
 
 def _zero_points(part: StockPart, form: PlaneFormat, stock: StockForm, tables: Tables) -> list[str]:

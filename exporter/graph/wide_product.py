@@ -41,9 +41,9 @@ def is_wide(stock: StockForm, accuracy_level: int) -> bool:
 
 
 def wide_product(operator: str, weight: str, block: int, calls: Calls) -> list[str]:
-    """`product` of `X`: nodes that read `k1`, `n1`, `blocks`, `zero`, `two`, `minus_one` and `block_scales`.
+    """`product` of `X`: nodes that read `k1`, `n1`, `blocks`, `zero`, `two` and `minus_one`.
 
-    `operator` is MatMulNBits with its attributes, `weight` its inputs behind X, of which `scale_floats` is made here.
+    `operator` is MatMulNBits with its attributes, `weight` its inputs behind X, scales in float32.
     """
     padded = ["w_padded = Identity (w_flat)"]
     if not calls.whole:
@@ -78,7 +78,6 @@ def wide_product(operator: str, weight: str, block: int, calls: Calls) -> list[s
         "w_padded_k = Mul (blocks, block_size)",
         "w_rows_shape = Concat <axis = 0> (two, minus_one, w_padded_k)",
         *rows,
-        "scale_floats = Cast <to = 1> (block_scales)",
         f"w_products = {operator} (w_rows, {weight})",
         "w_sum = ReduceSum <keepdims = 0> (w_products, zero)",
         "w_lead = Shape <end = -1> (X)",
