@@ -260,6 +260,8 @@ def _notes(directory: Directory, block: Mapping[str, Any]) -> Iterable[str]:
     for key, what in (("input_activations", "inputs"), ("output_activations", "outputs")):
         for group in block["config_groups"].values():
             if arguments := group.get(key):
+                if not isinstance(arguments, dict):
+                    raise InputError(f"quantization_config.config_groups: {key}: expected an object, got {arguments!r}")
                 ranges = "ranges of each call" if arguments.get("dynamic") else "fixed ranges"
                 notes.append(
                     f"{what} were quantized to {arguments.get('num_bits')} bits in {ranges}; here they are not"

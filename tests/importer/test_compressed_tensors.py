@@ -140,6 +140,11 @@ def groups(**weights):
         ({"format": "marlin-24"}, {}, "format: expected pack-quantized"),
         ({"transform_config": {"config_groups": {"R1": {}}}}, {}, "transform_config: the model computes more"),
         ({"config_groups": {}}, {}, "config_groups: expected an object of groups"),
+        (
+            {"config_groups": {"group_0": groups()["config_groups"]["group_0"] | {"input_activations": 7}}},
+            {},
+            "input_activations: expected an object, got 7",
+        ),
         (groups(type="float"), {}, "type: expected int, got 'float'"),
         (groups(strategy="block"), {}, "strategy: expected group, channel, tensor"),
         (groups(num_bits=9), {}, "num_bits: expected 1 to 8, got 9"),

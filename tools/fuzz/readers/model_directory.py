@@ -53,19 +53,20 @@ def _tensors() -> dict[str, np.ndarray]:
 
 
 def seeds() -> Iterator[bytes]:
-    """Three types of models, one with an index of two files, and a decoder inside others."""
+    """Three types of models, one with an index of two files, and decoders inside others."""
     tensors = _tensors()
-    inside = {f"language_{name.replace('model.', 'model.model.', 1)}": it for name, it in tensors.items()}
-    inside["vision_tower.norm.weight"] = tensors["model.norm.weight"]
-    for config in (_LLAMA, _GPT2, _MIXTRAL, _AROUND, _FLAT):
-        stored = inside if config is _AROUND else tensors
-        yield joined({"config.json": json.dumps(config).encode(), "model.safetensors": save(stored)})
+    for config in (_LLAMA, _GPT2, _MIXTRAL):
+        yield joined({"config.json": json.dumps(config).encode(), "model.safetensors": save(tensors)})
     names = sorted(tensors)
     halves = {"model-1.safetensors": names[:2], "model-2.safetensors": names[2:]}
     files = {file: save({name: tensors[name] for name in own}) for file, own in halves.items()}
     index = {"weight_map": {name: file for file, own in halves.items() for name in own}}
     config = json.dumps(_LLAMA).encode()
     yield joined({"config.json": config, "model.safetensors.index.json": json.dumps(index).encode(), **files})
+    inside = {f"language_{name.replace('model.', 'model.model.', 1)}": it for name, it in tensors.items()}
+    inside["vision_tower.norm.weight"] = tensors["model.norm.weight"]
+    for config, stored in ((_AROUND, inside), (_FLAT, tensors)):
+        yield joined({"config.json": json.dumps(config).encode(), "model.safetensors": save(stored)})
 
 
 def try_input(data: bytes) -> None:

@@ -75,16 +75,14 @@ def _formats() -> Iterator[tuple[str, dict[str, Any], dict[str, np.ndarray]]]:
 
 
 def seeds() -> Iterator[bytes]:
-    """A directory of each format, with one weight and a norm, alone and inside a model that takes pictures."""
+    """A directory of each format, with one weight and a norm; then all of them inside a model that takes pictures."""
     around = {"model_type": "llava", "text_config": _CONFIG}
-    for key, block, parts in _formats():
-        tensors = {f"{_MODULE}.{part}": np.ascontiguousarray(value) for part, value in parts.items()}
-        tensors["model.norm.weight"] = np.ones(_K, np.float16)
-        for config, prefix in ((_CONFIG, ""), (around, "language_model.")):
-            stored = {f"{prefix}{name}": tensor for name, tensor in tensors.items()}
-            yield joined(
-                {"config.json": json.dumps({**config, key: block}).encode(), "model.safetensors": save(stored)}
-            )
+    for config, prefix in ((_CONFIG, ""), (around, "language_model.")):
+        for key, block, parts in _formats():
+            tensors = {f"{prefix}{_MODULE}.{part}": np.ascontiguousarray(value) for part, value in parts.items()}
+            tensors[f"{prefix}model.norm.weight"] = np.ones(_K, np.float16)
+            facts = json.dumps({**config, key: block}).encode()
+            yield joined({"config.json": facts, "model.safetensors": save(tensors)})
 
 
 def try_input(data: bytes) -> None:
