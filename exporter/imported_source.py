@@ -10,9 +10,8 @@ from pathlib import Path
 from dualbinary import DualBinaryError
 from dualbinary.architectures.refused import refuse_type
 from dualbinary.checkpoint import quantized_by
-from dualbinary.checkpoint.text_part import has_text_part, text_config
+from dualbinary.checkpoint.text_part import read_config
 from dualbinary.errors import OptionError
-from dualbinary.files.json_objects import read_json_object
 from dualbinary.files.model_files import CONFIG_FILE
 from dualbinary.files.staging import check_output, scratch
 from exporter.early_checks import FORMAT, output_names, refuse_length, stated_context
@@ -41,8 +40,7 @@ def refuse_import(source: Path, out: Path, options: ExportOptions, libraries: Se
         raise OptionError(given[0], expected, getattr(options, given[0]), hint)
     check_output(out, output_names(out, options, libraries), force=force, model_dir=source)
     if source.is_dir():
-        config = read_json_object(source / CONFIG_FILE)
-        config = text_config(config, ()) if has_text_part(config) else config
+        config = read_config(source)
         refuse_length(stated_context(config), options)
         refuse_type(str(config.get("model_type")))
 

@@ -80,12 +80,7 @@ def main() -> int:
 def page() -> str:
     """The text of docs/reference/config_fields.md."""
     tables = {name: table for name in model_types() if (table := field_table(name)) is not None}
-    parts = [
-        HEAD,
-        "\n".join(_counts(tables)),
-        NOTES,
-        WRAPPED.format(_wrappers()),
-    ]
+    parts = [HEAD, "\n".join(_counts(tables)), NOTES, WRAPPED.format(_wrappers())]
     parts += ["## Types that are refused", "\n".join(_refused())]
     parts += ["## Activations", f"Those that pass wherever a field names one: {_codes(shared_values('activations'))}."]
     parts += ["## Every type", *_fields(common_table()), "## rope_parameters"]

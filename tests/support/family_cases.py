@@ -46,6 +46,12 @@ _MSCALE = _without(_ROPE, "attention_factor") | {"mscale": 0.7, "mscale_all_dim"
 _OWN_HEAD = {"tie_word_embeddings": False}
 _LAYER_NORM = _without(_decoder(layer_norm_eps=0.3), "rms_norm_eps")
 _MHA = _without(_LAYER_NORM, "num_key_value_heads")
+_GEMMA4 = _without(_decoder(), "hidden_act")
+_GEMMA4 |= {"num_hidden_layers": 4, "layer_types": ["sliding_attention", "full_attention"] * 2, "head_dim": 32}
+_GEMMA4 |= {"sliding_window": _WINDOW, "num_kv_shared_layers": 2, "use_double_wide_mlp": True}
+_GEMMA4 |= {"per_layer_config": {n: {"head_dim": 48, "num_key_value_heads": 1} for n in ("1", "3")}}
+_GEMMA4 |= {"attention_k_eq_v": True, "final_logit_softcapping": 0.7, "hidden_activation": "relu"}
+_GEMMA4 |= {"rope_parameters": {"full_attention": _PROPORTIONAL, "sliding_attention": _ROPE}}
 
 FAMILIES: dict[str, list[dict[str, Any]]] = {
     "apertus": [_decoder(head_dim=32, attention_bias=True, hidden_act="xielu")],
@@ -81,13 +87,7 @@ FAMILIES: dict[str, list[dict[str, Any]]] = {
     ],
     "flex_olmo": [_decoder(attention_bias=True, num_experts=4, num_experts_per_tok=3) | {"norm_topk_prob": True}],
     "gemma4_text": [
-        _without(_decoder(), "hidden_act")
-        | {"num_hidden_layers": 4, "layer_types": ["sliding_attention", "full_attention"] * 2, "head_dim": 32}
-        | {"sliding_window": _WINDOW, "num_kv_shared_layers": 2, "use_double_wide_mlp": True}
-        | {"per_layer_config": {n: {"head_dim": 48, "num_key_value_heads": 1} for n in ("1", "3")}}
-        | {"attention_k_eq_v": True, "final_logit_softcapping": 0.7, "hidden_activation": "relu"}
-        | {"vocab_size_per_layer_input": 64, "hidden_size_per_layer_input": 24}
-        | {"rope_parameters": {"full_attention": _PROPORTIONAL, "sliding_attention": _ROPE}},
+        _GEMMA4 | {"vocab_size_per_layer_input": 64, "hidden_size_per_layer_input": 24},
         _without(_decoder(), "hidden_act")
         | {"head_dim": 32, "sliding_window": _WINDOW, "tie_word_embeddings": False, "hidden_size_per_layer_input": 0}
         | {"layer_types": ["sliding_attention", "full_attention"], "global_head_dim": 32}
@@ -95,12 +95,7 @@ FAMILIES: dict[str, list[dict[str, Any]]] = {
         | {"enable_moe_block": True, "num_experts": 4, "top_k_experts": 3, "moe_intermediate_size": 48},
     ],
     "gemma4_unified_text": [
-        _without(_decoder(), "hidden_act")
-        | {"num_hidden_layers": 4, "layer_types": ["sliding_attention", "full_attention"] * 2, "head_dim": 32}
-        | {"sliding_window": _WINDOW, "num_kv_shared_layers": 2, "use_double_wide_mlp": True}
-        | {"per_layer_config": {n: {"head_dim": 48, "num_key_value_heads": 1} for n in ("1", "3")}}
-        | {"attention_k_eq_v": True, "final_logit_softcapping": 0.7, "hidden_activation": "relu"}
-        | {"rope_parameters": {"full_attention": _PROPORTIONAL, "sliding_attention": _ROPE}},
+        _GEMMA4,
         _without(_decoder(), "hidden_act")
         | {"head_dim": 32, "sliding_window": _WINDOW, "tie_word_embeddings": False}
         | {"layer_types": ["sliding_attention", "full_attention"], "global_head_dim": 32}
