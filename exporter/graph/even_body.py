@@ -152,7 +152,7 @@ def _scales(part: StockPart, repeats: int, *, floats: bool) -> list[str]:
     """`block_scales` [N, blocks] of a part, float32 if so asked and else of the type of X, from the steps of groups."""
     lines, row = [], "step_row"
     if part.factor != 1:
-        lines += [f"factor = Constant <value_float = {part.factor}> ()", "row = Mul (step_row, factor)"]
+        lines += [f"factor = Constant <value = float {{{part.factor}}}> ()", "row = Mul (step_row, factor)"]
         row = "row"
     if repeats > 1:
         lines += [
@@ -222,7 +222,7 @@ def _offset_row(form: PlaneFormat, centre: float, tables: Tables) -> list[str]:
             "offset_row = Mul (z_less, step_row)",
         ]
     lines = [
-        f"less = Constant <value_float = {centre - float(form.zero)}> ()",
+        f"less = Constant <value = float {{{centre - float(form.zero)}}}> ()",
         f"offset_{'less' if form.offset else 'row'} = Mul (step_row, less)",
     ]
     if form.offset:

@@ -66,8 +66,8 @@ def wide_product(operator: str, weight: str, block: int, calls: Calls) -> list[s
         "w_grouped = Reshape (w_padded, w_shape)",
         "w_absolute = Abs (w_grouped)",
         "w_largest = ReduceMax (w_absolute, minus_one)",
-        f"w_most = Constant <value_float = {float(_INT8_MAX)}> ()",
-        f"w_tiny = Constant <value_float = {np.finfo(np.float32).tiny}> ()",  # for blocks of zeros
+        f"w_most = Constant <value = float {{{float(_INT8_MAX)}}}> ()",
+        f"w_tiny = Constant <value = float {{{np.finfo(np.float32).tiny}}}> ()",  # for blocks of zeros
         "w_quotient = Div (w_largest, w_most)",
         "w_unit = Max (w_quotient, w_tiny)",
         "w_numbers = Div (w_grouped, w_unit)",

@@ -39,6 +39,22 @@ def test_fallback_function_of_coded_scales_is_the_op(kind, planes, offset, group
     assert_function_is_the_op(kind, planes, offset, group_size, k, dtype, coded=True)
 
 
+@pytest.mark.parametrize("kind", ["ort4", "ort2", "standard"])
+@pytest.mark.parametrize(
+    "plane_format",
+    [
+        PlaneFormat(2, 64, offset=True, scale_dtype=np.dtype(np.uint8)),
+        PlaneFormat(4, 32, offset=True, levels="even"),
+        PlaneFormat(8, 32, levels="even", zero=127.5),
+    ],
+)
+def test_float_constants_are_tensors(kind, plane_format):
+    """A tool that rewrites models makes doubles of value_float (findings/onnxslim_functions.sh)."""
+    names = {attribute.name for node in single(kind, plane_format).node for attribute in node.attribute}
+    assert "value" in names
+    assert not names & {"value_float", "value_floats"}
+
+
 def assert_function_is_the_op(kind, planes, offset, group_size, k, dtype, *, coded):
     rng = np.random.default_rng(0)
     n = 10
