@@ -98,6 +98,7 @@ class _Products:
         nodes, x = _padded(node, blocks * block - K)
         weight = f"{node.name}.weight"
         name = f"{node.name}.dequantize"
+        # By rows, and a product with the transpose: right in any session, which the other way is not.
         nodes.append(helper.make_node("DequantizeLinear", inputs, [weight], name, axis=1, block_size=block))
         outputs = list(node.output)
         nodes.append(helper.make_node("FusedMatMul", [x, weight], outputs, node.name, domain="com.microsoft", transB=1))

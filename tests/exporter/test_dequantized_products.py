@@ -11,6 +11,7 @@ from dualbinary.errors import OptionError
 from exporter.options import ExportOptions
 from exporter.pipeline import export
 from exporter.verify import check
+from tests.support.tiny_models import CONFIGS, make_model
 
 PROMPT = np.array([[5, 9, 3, 77]])
 # Both multiply the same floats; sums have up to 160 terms, and some are taken in another order.
@@ -76,9 +77,15 @@ def test_a_check_reads_the_weights_of_the_file(pristine_model, tmp_path, model, 
     assert check(result, out, None).passed  # in PyTorch they are other weights as well
 
 
-def test_a_session_that_is_not_told_computes_the_same(pristine_model, tmp_path):
+@pytest.mark.parametrize("sizes", [{}, {"vocab_size": 253, "intermediate_size": 90}], ids=str)
+def test_a_session_that_is_not_told_computes_the_same(monkeypatch, tmp_path, sizes):
+    """It has kernels for packed bits, which must not care how many outputs a product has."""
+    model_type, values = CONFIGS["llama"]
+    monkeypatch.setitem(CONFIGS, "sized", (model_type, {**values, **sizes}))
     path = export(
-        pristine_model("llama"), tmp_path / "model.onnx", ExportOptions(op="dequantizelinear", planes=2, levels="even")
+        make_model("sized", tmp_path / "model"),
+        tmp_path / "model.onnx",
+        ExportOptions(op="dequantizelinear", planes=2, levels="even", embedding_bits=2),
     ).path
     told = logits(path)
     assert np.abs(logits(path, told=False) - told).max() < TOLERANCE * np.abs(told).max()
