@@ -24,6 +24,7 @@ from dualbinary import DualBinaryError
 from runtime_ext.batch_decoder import BatchDecoder, BatchSequence
 from runtime_ext.decoder import PROMPT_CHUNK
 from runtime_ext.generation import answer_limit
+from runtime_ext.load_errors import first_line
 from runtime_ext.speculation.lone import LoneGuesses
 
 __all__ = ["Batcher", "CallbackError", "Job"]
@@ -199,14 +200,18 @@ class Batcher:
             right, job.accepted = right + 1, job.accepted + 1
         if job in self._running:  # what was guessed wrong is no part of the sequence
             began = time.perf_counter()
-            self._decoder.rewind(sequence, length + 1 + right)
+            try:
+                self._decoder.rewind(sequence, length + 1 + right)
+            except Exception as error:  # a cache that grows is copied: as where a slot is opened
+                self._end(job, sequence, DualBinaryError(f"tokens cannot be taken back: {first_line(error)}"))
+                return
             seconds += time.perf_counter() - began
         guesses.judge(guess, right, seconds)
 
     def _choose(self, job: Job, sequence: BatchSequence, logits: npt.NDArray[np.float32]) -> None:
         """Choose the next token of a job, and end it where that is its last."""
         try:
-            token = job.sampler(logits)
+            token = _chosen(job.sampler, logits)
         except DualBinaryError as error:
             self._end(job, sequence, error)
             return
@@ -237,3 +242,11 @@ class Batcher:
         if self._guesses is not None:
             self._guesses.forget(job)
         job.on_end(reason)
+
+
+def _chosen(sampler: Callable[[npt.NDArray[np.float32]], int], logits: npt.NDArray[np.float32]) -> int:
+    """The token that `sampler` chooses. Raises ValueError where that is none: the next step of all jobs would fail."""
+    token = sampler(logits)
+    if token not in range(len(logits)):
+        raise ValueError(f"expected a token from 0 to {len(logits) - 1}, got {token!r}")
+    return token

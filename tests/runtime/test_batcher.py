@@ -245,6 +245,19 @@ def test_an_error_ends_the_jobs_that_it_concerns_and_no_other(decoder):
     assert batch.free == 3
 
 
+@pytest.mark.parametrize("chosen", [100_000, -1, None])
+def test_a_sampler_that_chooses_no_token_of_the_table_ends_its_job_and_no_other(decoder, chosen):
+    batch = batch_decoder(decoder, 2, 40)
+    batcher, good, bad = Batcher(batch), Record(), Record()
+    batcher.add(good.job(PROMPTS[0]))
+    batcher.add(bad.job(PROMPTS[1], lambda logits: chosen))
+    drain(batcher)
+    assert good.tokens == alone(decoder, PROMPTS[0]).tokens
+    assert isinstance(bad.ended[0], CallbackError)
+    assert str(bad.ended[0]).endswith(f"ValueError: expected a token from 0 to {decoder.vocabulary - 1}, got {chosen}")
+    assert (bad.tokens, batch.free) == ([], 2)
+
+
 @pytest.mark.parametrize("error", [RuntimeError("Failed to allocate memory\nin a file"), MemoryError()])
 def test_a_job_whose_slot_has_no_memory_ends_alone(tiny_weights, tmp_path, monkeypatch, error):
     """Where a cache grows, each slot is a decoder of its own, and begins with allocations."""
@@ -268,6 +281,25 @@ def test_a_job_whose_slot_has_no_memory_ends_alone(tiny_weights, tmp_path, monke
     ]
     assert (record.tokens, record.ended) == (alone(decoder, PROMPTS[0]).tokens, ["length"])
     assert batch.free == 2
+
+
+def test_a_job_whose_guesses_cannot_be_taken_back_ends_alone(checking, monkeypatch):
+    monkeypatch.setattr("runtime_ext.speculation.lone.Pace", Always)
+    batch = batch_decoder(checking, 2, 80)
+    batcher, failed, other = Batcher(batch, 7), Record(), Record()
+    rewind, errors = batch.rewind, [MemoryError()]
+
+    def rewind_later(sequence, length):
+        if errors:
+            raise errors.pop()
+        rewind(sequence, length)
+
+    monkeypatch.setattr(batch, "rewind", rewind_later)
+    for record in (failed, other):
+        batcher.add(record.job(REPEATING, limit=20))
+        drain(batcher)
+    assert [str(error) for error in failed.ended] == ["tokens cannot be taken back: MemoryError"]
+    assert (other.ended, batch.free) == (["length"], 2)
 
 
 @pytest.mark.parametrize("longest", [0, 7])
